@@ -1,0 +1,29 @@
+{#- One call into the `delta` plugin (fraud_lakehouse/transform/plugin.py): `arguments` carries the call and
+    receives its answer. The positional nones are parts of the adapter's signature that the plugin ignores. -#}
+{% macro lake_call(operation, arguments) %}
+    {%- do adapter.store_relation('delta', none, [], '', operation, arguments) -%}
+    {{ return(arguments['answer']) }}
+{% endmacro %}
+
+{#- The part of a call that says who is being built. -#}
+{% macro lake_consumer(consumer=none) %}
+    {%- set node = lake_node(consumer) if consumer else model -%}
+    {%- set parents = [] -%}
+    {%- for id in node.depends_on.nodes -%}
+        {%- set parent = graph.nodes.get(id) or graph.sources.get(id) -%}
+        {%- if parent -%}{%- do parents.append([parent.schema, parent.alias or parent.identifier]) -%}{%- endif -%}
+    {%- endfor -%}
+    {{ return({
+        'consumer': [node.schema, node.alias],
+        'parents': parents,
+        'full_refresh': flags.FULL_REFRESH,
+        'keep_rows': node.config.full_refresh is sameas false,
+    }) }}
+{% endmacro %}
+
+{% macro lake_node(name) %}
+    {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.name == name -%}
+        {{ return(node) }}
+    {%- endfor -%}
+    {{ exceptions.raise_compiler_error("new_rows: there is no model named '" ~ name ~ "'") }}
+{% endmacro %}

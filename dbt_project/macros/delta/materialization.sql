@@ -1,0 +1,24 @@
+{#- `materialized: delta`: run the model in DuckDB, commit its rows to Delta together with its reading
+    positions, and leave a view on the new version for the models downstream.
+    Configs: strategy (overwrite, append, merge), unique_key (merge), must_read (views whose reading this
+    model's commit stands for). -#}
+{% materialization delta, adapter='duckdb' %}
+    {%- set target_relation = this.incorporate(type='view') -%}
+    {{ run_hooks(pre_hooks) }}
+    {%- set call = lake_consumer() -%}
+    {%- set key = config.get('unique_key', []) -%}
+    {%- do call.update({
+        'model': model.unique_id,
+        'sql': sql,
+        'columns': lake_columns(model),
+        'strategy': config.get('strategy', 'overwrite'),
+        'unique_key': [key] if key is string else key,
+        'must_read': config.get('must_read', []),
+    }) -%}
+    {%- set rows = lake_call('write', call) -%}
+    {% call statement('main') -%}
+        select {{ rows }} as rows_written
+    {%- endcall %}
+    {{ run_hooks(post_hooks) }}
+    {{ return({'relations': [target_relation]}) }}
+{% endmaterialization %}

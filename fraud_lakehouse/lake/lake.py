@@ -1,0 +1,86 @@
+"""The lake: where each layer's Delta tables lie and how they are opened. Knows no schema and writes no row."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+
+from fraud_lakehouse.errors import LakeError
+
+LAYERS = ("bronze", "silver", "gold", "control")
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A root with `<layer>/<table>` Delta tables below it.
+
+    Args:
+        root: absolute path of a folder, or a URI such as s3://bucket/prefix.
+    """
+
+    root: str
+
+    @staticmethod
+    def at(location: str | Path) -> Lake:
+        """The lake at a path (made absolute) or URI."""
+        text = str(location)
+        if "://" in text and not text.startswith("file://"):
+            return Lake(text.rstrip("/"))
+        return Lake(str(Path(text.removeprefix("file://")).resolve()))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the lake is a folder of this machine."""
+        return "://" not in self.root
+
+    def uri(self, layer: str, table: str) -> str:
+        """Path or URI of a table."""
+        return f"{self.root}/{layer}/{table}"
+
+    def exists(self, layer: str, table: str) -> bool:
+        """Whether the table has at least one committed version."""
+        return bool(DeltaTable.is_deltatable(self.uri(layer, table)))
+
+    def open(self, layer: str, table: str) -> DeltaTable:
+        """A handle on the newest version.
+
+        Raises:
+            LakeError: there is no such table.
+        """
+        try:
+            return DeltaTable(self.uri(layer, table))
+        except TableNotFoundError:
+            raise LakeError(
+                f"there is no Delta table {layer}/{table} in the lake at {self.root}",
+                "check FRAUD_LAKE, or run `fraud-lakehouse catch-up` to build it",
+            ) from None
+
+    def tables(self, layer: str) -> list[str]:
+        """Names of a layer's tables, sorted (local lakes only; a remote lake is asked table by table)."""
+        folder = Path(self.root) / layer
+        if not self.is_local or not folder.is_dir():
+            return []
+        return sorted(entry.name for entry in folder.iterdir() if (entry / "_delta_log").is_dir())
+
+    def check_writable(self) -> None:
+        """Create the root and prove that a file can be written there.
+
+        Raises:
+            LakeError: it cannot.
+        """
+        if not self.is_local:
+            return
+        probe = Path(self.root) / f".writable-{os.getpid()}"
+        try:
+            probe.parent.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise LakeError(
+                f"the lake at {self.root} cannot be written: {error.strerror or error}",
+                "point FRAUD_LAKE at a folder this user may write, or correct its rights",
+            ) from None

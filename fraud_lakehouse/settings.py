@@ -1,0 +1,81 @@
+"""Every setting, typed, from the environment: the only module that reads it.
+
+Nothing here opens a file or a connection. Secrets (`postgres_dsn`, `alert_urls`) never show in `repr`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from fraud_lakehouse.errors import SettingsError
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """The product's settings; the environment variable of a field is FRAUD_<FIELD>.
+
+    A source whose setting is absent is not there: no `postgres_dsn`, no PostgreSQL capture.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FRAUD_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    lake: str = Field("lake", description="a folder, or s3://bucket/prefix")
+    work: Path | None = Field(None, description="local scratch folder for dbt and locks; default: <lake>/_work")
+
+    postgres_dsn: SecretStr | None = Field(None, description="libpq connection string or URI")
+    postgres_tables: CommaList = Field((), description="comma list of [schema.]table; default: discover public.*")
+    postgres_slot: str = Field("fraud_lakehouse", pattern=r"^[a-z0-9_]{1,63}$", description="replication slot")
+    postgres_publication: str = Field("fraud_lakehouse", min_length=1, max_length=63, description="publication")
+
+    kafka_bootstrap_servers: str | None = Field(None, description="host:port, comma separated")
+    kafka_topic: str = Field("transaction", min_length=1, max_length=249, description="topic of card transactions")
+    kafka_config_file: Path | None = Field(None, description="key=value lines of librdkafka properties")
+
+    update_delay: float = Field(0.0, ge=0, description="seconds between updates; 0 is live")
+    allowed_lateness: float = Field(15.0, ge=0, description="seconds an event may be behind the watermark")
+    replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the replica lane when live")
+    late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
+    batch_rows: int = Field(500_000, ge=1, description="most rows of one micro-batch and source")
+    duckdb_memory: str = Field("1GB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="DuckDB's memory limit, such as 1GB")
+    alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Apprise URLs, comma separated")
+    failpoint: str | None = Field(None, description="name[:hits] of a failpoint that kills the process; tests only")
+    alert_burst: int = Field(20, ge=1, description="alerts delivered one by one per round; the rest as a digest")
+
+    @field_validator("postgres_tables", "alert_urls", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the lake is a folder of this machine."""
+        return "://" not in self.lake or self.lake.startswith("file://")
+
+    @property
+    def work_dir(self) -> Path:
+        """Local scratch folder (dbt target, locks); nothing in it is needed to recover."""
+        if self.work is not None:
+            return self.work
+        return Path(self.lake.removeprefix("file://")) / "_work" if self.is_local else Path(".fraud_lakehouse")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings from the environment; keyword arguments win.
+
+    Raises:
+        SettingsError: names each wrong variable, its value's problem and what was expected.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            field = str(problem["loc"][0]) if problem["loc"] else "?"
+            about = Settings.model_fields[field].description if field in Settings.model_fields else ""
+            lines.append(f"FRAUD_{field.upper()}: {problem['msg']} (expected: {about})")
+        raise SettingsError("; ".join(lines), "correct it in the environment (see .env.example)") from None

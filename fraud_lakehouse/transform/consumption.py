@@ -1,0 +1,136 @@
+"""What a model has consumed of each upstream table: a position kept in the model's own Delta commits.
+
+A model `gold/alerts` that has read `gold/features` up to version 12 commits its rows together with the
+transaction `reads:gold/features:<table id>` = 12. After a crash the next build starts from there: rows are
+neither skipped nor consumed twice. A rebuilt upstream has another table id (or removed rows), which makes
+its reader start over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from deltalake import DeltaTable, Transaction
+
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.transform.changes import added_files
+
+Key = tuple[str, str]  # (layer, table)
+
+
+@dataclass
+class Read:
+    """One upstream's part in a build: everything (`start_over`) or the files added since the last time."""
+
+    table: DeltaTable
+    to_version: int
+    files: list[str]
+    start_over: bool
+
+
+@dataclass
+class Plan:
+    """What one build of a consumer reads, and the handle it must commit on (that is the fence)."""
+
+    consumer: Key
+    target: DeltaTable | None
+    incremental: bool
+    keep_rows: bool
+    reads: dict[Key, Read] = field(default_factory=dict)
+    asked: set[Key] = field(default_factory=set)
+    readers: set[str] = field(default_factory=set)
+
+    @property
+    def has_new_rows(self) -> bool:
+        """Whether any upstream asked for has rows this consumer has not seen."""
+        return any(self.reads[key].files for key in self.asked)
+
+    def transactions(self) -> list[Transaction]:
+        """The positions to commit with the result."""
+        out: list[Transaction] = []
+        for key in self.asked:
+            read = self.reads[key]
+            out.append(Transaction(app_id(key), read.to_version))
+            out.append(Transaction(app_id(key, read.table), read.to_version))
+        return out
+
+
+def app_id(upstream: Key, table: DeltaTable | None = None) -> str:
+    """Transaction id of an upstream, with the table's identity where one is given."""
+    name = f"reads:{upstream[0]}/{upstream[1]}"
+    return f"{name}:{table.metadata().id}" if table is not None else name
+
+
+class Consumption:
+    """Plans builds; remembers in memory how far empty builds came, which need no commit of their own."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._seen: dict[tuple[str, str], int] = {}
+
+    def plan(self, consumer: Key, parents: list[Key], *, full_refresh: bool, keep_rows: bool) -> Plan:
+        """Decide how `consumer` is built: from new rows, or from all of them.
+
+        Args:
+            parents: the tables it may read; those it has read through `new_rows` before decide.
+            full_refresh: start over from all rows.
+            keep_rows: the consumer's rows are never rebuilt (alerts): an upstream that starts over is read
+                whole, the consumer itself stays.
+        """
+        target = self._lake.open(*consumer) if self._lake.exists(*consumer) else None
+        plan = Plan(consumer, target, target is not None and (keep_rows or not full_refresh), keep_rows)
+        if target is not None:
+            for parent in parents:
+                if target.transaction_version(app_id(parent)) is not None and self._lake.exists(*parent):
+                    plan.reads[parent] = self._read(target, parent)
+        if not keep_rows and any(read.start_over for read in plan.reads.values()):
+            plan.incremental = False
+        return plan
+
+    def ask(self, plan: Plan, upstream: Key, reader: str) -> Read | None:
+        """The part of `upstream` this build reads; None where there is no such table yet."""
+        plan.readers.add(reader)
+        if upstream not in plan.reads:
+            if not self._lake.exists(*upstream):
+                return None
+            plan.reads[upstream] = self._read(plan.target, upstream)
+        read = plan.reads[upstream]
+        plan.asked.add(upstream)
+        if not plan.incremental:
+            read.files = read.table.file_uris()
+        return read
+
+    def _read(self, target: DeltaTable | None, upstream: Key) -> Read:
+        table = self._lake.open(*upstream)
+        read = Read(table, table.version(), table.file_uris(), start_over=False)
+        if target is None:
+            return read
+        position = target.transaction_version(app_id(upstream, table))
+        if position is None:
+            # a table never read before is all new; another incarnation of one that was means start over
+            read.start_over = target.transaction_version(app_id(upstream)) is not None
+            return read
+        position = max(position, self._seen.get(self._memo(target, upstream, table), -1))
+        added = added_files(table, position)
+        if added.append_only:
+            read.files = added.files
+        else:
+            read.start_over = True
+        return read
+
+    def committed(self, plan: Plan, upstream: Key) -> int | None:
+        """The position in `upstream` that the consumer's table holds."""
+        if plan.target is None:
+            return None
+        return plan.target.transaction_version(app_id(upstream, plan.reads[upstream].table))
+
+    def remember(self, plan: Plan) -> None:
+        """Keep positions of a build that had nothing to commit; lost with the process, harmlessly."""
+        if plan.target is not None:
+            for key in plan.asked:
+                read = plan.reads[key]
+                self._seen[self._memo(plan.target, key, read.table)] = read.to_version
+
+    @staticmethod
+    def _memo(target: DeltaTable, upstream: Key, table: DeltaTable) -> tuple[str, str]:
+        return target.metadata().id, app_id(upstream, table)

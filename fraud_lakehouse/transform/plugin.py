@@ -1,0 +1,196 @@
+"""The dbt-duckdb plugin behind the `delta` materialization: views over Delta tables, and their writer.
+
+dbt-duckdb gives macros one way into a plugin, `adapter.store_relation(plugin, relation, columns, path,
+format, config)`. The macros in `dbt_project/macros/delta/` use it for every call: `format` names the
+operation, `config` is a dict that carries the arguments and receives the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dbt.adapters.duckdb.plugins import BasePlugin
+from dbt.adapters.duckdb.utils import TargetConfig
+from duckdb import DuckDBPyConnection
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.transform import writer
+from fraud_lakehouse.transform.consumption import Consumption, Key, Plan
+from fraud_lakehouse.transform.scan import empty_sql, files_sql, quoted, snapshot_sql
+
+NEW_ROWS_SCHEMA = "new_rows"
+MOST_EMPTY_BUILDS = 64  # versions an empty result may lie behind before its position is committed alone
+
+BATCH_ROWS = 100_000
+_INTERNAL = (writer.DELETE, writer.IS_NEW)
+
+commits: dict[str, writer.Commit | None] = {}  # by model id, since the last `commits.clear()`
+
+
+class Plugin(BasePlugin):
+    """Keeps the lake's views in step with its tables and commits what models yield."""
+
+    def initialize(self, plugin_config: dict[str, Any]) -> None:
+        """Take the lake's location from the profile's plugin configuration."""
+        self._lake = Lake.at(plugin_config["lake"])
+        self._consumption = Consumption(self._lake)
+        self._plans: dict[Key, Plan] = {}
+        self._views: dict[Key, tuple[str, int]] = {}
+        self._built: dict[Key, Any] = {}
+
+    def configure_connection(self, conn: DuckDBPyConnection) -> None:
+        """Prepare the in-memory database."""
+        self._conn = conn
+        for schema in ("bronze", "silver", "gold", NEW_ROWS_SCHEMA):
+            conn.execute(f"create schema if not exists {schema}")
+
+    def store(self, target_config: TargetConfig) -> None:
+        """Carry out one call of a macro."""
+        call = target_config.config
+        operations: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "register": self._register,
+            "plan": self._incremental,
+            "new_rows": self._new_rows,
+            "write": self._write,
+        }
+        call["answer"] = operations[target_config.location.format](call)
+
+    def _register(self, call: dict[str, Any]) -> None:
+        """Create or refresh the view of each table named: its newest version, or empty when absent."""
+        self._plans.clear()
+        for table in call["tables"]:
+            self._refresh((table["layer"], table["name"]), list(table["columns"].items()))
+
+    def _refresh(self, key: Key, declared: list[tuple[str, str]]) -> None:
+        if self._lake.exists(*key):
+            table = self._lake.open(*key)
+            seen = (table.metadata().id, table.version())
+            if self._views.get(key) != seen:
+                self._create_view(key, snapshot_sql(table))
+                self._views[key] = seen
+        elif declared and self._views.get(key) != ("", -1):
+            self._create_view(key, empty_sql(declared))
+            self._views[key] = ("", -1)
+
+    def _create_view(self, key: Key, sql: str) -> None:
+        self._conn.cursor().execute(f"create or replace view {quoted(key[0])}.{quoted(key[1])} as {sql}")
+
+    def _plan(self, call: dict[str, Any]) -> Plan:
+        consumer: Key = (call["consumer"][0], call["consumer"][1])
+        if consumer not in self._plans:
+            self._plans[consumer] = self._consumption.plan(
+                consumer,
+                [(layer, table) for layer, table in call["parents"]],
+                full_refresh=bool(call["full_refresh"]),
+                keep_rows=bool(call["keep_rows"]),
+            )
+        return self._plans[consumer]
+
+    def _incremental(self, call: dict[str, Any]) -> bool:
+        return self._plan(call).incremental
+
+    def _new_rows(self, call: dict[str, Any]) -> str:
+        plan = self._plan(call)
+        upstream: Key = (call["upstream"][0], call["upstream"][1])
+        read = self._consumption.ask(plan, upstream, call["reader"])
+        name = f"{plan.consumer[0]}.{plan.consumer[1]} <- {upstream[0]}.{upstream[1]}"
+        relation = f"{NEW_ROWS_SCHEMA}.{quoted(name)}"
+        if read is None:
+            sql = f"select * from {quoted(upstream[0])}.{quoted(upstream[1])} where false"
+        else:
+            sql = files_sql(read.table, read.files)
+        self._conn.cursor().execute(f"create or replace view {relation} as {sql}")
+        return relation
+
+    def _write(self, call: dict[str, Any]) -> int:
+        """Run the model's SQL and commit its rows; answers the number of rows written."""
+        plan = self._plan(call)
+        self._plans.pop(plan.consumer)
+        missing = set(call["must_read"]) - plan.readers
+        if missing:
+            raise TransformError(
+                f"{plan.consumer[1]} was asked for without {', '.join(sorted(missing))}: rows would count as seen unread",
+                "build the whole lane (--select tag:hot)",
+            )
+        if plan.incremental and plan.asked and not plan.has_new_rows:
+            commit = None
+        elif plan.incremental and call["strategy"] == "overwrite" and self._is_unchanged(plan, call):
+            commit = None
+        else:
+            commit = self._commit(plan, call)
+        if commit is None:
+            self._settle(plan)
+        commits[call["model"]] = commit
+        self._views.pop(plan.consumer, None)
+        self._refresh(plan.consumer, [])
+        return commit.rows if commit else 0
+
+    def _commit(self, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
+        cursor = self._conn.cursor()
+        names = [row[0] for row in cursor.execute(f"describe {call['sql']}").fetchall()]
+        sql = _typed(call["sql"], names, call["columns"], call["model"])
+        strategy = call["strategy"]
+        if strategy == "merge" and plan.incremental:
+            return writer.merge(plan, cursor.sql(sql).to_arrow_table(), call["unique_key"])
+        stored = _stored_only(sql, names)
+        if strategy == "append" and plan.incremental:
+            return writer.append(self._lake, plan, cursor.sql(stored).to_arrow_reader(BATCH_ROWS))
+        if strategy in ("overwrite", "append", "merge"):
+            return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(BATCH_ROWS))
+        raise TransformError(
+            f"model {call['model']} has the unknown strategy {strategy!r}",
+            "use one of overwrite, append, merge",
+        )
+
+    def _is_unchanged(self, plan: Plan, call: dict[str, Any]) -> bool:
+        """Whether this process built the very same SQL from the very same versions last time."""
+        versions = []
+        for layer, table in call["parents"]:
+            if not self._lake.exists(layer, table):
+                return False  # a view, or absent: what it reads is not known here
+            opened = self._lake.open(layer, table)
+            versions.append((layer, table, opened.metadata().id, opened.version()))
+        own = plan.target.version() if plan.target is not None else None
+        built = (call["sql"], tuple(versions))
+        if self._built.get(plan.consumer) == (built, own):
+            return True
+        self._built[plan.consumer] = (built, (own or 0) + 1)
+        return False
+
+    def _settle(self, plan: Plan) -> None:
+        """Nothing committed: keep the position in memory, and commit it once it lies far behind."""
+        self._consumption.remember(plan)
+        committed = [position for key in plan.asked if (position := self._consumption.committed(plan, key)) is not None]
+        behind = [plan.reads[key].to_version for key in plan.asked]
+        if committed and max(behind) - min(committed) > MOST_EMPTY_BUILDS:
+            writer.progress(plan)
+
+
+def _typed(sql: str, actual: list[str], declared: dict[str, str], model: str) -> str:
+    """The model's SQL with each declared column cast to its declared type: the table's schema never drifts."""
+    if not declared:
+        return sql
+    unknown = [name for name in actual if name not in declared and name not in _INTERNAL]
+    absent = [name for name in declared if name not in actual]
+    if unknown or absent:
+        raise TransformError(
+            f"model {model} and its yml disagree: undeclared columns {unknown}, declared but not selected {absent}",
+            "declare every column of the model with its data_type",
+        )
+    parts = [
+        f"cast({quoted(name)} as {declared[name]}) as {quoted(name)}" if declared.get(name) else quoted(name)
+        for name in actual
+    ]
+    return f"select {', '.join(parts)} from ({sql})"
+
+
+def _stored_only(sql: str, actual: list[str]) -> str:
+    """The rows and columns that are stored when nothing needs to be merged."""
+    internal = [name for name in actual if name in _INTERNAL]
+    if not internal:
+        return sql
+    kept = ", ".join(quoted(name) for name in actual if name not in _INTERNAL)
+    where = f" where not {writer.DELETE}" if writer.DELETE in internal else ""
+    return f"select {kept} from ({sql}){where}"

@@ -1,0 +1,163 @@
+"""The dbt project as it is run: the shipped one plus a replica and a history model per further captured table.
+
+A prepared project lies in `<work>/dbt/<hash>` with its manifest; the hash covers every file, so a changed
+model or a newly captured table gives another folder, and processes never disturb each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.transform.scan import columns
+
+KEY_PROPERTY = "fraud_lakehouse.key"
+SHIPPED_SOURCES = ("users", "transactions", "card_transactions")
+_NOT_COPIED = shutil.ignore_patterns("target", "logs", "dbt_packages", "profiles.yml", ".user.yml", "__pycache__")
+
+
+@dataclass(frozen=True)
+class PreparedProject:
+    """Where a prepared project lies."""
+
+    folder: Path
+
+    @property
+    def manifest_path(self) -> Path:
+        """dbt's manifest.json."""
+        return self.folder / "target" / "manifest.json"
+
+    @property
+    def project_dir(self) -> Path:
+        """The folder of dbt_project.yml; profiles.yml lies there too."""
+        return self.folder
+
+
+def shipped_project() -> Path:
+    """The dbt project that came with the package.
+
+    Raises:
+        TransformError: it is not there.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "dbt_project", package / "dbt_project"):
+        if (folder / "dbt_project.yml").is_file():
+            return folder
+    raise TransformError("the dbt project is not beside the package", "run from a checkout of the repository")
+
+
+def prepare_project(settings: Settings) -> PreparedProject:
+    """The project for this lake, parsed; made anew only when a file of it would differ.
+
+    Raises:
+        TransformError: dbt refuses the project; the message is dbt's.
+    """
+    lake = Lake.at(settings.lake)
+    generated = _generated_files(lake)
+    generated["profiles.yml"] = _profiles(settings, lake)
+    generated["dbt_project.yml"] = _with_settings(settings)
+    home = settings.work_dir.resolve() / "dbt"
+    prepared = PreparedProject(home / _hash(shipped_project(), generated))
+    if prepared.manifest_path.is_file():
+        return prepared
+    home.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix="building-", dir=home))
+    try:
+        shutil.copytree(shipped_project(), building, ignore=_NOT_COPIED, dirs_exist_ok=True)
+        for name, text in generated.items():
+            (building / name).parent.mkdir(parents=True, exist_ok=True)
+            (building / name).write_text(text)
+        _parse(building)
+        try:
+            os.rename(building, prepared.folder)
+        except OSError:
+            if not prepared.manifest_path.is_file():  # else another process was quicker, with the same content
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return prepared
+
+
+def dbt_arguments(prepared: PreparedProject, target: Path) -> list[str]:
+    """The command line options every dbt call here shares."""
+    folder = str(prepared.folder)
+    return ["--project-dir", folder, "--profiles-dir", folder, "--target-path", str(target)]
+
+
+def _parse(folder: Path) -> None:
+    from dbt.cli.main import dbtRunner  # 4 s of imports, only for who needs it
+
+    quiet = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
+    result = dbtRunner().invoke([*quiet, "parse", *dbt_arguments(PreparedProject(folder), folder / "target")])
+    if not result.success:
+        raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
+
+
+def _profiles(settings: Settings, lake: Lake) -> str:
+    spill = str((settings.work_dir / "spill").resolve())
+    output = {
+        "type": "duckdb",
+        "path": ":memory:",
+        "schema": "main",
+        "threads": 1,
+        "disable_transactions": True,
+        "plugins": [{"module": "fraud_lakehouse.transform.plugin", "alias": "delta", "config": {"lake": lake.root}}],
+        "settings": {"TimeZone": "UTC"},
+        "config_options": {"memory_limit": settings.duckdb_memory, "temp_directory": spill},
+    }
+    return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
+
+
+def _with_settings(settings: Settings) -> str:
+    """dbt_project.yml with the settings that models read as vars."""
+    project = yaml.safe_load((shipped_project() / "dbt_project.yml").read_text())
+    project["vars"]["allowed_lateness_seconds"] = settings.allowed_lateness
+    project["vars"]["late_rows"] = settings.late_rows
+    return yaml.safe_dump(project, sort_keys=False)
+
+
+def _generated_files(lake: Lake) -> dict[str, str]:
+    """Models and source entries of captured tables that the shipped project does not name."""
+    files: dict[str, str] = {}
+    sources = []
+    for name in lake.tables("bronze"):
+        table = lake.open("bronze", name)
+        key = json.loads(table.metadata().configuration.get(KEY_PROPERTY) or "[]")
+        if name in SHIPPED_SOURCES or not key:
+            continue
+        declared = [{"name": column, "data_type": kind} for column, kind in columns(table)]
+        sources.append({"name": name, "description": f"Change events of {name}.", "columns": declared})
+        for suffix, macro in (("", "replica"), ("_history", "history")):
+            unique_key = key if macro == "replica" else [*key, "_lsn", "_seq"]
+            files[f"models/silver/captured/{name}{suffix}.sql"] = (
+                "{{ config(strategy='merge', unique_key=" + json.dumps(unique_key) + ", tags=['replica']) }}\n"
+                "{{ " + macro + "(source('bronze', " + json.dumps(name) + "), " + json.dumps(key) + ") }}\n"
+            )
+    if sources:
+        files["models/silver/captured/sources.yml"] = yaml.safe_dump(
+            {"version": 2, "sources": [{"name": "captured", "schema": "bronze", "tables": sources}]}
+        )
+        files = {name: text.replace("source('bronze',", "source('captured',") for name, text in files.items()}
+    return files
+
+
+def _hash(shipped: Path, generated: dict[str, str]) -> str:
+    digest = hashlib.sha256()
+    skipped = {"target", "logs", "dbt_packages", "__pycache__"}
+    for path in sorted(shipped.rglob("*")):
+        relative = path.relative_to(shipped)
+        if path.is_file() and not skipped & set(relative.parts):
+            digest.update(str(relative).encode() + b"\0" + path.read_bytes() + b"\0")
+    for name in sorted(generated):
+        digest.update(name.encode() + b"\0" + generated[name].encode() + b"\0")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,75 @@
+"""How DuckDB reads one version of a Delta table: the version's Parquet files as an SQL relation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+from deltalake import DeltaTable
+
+_DUCKDB_TYPES = {
+    "string": "varchar",
+    "long": "bigint",
+    "integer": "integer",
+    "short": "smallint",
+    "byte": "tinyint",
+    "float": "float",
+    "double": "double",
+    "boolean": "boolean",
+    "binary": "blob",
+    "date": "date",
+    "timestamp": "timestamptz",
+    "timestamp_ntz": "timestamp",
+}
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier, quoted."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """An SQL string literal."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def columns(table: DeltaTable) -> list[tuple[str, str]]:
+    """Name and DuckDB type of each column of the table's current schema, in order."""
+    fields = json.loads(table.schema().to_json())["fields"]
+    return [(field["name"], _duckdb_type(field["type"])) for field in fields]
+
+
+def _duckdb_type(delta_type: object) -> str:
+    if isinstance(delta_type, str):
+        return _DUCKDB_TYPES.get(delta_type, delta_type)  # decimal(p,s) is spelt alike
+    raise ValueError(f"nested Delta type {delta_type!r} is not used by any layer")
+
+
+def files_sql(table: DeltaTable, files: Sequence[str]) -> str:
+    """A SELECT over the given files with the table's current columns.
+
+    Files written before a column was added read as null there. Without files: no row, same columns.
+    """
+    named = columns(table)
+    if not files:
+        return empty_sql(named)
+    names = ", ".join(quoted(name) for name, _ in named)
+    paths = ", ".join(literal(path) for path in files)
+    return f"select {names} from read_parquet([{paths}], union_by_name = true)"
+
+
+def snapshot_sql(table: DeltaTable) -> str:
+    """A SELECT over the handle's whole version."""
+    return files_sql(table, table.file_uris())
+
+
+def empty_sql(named: Sequence[tuple[str, str]]) -> str:
+    """A SELECT with these columns and no row."""
+    parts = ", ".join(f"cast(null as {kind}) as {quoted(name)}" for name, kind in named)
+    return f"select {parts} where false"
+
+
+def file_path(root: str, relative: str) -> str:
+    """Absolute path of a file named in the log (the log percent-encodes it)."""
+    return f"{root.removeprefix('file://').rstrip('/')}/{unquote(relative)}"

@@ -1,0 +1,172 @@
+"""Write a model's result as one Delta commit: append, overwrite or merge, with its reading positions.
+
+The commit happens on the handle that the plan was made with: when another process has built the same
+model meanwhile, deltalake refuses it and the model fails, to be built again from the new state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.exceptions import CommitFailedError
+
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake.durable import sync_commit
+from fraud_lakehouse.transform.scan import quoted
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.lake.lake import Lake
+    from fraud_lakehouse.transform.consumption import Plan
+
+DELETE = "_delete"  # merge: a row with this set removes its key
+IS_NEW = "_is_new"  # merge: a row with this set is known to have a key the target lacks
+_CONFIGURATION = {"delta.checkpointInterval": "100"}
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one build wrote: rows handed to Delta, the version now current, the strategy used."""
+
+    rows: int
+    version: int
+    strategy: str
+
+
+def append(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit | None:
+    """Add the rows; None when there was none and the table exists (no commit is needed)."""
+    target = plan.target
+    counted = _Counted(reader)
+    if target is None:
+        target = _create(lake, plan, counted.schema)
+    elif counted.is_empty:
+        return None
+    before = target.version()
+    _commit(plan, target, counted.reader(), "append")
+    return _done(target, before, counted.rows, "append")
+
+
+def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
+    """Replace the whole content; the schema may change."""
+    target = plan.target
+    counted = _Counted(reader)
+    if target is None:
+        target = _create(lake, plan, counted.schema)
+    before = target.version()
+    _commit(plan, target, counted.reader(), "overwrite")
+    return _done(target, before, counted.rows, "overwrite")
+
+
+def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
+    """Upsert by key; rows marked `_delete` remove theirs. None when there is nothing to do."""
+    target = plan.target
+    assert target is not None, "merge needs a target; a first build appends"
+    if rows.num_rows == 0:
+        return None
+    before = target.version()
+    stored = [name for name in rows.column_names if name not in (DELETE, IS_NEW)]
+    if _all_true(rows, IS_NEW):
+        _commit(plan, target, rows.select(stored).to_reader(), "append")
+        return _done(target, before, rows.num_rows, "append")
+    on = " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in key)
+    values = {quoted(name): f"s.{quoted(name)}" for name in stored}
+    try:
+        merger = target.merge(
+            rows,
+            predicate=on,
+            source_alias="s",
+            target_alias="t",
+            commit_properties=CommitProperties(app_transactions=plan.transactions()),
+        )
+        if DELETE in rows.column_names:
+            (
+                merger.when_matched_delete(f"s.{DELETE} = true")
+                .when_matched_update(values)
+                .when_not_matched_insert(values, f"s.{DELETE} = false")
+                .execute()
+            )
+        else:
+            merger.when_matched_update(values).when_not_matched_insert(values).execute()
+    except CommitFailedError as error:
+        raise _conflict(plan, error) from error
+    return _done(target, before, rows.num_rows, "merge")
+
+
+def progress(plan: Plan) -> None:
+    """Commit reading positions alone, so that a restart need not look at many empty builds again."""
+    assert plan.target is not None
+    before = plan.target.version()
+    nothing = pa.RecordBatchReader.from_batches(pa.schema(plan.target.schema().to_arrow()), [])
+    _commit(plan, plan.target, nothing, "append")
+    sync_commit(plan.target, before)
+
+
+def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:
+    nullable = pa.schema([field.with_nullable(True) for field in schema])
+    return DeltaTable.create(lake.uri(*plan.consumer), nullable, configuration=_CONFIGURATION)
+
+
+def _commit(plan: Plan, target: DeltaTable, data: pa.RecordBatchReader, mode: str) -> None:
+    properties = CommitProperties(app_transactions=plan.transactions())
+    try:
+        if mode == "append":
+            write_deltalake(target, data, mode="append", schema_mode="merge", commit_properties=properties)
+        else:
+            write_deltalake(target, data, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
+    except CommitFailedError as error:
+        raise _conflict(plan, error) from error
+
+
+def _done(target: DeltaTable, before: int, rows: int, strategy: str) -> Commit:
+    sync_commit(target, before)
+    return Commit(rows, target.version(), strategy)
+
+
+def _conflict(plan: Plan, error: CommitFailedError) -> ConcurrentWriterError:
+    return ConcurrentWriterError(
+        f"{plan.consumer[0]}/{plan.consumer[1]} was built by another process at the same time: {error}",
+        "nothing is lost: the next cycle builds it from the new state",
+    )
+
+
+def _all_true(rows: pa.Table, column: str) -> bool:
+    return column in rows.column_names and all(rows.column(column).to_pylist())
+
+
+class _Counted:
+    """A reader that knows whether it is empty before it is read, and how many rows it gave after."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self.schema = pa.schema([_delta_field(field) for field in reader.schema])
+        self.rows = 0
+        self._batches = self._count(reader)
+        self._first = next(self._batches, None)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._first is None
+
+    def reader(self) -> pa.RecordBatchReader:
+        return pa.RecordBatchReader.from_batches(self.schema, self._chain())
+
+    def _chain(self) -> Iterator[pa.RecordBatch]:
+        if self._first is not None:
+            yield self._first
+        yield from self._batches
+
+    def _count(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        for batch in reader:
+            if batch.num_rows:
+                self.rows += batch.num_rows
+                yield batch.cast(self.schema)
+
+
+def _delta_field(field: pa.Field) -> pa.Field:
+    """The field as Delta stores it: nullable, microseconds, UTC spelt "UTC"."""
+    kind = field.type
+    if pa.types.is_timestamp(kind):
+        kind = pa.timestamp("us", tz="UTC" if kind.tz else None)
+    return pa.field(field.name, kind, nullable=True)
