@@ -114,18 +114,24 @@ class Plugin(BasePlugin):
                 f"{plan.consumer[1]} was asked for without {', '.join(sorted(missing))}: rows would count as seen unread",
                 "build the whole lane (--select tag:hot)",
             )
-        if plan.incremental and plan.asked and not plan.has_new_rows:
-            commit = None
-        elif plan.incremental and call["strategy"] == "overwrite" and self._is_unchanged(plan, call):
-            commit = None
-        else:
-            commit = self._commit(plan, call)
+        commit = None if self._is_settled(plan, call) else self._commit(plan, call)
         if commit is None:
             self._settle(plan)
+        elif not plan.asked:
+            self._built[plan.consumer] = (self._inputs(call), commit.version)
         commits[call["model"]] = commit
         self._views.pop(plan.consumer, None)
         self._refresh(plan.consumer, [])
         return commit.rows if commit else 0
+
+    def _is_settled(self, plan: Plan, call: dict[str, Any]) -> bool:
+        """Whether building would change nothing: no new rows, or the same SQL over the same versions again."""
+        if plan.target is None or not plan.incremental:
+            return False
+        if plan.asked:
+            return not plan.has_new_rows
+        inputs = self._inputs(call)
+        return inputs is not None and self._built.get(plan.consumer) == (inputs, plan.target.version())
 
     def _commit(self, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
         cursor = self._conn.cursor()
@@ -144,20 +150,15 @@ class Plugin(BasePlugin):
             "use one of overwrite, append, merge",
         )
 
-    def _is_unchanged(self, plan: Plan, call: dict[str, Any]) -> bool:
-        """Whether this process built the very same SQL from the very same versions last time."""
+    def _inputs(self, call: dict[str, Any]) -> Any:
+        """The model's SQL and the versions it reads; None when a view among them hides what is read."""
         versions = []
         for layer, table in call["parents"]:
             if not self._lake.exists(layer, table):
-                return False  # a view, or absent: what it reads is not known here
+                return None
             opened = self._lake.open(layer, table)
             versions.append((layer, table, opened.metadata().id, opened.version()))
-        own = plan.target.version() if plan.target is not None else None
-        built = (call["sql"], tuple(versions))
-        if self._built.get(plan.consumer) == (built, own):
-            return True
-        self._built[plan.consumer] = (built, (own or 0) + 1)
-        return False
+        return call["sql"], tuple(versions)
 
     def _settle(self, plan: Plan) -> None:
         """Nothing committed: keep the position in memory, and commit it once it lies far behind."""

@@ -56,24 +56,28 @@ def shipped_project() -> Path:
     raise TransformError("the dbt project is not beside the package", "run from a checkout of the repository")
 
 
-def prepare_project(settings: Settings) -> PreparedProject:
+def prepare_project(settings: Settings, shipped: Path | None = None) -> PreparedProject:
     """The project for this lake, parsed; made anew only when a file of it would differ.
+
+    Args:
+        shipped: the dbt project to start from; default: the one that came with the package.
 
     Raises:
         TransformError: dbt refuses the project; the message is dbt's.
     """
+    shipped = shipped or shipped_project()
     lake = Lake.at(settings.lake)
     generated = _generated_files(lake)
     generated["profiles.yml"] = _profiles(settings, lake)
-    generated["dbt_project.yml"] = _with_settings(settings)
+    generated["dbt_project.yml"] = _with_settings(shipped, settings)
     home = settings.work_dir.resolve() / "dbt"
-    prepared = PreparedProject(home / _hash(shipped_project(), generated))
+    prepared = PreparedProject(home / _hash(shipped, generated))
     if prepared.manifest_path.is_file():
         return prepared
     home.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=home))
     try:
-        shutil.copytree(shipped_project(), building, ignore=_NOT_COPIED, dirs_exist_ok=True)
+        shutil.copytree(shipped, building, ignore=_NOT_COPIED, dirs_exist_ok=True)
         for name, text in generated.items():
             (building / name).parent.mkdir(parents=True, exist_ok=True)
             (building / name).write_text(text)
@@ -118,9 +122,9 @@ def _profiles(settings: Settings, lake: Lake) -> str:
     return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
 
 
-def _with_settings(settings: Settings) -> str:
+def _with_settings(shipped: Path, settings: Settings) -> str:
     """dbt_project.yml with the settings that models read as vars."""
-    project = yaml.safe_load((shipped_project() / "dbt_project.yml").read_text())
+    project = yaml.safe_load((shipped / "dbt_project.yml").read_text())
     project["vars"]["allowed_lateness_seconds"] = settings.allowed_lateness
     project["vars"]["late_rows"] = settings.late_rows
     return yaml.safe_dump(project, sort_keys=False)

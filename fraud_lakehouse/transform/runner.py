@@ -79,11 +79,15 @@ class BuildResult:
 class Transformer:
     """Builds lanes of the dbt project over one lake.
 
+    Args:
+        shipped: the dbt project to run; default: the one that came with the package.
+
     Not for several threads at once: dbt has one adapter per process, so builds take turns.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, shipped: Path | None = None) -> None:
         self._settings = settings
+        self._shipped = shipped
         self._project: PreparedProject | None = None
         self._manifest: Manifest | None = None
         self._target = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-dbt-"))
@@ -102,7 +106,7 @@ class Transformer:
         Raises:
             TransformError: the changed project does not parse; the one in use stays.
         """
-        prepared = prepare_project(self._settings)
+        prepared = prepare_project(self._settings, self._shipped)
         if prepared == self._project and self._manifest is not None:
             return False
         target = self._target / prepared.folder.name
@@ -140,6 +144,22 @@ class Transformer:
             raise TransformError(f"dbt failed: {result.exception}", "see the message; the lake is unchanged by it")
         nodes = [_node_result(node, commits) for node in (result.result.results if result.result else [])]
         return BuildResult(nodes, time.monotonic() - started)
+
+    def documentation(self) -> Path:
+        """Generate dbt's static documentation page and give its path.
+
+        Raises:
+            TransformError: dbt failed.
+        """
+        if self._manifest is None:
+            self.reload()
+        target = self._run_target
+        with _IN_PROCESS:
+            for command in (["run-operation", "register_lake"], ["docs", "generate", "--static", "--no-compile"]):
+                result = self._invoke(self.project, self._manifest, command, target)
+                if not result.success:
+                    raise TransformError(f"dbt {command[0]} failed: {result.exception}", "see the message")
+        return target / "static_index.html"
 
     def close(self) -> None:
         """Remove this process's scratch folder."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake.durable import sync_commit
+from fraud_lakehouse.lake.durable import sync_versions
 from fraud_lakehouse.transform.scan import quoted
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def progress(plan: Plan) -> None:
     before = plan.target.version()
     nothing = pa.RecordBatchReader.from_batches(pa.schema(plan.target.schema().to_arrow()), [])
     _commit(plan, plan.target, nothing, "append")
-    sync_commit(plan.target, before)
+    _sync(plan.target, before)
 
 
 def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:
@@ -121,8 +122,15 @@ def _commit(plan: Plan, target: DeltaTable, data: pa.RecordBatchReader, mode: st
 
 
 def _done(target: DeltaTable, before: int, rows: int, strategy: str) -> Commit:
-    sync_commit(target, before)
+    _sync(target, before)
     return Commit(rows, target.version(), strategy)
+
+
+def _sync(target: DeltaTable, before: int) -> None:
+    """Make the new versions durable; delta-rs never calls fsync on a local lake."""
+    uri = target.table_uri
+    if "://" not in uri or uri.startswith("file://"):
+        sync_versions(Path(uri.removeprefix("file://")), before + 1, target.version())
 
 
 def _conflict(plan: Plan, error: CommitFailedError) -> ConcurrentWriterError:

@@ -1,0 +1,32 @@
+"""Finds the benchmarks of `benchmarks/` by name and runs one in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from fraud_lakehouse.errors import LakehouseError
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def benchmark_names() -> list[str]:
+    """Names of the benchmarks of this checkout, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+def run_benchmark(name: str, *, as_json: bool) -> int:
+    """Run a benchmark and give its exit code; "list" prints the names.
+
+    Raises:
+        LakehouseError: there is no such benchmark.
+    """
+    names = benchmark_names()
+    if name == "list":
+        print("\n".join(names))
+        return 0
+    if name not in names:
+        raise LakehouseError(f"there is no benchmark {name!r}", f"use one of: {', '.join(names) or 'none here'}")
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *(["--json"] if as_json else [])]
+    return subprocess.run(command, check=False).returncode

@@ -1,0 +1,164 @@
+"""fraud-lakehouse …: thin; each command reads the settings and calls one function."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.settings import Settings, load_settings
+
+app = typer.Typer(
+    name="fraud-lakehouse",
+    help="Change data and card streams into Delta, features and rules in dbt, alerts in seconds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; a `LakehouseError` is printed without a traceback and sets the exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except LakehouseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def demo(
+    seconds: Annotated[Optional[float], typer.Option(help="stop by itself after this long")] = None,  # noqa: UP045
+    home: Annotated[Path, typer.Option(help="everything the demo keeps lies here")] = Path("demo"),
+    rate: Annotated[float, typer.Option(min=0.1, help="operations a second and source")] = 50.0,
+    ui: Annotated[bool, typer.Option(help="start the Dagster UI and the dbt docs")] = True,
+) -> None:
+    """Embedded PostgreSQL and Kafka with generators, the live cycle, the Dagster UI and dbt docs."""
+    from fraud_lakehouse.demo.demo import run_demo
+
+    raise typer.Exit(run_demo(home, seconds, rate, ui))
+
+
+@app.command("catch-up")
+def catch_up() -> None:
+    """Run cycles until the sources are drained and every layer is built."""
+    from fraud_lakehouse.live import Cycle, CycleResult
+
+    total = 0
+
+    def report(result: CycleResult) -> None:
+        nonlocal total
+        total += result.rows
+        for batch in result.landed:
+            typer.echo(f"bronze/{batch.table}: {batch.rows:,} rows in {batch.seconds:.1f} s, at {batch.to_position}")
+        if result.alerts:
+            typer.echo(f"gold/alerts: {result.alerts:,} new")
+
+    with Cycle(_settings()) as cycle:
+        cycle.catch_up(report)
+    typer.echo(f"caught up: {total:,} rows landed, every layer built")
+
+
+@app.command()
+def live() -> None:
+    """Run cycles until SIGTERM or Ctrl-C; the cycle under way is finished first."""
+    from fraud_lakehouse.live import Cycle, CycleResult, run_until
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def report(result: CycleResult) -> None:
+        if result.rows or result.alerts:
+            steps = ", ".join(f"{step} {took:.2f} s" for step, took in result.seconds.items())
+            typer.echo(f"{result.rows:,} rows, {result.alerts:,} alerts ({steps})")
+
+    with Cycle(_settings()) as cycle:
+        run_until(cycle, stop.is_set, report)
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="a Sparkov-shaped CSV")],
+    rate: Annotated[Optional[float], typer.Option(min=0.001, help="records a second; default: no limit")] = None,  # noqa: UP045
+    topic: Annotated[Optional[str], typer.Option(help="default: FRAUD_KAFKA_TOPIC")] = None,  # noqa: UP045
+) -> None:
+    """Publish a CSV of card transactions to Kafka as the 12-field JSON."""
+    from fraud_lakehouse.replay import replay as replay_file
+
+    count = replay_file(_settings(), file, rate=rate, topic=topic)
+    typer.echo(f"{count:,} records published")
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
+    """Positions, lag and freshness of every source and layer, and the open alerts."""
+    from fraud_lakehouse.status import collect, render, to_json
+
+    report = collect(_settings())
+    typer.echo(to_json(report) if as_json else render(report))
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="a benchmark of benchmarks/; 'list' names them")],
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Run a benchmark; its figure is printed beside the yardstick measured in the same run."""
+    from fraud_lakehouse.bench import run_benchmark
+
+    raise typer.Exit(run_benchmark(name, as_json=as_json))
+
+
+@app.command("accept-source")
+def accept_source(source: Annotated[Literal["postgres", "kafka"], typer.Argument(help="which source")]) -> None:
+    """Resume after a gap: accept the source's present identity and continue from what it still has."""
+    from fraud_lakehouse.lake.ingest import accept
+
+    typer.echo(accept(_settings(), source))
+
+
+@app.command()
+def generate(rate: Annotated[float, typer.Option(min=0.1, help="operations a second and source")] = 50.0) -> None:
+    """Write the demo's data into the configured PostgreSQL and Kafka until SIGTERM or Ctrl-C."""
+    from fraud_lakehouse.demo.generate import run_generators
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_generators(_settings(), rate, stop)
+
+
+@app.command()
+def docs(
+    folder: Annotated[Path, typer.Option(help="where the site is written")] = Path("target/docs"),
+    serve: Annotated[Optional[int], typer.Option(help="serve it on this port of the loopback address")] = None,  # noqa: UP045
+) -> None:
+    """Write the dbt documentation of models, columns and lineage as a static site."""
+    from fraud_lakehouse.transform.documentation import serve_site, write_site
+
+    write_site(_settings(), folder)
+    typer.echo(f"dbt docs written to {folder}/index.html")
+    if serve is not None:
+        serve_site(folder, serve)
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    if settings.failpoint:
+        from fraud_lakehouse.lake.failpoints import arm
+
+        name, _, hits = settings.failpoint.partition(":")
+        arm(name, int(hits or 1))
+    return settings
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""dbt's documentation as one static page, with the columns the lake's tables really have."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from fraud_lakehouse.errors import LakehouseError, TransformError
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.transform.runner import Transformer
+
+
+def write_site(settings: Settings, folder: Path) -> Path:
+    """Write `index.html`, a page that needs no other file; answers its path.
+
+    Raises:
+        TransformError: dbt could not make it.
+    """
+    transformer = Transformer(settings)
+    try:
+        page = transformer.documentation()
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copyfile(page, folder / "index.html"))
+    except OSError as error:
+        raise TransformError(f"the dbt docs cannot be written to {folder}: {error}", "choose another --folder") from error
+    finally:
+        transformer.close()
+
+
+def serve_site(folder: Path, port: int, host: str = "127.0.0.1") -> None:
+    """Serve the folder until interrupted.
+
+    Raises:
+        LakehouseError: the port is taken.
+    """
+    handler = partial(_Quiet, directory=str(folder))
+    try:
+        server = ThreadingHTTPServer((host, port), handler)
+    except OSError as error:
+        raise LakehouseError(f"cannot serve on {host}:{port}: {error.strerror}", "choose another --serve port") from error
+    print(f"dbt docs at http://{host}:{server.server_port}", flush=True)
+    with server:
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """A page view is no news."""

@@ -1,0 +1,2 @@
+{{ config(tags=['replica']) }}
+select avg(amount) as amount from {{ ref('latest') }}

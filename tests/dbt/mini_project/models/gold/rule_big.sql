@@ -1,0 +1,1 @@
+select id from {{ new_rows(ref('features'), consumer='alerts') }} where amount > 100

@@ -1,0 +1,220 @@
+"""The `delta` materialization on a six-model project: what is read, what is committed, what survives."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fraud_lakehouse.errors import ConcurrentWriterError, TransformError
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform import writer
+from fraud_lakehouse.transform.consumption import Consumption
+from fraud_lakehouse.transform.project import shipped_project
+from fraud_lakehouse.transform.runner import BuildResult, Transformer
+
+MINI = Path(__file__).parent / "mini_project"
+
+
+@pytest.fixture(scope="session")
+def mini_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small project with the product's own delta macros."""
+    folder = tmp_path_factory.mktemp("mini") / "project"
+    shutil.copytree(MINI, folder)
+    shutil.copytree(shipped_project() / "macros" / "delta", folder / "macros" / "delta")
+    return folder
+
+
+@dataclass
+class Mini:
+    """A lake with the small project over it."""
+
+    root: Path
+    project: Path
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """What another process would start with."""
+        self.transformer = Transformer(load_settings(lake=str(self.root)), self.project)
+
+    def add(self, first: int, last: int) -> None:
+        """Land events with ids first..last-1 and amount = id."""
+        ids = list(range(first, last))
+        frame = pl.DataFrame({"id": ids, "amount": [float(i) for i in ids]}, schema={"id": pl.Int64, "amount": pl.Float64})
+        write_deltalake(str(self.root / "bronze/events"), frame.to_arrow(), mode="append")
+
+    def build(self, lane: str = "all", *, full_refresh: bool = False) -> BuildResult:
+        """Build a lane; every model must succeed."""
+        result = self.transformer.build_lane(lane, full_refresh=full_refresh)
+        result.raise_for_errors()
+        return result
+
+    def table(self, layer: str, name: str) -> pl.DataFrame:
+        """A table's rows."""
+        return pl.read_delta(str(self.root / layer / name))
+
+    def ids(self, layer: str, name: str) -> list[int]:
+        """Sorted ids of a table."""
+        return sorted(self.table(layer, name)["id"].to_list())
+
+
+@pytest.fixture
+def mini(tmp_path: Path, mini_project: Path) -> Iterator[Mini]:
+    lake = Mini(tmp_path / "lake", mini_project)
+    yield lake
+    lake.transformer.close()
+
+
+def test_empty_lake_builds_empty_tables_with_their_schema(mini: Mini) -> None:
+    mini.build()
+    assert mini.table("gold", "alerts").schema == {"id": pl.Int64, "fired_at": pl.Datetime("us", "UTC")}
+    assert mini.table("gold", "alerts").height == 0
+
+
+def test_each_build_reads_only_new_rows(mini: Mini) -> None:
+    mini.add(0, 50)
+    mini.build()
+    mini.add(40, 120)  # 40..49 again: the model drops what it has
+    second = mini.build()
+    assert second.rows("cards") == 70
+    assert second.rows("features") == 70
+    assert mini.ids("gold", "features") == list(range(120))
+    assert mini.ids("gold", "alerts") == list(range(101, 120))
+
+
+def test_nothing_new_commits_nothing(mini: Mini) -> None:
+    mini.add(0, 5)
+    mini.build()
+    versions = {name: DeltaTable(str(mini.root / "gold" / name)).version() for name in ("features", "latest", "average")}
+    again = mini.build()
+    assert all(node.version is None for node in again.nodes)
+    assert versions == {name: DeltaTable(str(mini.root / "gold" / name)).version() for name in versions}
+
+
+def test_compaction_is_not_new_data(mini: Mini) -> None:
+    mini.add(0, 5)
+    mini.add(5, 10)
+    mini.build()
+    DeltaTable(str(mini.root / "bronze/events")).optimize.compact()
+    DeltaTable(str(mini.root / "silver/cards")).optimize.compact()
+    mini.add(10, 12)
+    assert mini.build().rows("features") == 2
+    assert mini.ids("gold", "features") == list(range(12))
+
+
+def test_a_crash_between_two_models_is_caught_up_by_another_process(mini: Mini) -> None:
+    mini.add(0, 200)
+    mini.build()
+    mini.add(200, 210)
+    mini.transformer.build(["--select", "cards"])  # the process dies here
+    mini.restart()
+    assert mini.build().rows("features") == 10
+    assert mini.ids("gold", "features") == list(range(210))
+    assert mini.ids("gold", "alerts") == list(range(101, 210))
+
+
+def test_rebuilt_upstream_rebuilds_its_readers_but_alerts_stay(mini: Mini) -> None:
+    mini.add(0, 120)
+    mini.build()
+    fired = mini.table("gold", "alerts").sort("id")
+    shutil.rmtree(mini.root / "silver")
+    mini.restart()
+    mini.build()
+    assert mini.ids("gold", "features") == list(range(120))
+    assert mini.table("gold", "alerts").sort("id").equals(fired)
+
+
+def test_full_refresh_gives_the_same_and_keeps_alerts(mini: Mini) -> None:
+    mini.add(0, 110)
+    mini.build()
+    fired = mini.table("gold", "alerts").sort("id")
+    mini.build(full_refresh=True)
+    assert mini.ids("gold", "features") == list(range(110))
+    assert mini.table("gold", "alerts").sort("id").equals(fired)
+
+
+def test_merge_updates_inserts_and_deletes_by_key(mini: Mini) -> None:
+    mini.add(0, 3)
+    mini.build()
+    assert dict(mini.table("gold", "latest").sort("bucket").iter_rows()) == {0: 0.0, 1: 1.0, 2: 2.0}
+    mini.add(6, 9)
+    mini.build()
+    assert dict(mini.table("gold", "latest").sort("bucket").iter_rows()) == {0: 0.0, 1: 6.0, 2: 7.0, 3: 8.0}
+    mini.add(1001, 1002)  # > 1000 deletes its bucket
+    mini.build()
+    assert dict(mini.table("gold", "latest").sort("bucket").iter_rows()) == {0: 0.0, 2: 7.0, 3: 8.0}
+
+
+def test_alerts_without_its_rules_is_refused(mini: Mini) -> None:
+    mini.add(0, 120)
+    mini.build()
+    result = mini.transformer.build(["--select", "alerts"])
+    with pytest.raises(TransformError, match="asked for without rule_big"):
+        result.raise_for_errors()
+
+
+def test_a_model_that_disagrees_with_its_declaration_fails_by_name(mini: Mini, mini_project: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(mini_project, broken)
+    (broken / "models/gold/average.sql").write_text("select avg(amount) as mean from {{ ref('latest') }}")
+    transformer = Transformer(load_settings(lake=str(mini.root)), broken)
+    with pytest.raises(TransformError, match=r"average.*undeclared columns \['mean'\]"):
+        transformer.build_lane("all").raise_for_errors()
+    transformer.close()
+
+
+def test_a_rival_build_of_the_same_model_is_refused(mini: Mini) -> None:
+    mini.add(0, 5)
+    mini.build()
+    mini.add(5, 8)
+    mini.transformer.build(["--select", "cards"])
+    lake = Lake.at(mini.root)
+    plans = [Consumption(lake).plan(("gold", "features"), [("silver", "cards")], full_refresh=False, keep_rows=False) for _ in range(2)]
+    rows = pa.table({"id": [7], "half": [3.5], "amount": [7.0]})
+    for plan in plans:
+        Consumption(lake).ask(plan, ("silver", "cards"), "features")
+    assert writer.append(lake, plans[0], rows.to_reader()) is not None
+    with pytest.raises(ConcurrentWriterError, match="another process"):
+        writer.append(lake, plans[1], rows.to_reader())
+
+
+def test_every_version_opens_in_other_readers(mini: Mini) -> None:
+    for first in (0, 10, 20):
+        mini.add(first, first + 10)
+        mini.build()
+    path = str(mini.root / "gold/features")
+    counts = []
+    for version in range(DeltaTable(path).version() + 1):
+        files = DeltaTable(path, version=version).file_uris()
+        seen = duckdb.connect().execute("select count(*) from read_parquet(?)", [files]).fetchall()[0][0] if files else 0
+        assert seen == pl.read_delta(path, version=version).height
+        counts.append(seen)
+    assert counts == [0, 10, 20, 30]
+
+
+@settings(max_examples=6, deadline=None)
+@given(cuts=st.lists(st.integers(0, 130), max_size=4))
+def test_any_split_into_batches_gives_the_same_tables(mini_project: Path, cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), 130]
+    with tempfile.TemporaryDirectory() as folder:
+        mini = Mini(Path(folder) / "lake", mini_project)
+        for first, last in zip(edges, edges[1:], strict=False):
+            mini.add(first, last)
+            mini.build()
+        assert mini.ids("gold", "features") == list(range(130))
+        assert mini.ids("gold", "alerts") == list(range(101, 130))
+        assert mini.table("gold", "average")["amount"].to_list() == [127.0]
+        mini.transformer.close()
