@@ -121,8 +121,10 @@ def bench(
 def accept_source(source: Annotated[Literal["postgres", "kafka"], typer.Argument(help="which source")]) -> None:
     """Resume after a gap: accept the source's present identity and continue from what it still has."""
     from fraud_lakehouse.lake.ingest import accept
+    from fraud_lakehouse.lake.lake import Lake
 
-    typer.echo(accept(_settings(), source))
+    settings = _settings()
+    typer.echo(f"accepted {accept(settings, Lake.at(settings.lake), source)}")
 
 
 @app.command()

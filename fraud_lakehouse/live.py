@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,31 +18,33 @@ from fraud_lakehouse.detect.delivery import Delivery, DeliveryReport
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SettingsError, SourceError
 from fraud_lakehouse.lake.ingest import KafkaIngest, Landed, PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.writer_lock import WriterLock
+from fraud_lakehouse.lake.writer_lock import writer_lock
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.runner import BuildResult, Transformer
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+LOCK_SECONDS = 600.0  # another process's catch-up may be under way
+KAFKA_PATIENCE = 0.05  # seconds a step waits for a first record; waiting for data is `wait`'s part
 REPLICA_SHARE = 5.0  # the replica lane may take a fifth of the time: it waits five times what it last took
 
 
-class Ingest(Protocol):
-    """A source and its bronze tables."""
+class Waitable(Protocol):
+    """A capture that can say whether its source has data."""
 
-    name: str
-
-    def step(self, max_rows: int) -> list[Landed]: ...
-    def wait(self, timeout: float) -> bool: ...
-    def close(self) -> None: ...
+    def wait(self, timeout: float) -> bool:
+        """Whether there is data, waiting at most `timeout` seconds for it."""
 
 
 @dataclass
-class SourceState:
-    """How a source is doing: `problem` is why it gives nothing now, `stopped` that it needs a person."""
+class Source:
+    """One source of the cycle: `problem` is why it gives nothing now, `stopped` that it needs a person."""
 
-    ingest: Ingest
+    name: str
+    step: Callable[[int], list[Landed]]
+    capture: Waitable
+    close: Callable[[], None]
     problem: str | None = None
     stopped: bool = False
     failures: int = 0
@@ -84,8 +86,7 @@ class Cycle:
         self.lake.check_writable()
         self.transformer = Transformer(settings)
         self.delivery = Delivery(settings, self.lake)
-        self._lock = WriterLock(settings.work_dir)
-        self._sources = [SourceState(ingest) for ingest in _ingests(settings, self.lake)]
+        self._sources = list(_sources(settings, self.lake))
         if not self._sources:
             raise SettingsError(
                 "no source is configured",
@@ -98,7 +99,7 @@ class Cycle:
     @property
     def sources(self) -> list[str]:
         """Names of the configured sources."""
-        return [state.ingest.name for state in self._sources]
+        return [state.name for state in self._sources]
 
     def capture(self, *, strict: bool = False) -> list[Landed]:
         """Land at most one micro-batch of each source.
@@ -114,7 +115,7 @@ class Cycle:
             if state.stopped or time.monotonic() < state.retry_at:
                 continue
             try:
-                landed += state.ingest.step(self.settings.batch_rows)
+                landed += state.step(self.settings.batch_rows)
             except (SourceError, GapError, ConcurrentWriterError) as error:
                 if strict:
                     raise
@@ -147,7 +148,7 @@ class Cycle:
         """One cycle: capture, the hot lane when there is something new, alerts, the replica lane when due."""
         seconds: dict[str, float] = {}
         builds: list[BuildResult] = []
-        with self._lock:
+        with self._turn():
             with _timed(seconds, "capture"):
                 landed = self.capture(strict=strict)
             with _timed(seconds, "build"):
@@ -177,7 +178,7 @@ class Cycle:
             report(result)
             if not result.landed:
                 break
-        with self._lock:
+        with self._turn():
             self.build("all").raise_for_errors()
             self.delivery.deliver_pending(wait=10.0)
 
@@ -191,7 +192,7 @@ class Cycle:
                 continue
             for state in ready:
                 try:
-                    if state.ingest.wait(min(left, 0.1)):
+                    if state.capture.wait(min(left, 0.1)):
                         return True
                 except (SourceError, GapError) as error:
                     self._note(state, error)
@@ -200,7 +201,7 @@ class Cycle:
     @property
     def problems(self) -> dict[str, str]:
         """By source: why it gives nothing at the moment."""
-        return {state.ingest.name: state.problem for state in self._sources if state.problem}
+        return {state.name: state.problem for state in self._sources if state.problem}
 
     @property
     def all_stopped(self) -> bool:
@@ -210,7 +211,7 @@ class Cycle:
     def close(self) -> None:
         """Close connections and remove scratch files."""
         for state in self._sources:
-            state.ingest.close()
+            state.close()
         self.delivery.close()
         self.transformer.close()
 
@@ -220,12 +221,15 @@ class Cycle:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _note(self, state: SourceState, error: SourceError | GapError | ConcurrentWriterError) -> None:
+    def _turn(self) -> AbstractContextManager[None]:
+        return writer_lock(self.settings.work_dir, LOCK_SECONDS)
+
+    def _note(self, state: Source, error: SourceError | GapError | ConcurrentWriterError) -> None:
         state.problem = str(error)
         state.stopped = isinstance(error, GapError)  # only a person can say that the gap is acceptable
         state.retry_at = time.monotonic() + RETRY_SECONDS[min(state.failures, len(RETRY_SECONDS) - 1)]
         state.failures += 1
-        log.error("%s: %s", state.ingest.name, error)
+        log.error("%s: %s", state.name, error)
 
 
 def run_until(cycle: Cycle, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
@@ -252,11 +256,13 @@ def _wait_in_slices(cycle: Cycle, stop: Callable[[], bool]) -> None:
             return
 
 
-def _ingests(settings: Settings, lake: Lake) -> Iterator[Ingest]:
+def _sources(settings: Settings, lake: Lake) -> Iterator[Source]:
     if settings.postgres_dsn is not None:
-        yield PostgresIngest(settings, lake)
+        postgres = PostgresIngest(settings, lake)
+        yield Source("postgres", postgres.step, postgres.capture, postgres.close)
     if settings.kafka_bootstrap_servers is not None:
-        yield KafkaIngest(settings, lake)
+        kafka = KafkaIngest(settings, lake)
+        yield Source("kafka", lambda rows: kafka.step(rows, KAFKA_PATIENCE), kafka.capture, kafka.close)
 
 
 @contextmanager

@@ -1,0 +1,53 @@
+{#- What differs between engines. Models and the other macros use only these and SQL that DuckDB and Spark share. -#}
+
+{#- The value in another type; null where it does not fit. -#}
+{% macro try_cast(value, type) %}{{ return(adapter.dispatch('try_cast')(value, type)) }}{% endmacro %}
+{% macro default__try_cast(value, type) %}try_cast({{ value }} as {{ type }}){% endmacro %}
+
+{#- Whether a JSON list of strings (text) holds `name`. -#}
+{% macro json_list_holds(list, name) %}{{ return(adapter.dispatch('json_list_holds')(list, name)) }}{% endmacro %}
+{% macro default__json_list_holds(list, name) -%}
+    json_contains({{ list }}, {{ sql_text(tojson(name)) }})
+{%- endmacro %}
+{% macro spark__json_list_holds(list, name) -%}
+    array_contains(from_json({{ list }}, 'array<string>'), {{ sql_text(name) }})
+{%- endmacro %}
+
+{#- A JSON object as text, from [name, expression] pairs. -#}
+{% macro json_object(pairs) %}{{ return(adapter.dispatch('json_object')(pairs)) }}{% endmacro %}
+{% macro default__json_object(pairs) -%}
+    cast(json_object({% for name, value in pairs %}'{{ name }}', {{ value }}{{ ', ' if not loop.last }}{% endfor %}) as string)
+{%- endmacro %}
+{% macro spark__json_object(pairs) -%}
+    to_json(named_struct({% for name, value in pairs %}'{{ name }}', {{ value }}{{ ', ' if not loop.last }}{% endfor %}))
+{%- endmacro %}
+
+{#- The start of the window of `seconds`, aligned to the epoch, that holds `time`. -#}
+{% macro window_floor(time, seconds) %}{{ return(adapter.dispatch('window_floor')(time, seconds)) }}{% endmacro %}
+{% macro default__window_floor(time, seconds) -%}
+    time_bucket(interval {{ seconds }} seconds, {{ time }}, timestamp '1970-01-01 00:00:00')
+{%- endmacro %}
+{% macro spark__window_floor(time, seconds) -%}
+    window({{ time }}, '{{ seconds }} seconds').start
+{%- endmacro %}
+
+{#- The newest non-null value of `value` up to the current row of the window (an over clause's inside). -#}
+{% macro last_known(value, window) %}{{ return(adapter.dispatch('last_known')(value, window)) }}{% endmacro %}
+{% macro default__last_known(value, window) -%}
+    last_value({{ value }} ignore nulls) over ({{ window }} rows between unbounded preceding and current row)
+{%- endmacro %}
+{% macro spark__last_known(value, window) -%}
+    last_value({{ value }}) ignore nulls over ({{ window }} rows between unbounded preceding and current row)
+{%- endmacro %}
+
+{#- Seconds from one timestamp to another, with their fraction. -#}
+{% macro seconds_between(earlier, later) %}{{ return(adapter.dispatch('seconds_between')(earlier, later)) }}{% endmacro %}
+{% macro default__seconds_between(earlier, later) -%}
+    (epoch({{ later }}) - epoch({{ earlier }}))
+{%- endmacro %}
+{% macro spark__seconds_between(earlier, later) -%}
+    (cast({{ later }} as double) - cast({{ earlier }} as double))
+{%- endmacro %}
+
+{#- An SQL string literal. -#}
+{% macro sql_text(text) %}{{ return("'" ~ (text | replace("'", "''")) ~ "'") }}{% endmacro %}

@@ -1,0 +1,111 @@
+{#- Every version of every row of a captured table, with the times of the commits that opened and closed it.
+    Args: relation: the bronze table; key: its key columns.
+    Adds valid_from, valid_to (null: current), is_deleted (the version ended by a delete or truncate) and the
+    position _lsn, _seq of the event that opened it; key + _lsn + _seq is unique.
+    An incremental build looks only at the keys of new events and their open versions. -#}
+{% macro history(relation, key) %}
+{%- set columns = source_columns(relation) -%}
+{%- set incremental = is_incremental_build() -%}
+with recursive new_events as (
+
+    select * from {{ new_rows(relation) }}
+
+),
+
+truncates as (
+
+    select
+        _lsn, _seq, _committed_at,
+        coalesce(lag(_lsn) over (order by _lsn, _seq), -1) as after_lsn,
+        coalesce(lag(_seq) over (order by _lsn, _seq), -1) as after_seq
+    from new_events
+    where _op = 't'
+
+),
+{% if incremental %}
+touched_keys as (
+
+    select distinct {{ column_list(key, 'new_events') }} from new_events where _op <> 't'
+
+),
+
+open_versions as (
+
+    select {{ column_list(columns, 'stored') }}, stored._lsn, stored._seq, stored.valid_from
+    from {{ this }} as stored
+    where stored.valid_to is null
+        and (
+            exists (select 1 from touched_keys where {{ same_key(key, 'stored', 'touched_keys') }})
+            or exists (select 1 from truncates)
+        )
+
+),
+{% endif %}
+events as (
+
+    select {{ column_list(columns, 'new_events') }}, _op, _lsn, _seq, _committed_at, _unchanged
+    from new_events
+    where _op <> 't'
+    {%- if incremental %}
+
+    union all
+
+    select
+        {{ column_list(columns, 'open_versions') }},
+        'r' as _op, _lsn, _seq, valid_from as _committed_at, null as _unchanged
+    from open_versions
+    {%- endif %}
+
+),
+
+{{ resolve_unchanged(columns, key) }},
+
+followed as (
+
+    select
+        resolved.*,
+        lead(_op) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as next_op,
+        lead(_lsn) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as next_lsn,
+        lead(_seq) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as next_seq,
+        lead(_committed_at) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as next_at
+    from resolved
+
+),
+
+closed as (
+
+    select
+        followed.*,
+        case
+            when truncates._lsn is null then false
+            when followed.next_lsn is null then true
+            else truncates._lsn < followed.next_lsn
+                or (truncates._lsn = followed.next_lsn and truncates._seq < followed.next_seq)
+        end as is_truncated,
+        truncates._committed_at as truncated_at
+    from followed
+    left join truncates
+        on {{ is_before('followed', 'truncates') }}
+        and (
+            followed._lsn > truncates.after_lsn
+            or (followed._lsn = truncates.after_lsn and followed._seq > truncates.after_seq)
+        )
+    where followed._op <> 'd'
+
+),
+
+versions as (
+
+    select
+        {{ column_list(columns, 'closed') }},
+        _committed_at as valid_from,
+        case when is_truncated then truncated_at else next_at end as valid_to,
+        is_truncated or coalesce(next_op = 'd', false) as is_deleted,
+        _lsn,
+        _seq
+    from closed
+
+)
+
+select * from versions
+{% endmacro %}

@@ -1,0 +1,152 @@
+{#- Shared by replica.sql and history.sql: change events read as the rows they describe. Both write
+    `with recursive events as (...), truncates as (...), {{ resolve_unchanged(columns, key) }}` and go on
+    from the CTE `resolved`, which has the columns of `events`:
+    source columns, _op, _lsn, _seq, _committed_at, _unchanged. -#}
+
+{#- Names of the source's own columns in a bronze relation. A unit test's input has no catalogue entry: there
+    the columns declared for the tested model count. -#}
+{% macro source_columns(relation) %}
+    {%- set meta = ['_op', '_lsn', '_seq', '_committed_at', '_ingested_at', '_unchanged', '_text'] -%}
+    {%- set added = ['valid_from', 'valid_to', 'is_deleted'] -%}
+    {%- set names = [] -%}
+    {%- if execute and model.resource_type == 'unit_test' -%}
+        {%- for name in graph.nodes[model.tested_node_unique_id].columns if name not in meta + added -%}
+            {%- do names.append(name) -%}
+        {%- endfor -%}
+    {%- elif execute -%}
+        {%- for column in adapter.get_columns_in_relation(relation) if column.name not in meta -%}
+            {%- do names.append(column.name) -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {{ return(names) }}
+{% endmacro %}
+
+{#- `prefix.name, ...`, quoted: names come from the source and may be anything. -#}
+{% macro column_list(names, prefix) -%}
+    {% for name in names %}{{ prefix }}.{{ adapter.quote(name) }}{{ ', ' if not loop.last }}{% endfor %}
+{%- endmacro %}
+
+{#- `left.key = right.key and ...` -#}
+{% macro same_key(key, left, right) -%}
+    {% for name in key %}{{ left }}.{{ adapter.quote(name) }} = {{ right }}.{{ adapter.quote(name) }}{{ ' and ' if not loop.last }}{% endfor %}
+{%- endmacro %}
+
+{#- Whether one position in the log lies before another. -#}
+{% macro is_before(left, right) -%}
+    ({{ left }}._lsn < {{ right }}._lsn or ({{ left }}._lsn = {{ right }}._lsn and {{ left }}._seq < {{ right }}._seq))
+{%- endmacro %}
+
+{#- Put back the values that an update did not send because they had not changed (large values stored aside).
+    The value is that of the row's previous version, which a changed key has under the old key: `d` (old key)
+    and `u` (new key) then have consecutive _seq. A life is what one key holds from insert to delete; a chain
+    is the lives one row went through. Only keys with such events are looked at. -#}
+{% macro resolve_unchanged(columns, key) %}
+{%- set filled = columns | reject('in', key) | list -%}
+partial_keys as (
+
+    select {{ column_list(key, 'events') }}
+    from events
+    where events._unchanged is not null
+
+    union
+
+    select {{ column_list(key, 'departed') }}
+    from events
+    inner join events as departed
+        on events._lsn = departed._lsn and events._seq = departed._seq + 1
+    where events._unchanged is not null and departed._op = 'd'
+
+),
+
+partial_events as (
+
+    select
+        events.*,
+        row_number() over (order by {{ column_list(key, 'events') }}, events._lsn, events._seq) as event_id,
+        lag(events._op) over (
+            partition by {{ column_list(key, 'events') }} order by events._lsn, events._seq
+        ) as previous_op
+    from events
+    inner join partial_keys on {{ same_key(key, 'events', 'partial_keys') }}
+
+),
+
+lives as (
+
+    select
+        partial_events.*,
+        max(case when previous_op is null or previous_op = 'd' or _op in ('c', 'r') then event_id end) over (
+            partition by {{ column_list(key, 'partial_events') }} order by _lsn, _seq
+            rows between unbounded preceding and current row
+        ) as life
+    from partial_events
+
+),
+
+moves as (
+
+    select departed.life as from_life, arrived.life as to_life
+    from lives as arrived
+    inner join lives as departed on arrived._lsn = departed._lsn and arrived._seq = departed._seq + 1
+    where arrived.event_id = arrived.life
+        and arrived._op = 'u'
+        and arrived._unchanged is not null
+        and departed._op = 'd'
+
+),
+
+chains as (
+
+    select lives.life, lives.life as chain
+    from lives
+    left join moves on lives.life = moves.to_life
+    where lives.event_id = lives.life and moves.to_life is null
+
+    union all
+
+    select moves.to_life as life, chains.chain
+    from chains
+    inner join moves on chains.life = moves.from_life
+
+),
+
+chained_events as (
+
+    select
+        lives.*,
+        chains.chain
+        {%- for name in filled %},
+        count(case when lives._op <> 'd' and not coalesce({{ json_list_holds('lives._unchanged', name) }}, false) then 1 end)
+            over (
+                partition by chains.chain order by lives._lsn, lives._seq
+                rows between unbounded preceding and current row
+            ) as {{ adapter.quote('_sent_' ~ name) }}
+        {%- endfor %}
+    from lives
+    inner join chains on lives.life = chains.life
+
+),
+
+resolved as (
+
+    select
+        {{ column_list(columns, 'events') }},
+        events._op, events._lsn, events._seq, events._committed_at
+    from events
+    where not exists (select 1 from partial_keys where {{ same_key(key, 'events', 'partial_keys') }})
+
+    union all
+
+    select
+        {% for name in columns -%}
+        {% if name in key %}{{ adapter.quote(name) }}{% else -%}
+        first_value({{ adapter.quote(name) }}) over (
+            partition by chain, {{ adapter.quote('_sent_' ~ name) }} order by _lsn, _seq
+        ) as {{ adapter.quote(name) }}
+        {%- endif %},
+        {% endfor -%}
+        _op, _lsn, _seq, _committed_at
+    from chained_events
+
+)
+{%- endmacro %}

@@ -1,0 +1,94 @@
+{{ config(strategy='append', tags=['hot']) }}
+
+with records as (
+
+    select * from {{ new_rows(source('bronze', 'card_transactions')) }} where _error is null
+
+),
+
+identified as (
+
+    select
+        records.*,
+        coalesce(trans_num, _topic || '/' || cast(_partition as string) || '/' || cast(_offset as string)) as identity
+    from records
+
+),
+
+repeated as (
+
+    select identity
+    from identified
+    group by identity
+    having count(*) > 1
+
+),
+
+arrivals as (
+
+    select
+        identified._topic, identified._partition, identified._offset,
+        row_number() over (
+            partition by identified.identity
+            order by identified._ingested_at, identified._topic, identified._partition, identified._offset
+        ) as arrival
+    from identified
+    inner join repeated on identified.identity = repeated.identity
+
+),
+
+repeats as (
+
+    select _topic, _partition, _offset from arrivals where arrival > 1
+
+),
+{% if is_incremental_build() %}
+known as (
+
+    select stored.trans_num
+    from {{ this }} as stored
+    where stored.trans_num in (select identity from identified)
+
+),
+{% endif %}
+first_arrivals as (
+
+    select identified.*, {{ try_cast('identified.trans_date_trans_time', 'timestamp') }} as event_time
+    from identified
+    where not exists (
+        select 1 from repeats
+        where repeats._topic = identified._topic
+            and repeats._partition = identified._partition
+            and repeats._offset = identified._offset
+    )
+    {%- if is_incremental_build() %}
+    and not exists (select 1 from known where known.trans_num = identified.identity)
+    {%- endif %}
+
+),
+
+typed as (
+
+    select
+        identity as trans_num,
+        user_id,
+        cc_num,
+        event_time as trans_date_trans_time,
+        amt,
+        merchant,
+        category,
+        first,
+        last,
+        {{ birth_date('dob', 'cast(coalesce(event_time, _timestamp) as date)') }} as dob,
+        zipcode,
+        is_fraud,
+        _topic,
+        _partition,
+        _offset,
+        _timestamp,
+        _ingested_at
+    from first_arrivals
+
+)
+
+select * from typed

@@ -1,0 +1,194 @@
+"""The topic as the broker describes it: its identity, its partitions, where each begins and ends.
+
+Asks the broker and turns every refusal into a typed error that names the broker or topic. Reads no record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ClusterMetadata, OffsetSpec
+
+from fraud_lakehouse.capture.kafka_config import KafkaClients
+from fraud_lakehouse.errors import GapError, SourceError
+
+ANSWER_SECONDS = 8.0
+"""How long a broker may take to answer one question."""
+
+_UNSUPPORTED = {KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION}
+_ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+_NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
+
+
+class RetentionGapError(GapError):
+    """The broker deleted records before they were captured."""
+
+
+class LogTruncatedError(GapError):
+    """The log ends before our position: it was truncated, or its topic was deleted and created again."""
+
+
+class TopicRecreatedError(GapError):
+    """The topic's identity changed while it was being read: offsets now mean other records."""
+
+
+@dataclass(frozen=True)
+class KafkaTopic:
+    """One topic at one moment.
+
+    Args:
+        name: the topic's name.
+        cluster_id: the cluster's id.
+        topic_id: the topic's id; its name where the broker has no topic ids.
+        partitions: how many there are, numbered from 0.
+    """
+
+    name: str
+    cluster_id: str
+    topic_id: str
+    partitions: int
+
+    @property
+    def identity(self) -> str:
+        """What stays the same as long as offsets mean the same records: `kafka:<cluster id>:<topic id>`."""
+        return f"kafka:{self.cluster_id}:{self.topic_id}"
+
+    def app_id(self, partition: int) -> str:
+        """Name of a partition's position: `kafka:<cluster id>:<topic id>:<partition>`."""
+        return f"{self.identity}:{partition}"
+
+    def partition_of(self, app_id: str) -> int | None:
+        """The partition a position belongs to; None when it belongs to another topic or cluster."""
+        head, _, number = app_id.rpartition(":")
+        return int(number) if head == self.identity and number.isdigit() else None
+
+
+class KafkaSource:
+    """Questions about one topic, each answered within 8 s or with a SourceError.
+
+    Args:
+        clients: where the admin client comes from.
+        topic: the topic's name.
+    """
+
+    def __init__(self, clients: KafkaClients, topic: str) -> None:
+        self._clients = clients
+        self._name = topic
+        self._admin: AdminClient | None = None
+
+    def describe(self) -> KafkaTopic:
+        """The topic's identity and partitions, asked now.
+
+        A broker that times out is an error and never "has no topic ids": the identity must not depend on its mood.
+
+        Raises:
+            SourceError: broker unreachable, topic missing or not allowed.
+        """
+        admin = self._connected()
+        try:
+            asked = admin.describe_topics(TopicCollection([self._name]), request_timeout=ANSWER_SECONDS)
+            found = self._answer(asked[self._name])
+            topic_id, partitions = str(found.topic_id), len(found.partitions)
+        except KafkaException as error:
+            if error.args[0].code() not in _UNSUPPORTED:
+                raise self._refused(error) from None
+            # Named, the question would create the topic on some brokers: ask for all.
+            metadata = self._metadata().topics.get(self._name)
+            topic_id, partitions = self._name, len(metadata.partitions) if metadata is not None else 0
+        if partitions == 0:
+            raise self._missing()
+        if topic_id in ("", "None", _NO_TOPIC_ID):
+            topic_id = self._name
+        return KafkaTopic(self._name, self._cluster_id(admin), topic_id, partitions)
+
+    def ends(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Where committed records end: the next offset by partition, as the broker says (see `demo/kafka.py`)."""
+        return self._offsets(partitions, OffsetSpec.latest())
+
+    def starts(self, partitions: Iterable[int]) -> dict[int, int]:
+        """The earliest offset the broker still has, by partition."""
+        return self._offsets(partitions, OffsetSpec.earliest())
+
+    def unreachable(self, seconds: float) -> SourceError:
+        """The error for a broker that does not answer; the next question connects anew."""
+        if self._admin is not None:
+            self._admin.poll(0)  # lets it report why
+            self._admin = None
+        cause = f" ({self._clients.last_error})" if self._clients.last_error else ""
+        return SourceError(
+            f"no Kafka broker answers at {self._clients.bootstrap} within {seconds:.0f} s{cause}",
+            "check FRAUD_KAFKA_BOOTSTRAP_SERVERS, the network and, for SASL or TLS, FRAUD_KAFKA_CONFIG_FILE",
+        )
+
+    def close(self) -> None:
+        """Let the connection go."""
+        self._admin = None
+
+    def _connected(self) -> AdminClient:
+        if self._admin is None:
+            self._clients.forget_error()
+            self._admin = self._clients.admin()
+        return self._admin
+
+    def _cluster_id(self, admin: AdminClient) -> str:
+        try:
+            found = self._answer(admin.describe_cluster(request_timeout=ANSWER_SECONDS)).cluster_id
+        except KafkaException as error:
+            if error.args[0].code() not in _UNSUPPORTED:
+                raise self._refused(error) from None
+            found = self._metadata().cluster_id
+        return str(found) if found else "unnamed-cluster"
+
+    def _offsets(self, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+        wanted = {TopicPartition(self._name, partition): spec for partition in partitions}
+        if not wanted:
+            return {}
+        asked = self._connected().list_offsets(
+            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_SECONDS
+        )
+        try:
+            return {place.partition: int(self._answer(answer).offset) for place, answer in asked.items()}
+        except KafkaException as error:
+            raise self._refused(error) from None
+
+    def _metadata(self) -> ClusterMetadata:
+        try:
+            return self._connected().list_topics(timeout=ANSWER_SECONDS)
+        except KafkaException as error:
+            raise self._refused(error) from None
+
+    def _answer(self, future: Future[Any]) -> Any:
+        try:
+            return future.result(ANSWER_SECONDS + 1)
+        except TimeoutError:
+            raise self.unreachable(ANSWER_SECONDS) from None
+
+    def _refused(self, error: KafkaException) -> SourceError:
+        reason = error.args[0]
+        code = reason.code()
+        if code in _ABSENT:
+            return self._missing()
+        if code in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE):
+            return self.unreachable(ANSWER_SECONDS)
+        if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
+            return SourceError(
+                f"Kafka at {self._clients.bootstrap} does not let us describe topic {self._name!r}: {reason.str()}",
+                "grant DESCRIBE and READ on the topic to the user of FRAUD_KAFKA_CONFIG_FILE",
+            )
+        return SourceError(
+            f"Kafka at {self._clients.bootstrap} refuses topic {self._name!r}: {reason.str()}",
+            "see the broker's log; the client's properties come from FRAUD_KAFKA_CONFIG_FILE",
+        )
+
+    def _missing(self) -> SourceError:
+        names = self._metadata().topics
+        shown = sorted(name for name in names if not name.startswith("__"))
+        there = ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
+        return SourceError(
+            f"Kafka at {self._clients.bootstrap} has no topic {self._name!r}; there: {there or 'no topic at all'}",
+            "create the topic, or set FRAUD_KAFKA_TOPIC to one of those",
+        )

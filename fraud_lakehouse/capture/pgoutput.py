@@ -1,0 +1,196 @@
+"""The log's messages (plugin pgoutput, protocol 1) as typed frames, decoded column-wise and not row by row.
+
+Message layout: PostgreSQL documentation, chapter "Logical Replication Message Formats". Only decoding is
+here: no connection, no position of the lake beyond the numbers given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from fraud_lakehouse.capture.pgoutput_relation import Relation, Relations
+from fraud_lakehouse.capture.pgoutput_tuple import TupleReader
+from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, TableInfo, bronze_name
+from fraud_lakehouse.capture.postgres_errors import SourceSchemaError, TableWithoutPositionError
+from fraud_lakehouse.capture.postgres_types import ColumnType
+
+_INSERT, _UPDATE, _DELETE, _TRUNCATE, _COMMIT, _RELATION = (ord(letter) for letter in "IUDTCR")
+_BEGIN, _NEW, _OLD_ROW = (ord(letter) for letter in "BNO")
+_EPOCH_2000 = 946_684_800_000_000  # microseconds from 1970 to PostgreSQL's epoch
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a run of messages holds.
+
+    Args:
+        frames: bronze table name to its events in order, columns `TableInfo.frame_schema`.
+        tables: each table of `frames` as of the end of the run.
+        end_lsn: end LSN of the last transaction, 0 when there is none.
+        newest_committed_at_us: its commit time, microseconds since 1970 UTC; None when there is none.
+    """
+
+    frames: dict[str, pl.DataFrame] = field(default_factory=dict)
+    tables: dict[str, TableInfo] = field(default_factory=dict)
+    end_lsn: int = 0
+    newest_committed_at_us: int | None = None
+
+
+def decode(
+    messages: Sequence[bytes],
+    tables: Mapping[str, TableInfo],
+    after: Mapping[str, int],
+    position: int,
+    base_types: Callable[[Sequence[int]], Mapping[int, ColumnType]] = lambda oids: {},
+) -> Decoded:
+    """Decode whole transactions.
+
+    Args:
+        messages: the messages of one peek, from a Begin to a Commit.
+        tables: what is known of the tables, by bronze name (key and identity of FULL tables).
+        after: bronze name to the LSN up to which that table already has everything; a table that is in
+            neither `after` nor `tables` is left out.
+        position: LSN up to which every table has everything.
+        base_types: given the oids of user-defined types, those that are domains and their base types.
+
+    Raises:
+        SourceSchemaError: a column changed to a type that does not hold the rows before the change.
+        TableWithoutPositionError: a table of `tables` is not in `after`.
+    """
+    if not messages:
+        return Decoded()
+    log = _transactions(pl.Series("data", messages, dtype=pl.Binary))
+    last = log.select(pl.col("lsn").max(), pl.col("committed").last()).row(0)
+    relations = Relations.read(log.filter(pl.col("kind") == _RELATION).select("row", "data").rows(), base_types)
+    rows = log.filter((pl.col("lsn") > position) & pl.col("kind").is_in([_INSERT, _UPDATE, _DELETE, _TRUNCATE]))
+    parts: dict[str, list[tuple[Relation, pl.DataFrame]]] = {}
+    for relation, events in _events(rows, relations):
+        name = bronze_name(relation.schema, relation.table)
+        if name not in after:
+            _check_foreign(name, tables)
+            continue
+        fresh = events.filter(pl.col("lsn") > after[name])
+        if fresh.height:
+            known = tables.get(name)
+            key = known.key if known is not None and relation.full else relation.key
+            parts.setdefault(name, []).append((relation, _frame(fresh, relation, key)))
+    decoded = Decoded(end_lsn=last[0] or 0, newest_committed_at_us=last[1])
+    for name, pieces in parts.items():
+        known = tables.get(name)
+        newest = relations.latest(pieces[-1][0].oid)
+        key = known.key if known is not None and newest.full else newest.key
+        decoded.tables[name], decoded.frames[name] = _union(name, newest, key, pieces)
+    return decoded
+
+
+def _check_foreign(name: str, tables: Mapping[str, TableInfo]) -> None:
+    """A table without a position is either none of ours (the publication has more) or lacks its snapshot."""
+    if name in tables:
+        raise TableWithoutPositionError(
+            f"table {tables[name].source_name} has changes in the log, but no snapshot of it was landed",
+            "run `fraud-lakehouse catch-up`: it takes the snapshot first",
+        )
+
+
+def _transactions(data: pl.Series) -> pl.DataFrame:
+    """Every message with its kind, its transaction's end LSN and commit time, and its place inside it."""
+    message = pl.col("data").bin
+    log = data.to_frame().with_row_index("row").with_columns(kind=message.slice(0, 1).bin.reinterpret(dtype=pl.UInt8))
+    commit = pl.col("kind") == _COMMIT
+    change = pl.col("kind").is_in([_INSERT, _UPDATE, _DELETE, _TRUNCATE])
+    return log.with_columns(
+        lsn=pl.when(commit).then(_int64(10)).backward_fill(),
+        committed=pl.when(commit).then(_int64(18) + _EPOCH_2000).backward_fill(),
+        count=change.cum_sum().cast(pl.Int64),
+    ).with_columns(
+        # Two numbers a message: an update that changes the key becomes a delete (even) and an update (odd).
+        seq=2 * (pl.col("count") - pl.when(pl.col("kind") == _BEGIN).then(pl.col("count")).forward_fill().fill_null(0)) + 1
+    )
+
+
+def _int64(offset: int) -> pl.Expr:
+    return pl.col("data").bin.slice(offset, 8).bin.reinterpret(dtype=pl.Int64, endianness="big")
+
+
+def _events(rows: pl.DataFrame, relations: Relations) -> Iterator[tuple[Relation, pl.DataFrame]]:
+    """Changes grouped by the version of the relation under which they were sent."""
+    truncated = rows.filter(pl.col("kind") == _TRUNCATE)
+    changes = rows.filter(pl.col("kind") != _TRUNCATE).with_columns(
+        oid=pl.col("data").bin.slice(1, 4).bin.reinterpret(dtype=pl.UInt32, endianness="big"),
+        mark=pl.col("data").bin.slice(5, 1).bin.reinterpret(dtype=pl.UInt8),
+    )
+    cut = relations.truncates(truncated.select("row", "data").rows())
+    oids = dict.fromkeys([*changes["oid"].unique().to_list(), *cut])
+    for oid in sorted(oids):
+        mine = changes.filter(pl.col("oid") == oid)
+        emptied = truncated.filter(pl.col("row").is_in(cut.get(oid, [])))
+        for first, end, relation in relations.versions(oid):
+            within = pl.col("row").is_between(first, end, closed="left")
+            events = pl.concat([mine.filter(within), emptied.filter(within)], how="diagonal")
+            if events.height:
+                yield relation, events
+
+
+def _frame(events: pl.DataFrame, relation: Relation, key: tuple[str, ...]) -> pl.DataFrame:
+    """The events of one relation version, in order, typed."""
+    pieces: list[pl.DataFrame] = []
+    for (kind, mark), group in events.group_by("kind", "mark", maintain_order=True):
+        reader = TupleReader(relation, group)
+        if kind == _TRUNCATE:
+            pieces.append(reader.empty("t"))
+        elif kind == _INSERT:
+            pieces.append(reader.rows("c", reader.read(6)))
+        elif kind == _DELETE:
+            pieces.append(reader.rows("d", reader.read(6)))
+        elif mark == _NEW:
+            pieces.append(reader.rows("u", reader.read(6)))
+        else:
+            old = reader.read(6)
+            new = reader.read_after_old()
+            changed = reader.differs(old, new, key) if mark == _OLD_ROW else None
+            pieces.append(reader.old_keys(old, key, changed))
+            pieces.append(reader.rows("u", reader.filled(new, old) if mark == _OLD_ROW else new))
+    return pl.concat(pieces).sort("row", "_seq")
+
+
+def _union(
+    name: str, newest: Relation, key: tuple[str, ...], pieces: Sequence[tuple[Relation, pl.DataFrame]]
+) -> tuple[TableInfo, pl.DataFrame]:
+    """One frame of all versions: the newest columns first, then those dropped on the way."""
+    columns: dict[str, ColumnInfo] = {column.name: column for column in newest.columns}
+    for relation, _ in reversed(pieces):
+        for column in relation.columns:
+            columns.setdefault(column.name, column)
+    info = TableInfo(name, newest.schema, newest.table, tuple(columns.values()), key, newest.oid, newest.full)
+    schema = info.frame_schema
+    frames = []
+    for relation, frame in pieces:
+        for column in relation.columns:
+            _check_type(info, column, columns[column.name])
+        missing = [pl.lit(None, dtype=dtype).alias(other) for other, dtype in schema.items() if other not in frame.columns]
+        frames.append(frame.with_columns(missing).select("row", *(pl.col(c).cast(t) for c, t in schema.items())))
+    return info, pl.concat(frames).sort("row", "_seq").select(list(schema))
+
+
+_WIDER: dict[pl.DataType, tuple[pl.DataType, ...]] = {
+    pl.Int16(): (pl.Int32(), pl.Int64()),
+    pl.Int32(): (pl.Int64(),),
+    pl.Float32(): (pl.Float64(),),
+}
+
+
+def _check_type(info: TableInfo, before: ColumnInfo, now: ColumnInfo) -> None:
+    old, new = before.type.dtype, now.type.dtype
+    decimals = isinstance(old, pl.Decimal) and isinstance(new, pl.Decimal)
+    if old == new or new in _WIDER.get(old, ()):
+        return
+    if decimals and new.scale >= old.scale and new.precision - new.scale >= old.precision - old.scale:  # type: ignore[attr-defined]
+        return
+    raise SourceSchemaError(
+        f"column {now.name} of table {info.source_name} changed its type from {old} to {new}",
+        "land the table anew (drop its bronze table), or add a column of the new type instead",
+    )
+

@@ -1,0 +1,92 @@
+"""What must hold before PostgreSQL can be captured, checked in the order in which a person would mend it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from fraud_lakehouse.capture.postgres_connection import replication_right_error
+from fraud_lakehouse.capture.postgres_errors import SlotInUseError, SourceIdentityError, WalLevelError
+from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
+from fraud_lakehouse.errors import SourceError
+
+_OLDEST = 120000  # partition roots in publications came with 13, and 12 is out of support
+
+_SERVER = """
+select current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('wal_level'), current_user,
+       exists (select from pg_roles r where r.rolname = current_user and (r.rolsuper or r.rolreplication))
+       or exists (select from pg_roles r where r.rolname = 'rds_replication' and pg_has_role(r.oid, 'member')),
+       (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::int,
+       current_setting('max_wal_senders')::int
+"""
+
+
+def check_server(connection: psycopg.Connection[Any]) -> None:
+    """Check version, role of the server, log level and the user's right to replicate.
+
+    Raises:
+        WalLevelError: the log does not carry what is needed.
+        ReplicationRightError: the user may not replicate.
+        SourceError: a standby, or a version that is too old.
+    """
+    row = connection.execute(_SERVER).fetchone()
+    assert row is not None
+    version, standby, level, user, may_replicate, _, _, senders = row
+    if version <= _OLDEST + 9999:
+        raise SourceError(f"PostgreSQL {version // 10000} is too old", "use PostgreSQL 13 or newer")
+    if standby:
+        raise SourceError("the server is a standby, which cannot hold our slot", "point FRAUD_POSTGRES_DSN at the primary")
+    if level != "logical":
+        raise WalLevelError(
+            f"the server's wal_level is {level}, change data capture needs logical",
+            "ALTER SYSTEM SET wal_level = logical, then restart the server",
+        )
+    if not may_replicate:
+        raise replication_right_error(user)
+    if senders == 0:
+        raise WalLevelError("the server's max_wal_senders is 0", "set max_wal_senders to 10 and restart the server")
+
+
+def check_slot(connection: psycopg.Connection[Any], slot: ReplicationSlot) -> None:
+    """Check that the slot is free for us, or that one can still be created.
+
+    Raises:
+        SlotInUseError: another process reads it (names its pid).
+        SlotLostError: the server invalidated it.
+        SourceError: it is another database's, or no slot is free.
+    """
+    state = slot.state(connection)
+    slot.check_usable(state)
+    if state.active_pid is not None:
+        raise SlotInUseError(
+            f"replication slot {slot.name} is in use by another process (server pid {state.active_pid})",
+            "stop that reader, or choose another name in FRAUD_POSTGRES_SLOT",
+        )
+    row = connection.execute(_SERVER).fetchone()
+    assert row is not None
+    if not state.exists and row[5] >= row[6]:
+        raise SourceError(
+            f"all {row[6]} replication slots of the server are in use",
+            "raise max_replication_slots, or drop a slot that nobody reads",
+        )
+
+
+def system_id_of(connection: psycopg.Connection[Any]) -> str:
+    """The server's system identifier, made at initdb."""
+    row = connection.execute("select system_identifier::text from pg_control_system()").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def check_identity(known: str, now: str) -> None:
+    """Check that the server is still the same one.
+
+    Raises:
+        SourceIdentityError: it has another system identifier.
+    """
+    if known != now:
+        raise SourceIdentityError(
+            f"the server behind FRAUD_POSTGRES_DSN is another one: system identifier {now} instead of {known}",
+            "point it back at the old server, or run `fraud-lakehouse accept-source postgres` to begin anew with this one",
+        )

@@ -1,0 +1,105 @@
+"""PostgreSQL types and how their text becomes typed columns; one path for snapshot and log.
+
+Every value arrives as the text of its type's output function (ISO dates, UTC, hex bytea). What a typed
+column cannot hold (infinity, NaN numerics, BC dates, more digits) is null there and kept as text beside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+_BOOL, _BYTEA, _INT8, _INT2, _INT4, _OID = 16, 17, 20, 21, 23, 26
+_FLOAT4, _FLOAT8, _DATE, _TIMESTAMP, _TIMESTAMPTZ, _NUMERIC = 700, 701, 1082, 1114, 1184, 1700
+_UNBOUNDED_PRECISION, _UNBOUNDED_SCALE = 38, 9
+_UTC_SUFFIX = "+00"
+
+_FIXED: dict[int, pl.DataType] = {
+    _BOOL: pl.Boolean(),
+    _BYTEA: pl.Binary(),
+    _INT2: pl.Int16(),
+    _INT4: pl.Int32(),
+    _INT8: pl.Int64(),
+    _OID: pl.Int64(),
+    _FLOAT4: pl.Float32(),
+    _FLOAT8: pl.Float64(),
+    _DATE: pl.Date(),
+    _TIMESTAMP: pl.Datetime("us"),
+    _TIMESTAMPTZ: pl.Datetime("us", "UTC"),
+}
+
+SESSION_OPTIONS = (
+    "-c datestyle=ISO,YMD -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex"
+    " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
+)
+"""Settings of a session whose values this module can read, and which no role's time limit cuts off."""
+
+
+@dataclass(frozen=True)
+class ColumnType:
+    """A type as the catalog names it: base type's oid and the modifier (domains already resolved)."""
+
+    oid: int
+    modifier: int = -1
+
+    @property
+    def precision_and_scale(self) -> tuple[int, int] | None:
+        """Of a numeric(p,s) that a 38-digit decimal can hold; None when unbounded or larger."""
+        if self.oid != _NUMERIC or self.modifier < 4:
+            return None
+        packed = self.modifier - 4
+        precision, scale = (packed >> 16) & 0xFFFF, ((packed & 0x7FF) ^ 1024) - 1024
+        return (precision, scale) if 0 <= scale <= precision <= 38 else None
+
+    @property
+    def dtype(self) -> pl.DataType:
+        """The typed column's data type; everything without a type of its own is String."""
+        if self.oid == _NUMERIC:
+            return pl.Decimal(*(self.precision_and_scale or (_UNBOUNDED_PRECISION, _UNBOUNDED_SCALE)))
+        return _FIXED.get(self.oid, pl.String())
+
+    def parse(self, text: pl.Series) -> tuple[pl.Series, pl.Series | None]:
+        """Type a column of texts.
+
+        Args:
+            text: String series, null where the source is null.
+
+        Returns:
+            The typed series, and a Boolean series that is true where the text says more than the typed
+            value (None when nowhere).
+        """
+        typed = self._typed(text)
+        if self.dtype in (pl.String(), pl.Float32(), pl.Float64()):
+            return typed, None
+        lossy = typed.is_null() & text.is_not_null()
+        if self.oid == _NUMERIC and self.precision_and_scale is None:
+            # Rounded to nine decimals: the exact text stays beside.
+            lossy = lossy | text.str.contains(r"\.\d{9}\d*[1-9]").fill_null(False)
+        return typed, lossy if lossy.any() else None
+
+    def _typed(self, text: pl.Series) -> pl.Series:
+        dtype = self.dtype
+        if dtype == pl.String():
+            return text
+        if dtype == pl.Boolean():
+            return text == "t"
+        if dtype == pl.Binary():
+            return text.str.slice(2).str.decode("hex", strict=False)
+        if dtype == pl.Date():
+            return text.str.to_date("%Y-%m-%d", strict=False)
+        if dtype == pl.Datetime("us"):
+            return text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
+        if dtype == pl.Datetime("us", "UTC"):
+            moments = text.str.strip_suffix(_UTC_SUFFIX)
+            return moments.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False).dt.replace_time_zone("UTC")
+        return text.cast(dtype, strict=False)
+
+
+def text_of(values: pl.Series) -> pl.Series:
+    """Bytes as text; bytes that are no UTF-8 (a SQL_ASCII database) keep an escape instead of failing."""
+    try:
+        return values.cast(pl.String)
+    except pl.exceptions.ComputeError:
+        decoded = [None if value is None else value.decode(errors="backslashreplace") for value in values]
+        return pl.Series(values.name, decoded, dtype=pl.String)

@@ -1,0 +1,65 @@
+"""The whole Dagster wiring on one screen: `defs` is what Dagster loads, `build_definitions` what tests share with it.
+
+Loading opens no connection: it reads the settings, lists a local lake's tables and parses the dbt project when
+that changed.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from fraud_lakehouse.defs import UPDATE_JOB
+from fraud_lakehouse.defs.alerts import alert_sensor, failure_sensor
+from fraud_lakehouse.defs.bronze import bronze_assets, bronze_key, bronze_tables
+from fraud_lakehouse.defs.live_run import live_job
+from fraud_lakehouse.defs.report import report_schedule
+from fraud_lakehouse.defs.resources import Parts, lakehouse_resource
+from fraud_lakehouse.defs.sensors import janitor_sensor, live_sensor, source_sensor
+from fraud_lakehouse.defs.transform import Manifest, load_manifest, models, transform_assets
+from fraud_lakehouse.settings import Settings, load_settings
+
+
+def build_definitions(
+    settings: Settings | None = None, *, parts: Parts | None = None, manifest: Manifest | None = None
+) -> dg.Definitions:
+    """Everything Dagster shows and runs.
+
+    Args:
+        settings: default: from the environment.
+        parts: how the working parts are made; default: the product's.
+        manifest: the dbt manifest; default: of the project prepared for the settings' lake.
+
+    Raises:
+        SettingsError: a setting has a wrong value.
+        TransformError: dbt refuses the project.
+    """
+    settings, parts = settings or load_settings(), parts or Parts()
+    if manifest is None:
+        from fraud_lakehouse.transform.project import prepare_project
+
+        manifest = load_manifest(prepare_project(settings).manifest_path)
+    keys = models(manifest)
+    rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
+    return dg.Definitions(
+        assets=[*bronze_assets(settings), transform_assets(manifest)],
+        jobs=[dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."), live_job(keys, rules)],
+        schedules=[report_schedule()],
+        sensors=[
+            *(
+                source_sensor(source, settings, parts.look, [*map(bronze_key, tables), *keys.values()])
+                for source, tables in bronze_tables(settings).items()
+            ),
+            live_sensor(settings),
+            janitor_sensor(settings),
+            alert_sensor(settings),
+            failure_sensor(settings),
+        ],
+        resources={"lakehouse": lakehouse_resource(settings, parts)},
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster loads; evaluated by it, not at import."""
+    return build_definitions()

@@ -1,0 +1,105 @@
+"""Sensors that bring alerts and failures to people: a safety net beside the cycle, which delivers its own.
+
+How a message is sent, retried and recorded is in `detect/`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from fraud_lakehouse.defs import LIVE_JOB, OWNERS
+from fraud_lakehouse.defs.sensors import UNFINISHED
+from fraud_lakehouse.detect.message import Message
+from fraud_lakehouse.lake.lake import Lake
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.settings import Settings
+
+DELIVER_SECONDS = 20.0
+
+
+class DestinationError(Exception):
+    """A destination did not take a message; the attempt is recorded and will be repeated."""
+
+
+def alert_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor that delivers what no live run delivers: alerts of batch runs, and of runs that died."""
+
+    @dg.sensor(
+        name="deliver_alerts",
+        minimum_interval_seconds=10,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Delivers recorded alerts that are still pending; fails, with the reason, if a destination does.",
+        owners=OWNERS,
+    )
+    def deliver_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        if not settings.alert_urls:
+            return dg.SkipReason("FRAUD_ALERT_URLS is not set: alerts are recorded in gold/alerts only.")
+        if context.instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=UNFINISHED), limit=1):
+            return dg.SkipReason("The live run delivers its alerts itself.")
+        return dg.SkipReason(deliver(settings))
+
+    return deliver_alerts
+
+
+def deliver(settings: Settings) -> str:
+    """Deliver what is pending and answer with a sentence.
+
+    Raises:
+        DestinationError: a destination failed; the others got theirs.
+    """
+    from fraud_lakehouse.detect.delivery import Delivery
+
+    delivery = Delivery(settings, Lake.at(settings.lake))
+    try:
+        report = delivery.deliver_pending(wait=DELIVER_SECONDS)
+    finally:
+        delivery.close()
+    said = f"{report.delivered} alerts delivered, {report.digested} in digests, {report.pending} pending."
+    if report.failed:
+        raise DestinationError(f"{said} {'; '.join(report.notes)}")
+    return said
+
+
+def failure_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor that tells the alert destinations when a run failed."""
+
+    @dg.run_failure_sensor(
+        name="report_failed_runs",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Sends each failed run's error to FRAUD_ALERT_URLS.",
+        owners=OWNERS,
+    )
+    def report_failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+        if not settings.alert_urls:
+            return dg.SkipReason("FRAUD_ALERT_URLS is not set.")
+        notify(settings, failure_message(context.dagster_run, context.failure_event.message or ""))
+        return None
+
+    return report_failed_runs
+
+
+def failure_message(run: dg.DagsterRun, problem: str) -> Message:
+    """What a failed run says to people; its run id is the idempotency key."""
+    return Message(
+        key=run.run_id,
+        title=f"[pipeline] run of {run.job_name} failed",
+        body=f"{problem}\nRun: {run.run_id}\nThe next run continues where this one stopped; nothing is lost.",
+        urgency="failure",
+        payload={"run_id": run.run_id, "job": run.job_name, "problem": problem},
+    )
+
+
+def notify(settings: Settings, message: Message) -> None:
+    """Send one message to every destination.
+
+    Raises:
+        DestinationError: names those that did not take it, after all were tried.
+    """
+    from fraud_lakehouse.detect.destination import destinations
+
+    refused = {one.name: error for one in destinations(settings) if (error := one.send(message)) is not None}
+    if refused:
+        raise DestinationError("; ".join(f"{name}: {error}" for name, error in refused.items()))

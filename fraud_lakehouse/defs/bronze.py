@@ -1,0 +1,138 @@
+"""The bronze assets: materializing one pulls its source's micro-batches into the lake until it is drained.
+
+One step per source, because a source's tables advance together. A source whose setting is absent is not there:
+its tables are shown, as far as the models read them, but cannot be materialized.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from fraud_lakehouse.defs import LAKE_POOL, OWNERS
+from fraud_lakehouse.defs.metadata import landed_metadata, table_metadata
+from fraud_lakehouse.defs.resources import Ingest, Lakehouse, stated_failures
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake.lake import Lake
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.lake.ingest import Landed
+    from fraud_lakehouse.settings import Settings
+
+CARD_TABLE = "card_transactions"
+MODELLED_TABLES = frozenset({"users", "transactions"})
+SETTING = {"postgres": "FRAUD_POSTGRES_DSN", "kafka": "FRAUD_KAFKA_BOOTSTRAP_SERVERS"}
+MOST_REFUSALS = 10
+KINDS = {"postgres": {"postgres", "deltalake"}, "kafka": {"kafka", "deltalake"}}
+
+
+class DrainConfig(dg.Config):
+    """How much one materialization may pull, in micro-batches."""
+
+    max_batches: int = 1_000
+
+
+def configured(settings: "Settings", source: str) -> bool:
+    """Whether the setting that makes a source exist is present."""
+    return bool(settings.postgres_dsn if source == "postgres" else settings.kafka_bootstrap_servers)
+
+
+def bronze_tables(settings: "Settings") -> dict[str, list[str]]:
+    """Bronze tables by source: those the models read, those named in the settings, those already in the lake."""
+    named = {table.removeprefix("public.").replace(".", "__") for table in settings.postgres_tables}
+    landed = set(Lake.at(settings.lake).tables("bronze"))
+    return {"postgres": sorted((MODELLED_TABLES | named | landed) - {CARD_TABLE}), "kafka": [CARD_TABLE]}
+
+
+def bronze_key(table: str) -> dg.AssetKey:
+    """The asset key of a bronze table."""
+    return dg.AssetKey(["bronze", table])
+
+
+def drain(ingest: Ingest, max_rows: int, max_batches: int) -> tuple[list["Landed"], bool]:
+    """Land micro-batches until the source is drained or `max_batches` are in.
+
+    A commit refused by the fence means that another writer (the live run) landed those rows first: nothing is
+    lost, and the next step continues from its position.
+
+    Returns:
+        What landed, and whether the source was drained.
+
+    Raises:
+        ConcurrentWriterError: refused again and again: two writers are left running against each other.
+    """
+    landed: list["Landed"] = []
+    refused = 0
+    for _ in range(max_batches):
+        try:
+            batch = ingest.step(max_rows)
+        except ConcurrentWriterError:
+            refused += 1
+            if refused >= MOST_REFUSALS:
+                raise
+            continue
+        refused = 0
+        if not batch:
+            return landed, True
+        landed.extend(batch)
+    return landed, False
+
+
+def bronze_assets(settings: "Settings") -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The bronze layer: a step for each configured source, bare specs for the tables of the others."""
+    assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
+    for source, tables in bronze_tables(settings).items():
+        specs = [_spec(source, table, configured(settings, source)) for table in tables]
+        assets.extend([_source_step(source, specs)] if configured(settings, source) else specs)
+    return assets
+
+
+def _spec(source: str, table: str, is_configured: bool) -> dg.AssetSpec:
+    what = (
+        "Kafka records as they arrived, one row per record; unreadable ones with their bytes and the reason."
+        if source == "kafka"
+        else f"Change events of the PostgreSQL table {table.replace('__', '.')}, one row per event."
+    )
+    absent = "" if is_configured else f"\n\nNot configured: set {SETTING[source]} to capture it."
+    return dg.AssetSpec(
+        key=bronze_key(table),
+        description=what + absent,
+        group_name="bronze",
+        owners=OWNERS,
+        kinds=KINDS[source],
+        tags={"source": source},
+    )
+
+
+def _source_step(source: str, specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        name=f"capture_{source}",
+        specs=specs,
+        can_subset=False,
+        pool=LAKE_POOL,
+    )
+    def capture(
+        context: dg.AssetExecutionContext, config: DrainConfig, lakehouse: dg.ResourceParam[Lakehouse]
+    ) -> Iterator[dg.MaterializeResult]:
+        with stated_failures():
+            landed, drained = drain(lakehouse.ingest(source), lakehouse.settings.batch_rows, config.max_batches)
+        by_table: dict[str, list["Landed"]] = defaultdict(list)
+        for batch in landed:
+            by_table[batch.table].append(batch)
+        declared = {spec.key.path[-1] for spec in specs}
+        for table in sorted(declared | set(by_table)):
+            metadata = {
+                **table_metadata(lakehouse.lake, "bronze", table),
+                **landed_metadata(by_table[table]),
+                "drained": drained,
+            }
+            if table in declared:
+                yield dg.MaterializeResult(asset_key=bronze_key(table), metadata=metadata)
+            else:
+                context.log_event(dg.AssetMaterialization(asset_key=bronze_key(table), metadata=metadata))
+        context.log.info(f"{source}: {sum(batch.rows for batch in landed)} rows landed, drained: {drained}")
+
+    return capture

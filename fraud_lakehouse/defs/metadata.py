@@ -1,0 +1,80 @@
+"""What a materialization shows in Dagster: counts, positions, versions and a small preview.
+
+Previews are kept in Dagster's event log for longer than the rows in the lake and are seen by everyone who may
+open the UI, so columns about persons are masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import polars as pl
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.lake.ingest import Landed
+    from fraud_lakehouse.lake.lake import Lake
+
+PERSONAL_COLUMNS = frozenset({"name", "email", "first", "last", "dob", "zipcode", "cc_num"})
+PREVIEW_ROWS = 5
+CELL_WIDTH = 60
+
+
+def markdown_table(frame: pl.DataFrame) -> str:
+    """A frame as a markdown table: personal columns masked, long cells cut, bytes as their length."""
+    if not frame.columns:
+        return "*no columns*"
+    header = f"| {' | '.join(frame.columns)} |\n|{'---|' * len(frame.columns)}"
+    rows = (
+        "| " + " | ".join(_cell(name, value) for name, value in zip(frame.columns, row, strict=True)) + " |"
+        for row in frame.iter_rows()
+    )
+    return "\n".join([header, *rows])
+
+
+def table_metadata(lake: Lake, layer: str, table: str) -> dict[str, Any]:
+    """Rows, version, files and a preview of a Delta table as it is now; empty if there is no such table.
+
+    The row count comes from the files' statistics, so its cost does not depend on the table's size.
+    """
+    if not lake.exists(layer, table):
+        return {}
+    handle = lake.open(layer, table)
+    files = pl.DataFrame(handle.get_add_actions(flatten=True))
+    preview = pl.scan_delta(handle).head(PREVIEW_ROWS).collect()
+    return {
+        "dagster/row_count": int(files["num_records"].sum()) if files.height else 0,
+        "dagster/uri": lake.uri(layer, table),
+        "version": handle.version(),
+        "files": files.height,
+        "bytes": int(files["size_bytes"].sum()) if files.height else 0,
+        "preview": dg.MetadataValue.md(markdown_table(preview)),
+    }
+
+
+def landed_metadata(landed: Sequence[Landed]) -> dict[str, Any]:
+    """What micro-batches brought into one bronze table: rows, range of positions, newest commit, seconds."""
+    if not landed:
+        return {"rows": 0}
+    newest = max((batch.newest_committed_at for batch in landed if batch.newest_committed_at), default=None)
+    found: Mapping[str, Any] = {
+        "rows": sum(batch.rows for batch in landed),
+        "batches": len(landed),
+        "from_position": str(landed[0].from_position),
+        "to_position": str(landed[-1].to_position),
+        "seconds": round(sum(batch.seconds for batch in landed), 3),
+        "newest_committed_at": newest and dg.MetadataValue.timestamp(newest),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if column in PERSONAL_COLUMNS:
+        return "•••"
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    text = str(value).replace("|", "\\|").replace("\n", " ")
+    return text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"

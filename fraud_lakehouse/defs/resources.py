@@ -1,0 +1,142 @@
+"""What a run works with: the settings, the lake and, opened on first use and once per run, the working parts.
+
+The parts' constructors are values (`Parts`), so that tests hand in their own. Nothing is opened at import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import dagster as dg
+
+from fraud_lakehouse.defs.positions import NewData, new_data
+from fraud_lakehouse.defs.run_lock import run_lock
+from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.lake.lake import Lake
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.lake.ingest import Landed
+    from fraud_lakehouse.live import CycleResult
+    from fraud_lakehouse.settings import Settings
+    from fraud_lakehouse.transform.runner import BuildResult
+
+
+class Ingest(Protocol):
+    """One source tied to the lake."""
+
+    def step(self, max_rows: int) -> Sequence[Landed]:
+        """Land one micro-batch; empty when the source is drained."""
+
+
+class Builder(Protocol):
+    """The warm dbt process."""
+
+    def build(self, options: list[str]) -> BuildResult:
+        """Run `dbt build` with these options, tests included."""
+
+
+def _ingest(source: str, settings: Settings, lake: Lake) -> Ingest:
+    from fraud_lakehouse.lake import ingest
+
+    if source == "postgres":
+        return ingest.PostgresIngest(settings, lake)
+    return ingest.KafkaIngest(settings, lake)
+
+
+def _builder(settings: Settings) -> Builder:
+    from fraud_lakehouse.transform.runner import Transformer
+
+    return Transformer(settings)
+
+
+def _repeat(settings: Settings, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
+    from fraud_lakehouse.live import Cycle, run_until
+
+    with Cycle(settings) as cycle:
+        run_until(cycle, stop, report)
+
+
+Repeat = Callable[["Settings", Callable[[], bool], Callable[["CycleResult"], None]], None]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How each working part is made; the defaults are the product's."""
+
+    ingest: Callable[[str, Settings, Lake], Ingest] = field(default=_ingest)
+    builder: Callable[[Settings], Builder] = field(default=_builder)
+    repeat: Repeat = field(default=_repeat)
+    look: Callable[[str, Settings], NewData | None] = field(default=new_data)
+
+
+@dataclass
+class Lakehouse:
+    """A run's handle on the product. Steps of one run share the parts (all steps run in one process)."""
+
+    settings: Settings
+    parts: Parts
+    _opened: dict[str, Any] = field(default_factory=dict)
+    _exit: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def lake(self) -> Lake:
+        """The lake of the settings."""
+        return Lake.at(self.settings.lake)
+
+    def ingest(self, source: str) -> Ingest:
+        """A source ("postgres" or "kafka") tied to the lake."""
+        return self._once(source, lambda: self.parts.ingest(source, self.settings, self.lake))  # type: ignore[no-any-return]
+
+    def builder(self) -> Builder:
+        """The warm dbt process."""
+        return self._once("builder", lambda: self.parts.builder(self.settings))  # type: ignore[no-any-return]
+
+    def repeat(self, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
+        """Repeat the micro-batch cycle until `stop()`; `report` takes what each cycle did."""
+        self.parts.repeat(self.settings, stop, report)
+
+    def close(self) -> None:
+        """Close what was opened, newest first."""
+        self._opened.clear()
+        self._exit.close()
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._opened:
+            self._opened[name] = part = make()
+            if close := getattr(part, "close", None):
+                self._exit.callback(close)
+        return self._opened[name]
+
+
+def lakehouse_resource(settings: Settings, parts: Parts) -> dg.ResourceDefinition:
+    """The resource `lakehouse`: one `Lakehouse` per run, closed with it."""
+
+    @dg.resource(description="Settings, lake and working parts of one run.")
+    def lakehouse(context: dg.InitResourceContext) -> Iterator[Lakehouse]:
+        with run_lock(settings, context.run_id or f"outside-{os.getpid()}"):
+            handle = Lakehouse(settings, parts)
+            try:
+                yield handle
+            finally:
+                handle.close()
+
+    return lakehouse
+
+
+@contextmanager
+def stated_failures() -> Iterator[None]:
+    """Turn an error a person can act on into a step failure that says what to do.
+
+    Raises:
+        dagster.Failure: instead of any LakehouseError; a retry of the step would not help.
+    """
+    try:
+        yield
+    except LakehouseError as error:
+        raise dg.Failure(
+            error.problem, metadata={"kind": type(error).__name__, "what to do": error.fix or "-"}, allow_retries=False
+        ) from error

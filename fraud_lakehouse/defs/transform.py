@@ -1,0 +1,141 @@
+"""The dbt models as assets, their tests as asset checks; a run builds them in its own warm dbt process.
+
+Specs come from the manifest through dagster-dbt. Its command line is not used: a dbt subprocess costs seconds
+more than the build itself.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from fraud_lakehouse.defs import LAKE_POOL, OWNERS
+from fraud_lakehouse.defs.metadata import table_metadata
+from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
+
+if TYPE_CHECKING:
+    from dagster_dbt import DagsterDbtTranslator
+
+    from fraud_lakehouse.lake.lake import Lake
+    from fraud_lakehouse.transform.runner import NodeResult
+
+Manifest = Mapping[str, Any]
+STORED = "delta"  # the materialization that leaves a table; others are views inside a build
+REPORT_KEY = dg.AssetKey(["gold", "daily_report"])
+
+
+def load_manifest(path: Path) -> Manifest:
+    """A dbt manifest read from its file."""
+    manifest: Manifest = json.loads(path.read_text())
+    return manifest
+
+
+def model_key(node: Mapping[str, Any]) -> dg.AssetKey:
+    """The asset key of a dbt node: layer and table; every source lies in the bronze layer."""
+    layer = "bronze" if node["resource_type"] == "source" else str(node["fqn"][1])
+    return dg.AssetKey([layer, str(node["name"])])
+
+
+def models(manifest: Manifest) -> dict[str, dg.AssetKey]:
+    """Asset key of each model by its dbt unique id."""
+    return {uid: model_key(node) for uid, node in manifest["nodes"].items() if node["resource_type"] == "model"}
+
+
+def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
+    """One step that builds any selection of the models."""
+    from dagster_dbt import dbt_assets
+
+    nodes = manifest["nodes"]
+    count = len(models(manifest))
+
+    @dbt_assets(
+        manifest=manifest,
+        dagster_dbt_translator=_translator(),
+        name="dbt_build",
+        pool=LAKE_POOL,
+    )
+    def dbt_build(
+        context: dg.AssetExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        names = sorted(key.path[-1] for key in context.selected_asset_keys)
+        everything = len(names) == count
+        with stated_failures():
+            built = lakehouse.builder().build([] if everything else ["--select", *names])
+        checks = {
+            str(spec.metadata["dagster_dbt/unique_id"]): spec.key
+            for spec in context.assets_def.check_specs
+            if spec.key in context.selected_asset_check_keys
+        }
+        for node in built.nodes:
+            if node.unique_id in checks:
+                yield check_result(node, checks[node.unique_id])
+            elif node.resource_type == "model" and node.ok:
+                props = nodes[node.unique_id]
+                yield dg.MaterializeResult(
+                    asset_key=model_key(props), metadata=model_metadata(lakehouse.lake, props, node)
+                )
+        context.log.info(f"{len(built.nodes)} dbt nodes in {built.seconds:.2f} s, {len(built.failed)} not well")
+        if built.failed:
+            raise dg.Failure(
+                "; ".join(f"{node.name}: {node.message or node.status}" for node in built.failed[:5]),
+                metadata={node.name: node.message or node.status for node in built.failed},
+                allow_retries=False,
+            )
+
+    return dbt_build
+
+
+def model_metadata(lake: "Lake", props: Mapping[str, Any], node: "NodeResult") -> dict[str, Any]:
+    """What a build did to one model (rows, version, seconds) and, if it is stored, the table as it is now."""
+    layer, table = model_key(props).path
+    stored = props["config"]["materialized"] == STORED
+    return {
+        **(table_metadata(lake, layer, table) if stored else {}),
+        "rows": node.rows or 0,
+        "seconds": round(node.seconds, 3),
+        **({"version": node.version} if node.version is not None else {}),
+    }
+
+
+def check_result(node: "NodeResult", key: dg.AssetCheckKey) -> dg.AssetCheckResult:
+    """A dbt test's outcome with its evidence; a test that could not run has not passed."""
+    warns = node.status == "warn"
+    return dg.AssetCheckResult(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=node.status == "pass",
+        severity=dg.AssetCheckSeverity.WARN if warns else dg.AssetCheckSeverity.ERROR,
+        metadata={
+            "failing rows": node.failures if node.failures is not None else "unknown",
+            "status": node.status,
+            "seconds": round(node.seconds, 3),
+            **({"message": node.message} if node.message else {}),
+        },
+    )
+
+
+def _translator() -> "DagsterDbtTranslator":
+    from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings
+
+    class Translator(DagsterDbtTranslator):
+        """Layer = folder = asset group = first part of the key."""
+
+        def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+            return model_key(dbt_resource_props)
+
+        def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+            return model_key(dbt_resource_props).path[0]
+
+        def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
+            return OWNERS
+
+        def get_asset_spec(self, manifest: Manifest, unique_id: str, project: Any) -> dg.AssetSpec:
+            spec = super().get_asset_spec(manifest, unique_id, project)
+            stored = self.get_resource_props(manifest, unique_id)["config"].get("materialized") == STORED
+            return spec.replace_attributes(kinds={"dbt", "deltalake" if stored else "view"})
+
+    return Translator(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True))

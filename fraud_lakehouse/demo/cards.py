@@ -1,0 +1,189 @@
+"""The demo's labelled stream of card transactions, with fraud in it. Pure: no broker, no clock, no file.
+
+Event time runs faster than the clock on the wall (default 900 times), so that windows of 360 minutes close while
+one looks on, and faster still at night, when people buy little. Records come sorted but for 10 seconds.
+
+Fraud cases, each several purchases on one card: `large` (many times the usual), `burst` (a dozen and more within
+minutes), `testing` (cents, then a large one), `night` (between midnight and five, above the usual).
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+
+from fraud_lakehouse.capture.kafka_records import CardTransaction
+from fraud_lakehouse.demo.cardholders import MERCHANTS, Cardholder, cardholders
+
+BLOCK = 1024  # records between two checkpoints
+SPEED_UP = 900.0  # event seconds per wall second
+_JITTER = 10.0  # seconds an event may come out of order; the product allows 15
+_CASES_PER_RECORD = 0.002
+_BEGIN = datetime(2012, 1, 1, 8, tzinfo=UTC).timestamp()
+_BUSY = [0.12] * 5 + [0.3, 0.6, 0.9] + [1.2] * 4 + [1.5, 1.4] + [1.3] * 4 + [1.6, 1.6, 1.4, 1.1, 0.7, 0.35]
+_MEAN_BUSY = sum(_BUSY) / 24
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """A record and, for a fraudulent one, its kind of fraud and its case."""
+
+    record: CardTransaction
+    kind: str | None = None
+    case: str | None = None
+
+
+@dataclass(order=True, slots=True)
+class Planned:
+    """A fraudulent purchase to come; `at` is event time in seconds since 1970 UTC."""
+
+    at: float
+    order: int
+    person: int
+    amount: float
+    kind: str
+    case: str
+
+
+@dataclass
+class Checkpoint:
+    """Where a stream stands at the start of a block: enough to go on exactly as if it had not stopped.
+
+    Args:
+        number: records made before, a multiple of BLOCK unless the stream was re-timed.
+        clock: event time, seconds since 1970 UTC.
+        people: number of cardholders.
+        step: mean event seconds between records.
+        planned: purchases of cases under way.
+    """
+
+    number: int
+    clock: float
+    people: int
+    step: float
+    planned: list[Planned]
+
+
+def first_checkpoint(rate: float, speed_up: float = SPEED_UP) -> Checkpoint:
+    """The beginning of a stream of `rate` records per wall second.
+
+    There are three people per record and second (at least 200): nobody comes near a velocity rule by shopping.
+    """
+    return Checkpoint(0, _BEGIN, max(200, round(3 * rate)), speed_up / rate, [])
+
+
+class CardStream:
+    """An endless iterator of purchases; the same seed and checkpoint give the same purchases.
+
+    Args:
+        seed: of people, purchases and fraud.
+        start: where to begin.
+    """
+
+    def __init__(self, seed: int, start: Checkpoint) -> None:
+        self.number = start.number
+        self._seed = seed
+        self._clock = start.clock
+        self._step = start.step
+        self._people = _people(seed, start.people)
+        self._planned = [Planned(*_fields(purchase)) for purchase in start.planned]
+        heapq.heapify(self._planned)
+        self._chance = random.Random()
+        self._reseed()
+
+    def checkpoint(self) -> Checkpoint:
+        """Where the stream stands; exact at multiples of BLOCK, and after `retime`."""
+        return Checkpoint(self.number, self._clock, len(self._people), self._step, sorted(self._planned))
+
+    def retime(self, step: float) -> Checkpoint:
+        """Go on with another mean distance of events (seconds); gives the checkpoint of the change."""
+        self._step = step
+        self._reseed()
+        return self.checkpoint()
+
+    def __iter__(self) -> Iterator[Purchase]:
+        return self
+
+    def __next__(self) -> Purchase:
+        if self.number % BLOCK == 0:
+            self._reseed()
+        self.number += 1
+        chance = self._chance
+        hour = int(self._clock % 86400) // 3600
+        clock = self._clock + chance.expovariate(1.0) * self._step * _MEAN_BUSY / _BUSY[hour]
+        if self._planned and self._planned[0].at <= clock:
+            return self._misuse(heapq.heappop(self._planned))  # the gap is drawn anew: exponential gaps may be
+        self._clock = clock
+        at_night = hour < 4
+        # Few records are made at night; cases are as frequent per hour as by day.
+        if chance.random() < _CASES_PER_RECORD * (8 if at_night else 1):
+            self._plan(at_night)
+        person = self._people[int(chance.random() * len(self._people))]
+        merchant, category = person.shops[int(chance.random() * len(person.shops))]
+        amount = person.amount(chance, category)
+        return Purchase(self._record(person, merchant, category, amount, is_fraud=0))
+
+    def _reseed(self) -> None:
+        self._chance.seed(f"{self._seed} {self.number}")
+
+    def _plan(self, at_night: bool) -> None:
+        chance = self._chance
+        index = chance.randrange(len(self._people))
+        usual = self._people[index].usual
+        kind = "night" if at_night else chance.choices(("large", "testing", "burst"), (5, 3, 1))[0]
+        if kind == "large":
+            plan = [(chance.uniform(0, 3600), chance.uniform(5, 14)) for _ in range(chance.randint(1, 2))]
+        elif kind == "testing":
+            plan = [(30.0 * turn, chance.uniform(0.0002, 0.006)) for turn in range(chance.randint(2, 4))]
+            plan.append((300.0, chance.uniform(6, 12)))
+        elif kind == "burst":
+            plan = [(20.0 * turn, chance.uniform(0.8, 2.5)) for turn in range(chance.randint(12, 22))]
+        else:
+            plan = [(700.0 * turn, chance.uniform(2.5, 6)) for turn in range(chance.randint(2, 5))]
+        case = f"{kind}-{self.number}"
+        for turn, (delay, factor) in enumerate(plan):
+            amount = max(0.01, round(usual * factor, 2))
+            heapq.heappush(self._planned, Planned(self._clock + delay, turn, index, amount, kind, case))
+
+    def _misuse(self, planned: Planned) -> Purchase:
+        merchant, category = MERCHANTS[int(self._chance.random() * len(MERCHANTS))]
+        person = self._people[planned.person]
+        self._clock = max(self._clock, planned.at)
+        record = self._record(person, merchant, category, planned.amount, is_fraud=1)
+        return Purchase(record, planned.kind, planned.case)
+
+    def _record(
+        self, person: Cardholder, merchant: str, category: str, amount: float, *, is_fraud: int
+    ) -> CardTransaction:
+        chance = self._chance
+        return CardTransaction(
+            trans_date_trans_time=_text(int(self._clock - chance.random() * _JITTER)),
+            cc_num=person.cc_num,
+            merchant=merchant,
+            category=category,
+            amt=amount,
+            first=person.first,
+            last=person.last,
+            zipcode=person.zipcode,
+            dob=person.dob,
+            trans_num=f"{chance.getrandbits(128):032x}",
+            is_fraud=is_fraud,
+            user_id=person.user_id,
+        )
+
+
+@cache
+def _people(seed: int, count: int) -> list[Cardholder]:
+    return cardholders(seed, count)
+
+
+def _fields(purchase: Planned) -> tuple[float, int, int, float, str, str]:
+    return purchase.at, purchase.order, purchase.person, purchase.amount, purchase.kind, purchase.case
+
+
+def _text(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

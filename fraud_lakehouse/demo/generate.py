@@ -1,0 +1,167 @@
+"""Both generators at work: the bank's operations into PostgreSQL, the card stream into Kafka.
+
+As a program (`python -m fraud_lakehouse.demo.generate`) it is the demo's child process; the same function
+serves `fraud-lakehouse generate`, which fills sources of one's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from fraud_lakehouse.capture.kafka_records import encode
+from fraud_lakehouse.demo.bank import BankWriter
+from fraud_lakehouse.demo.cards import BLOCK, SPEED_UP, CardStream, first_checkpoint
+from fraud_lakehouse.demo.truth import Anomaly, CardTruth, Generated
+from fraud_lakehouse.errors import SettingsError, SourceError
+from fraud_lakehouse.settings import Settings, load_settings
+
+SEED = 7
+_TICK = 0.05  # seconds
+_log = logging.getLogger(__name__)
+
+
+class CardWriter:
+    """Publishes the card stream; records first, their truth and the progress when the broker has taken them.
+
+    Args:
+        bootstrap: Kafka's bootstrap servers.
+        truth: where truth, checkpoints and progress are kept.
+        rate: records per second.
+        begin: number of records not to send again; they are made and thrown away. None: go on after the last one sent.
+    """
+
+    def __init__(
+        self, bootstrap: str, topic: str, truth: CardTruth, rate: float, begin: int | None = None, seed: int = SEED
+    ) -> None:
+        self._topic = topic
+        self._truth = truth
+        self._rate = rate
+        self._failed: KafkaError | None = None
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "client.id": "fraud-lakehouse-demo",
+                "linger.ms": 5,
+                "message.timeout.ms": 0,  # wait for a broker that is away instead of dropping records
+                "max.in.flight.requests.per.connection": 1,  # a retried batch keeps its place
+            }
+        )
+        self._stream = self._resume(seed, truth.generated().rows if begin is None else begin)
+
+    def write(self, count: int, stop: threading.Event) -> None:
+        """Publish the next `count` records; returns once the broker has them, or when told to stop.
+
+        Raises:
+            SourceError: the broker refused a record.
+        """
+        now = datetime.now(UTC)
+        anomalies: list[Anomaly] = []
+        for purchase in islice(self._stream, count):
+            if purchase.kind and purchase.case:
+                anomalies.append(Anomaly(purchase.record.trans_num, purchase.kind, purchase.case, now))
+            self._publish(encode(purchase.record), int(now.timestamp() * 1000))
+            if self._stream.number % BLOCK == 0:
+                self._truth.add_checkpoint(self._stream.checkpoint())
+        while self._producer.flush(0.2) > 0:
+            if stop.is_set() and self._producer.flush(5.0) > 0:
+                return  # the broker is away: what it has not taken is made again at the next start
+        if self._failed is not None:
+            raise SourceError(f"Kafka refused a record: {self._failed.str()}", "see the broker's log")
+        self._truth.append(anomalies)
+        self._truth.save_progress(Generated(self._stream.number, now))
+
+    def run(self, stop: threading.Event) -> None:
+        """Publish at the rate until told to stop."""
+        start, done = time.monotonic(), 0
+        while not stop.is_set():
+            due = int((time.monotonic() - start) * self._rate) - done
+            if due > 0:
+                self.write(min(due, max(1, int(self._rate))), stop)  # after an outage: a second's worth at once
+                done += due
+            stop.wait(_TICK if self._rate > 1 / _TICK else min(1 / self._rate, 0.5))
+
+    def _resume(self, seed: int, begin: int) -> CardStream:
+        step = SPEED_UP / self._rate
+        checkpoint = self._truth.checkpoint_before(begin)
+        if checkpoint is None:
+            checkpoint = first_checkpoint(self._rate)
+            self._truth.add_checkpoint(checkpoint)
+        stream = CardStream(seed, checkpoint)
+        for _ in range(begin - checkpoint.number):
+            next(stream)
+        if stream.checkpoint().step != step:
+            self._truth.forget_after(begin)
+            self._truth.add_checkpoint(stream.retime(step))
+        self._truth.save_progress(Generated(begin, datetime.now(UTC)))
+        return stream
+
+    def _publish(self, value: bytes, timestamp: int) -> None:
+        while True:
+            try:
+                self._producer.produce(self._topic, value, timestamp=timestamp, on_delivery=self._delivered)
+                return
+            except BufferError:  # the queue is full: let the broker take some
+                self._producer.poll(0.1)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        self._failed = error or self._failed
+
+
+def run_generators(settings: Settings, rate: float, stop: threading.Event, home: Path | None = None, begin: int | None = None) -> None:
+    """Write to every configured source, `rate` operations or records a second each, until `stop` is set.
+
+    Args:
+        home: truth and progress are kept in `<home>/truth`; default: the work folder.
+        begin: number of card records that are in the lake and are not sent again (see `CardWriter`).
+
+    Raises:
+        SettingsError: no source is configured.
+        SourceError: Kafka refused a record.
+    """
+    works: list[Callable[[], None]] = []
+    if settings.postgres_dsn is not None:
+        bank = BankWriter(settings.postgres_dsn.get_secret_value(), SEED)
+        works.append(lambda: bank.run(rate, stop))
+    if settings.kafka_bootstrap_servers is not None:
+        truth = CardTruth(home or settings.work_dir, settings.kafka_topic)
+        cards = CardWriter(settings.kafka_bootstrap_servers, settings.kafka_topic, truth, rate, begin)
+        works.append(lambda: cards.run(stop))
+    if not works:
+        raise SettingsError(
+            "no source is configured", "set FRAUD_POSTGRES_DSN, FRAUD_KAFKA_BOOTSTRAP_SERVERS or both"
+        )
+    with ThreadPoolExecutor(len(works)) as pool:
+        running = [pool.submit(work) for work in works]
+        wait(running, return_when=FIRST_EXCEPTION)
+        stop.set()  # one that failed ends the other
+        for each in running:
+            each.result()
+
+
+def main() -> None:
+    """Generate until SIGTERM or SIGINT; the sources come from the environment (FRAUD_...)."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--rate", type=float, default=50.0, help="operations and records per second")
+    parser.add_argument("--home", type=Path, help="truth and progress lie in its folder truth")
+    parser.add_argument("--begin", type=int, help="card records not to send again")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_generators(load_settings(), arguments.rate, stop, arguments.home, arguments.begin)
+
+
+if __name__ == "__main__":
+    main()

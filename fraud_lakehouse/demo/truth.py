@@ -1,0 +1,185 @@
+"""The ground truth of the demo: which rows its generators made anomalous. No pipeline code reads it.
+
+Bank truth lies in PostgreSQL's schema `demo_truth` (capture discovers `public` only), written by the same
+statement as the row itself; card truth in `<home>/truth/cards.jsonl`, written after the broker took the records.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import psycopg
+
+from fraud_lakehouse.demo.cards import Checkpoint
+
+BANK_SOURCE = "postgres.transactions"
+
+TRUTH_TABLES = """
+create schema if not exists demo_truth;
+create table if not exists demo_truth.operations (
+    number bigint primary key,
+    at timestamptz not null default clock_timestamp(),
+    kind text not null,
+    transaction_id int not null,
+    anomaly text
+);
+"""
+
+
+class Anomaly(msgspec.Struct, frozen=True):
+    """One transaction that a generator made anomalous.
+
+    `kind` is the way ("large", "testing", ...), `case` names the fraud case it is part of, `at` (UTC) is when
+    it was generated, never later than the source's own time of it.
+    """
+
+    transaction_id: str
+    kind: str
+    case: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Generated:
+    """How many operations or records a generator has made, and by which time (UTC) it had made them."""
+
+    rows: int = 0
+    until: datetime | None = None
+
+
+class Truth(Protocol):
+    """Ground truth of one source, read little by little."""
+
+    source: str
+
+    def read_new(self) -> list[Anomaly]:
+        """Anomalies known since the last call, in the order of their generation."""
+
+    def generated(self) -> Generated:
+        """What has been generated so far."""
+
+
+class BankTruth:
+    """Reads `demo_truth.operations`; a lost connection is opened anew at the next call.
+
+    Args:
+        dsn: the demo bank's connection string.
+    """
+
+    source = BANK_SOURCE
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: psycopg.Connection[Any] | None = None
+        self._after = -1
+
+    def read_new(self) -> list[Anomaly]:
+        """Anomalous operations since the last call; deletes are never anomalous."""
+        rows = self._query(
+            "select number, transaction_id::text, anomaly, at from demo_truth.operations"
+            " where number > %s and anomaly is not null order by number",
+            (self._after,),
+        )
+        if rows:
+            self._after = rows[-1][0]
+        return [Anomaly(key, kind, f"operation {number}", at.astimezone(UTC)) for number, key, kind, at in rows]
+
+    def generated(self) -> Generated:
+        """How many operations were applied, and by when."""
+        # The last row by the primary key: numbers have no gaps.
+        rows = self._query("select number + 1, at from demo_truth.operations order by number desc limit 1")
+        return Generated(rows[0][0], rows[0][1].astimezone(UTC)) if rows else Generated()
+
+    def source_counts(self) -> dict[str, int]:
+        """Current number of rows of each captured table."""
+        row = self._query("select (select count(*) from public.users), (select count(*) from public.transactions)")[0]
+        return {"users": row[0], "transactions": row[1]}
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _query(self, text: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=10)
+        return self._connection.execute(text, parameters).fetchall()  # type: ignore[arg-type]  # texts of this file only
+
+
+class CardTruth:
+    """The card generator's files in `<home>/truth`: its anomalies, its checkpoints and how far it is.
+
+    Args:
+        home: the demo's folder.
+        topic: Kafka topic of the stream.
+    """
+
+    def __init__(self, home: Path, topic: str = "transaction") -> None:
+        self.source = f"kafka.{topic}"
+        self._folder = home / "truth"
+        self._anomalies = self._folder / "cards.jsonl"
+        self._checkpoints = self._folder / "cards.checkpoints.jsonl"
+        self._progress = self._folder / "cards.progress.json"
+        self._offset = 0
+
+    def append(self, anomalies: Iterable[Anomaly]) -> None:
+        """Add anomalies whose records the broker has taken."""
+        self._append(self._anomalies, anomalies)
+
+    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Keep a place from which the stream can be made again."""
+        self._append(self._checkpoints, [checkpoint])
+
+    def checkpoint_before(self, number: int) -> Checkpoint | None:
+        """The newest checkpoint with at most `number` records before it."""
+        if not self._checkpoints.exists():
+            return None
+        found = [
+            msgspec.json.decode(line, type=Checkpoint)
+            for line in self._checkpoints.read_bytes().rpartition(b"\n")[0].splitlines()
+        ]
+        return max((each for each in found if each.number <= number), key=lambda each: each.number, default=None)
+
+    def forget_after(self, number: int) -> None:
+        """Drop the checkpoints beyond `number` records: they belong to a course the stream will not take."""
+        if not self._checkpoints.exists():
+            return
+        lines = self._checkpoints.read_bytes().rpartition(b"\n")[0].splitlines()
+        kept = [line for line in lines if msgspec.json.decode(line, type=Checkpoint).number <= number]
+        draft = self._checkpoints.with_suffix(".new")
+        draft.write_bytes(b"".join(line + b"\n" for line in kept))
+        os.replace(draft, self._checkpoints)
+
+    def save_progress(self, progress: Generated) -> None:
+        """Replace the note of how far the generator is."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        draft = self._progress.with_suffix(".new")
+        draft.write_bytes(msgspec.json.encode(progress))
+        os.replace(draft, self._progress)
+
+    def read_new(self) -> list[Anomaly]:
+        """Anomalies since the last call; one made again after a crash comes again."""
+        if not self._anomalies.exists():
+            return []
+        with self._anomalies.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read().rpartition(b"\n")[0]
+        self._offset += len(whole) + 1 if whole else 0
+        return [msgspec.json.decode(line, type=Anomaly) for line in whole.splitlines()]
+
+    def generated(self) -> Generated:
+        """How many records the broker has taken, and by when."""
+        return msgspec.json.decode(self._progress.read_bytes(), type=Generated) if self._progress.exists() else Generated()
+
+    def _append(self, path: Path, things: Iterable[Any]) -> None:
+        lines = b"".join(msgspec.json.encode(thing) + b"\n" for thing in things)
+        if lines:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(lines)

@@ -1,0 +1,58 @@
+"""gold/alert_deliveries: one row per attempt to hand an alert to a destination. Appended to, never changed.
+
+Columns: `alert_id`, `destination` (its name without secrets), `attempt` (1 = first), `attempted_at` (UTC), `status`
+('delivered' | 'failed' | 'digest': delivered as part of a digest), `error` (why it failed, else null). A digest
+that fails is one 'failed' row, of the alert with the highest score in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+import polars as pl
+
+from fraud_lakehouse.lake.appender import Appender
+from fraud_lakehouse.lake.lake import Lake
+
+TABLE = ("gold", "alert_deliveries")
+DONE = ("delivered", "digest")
+COLUMNS: dict[str, pl.DataType] = {
+    "alert_id": pl.String(),
+    "destination": pl.String(),
+    "attempt": pl.Int32(),
+    "attempted_at": pl.Datetime("us", "UTC"),
+    "status": pl.String(),
+    "error": pl.String(),
+}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One row of the table."""
+
+    alert_id: str
+    destination: str
+    attempt: int
+    attempted_at: datetime
+    status: str
+    error: str | None = None
+
+
+class DeliveryLog:
+    """Appends attempts; for one thread at a time."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._appender: Appender | None = None
+
+    def append(self, attempts: Sequence[Attempt]) -> None:
+        """Record attempts in one Delta commit, on disk when this returns. Creates the table when it is not there.
+
+        Raises:
+            LakeError: the lake cannot be written; nothing was recorded.
+        """
+        if self._appender is None:
+            self._appender = Appender.open(self._lake, *TABLE, COLUMNS)
+        self._appender.append(pl.DataFrame([asdict(attempt) for attempt in attempts], schema=COLUMNS), {})

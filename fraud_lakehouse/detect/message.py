@@ -1,0 +1,168 @@
+"""What an analyst reads and a webhook receives: an alert, or a digest of many, as title, text and JSON.
+
+Knows nothing of where it goes. Amounts are shown as stored (the source's currency), times in UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+import polars as pl
+
+Urgency = Literal["info", "warning", "failure"]
+_URGENCY: dict[str, Urgency] = {"critical": "failure", "high": "failure", "medium": "warning"}
+_DIGEST_IDS = 1000
+
+
+@dataclass(frozen=True)
+class Message:
+    """One notification.
+
+    `key` is the idempotency key: the alert_id, or for a digest the hash of the alert_ids in it. `payload` is
+    JSON-serialisable and carries the key as "alert_id" (alert) or "digest_id" (digest).
+    """
+
+    key: str
+    title: str
+    body: str
+    urgency: Urgency
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+def alert_message(alert: Mapping[str, Any]) -> Message:
+    """The message of one row of gold/alerts (design §3, plus user_id and amount)."""
+    evidence = _evidence(alert.get("evidence"))
+    who = _entity(alert)
+    amount = alert.get("amount", evidence.get("amount"))
+    severity = str(alert.get("severity") or "medium")
+    title = f"[{severity}] {_rule_words(alert['rule'])}: {who}" + (f", {_money(amount)}" if amount is not None else "")
+    lines = [
+        f"Who: {who}",
+        f"How much: {_money(amount)}" if amount is not None else "",
+        f"When: {_time(alert.get('event_time'))} (alert recorded {_time(alert.get('fired_at'))})",
+        f"Why: {_reason(str(alert['rule']), amount, evidence)}",
+        f"Normal for this customer: {_normal(evidence)}",
+        f"Transaction: {alert.get('transaction_id')} in {alert.get('source')}",
+        f"Score: {_number(alert.get('score'))}" if alert.get("score") is not None else "",
+        f"Rule: {alert['rule']} version {alert.get('rule_version')}",
+        f"Alert: {alert['alert_id']}",
+    ]
+    payload = {name: _plain(value) for name, value in alert.items() if name != "evidence"}
+    payload["evidence"] = evidence
+    body = "\n".join(line for line in lines if line)
+    return Message(str(alert["alert_id"]), title, body, _URGENCY.get(severity, "info"), payload)
+
+
+def digest_message(alerts: pl.DataFrame) -> Message:
+    """One message for many alerts (rows of gold/alerts): counts by rule and the entities with most of them."""
+    ids = alerts["alert_id"].to_list()
+    key = hashlib.md5("|".join(sorted(ids)).encode(), usedforsecurity=False).hexdigest()
+    by_rule = {row["rule"]: row["len"] for row in _counted(alerts, "rule").iter_rows(named=True)}
+    top = [
+        {
+            "entity": f"{row['entity_type']} {row['entity_id']}",
+            "alerts": row["len"],
+            "highest_score": _plain(row["score"]),
+        }
+        for row in alerts.group_by("entity_type", "entity_id")
+        .agg(pl.len(), pl.col("score").max())
+        .sort(["len", "score", "entity_id"], descending=[True, True, False], nulls_last=True)
+        .head(10)
+        .iter_rows(named=True)
+    ]
+    lines = [f"{len(ids)} more alerts than are sent one by one; each is in gold/alerts.", "", "By rule:"]
+    lines += [f"  {_rule_words(rule)}: {count}" for rule, count in by_rule.items()]
+    lines += ["", "Most alerts:"]
+    lines += [f"  {one['entity']}: {one['alerts']} (highest score {_number(one['highest_score'])})" for one in top]
+    lines += ["", f"From {_time(alerts['fired_at'].min())} to {_time(alerts['fired_at'].max())}", f"Digest: {key}"]
+    worst = [_URGENCY.get(str(severity), "info") for severity in alerts["severity"].unique().to_list()]
+    urgency: Urgency = "failure" if "failure" in worst else "warning" if "warning" in worst else "info"
+    payload = {
+        "digest_id": key,
+        "alerts": len(ids),
+        "by_rule": by_rule,
+        "top_entities": top,
+        "alert_ids": ids[:_DIGEST_IDS],
+    }
+    return Message(key, f"Digest of {len(ids)} alerts", "\n".join(lines), urgency, payload)
+
+
+def _counted(alerts: pl.DataFrame, column: str) -> pl.DataFrame:
+    return alerts.group_by(column).agg(pl.len()).sort(["len", column], descending=[True, False])
+
+
+def _evidence(text: Any) -> dict[str, Any]:
+    """The evidence JSON as an object; anything else is kept under "text"."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        return {"text": text}
+    return value if isinstance(value, dict) else {} if value is None else {"text": value}
+
+
+def _entity(alert: Mapping[str, Any]) -> str:
+    kind, name = alert.get("entity_type") or "user", alert.get("entity_id") or alert.get("user_id")
+    return f"{kind} {name}" if name is not None else f"unknown {kind}"
+
+
+def _rule_words(rule: Any) -> str:
+    return str(rule).removeprefix("rule_").replace("_", " ")
+
+
+def _reason(rule: str, amount: Any, evidence: Mapping[str, Any]) -> str:
+    """A sentence from the evidence's terms; rules this module does not know list them."""
+    mean, count = evidence.get("prior_mean"), evidence.get("prior_count")
+    if rule in ("amount_above_mean", "amount_below_mean") and mean and amount is not None:
+        limit = evidence.get("k") if rule == "amount_above_mean" else evidence.get("ratio")
+        asked = f" (the rule's limit: {_number(limit)} times)" if limit is not None else ""
+        return f"the amount is {_number(float(amount) / float(mean))} times this customer's mean{asked}"
+    if rule == "velocity" and evidence.get("count_10min") is not None:
+        total = evidence.get("sum_10min")
+        spent = f", {_money(total)} in total" if total is not None else ""
+        return f"{evidence['count_10min']} payments in 10 minutes{spent}"
+    if rule == "unknown_user":
+        return "no such user existed when the payment was committed"
+    terms = {name: value for name, value in evidence.items() if not (value is mean or value is count)}
+    return ", ".join(f"{name} = {_number(value)}" for name, value in terms.items()) or _rule_words(rule)
+
+
+def _normal(evidence: Mapping[str, Any]) -> str:
+    mean, count = evidence.get("prior_mean"), evidence.get("prior_count")
+    if not count:
+        return "not known, no earlier payments" if count == 0 else "not known"
+    return f"{count} earlier payments, {_money(mean)} on average" if mean is not None else f"{count} earlier payments"
+
+
+def _money(value: Any) -> str:
+    try:
+        return f"{float(value):,.2f}"
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{float(value):,.4g}" if abs(value) < 1000 else _money(value)
+
+
+def _time(value: Any) -> str:
+    if not isinstance(value, datetime):
+        return "at an unknown time" if value is None else str(value)
+    return value.astimezone(UTC).strftime("%F %T UTC") if value.tzinfo else value.strftime("%F %T")
+
+
+def _plain(value: Any) -> Any:
+    """A value JSON knows: times as ISO 8601, decimals and other types as text; NaN and infinity as text."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,100 @@
+"""`control/audit`: what an auditor asks about a source, and the source identities the lake knows.
+
+A source is registered with its identity when it is first captured. The same setting leading to another identity (a
+restored database, a recreated topic) is a gap: capture stops until an operator accepts the new identity.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from fraud_lakehouse.errors import GapError, LakeError
+from fraud_lakehouse.lake.appender import Appender
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.schemas import AUDIT
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One row of `control/audit`; `at` is UTC, `detail` the decoded JSON object."""
+
+    at: datetime
+    source: str
+    event: str
+    detail: Mapping[str, Any]
+
+
+class Audit:
+    """The table, with a warm handle and its rows kept in memory (a handful per year)."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._appender = Appender.open(lake, "control", "audit", AUDIT)
+        self._rows: list[AuditRow] = []
+        self._rows_version = -1
+
+    def record(self, source: str, event: str, detail: Mapping[str, Any]) -> None:
+        """Append one row, durably."""
+        text = json.dumps(dict(detail), default=str, ensure_ascii=False)
+        row = {"at": datetime.now(UTC), "source": source, "event": event, "detail": text}
+        self._appender.append(pl.DataFrame([row], schema=AUDIT), {})
+
+    def rows(self, source: str) -> list[AuditRow]:
+        """A source's rows, oldest first, including those of other writers."""
+        self._appender.refresh()
+        if self._rows_version != self._appender.version:
+            frame = self._appender.read().sort("at", maintain_order=True)
+            self._rows = [
+                AuditRow(at, name, event, json.loads(detail or "{}"))
+                for at, name, event, detail in frame.select("at", "source", "event", "detail").iter_rows()
+            ]
+            self._rows_version = self._appender.version
+        return [row for row in self._rows if row.source == source]
+
+    def known(self, source: str, scope: str = "") -> AuditRow | None:
+        """The newest registration or acceptance of a source; `scope` tells apart e.g. two topics."""
+        events = [r for r in self.rows(source) if r.event in ("registered", "accepted")]
+        return next((row for row in reversed(events) if row.detail.get("scope", "") == scope), None)
+
+    def check(self, source: str, identity: str, changed: GapError, scope: str = "") -> None:
+        """Register the identity the first time; afterwards raise `changed` if it is another one."""
+        known = self.known(source, scope)
+        if known is None:
+            self.record(source, "registered", {"identity": identity, "scope": scope})
+        elif known.detail["identity"] != identity:
+            raise changed
+
+    @contextmanager
+    def gaps(self, source: str) -> Iterator[None]:
+        """Write an audit row for a GapError before it goes on, once and not at every retry.
+
+        The event is the error's class in snake case: `slot_lost` for SlotLostError, `gap` for GapError.
+        """
+        try:
+            yield
+        except GapError as error:
+            try:
+                self._record_gap(source, error)
+            except LakeError as lake_error:
+                error.add_note(f"and it could not be recorded in control/audit: {lake_error}")
+            raise
+
+    def _record_gap(self, source: str, error: GapError) -> None:
+        event = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).lower()
+        rows = self.rows(source)
+        if rows and rows[-1].event == event and rows[-1].detail.get("problem") == error.problem:
+            return
+        self.record(source, event, {"problem": error.problem, "fix": error.fix, "gap": True})
+
+    def resumed(self, source: str) -> None:
+        """Record that capture works again, if the newest row says that it stopped."""
+        rows = self.rows(source)
+        if rows and (rows[-1].detail.get("gap") or rows[-1].event == "accepted"):
+            self.record(source, "resumed", {})

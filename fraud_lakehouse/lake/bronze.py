@@ -1,0 +1,83 @@
+"""A bronze table: a source's change events, appended with the position they came from in the same Delta commit.
+
+The guarantee: the rows up to `position(app_id)` are in the table, each once, and none beyond it. Sink and position are
+one commit, so no order between them can be got wrong; the source is acknowledged afterwards, by the caller.
+Reading the source, and the position of the slot as a whole, are not here (ingest_postgres.py, batches.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import polars as pl
+
+from fraud_lakehouse.lake.appender import Appender
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.schemas import INGESTED_AT, UTC_MICROSECONDS, FrameSchema, with_ingested_at
+
+KEY_PROPERTY = "fraud_lakehouse.key"
+
+
+class BronzeTable:
+    """One bronze table with a warm handle. Frames come without `_ingested_at`; it is stamped here (UTC)."""
+
+    def __init__(self, appender: Appender) -> None:
+        self._appender = appender
+        self.name = appender.name
+
+    @staticmethod
+    def open_or_create(lake: Lake, name: str, frame_schema: FrameSchema, key: Sequence[str]) -> BronzeTable:
+        """Open `bronze/<name>`, or create it with these columns and `fraud_lakehouse.key` = JSON list of `key`.
+
+        Raises:
+            LakeError: the lake cannot be read or written.
+        """
+        schema = with_ingested_at(frame_schema)
+        return BronzeTable(Appender.open(lake, "bronze", name, schema, json.dumps(list(key))))
+
+    @property
+    def version(self) -> int:
+        """The Delta version of the handle."""
+        return self._appender.version
+
+    def position(self, app_id: str) -> int | None:
+        """The position committed with the newest rows of an app_id, or None."""
+        return self._appender.position(app_id)
+
+    def refresh(self) -> None:
+        """See what other writers committed."""
+        self._appender.refresh()
+
+    def append(self, frame: pl.DataFrame, positions: Mapping[str, int]) -> int:
+        """Commit the rows and the positions they reach, together and durably.
+
+        Args:
+            frame: change events without `_ingested_at`; may have more or fewer source columns than the table.
+            positions: app_id -> position (end LSN, or next offset to read).
+
+        Returns:
+            the Delta version that contains them.
+
+        Raises:
+            ConcurrentWriterError: a rival moved one of the positions since they were read; nothing was written.
+            LakeError: the lake could not be written; nothing may be acknowledged.
+        """
+        return self._appender.append(_stamped(frame), positions)
+
+    def set_key(self, key: Sequence[str]) -> None:
+        """Record the source's key columns, if they changed."""
+        self._appender.set_property(KEY_PROPERTY, json.dumps(list(key)))
+
+    def rebuild(self, frame_schema: FrameSchema, key: Sequence[str]) -> None:
+        """Empty the table before a snapshot is landed in it. A table that is empty and fits is left alone."""
+        schema = with_ingested_at(frame_schema)
+        if self._appender.version > 0 or self._appender.schema != schema:
+            self._appender.replace(schema)
+        self.set_key(key)
+
+
+def _stamped(frame: pl.DataFrame) -> pl.DataFrame:
+    now = datetime.now(UTC)
+    return frame.with_columns(pl.lit(now, dtype=UTC_MICROSECONDS).alias(INGESTED_AT))

@@ -1,0 +1,137 @@
+"""Schemas of what lands: the control tables, and the rules by which a frame takes the shape of its table.
+
+Column types of a source's own columns are the capture's business; here a frame is only made to fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+from deltalake import Schema
+
+FrameSchema = Mapping[str, pl.DataType]
+INGESTED_AT = "_ingested_at"
+TEXT = "_text"
+UTC_MICROSECONDS = pl.Datetime("us", "UTC")
+
+BATCHES: dict[str, pl.DataType] = {
+    "source": pl.String(),
+    "app_id": pl.String(),
+    "table": pl.String(),
+    "from_position": pl.Int64(),
+    "to_position": pl.Int64(),
+    "rows": pl.Int64(),
+    "newest_committed_at": UTC_MICROSECONDS,
+    "landed_at": UTC_MICROSECONDS,
+    "seconds": pl.Float64(),
+}
+
+AUDIT: dict[str, pl.DataType] = {
+    "at": UTC_MICROSECONDS,
+    "source": pl.String(),
+    "event": pl.String(),
+    "detail": pl.String(),
+}
+
+
+def delta_schema(schema: FrameSchema) -> Schema:
+    """The Delta schema of polars columns, every one nullable."""
+    return Schema.from_arrow(pl.Schema(schema))
+
+
+def frame_schema(schema: Schema) -> dict[str, pl.DataType]:
+    """The polars columns of a Delta schema (the types the lake writes)."""
+    fields = json.loads(schema.to_json())["fields"]
+    return {field["name"]: _polars_type(str(field["type"])) for field in fields}
+
+
+_POLARS_TYPES: dict[str, pl.DataType] = {
+    "string": pl.String(),
+    "long": pl.Int64(),
+    "integer": pl.Int32(),
+    "short": pl.Int16(),
+    "byte": pl.Int8(),
+    "float": pl.Float32(),
+    "double": pl.Float64(),
+    "boolean": pl.Boolean(),
+    "binary": pl.Binary(),
+    "date": pl.Date(),
+    "timestamp": UTC_MICROSECONDS,
+    "timestamp_ntz": pl.Datetime("us"),
+}
+
+
+def _polars_type(delta_type: str) -> pl.DataType:
+    if delta_type.startswith("decimal("):
+        precision, scale = delta_type.removeprefix("decimal(").removesuffix(")").split(",")
+        return pl.Decimal(int(precision), int(scale))
+    return _POLARS_TYPES[delta_type]
+
+
+def with_ingested_at(schema: FrameSchema) -> dict[str, pl.DataType]:
+    """The schema with `_ingested_at` behind the source's own time (`_committed_at`, `_timestamp`), else last."""
+    if INGESTED_AT in schema:
+        return dict(schema)
+    result: dict[str, pl.DataType] = {}
+    for name, kind in schema.items():
+        result[name] = pl.String() if kind == pl.Null else kind
+        if name in ("_committed_at", "_timestamp"):
+            result[INGESTED_AT] = UTC_MICROSECONDS
+    result.setdefault(INGESTED_AT, UTC_MICROSECONDS)
+    return result
+
+
+def fit(frame: pl.DataFrame, schema: FrameSchema) -> pl.DataFrame:
+    """The frame with exactly the columns and types of `schema`; columns it lacks are null.
+
+    A column whose type in the source has changed since the table was created is cast; a value that does not fit the
+    table's type is null there and kept as text in `_text`, so nothing is lost.
+
+    Raises:
+        ValueError: the frame has a column that the schema has not.
+    """
+    if unknown := [name for name in frame.columns if name not in schema]:
+        raise ValueError(f"columns not in the table: {', '.join(unknown)}")
+    own = frame.schema
+    cast = [name for name, kind in schema.items() if name in own and own[name] != kind]
+    fitted = frame.select(
+        pl.col(name).cast(kind, strict=False).alias(name) if name in own else pl.lit(None, dtype=kind).alias(name)
+        for name, kind in schema.items()
+    )
+    lossy = [name for name in cast if fitted[name].null_count() > frame[name].null_count()]
+    return _keep_text(frame, fitted, lossy) if lossy and TEXT in schema else fitted
+
+
+def _keep_text(frame: pl.DataFrame, fitted: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
+    """`fitted` with the values of `columns` that became null added to the JSON objects of `_text` (few rows)."""
+    texts = fitted[TEXT].to_list()
+    for name in columns:
+        lost = (fitted[name].is_null() & frame[name].is_not_null()).arg_true()
+        values = frame[name].gather(lost).cast(pl.String, strict=False)
+        for row, value in zip(lost.to_list(), values.to_list(), strict=True):
+            kept = json.loads(texts[row]) if texts[row] else {}
+            texts[row] = json.dumps({**kept, name: value}, ensure_ascii=False)
+    return fitted.with_columns(pl.Series(TEXT, texts, dtype=pl.String))
+
+
+def statistics(frame: pl.DataFrame) -> str:
+    """Delta file statistics: row count, null counts, and the least and greatest of integers, dates and instants."""
+    ranged = [name for name, kind in frame.schema.items() if kind.is_integer() or kind.is_temporal()]
+    nulls = {name: count for name, count in zip(frame.columns, frame.null_count().row(0), strict=True)}
+    least = _bounds(frame.select(pl.col(ranged).min())) if ranged and frame.height else {}
+    greatest = _bounds(frame.select(pl.col(ranged).max())) if ranged and frame.height else {}
+    return json.dumps({"numRecords": frame.height, "minValues": least, "maxValues": greatest, "nullCount": nulls})
+
+
+def _bounds(row: pl.DataFrame) -> dict[str, int | str]:
+    formats = {
+        name: pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("Z" if getattr(kind, "time_zone", None) else ""))
+        if isinstance(kind, pl.Datetime)
+        else pl.col(name).cast(pl.String)
+        for name, kind in row.schema.items()
+        if kind.is_temporal()
+    }
+    values = row.with_columns(**formats).row(0, named=True)
+    return {name: value for name, value in values.items() if value is not None}

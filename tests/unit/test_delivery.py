@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+
+from fraud_lakehouse.detect.delivery import Delivery
+from fraud_lakehouse.detect.outbox import Backoff
+from fraud_lakehouse.errors import LakeError, SettingsError
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import Settings
+from tests.alert_receiver import Receiver, attempts, record_alerts
+
+AT_ONCE = Backoff(first=0.0, longest=0.0)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake.at(tmp_path / "lake")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        yield server
+
+
+def settings(*urls: str, burst: int = 20) -> Settings:
+    return Settings(alert_urls=urls, alert_burst=burst)
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_each_alert_goes_once_and_is_recorded(lake: Lake, receiver: Receiver) -> None:
+    record_alerts(lake, 0, 3)
+    delivery = Delivery(settings(receiver.url), lake)
+    report = delivery.deliver_pending(wait=5)
+    assert (report.delivered, report.failed, report.pending, report.digested) == (3, 0, 0, 0)
+    record_alerts(lake, 3, 2)
+    assert delivery.deliver_pending(wait=5).delivered == 2
+    assert delivery.deliver_pending(wait=5).delivered == 0
+    assert sorted(receiver.alert_ids) == ["a0", "a1", "a2", "a3", "a4"]
+    assert {(row["status"], row["attempt"], row["error"]) for row in attempts(lake)} == {("delivered", 1, None)}
+    assert Delivery(settings(receiver.url), lake).deliver_pending(wait=5).delivered == 0, "a restart repeats nothing"
+
+
+def test_payload_carries_the_facts_and_the_idempotency_key(lake: Lake, receiver: Receiver) -> None:
+    record_alerts(lake, 1, 1)
+    Delivery(settings(receiver.url), lake).deliver_pending(wait=5)
+    (payload,) = receiver.received
+    assert payload["alert_id"] == "a1"
+    assert payload["rule"] == "amount_above_mean"
+    assert payload["severity"] == "high"
+    assert payload["evidence"] == {"amount": 900.0, "prior_mean": 100.0, "prior_count": 7, "k": 3}
+    assert payload["fired_at"] == "2026-03-01T12:00:01+00:00"
+    assert "user 1" in payload["title"]
+    assert receiver.headers[0]["Idempotency-Key"] == "a1"
+
+
+def test_without_a_lake_or_alerts_there_is_nothing_to_do(lake: Lake, receiver: Receiver) -> None:
+    report = Delivery(settings(receiver.url), lake).deliver_pending()
+    assert (report.delivered, report.pending) == (0, 0)
+
+
+def test_without_destination_alerts_stay_and_the_report_says_so(lake: Lake) -> None:
+    record_alerts(lake, 0, 2)
+    report = Delivery(settings(), lake).deliver_pending()
+    assert report.pending == 0
+    assert "no destination configured" in report.notes[0]
+    assert not lake.exists("gold", "alert_deliveries")
+
+
+def test_flood_sends_the_highest_scores_and_one_digest(lake: Lake, receiver: Receiver) -> None:
+    record_alerts(lake, 0, 30)
+    report = Delivery(settings(receiver.url, burst=5), lake).deliver_pending(wait=10)
+    assert (report.delivered, report.digested, report.pending) == (5, 25, 0)
+    assert receiver.alert_ids == ["a29", "a28", "a27", "a26", "a25"]
+    digest = receiver.received[-1]
+    assert digest["alerts"] == 25
+    assert digest["by_rule"] == {"velocity": 13, "amount_above_mean": 12}
+    assert digest["top_entities"][0]["alerts"] == 9
+    assert set(digest["alert_ids"]) == {f"a{number}" for number in range(25)}
+    assert len(receiver.received) == 6
+    assert Delivery(settings(receiver.url, burst=5), lake).deliver_pending(wait=5).digested == 0
+
+
+def test_exactly_the_burst_needs_no_digest(lake: Lake, receiver: Receiver) -> None:
+    record_alerts(lake, 0, 5)
+    report = Delivery(settings(receiver.url, burst=5), lake).deliver_pending(wait=5)
+    assert (report.delivered, report.digested) == (5, 0)
+
+
+def test_failure_is_recorded_and_waits_its_time_across_restarts(lake: Lake) -> None:
+    record_alerts(lake, 0, 2)
+    with Receiver(status=503) as server:
+        patient = Backoff(first=60.0)
+        report = Delivery(settings(server.url), lake, patient).deliver_pending(wait=5)
+        assert (report.delivered, report.failed, report.pending) == (0, 1, 2), "a dead destination costs one attempt"
+        assert "503" in report.notes[0]
+        again = Delivery(settings(server.url), lake, patient).deliver_pending(wait=5)
+        assert (again.failed, again.pending) == (0, 2)
+        eager = Delivery(settings(server.url), lake, AT_ONCE)
+        assert [eager.deliver_pending(wait=5).failed for _ in range(2)] == [1, 1]
+        server.status = 200
+        assert eager.deliver_pending(wait=5).delivered == 2
+        assert sorted(server.alert_ids) == ["a0", "a1"]
+    rows = attempts(lake)
+    assert [row["status"] for row in rows] == ["failed", "failed", "failed", "delivered", "delivered"]
+    by_alert = {alert: [row["attempt"] for row in rows if row["alert_id"] == alert] for alert in ("a0", "a1")}
+    assert all(found == list(range(1, len(found) + 1)) for found in by_alert.values())
+    assert all("503" in row["error"] for row in rows if row["status"] == "failed")
+
+
+def test_backoff_doubles_up_to_its_longest() -> None:
+    from tests.alert_receiver import FIRED
+
+    backoff = Backoff(first=5.0, longest=60.0)
+    assert [(backoff.until(n, FIRED) - FIRED).total_seconds() for n in (1, 2, 3, 4, 5, 4000)] == [5, 10, 20, 40, 60, 60]
+
+
+def test_slow_and_dead_destinations_delay_nothing_else(lake: Lake, receiver: Receiver) -> None:
+    record_alerts(lake, 0, 3)
+    dead = f"json://127.0.0.1:{closed_port()}/"
+    with Receiver(delay=30) as slow:
+        delivery = Delivery(settings(slow.url, dead, receiver.url), lake)
+        started = time.monotonic()
+        report = delivery.deliver_pending(wait=1.0)
+        assert time.monotonic() - started < 2.5
+        assert (report.delivered, report.failed) == (3, 1)
+        assert sorted(receiver.alert_ids) == ["a0", "a1", "a2"]
+        assert delivery.deliver_pending(wait=0.1).pending == 6, "no second round while the first still waits"
+        slow.released.set()
+        assert delivery.deliver_pending(wait=10).delivered == 3
+        assert sorted(slow.alert_ids) == ["a0", "a1", "a2"]
+
+
+def test_an_alert_that_always_fails_holds_up_no_other(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fraud_lakehouse.detect.destination import Destination
+
+    send = Destination.send
+    monkeypatch.setattr(Destination, "send", lambda self, one: "refused" if one.key == "a4" else send(self, one))
+    record_alerts(lake, 0, 5)
+    with Receiver() as server:
+        delivery = Delivery(settings(server.url), lake, AT_ONCE)
+        assert delivery.deliver_pending(wait=5).failed == 1
+        report = delivery.deliver_pending(wait=5)
+        assert (report.delivered, report.failed, report.pending) == (4, 1, 1)
+
+
+def test_compaction_and_a_rebuilt_table_repeat_nothing(lake: Lake, receiver: Receiver) -> None:
+    delivery = Delivery(settings(receiver.url), lake)
+    for number in range(3):
+        record_alerts(lake, number, 1)
+        delivery.deliver_pending(wait=5)
+    for table in ("alerts", "alert_deliveries"):
+        DeltaTable(lake.uri("gold", table)).optimize.compact()
+    assert delivery.deliver_pending(wait=5).delivered == 0
+    rows = pl.read_delta(lake.uri("gold", "alerts"))
+    rows.write_delta(lake.uri("gold", "alerts"), mode="overwrite")
+    assert delivery.deliver_pending(wait=5).delivered == 0
+    assert len(receiver.received) == 3
+
+
+def test_what_cannot_be_recorded_stops_further_sending(
+    lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_alerts(lake, 0, 3)
+    delivery = Delivery(settings(receiver.url), lake)
+    append = delivery._log.append
+
+    def no_space(_: object) -> None:
+        raise LakeError("no space left")
+
+    monkeypatch.setattr(delivery._log, "append", no_space)
+    delivery.deliver_pending(wait=5)
+    with pytest.raises(LakeError, match="no space left"):
+        delivery.deliver_pending(wait=5)
+    assert len(receiver.received) == 1
+    monkeypatch.setattr(delivery._log, "append", append)
+    assert delivery.deliver_pending(wait=5).delivered == 3
+    assert sorted(receiver.alert_ids) == ["a0", "a1", "a2"]
+
+
+@pytest.mark.parametrize("url", ["nonsense", "unknown://secret-token/x", "json://", "https://secret-token.invalid/a"])
+def test_a_wrong_url_is_named_by_number_and_never_printed(
+    lake: Lake, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG), pytest.raises(SettingsError, match="FRAUD_ALERT_URLS: entry 2 of 2") as error:
+        Delivery(settings("json://localhost", url), lake)
+    assert "secret" not in str(error.value) + caplog.text
+
+
+def test_no_secret_in_records_reports_or_logs(
+    lake: Lake, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    record_alerts(lake, 0, 1)
+    port = closed_port()
+    urls = (
+        f"json://ann:s3cr3tword@127.0.0.1:{port}/s3cr3tpath?+Authorization=s3cr3tkey",
+        f"form://127.0.0.1:{port}/s3cr3tform",
+    )
+    with caplog.at_level(logging.DEBUG):
+        delivery = Delivery(settings(*urls), lake)
+        report = delivery.deliver_pending(wait=5)
+    assert report.failed == 2
+    seen = f"{report} {attempts(lake)} {caplog.text} {capfd.readouterr()}"
+    assert "s3cr3t" not in seen
+    assert {row["destination"].split("#")[0] for row in attempts(lake)} == {
+        f"json://127.0.0.1:{port}",
+        f"form://127.0.0.1:{port}",
+    }

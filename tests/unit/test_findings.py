@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+from fraud_lakehouse.detect.findings import evaluate_rule, evaluate_rules
+from fraud_lakehouse.lake.lake import Lake
+from tests.alert_receiver import FIRED, record_alerts
+
+NOW = FIRED + timedelta(minutes=30)
+
+
+def test_counts_only_the_rule_and_the_window(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    record_alerts(lake, 0, 10)
+    record_alerts(lake, 10, 4, fired_at=NOW - timedelta(hours=1))
+    record_alerts(lake, 20, 4, fired_at=NOW + timedelta(seconds=1))
+    found = evaluate_rules(lake, ["amount_above_mean", "velocity", "unknown_user"], now=NOW)
+    assert {rule: finding.count for rule, finding in found.items()} == {
+        "amount_above_mean": 5,
+        "velocity": 5,
+        "unknown_user": 0,
+    }
+    assert [finding.passed for finding in found.values()] == [False, False, True]
+
+
+def test_the_window_is_open_at_its_start_and_closed_at_its_end(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    for number, age in enumerate((timedelta(0), timedelta(hours=1), timedelta(hours=1) - timedelta(microseconds=1))):
+        record_alerts(lake, number, 1, rule="velocity", fired_at=NOW - age)
+    assert evaluate_rule(lake, "velocity", now=NOW).count == 2
+
+
+def test_evidence_names_the_top_offenders(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    record_alerts(lake, 0, 3, rule="velocity", entity_id="7", amount=10.5)
+    record_alerts(lake, 3, 8, rule="velocity")
+    finding = evaluate_rule(lake, "velocity", threshold=5, now=NOW)
+    assert (finding.count, finding.threshold, finding.passed, finding.entities) == (11, 5, False, 4)
+    first = finding.top_offenders[0]
+    assert (first.entity, first.alerts, first.highest_score) == ("user 0", 3, 9.0)
+    assert finding.by_severity == {"high": 5, "medium": 6}
+    plain = json.loads(json.dumps(finding.evidence()))
+    assert {"entity": "user 7", "alerts": 3, "highest_score": 2.0, "amount": 31.5}.items() <= next(
+        one for one in plain["top_offenders"] if one["entity"] == "user 7"
+    ).items()
+
+
+def test_threshold_is_the_most_that_passes(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    record_alerts(lake, 0, 3, rule="velocity")
+    assert evaluate_rule(lake, "velocity", threshold=3, now=NOW).passed
+    assert not evaluate_rule(lake, "velocity", threshold=2, now=NOW).passed
+
+
+def test_no_lake_means_no_alerts(tmp_path: Path) -> None:
+    finding = evaluate_rule(Lake.at(tmp_path / "nothing"), "velocity")
+    assert (finding.count, finding.passed, finding.top_offenders) == (0, True, ())
