@@ -34,6 +34,7 @@ _DEFAULTS: dict[str, Any] = {
     # The demo's broker answers a waiting fetch only at steps of this: 500 ms cost 250 ms of latency, 100 ms 8 ms.
     "fetch.wait.max.ms": 100,
     "fetch.error.backoff.ms": 100,
+    "fetch.max.bytes": 4_194_304,
     "queued.min.messages": 50_000,
     "queued.max.messages.kbytes": 65_536,
     "check.crcs": True,

@@ -5,13 +5,14 @@ Asks the broker and turns every refusal into a typed error that names the broker
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ClusterMetadata, OffsetSpec
+from confluent_kafka.admin import AdminClient, ClusterMetadata, NewTopic, OffsetSpec
 
 from fraud_lakehouse.capture.kafka_config import KafkaClients
 from fraud_lakehouse.errors import GapError, SourceError
@@ -21,7 +22,18 @@ ANSWER_SECONDS = 8.0
 
 _UNSUPPORTED = {KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION}
 _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+_LEADERLESS = {
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError._NOENT,
+    KafkaError._WAIT_COORD,
+}
+_RETRY_SECONDS = 0.2
 _NO_TOPIC_ID = "AAAAAAAAAAAAAAAAAAAAAA"
+
+
+class TopicMissingError(SourceError):
+    """The broker answers but has no such topic."""
 
 
 class RetentionGapError(GapError):
@@ -86,7 +98,8 @@ class KafkaSource:
         A broker that times out is an error and never "has no topic ids": the identity must not depend on its mood.
 
         Raises:
-            SourceError: broker unreachable, topic missing or not allowed.
+            TopicMissingError: the broker has no such topic; the message lists those it has.
+            SourceError: broker unreachable, or the topic is not allowed.
         """
         admin = self._connected()
         try:
@@ -104,6 +117,24 @@ class KafkaSource:
         if topic_id in ("", "None", _NO_TOPIC_ID):
             topic_id = self._name
         return KafkaTopic(self._name, self._cluster_id(admin), topic_id, partitions)
+
+    def create(self, partitions: int = 1) -> None:
+        """Create the topic, with the broker's own default of replicas.
+
+        Raises:
+            SourceError: the broker refuses or does not answer.
+        """
+        asked = self._connected().create_topics(
+            [NewTopic(self._name, partitions, -1)], request_timeout=ANSWER_SECONDS
+        )
+        try:
+            self._answer(asked[self._name])
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise SourceError(
+                    f"Kafka at {self._clients.bootstrap} does not create topic {self._name!r}: {error.args[0].str()}",
+                    "create it with the broker's own tools",
+                ) from None
 
     def ends(self, partitions: Iterable[int]) -> dict[int, int]:
         """Where committed records end: the next offset by partition, as the broker says (see `demo/kafka.py`)."""
@@ -147,13 +178,20 @@ class KafkaSource:
         wanted = {TopicPartition(self._name, partition): spec for partition in partitions}
         if not wanted:
             return {}
-        asked = self._connected().list_offsets(
-            wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_SECONDS
-        )
-        try:
-            return {place.partition: int(self._answer(answer).offset) for place, answer in asked.items()}
-        except KafkaException as error:
-            raise self._refused(error) from None
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            asked = self._connected().list_offsets(
+                wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_SECONDS
+            )
+            try:
+                return {place.partition: int(self._answer(answer).offset) for place, answer in asked.items()}
+            except KafkaException as error:
+                if error.args[0].code() not in _LEADERLESS:
+                    raise self._refused(error) from None
+                if time.monotonic() > deadline:
+                    raise self.unreachable(ANSWER_SECONDS) from None
+                self.describe()  # the leader is moving, the broker is down, or the topic is gone: which?
+                time.sleep(_RETRY_SECONDS)
 
     def _metadata(self) -> ClusterMetadata:
         try:
@@ -184,11 +222,11 @@ class KafkaSource:
             "see the broker's log; the client's properties come from FRAUD_KAFKA_CONFIG_FILE",
         )
 
-    def _missing(self) -> SourceError:
+    def _missing(self) -> TopicMissingError:
         names = self._metadata().topics
         shown = sorted(name for name in names if not name.startswith("__"))
         there = ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
-        return SourceError(
+        return TopicMissingError(
             f"Kafka at {self._clients.bootstrap} has no topic {self._name!r}; there: {there or 'no topic at all'}",
             "create the topic, or set FRAUD_KAFKA_TOPIC to one of those",
         )

@@ -107,7 +107,8 @@ def _transactions(data: pl.Series) -> pl.DataFrame:
         count=change.cum_sum().cast(pl.Int64),
     ).with_columns(
         # Two numbers a message: an update that changes the key becomes a delete (even) and an update (odd).
-        seq=2 * (pl.col("count") - pl.when(pl.col("kind") == _BEGIN).then(pl.col("count")).forward_fill().fill_null(0)) + 1
+        seq=2 * (pl.col("count") - pl.when(pl.col("kind") == _BEGIN).then(pl.col("count")).forward_fill().fill_null(0))
+        + 1
     )
 
 
@@ -170,7 +171,9 @@ def _union(
     for relation, frame in pieces:
         for column in relation.columns:
             _check_type(info, column, columns[column.name])
-        missing = [pl.lit(None, dtype=dtype).alias(other) for other, dtype in schema.items() if other not in frame.columns]
+        missing = [
+            pl.lit(None, dtype=dtype).alias(other) for other, dtype in schema.items() if other not in frame.columns
+        ]
         frames.append(frame.with_columns(missing).select("row", *(pl.col(c).cast(t) for c, t in schema.items())))
     return info, pl.concat(frames).sort("row", "_seq").select(list(schema))
 
@@ -193,4 +196,3 @@ def _check_type(info: TableInfo, before: ColumnInfo, now: ColumnInfo) -> None:
         f"column {now.name} of table {info.source_name} changed its type from {old} to {new}",
         "land the table anew (drop its bronze table), or add a column of the new type instead",
     )
-

@@ -76,9 +76,7 @@ class TupleReader:
                 lossy[column.name] = read.text.set(~marks, None)
         return self._assemble(op, values, _unchanged(self._relation, columns), texts_beside(lossy, self._group.height))
 
-    def old_keys(
-        self, old: Sequence[TupleColumn], key: Sequence[str], changed: pl.Series | None
-    ) -> pl.DataFrame:
+    def old_keys(self, old: Sequence[TupleColumn], key: Sequence[str], changed: pl.Series | None) -> pl.DataFrame:
         """Deletes of the old keys, one number before their updates; only where `changed` (None: everywhere)."""
         only_key = [
             read if column.name in key else TupleColumn(read.unchanged, read.text.clear(len(read.text)))
@@ -126,7 +124,9 @@ class TupleReader:
 def _unchanged(relation: Relation, columns: Sequence[TupleColumn]) -> pl.Series:
     """Per row the JSON list of the columns that were not sent, null where all were."""
     height = len(columns[0].unchanged) if columns else 0
-    marked = [(c.name, read.unchanged) for c, read in zip(relation.columns, columns, strict=True) if read.unchanged.any()]
+    marked = [
+        (c.name, read.unchanged) for c, read in zip(relation.columns, columns, strict=True) if read.unchanged.any()
+    ]
     if not marked:
         return pl.Series([], dtype=pl.String).clear(height)
     flags = pl.DataFrame([flag.alias(str(number)) for number, (_, flag) in enumerate(marked)])

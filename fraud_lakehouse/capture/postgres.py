@@ -77,7 +77,9 @@ class PostgresCapture:
 
     def __init__(self, settings: Settings) -> None:
         if settings.postgres_dsn is None:
-            raise SettingsError("FRAUD_POSTGRES_DSN is not set", "set it to postgresql://user:password@host:5432/database")
+            raise SettingsError(
+                "FRAUD_POSTGRES_DSN is not set", "set it to postgresql://user:password@host:5432/database"
+            )
         self._configured = settings.postgres_tables
         self._connector = PostgresConnector(settings.postgres_dsn.get_secret_value())
         self._slot = ReplicationSlot(self._connector, settings.postgres_slot, settings.postgres_publication)
@@ -90,12 +92,13 @@ class PostgresCapture:
     def __enter__(self) -> PostgresCapture:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close all connections; a later call opens them again."""
-        self._slot.close()
+        """Close the connection; a later call opens it again."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -137,6 +140,11 @@ class PostgresCapture:
         check_server(connection)
         self.tables()
         check_slot(connection, self._slot)
+
+    def new_tables(self) -> list[TableInfo]:
+        """Tables that joined since `tables` was first asked: their snapshot is due."""
+        before = set(self._tables)
+        return [table for table in self.tables() if table.name not in before]
 
     def tables(self) -> list[TableInfo]:
         """The tables to capture, read from the catalog now.
@@ -198,20 +206,14 @@ class PostgresCapture:
         if not self._tables:
             self.tables()
 
-        def peek(connection: psycopg.Connection[Any]) -> tuple[SlotState, list[bytes]]:
-            before = self._slot.state(connection)
-            self._slot.check(before, slot_position)
-            if before.current <= slot_position:
-                return before, []
-            messages = self._slot.peek(connection, max_rows)
-            # Looked at again after the peek: nobody moved the slot past us before it was read.
-            self._slot.check(self._slot.state(connection), slot_position)
-            return before, messages
-
-        state, messages = self._run(peek)
+        state, messages = self._peek(slot_position, max_rows)
         decoded = pgoutput.decode(messages, self._tables, after, slot_position, self._base_types)
-        complete = len(messages) < max_rows
-        end = max(decoded.end_lsn, state.current if complete else 0)
+        while len(messages) >= max_rows and decoded.end_lsn <= slot_position:
+            # A death before the acknowledgement: the peek was full of transactions that the lake has already.
+            max_rows *= 2
+            state, messages = self._peek(slot_position, max_rows)
+            decoded = pgoutput.decode(messages, self._tables, after, slot_position, self._base_types)
+        end = max(decoded.end_lsn, state.current if len(messages) < max_rows else 0)
         self._seen = max(end, slot_position)
         if end <= slot_position:
             return None
@@ -242,6 +244,21 @@ class PostgresCapture:
                 return False
             time.sleep(min(_POLL, left))
 
+    def _peek(self, position: int, max_rows: int) -> tuple[SlotState, list[bytes]]:
+        """The slot as it was before the peek, and the messages."""
+
+        def peek(connection: psycopg.Connection[Any]) -> tuple[SlotState, list[bytes]]:
+            before = self._slot.state(connection)
+            self._slot.check(before, position)
+            if before.current <= position:
+                return before, []
+            messages = self._slot.peek(connection, max_rows)
+            # Looked at again after the peek: nobody moved the slot past us before it was read.
+            self._slot.check(self._slot.state(connection), position)
+            return before, messages
+
+        return self._run(peek)
+
     def _state(self) -> SlotState:
         return self._run(self._slot.state)
 
@@ -269,7 +286,8 @@ class PostgresCapture:
                 deadline = deadline or time.monotonic() + _RECONNECT
                 if time.monotonic() > deadline:
                     raise PostgresUnreachableError(
-                        f"PostgreSQL at {self.place} is gone since {_RECONNECT:.0f} s: {self._connector.scrub(str(error))}",
+                        f"PostgreSQL at {self.place} is gone since {_RECONNECT:.0f} s:"
+                        f" {self._connector.scrub(str(error))}",
                         "start the server; capture continues where it stopped",
                     ) from None
                 self.close()

@@ -171,7 +171,9 @@ def _columns(connection: psycopg.Connection[Any], oids: list[int]) -> dict[int, 
     return columns
 
 
-def _check(connection: psycopg.Connection[Any], info: TableInfo, identity: str, persistence: str, readable: bool) -> None:
+def _check(
+    connection: psycopg.Connection[Any], info: TableInfo, identity: str, persistence: str, readable: bool
+) -> None:
     quoted = info.identifier().as_string(connection)
     if persistence != "p":
         raise SourceTableError(
@@ -179,7 +181,8 @@ def _check(connection: psycopg.Connection[Any], info: TableInfo, identity: str, 
         )
     if not readable:
         raise SourceTableError(
-            f"the user may not read table {info.source_name}", f"GRANT SELECT ON {quoted} TO the user of FRAUD_POSTGRES_DSN"
+            f"the user may not read table {info.source_name}",
+            f"GRANT SELECT ON {quoted} TO the user of FRAUD_POSTGRES_DSN",
         )
     reserved = sorted({column.name for column in info.columns} & {*EVENT_SCHEMA, "_ingested_at"})
     if reserved:

@@ -47,7 +47,8 @@ class PostgresConnector:
         """`host:port/database as user`, for people."""
         known = self._parameters
         host = known.get("host") or known.get("hostaddr") or "local socket"
-        return f"{host}:{known.get('port') or 5432}/{known.get('dbname') or '(default)'} as {known.get('user') or '(default)'}"
+        database, user = known.get("dbname") or "(default)", known.get("user") or "(default)"
+        return f"{host}:{known.get('port') or 5432}/{database} as {user}"
 
     def connect(self, *, replication: bool = False) -> psycopg.Connection[Any]:
         """A connection in autocommit mode, UTC, UTF-8.
@@ -108,11 +109,14 @@ class PostgresConnector:
 def replication_right_error(user: str) -> ReplicationRightError:
     """The error for a role without the REPLICATION attribute."""
     return ReplicationRightError(
-        f"user {user} has no REPLICATION right", f'ALTER ROLE "{user}" REPLICATION (or grant the provider\'s replication role)'
+        f"user {user} has no REPLICATION right",
+        f'ALTER ROLE "{user}" REPLICATION (or grant the provider\'s replication role)',
     )
 
 
-def fetch_binary(connection: psycopg.Connection[Any], query: str, parameters: Sequence[bytes | None]) -> pq.abc.PGresult:
+def fetch_binary(
+    connection: psycopg.Connection[Any], query: str, parameters: Sequence[bytes | None]
+) -> pq.abc.PGresult:
     """Run one query and return its raw result in binary format: no object is made per value.
 
     Waits in slices, so that Ctrl-C works while the server decodes.

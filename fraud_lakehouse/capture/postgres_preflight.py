@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import psycopg
 
 from fraud_lakehouse.capture.postgres_connection import replication_right_error
-from fraud_lakehouse.capture.postgres_errors import SlotInUseError, SourceIdentityError, WalLevelError
+from fraud_lakehouse.capture.postgres_errors import SourceIdentityError, WalLevelError
 from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
 from fraud_lakehouse.errors import SourceError
 
@@ -36,7 +37,9 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
     if version <= _OLDEST + 9999:
         raise SourceError(f"PostgreSQL {version // 10000} is too old", "use PostgreSQL 13 or newer")
     if standby:
-        raise SourceError("the server is a standby, which cannot hold our slot", "point FRAUD_POSTGRES_DSN at the primary")
+        raise SourceError(
+            "the server is a standby, which cannot hold our slot", "point FRAUD_POSTGRES_DSN at the primary"
+        )
     if level != "logical":
         raise WalLevelError(
             f"the server's wal_level is {level}, change data capture needs logical",
@@ -58,11 +61,12 @@ def check_slot(connection: psycopg.Connection[Any], slot: ReplicationSlot) -> No
     """
     state = slot.state(connection)
     slot.check_usable(state)
-    if state.active_pid is not None:
-        raise SlotInUseError(
-            f"replication slot {slot.name} is in use by another process (server pid {state.active_pid})",
-            "stop that reader, or choose another name in FRAUD_POSTGRES_SLOT",
-        )
+    deadline = time.monotonic() + slot.patience
+    while state.active_pid is not None:
+        if time.monotonic() > deadline:
+            raise slot.in_use_error(f"active for PID {state.active_pid}")
+        time.sleep(0.05)
+        state = slot.state(connection)
     row = connection.execute(_SERVER).fetchone()
     assert row is not None
     if not state.exists and row[5] >= row[6]:
@@ -88,5 +92,5 @@ def check_identity(known: str, now: str) -> None:
     if known != now:
         raise SourceIdentityError(
             f"the server behind FRAUD_POSTGRES_DSN is another one: system identifier {now} instead of {known}",
-            "point it back at the old server, or run `fraud-lakehouse accept-source postgres` to begin anew with this one",
+            "point it back at the old server, or run `fraud-lakehouse accept-source postgres` to begin anew here",
         )

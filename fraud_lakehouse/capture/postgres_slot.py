@@ -1,17 +1,16 @@
-"""The replication slot and the publication: state, creation, peek, acknowledgement. Decodes nothing."""
+"""The replication slot: state, creation, peek, acknowledgement. Decodes nothing."""
 
 from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors, pq, sql
 
-from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector, fetch_binary, wait_results
 from fraud_lakehouse.capture.postgres_errors import (
     ReplicationRightError,
@@ -22,6 +21,7 @@ from fraud_lakehouse.capture.postgres_errors import (
 )
 from fraud_lakehouse.errors import SourceError
 
+_T = TypeVar("_T")
 _START_OVER = "run `fraud-lakehouse accept-source postgres` to begin again with a new snapshot"
 _STATE = """
 select (pg_current_wal_flush_lsn() - '0/0')::int8, s.slot_name is not null, s.active_pid,
@@ -30,8 +30,7 @@ select (pg_current_wal_flush_lsn() - '0/0')::int8, s.slot_name is not null, s.ac
   from (select) as one left join pg_replication_slots s on s.slot_name = %s
 """
 _PEEK = (
-    "select data from pg_logical_slot_peek_binary_changes($1, null, $2, "
-    "'proto_version', '1', 'publication_names', $3)"
+    "select data from pg_logical_slot_peek_binary_changes($1, null, $2, 'proto_version', '1', 'publication_names', $3)"
 )
 
 
@@ -79,19 +78,14 @@ class ReplicationSlot:
         connector: opens the replication connections.
         name: the slot's name.
         publication: the publication's name.
+        patience: seconds to wait for a slot in use: the server's side of a killed reader ends late.
     """
 
-    def __init__(self, connector: PostgresConnector, name: str, publication: str) -> None:
+    def __init__(self, connector: PostgresConnector, name: str, publication: str, patience: float = 10.0) -> None:
         self.name = name
+        self.patience = patience
         self.publication = publication
         self._connector = connector
-        self._walsender: psycopg.Connection[Any] | None = None
-
-    def close(self) -> None:
-        """Close the kept replication connection."""
-        if self._walsender is not None:
-            self._walsender.close()
-            self._walsender = None
 
     def state(self, connection: psycopg.Connection[Any]) -> SlotState:
         """The slot and the log's end now."""
@@ -159,7 +153,9 @@ class ReplicationSlot:
         if state.exists:
             self._patiently(lambda: connection.execute("select pg_drop_replication_slot(%s)", (self.name,)))
 
-    def create(self, walsender: psycopg.Connection[Any], *, temporary: bool = False, timeout: float = 60.0) -> CreatedSlot:
+    def create(
+        self, walsender: psycopg.Connection[Any], *, temporary: bool = False, timeout: float = 60.0
+    ) -> CreatedSlot:
         """Create a slot on a replication connection and export its snapshot.
 
         Args:
@@ -184,13 +180,15 @@ class ReplicationSlot:
             error = errors.error_from_result(result, encoding="utf-8")
             if isinstance(error, errors.ConfigurationLimitExceeded):
                 raise SourceError(
-                    "every replication slot of the server is in use", "raise max_replication_slots, or drop unused slots"
+                    "every replication slot of the server is in use",
+                    "raise max_replication_slots, or drop unused slots",
                 ) from None
             if isinstance(error, errors.InsufficientPrivilege):
                 raise ReplicationRightError(str(error), "ALTER ROLE ... REPLICATION") from None
             raise error
         lsn, snapshot = result.get_value(0, 1), result.get_value(0, 2)
-        assert lsn is not None and snapshot is not None
+        assert lsn is not None
+        assert snapshot is not None
         return CreatedSlot(parse_lsn(lsn.decode()), snapshot.decode())
 
     def peek(self, connection: psycopg.Connection[Any], max_rows: int) -> list[bytes]:
@@ -201,17 +199,19 @@ class ReplicationSlot:
         Raises:
             SlotLostError, SlotInUseError, SourceError: by SQLSTATE; psycopg.OperationalError: connection lost.
         """
-        parameters = (self.name.encode(), str(max_rows).encode(), _quoted(self.publication).encode())
+        parameters = (self.name.encode(), str(max_rows).encode(), quoted(self.publication).encode())
         try:
             result = self._patiently(lambda: fetch_binary(connection, _PEEK, parameters))
         except errors.ObjectNotInPrerequisiteState as error:
-            raise SlotLostError(f"replication slot {self.name} cannot be read: {_words(error)}", _START_OVER) from None
+            raise SlotLostError(
+                f"replication slot {self.name} cannot be read: {words_of(error)}", _START_OVER
+            ) from None
         except errors.UndefinedObject as error:
             if not self.state(connection).exists:
                 raise SlotLostError(f"replication slot {self.name} does not exist any more", _START_OVER) from None
             raise SourceError(
-                f"publication {self.publication} was dropped or made anew while changes were pending: {_words(error)}",
-                f"CREATE PUBLICATION {_quoted(self.publication)} again; if the error stays, {_START_OVER}",
+                f"publication {self.publication} was dropped or made anew while changes were pending: {words_of(error)}",
+                f"CREATE PUBLICATION {quoted(self.publication)} again; if the error stays, {_START_OVER}",
             ) from None
         values = [result.get_value(row, 0) for row in range(result.ntuples)]
         result.clear()
@@ -223,22 +223,18 @@ class ReplicationSlot:
         A START_REPLICATION answered by one status message; nothing is decoded (6 to 11 ms), whereas
         pg_replication_slot_advance decodes all of it once more.
         """
-        try:
-            self._patiently(lambda: self._acknowledge(lsn))
-        except psycopg.OperationalError:
-            self.close()  # the kept connection died with an earlier server: once more on a new one
-            self._acknowledge(lsn)
+        self._patiently(lambda: self._acknowledge(lsn))
 
     def _acknowledge(self, lsn: int) -> None:
-        if self._walsender is None or self._walsender.closed:
-            self._walsender = self._connector.connect(replication=True)
-        raw = self._walsender.pgconn
-        statement = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
-            sql.Identifier(self.name), sql.SQL(format_lsn(lsn)), sql.Literal(_quoted(self.publication))  # type: ignore[arg-type]
-        )
-        raw.send_query(statement.as_bytes(self._walsender))
-        try:
-            result = wait_results(self._walsender)[-1]
+        # A connection for each: a second START_REPLICATION on the same one reads no status message.
+        with self._connector.connect(replication=True) as walsender:
+            raw = walsender.pgconn
+            options = sql.SQL("(proto_version '1', publication_names {})").format(sql.Literal(quoted(self.publication)))
+            start = sql.SQL("START_REPLICATION SLOT {} LOGICAL ").format(sql.Identifier(self.name))
+            raw.send_query(
+                b"%s%s %s" % (start.as_bytes(walsender), format_lsn(lsn).encode(), options.as_bytes(walsender))
+            )
+            result = wait_results(walsender)[-1]
             if result.status != pq.ExecStatus.COPY_BOTH:
                 raise errors.error_from_result(result, encoding="utf-8")
             raw.put_copy_data(struct.pack(">cqqqqb", b"r", lsn, lsn, lsn, 0, 0))
@@ -248,26 +244,27 @@ class ReplicationSlot:
             while (ended := raw.get_result()) is not None:
                 if ended.status == pq.ExecStatus.FATAL_ERROR:
                     raise errors.error_from_result(ended, encoding="utf-8")
-        except BaseException:
-            self.close()
-            raise
 
-    def _patiently(self, action: Any, patience: float = 3.0) -> Any:
-        """Run; while another process holds the slot, try again: the walsender of a killed reader ends late.
+    def in_use_error(self, words: str) -> SlotInUseError:
+        """The error for a slot that another process holds; `words` name the holder."""
+        return SlotInUseError(
+            f"replication slot {self.name} is in use by another process: {words}",
+            "stop that reader, or choose another name in FRAUD_POSTGRES_SLOT",
+        )
+
+    def _patiently(self, action: Callable[[], _T]) -> _T:
+        """Run; while another process holds the slot, try again for `patience` seconds.
 
         Raises:
-            SlotInUseError: it is held longer than `patience` seconds.
+            SlotInUseError: it is held longer.
         """
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + self.patience
         while True:
             try:
                 return action()
             except errors.ObjectInUse as error:
                 if time.monotonic() > deadline:
-                    raise SlotInUseError(
-                        f"replication slot {self.name} is in use by another process: {_words(error)}",
-                        "stop that reader, or choose another name in FRAUD_POSTGRES_SLOT",
-                    ) from None
+                    raise self.in_use_error(words_of(error)) from None
                 time.sleep(0.05)
 
     def _blocked(self, timeout: float) -> SourceError:
@@ -283,34 +280,11 @@ class ReplicationSlot:
         )
 
 
-def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: Sequence[TableInfo]) -> None:
-    """Create the publication, or add the tables it lacks; tables it has besides stay.
-
-    Raises:
-        ReplicationRightError: the user may not; quotes the statement for somebody who may.
-    """
-    known = connection.execute("select oid, puballtables from pg_publication where pubname = %s", (name,)).fetchone()
-    missing = list(tables)
-    if known is not None:
-        rows = connection.execute("select prrelid::int8 from pg_publication_rel where prpubid = %s", (known[0],)).fetchall()
-        missing = [table for table in tables if not known[1] and (table.oid,) not in rows]
-    if not missing:
-        return
-    listed = sql.SQL(", ").join(table.relation() for table in missing)
-    create = "create publication {} for table {} with (publish_via_partition_root = true)"
-    statement = sql.SQL(create if known is None else "alter publication {} add table {}").format(sql.Identifier(name), listed)
-    try:
-        connection.execute(statement)
-    except errors.InsufficientPrivilege as error:
-        raise ReplicationRightError(
-            f"the user may not publish the tables: {_words(error)}",
-            f"let an owner of the tables run: {statement.as_string(connection)}",
-        ) from None
-
-
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name in double quotes, as identifiers are quoted."""
     return '"' + name.replace('"', '""') + '"'
 
 
-def _words(error: psycopg.Error) -> str:
+def words_of(error: psycopg.Error) -> str:
+    """What the server said, without the place in its source."""
     return error.diag.message_primary or str(error).strip()

@@ -14,8 +14,10 @@ from psycopg import errors, pq, sql
 from fraud_lakehouse.capture.pgoutput_tuple import texts_beside
 from fraud_lakehouse.capture.postgres_catalog import EVENT_SCHEMA, TableInfo
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector
-from fraud_lakehouse.capture.postgres_slot import ReplicationSlot, ensure_publication
+from fraud_lakehouse.capture.postgres_publication import ensure_publication
+from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
 from fraud_lakehouse.capture.postgres_types import ColumnType
+from fraud_lakehouse.errors import LakehouseError
 
 _CHUNK_BYTES = 32 * 1024 * 1024
 _ESCAPES = {r"\\": "\\", r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\b": "\b", r"\f": "\f", r"\v": "\v"}
@@ -74,7 +76,9 @@ class Snapshot:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for connection in (self._reader, self._walsender):
             if connection is not None:
                 connection.close()
@@ -82,7 +86,10 @@ class Snapshot:
             try:
                 with self._connector.connect() as connection:
                     self._slot.drop(connection)
-            except Exception as failure:  # the first error is the one to see; the next snapshot drops the slot
+            except (
+                psycopg.Error,
+                LakehouseError,
+            ) as failure:  # the first error is the one to see; the next snapshot drops it
                 if error is not None:
                     error.add_note(f"the replication slot {self._slot.name} was left behind: {failure}")
 
@@ -116,7 +123,7 @@ class Snapshot:
         self._taken_at = row[0] if row else None
 
     def _lines(self, reader: psycopg.Connection[Any], table: TableInfo) -> Iterator[bytes]:
-        """Rows in the text format of COPY (null is \\N, no raw tab or newline inside), bounded pieces."""
+        """Rows in the text format of COPY (no raw tab or newline inside a field), in bounded pieces."""
         statement = sql.SQL("copy (select '.', {} from {} order by {}) to stdout").format(
             sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
             table.relation(),
@@ -172,7 +179,7 @@ def read_copy_text(lines: bytes, names: Sequence[str]) -> pl.DataFrame:
         "separator": "\t",
         "quote_char": None,
         "null_values": "\\N",
-        "missing_utf8_is_empty_string": True,
+        "empty_string_is_null": False,
         "schema": {_MARK: pl.String(), **{f"c{number}": pl.String() for number in range(len(names))}},
     }
     try:

@@ -92,7 +92,9 @@ class ColumnType:
             return text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
         if dtype == pl.Datetime("us", "UTC"):
             moments = text.str.strip_suffix(_UTC_SUFFIX)
-            return moments.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False).dt.replace_time_zone("UTC")
+            return moments.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False).dt.replace_time_zone(
+                "UTC"
+            )
         return text.cast(dtype, strict=False)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from fraud_lakehouse.defs import LIVE_JOB, OWNERS
+from fraud_lakehouse.defs import LIVE_JOB
 from fraud_lakehouse.defs.sensors import UNFINISHED
 from fraud_lakehouse.detect.message import Message
 from fraud_lakehouse.lake.lake import Lake
@@ -32,7 +32,6 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Delivers recorded alerts that are still pending; fails, with the reason, if a destination does.",
-        owners=OWNERS,
     )
     def deliver_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         if not settings.alert_urls:
@@ -70,7 +69,6 @@ def failure_sensor(settings: Settings) -> dg.SensorDefinition:
         name="report_failed_runs",
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Sends each failed run's error to FRAUD_ALERT_URLS.",
-        owners=OWNERS,
     )
     def report_failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         if not settings.alert_urls:

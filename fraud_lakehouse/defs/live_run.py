@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from fraud_lakehouse.defs import LIVE_JOB, LIVE_POOL, OWNERS
+from fraud_lakehouse.defs import LIVE_JOB, LIVE_POOL
 from fraud_lakehouse.defs.bronze import bronze_key
 from fraud_lakehouse.defs.checks import rule_evaluations
 from fraud_lakehouse.defs.metadata import landed_metadata
@@ -126,7 +126,6 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefini
         name=LIVE_JOB,
         executor_def=dg.in_process_executor,
         description="The micro-batch cycle, kept warm for a few minutes; the sensor keep_live starts the next.",
-        owners=OWNERS,
     )
     def live() -> None:
         repeat_cycle()

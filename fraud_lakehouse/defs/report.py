@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dagster as dg
 
-from fraud_lakehouse.defs import OWNERS
 from fraud_lakehouse.defs.transform import REPORT_KEY
 
 CRON = "15 0 * * *"
@@ -20,7 +19,6 @@ def report_schedule() -> dg.ScheduleDefinition:
         selection=dg.AssetSelection.assets(REPORT_KEY),
         description="Builds gold/daily_report from the tables as they are.",
         executor_def=dg.in_process_executor,
-        owners=OWNERS,
     )
     return dg.ScheduleDefinition(
         name="daily_report_at_0015",
@@ -29,5 +27,4 @@ def report_schedule() -> dg.ScheduleDefinition:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="The report on the day that has just ended (UTC).",
-        owners=OWNERS,
     )

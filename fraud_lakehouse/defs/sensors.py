@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from fraud_lakehouse.defs import LIVE_JOB, OWNERS, UPDATE_JOB
+from fraud_lakehouse.defs import LIVE_JOB, UPDATE_JOB
 from fraud_lakehouse.defs.bronze import SETTING, configured
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.run_lock import forget_lock, lock_state
@@ -60,7 +60,6 @@ def source_sensor(
         minimum_interval_seconds=max(5, int(settings.update_delay)),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=f"Requests a run when {source} holds data the lake has not; every FRAUD_UPDATE_DELAY seconds.",
-        owners=OWNERS,
     )
     def new_data_sensor(context: dg.SensorEvaluationContext) -> Tick:
         if not configured(settings, source):
@@ -89,7 +88,6 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=LIVE_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Keeps one live run going while FRAUD_UPDATE_DELAY is 0; a killed one is replaced at once.",
-        owners=OWNERS,
     )
     def keep_live(context: dg.SensorEvaluationContext) -> Tick:
         if settings.update_delay > 0:
@@ -119,7 +117,6 @@ def janitor_sensor(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Marks runs as failed whose process was killed together with what would have reported it.",
-        owners=OWNERS,
     )
     def end_dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         dead = bury_dead_runs(context.instance, settings)

@@ -22,7 +22,7 @@ from fraud_lakehouse.demo.cardholders import MERCHANTS, Cardholder, cardholders
 BLOCK = 1024  # records between two checkpoints
 SPEED_UP = 900.0  # event seconds per wall second
 _JITTER = 10.0  # seconds an event may come out of order; the product allows 15
-_CASES_PER_RECORD = 0.002
+_CASES_PER_RECORD = 0.003
 _BEGIN = datetime(2012, 1, 1, 8, tzinfo=UTC).timestamp()
 _BUSY = [0.12] * 5 + [0.3, 0.6, 0.9] + [1.2] * 4 + [1.5, 1.4] + [1.3] * 4 + [1.6, 1.6, 1.4, 1.1, 0.7, 0.35]
 _MEAN_BUSY = sum(_BUSY) / 24
@@ -68,12 +68,12 @@ class Checkpoint:
     planned: list[Planned]
 
 
-def first_checkpoint(rate: float, speed_up: float = SPEED_UP) -> Checkpoint:
+def first_checkpoint(rate: float) -> Checkpoint:
     """The beginning of a stream of `rate` records per wall second.
 
     There are three people per record and second (at least 200): nobody comes near a velocity rule by shopping.
     """
-    return Checkpoint(0, _BEGIN, max(200, round(3 * rate)), speed_up / rate, [])
+    return Checkpoint(0, _BEGIN, max(200, round(3 * rate)), SPEED_UP / rate, [])
 
 
 class CardStream:
@@ -99,9 +99,11 @@ class CardStream:
         """Where the stream stands; exact at multiples of BLOCK, and after `retime`."""
         return Checkpoint(self.number, self._clock, len(self._people), self._step, sorted(self._planned))
 
-    def retime(self, step: float) -> Checkpoint:
-        """Go on with another mean distance of events (seconds); gives the checkpoint of the change."""
-        self._step = step
+    def retime(self, rate: float) -> Checkpoint:
+        """Go on at another rate, with more people if it is higher; gives the checkpoint of the change."""
+        changed = first_checkpoint(rate)
+        self._step = changed.step
+        self._people = _people(self._seed, max(len(self._people), changed.people))
         self._reseed()
         return self.checkpoint()
 

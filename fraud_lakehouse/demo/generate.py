@@ -21,7 +21,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from fraud_lakehouse.capture.kafka_records import encode
 from fraud_lakehouse.demo.bank import BankWriter
-from fraud_lakehouse.demo.cards import BLOCK, SPEED_UP, CardStream, first_checkpoint
+from fraud_lakehouse.demo.cards import BLOCK, CardStream, first_checkpoint
 from fraud_lakehouse.demo.truth import Anomaly, CardTruth, Generated
 from fraud_lakehouse.errors import SettingsError, SourceError
 from fraud_lakehouse.settings import Settings, load_settings
@@ -65,12 +65,13 @@ class CardWriter:
         Raises:
             SourceError: the broker refused a record.
         """
-        now = datetime.now(UTC)
+        millisecond = time.time_ns() // 1_000_000
+        now = datetime.fromtimestamp(millisecond / 1000, UTC)
         anomalies: list[Anomaly] = []
         for purchase in islice(self._stream, count):
             if purchase.kind and purchase.case:
                 anomalies.append(Anomaly(purchase.record.trans_num, purchase.kind, purchase.case, now))
-            self._publish(encode(purchase.record), int(now.timestamp() * 1000))
+            self._publish(encode(purchase.record), millisecond)
             if self._stream.number % BLOCK == 0:
                 self._truth.add_checkpoint(self._stream.checkpoint())
         while self._producer.flush(0.2) > 0:
@@ -92,7 +93,6 @@ class CardWriter:
             stop.wait(_TICK if self._rate > 1 / _TICK else min(1 / self._rate, 0.5))
 
     def _resume(self, seed: int, begin: int) -> CardStream:
-        step = SPEED_UP / self._rate
         checkpoint = self._truth.checkpoint_before(begin)
         if checkpoint is None:
             checkpoint = first_checkpoint(self._rate)
@@ -100,9 +100,9 @@ class CardWriter:
         stream = CardStream(seed, checkpoint)
         for _ in range(begin - checkpoint.number):
             next(stream)
-        if stream.checkpoint().step != step:
+        if checkpoint.step != first_checkpoint(self._rate).step:
             self._truth.forget_after(begin)
-            self._truth.add_checkpoint(stream.retime(step))
+            self._truth.add_checkpoint(stream.retime(self._rate))
         self._truth.save_progress(Generated(begin, datetime.now(UTC)))
         return stream
 

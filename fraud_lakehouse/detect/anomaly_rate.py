@@ -6,6 +6,7 @@ feature has gone blind. Counts per evaluated transaction, so that a busy hour is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -61,8 +62,8 @@ def evaluate_drift(lake: Lake, hours: int = 24, limit: float = 4.0, now: datetim
     now = now or datetime.now(UTC)
     since = now - (hours + 1) * _HOUR
     # an alert counts in the hour its transaction landed, so that numerator and denominator go together
-    transactions = _per_hour(lake, [("gold", name) for name in FEATURES], "landed_at", since, now)
-    alerts = _per_hour(lake, [ALERTS], "landed_at", since, now, distinct="transaction_id")
+    transactions = _per_hour(lake, [("gold", name) for name in FEATURES], since, now)
+    alerts = _per_hour(lake, [ALERTS], since, now)
     rows, found = transactions.get(0, 0), alerts.get(0, 0)
     past = {hour: count for hour, count in transactions.items() if hour > 0 and count}
     past_rows, past_found = sum(past.values()), sum(alerts.get(hour, 0) for hour in past)
@@ -102,9 +103,7 @@ def evaluate_drift(lake: Lake, hours: int = 24, limit: float = 4.0, now: datetim
 def _distance(found: int, expected: float, share: float, past: dict[int, tuple[int, int]]) -> float:
     """(found - expected) in standard deviations; an expectation of 0 counts as half an alert.
 
-    Args:
-        share: recent over baseline transactions.
-        past: hour -> (alerts, transactions) of the baseline.
+    `share` is recent over baseline transactions, `past` the baseline's hour -> (alerts, transactions).
     """
     rows = sum(n for _, n in past.values())
     rate = max(sum(count for count, _ in past.values()), 0.5) / rows
@@ -114,22 +113,15 @@ def _distance(found: int, expected: float, share: float, past: dict[int, tuple[i
     return float((found - expected) / (overdispersion * mean * (1 + share)) ** 0.5)
 
 
-def _per_hour(
-    lake: Lake,
-    tables: list[tuple[str, str]],
-    column: str,
-    since: datetime,
-    now: datetime,
-    distinct: str | None = None,
-) -> dict[int, int]:
-    """Rows (or distinct values) by hours before `now`: 0 is the last hour."""
+def _per_hour(lake: Lake, tables: Sequence[tuple[str, str]], since: datetime, now: datetime) -> dict[int, int]:
+    """Events that landed, by hours before `now` (0 is the last hour); several rules' alerts on one count once."""
     counts: dict[int, int] = {}
     for table in tables:
         if not lake.exists(*table):
             continue
-        rows = pl.scan_delta(lake.open(*table)).filter(pl.col(column) > since, pl.col(column) <= now)
-        hour = ((pl.lit(now) - pl.col(column)).dt.total_microseconds() // 3_600_000_000).alias("hour")
-        number = pl.struct("source", distinct).n_unique() if distinct else pl.len()
+        rows = pl.scan_delta(lake.open(*table)).filter(pl.col("landed_at") > since, pl.col("landed_at") <= now)
+        hour = ((pl.lit(now) - pl.col("landed_at")).dt.total_microseconds() // 3_600_000_000).alias("hour")
+        number = pl.struct("source", "transaction_id").n_unique() if table == ALERTS else pl.len()
         for ago, count in rows.group_by(hour).agg(number.alias("rows")).collect().iter_rows():
             counts[ago] = counts.get(ago, 0) + count
     return counts

@@ -70,9 +70,11 @@ def evaluate_rules(
     """Evaluate several rules in one read of gold/alerts. A lake without alerts gives findings without any.
 
     Args:
+        lake: where the alerts are.
         rules: names as in the column `rule`.
-        window: how far back from `now` (default: the clock, UTC) alerts count, by `fired_at`.
+        window: how far back from `now` alerts count, by `fired_at`.
         threshold: alerts per rule and window that still pass.
+        now: end of the window; default: the clock (UTC).
     """
     until = now or datetime.now(UTC)
     since = until - window

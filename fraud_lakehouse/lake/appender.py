@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake import durable, schemas
@@ -52,8 +52,7 @@ class Appender:
     def open(cls, lake: Lake, layer: str, name: str, schema: schemas.FrameSchema, key: str | None = None) -> Appender:
         """Open the table, or create it with these columns (all nullable).
 
-        Args:
-            key: value of the table property `fraud_lakehouse.key` at creation, or None for no such property.
+        Where it is created and `key` is given, that becomes the table property `fraud_lakehouse.key`.
 
         Raises:
             LakeError: the lake cannot be read or written.
@@ -149,7 +148,7 @@ class Appender:
         if not self.lake.is_local:
             write_deltalake(self._handle, frame, mode="append", commit_properties=commit)
             return
-        added = [self._write_parquet(frame)] if frame.height else []
+        added: list[AddAction | RemoveAction] = [self._write_parquet(frame)] if frame.height else []
         failpoint(f"{self.layer}.after_parquet")
         try:
             self._handle.create_write_transaction(

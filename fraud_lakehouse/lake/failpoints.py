@@ -15,21 +15,26 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
 
 def _kill_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-_armed: str | None = None
-_remaining = 0
-_action: Callable[[], None] = _kill_process
+@dataclass
+class _Armed:
+    name: str | None = None
+    remaining: int = 0
+    action: Callable[[], None] = _kill_process
+
+
+_armed = _Armed()
 
 
 def arm(name: str, hits: int = 1, action: Callable[[], None] = _kill_process) -> None:
     """Run `action` (default: SIGKILL to this process) at the `hits`-th pass of the failpoint `name`, once."""
-    global _armed, _remaining, _action
-    _armed, _remaining, _action = name, hits, action
+    _armed.name, _armed.remaining, _armed.action = name, hits, action
 
 
 def arm_from(text: str) -> None:
@@ -40,20 +45,14 @@ def arm_from(text: str) -> None:
 
 def disarm() -> None:
     """Switch every failpoint off."""
-    global _armed
-    _armed = None
+    _armed.name = None
 
 
 def failpoint(name: str) -> None:
     """A place where an armed process ends; otherwise nothing."""
-    if _armed is None or _armed != name:
+    if _armed.name != name:
         return
-    _pass_armed()
-
-
-def _pass_armed() -> None:
-    global _remaining
-    _remaining -= 1
-    if _remaining == 0:
+    _armed.remaining -= 1
+    if _armed.remaining == 0:
         disarm()
-        _action()
+        _armed.action()

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from datetime import datetime
 from functools import cached_property
-from typing import Protocol, Self, cast
+from typing import Self
 
 import polars as pl
 
-from fraud_lakehouse.capture.kafka import KafkaCapture
+from fraud_lakehouse.capture.kafka import KafkaBatch, KafkaCapture
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
-from fraud_lakehouse.capture.kafka_source import TopicRecreatedError
+from fraud_lakehouse.capture.kafka_source import KafkaTopic, TopicRecreatedError
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakeError, SourceError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batch, Batches
@@ -32,25 +29,6 @@ SOURCE = "kafka"
 TABLE = "card_transactions"
 
 
-class Records(Protocol):
-    """What `read` gives: rows, the first offset read and the next offset to read by app_id."""
-
-    frame: pl.DataFrame
-    positions: dict[str, int]
-    first: dict[str, int]
-    newest_timestamp: datetime | None
-
-
-class TopicSource(Protocol):
-    """The part of `KafkaCapture` that landing needs."""
-
-    def preflight(self) -> None: ...
-    def partitions(self) -> list[str]: ...
-    def read(self, positions: Mapping[str, int | None], max_rows: int, timeout: float) -> Records | None: ...
-    def commit_group(self, positions: Mapping[str, int]) -> None: ...
-    def close(self) -> None: ...
-
-
 class KafkaIngest:
     """Lands one topic. Handles stay warm between steps; one instance per thread.
 
@@ -58,10 +36,10 @@ class KafkaIngest:
         capture: the source; default: the one of the settings. Opened at the first step.
     """
 
-    def __init__(self, settings: Settings, lake: Lake, capture: TopicSource | None = None) -> None:
+    def __init__(self, settings: Settings, lake: Lake, capture: KafkaCapture | None = None) -> None:
         self.settings = settings
         self.lake = lake
-        self.capture = capture or cast(TopicSource, KafkaCapture(settings))
+        self.capture = capture or KafkaCapture(settings)
         self._ready = False
 
     def __enter__(self) -> Self:
@@ -91,7 +69,7 @@ class KafkaIngest:
             with self._audit.gaps(SOURCE):
                 return self._step(max_rows, timeout)
         except (SourceError, GapError, ConcurrentWriterError):
-            self._ready = False
+            self.close()  # the next step asks the broker anew who it is
             raise
 
     @cached_property
@@ -109,8 +87,9 @@ class KafkaIngest:
     def _step(self, max_rows: int, timeout: float) -> list[Landed]:
         if not self._ready:
             self.capture.preflight()
-            self._identity = identity_of(self.capture.partitions())
-            self._audit.check(SOURCE, self._identity, self._recreated(self._identity), scope=self.settings.kafka_topic)
+            topic = self.capture.topic
+            self._identity = topic.identity
+            self._audit.check(SOURCE, topic.identity, self._recreated(topic), scope=topic.name)
         self._bronze.refresh()
         landed = self._land(max_rows, timeout)
         if not self._ready:
@@ -118,21 +97,23 @@ class KafkaIngest:
             self._ready = True
         return landed
 
-    def _recreated(self, identity: str) -> TopicRecreatedError:
+    def _recreated(self, topic: KafkaTopic) -> TopicRecreatedError:
         return TopicRecreatedError(
-            f"Kafka topic {self.settings.kafka_topic!r} is now {identity}: it was created anew, or in another cluster",
+            f"Kafka topic {topic.name!r} is now {topic.identity}: it was created anew, or in another cluster",
             "correct FRAUD_KAFKA_BOOTSTRAP_SERVERS, or capture the new topic from its beginning: "
             "`fraud-lakehouse accept-source kafka`",
         )
 
     def _land(self, max_rows: int, timeout: float) -> list[Landed]:
         began = time.monotonic()
-        before = {app_id: self._bronze.position(app_id) for app_id in self.capture.partitions()}
+        before = positions_of(self._bronze, self.capture.topic)
         records = self.capture.read(before, max_rows, timeout)
         if records is None:
             return []
-        if (identity := identity_of(list(records.positions))) != self._identity:
-            raise self._recreated(identity)
+        if self.capture.topic.identity != self._identity:
+            raise self._recreated(self.capture.topic)
+        if any(self._bronze.position(app_id) is not None for app_id in records.positions.keys() - before.keys()):
+            return self._land(max_rows, timeout)  # a partition new to us that another writer has landed from
         version = self._bronze.append(records.frame, records.positions)
         item = Landed(
             TABLE,
@@ -149,7 +130,7 @@ class KafkaIngest:
         self._note(item, records)
         return [item] if item.rows else []
 
-    def _note(self, item: Landed, records: Records) -> None:
+    def _note(self, item: Landed, records: KafkaBatch) -> None:
         """Add the batch to control/batches: for status only, so a failure is left to the next lake write to tell."""
         counts = dict(records.frame.group_by("_partition").len().iter_rows())
         batches = [
@@ -169,15 +150,15 @@ class KafkaIngest:
             self._batches.commit([batch for batch in batches if batch.rows], {})
 
 
-def identity_of(app_ids: list[str]) -> str:
-    """The part that a topic's positions share: `kafka:<cluster id>:<topic id>`."""
-    return app_ids[0].rpartition(":")[0]
+def positions_of(bronze: BronzeTable, topic: KafkaTopic) -> dict[str, int | None]:
+    """By app_id, the next offset to read of each partition; None where nothing was landed."""
+    return {app_id: bronze.position(app_id) for app_id in map(topic.app_id, range(topic.partitions))}
 
 
-def accept_kafka(settings: Settings, lake: Lake, capture: TopicSource | None = None) -> str:
+def accept_kafka(settings: Settings, lake: Lake, capture: KafkaCapture | None = None) -> str:
     """Accept the topic as it is now: a recreated one from its beginning, a shortened one from what it still has.
 
-    Positions outside what the broker holds are moved to its nearest offset; what was skipped is in the audit row.
+    Positions outside what the broker holds are moved to its nearest offset; the audit row says from where to where.
 
     Returns:
         the accepted identity, `kafka:<cluster id>:<topic id>`.
@@ -185,11 +166,22 @@ def accept_kafka(settings: Settings, lake: Lake, capture: TopicSource | None = N
     Raises:
         SourceError: the broker cannot be reached.
     """
-    source = capture or cast(TopicSource, KafkaCapture(settings))
+    source = capture or KafkaCapture(settings)
     try:
-        source.preflight()
-        identity = identity_of(source.partitions())
+        topic = source.topic
+        bronze = BronzeTable.open_or_create(lake, TABLE, CARD_SCHEMA, ())
+        before = positions_of(bronze, topic)
+        held = source.lag(before).partitions
     finally:
         source.close()
-    Audit(lake).record(SOURCE, "accepted", {"identity": identity, "scope": settings.kafka_topic})
-    return identity
+    moved = {
+        app_id: min(max(position, held[app_id].start), held[app_id].end)
+        for app_id, position in before.items()
+        if position is not None and not held[app_id].start <= position <= held[app_id].end
+    }
+    if moved:
+        bronze.append(pl.DataFrame(schema=CARD_SCHEMA), moved)
+    skipped = {app_id: [before[app_id], position] for app_id, position in moved.items()}
+    detail = {"identity": topic.identity, "scope": topic.name, "moved": skipped}
+    Audit(lake).record(SOURCE, "accepted", detail)
+    return topic.identity

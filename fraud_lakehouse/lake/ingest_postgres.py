@@ -9,17 +9,16 @@ again; what a table already contains is dropped by that table's own position.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Protocol, Self, cast
+from typing import Self, cast
 
 import polars as pl
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
-from fraud_lakehouse.capture.postgres_errors import SourceIdentityError
+from fraud_lakehouse.capture.postgres_errors import SlotLostError, SourceIdentityError
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batch, Batches
@@ -35,40 +34,6 @@ IDLE_SECONDS = 10.0
 NEW_TABLES_SECONDS = 10.0
 
 
-class Changes(Protocol):
-    """What `read` gives: whole transactions up to `end_lsn`."""
-
-    end_lsn: int
-    frames: dict[str, pl.DataFrame]
-    tables: dict[str, TableInfo]
-
-
-class OpenSnapshot(Protocol):
-    """A consistent state of the source's tables at `lsn`."""
-
-    lsn: int
-    tables: list[TableInfo]
-
-    def chunks(self, table: TableInfo) -> Iterator[pl.DataFrame]:
-        """The table's rows in key order, at least one frame."""
-
-
-class PostgresSource(Protocol):
-    """The part of `PostgresCapture` that landing needs."""
-
-    @property
-    def app_id(self) -> str: ...
-    def app_id_of(self, table: str) -> str: ...
-    def preflight(self) -> None: ...
-    def resume(self, position: int) -> None: ...
-    def snapshot(self, tables: Sequence[TableInfo] | None = None) -> AbstractContextManager[OpenSnapshot]: ...
-    def new_tables(self) -> list[TableInfo]: ...
-    def tables(self) -> list[TableInfo]: ...
-    def read(self, after: Mapping[str, int], slot_position: int, max_rows: int) -> Changes | None: ...
-    def acknowledge(self, lsn: int) -> None: ...
-    def close(self) -> None: ...
-
-
 class PostgresIngest:
     """Lands one PostgreSQL source. Handles stay warm between steps; one instance per thread.
 
@@ -76,10 +41,10 @@ class PostgresIngest:
         capture: the source; default: the one of the settings. Opened at the first step.
     """
 
-    def __init__(self, settings: Settings, lake: Lake, capture: PostgresSource | None = None) -> None:
+    def __init__(self, settings: Settings, lake: Lake, capture: PostgresCapture | None = None) -> None:
         self.settings = settings
         self.lake = lake
-        self.capture = capture or cast(PostgresSource, PostgresCapture(settings))
+        self.capture = capture or PostgresCapture(settings)
         self._ready = False
         self._tables: dict[str, BronzeTable] = {}
         self._idle_since = time.monotonic()
@@ -143,20 +108,25 @@ class PostgresIngest:
 
     def _start(self) -> list[Landed]:
         """Check the source and its identity; land the snapshot if none is finished."""
-        self.capture.preflight()
         app_id = self.capture.app_id
+        position = self._batches.position(app_id)
+        snapshot_due = position is None or position == self._abandoned(app_id)
+        try:
+            self.capture.preflight()
+        except SlotLostError:
+            if not snapshot_due:  # else the snapshot drops what is left of the slot
+                raise
         changed = SourceIdentityError(
             f"the PostgreSQL source is now {app_id}, the lake was filled from another cluster or slot",
             "correct FRAUD_POSTGRES_DSN and FRAUD_POSTGRES_SLOT, or capture the new one from a fresh snapshot: "
             "`fraud-lakehouse accept-source postgres`",
         )
         self._audit.check(SOURCE, app_id, changed)
-        position = self._batches.position(app_id)
-        if position is None or position == self._abandoned(app_id):
+        landed: list[Landed] = []
+        if position is None or snapshot_due:
             landed = self._land_snapshot()
         else:
             self.capture.resume(position)
-            landed = []
         self._audit.resumed(SOURCE)
         return landed
 
@@ -165,7 +135,7 @@ class PostgresIngest:
         known = self._audit.known(SOURCE)
         if known is None or known.event != "accepted" or known.detail["identity"] != app_id:
             return None
-        return known.detail.get("position")
+        return cast("int | None", known.detail.get("position"))
 
     def _land_snapshot(self, tables: Sequence[TableInfo] | None = None) -> list[Landed]:
         """Land whole tables at one LSN: all (and then the slot's position), or only new ones.
@@ -175,7 +145,7 @@ class PostgresIngest:
         began = time.monotonic()
         landed: list[Landed] = []
         batches: list[Batch] = []
-        with self.capture.snapshot(tables) if tables else self.capture.snapshot() as snapshot:
+        with self.capture.snapshot(tables) as snapshot:
             lsn = snapshot.lsn
             for info in snapshot.tables:
                 item = self._land_snapshot_table(info, snapshot.chunks(info), lsn)
@@ -189,18 +159,24 @@ class PostgresIngest:
         )
         return [item for item in landed if item.rows]
 
-    def _land_snapshot_table(self, info: TableInfo, chunks: Iterator[pl.DataFrame], lsn: int) -> Landed:
+    def _land_snapshot_table(self, info: TableInfo, chunks: Iterable[pl.DataFrame], lsn: int) -> Landed:
+        """Replace the table by its snapshot; its position comes last. Another process doing the same is refused."""
         began = time.monotonic()
+        app_id = self.capture.app_id_of(info.name)
+        fence = {f"{app_id}:snapshot": lsn}
         table = self._table(info)
         table.rebuild(info.frame_schema, info.key)
+        nothing = pl.DataFrame(schema=dict(info.frame_schema))
+        table.append(nothing, fence)
         rows, newest = 0, None
         for frame in chunks:
+            if table.position(f"{app_id}:snapshot") != lsn:
+                raise ConcurrentWriterError(f"another process is landing a snapshot of {info.name}", "let it finish")
             if frame.height:
-                table.append(frame, {})
+                table.append(frame, fence)
                 rows, newest = rows + frame.height, _newest(frame)
                 failpoint("postgres.in_snapshot")
-        empty = pl.DataFrame(schema=dict(info.frame_schema))
-        version = table.append(empty, {self.capture.app_id_of(info.name): lsn})
+        version = table.append(nothing, fence | {app_id: lsn})
         return Landed(info.name, rows, 0, lsn, version, newest, time.monotonic() - began, SOURCE)
 
     def _land_new_tables(self) -> list[Landed]:
@@ -208,9 +184,8 @@ class PostgresIngest:
         now = time.monotonic()
         if self._tables_checked and now - self._tables_checked < NEW_TABLES_SECONDS:
             return []
-        new = {info.name: info for info in self.capture.new_tables()}
-        new |= {info.name: info for info in self.capture.tables() if self._position(info) is None}
-        landed = self._land_snapshot(list(new.values())) if new else []
+        new = [info for info in self.capture.tables() if self._position(info) is None]
+        landed = self._land_snapshot(new) if new else []
         self._tables_checked = now
         return landed
 
@@ -218,8 +193,7 @@ class PostgresIngest:
         began = time.monotonic()
         app_id = self.capture.app_id
         position = self._batches.position(app_id)
-        if position is None:
-            raise ConcurrentWriterError(f"the position of {app_id} is gone", "start again")
+        assert position is not None, "the snapshot is finished"
         known = {name: table.position(self.capture.app_id_of(name)) for name, table in self._tables.items()}
         after = {name: at for name, at in known.items() if at is not None}
         changes = self.capture.read(after, position, max_rows)
@@ -269,7 +243,7 @@ class PostgresIngest:
         return self._table(info).position(self.capture.app_id_of(info.name))
 
 
-def accept_postgres(settings: Settings, lake: Lake, capture: PostgresSource | None = None) -> str:
+def accept_postgres(settings: Settings, lake: Lake, capture: PostgresCapture | None = None) -> str:
     """Accept the PostgreSQL source as it is now: the next step captures it from a new snapshot.
 
     Bronze tables are then rebuilt (earlier versions stay readable until vacuumed).
@@ -280,7 +254,7 @@ def accept_postgres(settings: Settings, lake: Lake, capture: PostgresSource | No
     Raises:
         SourceError: the source cannot be reached.
     """
-    source = capture or cast(PostgresSource, PostgresCapture(settings))
+    source = capture or PostgresCapture(settings)
     try:
         app_id = source.app_id
     finally:

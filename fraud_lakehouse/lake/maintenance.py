@@ -40,6 +40,8 @@ def maintain(
     """Do the upkeep of every table of these layers, one after the other.
 
     Args:
+        lake: the lake (a local one: a remote one's tables are not listed).
+        layers: folders of the lake.
         retention_hours: age from which unreferenced files are deleted, at least 168.
 
     Raises:

@@ -119,7 +119,7 @@ def _keep_text(frame: pl.DataFrame, fitted: pl.DataFrame, columns: Sequence[str]
 def statistics(frame: pl.DataFrame) -> str:
     """Delta file statistics: row count, null counts, and the least and greatest of integers, dates and instants."""
     ranged = [name for name, kind in frame.schema.items() if kind.is_integer() or kind.is_temporal()]
-    nulls = {name: count for name, count in zip(frame.columns, frame.null_count().row(0), strict=True)}
+    nulls = dict(zip(frame.columns, frame.null_count().row(0), strict=True))
     least = _bounds(frame.select(pl.col(ranged).min())) if ranged and frame.height else {}
     greatest = _bounds(frame.select(pl.col(ranged).max())) if ranged and frame.height else {}
     return json.dumps({"numRecords": frame.height, "minValues": least, "maxValues": greatest, "nullCount": nulls})

@@ -47,15 +47,19 @@ def writer_lock(folder: Path, timeout: float) -> Iterator[None]:
 
 
 def _acquire(descriptor: int, path: Path, deadline: float) -> None:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                raise ConcurrentWriterError(
-                    f"process {holder} is capturing into this lake already (it holds {path})",
-                    "wait for it to finish, or stop it; a dead process never holds the lock",
-                ) from None
-            time.sleep(_POLL_SECONDS)
+    while not _try_lock(descriptor):
+        if time.monotonic() >= deadline:
+            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise ConcurrentWriterError(
+                f"process {holder} is capturing into this lake already (it holds {path})",
+                "wait for it to finish, or stop it; a dead process never holds the lock",
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

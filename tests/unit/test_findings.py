@@ -39,7 +39,7 @@ def test_evidence_names_the_top_offenders(tmp_path: Path) -> None:
     finding = evaluate_rule(lake, "velocity", threshold=5, now=NOW)
     assert (finding.count, finding.threshold, finding.passed, finding.entities) == (11, 5, False, 4)
     first = finding.top_offenders[0]
-    assert (first.entity, first.alerts, first.highest_score) == ("user 0", 3, 9.0)
+    assert (first.entity, first.alerts, first.highest_score) == ("user 1", 3, 10.0)
     assert finding.by_severity == {"high": 5, "medium": 6}
     plain = json.loads(json.dumps(finding.evidence()))
     assert {"entity": "user 7", "alerts": 3, "highest_score": 2.0, "amount": 31.5}.items() <= next(

@@ -8,21 +8,197 @@ with new_transactions as (
     from {{ new_rows(ref('card_transactions')) }}
 
 ),
+
+landings as (
+
+    select _ingested_at, row_number() over (order by _ingested_at) - 1 as landing
+    from (select distinct _ingested_at from new_transactions) as distinct_landings
+
+),
+
+evaluated as (
+
+    select new_transactions.*, landings.landing
+    from new_transactions
+    inner join landings on new_transactions._ingested_at = landings._ingested_at
+    where new_transactions.user_id is not null and new_transactions.trans_date_trans_time is not null
+
+),
 {% if incremental %}
 touched_users as (
 
     select user_id, min(trans_date_trans_time) as first_time
-    from new_transactions
-    where user_id is not null and trans_date_trans_time is not null
+    from evaluated
     group by user_id
 
 ),
 
-history as (
+-- what lies before every 10 minutes that are looked at counts as one number
+older as (
 
-    select stored.user_id, stored.trans_date_trans_time, stored.amt, stored.trans_num, stored._ingested_at
+    select stored.user_id, count(stored.amt) as prior_count, sum(stored.amt) as prior_amt
     from {{ ref('card_transactions') }} as stored
-    inner join touched_users on stored.user_id = touched_users.user_id
-    ...
+    inner join touched_users
+        on stored.user_id = touched_users.user_id
+        and stored.trans_date_trans_time < touched_users.first_time - interval 10 minutes
+    group by stored.user_id
+
+),
+
+earlier as (
+
+    select stored.user_id, stored.trans_date_trans_time, stored.amt
+    from {{ ref('card_transactions') }} as stored
+    inner join touched_users
+        on stored.user_id = touched_users.user_id
+        and stored.trans_date_trans_time >= touched_users.first_time - interval 10 minutes
+    where stored.trans_num not in (select trans_num from new_transactions)
+
 ),
 {% endif %}
+user_landings as (
+
+    select
+        user_id,
+        landing,
+        min(trans_date_trans_time) as first_time,
+        max(trans_date_trans_time) as last_time
+    from evaluated
+    group by user_id, landing
+
+),
+
+user_landings_before as (
+
+    select
+        user_id,
+        first_time,
+        max(last_time) over (
+            partition by user_id order by landing rows between unbounded preceding and 1 preceding
+        ) as newest_time
+    from user_landings
+
+),
+
+-- users of whom something landed later but lies before what had landed already
+disordered_users as (
+
+    select distinct user_id from user_landings_before where first_time <= newest_time
+
+),
+
+in_order as (
+
+    select evaluated.*, true as is_counted, true as is_evaluated, 0 as part, 0 as block
+    from evaluated
+    where user_id not in (select user_id from disordered_users)
+    {%- if incremental %}
+
+    union all
+
+    select {{ unlanded_columns() }}, true as is_counted, false as is_evaluated, 0 as part, 0 as block
+    from earlier
+    where user_id not in (select user_id from disordered_users)
+    {%- endif %}
+
+),
+
+disordered as (
+
+    select evaluated.* from evaluated where user_id in (select user_id from disordered_users)
+
+),
+
+{{ landed_by_then('disordered', 'earlier' if incremental else none) }},
+
+measured_in_order as (
+
+    select {{ past_measures() }}
+    from in_order
+    {{ past_windows() }}
+
+),
+
+measured_parts as (
+
+    select {{ past_measures() }}
+    from landed_by_then
+    {{ past_windows() }}
+
+),
+
+measured as (
+
+    select
+        trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at,
+        prior_count, prior_amt, count_10min, sum_10min
+    from measured_in_order
+    where is_evaluated
+
+    union all
+
+    select
+        trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at,
+        sum(prior_count) as prior_count,
+        sum(prior_amt) as prior_amt,
+        sum(count_10min) as count_10min,
+        sum(sum_10min) as sum_10min
+    from measured_parts
+    where is_evaluated
+    group by trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at
+
+    union all
+
+    select
+        trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at,
+        0 as prior_count,
+        null as prior_amt,
+        1 as count_10min,
+        coalesce(amt, 0) as sum_10min
+    from new_transactions
+    where user_id is null or trans_date_trans_time is null
+
+),
+
+totals as (
+
+    select
+        measured.*,
+        {%- if incremental %}
+        measured.prior_count + coalesce(older.prior_count, 0) as all_count,
+        coalesce(measured.prior_amt, 0) + coalesce(older.prior_amt, 0) as all_amt
+        {%- else %}
+        measured.prior_count as all_count,
+        measured.prior_amt as all_amt
+        {%- endif %}
+    from measured
+    {%- if incremental %}
+    left join older on measured.user_id = older.user_id
+    {%- endif %}
+
+),
+
+features as (
+
+    select
+        'kafka.' || _topic as source,
+        trans_num as transaction_id,
+        user_id,
+        amt as amount,
+        trans_date_trans_time as event_time,
+        _timestamp as source_committed_at,
+        _ingested_at as landed_at,
+        'c' as op,
+        case when all_count > 0 then all_amt / all_count end as prior_mean,
+        all_count as prior_count,
+        count_10min,
+        coalesce(sum_10min, 0) as sum_10min,
+        cast(null as boolean) as user_exists,
+        _topic,
+        _partition,
+        _offset
+    from totals
+
+)
+
+select * from features

@@ -1,0 +1,50 @@
+{#- Shared by the rule models: each selects from `evaluated` (the new rows of both feature tables, in one shape)
+    the rows its rule fires on, and shapes them with alert_columns. -#}
+
+{#- CTE body: feature rows the alerts have not seen yet. `sources`: which feature tables the rule applies to. -#}
+{% macro new_features(transactions=true, cards=true) -%}
+    {% if transactions -%}
+    select
+        source, transaction_id, user_id, amount, event_time, source_committed_at, landed_at,
+        prior_mean, prior_count, count_10min, sum_10min, user_exists, _lsn as position, _seq as sub_position
+    from {{ new_rows(ref('transaction_features'), consumer='alerts') }}
+    {%- endif %}
+    {%- if transactions and cards %}
+
+    union all
+
+    {% endif %}
+    {%- if cards -%}
+    select
+        source, transaction_id, user_id, amount, event_time, source_committed_at, landed_at,
+        prior_mean, prior_count, count_10min, sum_10min, user_exists, _offset as position, _partition as sub_position
+    from {{ new_rows(ref('card_transaction_features'), consumer='alerts') }}
+    {%- endif %}
+{%- endmacro %}
+
+{#- The columns of a fired rule. Args: rule: its name in var('rules'); score: how far beyond the threshold (1 = at
+    it); reason: a sentence (SQL text); terms: [name, expression] pairs that show why. -#}
+{% macro alert_columns(rule, score, reason, terms) -%}
+    {%- set settings = var('rules')[rule] -%}
+    '{{ rule }}' as rule,
+    cast('{{ settings.version }}' as string) as rule_version,
+    '{{ settings.severity }}' as severity,
+    'user' as entity_type,
+    coalesce(cast(user_id as string), 'unknown') as entity_id,
+    transaction_id,
+    user_id,
+    amount,
+    event_time,
+    source_committed_at,
+    landed_at,
+    cast({{ score }} as double) as score,
+    {{ json_object([['reason', reason]] + terms) }} as evidence,
+    source,
+    position,
+    sub_position
+{%- endmacro %}
+
+{#- A number as people read it, as SQL text. -#}
+{% macro readable(number) -%}
+    cast(round({{ number }}, 2) as string)
+{%- endmacro %}

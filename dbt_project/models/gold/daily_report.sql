@@ -1,0 +1,71 @@
+{{ config(strategy='overwrite', tags=['replica']) }}
+
+with features as (
+
+    select cast(source_committed_at as date) as day, user_exists from {{ ref('transaction_features') }}
+
+    union all
+
+    select cast(source_committed_at as date) as day, user_exists from {{ ref('card_transaction_features') }}
+
+),
+
+alerts as (
+
+    select cast(source_committed_at as date) as day, rule, amount from {{ ref('alerts') }}
+
+),
+
+rules as (
+    {% for rule in var('rules') %}
+    select '{{ rule }}' as rule
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
+
+),
+
+transactions_by_day as (
+
+    select day, count(*) as transactions, count(user_exists) as transactions_with_user_check
+    from features
+    where day is not null
+    group by day
+
+),
+
+alerts_by_day as (
+
+    select day, rule, count(*) as alerts, sum(amount) as alerted_amount
+    from alerts
+    group by day, rule
+
+),
+
+report as (
+
+    select
+        transactions_by_day.day,
+        rules.rule,
+        case
+            when rules.rule = 'unknown_user' then transactions_by_day.transactions_with_user_check
+            else transactions_by_day.transactions
+        end as transactions,
+        coalesce(alerts_by_day.alerts, 0) as alerts,
+        coalesce(alerts_by_day.alerted_amount, 0) as alerted_amount
+    from transactions_by_day
+    cross join rules
+    left join alerts_by_day
+        on transactions_by_day.day = alerts_by_day.day and rules.rule = alerts_by_day.rule
+
+),
+
+with_rate as (
+
+    select
+        report.*,
+        case when transactions > 0 then cast(alerts as double) / transactions end as alert_rate
+    from report
+
+)
+
+select * from with_rate

@@ -1,0 +1,24 @@
+{{ config(materialized='view', tags=['hot', 'rule']) }}
+
+with evaluated as (
+
+    {{ new_features(cards=false) }}
+
+),
+
+fired as (
+
+    select
+        {{ alert_columns(
+            'unknown_user',
+            score='1',
+            reason="case when user_id is null then 'the transaction names no user'"
+                ~ " else 'user ' || cast(user_id as string) || ' did not exist when the transaction was committed' end",
+            terms=[['user_id', 'user_id'], ['user_exists', 'user_exists'], ['amount', 'amount']],
+        ) }}
+    from evaluated
+    where user_exists = false
+
+)
+
+select * from fired

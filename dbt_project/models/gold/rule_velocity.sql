@@ -1,0 +1,32 @@
+{{ config(materialized='view', tags=['hot', 'rule']) }}
+
+{%- set rule = var('rules').velocity %}
+
+with evaluated as (
+
+    {{ new_features() }}
+
+),
+
+fired as (
+
+    select
+        {{ alert_columns(
+            'velocity',
+            score='greatest(cast(count_10min as double) / ' ~ rule.max_count ~ ', sum_10min / ' ~ rule.max_amount ~ ')',
+            reason="cast(count_10min as string) || ' transactions of together ' || " ~ readable('sum_10min')
+                ~ " || ' within 10 minutes, this one included'",
+            terms=[
+                ['count_10min', 'count_10min'],
+                ['sum_10min', 'sum_10min'],
+                ['max_count', rule.max_count],
+                ['max_amount', rule.max_amount],
+                ['amount', 'amount'],
+            ],
+        ) }}
+    from evaluated
+    where count_10min > {{ rule.max_count }} or sum_10min > {{ rule.max_amount }}
+
+)
+
+select * from fired

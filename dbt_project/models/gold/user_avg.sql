@@ -1,0 +1,20 @@
+{{ config(strategy='overwrite', tags=['replica']) }}
+
+with transactions as (
+
+    select user_id, amount from {{ ref('transactions') }} where user_id is not null
+
+),
+
+averages as (
+
+    select
+        user_id,
+        avg(amount) as avg_amount,
+        count(*) as transaction_count
+    from transactions
+    group by user_id
+
+)
+
+select * from averages

@@ -1,0 +1,188 @@
+"""What the demo tells while it runs: the first alert at once, one line every few seconds, a summary at the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from fraud_lakehouse.demo.memory import tree_bytes
+from fraud_lakehouse.demo.scoreboard import Score, Scoreboard, describe, percent
+from fraud_lakehouse.demo.truth import BankTruth, CardTruth
+from fraud_lakehouse.lake.lake import Lake
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.live import CycleResult
+
+LINE_SECONDS = 3.0
+_FIRST_ALERT_SECONDS = 0.25  # how often one looks for it
+_TRUTH_OF = {"postgres": 0, "kafka": 1}
+
+
+class Progress:
+    """Follows the cycles from their results, the generators from their truth and the alerts from the lake.
+
+    Args:
+        lake: the demo's lake.
+        bank: truth of the bank.
+        cards: truth of the card stream.
+        say: prints a line.
+    """
+
+    def __init__(self, lake: Lake, bank: BankTruth, cards: CardTruth, say: Callable[[str], None]) -> None:
+        self.board = Scoreboard(lake, [bank, cards])
+        self.peak_bytes = 0
+        self._lake = lake
+        self._bank = bank
+        self._cards = cards
+        self._say = say
+        self._begun = time.monotonic()
+        self._landed = Counter({"postgres": 0, "kafka": 0})
+        self._already = {"postgres": rows(lake, "bronze", "transactions"), "kafka": rows(lake, "bronze", "card_transactions")}
+        self._skew = 0  # bank operations that never were change events: applied before the backfill
+        self._until: dict[str, datetime | None] = {}
+        self._problems: dict[str, str] = {}
+        self._cycle_seconds = 0.0
+        self._done = threading.Event()
+        self._busy = threading.Lock()
+        self._first_told = False
+        self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
+
+    def landed(self, source: str) -> int:
+        """Rows in bronze that the source's generator made (bank: events of transactions)."""
+        return self._already[source] + self._landed[source]
+
+    def note(self, result: CycleResult) -> None:
+        """Take over what a cycle did."""
+        for batch in result.landed:
+            if batch.table != "users":
+                self._landed[batch.source] += batch.rows
+            truth = self._bank if batch.source == "postgres" else self._cards
+            if batch.newest_committed_at is not None:
+                self._until[truth.source] = batch.newest_committed_at.astimezone(UTC)
+        for source, problem in result.problems.items():
+            if self._problems.get(source) != problem:
+                self._say(f"{source}: {problem}")
+        self._problems = dict(result.problems)
+        if result.landed:
+            self._cycle_seconds = sum(result.seconds.values())
+
+    def level(self) -> None:
+        """Say that the bank is drained now: operations that are not in bronze never will be."""
+        self._skew = self._bank.generated().rows - self.landed("postgres")
+
+    def start(self) -> None:
+        """Begin to print, from a thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Print no more lines."""
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def missing(self) -> int:
+        """Rows generated and not landed, both sources together."""
+        return sum(self._lag().values())
+
+    def refresh(self, *, everything: bool = False) -> None:
+        """Bring the score up to date; with `everything`, all that was generated counts as scored."""
+        with self._busy:
+            until = self._until
+            if everything:
+                until = {truth.source: truth.generated().until for truth in (self._bank, self._cards)}
+            fresh = self.board.refresh(until)
+            if fresh and not self._first_told:
+                self._first_told = True
+                self._say(f"first alert after {time.monotonic() - self._begun:.1f} s: {describe(fresh[0])}")
+
+    def _lag(self) -> dict[str, int]:
+        return {
+            "postgres": max(0, self._bank.generated().rows - self.landed("postgres") - self._skew),
+            "kafka": max(0, self._cards.generated().rows - self.landed("kafka")),
+        }
+
+    def _follow(self) -> None:
+        last, before, told = time.monotonic(), self._landed.total(), 0
+        while not self._done.wait(LINE_SECONDS if self._first_told else _FIRST_ALERT_SECONDS):
+            self.refresh()
+            now = time.monotonic()
+            if now - last < LINE_SECONDS:
+                continue
+            total = self._landed.total()
+            self._say(self._line((total - before) / (now - last)))
+            last, before = now, total
+            if told % 3 == 0:
+                self.peak_bytes = max(self.peak_bytes, tree_bytes())
+            told += 1
+
+    def _line(self, per_second: float) -> str:
+        lag = self._lag()
+        seconds = [(datetime.now(UTC) - until).total_seconds() for until in self._until.values() if until]
+        scores = self.board.scores.values()
+        total = Score(
+            alerted={key for score in scores for key in score.alerted},
+            anomalous={key: value for score in scores for key, value in score.anomalous.items()},
+            due={key for score in scores for key in score.due},
+        )
+        return (
+            f"{_clock(time.monotonic() - self._begun)}"
+            f"  in: bank {self.landed('postgres'):,} + cards {self.landed('kafka'):,} rows, {per_second:,.0f}/s"
+            f"  lag {lag['postgres'] + lag['kafka']:,} rows, {max(seconds, default=0):.1f} s"
+            f"  alerts {self.board.alerts:,}"
+            f"  precision {percent(total.precision)}  recall {percent(total.recall)}"
+            f"  cycle {self._cycle_seconds:.2f} s"
+        )
+
+    def summary(self) -> str:
+        """What was generated, landed, built and found, and the memory it took."""
+        bank, lag = self._bank.source_counts(), self._lag()
+        lines = ["summary"]
+        generated = {"postgres": self._bank.generated().rows, "kafka": self._cards.generated().rows}
+        for source, what in (("postgres", "operations"), ("kafka", "records")):
+            lines.append(
+                f"  {source}: {generated[source]:,} {what} generated, {self.landed(source):,} rows in bronze,"
+                f" {lag[source]:,} missing"
+            )
+        for table, count in bank.items():
+            mine = rows(self._lake, "silver", table)
+            lines.append(f"  silver/{table}: {mine:,} rows, source {count:,}: {'equal' if mine == count else 'DIFFERENT'}")
+        mine = rows(self._lake, "silver", "card_transactions")
+        late = rows(self._lake, "silver", "card_transactions_late")
+        distinct = distinct_cards(self._lake)
+        verdict = "equal" if mine == distinct else "DIFFERENT"
+        lines.append(f"  silver/card_transactions: {mine:,} rows ({late:,} late), distinct in bronze {distinct:,}: {verdict}")
+        rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(self.board.by_rule.items())) or "none"
+        lines.append(f"  alerts: {self.board.alerts:,} ({rules})")
+        for source, score in self.board.scores.items():
+            found, cases = score.cases
+            lines.append(
+                f"  {source}: precision {percent(score.precision)} ({score.right:,} of {len(score.alerted):,} alerted),"
+                f" recall {percent(score.recall)} ({score.found:,} of {len(score.due):,}), cases {found:,} of {cases:,}"
+            )
+        lines.append(f"  memory: {self.peak_bytes / 2**20:,.0f} MB at most, all processes together")
+        return "\n".join(lines)
+
+
+def rows(lake: Lake, layer: str, table: str) -> int:
+    """Number of rows of a table, 0 if it does not exist; reads file statistics, no data."""
+    if not lake.exists(layer, table):
+        return 0
+    return int(pl.scan_delta(lake.open(layer, table)).select(pl.len()).collect().item())
+
+
+def distinct_cards(lake: Lake) -> int:
+    """Number of distinct card transactions in bronze."""
+    if not lake.exists("bronze", "card_transactions"):
+        return 0
+    numbers = pl.scan_delta(lake.open("bronze", "card_transactions")).select(pl.col("trans_num").drop_nulls().n_unique())
+    return int(numbers.collect().item())
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60:02d}:{int(seconds) % 60:02d}"

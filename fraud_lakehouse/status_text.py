@@ -1,0 +1,77 @@
+"""The status report as text for a terminal; what the figures mean is said in status.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.status import SourceStatus, Status
+
+
+def render(status: Status) -> str:
+    """The report as text for a terminal."""
+    lines = [f"Lake {status.lake}, {status.at:%F %T} UTC"]
+    lines += [status.message] if status.message else []
+    for source in status.sources:
+        lines += ["", *_source_lines(source)]
+    if not status.sources:
+        lines += ["", "No source is configured (FRAUD_POSTGRES_DSN, FRAUD_KAFKA_BOOTSTRAP_SERVERS)."]
+    for layer, tables in status.layers.items():
+        if tables:
+            lines += ["", f"{layer:<44}{'rows':>14}{'version':>9}  changed"]
+        for row in tables:
+            changed = "-" if row["freshness_seconds"] is None else f"{_duration(row['freshness_seconds'])} ago"
+            said = row["error"] or f"{row['rows']:>14,}{row['version']:>9}  {changed}"
+            lines.append(f"  {row['table']:<42}{said}")
+    alerts = status.alerts
+    lines += ["", f"Alerts: {alerts['open']:,} open, {alerts['undelivered']:,} undelivered"]
+    for title in ("by_severity", "by_rule"):
+        if alerts[title]:
+            lines.append("  " + ", ".join(f"{name}: {count:,}" for name, count in alerts[title].items()))
+    if not alerts["destinations"]:
+        lines.append("  no destination configured (FRAUD_ALERT_URLS)")
+    for one in alerts["destinations"]:
+        failing = f", failing ({one['failures']} in a row): {one['error']}" if one["failures"] else ""
+        lines.append(f"  {one['destination']}: {one['pending']:,} pending{failing}")
+    if status.problems:
+        lines += ["", "Problems:"]
+        lines += [
+            f"  {one['at']} {one['source']} {one['event']}: {_sentence(one['detail'])}" for one in status.problems
+        ]
+    return "\n".join(lines)
+
+
+def _source_lines(source: SourceStatus) -> list[str]:
+    if isinstance(source.position, dict):
+        position = ", ".join(f"{partition}: {offset:,}" for partition, offset in source.position.items())
+    else:
+        position = source.position or "nothing landed yet"
+    behind = []
+    if source.lag_rows is not None:
+        behind.append(f"{source.lag_rows:,} rows")
+    if source.lag_bytes is not None:
+        behind.append(f"{source.lag_bytes:,} bytes")
+    if source.lag_seconds is not None:
+        behind.append(_duration(source.lag_seconds))
+    lines = [f"{source.name}: position {position}" + (f"; behind {', '.join(behind)}" if behind else "")]
+    if source.last_batch:
+        batch = source.last_batch
+        lines.append(f"  last batch {batch['landed_at']:%F %T} UTC: {batch['rows']:,} rows in {batch['seconds']:.2f} s")
+    if source.wal_status is not None:
+        lines.append(f"  slot keeps {source.retained_bytes or 0:,} bytes of WAL ({source.wal_status})")
+    lines += [f"  ERROR {line}" for line in (source.error or "").splitlines()]
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _sentence(detail: Mapping[str, Any]) -> str:
+    problem, fix = detail.get("problem"), detail.get("fix")
+    return f"{problem} -> {fix}" if problem and fix else str(problem or json.dumps(dict(detail)))

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+import pytest
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+
+from fraud_lakehouse import status as module
+from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
+from fraud_lakehouse.detect.delivery import Delivery
+from fraud_lakehouse.lake.audit import Audit
+from fraud_lakehouse.lake.batches import Batch, Batches
+from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.status import collect, render, to_json
+from tests.alert_receiver import Receiver, record_alerts
+
+PG = "pg:7001:fraud_lakehouse"
+KAFKA = "kafka:cluster:topic"
+COMMITTED = datetime.now(UTC) - timedelta(seconds=40)
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake.at(tmp_path / "lake")
+
+
+@pytest.fixture
+def refused() -> Iterator[str]:
+    with socket.socket() as held:  # bound but not listening: connections are refused
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+def settings(lake: Lake, **values: Any) -> Settings:
+    return Settings(lake=lake.root, **values)
+
+
+def fill(lake: Lake) -> None:
+    audit = Audit(lake)
+    audit.record("postgres", "registered", {"identity": PG, "scope": ""})
+    audit.record("kafka", "registered", {"identity": KAFKA, "scope": "transaction"})
+    batches = Batches(lake)
+    batches.commit([Batch("postgres", f"{PG}:users", "users", 0, 4096, 20, COMMITTED, 0.25)], {PG: 4096})
+    batches.commit([Batch("kafka", f"{KAFKA}:0", "card_transactions", 0, 7, 7, COMMITTED, 0.5)], {})
+    BronzeTable.open_or_create(lake, "card_transactions", CARD_SCHEMA, []).append(
+        pl.DataFrame({"_offset": list(range(7))}), {f"{KAFKA}:0": 7}
+    )
+    write_deltalake(lake.uri("silver", "users"), pl.DataFrame({"user_id": [1, 2, 3]}))
+
+
+def test_without_a_lake_it_says_so(lake: Lake) -> None:
+    report = collect(settings(lake))
+    assert "there is no lake" in str(report.message)
+    assert "no lake" in render(report)
+    plain = json.loads(to_json(report))
+    assert plain["sources"] == []
+    assert plain["layers"] == {"bronze": [], "silver": [], "gold": []}
+    assert plain["alerts"]["open"] == 0
+    assert not Path(lake.root).exists(), "asking creates nothing"
+
+
+def test_a_source_that_is_down_shows_its_error_and_what_the_lake_knows(lake: Lake, refused: str) -> None:
+    fill(lake)
+    dsn = f"postgresql://ann:s3cr3tword@{refused}/bank"
+    report = collect(settings(lake, postgres_dsn=dsn))
+    (source,) = report.sources
+    assert source.error
+    assert "s3cr3tword" not in to_json(report) + render(report)
+    assert source.position == "0/1000"
+    assert source.last_batch is not None
+    assert (source.last_batch["rows"], source.last_batch["seconds"]) == (20, 0.25)
+    assert source.lag_bytes is None
+    assert "ERROR" in render(report)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int) -> None:
+    """Put sources that answer in the place of real ones (the integration tests have those)."""
+
+    class Answering:
+        def __init__(self, _: Settings) -> None: ...
+
+        def __enter__(self) -> Answering:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def partitions(self) -> list[str]:
+            return [f"{KAFKA}:0", f"{KAFKA}:1"]
+
+        def lag(self, positions: Mapping[str, int | None] | None = None) -> SimpleNamespace:
+            if positions is None:
+                return SimpleNamespace(
+                    current_lsn=current_lsn, bytes_behind=1, retained_bytes=99, wal_status="reserved"
+                )
+            return SimpleNamespace(rows=sum(end - (at or 0) for at in positions.values()))
+
+    monkeypatch.setattr(module, "PostgresCapture", Answering)
+    monkeypatch.setattr(module, "KafkaCapture", Answering)
+
+
+def test_lag_in_rows_bytes_and_seconds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lake)
+    answering(monkeypatch, current_lsn=5096, end=10)
+    postgres, kafka = collect(settings(lake, postgres_dsn="x", kafka_bootstrap_servers="x")).sources
+    assert (postgres.position, postgres.lag_bytes, postgres.error) == ("0/1000", 1000, None)
+    assert postgres.lag_seconds == pytest.approx(40, abs=5)
+    assert (kafka.position, kafka.lag_rows, kafka.error) == ({"0": 7}, 13, None)
+    assert kafka.lag_seconds == pytest.approx(40, abs=5)
+    assert kafka.last_batch is not None
+    assert kafka.last_batch["rows"] == 7
+
+
+def test_nothing_behind_is_no_lag(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lake)
+    answering(monkeypatch, current_lsn=4096, end=0)
+    BronzeTable.open_or_create(lake, "card_transactions", CARD_SCHEMA, []).append(
+        pl.DataFrame({"_offset": [0]}), {f"{KAFKA}:0": 0}
+    )
+    sources = collect(settings(lake, postgres_dsn="x", kafka_bootstrap_servers="x")).sources
+    assert [(one.lag_rows, one.lag_bytes, one.lag_seconds) for one in sources] == [(None, 0, 0.0), (0, None, 0.0)]
+
+
+def test_other_tables_wal_is_as_old_as_the_last_look_at_it(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lake)
+    Batches(lake).commit([], {PG: 5000})
+    answering(monkeypatch, current_lsn=5096, end=10)
+    (postgres,) = collect(settings(lake, postgres_dsn="x")).sources
+    assert postgres.lag_bytes == 96
+    assert postgres.lag_seconds == pytest.approx(0, abs=5)
+
+
+def test_layers_show_rows_versions_and_freshness_despite_compaction(lake: Lake) -> None:
+    fill(lake)
+    write_deltalake(lake.uri("silver", "users"), pl.DataFrame({"user_id": [4]}), mode="append")
+    before = collect(settings(lake)).layers["silver"][0]
+    time.sleep(0.05)
+    DeltaTable(lake.uri("silver", "users")).optimize.compact()
+    report = collect(settings(lake))
+    assert [row["table"] for row in report.layers["bronze"]] == ["card_transactions"]
+    (users,) = report.layers["silver"]
+    assert (users["rows"], users["version"]) == (4, 2)
+    assert users["freshness_seconds"] > before["freshness_seconds"]
+    assert "users" in render(report)
+
+
+def test_an_unreadable_table_hides_no_other(lake: Lake) -> None:
+    fill(lake)
+    log = Path(lake.uri("gold", "broken")) / "_delta_log"
+    log.mkdir(parents=True)
+    (log / f"{0:020}.json").write_text("not a commit")
+    report = collect(settings(lake))
+    assert report.layers["gold"][0]["error"]
+    assert report.layers["silver"][0]["rows"] == 3
+    assert "broken" in render(report)
+
+
+def test_alerts_open_and_undelivered(lake: Lake) -> None:
+    record_alerts(lake, 0, 5)
+    none = collect(settings(lake))
+    assert none.alerts["open"] == 5
+    assert none.alerts["by_rule"] == {"velocity": 3, "amount_above_mean": 2}
+    assert none.alerts["by_severity"] == {"medium": 3, "high": 2}
+    assert none.alerts["undelivered"] == 0
+    assert "no destination configured" in render(none)
+    with Receiver() as good, Receiver(status=500) as bad:
+        chosen = settings(lake, alert_urls=(good.url, bad.url))
+        Delivery(chosen, lake).deliver_pending(wait=5)
+        alerts = collect(chosen).alerts
+    assert alerts["undelivered"] == 5
+    assert [(one["pending"], one["failures"]) for one in alerts["destinations"]] == [(0, 0), (5, 1)]
+    assert "500" in alerts["destinations"][1]["error"]
+
+
+def test_a_gap_is_a_problem_until_capture_resumes(lake: Lake) -> None:
+    audit = Audit(lake)
+    audit.record("postgres", "slot_lost", {"problem": "slot is lost", "fix": "accept", "gap": True})
+    report = collect(settings(lake))
+    assert report.problems[0]["event"] == "slot_lost"
+    assert "slot is lost -> accept" in render(report)
+    audit.record("postgres", "resumed", {})
+    assert collect(settings(lake)).problems == []
+
+
+def test_it_is_quick_over_many_tables_and_versions(lake: Lake) -> None:
+    for number in range(20):
+        write_deltalake(lake.uri("gold", f"table_{number}"), pl.DataFrame({"a": [1]}))
+    for version in range(60):
+        commit = CommitProperties(app_transactions=[Transaction("x", version)])
+        write_deltalake(lake.uri("silver", "users"), pl.DataFrame({"a": [1]}), mode="append", commit_properties=commit)
+    collect(settings(lake))
+    began = time.monotonic()
+    collect(settings(lake))
+    assert time.monotonic() - began < 1
