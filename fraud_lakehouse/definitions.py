@@ -11,11 +11,13 @@ import dagster as dg
 from fraud_lakehouse.defs import UPDATE_JOB
 from fraud_lakehouse.defs.alerts import alert_sensor, failure_sensor
 from fraud_lakehouse.defs.bronze import bronze_assets, bronze_key, bronze_tables
+from fraud_lakehouse.defs.checks import alert_checks, contract_checks
 from fraud_lakehouse.defs.live_run import live_job
 from fraud_lakehouse.defs.report import report_schedule
 from fraud_lakehouse.defs.resources import Parts, lakehouse_resource
 from fraud_lakehouse.defs.sensors import janitor_sensor, live_sensor, source_sensor
 from fraud_lakehouse.defs.transform import Manifest, load_manifest, models, transform_assets
+from fraud_lakehouse.defs.upkeep import upkeep_schedule
 from fraud_lakehouse.settings import Settings, load_settings
 
 
@@ -39,11 +41,14 @@ def build_definitions(
 
         manifest = load_manifest(prepare_project(settings).manifest_path)
     keys = models(manifest)
+    bronze = [table for source, tables in bronze_tables(settings).items() for table in tables]
+    silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
     return dg.Definitions(
         assets=[*bronze_assets(settings), transform_assets(manifest)],
+        asset_checks=[alert_checks(rules), *contract_checks(bronze, silver)],
         jobs=[dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."), live_job(keys, rules)],
-        schedules=[report_schedule()],
+        schedules=[report_schedule(), upkeep_schedule()],
         sensors=[
             *(
                 source_sensor(source, settings, parts.look, [*map(bronze_key, tables), *keys.values()])

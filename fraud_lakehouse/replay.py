@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from fraud_lakehouse.capture.kafka_config import KafkaClients
+from fraud_lakehouse.capture.kafka_config import KafkaClients, reason_of
 from fraud_lakehouse.capture.kafka_records import FIELDS, CardTransaction, encode, stable_user_id
 from fraud_lakehouse.capture.kafka_source import KafkaSource, TopicMissingError
 from fraud_lakehouse.errors import LakehouseError, SourceError
@@ -107,7 +107,8 @@ def records(path: Path) -> Iterator[CardTransaction]:
         raise ReplayFileError(f"cannot read {path}: {error.strerror or error}", "give a readable CSV file") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ReplayFileError(
-            f"{path}, after line {line}: not CSV in UTF-8: {error}", "give a CSV file as the Sparkov generator writes it"
+            f"{path}, near line {line + 1}: not CSV in UTF-8: {error}",
+            "give a CSV file as the Sparkov generator writes it",
         ) from None
 
 
@@ -121,8 +122,9 @@ def _places(path: Path, header: list[str]) -> dict[str, int]:
     else:
         found["zipcode"] = header.index(zipcode)
     if missing:
+        there = ", ".join(name or "(unnamed)" for name in header)
         raise ReplayFileError(
-            f"{path}, line 1: no column {', '.join(missing)}; found: {', '.join(name or '(unnamed)' for name in header)}",
+            f"{path}, line 1: no column {', '.join(missing)}; found: {there}",
             "expected the columns of a Sparkov file, any order, others ignored",
         )
     return found
@@ -189,7 +191,7 @@ class _Publisher:
             except BufferError:
                 self._wait()
             except KafkaException as error:
-                raise self._not_taken(str(error.args[0].str())) from None
+                raise self._not_taken(reason_of(error).str()) from None
             else:
                 self._sent += 1
                 return

@@ -3,17 +3,18 @@
     from the CTE `resolved`, which has the columns of `events`:
     source columns, _op, _lsn, _seq, _committed_at, _unchanged. -#}
 
-{#- Names of the source's own columns in a bronze relation. A unit test's input has no catalogue entry: there
-    the columns declared for the tested model count. -#}
+{#- Names of the source's own columns in a bronze relation. A unit test's input is no relation one could ask:
+    there the columns of the tested model count. -#}
 {% macro source_columns(relation) %}
     {%- set meta = ['_op', '_lsn', '_seq', '_committed_at', '_ingested_at', '_unchanged', '_text'] -%}
     {%- set added = ['valid_from', 'valid_to', 'is_deleted'] -%}
     {%- set names = [] -%}
-    {%- if execute and model.resource_type == 'unit_test' -%}
-        {%- for name in graph.nodes[model.tested_node_unique_id].columns if name not in meta + added -%}
-            {%- do names.append(name) -%}
-        {%- endfor -%}
-    {%- elif execute -%}
+    {%- if execute -%}
+        {%- if model.resource_type == 'unit_test' -%}
+            {%- set tested = model.tested_node_unique_id.split('.')[-1] -%}
+            {%- set relation = api.Relation.create(database=target.database, schema='silver', identifier=tested) -%}
+            {%- set meta = meta + added -%}
+        {%- endif -%}
         {%- for column in adapter.get_columns_in_relation(relation) if column.name not in meta -%}
             {%- do names.append(column.name) -%}
         {%- endfor -%}

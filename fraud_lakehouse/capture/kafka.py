@@ -16,8 +16,8 @@ from typing import cast
 import polars as pl
 
 from fraud_lakehouse.capture.kafka_config import KafkaClients
-from fraud_lakehouse.capture.kafka_reader import KafkaReader, app_positions, verify_identity
-from fraud_lakehouse.capture.kafka_source import KafkaSource, KafkaTopic
+from fraud_lakehouse.capture.kafka_reader import KafkaReader
+from fraud_lakehouse.capture.kafka_source import KafkaSource, KafkaTopic, verify_identity
 from fraud_lakehouse.errors import GapError, SourceError
 from fraud_lakehouse.settings import Settings
 
@@ -36,7 +36,7 @@ class KafkaBatch:
     """One micro-batch.
 
     Args:
-        frame: columns of `kafka_records.CARD_SCHEMA`; offsets rise within each partition.
+        frame: columns of `kafka_records.CARD_SCHEMA`; in the order of arrival, offsets rise within each partition.
         positions: by app_id, the next offset to read once these rows are landed.
         first: by app_id, the first offset of this batch.
         newest_timestamp: newest record timestamp (UTC); None when no record has one.
@@ -67,7 +67,7 @@ class KafkaLag:
 
 
 class KafkaCapture:
-    """Reads the topic of `settings.kafka_topic`. Connects at the first call that needs the broker; one thread at a time.
+    """Reads the topic of `settings.kafka_topic`; connects when first needed. Not for two threads at once.
 
     Args:
         settings: `kafka_bootstrap_servers` must be set.
@@ -134,20 +134,20 @@ class KafkaCapture:
             self._told = {}
             reader.assign(wanted)
             self._told = wanted
-        frames, first = reader.take(max_rows, max_bytes, timeout)
-        if not frames:
+        frame = reader.take(max_rows, max_bytes, timeout)
+        if frame is None:
             return None
         try:
             self._describe()  # identities never come back: unchanged after the fetch means unchanged during it
         except (GapError, SourceError):
             self._told = {}
             raise
-        self._told = dict(reader.next)
-        frame = pl.concat(frames, rechunk=False)
+        self._told = dict(reader.handed)
+        first = frame.group_by("_partition").agg(pl.col("_offset").min()).sort("_partition")
         return KafkaBatch(
             frame=frame,
-            positions=app_positions(topic, reader.next, sorted(reader.next)),
-            first={topic.app_id(number): offset for number, offset in sorted(first.items())},
+            positions=topic.positions(reader.handed),
+            first={topic.app_id(number): offset for number, offset in first.iter_rows()},
             newest_timestamp=cast("datetime | None", frame["_timestamp"].max()),
         )
 

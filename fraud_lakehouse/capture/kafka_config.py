@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from fraud_lakehouse.errors import SettingsError
@@ -20,6 +20,8 @@ GROUP = "fraud_lakehouse"
 _LOG = logging.getLogger("fraud_lakehouse.librdkafka")
 _LOG.addHandler(logging.NullHandler())
 _LOG.propagate = False  # a refused connection is told once, as our error, not as a stream of lines on stderr
+
+_Client = TypeVar("_Client", Consumer, AdminClient, Producer)
 
 _OURS: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -76,6 +78,12 @@ def read_properties(path: Path) -> dict[str, str]:
     return properties
 
 
+def reason_of(error: KafkaException) -> KafkaError:
+    """What librdkafka says: its code and text."""
+    reason = error.args[0] if error.args else None
+    return reason if isinstance(reason, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
+
+
 class KafkaClients:
     """Makes librdkafka clients with one set of properties and remembers the last error any of them reported.
 
@@ -116,13 +124,13 @@ class KafkaClients:
     def _remember(self, error: Any) -> None:
         self.last_error = str(error.str())
 
-    def _make(self, kind: Any, defaults: dict[str, Any], ours: dict[str, Any]) -> Any:
+    def _make(self, kind: type[_Client], defaults: dict[str, Any], ours: dict[str, Any]) -> _Client:
         config = {"bootstrap.servers": self.bootstrap, "error_cb": self._remember} | defaults | self._extra | ours
         try:
             return kind(config, logger=_LOG)
         except KafkaException as error:
             source = f"FRAUD_KAFKA_CONFIG_FILE ({self._file})" if self._file else "FRAUD_KAFKA_BOOTSTRAP_SERVERS"
             raise SettingsError(
-                f"{source}: librdkafka refuses the properties: {error.args[0].str()}",
+                f"{source}: librdkafka refuses the properties: {reason_of(error).str()}",
                 "correct or remove the property it names",
             ) from None

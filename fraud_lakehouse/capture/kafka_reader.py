@@ -6,21 +6,20 @@ Speaks partitions and offsets; what a position is called and where it is kept is
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
 
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from fraud_lakehouse.capture.kafka_config import KafkaClients
+from fraud_lakehouse.capture.kafka_order import ArrivalOrder
 from fraud_lakehouse.capture.kafka_records import RawRecords, decode
 from fraud_lakehouse.capture.kafka_source import (
     KafkaSource,
     KafkaTopic,
     LogTruncatedError,
     RetentionGapError,
-    TopicRecreatedError,
+    verify_identity,
 )
 from fraud_lakehouse.errors import GapError, SourceError
 
@@ -30,21 +29,15 @@ CHUNK = 20_000
 SILENT_SECONDS = 10.0
 """How long a broker may neither deliver nor say "end of partition"."""
 
+HELD_ROWS = 1_000_000
+"""Most records held back for order; with more, order gives way."""
+
 _FILL_SECONDS = 0.25
+_STALLED_SECONDS = 2.0
 _SETTLE_SECONDS = 0.15  # longer than one fetch: what was acknowledged before a call is seen by it
 _BEYOND_SECONDS = 2.0
 _RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 _GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
-
-
-@dataclass
-class _Taken:
-    """What one call has gathered so far."""
-
-    frames: list[pl.DataFrame] = field(default_factory=list)
-    first: dict[int, int] = field(default_factory=dict)
-    rows: int = 0
-    size: int = 0
 
 
 class KafkaReader:
@@ -64,8 +57,11 @@ class KafkaReader:
         self._held: list[Message] = []
         self._ended: set[int] = set()
         self._settled = 0.0
+        self._order = ArrivalOrder()
         self.next: dict[int, int | None] = {}
-        """Next offset of each assigned partition; None: from the earliest, nothing read yet."""
+        """Next offset to fetch of each assigned partition; None: from the earliest, nothing fetched yet."""
+        self.handed: dict[int, int | None] = {}
+        """Next offset to hand out of each assigned partition."""
 
     @property
     def assigned(self) -> bool:
@@ -80,6 +76,7 @@ class KafkaReader:
             SourceError: the broker does not answer.
         """
         self._held, self._ended, self.next, self._settled = [], set(), {}, 0.0
+        self._order = ArrivalOrder()
         known = {partition: offset for partition, offset in offsets.items() if offset is not None}
         self._check_range(known, self._source.starts(known), {})
         self._consumer.assign(
@@ -88,31 +85,40 @@ class KafkaReader:
                 for partition, offset in offsets.items()
             ]
         )
-        self.next = dict(offsets)
+        self.next, self.handed = dict(offsets), dict(offsets)
 
-    def take(self, max_rows: int, max_bytes: int, timeout: float) -> tuple[list[pl.DataFrame], dict[int, int]]:
-        """Take what is there, at most `max_rows` rows and about `max_bytes` bytes of payload.
+    def take(self, max_rows: int, max_bytes: int, timeout: float) -> pl.DataFrame | None:
+        """Take what is there in the order of arrival, at most `max_rows` rows, about `max_bytes` bytes fetched.
 
-        Waits for the first record until every partition was seen at its end and `timeout` seconds are over: nothing
-        taken means there was nothing. Returns as soon as it has all there is.
+        Waits for the first record until every partition was seen at its end and `timeout` seconds are over: None
+        means there was nothing. Returns as soon as it has all there is.
 
         Returns:
-            frames as of `kafka_records.decode`, and the first offset taken by partition.
+            a frame as of `kafka_records.decode` with at least one row; `handed` then is past it.
 
         Raises:
             GapError: records between our offset and the broker's are gone.
             SourceError: the broker went silent for 10 s, or the topic is gone.
         """
         try:
-            return self._take(max_rows, max_bytes, timeout)
+            horizon = self._fill(max_rows, max_bytes, timeout)
         except (GapError, SourceError):
             self.next = {}  # what was fetched is dropped: the next read must assign again
             raise
+        if not self._order.rows:
+            return None
+        frame = self._order.release(max_rows, horizon)
+        held = self._order.partitions()
+        last = frame.group_by("_partition").agg(pl.col("_offset").max())
+        self.handed |= {number: offset + 1 for number, offset in last.iter_rows()}
+        # Nothing held of a partition: what lies between its last record and its end are transaction markers.
+        self.handed |= {number: offset for number, offset in self.next.items() if number not in held}
+        return frame
 
     def wait(self, timeout: float) -> bool:
         """Whether a record (or an error, which `take` will raise) is there, waiting up to `timeout` seconds for it."""
         deadline = time.monotonic() + timeout
-        while not self._held:
+        while not (self._held or self._order.rows):
             left = deadline - time.monotonic()
             message = self._consumer.poll(max(left, 0.0))
             if message is not None and not self._noted_end(message):
@@ -142,43 +148,56 @@ class KafkaReader:
         """Leave the broker; commits nothing."""
         self._consumer.close()
 
-    def _take(self, max_rows: int, max_bytes: int, timeout: float) -> tuple[list[pl.DataFrame], dict[int, int]]:
-        taken = _Taken()
+    def _fill(self, max_rows: int, max_bytes: int, timeout: float) -> int | None:
+        """Fetch until there is enough to hand out, or all there is; up to which clock it may be (None: all)."""
         started = heard = time.monotonic()
         timeout, self._settled = max(timeout, self._settled), _SETTLE_SECONDS
-        while taken.rows < max_rows and taken.size < max_bytes:
-            got = self._decode(self._fetch(min(CHUNK, max_rows - taken.rows), self._patience(taken)), taken)
+        size = 0
+        while True:
+            horizon = self._horizon()
+            ready = self._order.ready(horizon)
+            if ready >= max_rows or (ready and size >= max_bytes):
+                return horizon
+            if self._order.rows >= max(HELD_ROWS, max_rows):
+                return None
+            count, fetched = self._fetch(CHUNK, 0.0 if ready and horizon is None else 0.05)
+            size += fetched
             now = time.monotonic()
-            if got:
+            if count:
                 heard = now
-            elif taken.rows:
-                if self._caught_up() or now - heard > _FILL_SECONDS:
-                    break
+            elif self._order.rows:
+                if horizon is None or (ready and now - heard > _FILL_SECONDS):
+                    return horizon
+                if now - heard > _STALLED_SECONDS:  # one partition without a leader does not hold up the others
+                    return None
             elif self._ended >= self.next.keys():
                 if now - started >= timeout and self._confirm_end():
-                    break
+                    return None
                 heard = now
             else:
                 self._check_silence(now - heard)
-        return taken.frames, taken.first
 
-    def _patience(self, taken: _Taken) -> float:
-        return 0.0 if taken.rows and self._caught_up() else 0.05
+    def _horizon(self) -> int | None:
+        """The clock up to which no earlier record can come any more: None when all partitions are read to the end."""
+        behind = [partition for partition in self.next if not self._caught_up(partition)]
+        return min((self._order.clocks.get(partition, -1) for partition in behind), default=None)
 
-    def _fetch(self, most: int, timeout: float) -> list[Message]:
-        """Up to `most` messages: what is queued now, else the first to come within `timeout` seconds."""
+    def _caught_up(self, partition: int) -> bool:
+        offset = self.next[partition]
+        return partition in self._ended or (offset is not None and 0 <= self._high(partition) <= offset)
+
+    def _fetch(self, most: int, timeout: float) -> tuple[int, int]:
+        """Hold what is queued now, else what comes first within `timeout` seconds; records and their bytes."""
         messages, self._held = self._held, []
         if not messages:
             message = self._consumer.poll(timeout)
             if message is None:
-                return []
+                return 0, 0
             messages = [message]
-        if most > len(messages):  # consume() would wait for the full number: only what is there
-            messages += self._consumer.consume(most - len(messages), 0)
-        return messages
+        # consume() with a timeout would wait for the full number: only what is there.
+        return self._hold(messages + self._consumer.consume(most - len(messages), 0))
 
-    def _decode(self, messages: list[Message], taken: _Taken) -> int:
-        """Decode the records among the messages into `taken`; how many there were."""
+    def _hold(self, messages: list[Message]) -> tuple[int, int]:
         partitions: list[int] = []
         offsets: list[int] = []
         timestamps: list[int | None] = []
@@ -194,18 +213,13 @@ class KafkaReader:
             partitions.append(partition)
             offsets.append(offset)
             timestamps.append(timestamp if kind else None)
-            value: Any = message.value()
-            values.append(value)
-            taken.size += len(value) if value is not None else 0
-            taken.first.setdefault(partition, offset)
+            values.append(message.value())
             self.next[partition] = offset + 1
         if partitions:
-            self._ended.difference_update(
-                partition for partition in set(partitions) if self.next[partition] != self._high(partition)
-            )
-            taken.frames.append(decode(RawRecords(self._topic.name, partitions, offsets, timestamps, values)))
-            taken.rows += len(partitions)
-        return len(partitions)
+            self._ended -= {partition for partition in set(partitions) if self.next[partition] != self._high(partition)}
+            frame = decode(RawRecords(self._topic.name, partitions, offsets, timestamps, values))
+            self._order.add(frame, partitions, timestamps)
+        return len(partitions), sum(len(value) for value in values if value is not None)
 
     def _noted_end(self, message: Message) -> bool:
         """Whether the message is "end of partition", which then is remembered."""
@@ -217,12 +231,6 @@ class KafkaReader:
         self._ended.add(partition)
         self.next[partition] = max(offset, self.next.get(partition) or 0)  # steps over transaction markers
         return True
-
-    def _caught_up(self) -> bool:
-        return all(
-            partition in self._ended or (offset is not None and 0 <= self._high(partition) <= offset)
-            for partition, offset in self.next.items()
-        )
 
     def _confirm_end(self) -> bool:
         """Ask the broker anew: "at the end" may be older than this call."""
@@ -277,31 +285,10 @@ class KafkaReader:
                     *self._lost(partition, offset, f"before the earliest the broker still has, {starts[partition]}")
                 )
             if partition in ends and offset > ends[partition]:
-                raise LogTruncatedError(
-                    *self._lost(partition, offset, f"beyond the end of the log, {ends[partition]}")
-                )
+                raise LogTruncatedError(*self._lost(partition, offset, f"beyond the end of the log, {ends[partition]}"))
 
     def _lost(self, partition: int, offset: int, where: str) -> tuple[str, str]:
         return (
             f"Kafka topic {self._topic.name!r}, partition {partition}: our next offset {offset} is {where}",
             "find out what was lost, then accept the topic as it is now: fraud-lakehouse accept-source kafka",
         )
-
-
-def verify_identity(before: KafkaTopic, now: KafkaTopic) -> None:
-    """Raise unless two descriptions are of the same topic of the same cluster.
-
-    Raises:
-        TopicRecreatedError: they are not, or partitions have vanished.
-    """
-    if before.identity != now.identity or now.partitions < before.partitions:
-        raise TopicRecreatedError(
-            f"Kafka topic {before.name!r} is another one now: it was {before.identity} with {before.partitions} "
-            f"partitions, it is {now.identity} with {now.partitions}",
-            "if that was intended, accept the new topic: fraud-lakehouse accept-source kafka",
-        )
-
-
-def app_positions(topic: KafkaTopic, offsets: Mapping[int, int | None], only: Iterable[int]) -> dict[str, int]:
-    """Offsets of some partitions by app_id; those without an offset are left out."""
-    return {topic.app_id(number): offset for number in only if (offset := offsets.get(number)) is not None}

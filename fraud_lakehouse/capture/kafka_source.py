@@ -6,15 +6,14 @@ Asks the broker and turns every refusal into a typed error that names the broker
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from concurrent.futures import Future
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ClusterMetadata, NewTopic, OffsetSpec
 
-from fraud_lakehouse.capture.kafka_config import KafkaClients
+from fraud_lakehouse.capture.kafka_config import KafkaClients, reason_of
 from fraud_lakehouse.errors import GapError, SourceError
 
 ANSWER_SECONDS = 8.0
@@ -73,6 +72,10 @@ class KafkaTopic:
         """Name of a partition's position: `kafka:<cluster id>:<topic id>:<partition>`."""
         return f"{self.identity}:{partition}"
 
+    def positions(self, offsets: Mapping[int, int | None]) -> dict[str, int]:
+        """Offsets by app_id; partitions without an offset are left out."""
+        return {self.app_id(number): offset for number, offset in sorted(offsets.items()) if offset is not None}
+
     def partition_of(self, app_id: str) -> int | None:
         """The partition a position belongs to; None when it belongs to another topic or cluster."""
         head, _, number = app_id.rpartition(":")
@@ -107,7 +110,7 @@ class KafkaSource:
             found = self._answer(asked[self._name])
             topic_id, partitions = str(found.topic_id), len(found.partitions)
         except KafkaException as error:
-            if error.args[0].code() not in _UNSUPPORTED:
+            if reason_of(error).code() not in _UNSUPPORTED:
                 raise self._refused(error) from None
             # Named, the question would create the topic on some brokers: ask for all.
             metadata = self._metadata().topics.get(self._name)
@@ -124,15 +127,14 @@ class KafkaSource:
         Raises:
             SourceError: the broker refuses or does not answer.
         """
-        asked = self._connected().create_topics(
-            [NewTopic(self._name, partitions, -1)], request_timeout=ANSWER_SECONDS
-        )
+        asked = self._connected().create_topics([NewTopic(self._name, partitions, -1)], request_timeout=ANSWER_SECONDS)
         try:
             self._answer(asked[self._name])
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            if reason_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                why = reason_of(error).str()
                 raise SourceError(
-                    f"Kafka at {self._clients.bootstrap} does not create topic {self._name!r}: {error.args[0].str()}",
+                    f"Kafka at {self._clients.bootstrap} does not create topic {self._name!r}: {why}",
                     "create it with the broker's own tools",
                 ) from None
 
@@ -169,7 +171,7 @@ class KafkaSource:
         try:
             found = self._answer(admin.describe_cluster(request_timeout=ANSWER_SECONDS)).cluster_id
         except KafkaException as error:
-            if error.args[0].code() not in _UNSUPPORTED:
+            if reason_of(error).code() not in _UNSUPPORTED:
                 raise self._refused(error) from None
             found = self._metadata().cluster_id
         return str(found) if found else "unnamed-cluster"
@@ -186,7 +188,7 @@ class KafkaSource:
             try:
                 return {place.partition: int(self._answer(answer).offset) for place, answer in asked.items()}
             except KafkaException as error:
-                if error.args[0].code() not in _LEADERLESS:
+                if reason_of(error).code() not in _LEADERLESS:
                     raise self._refused(error) from None
                 if time.monotonic() > deadline:
                     raise self.unreachable(ANSWER_SECONDS) from None
@@ -199,14 +201,14 @@ class KafkaSource:
         except KafkaException as error:
             raise self._refused(error) from None
 
-    def _answer(self, future: Future[Any]) -> Any:
+    def _answer(self, future: Any) -> Any:
         try:
             return future.result(ANSWER_SECONDS + 1)
         except TimeoutError:
             raise self.unreachable(ANSWER_SECONDS) from None
 
     def _refused(self, error: KafkaException) -> SourceError:
-        reason = error.args[0]
+        reason = reason_of(error)
         code = reason.code()
         if code in _ABSENT:
             return self._missing()
@@ -229,4 +231,18 @@ class KafkaSource:
         return TopicMissingError(
             f"Kafka at {self._clients.bootstrap} has no topic {self._name!r}; there: {there or 'no topic at all'}",
             "create the topic, or set FRAUD_KAFKA_TOPIC to one of those",
+        )
+
+
+def verify_identity(before: KafkaTopic, now: KafkaTopic) -> None:
+    """Raise unless two descriptions are of the same topic of the same cluster.
+
+    Raises:
+        TopicRecreatedError: they are not, or partitions have vanished.
+    """
+    if before.identity != now.identity or now.partitions < before.partitions:
+        raise TopicRecreatedError(
+            f"Kafka topic {before.name!r} is another one now: it was {before.identity} with {before.partitions} "
+            f"partitions, it is {now.identity} with {now.partitions}",
+            "if that was intended, accept the new topic: fraud-lakehouse accept-source kafka",
         )

@@ -74,16 +74,19 @@ def decode(
             continue
         fresh = events.filter(pl.col("lsn") > after[name])
         if fresh.height:
-            known = tables.get(name)
-            key = known.key if known is not None and relation.full else relation.key
+            key = _key(relation, tables.get(name))
             parts.setdefault(name, []).append((relation, _frame(fresh, relation, key)))
     decoded = Decoded(end_lsn=last[0] or 0, newest_committed_at_us=last[1])
     for name, pieces in parts.items():
-        known = tables.get(name)
         newest = relations.latest(pieces[-1][0].oid)
-        key = known.key if known is not None and newest.full else newest.key
+        key = _key(newest, tables.get(name))
         decoded.tables[name], decoded.frames[name] = _union(name, newest, key, pieces)
     return decoded
+
+
+def _key(relation: Relation, known: TableInfo | None) -> tuple[str, ...]:
+    """The key as the catalog orders it; the log's own when it is another (a FULL identity flags every column)."""
+    return known.key if known is not None and (relation.full or set(known.key) == set(relation.key)) else relation.key
 
 
 def _check_foreign(name: str, tables: Mapping[str, TableInfo]) -> None:

@@ -268,9 +268,13 @@ class PostgresCapture:
     def _connected(self) -> psycopg.Connection[Any]:
         if self._connection is None or self._connection.closed:
             connection = self._connector.connect()
-            now = system_id_of(connection)
-            if self._system_id is not None:
-                check_identity(self._system_id, now)
+            try:
+                now = system_id_of(connection)
+                if self._system_id is not None:
+                    check_identity(self._system_id, now)
+            except BaseException:
+                connection.close()
+                raise
             self._system_id, self._connection = now, connection
         return self._connection
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -210,7 +211,7 @@ class ReplicationSlot:
             if not self.state(connection).exists:
                 raise SlotLostError(f"replication slot {self.name} does not exist any more", _START_OVER) from None
             raise SourceError(
-                f"publication {self.publication} was dropped or made anew while changes were pending: {words_of(error)}",
+                f"publication {self.publication} was dropped while changes were pending: {words_of(error)}",
                 f"CREATE PUBLICATION {quoted(self.publication)} again; if the error stays, {_START_OVER}",
             ) from None
         values = [result.get_value(row, 0) for row in range(result.ntuples)]
@@ -227,9 +228,10 @@ class ReplicationSlot:
 
     def _acknowledge(self, lsn: int) -> None:
         # A connection for each: a second START_REPLICATION on the same one reads no status message.
-        with self._connector.connect(replication=True) as walsender:
+        with closing(self._connector.connect(replication=True)) as walsender:
             raw = walsender.pgconn
-            options = sql.SQL("(proto_version '1', publication_names {})").format(sql.Literal(quoted(self.publication)))
+            names = sql.Literal(quoted(self.publication))
+            options = sql.SQL("(proto_version '1', publication_names {})").format(names)
             start = sql.SQL("START_REPLICATION SLOT {} LOGICAL ").format(sql.Identifier(self.name))
             raw.send_query(
                 b"%s%s %s" % (start.as_bytes(walsender), format_lsn(lsn).encode(), options.as_bytes(walsender))

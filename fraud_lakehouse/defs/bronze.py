@@ -7,7 +7,8 @@ its tables are shown, as far as the models read them, but cannot be materialized
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -26,6 +27,7 @@ CARD_TABLE = "card_transactions"
 MODELLED_TABLES = frozenset({"users", "transactions"})
 SETTING = {"postgres": "FRAUD_POSTGRES_DSN", "kafka": "FRAUD_KAFKA_BOOTSTRAP_SERVERS"}
 MOST_REFUSALS = 10
+Writing = Callable[[], AbstractContextManager[None]]
 KINDS = {"postgres": {"postgres", "deltalake"}, "kafka": {"kafka", "deltalake"}}
 
 
@@ -52,8 +54,10 @@ def bronze_key(table: str) -> dg.AssetKey:
     return dg.AssetKey(["bronze", table])
 
 
-def drain(ingest: Ingest, max_rows: int, max_batches: int) -> tuple[list["Landed"], bool]:
-    """Land micro-batches until the source is drained or `max_batches` are in.
+def drain(
+    ingest: Ingest, max_rows: int, max_batches: int, writing: Writing = nullcontext
+) -> tuple[list["Landed"], bool]:
+    """Land micro-batches until the source is drained or `max_batches` are in, taking the writer's lock for each.
 
     A commit refused by the fence means that another writer (the live run) landed those rows first: nothing is
     lost, and the next step continues from its position.
@@ -64,11 +68,12 @@ def drain(ingest: Ingest, max_rows: int, max_batches: int) -> tuple[list["Landed
     Raises:
         ConcurrentWriterError: refused again and again: two writers are left running against each other.
     """
-    landed: list["Landed"] = []
+    landed: list[Landed] = []
     refused = 0
     for _ in range(max_batches):
         try:
-            batch = ingest.step(max_rows)
+            with writing():
+                batch = ingest.step(max_rows)
         except ConcurrentWriterError:
             refused += 1
             if refused >= MOST_REFUSALS:
@@ -118,8 +123,10 @@ def _source_step(source: str, specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, config: DrainConfig, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> Iterator[dg.MaterializeResult]:
         with stated_failures():
-            landed, drained = drain(lakehouse.ingest(source), lakehouse.settings.batch_rows, config.max_batches)
-        by_table: dict[str, list["Landed"]] = defaultdict(list)
+            landed, drained = drain(
+                lakehouse.ingest(source), lakehouse.settings.batch_rows, config.max_batches, lakehouse.writing
+            )
+        by_table: dict[str, list[Landed]] = defaultdict(list)
         for batch in landed:
             by_table[batch.table].append(batch)
         declared = {spec.key.path[-1] for spec in specs}
@@ -133,6 +140,6 @@ def _source_step(source: str, specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
                 yield dg.MaterializeResult(asset_key=bronze_key(table), metadata=metadata)
             else:
                 context.log_event(dg.AssetMaterialization(asset_key=bronze_key(table), metadata=metadata))
-        context.log.info(f"{source}: {sum(batch.rows for batch in landed)} rows landed, drained: {drained}")
+        context.log.info("%s: %d rows landed, drained: %s", source, sum(batch.rows for batch in landed), drained)
 
     return capture

@@ -1,20 +1,181 @@
-"""Asset checks that say what a dbt test cannot: fraud findings with their evidence, broken contracts, drift.
+"""Asset checks that say what a dbt test cannot: fraud findings with their evidence, drift, broken contracts.
 
-Findings never block (real fraud must not stop the pipeline); a broken contract does.
+Findings and drift never block (real fraud must not stop the pipeline); a broken contract does. What is looked at
+and when it passes is decided in `detect/`.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import polars as pl
 
+from fraud_lakehouse.defs.metadata import markdown_table
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.lake.lake import Lake
 
+if TYPE_CHECKING:
+    from fraud_lakehouse.detect.anomaly_rate import RateDrift
+    from fraud_lakehouse.detect.contracts import ContractResult
+    from fraud_lakehouse.detect.findings import Finding
+
 ALERTS_KEY = dg.AssetKey(["gold", "alerts"])
+DRIFT = "anomaly_rate"
+WINDOW = timedelta(hours=1)
+CARD_TABLE = "card_transactions"
 
 
-def rule_evaluations(lake: Lake, rules: Sequence[str]) -> Iterator[dg.AssetCheckEvaluation]:
-    """Every rule's check, evaluated now."""
-    yield from ()
+def rule_check_name(rule: str) -> str:
+    """The name of a rule's check on gold/alerts: that of its model."""
+    return f"rule_{rule}"
+
+
+def alert_checks(rules: Sequence[str]) -> dg.AssetChecksDefinition:
+    """On gold/alerts: a non-blocking check per rule, and one on the share of transactions that raise alerts."""
+    specs = [
+        dg.AssetCheckSpec(
+            rule_check_name(rule),
+            asset=ALERTS_KEY,
+            blocking=False,
+            description=f"No alert of the rule {rule} within the last hour; if any: how many, on whom, how bad.",
+        )
+        for rule in rules
+    ]
+    drift = dg.AssetCheckSpec(
+        DRIFT,
+        asset=ALERTS_KEY,
+        blocking=False,
+        description="The share of transactions that raise alerts is what it was in the last 24 hours.",
+    )
+
+    @dg.multi_asset_check(name="findings", specs=[*specs, drift], can_subset=True)
+    def findings(
+        context: dg.AssetCheckExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
+    ) -> Iterator[dg.AssetCheckResult]:
+        wanted = context.selected_asset_check_keys
+        for evaluation in alert_evaluations(lakehouse.lake, rules):
+            if evaluation.asset_check_key in wanted:
+                yield _result(evaluation)
+
+    return findings
+
+
+def alert_evaluations(lake: Lake, rules: Sequence[str]) -> Iterator[dg.AssetCheckEvaluation]:
+    """Every check on gold/alerts, evaluated now; the live run logs these as they are."""
+    from fraud_lakehouse.detect.anomaly_rate import evaluate_drift
+    from fraud_lakehouse.detect.findings import evaluate_rules
+
+    for rule, finding in evaluate_rules(lake, rules, WINDOW).items():
+        yield _warning(rule_check_name(rule), finding.passed, finding_metadata(finding))
+    drift = evaluate_drift(lake)
+    yield _warning(DRIFT, drift.passed, drift_metadata(drift))
+
+
+def finding_metadata(finding: "Finding") -> dict[str, Any]:
+    """A rule's evidence: count, threshold, window and the entities with most alerts."""
+    offenders = pl.DataFrame([vars(one) for one in finding.top_offenders])
+    return {
+        "alerts": finding.count,
+        "threshold": finding.threshold,
+        "entities": finding.entities,
+        "by severity": finding.by_severity,
+        "since": dg.MetadataValue.timestamp(finding.since),
+        "until": dg.MetadataValue.timestamp(finding.until),
+        **({"top offenders": dg.MetadataValue.md(markdown_table(offenders))} if offenders.height else {}),
+    }
+
+
+def drift_metadata(drift: "RateDrift") -> dict[str, Any]:
+    """Why the rate has or has not drifted, with the numbers; rates are alerts per evaluated transaction."""
+    numbers = {name: value for name, value in drift.evidence().items() if isinstance(value, int | float)}
+    return {"reason": drift.reason, **{name: value for name, value in numbers.items() if not isinstance(value, bool)}}
+
+
+def contract_checks(bronze: Sequence[str], silver: Sequence[str]) -> list[dg.AssetChecksDefinition]:
+    """Blocking checks of what later layers rely on: columns, positions and the quarantined share.
+
+    Args:
+        bronze: names of bronze tables.
+        silver: names of silver tables; those without a fixed contract get no check.
+    """
+    from fraud_lakehouse.detect.contracts import REQUIRED, check_bronze, check_columns
+
+    def silver_contracts(lake: Lake, table: str) -> list["ContractResult"]:
+        return [check_columns(lake, "silver", table)]
+
+    fixed = [table for table in silver if ("silver", table) in REQUIRED]
+    return [
+        _contracts("bronze", bronze, check_bronze, ("columns", "positions")),
+        _contracts("silver", fixed, silver_contracts, ("columns",)),
+    ]
+
+
+Evaluate = Callable[[Lake, str], list["ContractResult"]]
+_CONTRACTS = {
+    "columns": "The columns that later layers read exist with a type they may have.",
+    "positions": "No position is there twice and no batch reaches back behind another.",
+    "quarantine": "At most 5 % of the newest records are unreadable.",
+}
+
+
+def _contracts(layer: str, tables: Sequence[str], evaluate: Evaluate, names: Sequence[str]) -> dg.AssetChecksDefinition:
+    specs = [
+        dg.AssetCheckSpec(name, asset=[layer, table], blocking=True, description=_CONTRACTS[name])
+        for table in tables
+        for name in [*names, *(["quarantine"] if (layer, table) == ("bronze", CARD_TABLE) else [])]
+    ]
+
+    @dg.multi_asset_check(name=f"{layer}_contracts", specs=specs, can_subset=True)
+    def contracts(
+        context: dg.AssetCheckExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
+    ) -> Iterator[dg.AssetCheckResult]:
+        wanted = context.selected_asset_check_keys
+        for table in sorted({key.asset_key.path[-1] for key in wanted}):
+            found = {one.contract: one for one in evaluate(lakehouse.lake, table)}
+            for key in (key for key in wanted if key.asset_key.path[-1] == table):
+                yield contract_result(key, found.get(key.name))
+
+    return contracts
+
+
+def contract_result(key: dg.AssetCheckKey, found: "ContractResult | None") -> dg.AssetCheckResult:
+    """A contract's outcome with its problems; one that could not be looked at has not passed."""
+    problems = list(found.problems) if found else ["not looked at, because the table's columns are wrong"]
+    numbers = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in _numbers(found)}
+    return dg.AssetCheckResult(
+        asset_key=key.asset_key,
+        check_name=key.name,
+        passed=not problems,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description="; ".join(problems) or None,
+        metadata={**numbers, "problems": dg.MetadataValue.md("\n".join(f"- {one}" for one in problems))},
+    )
+
+
+def _numbers(found: "ContractResult | None") -> list[tuple[str, Any]]:
+    return list(found.numbers.items()) if found else []
+
+
+def _warning(name: str, passed: bool, metadata: dict[str, Any]) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=ALERTS_KEY,
+        check_name=name,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=metadata,
+        blocking=False,
+    )
+
+
+def _result(evaluation: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=evaluation.asset_key,
+        check_name=evaluation.check_name,
+        passed=evaluation.passed,
+        severity=evaluation.severity,
+        metadata=evaluation.metadata,
+    )

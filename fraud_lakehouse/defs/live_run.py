@@ -19,7 +19,7 @@ import dagster as dg
 
 from fraud_lakehouse.defs import LIVE_JOB, LIVE_POOL
 from fraud_lakehouse.defs.bronze import bronze_key
-from fraud_lakehouse.defs.checks import rule_evaluations
+from fraud_lakehouse.defs.checks import alert_evaluations
 from fraud_lakehouse.defs.metadata import landed_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 
@@ -89,8 +89,8 @@ class LiveReport:
     def _clear(self) -> None:
         self._cycles = 0
         self._alerts = 0
-        self._landed: dict[str, list["Landed"]] = defaultdict(list)
-        self._built: dict[str, list["NodeResult"]] = defaultdict(list)
+        self._landed: dict[str, list[Landed]] = defaultdict(list)
+        self._built: dict[str, list[NodeResult]] = defaultdict(list)
         self._steps: Counter[str] = Counter()
         self._problems: dict[str, str] = {}
 
@@ -114,7 +114,7 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefini
             nonlocal checks_due
             report.add(result)
             if time.monotonic() >= checks_due:
-                for evaluation in rule_evaluations(lakehouse.lake, rules):
+                for evaluation in alert_evaluations(lakehouse.lake, rules):
                     context.log_event(evaluation)
                 checks_due = time.monotonic() + config.check_seconds
 

@@ -9,12 +9,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
 
 MOST_PARTITIONS_NAMED = 8
+IDLE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,48 @@ def new_data(source: str, settings: Settings) -> NewData | None:
     Raises:
         LakehouseError: the source or the lake cannot be asked.
     """
-    raise LakehouseError(f"{source}: not wired yet")
+    lake = Lake.at(settings.lake)
+    return _new_in_postgres(settings, lake) if source == "postgres" else _new_in_kafka(settings, lake)
+
+
+def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
+    """From the lake's position to the end of the first transaction beyond it: the same however much follows.
+
+    Log of other tables alone counts once it is more than IDLE_BYTES: a run lets the server recycle it.
+    """
+    from fraud_lakehouse.capture.postgres import PostgresCapture
+
+    with PostgresCapture(settings) as capture:
+        position = _position(lake, "control", "batches", capture.app_id)
+        if position is None:
+            return NewData("postgres", "snapshot")
+        end = capture.lag().current_lsn
+        if end - position > IDLE_BYTES:
+            return NewData("postgres", lsn_range(position, end))
+        changes = capture.read({}, position, max_rows=1)
+        if changes is None or not (changes.frames or changes.end_lsn < end):
+            return None
+        return NewData("postgres", lsn_range(position, changes.end_lsn))
+
+
+def _new_in_kafka(settings: Settings, lake: Lake) -> NewData | None:
+    """From the lake's next offset to the end, of each partition with new records."""
+    from fraud_lakehouse.capture.kafka import KafkaCapture
+
+    with KafkaCapture(settings) as capture:
+        known = {app_id: _position(lake, "bronze", "card_transactions", app_id) for app_id in capture.partitions()}
+        lag = capture.lag(known)
+        parts = enumerate(lag.partitions.values())
+        offsets = {
+            number: (part.start if part.position is None else part.position, part.end)
+            for number, part in parts
+            if part.rows
+        }
+        return NewData(settings.kafka_topic, offset_range(offsets)) if offsets else None
+
+
+def _position(lake: Lake, layer: str, table: str, app_id: str) -> int | None:
+    return lake.open(layer, table).transaction_version(app_id) if lake.exists(layer, table) else None
 
 
 def _lsn(position: int) -> str:

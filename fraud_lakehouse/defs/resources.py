@@ -17,12 +17,16 @@ from fraud_lakehouse.defs.positions import NewData, new_data
 from fraud_lakehouse.defs.run_lock import run_lock
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.writer_lock import writer_lock
 
 if TYPE_CHECKING:
     from fraud_lakehouse.lake.ingest import Landed
     from fraud_lakehouse.live import CycleResult
     from fraud_lakehouse.settings import Settings
     from fraud_lakehouse.transform.runner import BuildResult
+
+
+LOCK_SECONDS = 600.0
 
 
 class Ingest(Protocol):
@@ -42,9 +46,7 @@ class Builder(Protocol):
 def _ingest(source: str, settings: Settings, lake: Lake) -> Ingest:
     from fraud_lakehouse.lake import ingest
 
-    if source == "postgres":
-        return ingest.PostgresIngest(settings, lake)
-    return ingest.KafkaIngest(settings, lake)
+    return ingest.PostgresIngest(settings, lake) if source == "postgres" else ingest.KafkaIngest(settings, lake)
 
 
 def _builder(settings: Settings) -> Builder:
@@ -99,6 +101,16 @@ class Lakehouse:
         """Repeat the micro-batch cycle until `stop()`; `report` takes what each cycle did."""
         self.parts.repeat(self.settings, stop, report)
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Take turns with the live run, which holds the same lock for the length of a cycle.
+
+        Raises:
+            ConcurrentWriterError: another process held it for LOCK_SECONDS.
+        """
+        with writer_lock(self.settings.work_dir, LOCK_SECONDS):
+            yield
+
     def close(self) -> None:
         """Close what was opened, newest first."""
         self._opened.clear()
@@ -117,7 +129,7 @@ def lakehouse_resource(settings: Settings, parts: Parts) -> dg.ResourceDefinitio
 
     @dg.resource(description="Settings, lake and working parts of one run.")
     def lakehouse(context: dg.InitResourceContext) -> Iterator[Lakehouse]:
-        with run_lock(settings, context.run_id or f"outside-{os.getpid()}"):
+        with run_lock(settings, context.run.run_id if context.run else f"outside-{os.getpid()}"):
             handle = Lakehouse(settings, parts)
             try:
                 yield handle

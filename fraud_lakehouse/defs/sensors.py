@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Tick = dg.RunRequest | dg.SkipReason
 RANGE_TAG = "fraud/range"
+SOURCE_TAG = "fraud/source"
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -34,16 +35,13 @@ LIVE_TICK_SECONDS = 5
 LONGEST_PAUSE_SECONDS = 120.0
 
 
-def request_for(instance: dg.DagsterInstance, data: NewData) -> Tick:
-    """The run that lands a range, unless one is under way. A range whose run failed gets a new run.
-
-    The run key is the range; of a repeated attempt, the range and the attempt's number.
-    """
-    runs = instance.get_runs(dg.RunsFilter(tags={RANGE_TAG: data.run_key}))
-    if under_way := [run for run in runs if not run.is_finished]:
-        return dg.SkipReason(f"Run {under_way[0].run_id[:8]} is already landing {data.run_key}.")
-    key = data.run_key if not runs else f"{data.run_key}#{len(runs) + 1}"
-    return dg.RunRequest(run_key=key, tags={RANGE_TAG: data.run_key})
+def request_for(
+    instance: dg.DagsterInstance, source: str, data: NewData, selection: Sequence[dg.AssetKey]
+) -> dg.RunRequest:
+    """The run that lands a range. The run key is the range; of a range whose run failed, also the attempt's number."""
+    earlier = len(instance.get_runs(dg.RunsFilter(tags={RANGE_TAG: data.run_key})))
+    key = data.run_key if not earlier else f"{data.run_key}#{earlier + 1}"
+    return dg.RunRequest(run_key=key, tags={RANGE_TAG: data.run_key, SOURCE_TAG: source}, asset_selection=[*selection])
 
 
 def source_sensor(
@@ -66,6 +64,9 @@ def source_sensor(
             return dg.SkipReason(f"{SETTING[source]} is not set, so there is no {source} source.")
         if settings.update_delay == 0:
             return dg.SkipReason("FRAUD_UPDATE_DELAY is 0: the live run captures this source.")
+        pulling = dg.RunsFilter(tags={SOURCE_TAG: source}, statuses=UNFINISHED)
+        if runs := context.instance.get_runs(pulling, limit=1):
+            return dg.SkipReason(f"Run {runs[0].run_id[:8]} is landing {runs[0].tags[RANGE_TAG]}.")
         try:
             data = look(source, settings)
         except SourceError as error:
@@ -73,8 +74,7 @@ def source_sensor(
         if data is None:
             return dg.SkipReason(f"Nothing new in {source}.")
         context.update_cursor(data.run_key)
-        tick = request_for(context.instance, data)
-        return tick.with_replaced_attrs(asset_selection=list(selection)) if isinstance(tick, dg.RunRequest) else tick
+        return request_for(context.instance, source, data, selection)
 
     return new_data_sensor
 
@@ -136,7 +136,8 @@ def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float 
     for record in instance.get_run_records(started):
         run = record.dagster_run
         state = lock_state(settings, run.run_id)
-        if state == "free" or (state == "absent" and clock - (record.start_time or clock) > GRACE_SECONDS):
+        age = clock - (record.start_time or record.create_timestamp.timestamp())
+        if state == "free" or (state == "absent" and age > GRACE_SECONDS):
             current = instance.get_run_by_id(run.run_id)
             if current is None or current.is_finished:
                 continue

@@ -63,7 +63,7 @@ def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         names = sorted(key.path[-1] for key in context.selected_asset_keys)
         everything = len(names) == count
-        with stated_failures():
+        with stated_failures(), lakehouse.writing():
             built = lakehouse.builder().build([] if everything else ["--select", *names])
         checks = {
             str(spec.metadata["dagster_dbt/unique_id"]): spec.key
@@ -78,7 +78,7 @@ def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
                 yield dg.MaterializeResult(
                     asset_key=model_key(props), metadata=model_metadata(lakehouse.lake, props, node)
                 )
-        context.log.info(f"{len(built.nodes)} dbt nodes in {built.seconds:.2f} s, {len(built.failed)} not well")
+        context.log.info("%d dbt nodes in %.2f s, %d not well", len(built.nodes), built.seconds, len(built.failed))
         if built.failed:
             raise dg.Failure(
                 "; ".join(f"{node.name}: {node.message or node.status}" for node in built.failed[:5]),

@@ -1,1 +1,66 @@
-"""Upkeep"""
+"""Upkeep of the lake's tables once a day: what it did to each is an observation of that table's asset.
+
+What upkeep is (compact, checkpoint, vacuum) is in `lake/maintenance.py`.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
+
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from fraud_lakehouse.defs import LAKE_POOL
+from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
+from fraud_lakehouse.lake.lake import LAYERS
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.lake.maintenance import Upkeep
+
+CRON = "30 3 * * *"
+SHOWN = ("bronze", "silver", "gold")
+
+
+def upkeep_schedule() -> dg.ScheduleDefinition:
+    """The job `upkeep`, at 03:30 UTC."""
+
+    @dg.op(pool=LAKE_POOL, description="Compacts, checkpoints and vacuums every table, one after the other.")
+    def maintain_tables(context: dg.OpExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]) -> None:
+        from fraud_lakehouse.lake.maintenance import maintain_table
+
+        lake = lakehouse.lake
+        for layer in LAYERS:
+            for table in lake.tables(layer):
+                with stated_failures(), lakehouse.writing():  # per table, so that a cycle gets in between
+                    done = maintain_table(lake, layer, table)
+                if layer in SHOWN:
+                    context.log_event(dg.AssetObservation([layer, table], metadata=upkeep_metadata(done)))
+                context.log.info("%s/%s: %d -> %d files", layer, table, done.files_before, done.files_after)
+
+    @dg.job(
+        name="upkeep",
+        executor_def=dg.in_process_executor,
+        description="Keeps the Delta tables small and quick; what readers see does not change.",
+    )
+    def upkeep() -> None:
+        maintain_tables()
+
+    return dg.ScheduleDefinition(
+        name="upkeep_at_0330",
+        job=upkeep,
+        cron_schedule=CRON,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description="Upkeep while the day is quiet (UTC).",
+    )
+
+
+def upkeep_metadata(done: "Upkeep") -> dict[str, Any]:
+    """A table before and after."""
+    return {
+        "files before": done.files_before,
+        "files after": done.files_after,
+        "bytes before": done.bytes_before,
+        "bytes after": done.bytes_after,
+        "files vacuumed": done.files_vacuumed,
+        "version": done.version,
+    }

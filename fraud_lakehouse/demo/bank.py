@@ -42,11 +42,11 @@ create table if not exists public.transactions (
 );
 {TRUTH_TABLES}
 """
-_NAMES = (
-    "Ada Lindqvist,Bruno Carvalho,Chidi Okafor,Dana Novak,Emil Hartmann,Farah Haddad,Goran Petrov,Hana Kimura,"
-    "Ivo Marchetti,Jana Kowalska,Kofi Mensah,Lea Fontaine,Mateo Rojas,Nadia Rahman,Oskar Nyberg,Priya Nair,"
-    "Quentin Leroy,Rosa Delgado,Sven Aalto,Tomasz Zielinski"
-).split(",")
+_NAMES = """
+Ada Lindqvist, Bruno Carvalho, Chidi Okafor, Dana Novak, Emil Hartmann, Farah Haddad, Goran Petrov, Hana Kimura,
+Ivo Marchetti, Jana Kowalska, Kofi Mensah, Lea Fontaine, Mateo Rojas, Nadia Rahman, Oskar Nyberg, Priya Nair,
+Quentin Leroy, Rosa Delgado, Sven Aalto, Tomasz Zielinski
+"""
 
 # One statement, one transaction: a row and its truth are committed together or not at all.
 _APPLY = {
@@ -54,7 +54,8 @@ _APPLY = {
     " values (%(user_id)s, %(date)s, %(amount)s) returning transaction_id)",
     "update": "with changed as (update public.transactions set user_id = %(user_id)s, transaction_date = %(date)s,"
     " amount = %(amount)s where transaction_id = %(id)s returning transaction_id)",
-    "delete": "with changed as (delete from public.transactions where transaction_id = %(id)s returning transaction_id)",
+    "delete": "with changed as (delete from public.transactions where transaction_id = %(id)s"
+    " returning transaction_id)",
 }
 _RECORD = (
     " insert into demo_truth.operations (number, kind, transaction_id, anomaly)"
@@ -80,9 +81,11 @@ class Operation:
 
 
 def operation(seed: int, number: int, until: datetime) -> Operation:
-    """The `number`-th operation of a seed.
+    """One operation of a seed's stream.
 
     Args:
+        seed: of the stream.
+        number: of the operation, from 0.
         until: naive UTC; dates lie between the first day of its year (at least 90 days back) and it.
     """
     chance = random.Random(seed * 1_000_003 + number)
@@ -98,7 +101,7 @@ def operation(seed: int, number: int, until: datetime) -> Operation:
     user_id = chance.randint(1, USERS)
     if anomaly is None and chance.random() < UNKNOWN_USER_SHARE:
         anomaly, user_id = "unknown_user", chance.randint(9001, 9999)
-    begin = min(datetime(until.year, 1, 1), until - timedelta(days=90))
+    begin = min(until.replace(month=1, day=1, hour=0, minute=0, second=0), until - timedelta(days=90))
     date = (begin + place * (until - begin)).replace(microsecond=0)
     return Operation(number, kind, pick, user_id, date, Decimal(f"{amount:.2f}"), anomaly)
 
@@ -126,7 +129,8 @@ class BankWriter:
         with self._connection.transaction():
             self._connection.execute("select pg_advisory_xact_lock(20, 20)")  # two starts at once: one creates
             self._connection.execute(_TABLES)
-            users = [(name, f"{name.lower().replace(' ', '.')}@example.com") for name in _NAMES]
+            names = " ".join(_NAMES.split()).split(", ")
+            users = [(name, f"{name.lower().replace(' ', '.')}@example.com") for name in names]
             if self._connection.execute("select 1 from public.users limit 1").fetchone() is None:
                 self._connection.cursor().executemany("insert into public.users (name, email) values (%s, %s)", users)
         rows = self._connection.execute("select transaction_id from public.transactions order by 1").fetchall()

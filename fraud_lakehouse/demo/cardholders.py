@@ -7,31 +7,39 @@ from dataclasses import dataclass
 
 from fraud_lakehouse.capture.kafka_records import stable_user_id
 
-_FIRST = (
-    "Aaron,Abigail,Alan,Amanda,Amber,Angela,Anthony,Ashley,Barbara,Benjamin,Brandon,Brian,Carol,Catherine,Charles,"
-    "Christina,Daniel,David,Deborah,Dennis,Diana,Donald,Edward,Elizabeth,Emily,Eric,Frank,George,Hannah,Heather,Jacob,"
-    "James,Jason,Jennifer,Jessica,John,Joseph,Joshua,Karen,Kenneth,Kevin,Laura,Linda,Lisa,Margaret,Maria,Mark,Mary,"
-    "Matthew,Megan,Melissa,Michael,Michelle,Nancy,Nathan,Nicole,Pamela,Patricia,Patrick,Paul,Rachel,Rebecca,Richard,"
-    "Robert,Ruth,Ryan,Samantha,Samuel,Sandra,Sarah,Scott,Sharon,Stephanie,Stephen,Steven,Susan,Thomas,Timothy,Tyler,William"
-).split(",")
-_LAST = (
-    "Adams,Allen,Anderson,Baker,Bell,Bennett,Brooks,Brown,Butler,Campbell,Carter,Chavez,Clark,Coleman,Collins,Cook,"
-    "Cooper,Cox,Cruz,Davis,Diaz,Edwards,Evans,Fisher,Flores,Foster,Garcia,Gomez,Gonzalez,Gray,Green,Griffin,Hall,Harris,"
-    "Hayes,Henderson,Hernandez,Hill,Howard,Hughes,Jackson,Jenkins,Johnson,Jones,Kelly,Kim,King,Lee,Lewis,Long,Lopez,"
-    "Martin,Martinez,Miller,Mitchell,Moore,Morgan,Morris,Murphy,Nelson,Nguyen,Ortiz,Parker,Patel,Perez,Perry,Peterson,"
-    "Phillips,Powell,Price,Ramirez,Reed,Reyes,Rivera,Roberts,Robinson,Rogers,Ross,Russell,Sanchez,Sanders,Scott,Smith,"
-    "Stewart,Sullivan,Taylor,Thomas,Thompson,Torres,Turner,Walker,Ward,Washington,Waters,Watson,White,Williams,Wilson,"
-    "Wood,Wright,Young"
-).split(",")
-_MERCHANTS = (
-    "Abshire Ltd,Baumbach and Sons,Bins-Rice,Boyer PLC,Brakus Inc,Cormier LLC,Cremin-Hamill,Cummerata-Jones,Dare-Marvin,"
-    "Deckow Group,Dooley and Sons,Eichmann Bogan,Ferry-Lynch,Funk Group,Gerlach Inc,Goyette-Herzog,Hackett-Lueilwitz,"
-    "Harber Inc,Heller Gutmann,Hickle Group,Huels-Hahn,Jast-Kling,Kassulke PLC,Kerluke Inc,Kilback LLC,Koepp-Parker,"
-    "Kuhn LLC,Kutch Group,Lakin-Weber,Langworth LLC,Lesch Ltd,Lind-Buckridge,Lowe PLC,Lynch Ltd,Mante Group,Medhurst PLC,"
-    "Monahan-Morar,Mraz-Herzog,Murray-Smitham,Nader-Heller,Olson Becker,Padberg-Welch,Pouros-Haag,Reichel Inc,Rippin Kub,"
-    "Robel-Cummerata,Rowe-Vandervort,Ruecker Group,Schmeler Inc,Schumm PLC,Sporer-Keebler,Stamm-Rodriguez,Swift Bradtke,"
-    "Terry-Huel,Thiel PLC,Torphy-Goyette,Turcotte-Halvorson,Vandervort-Funk,Waelchi Inc,Zboncak Ltd"
-).split(",")
+_FIRST = """
+Aaron, Abigail, Alan, Amanda, Amber, Angela, Anthony, Ashley, Barbara, Benjamin, Brandon, Brian, Carol, Catherine,
+Charles, Christina, Daniel, David, Deborah, Dennis, Diana, Donald, Edward, Elizabeth, Emily, Eric, Frank, George,
+Hannah, Heather, Jacob, James, Jason, Jennifer, Jessica, John, Joseph, Joshua, Karen, Kenneth, Kevin, Laura,
+Linda, Lisa, Margaret, Maria, Mark, Mary, Matthew, Megan, Melissa, Michael, Michelle, Nancy, Nathan, Nicole,
+Pamela, Patricia, Patrick, Paul, Rachel, Rebecca, Richard, Robert, Ruth, Ryan, Samantha, Samuel, Sandra, Sarah,
+Scott, Sharon, Stephanie, Stephen, Steven, Susan, Thomas, Timothy, Tyler, William
+"""
+_LAST = """
+Adams, Allen, Anderson, Baker, Bell, Bennett, Brooks, Brown, Butler, Campbell, Carter, Chavez, Clark, Coleman,
+Collins, Cook, Cooper, Cox, Cruz, Davis, Diaz, Edwards, Evans, Fisher, Flores, Foster, Garcia, Gomez, Gonzalez,
+Gray, Green, Griffin, Hall, Harris, Hayes, Henderson, Hernandez, Hill, Howard, Hughes, Jackson, Jenkins, Johnson,
+Jones, Kelly, Kim, King, Lee, Lewis, Long, Lopez, Martin, Martinez, Miller, Mitchell, Moore, Morgan, Morris,
+Murphy, Nelson, Nguyen, Ortiz, Parker, Patel, Perez, Perry, Peterson, Phillips, Powell, Price, Ramirez, Reed,
+Reyes, Rivera, Roberts, Robinson, Rogers, Ross, Russell, Sanchez, Sanders, Scott, Smith, Stewart, Sullivan,
+Taylor, Thomas, Thompson, Torres, Turner, Walker, Ward, Washington, Waters, Watson, White, Williams, Wilson, Wood,
+Wright, Young
+"""
+_MERCHANTS = """
+Abshire Ltd, Baumbach and Sons, Bins-Rice, Boyer PLC, Brakus Inc, Cormier LLC, Cremin-Hamill, Cummerata-Jones,
+Dare-Marvin, Deckow Group, Dooley and Sons, Eichmann Bogan, Ferry-Lynch, Funk Group, Gerlach Inc, Goyette-Herzog,
+Hackett-Lueilwitz, Harber Inc, Heller Gutmann, Hickle Group, Huels-Hahn, Jast-Kling, Kassulke PLC, Kerluke Inc,
+Kilback LLC, Koepp-Parker, Kuhn LLC, Kutch Group, Lakin-Weber, Langworth LLC, Lesch Ltd, Lind-Buckridge, Lowe PLC,
+Lynch Ltd, Mante Group, Medhurst PLC, Monahan-Morar, Mraz-Herzog, Murray-Smitham, Nader-Heller, Olson Becker,
+Padberg-Welch, Pouros-Haag, Reichel Inc, Rippin Kub, Robel-Cummerata, Rowe-Vandervort, Ruecker Group, Schmeler
+Inc, Schumm PLC, Sporer-Keebler, Stamm-Rodriguez, Swift Bradtke, Terry-Huel, Thiel PLC, Torphy-Goyette, Turcotte-
+Halvorson, Vandervort-Funk, Waelchi Inc, Zboncak Ltd
+"""
+
+
+def _names(text: str) -> list[str]:
+    return " ".join(text.split()).split(", ")
+
 
 # What a purchase of a category costs, as a multiple of what the person usually spends.
 CATEGORIES = {
@@ -50,7 +58,9 @@ CATEGORIES = {
     "shopping_pos": 1.05,
     "travel": 1.2,
 }
-MERCHANTS = [(f"fraud_{name}", list(CATEGORIES)[index % len(CATEGORIES)]) for index, name in enumerate(_MERCHANTS)]
+MERCHANTS = [
+    (f"fraud_{name}", list(CATEGORIES)[index % len(CATEGORIES)]) for index, name in enumerate(_names(_MERCHANTS))
+]
 _SPREAD = 0.28  # sigma of the logarithm of a person's amounts within a category
 
 
@@ -77,8 +87,9 @@ def cardholders(seed: int, count: int) -> list[Cardholder]:
     found: list[Cardholder] = []
     identities: set[tuple[str, str, str]] = set()
     chance = random.Random(f"cardholders {seed}")
+    first_names, last_names = _names(_FIRST), _names(_LAST)
     while len(found) < count:
-        first, last = chance.choice(_FIRST), chance.choice(_LAST)
+        first, last = chance.choice(first_names), chance.choice(last_names)
         dob = f"{chance.randint(1, 12)}/{chance.randint(1, 28)}/{chance.randint(35, 99)}"
         zipcode, cc_num = f"{chance.randint(1001, 99950):05d}", chance.randint(4 * 10**15, 5 * 10**15 - 1)
         usual, shops = chance.uniform(35, 95), chance.sample(MERCHANTS, 8)

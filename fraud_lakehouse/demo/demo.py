@@ -17,18 +17,21 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import typer
+
 from fraud_lakehouse.demo.bank import BankWriter
 from fraud_lakehouse.demo.home import HomeLock
+from fraud_lakehouse.demo.interface import Interface
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.demo.progress import Progress, distinct_cards
-from fraud_lakehouse.demo.services import DagsterServices, DocsServer, Service, Watchdog
+from fraud_lakehouse.demo.services import Service, Watchdog
 from fraud_lakehouse.demo.truth import BankTruth, CardTruth
-from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings, load_settings
 
@@ -36,9 +39,8 @@ if TYPE_CHECKING:
     from fraud_lakehouse.live import Cycle
 
 TOPIC = "transaction"
-DOCS_PORT = 8580
-_BATCH_EVERY = 120  # seconds between the runs that Dagster's sensors request beside the demo's own live cycle
 _DRAIN_SECONDS = 60.0
+_UI_WAITS_SECONDS = 15.0
 
 
 @dataclass
@@ -61,9 +63,9 @@ class Stopper:
             raise KeyboardInterrupt
         if self.stop.is_set():
             self.hurry.set()
-            _say("stopping without draining the sources")
+            typer.echo("stopping without draining the sources")
         else:
-            _say("stopping: generators first, then what is under way (Ctrl-C again to hurry)")
+            typer.echo("stopping: generators first, then what is under way (Ctrl-C again to hurry)")
         self.stop.set()
 
 
@@ -79,83 +81,46 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
     Raises:
         LakehouseError: the folder is in use by another demo, a server or a child does not come up, a gap.
     """
-    home = home.resolve()
-    stopper = Stopper()
+    begun, home, stopper = time.monotonic(), home.resolve(), Stopper()
     with HomeLock(home), _signals(stopper), ExitStack() as stack:
         guard = Watchdog()
         stack.callback(guard.close)
-        settings, postgres, kafka = _servers(home, stack, guard)
+        settings = _servers(home, stack, guard)
         bank, cards = BankTruth(_dsn(settings)), CardTruth(home, TOPIC)
         stack.callback(bank.close)
         _describe(home, settings)
         cycle = _cycle(settings, stack)
-        progress = Progress(cycle.lake, bank, cards, _say)
-        begin = distinct_cards(cycle.lake)
+        progress = Progress(cycle.lake, bank, cards, typer.echo, begun)
         stack.callback(progress.stop)
-        progress.note(cycle.run())  # the backfill, before anything moves
-        progress.level()
+        begin = distinct_cards(cycle.lake)
+        while landed := cycle.capture():  # the backfill, and what an earlier demo left: before anything moves
+            progress.backfilled(landed)
         progress.start()
-        env = _environment(settings)
-        command = [sys.executable, "-m", "fraud_lakehouse.demo.generate", f"--rate={rate}", f"--home={home}"]
-        generators = Service("the generators", [*command, f"--begin={begin}"], home / "logs" / "generators.log", env=env)
-        generators.start(guard)
-        stack.callback(generators.stop)
-        stopper.deadline = None if seconds is None else time.monotonic() + seconds
-        watched = _Interface(home, env, guard, stopper.stop) if ui else None
-        if watched is not None:
-            stack.callback(watched.stop)
-        _run(cycle, stopper, progress, generators)
-        generators.stop()
-        if watched is not None:
-            watched.stop()
+        with ExitStack() as children:
+            env = _environment(settings)
+            generators = _generators(home, rate, begin, env)
+            children.callback(generators.stop)
+            generators.start(guard)
+            stopper.deadline = None if seconds is None else time.monotonic() + seconds
+            if ui:  # the first alert need not share the processor with three services that start
+                wait = partial(progress.first_alert.wait, _UI_WAITS_SECONDS)
+                children.callback(Interface(home, env, guard, stopper.stop, wait).stop)
+            _run(cycle, stopper, progress, generators)
         progress.stop()
         if not stopper.hurry.is_set():
             _drain(cycle, stopper, progress)
         progress.refresh(everything=not progress.missing())
-        _say(progress.summary())
+        typer.echo(progress.summary())
     return 0
 
 
-class _Interface:
-    """Dagster and the dbt docs, started in the background while the cycle runs already."""
-
-    def __init__(self, home: Path, env: dict[str, str], guard: Watchdog, stop: threading.Event) -> None:
-        self._home = home
-        self._guard = guard
-        self._stop = stop
-        self._dagster = DagsterServices(home, {**env, "FRAUD_UPDATE_DELAY": str(_BATCH_EVERY)})
-        self._site = DocsServer(home / "docs", DOCS_PORT)
-        command = [sys.executable, "-m", "fraud_lakehouse.cli", "docs", f"--folder={home / 'docs'}"]
-        self._writer = Service("dbt's documentation", command, home / "logs" / "docs.log", env=env, nice=True)
-        _say(f"Dagster UI  {self._dagster.url}  (coming up)")
-        _say(f"dbt docs    {self._site.url}  (coming up)")
-        self._thread = threading.Thread(target=self._start, name="interface")
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop both; does nothing the second time."""
-        self._stop.set()
-        self._thread.join()
-        self._dagster.stop()
-        self._writer.stop()
-        if self._site is not None:
-            self._site.close()
-
-    def _start(self) -> None:
-        try:
-            if self._dagster.start(self._guard, self._stop):
-                _say(f"Dagster UI is ready: {self._dagster.url}")
-            if not self._stop.is_set():
-                self._writer.start(self._guard)
-            while self._writer.running and not self._stop.wait(0.2):
-                pass
-            if not self._stop.is_set():
-                _say(f"dbt docs are ready: {self._site.url}")
-        except LakehouseError as error:
-            _say(f"the demo goes on without it: {error}")
+def _generators(home: Path, rate: float, begin: int, env: dict[str, str]) -> Service:
+    command = [sys.executable, "-m", "fraud_lakehouse.demo.generate"]
+    command += [f"--rate={rate}", f"--home={home}", f"--begin={begin}"]
+    return Service("the generators", command, home / "logs" / "generators.log", env=env)
 
 
-def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> tuple[Settings, EmbeddedPostgres, EmbeddedKafka]:
+def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
     """Start both servers side by side while this thread imports what the cycle needs."""
     postgres, kafka = EmbeddedPostgres(home), EmbeddedKafka(home / "kafka")
     stack.callback(postgres.stop)
@@ -167,11 +132,10 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> tuple[Settings, E
         dsn, bootstrap = (each.result() for each in starting)
     assert postgres.pid is not None
     guard.guard(postgres.pid, signal.SIGINT)
-    stack.callback(lambda: postgres.pid and guard.release(postgres.pid))
     # One partition: 15 s of allowed lateness are 17 ms at this speed of event time, less than partitions differ by.
     kafka.create_topic(TOPIC, 1)
     BankWriter(dsn).prepare()
-    settings = load_settings(
+    return load_settings(
         lake=str(home / "lake"),
         work=home / "work",
         postgres_dsn=dsn,
@@ -181,7 +145,6 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> tuple[Settings, E
         kafka_config_file=None,
         update_delay=0.0,
     )
-    return settings, postgres, kafka
 
 
 def _cycle(settings: Settings, stack: ExitStack) -> Cycle:
@@ -203,7 +166,7 @@ def _run(cycle: Cycle, stopper: Stopper, progress: Progress, generators: Service
         nonlocal told
         if not told and not generators.running and not stopper.stop.is_set():
             told = True
-            _say(f"the generators have ended: {generators.log_tail()}")
+            typer.echo(f"the generators have ended: {generators.log_tail()}")
         return stopper.asked()
 
     run_until(cycle, asked, progress.note)
@@ -219,10 +182,12 @@ def _drain(cycle: Cycle, stopper: Stopper, progress: Progress) -> None:
 
 
 def _describe(home: Path, settings: Settings) -> None:
-    _say(f"home        {home}")
-    _say(f"lake        {settings.lake}")
-    _say(f"PostgreSQL  {_dsn(settings).partition('password')[0].strip()} (password in {home / 'postgres.password'})")
-    _say(f"Kafka       {settings.kafka_bootstrap_servers}, topic {TOPIC}")
+    typer.echo(f"home        {home}")
+    typer.echo(f"lake        {settings.lake}")
+    typer.echo(
+        f"PostgreSQL  {_dsn(settings).partition('password')[0].strip()} (password in {home / 'postgres.password'})"
+    )
+    typer.echo(f"Kafka       {settings.kafka_bootstrap_servers}, topic {TOPIC}")
 
 
 def _dsn(settings: Settings) -> str:
@@ -254,7 +219,3 @@ def _signals(stopper: Stopper) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

@@ -17,9 +17,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, Message
 
+from fraud_lakehouse.capture.kafka_config import KafkaClients
 from fraud_lakehouse.capture.kafka_records import encode
+from fraud_lakehouse.capture.kafka_source import KafkaSource, TopicMissingError
 from fraud_lakehouse.demo.bank import BankWriter
 from fraud_lakehouse.demo.cards import BLOCK, CardStream, first_checkpoint
 from fraud_lakehouse.demo.truth import Anomaly, CardTruth, Generated
@@ -35,28 +37,32 @@ class CardWriter:
     """Publishes the card stream; records first, their truth and the progress when the broker has taken them.
 
     Args:
-        bootstrap: Kafka's bootstrap servers.
+        settings: name the broker and the topic, which is created with one partition where it does not exist.
         truth: where truth, checkpoints and progress are kept.
         rate: records per second.
         begin: number of records not to send again; they are made and thrown away. None: go on after the last one sent.
+
+    Raises:
+        SourceError: the broker cannot be reached.
     """
 
     def __init__(
-        self, bootstrap: str, topic: str, truth: CardTruth, rate: float, begin: int | None = None, seed: int = SEED
+        self, settings: Settings, truth: CardTruth, rate: float, begin: int | None = None, seed: int = SEED
     ) -> None:
-        self._topic = topic
+        clients = KafkaClients(settings)
+        source = KafkaSource(clients, settings.kafka_topic)
+        try:
+            source.describe()
+        except TopicMissingError:
+            # One partition: 15 s of allowed lateness are 17 ms at this speed of event time; partitions differ by more.
+            source.create()
+        finally:
+            source.close()
+        self._topic = settings.kafka_topic
         self._truth = truth
         self._rate = rate
         self._failed: KafkaError | None = None
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "client.id": "fraud-lakehouse-demo",
-                "linger.ms": 5,
-                "message.timeout.ms": 0,  # wait for a broker that is away instead of dropping records
-                "max.in.flight.requests.per.connection": 1,  # a retried batch keeps its place
-            }
-        )
+        self._producer = clients.producer()
         self._stream = self._resume(seed, truth.generated().rows if begin is None else begin)
 
     def write(self, count: int, stop: threading.Event) -> None:
@@ -110,18 +116,24 @@ class CardWriter:
         while True:
             try:
                 self._producer.produce(self._topic, value, timestamp=timestamp, on_delivery=self._delivered)
-                return
             except BufferError:  # the queue is full: let the broker take some
                 self._producer.poll(0.1)
+            else:
+                return
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         self._failed = error or self._failed
 
 
-def run_generators(settings: Settings, rate: float, stop: threading.Event, home: Path | None = None, begin: int | None = None) -> None:
+def run_generators(
+    settings: Settings, rate: float, stop: threading.Event, home: Path | None = None, begin: int | None = None
+) -> None:
     """Write to every configured source, `rate` operations or records a second each, until `stop` is set.
 
     Args:
+        settings: name the sources.
+        rate: operations and records a second.
+        stop: ends both.
         home: truth and progress are kept in `<home>/truth`; default: the work folder.
         begin: number of card records that are in the lake and are not sent again (see `CardWriter`).
 
@@ -135,12 +147,10 @@ def run_generators(settings: Settings, rate: float, stop: threading.Event, home:
         works.append(lambda: bank.run(rate, stop))
     if settings.kafka_bootstrap_servers is not None:
         truth = CardTruth(home or settings.work_dir, settings.kafka_topic)
-        cards = CardWriter(settings.kafka_bootstrap_servers, settings.kafka_topic, truth, rate, begin)
+        cards = CardWriter(settings, truth, rate, begin)
         works.append(lambda: cards.run(stop))
     if not works:
-        raise SettingsError(
-            "no source is configured", "set FRAUD_POSTGRES_DSN, FRAUD_KAFKA_BOOTSTRAP_SERVERS or both"
-        )
+        raise SettingsError("no source is configured", "set FRAUD_POSTGRES_DSN, FRAUD_KAFKA_BOOTSTRAP_SERVERS or both")
     with ThreadPoolExecutor(len(works)) as pool:
         running = [pool.submit(work) for work in works]
         wait(running, return_when=FIRST_EXCEPTION)

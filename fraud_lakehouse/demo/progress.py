@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,11 @@ from fraud_lakehouse.demo.truth import BankTruth, CardTruth
 from fraud_lakehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
+    from fraud_lakehouse.lake.landed import Landed
     from fraud_lakehouse.live import CycleResult
 
 LINE_SECONDS = 3.0
 _FIRST_ALERT_SECONDS = 0.25  # how often one looks for it
-_TRUTH_OF = {"postgres": 0, "kafka": 1}
 
 
 class Progress:
@@ -32,25 +32,27 @@ class Progress:
         bank: truth of the bank.
         cards: truth of the card stream.
         say: prints a line.
+        begun: when the demo was started, by the monotonic clock.
     """
 
-    def __init__(self, lake: Lake, bank: BankTruth, cards: CardTruth, say: Callable[[str], None]) -> None:
+    def __init__(self, lake: Lake, bank: BankTruth, cards: CardTruth, say: Callable[[str], None], begun: float) -> None:
         self.board = Scoreboard(lake, [bank, cards])
         self.peak_bytes = 0
         self._lake = lake
         self._bank = bank
         self._cards = cards
         self._say = say
-        self._begun = time.monotonic()
+        self._begun = begun
         self._landed = Counter({"postgres": 0, "kafka": 0})
-        self._already = {"postgres": rows(lake, "bronze", "transactions"), "kafka": rows(lake, "bronze", "card_transactions")}
+        tables = {"postgres": "transactions", "kafka": "card_transactions"}
+        self._already = {source: rows(lake, "bronze", table) for source, table in tables.items()}
         self._skew = 0  # bank operations that never were change events: applied before the backfill
         self._until: dict[str, datetime | None] = {}
         self._problems: dict[str, str] = {}
         self._cycle_seconds = 0.0
         self._done = threading.Event()
         self._busy = threading.Lock()
-        self._first_told = False
+        self.first_alert = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
 
     def landed(self, source: str) -> int:
@@ -59,12 +61,7 @@ class Progress:
 
     def note(self, result: CycleResult) -> None:
         """Take over what a cycle did."""
-        for batch in result.landed:
-            if batch.table != "users":
-                self._landed[batch.source] += batch.rows
-            truth = self._bank if batch.source == "postgres" else self._cards
-            if batch.newest_committed_at is not None:
-                self._until[truth.source] = batch.newest_committed_at.astimezone(UTC)
+        self._count(result.landed)
         for source, problem in result.problems.items():
             if self._problems.get(source) != problem:
                 self._say(f"{source}: {problem}")
@@ -72,8 +69,9 @@ class Progress:
         if result.landed:
             self._cycle_seconds = sum(result.seconds.values())
 
-    def level(self) -> None:
-        """Say that the bank is drained now: operations that are not in bronze never will be."""
+    def backfilled(self, landed: Sequence[Landed]) -> None:
+        """Take over the first batches; operations of the bank that they do not hold never were change events."""
+        self._count(landed)
         self._skew = self._bank.generated().rows - self.landed("postgres")
 
     def start(self) -> None:
@@ -97,9 +95,17 @@ class Progress:
             if everything:
                 until = {truth.source: truth.generated().until for truth in (self._bank, self._cards)}
             fresh = self.board.refresh(until)
-            if fresh and not self._first_told:
-                self._first_told = True
+            if fresh and not self.first_alert.is_set():
+                self.first_alert.set()
                 self._say(f"first alert after {time.monotonic() - self._begun:.1f} s: {describe(fresh[0])}")
+
+    def _count(self, landed: Sequence[Landed]) -> None:
+        for batch in landed:
+            if batch.table != "users":
+                self._landed[batch.source] += batch.rows
+            truth = self._bank if batch.source == "postgres" else self._cards
+            if batch.newest_committed_at is not None:
+                self._until[truth.source] = batch.newest_committed_at.astimezone(UTC)
 
     def _lag(self) -> dict[str, int]:
         return {
@@ -109,7 +115,7 @@ class Progress:
 
     def _follow(self) -> None:
         last, before, told = time.monotonic(), self._landed.total(), 0
-        while not self._done.wait(LINE_SECONDS if self._first_told else _FIRST_ALERT_SECONDS):
+        while not self._done.wait(LINE_SECONDS if self.first_alert.is_set() else _FIRST_ALERT_SECONDS):
             self.refresh()
             now = time.monotonic()
             if now - last < LINE_SECONDS:
@@ -151,12 +157,14 @@ class Progress:
             )
         for table, count in bank.items():
             mine = rows(self._lake, "silver", table)
-            lines.append(f"  silver/{table}: {mine:,} rows, source {count:,}: {'equal' if mine == count else 'DIFFERENT'}")
+            lines.append(f"  silver/{table}: {mine:,} rows, source {count:,}: {_verdict(mine, count)}")
         mine = rows(self._lake, "silver", "card_transactions")
         late = rows(self._lake, "silver", "card_transactions_late")
         distinct = distinct_cards(self._lake)
-        verdict = "equal" if mine == distinct else "DIFFERENT"
-        lines.append(f"  silver/card_transactions: {mine:,} rows ({late:,} late), distinct in bronze {distinct:,}: {verdict}")
+        lines.append(
+            f"  silver/card_transactions: {mine:,} rows ({late:,} late), distinct in bronze {distinct:,}:"
+            f" {_verdict(mine, distinct)}"
+        )
         rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(self.board.by_rule.items())) or "none"
         lines.append(f"  alerts: {self.board.alerts:,} ({rules})")
         for source, score in self.board.scores.items():
@@ -180,8 +188,12 @@ def distinct_cards(lake: Lake) -> int:
     """Number of distinct card transactions in bronze."""
     if not lake.exists("bronze", "card_transactions"):
         return 0
-    numbers = pl.scan_delta(lake.open("bronze", "card_transactions")).select(pl.col("trans_num").drop_nulls().n_unique())
-    return int(numbers.collect().item())
+    cards = pl.scan_delta(lake.open("bronze", "card_transactions"))
+    return int(cards.select(pl.col("trans_num").drop_nulls().n_unique()).collect().item())
+
+
+def _verdict(mine: int, wanted: int) -> str:
+    return "equal" if mine == wanted else "DIFFERENT"
 
 
 def _clock(seconds: float) -> str:

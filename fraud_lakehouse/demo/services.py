@@ -1,27 +1,21 @@
-"""The demo's child processes: generators, Dagster's services, the dbt docs; started by readiness, stopped without orphans.
+"""The demo's child processes: started by readiness, stopped without orphans. What they do is not known here.
 
 Each child leads a session of its own, so Ctrl-C in the terminal reaches the demo alone, which stops them in order.
-Should the demo be killed, the watchdog (see `watchdog`) ends them. What the children do is not known here.
+Should the demo be killed, the watchdog (see `watchdog`) ends them.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import fraud_lakehouse
 from fraud_lakehouse.demo import watchdog
 from fraud_lakehouse.errors import LakehouseError
 
@@ -81,6 +75,7 @@ class Service:
         name: str,
         command: Sequence[str],
         log: Path,
+        *,
         ready: Callable[[], bool] = lambda: True,
         env: Mapping[str, str] | None = None,
         nice: bool = False,
@@ -166,109 +161,6 @@ class Service:
         return self.log.read_text(errors="replace")[-characters:].strip() if self.log.exists() else "(no log)"
 
 
-class DocsServer:
-    """Serves a folder on the loopback address from a thread of this process: it cannot outlive the demo.
-
-    Args:
-        folder: has `index.html`; a page that tells to wait is written if it has none.
-        port: preferred port; another free one is taken if it is taken.
-    """
-
-    def __init__(self, folder: Path, port: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "index.html").exists():
-            wait = "<meta http-equiv=refresh content=3><p>dbt is writing its documentation; a moment, please."
-            (folder / "index.html").write_text(wait)
-        self._server = ThreadingHTTPServer((HOST, free_port(port)), partial(_QuietHandler, directory=str(folder)))
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="dbt docs", daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        """Address of the site."""
-        return f"http://{HOST}:{self._server.server_port}"
-
-    def close(self) -> None:
-        """Stop serving and give up the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class DagsterServices:
-    """One code server, which both others share, the webserver and the daemon; DAGSTER_HOME is `<home>/dagster`.
-
-    Args:
-        home: the demo's folder.
-        env: environment of the processes; must hold the product's settings.
-    """
-
-    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
-        folder = home / "dagster"
-        folder.mkdir(parents=True, exist_ok=True)
-        given = Path(fraud_lakehouse.__file__).parent.parent / "dagster.yaml"
-        if given.exists():
-            shutil.copyfile(given, folder / "dagster.yaml")
-        else:
-            (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-        code, web = free_port(0), free_port(3000)
-        workspace = folder / "workspace.yaml"
-        workspace.write_text(
-            f"load_from:\n  - grpc_server:\n      host: {HOST}\n      port: {code}\n      location_name: fraud_lakehouse\n"
-        )
-        self.url = f"http://{HOST}:{web}"
-        env = {**env, "DAGSTER_HOME": str(folder)}
-        python, logs, where = sys.executable, home / "logs", f"--workspace={workspace}"
-        module = "--module-name=fraud_lakehouse.definitions"
-        daemon_log = logs / "dagster-daemon.log"
-        daemon_log.unlink(missing_ok=True)
-        self._code = Service(
-            "Dagster's code server",
-            [python, "-m", "dagster", "api", "grpc", module, f"--host={HOST}", f"--port={code}"],
-            logs / "dagster-code.log",
-            lambda: _listens(code),
-            env,
-            nice=True,
-        )
-        self._web = Service(
-            "Dagster's webserver",
-            [_script("dagster-webserver"), where, f"--host={HOST}", f"--port={web}"],
-            logs / "dagster-webserver.log",
-            lambda: _answers(f"{self.url}/server_info"),
-            env,
-            nice=True,
-        )
-        self._daemon = Service(
-            "Dagster's daemon",
-            [_script("dagster-daemon"), "run", where],
-            daemon_log,
-            lambda: daemon_log.exists() and b"SensorDaemon" in daemon_log.read_bytes(),
-            env,
-            nice=True,
-        )
-
-    def start(self, guard: Watchdog, stop: threading.Event, timeout: float = 180.0) -> bool:
-        """Start all three, the code server first; False if `stop` was set meanwhile.
-
-        Raises:
-            ServiceError: one of them does not come up.
-        """
-        self._code.start(guard)
-        if not self._code.wait_ready(timeout, stop):
-            return False
-        for service in (self._web, self._daemon):
-            service.start(guard)
-        return all(service.wait_ready(timeout, stop) for service in (self._web, self._daemon))
-
-    def stop(self) -> None:
-        """Stop all three; the daemon before the code server, whose runs end with it."""
-        for service in (self._daemon, self._web, self._code):
-            service.ask_to_stop()
-        for service in (self._daemon, self._web, self._code):
-            service.stop()
-
-
 def free_port(preferred: int) -> int:
     """The preferred port of the loopback address if it is free, else any free one."""
     for port in (preferred, 0):
@@ -280,30 +172,3 @@ def free_port(preferred: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise ServiceError("no TCP port of 127.0.0.1 is free", "close programs that hold ports")
-
-
-def _script(name: str) -> str:
-    """A console script of the environment we run in."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else name
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection((HOST, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
-            return bool(reply.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-class _QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """A page view is no news."""

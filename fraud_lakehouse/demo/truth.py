@@ -109,7 +109,7 @@ class BankTruth:
     def _query(self, text: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
         if self._connection is None or self._connection.closed:
             self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=10)
-        return self._connection.execute(text, parameters).fetchall()  # type: ignore[arg-type]  # texts of this file only
+        return self._connection.execute(text, parameters).fetchall()
 
 
 class CardTruth:
@@ -175,7 +175,9 @@ class CardTruth:
 
     def generated(self) -> Generated:
         """How many records the broker has taken, and by when."""
-        return msgspec.json.decode(self._progress.read_bytes(), type=Generated) if self._progress.exists() else Generated()
+        if not self._progress.exists():
+            return Generated()
+        return msgspec.json.decode(self._progress.read_bytes(), type=Generated)
 
     def _append(self, path: Path, things: Iterable[Any]) -> None:
         lines = b"".join(msgspec.json.encode(thing) + b"\n" for thing in things)

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 
 _GRACE_SECONDS = 10.0
 
@@ -40,10 +41,10 @@ def end(pid: int, how: int) -> None:
         return
 
 
-def watch(orders: list[str] | object) -> dict[int, tuple[int, str]]:
+def watch(orders: Iterable[str]) -> dict[int, tuple[int, str]]:
     """Follow the orders to their end; answers what is guarded then: pid -> (signal, start time)."""
     guarded: dict[int, tuple[int, str]] = {}
-    for order in orders:  # type: ignore[attr-defined]
+    for order in orders:
         what, pid, *how = order.split()
         if what == "-":
             guarded.pop(int(pid), None)

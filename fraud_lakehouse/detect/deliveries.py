@@ -8,8 +8,8 @@ that fails is one 'failed' row, of the alert with the highest score in it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import polars as pl
 
@@ -28,8 +28,7 @@ COLUMNS: dict[str, pl.DataType] = {
 }
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One row of the table."""
 
     alert_id: str
@@ -55,4 +54,4 @@ class DeliveryLog:
         """
         if self._appender is None:
             self._appender = Appender.open(self._lake, *TABLE, COLUMNS)
-        self._appender.append(pl.DataFrame([asdict(attempt) for attempt in attempts], schema=COLUMNS), {})
+        self._appender.append(pl.DataFrame(list(attempts), schema=COLUMNS, orient="row"), {})

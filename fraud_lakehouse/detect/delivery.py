@@ -2,8 +2,9 @@
 
 Alerts are recorded in gold/alerts before anything here sees them, and each attempt is recorded in
 gold/alert_deliveries as soon as the destination has answered. So an alert reaches a destination at least once, and
-exactly once unless the process dies between the destination's answer and the record of it (or two processes deliver
-for one lake at a time): the alert_id is the idempotency key receivers can drop such a repeat by.
+exactly once unless its answer is lost (no answer within the socket timeout, 4 s for most services) or the process
+dies between the answer and the record of it, or two processes deliver for one lake at a time. The alert_id is the
+idempotency key by which a receiver can drop such a repeat.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fraud_lakehouse.detect.destination import Destination, destinations
 from fraud_lakehouse.detect.message import alert_message, digest_message
 from fraud_lakehouse.detect.outbox import Backoff, Outbox, Queue
 from fraud_lakehouse.errors import LakeError
+from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 
@@ -116,7 +118,9 @@ class Delivery:
         for alert in singles:
             if self._closing.is_set():
                 return
+            failpoint("alerts.before_send")
             error = destination.send(alert_message(alert))
+            failpoint("alerts.after_answer")
             if not self._answered(destination, [alert["alert_id"]], "delivered", error, tries):
                 return
         rest = ranked.slice(self._burst)

@@ -47,8 +47,8 @@ def alert_message(alert: Mapping[str, Any]) -> Message:
         f"Who: {who}",
         f"How much: {_money(amount)}" if amount is not None else "",
         f"When: {_time(alert.get('event_time'))} (alert recorded {_time(alert.get('fired_at'))})",
-        f"Why: {_reason(str(alert['rule']), amount, evidence)}",
-        f"Normal for this customer: {_normal(evidence)}",
+        f"Why: {_reason(str(alert['rule']), evidence)}",
+        f"Normal for this customer: {normal}" if (normal := _normal(evidence)) else "",
         f"Transaction: {alert.get('transaction_id')} in {alert.get('source')}",
         f"Score: {_number(alert.get('score'))}" if alert.get("score") is not None else "",
         f"Rule: {alert['rule']} version {alert.get('rule_version')}",
@@ -116,28 +116,19 @@ def _rule_words(rule: Any) -> str:
     return str(rule).removeprefix("rule_").replace("_", " ")
 
 
-def _reason(rule: str, amount: Any, evidence: Mapping[str, Any]) -> str:
-    """A sentence from the evidence's terms; rules this module does not know list them."""
-    mean, count = evidence.get("prior_mean"), evidence.get("prior_count")
-    if rule in ("amount_above_mean", "amount_below_mean") and mean and amount is not None:
-        limit = evidence.get("k") if rule == "amount_above_mean" else evidence.get("ratio")
-        asked = f" (the rule's limit: {_number(limit)} times)" if limit is not None else ""
-        return f"the amount is {_number(float(amount) / float(mean))} times this customer's mean{asked}"
-    if rule == "velocity" and evidence.get("count_10min") is not None:
-        total = evidence.get("sum_10min")
-        spent = f", {_money(total)} in total" if total is not None else ""
-        return f"{evidence['count_10min']} payments in 10 minutes{spent}"
-    if rule == "unknown_user":
-        return "no such user existed when the payment was committed"
-    terms = {name: value for name, value in evidence.items() if not (value is mean or value is count)}
-    return ", ".join(f"{name} = {_number(value)}" for name, value in terms.items()) or _rule_words(rule)
+def _reason(rule: str, evidence: Mapping[str, Any]) -> str:
+    """The sentence the rule wrote into its evidence, or else the evidence's terms."""
+    terms = ", ".join(f"{name} = {_number(value)}" for name, value in evidence.items())
+    return str(evidence.get("reason") or terms or _rule_words(rule))
 
 
 def _normal(evidence: Mapping[str, Any]) -> str:
+    """The customer's earlier payments; empty where the rule does not look at them."""
     mean, count = evidence.get("prior_mean"), evidence.get("prior_count")
-    if not count:
-        return "not known, no earlier payments" if count == 0 else "not known"
-    return f"{count} earlier payments, {_money(mean)} on average" if mean is not None else f"{count} earlier payments"
+    if count == 0:
+        return "not known, no earlier payment"
+    known = [f"{_number(count)} earlier payments" if count else "", f"{_money(mean)} on average" if mean else ""]
+    return ", ".join(part for part in known if part)
 
 
 def _money(value: Any) -> str:

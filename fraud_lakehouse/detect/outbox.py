@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 
 from fraud_lakehouse.detect import deliveries
+from fraud_lakehouse.errors import LakeError
+from fraud_lakehouse.lake.appender import lake_errors
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.transform.changes import added_files
 
@@ -75,6 +78,7 @@ class Outbox:
     """The queues of the given destination names over a lake."""
 
     def __init__(self, lake: Lake, names: Sequence[str]) -> None:
+        self._lake = lake
         self._alerts = _Reader(lake, ALERTS)
         self._deliveries = _Reader(lake, deliveries.TABLE)
         self.queues: dict[str, Queue] = {name: Queue() for name in names}
@@ -83,13 +87,27 @@ class Outbox:
         """Take in what was committed to both tables since the last call.
 
         Deliveries are read first, so every alert they name is among the alerts read after them or before.
+
+        Raises:
+            LakeError: a table cannot be read; the next call reads both from the start.
         """
+        try:
+            with lake_errors(self._lake, *ALERTS):
+                self._refresh()
+        except LakeError:
+            self._reset()
+            raise
+
+    def _reset(self) -> None:
+        self._deliveries.forget()
+        self._alerts.forget()
+        self.queues = {name: Queue() for name in self.queues}
+
+    def _refresh(self) -> None:
         attempted, raised = self._deliveries.read(), self._alerts.read()
         if not (attempted.only_new and raised.only_new):
-            self._deliveries.forget()
-            self._alerts.forget()
+            self._reset()
             attempted, raised = self._deliveries.read(), self._alerts.read()
-            self.queues = {name: Queue() for name in self.queues}
         attempts = attempted.rows.collect() if attempted.rows is not None else pl.DataFrame(schema=deliveries.COLUMNS)
         for name, queue in self.queues.items():
             mine = attempts.filter(pl.col("destination") == name)
@@ -124,6 +142,8 @@ class _Reader:
 
     def read(self) -> _Rows:
         """The rows added since the last call."""
+        if self._is_unchanged():
+            return _Rows(None, only_new=True)
         if not self._lake.exists(*self._table):
             void = self._id is not None
             self.forget()
@@ -139,3 +159,10 @@ class _Reader:
         if not added.append_only:
             return _Rows(None, only_new=False)
         return _Rows(pl.scan_parquet(added.files, missing_columns="insert") if added.files else None, only_new=True)
+
+    def _is_unchanged(self) -> bool:
+        """Whether a local table is known to have no newer version; costs two file lookups instead of an open."""
+        if self._id is None or not self._lake.is_local:
+            return False
+        log = Path(self._lake.uri(*self._table)) / "_delta_log"
+        return (log / f"{self._version:020}.json").exists() and not (log / f"{self._version + 1:020}.json").exists()

@@ -197,13 +197,16 @@ class PostgresIngest:
         known = {name: table.position(self.capture.app_id_of(name)) for name, table in self._tables.items()}
         after = {name: at for name, at in known.items() if at is not None}
         changes = self.capture.read(after, position, max_rows)
+        if changes is None and self._acknowledge_again(position):
+            changes = self.capture.read(after, position, max_rows)
         if changes is None:
             return []
         if unknown := [changes.tables[name] for name in changes.frames if self._position(changes.tables[name]) is None]:
             return self._land_snapshot(unknown)
         if not changes.frames:
-            self._advance_idle(position, changes.end_lsn)
-            return []
+            redelivered = any(at > position for at in after.values())
+            self._advance(position, changes.end_lsn, worth_a_commit=redelivered)
+            return self._land_changes(max_rows) if redelivered else []
         landed = [
             self._land_frame(changes.tables[name], frame, after.get(name, position), changes.end_lsn, began)
             for name, frame in changes.frames.items()
@@ -216,15 +219,31 @@ class PostgresIngest:
         self._acknowledge(changes.end_lsn)
         return landed
 
+    def _acknowledge_again(self, position: int) -> bool:
+        """Move a slot that is behind our durable position up to it; whether that was so.
+
+        After a crash of ours before the acknowledgement, or of the server (which forgets recent ones), a peek of
+        `max_rows` may hold nothing but transactions we have: without this it would hold nothing else for ever.
+        """
+        confirmed = self.capture.lag().confirmed_lsn
+        if confirmed is None or confirmed >= position:
+            return False
+        self._acknowledge(position)
+        return True
+
     def _land_frame(self, info: TableInfo, frame: pl.DataFrame, start: int, end: int, began: float) -> Landed:
         table = self._table(info)
         version = table.append(frame, {self.capture.app_id_of(info.name): end})
         table.set_key(info.key)
         return Landed(info.name, frame.height, start, end, version, _newest(frame), time.monotonic() - began, SOURCE)
 
-    def _advance_idle(self, position: int, end: int) -> None:
-        """Let the server recycle WAL that holds nothing for us, without a commit at every tick."""
-        if end - position >= IDLE_BYTES or time.monotonic() - self._idle_since >= IDLE_SECONDS:
+    def _advance(self, position: int, end: int, worth_a_commit: bool) -> None:
+        """Let the server recycle WAL that holds nothing new for us, without a commit at every tick.
+
+        After a crash between the tables' commits and the slot's position, the WAL is of rows we have: `worth_a_commit`.
+        """
+        idle = time.monotonic() - self._idle_since
+        if worth_a_commit or end - position >= IDLE_BYTES or idle >= IDLE_SECONDS:
             self._batches.commit([], {self.capture.app_id: end})
             self._acknowledge(end)
 

@@ -11,7 +11,7 @@ import pytest
 
 from fraud_lakehouse.defs.positions import NewData, lsn_range, offset_range
 from fraud_lakehouse.defs.run_lock import lock_state, run_lock
-from fraud_lakehouse.defs.sensors import GRACE_SECONDS, RANGE_TAG, bury_dead_runs, pause_after_failures
+from fraud_lakehouse.defs.sensors import GRACE_SECONDS, RANGE_TAG, SOURCE_TAG, bury_dead_runs, pause_after_failures
 from fraud_lakehouse.errors import GapError, SourceError
 
 FIRST = NewData("postgres", "0/16B3748-0/16B5F10")
@@ -75,7 +75,7 @@ def test_a_run_under_way_is_not_requested_again(ticks: Callable[..., Ticks]) -> 
     postgres.stand.new["postgres"] = FIRST
     run = postgres.instance.create_run_for_job(
         postgres.stand.definitions.resolve_job_def("update"),
-        tags={RANGE_TAG: FIRST.run_key},
+        tags={RANGE_TAG: FIRST.run_key, SOURCE_TAG: "postgres"},
         status=dg.DagsterRunStatus.STARTED,
     )
     requests, why = postgres.tick()
@@ -158,9 +158,7 @@ def test_live_runs_that_keep_failing_pause(ended: list[tuple[dg.DagsterRunStatus
     assert pause_after_failures(ended, now=101.0) == seconds
 
 
-def test_a_started_run_whose_process_is_gone_is_ended(
-    stand: Callable[..., Any], instance: dg.DagsterInstance
-) -> None:
+def test_a_started_run_whose_process_is_gone_is_ended(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     made = stand()
     job = made.definitions.resolve_job_def("update")
     run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
@@ -179,10 +177,7 @@ def test_a_run_may_take_its_time_to_reach_its_first_step(
 ) -> None:
     made = stand()
     job = made.definitions.resolve_job_def("update")
-    run = instance.create_run_for_job(job)
-    instance.report_dagster_event(
-        dg.DagsterEvent.job_start(_step_context(run)) if False else _started_event(run), run.run_id
-    )
+    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
     now = time.time()
     assert bury_dead_runs(instance, made.settings, now) == []
     assert bury_dead_runs(instance, made.settings, now + GRACE_SECONDS + 1) == [run.run_id]
@@ -191,5 +186,5 @@ def test_a_run_may_take_its_time_to_reach_its_first_step(
 def test_ranges_read_as_their_source_writes_them() -> None:
     assert lsn_range(0x16B3748, 0x1_016B5F10) == "0/16B3748-1/16B5F10"
     assert offset_range({0: (100, 250), 1: (90, 90), 2: (1, 200)}) == "0:100-250,2:1-200"
-    many = offset_range({partition: (0, 10) for partition in range(50)})
+    many = offset_range(dict.fromkeys(range(50), (0, 10)))
     assert many.startswith("500-records-") and len(many) < 40

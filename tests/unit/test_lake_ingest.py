@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from fraud_lakehouse.capture.kafka import KafkaBatch, PartitionLag
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
 from fraud_lakehouse.capture.kafka_source import KafkaTopic, RetentionGapError, TopicRecreatedError
-from fraud_lakehouse.capture.postgres import ChangeBatch
+from fraud_lakehouse.capture.postgres import ChangeBatch, PostgresLag
 from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, TableInfo
 from fraud_lakehouse.capture.postgres_errors import SlotAheadError, SlotLostError, SourceIdentityError
 from fraud_lakehouse.capture.postgres_types import ColumnType
@@ -138,9 +138,7 @@ class ModelPostgres:
 
     @staticmethod
     def frame(events: list[tuple[str, int, int, int]]) -> pl.DataFrame:
-        rows = [
-            {"id": i, "_op": op, "_lsn": lsn, "_seq": seq, "_committed_at": NOON} for op, lsn, seq, i in events
-        ]
+        rows = [{"id": i, "_op": op, "_lsn": lsn, "_seq": seq, "_committed_at": NOON} for op, lsn, seq, i in events]
         return pl.DataFrame(rows, schema=table_info("a").frame_schema)
 
     def read(self, after: Mapping[str, int], slot_position: int, max_rows: int) -> ChangeBatch | None:
@@ -165,6 +163,9 @@ class ModelPostgres:
             return None
         frames = {name: self.frame(found) for name, found in events.items() if found}
         return ChangeBatch(slot_position, end, frames, {name: table_info(name) for name in frames}, NOON)
+
+    def lag(self) -> PostgresLag:
+        return PostgresLag(self.server.current, self.server.confirmed, 0, 0, "reserved")
 
     def acknowledge(self, lsn: int) -> None:
         position = Batches(self.lake).position(self.app_id)
@@ -248,6 +249,21 @@ def test_snapshot_then_log_with_batches_and_audit(tmp_path: Path) -> None:
         ("postgres", "pg:1:slot:b", "b", 2),
     ]
     assert [row.event for row in Audit(ingest.lake).rows("postgres")] == ["registered", "snapshot"]
+
+
+@pytest.mark.parametrize("point", ["postgres.before_position", "postgres.before_acknowledge"])
+def test_a_batch_that_holds_only_what_we_have_does_not_look_drained(tmp_path: Path, point: str) -> None:
+    server = ModelServer()
+    ingest = postgres(tmp_path, server)
+    drain(ingest, 10)
+    server.commit({"a": [1, 2, 3]})
+    server.commit({"a": [4]})
+    failpoints.arm(point, action=crash)
+    with pytest.raises(Crash):
+        ingest.step(3)
+    again = postgres(tmp_path, server)
+    assert [item.rows for item in again.step(3)] == [1]
+    assert landed_ids(again.lake, "a") == [1, 2, 3, 4]
 
 
 def test_a_table_created_later_is_backfilled_and_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,9 +62,7 @@ def test_product_services_share_one_image_and_the_volumes(compose: dict[str, Any
 
 
 def test_every_named_volume_is_declared(compose: dict[str, Any]) -> None:
-    used = {
-        volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])
-    }
+    used = {volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])}
     assert {volume for volume in used if not volume.startswith(".")} == set(compose["volumes"])
     for path in (volume for volume in used if volume.startswith(".")):
         assert (ROOT / path).is_file(), path
@@ -83,7 +81,9 @@ def test_no_password_stands_in_the_compose_file(compose: dict[str, Any]) -> None
     assert not re.search(r"password=|://[^/\s]+:[^/\s]+@", read("docker-compose.yml"))
 
 
-def test_every_variable_of_the_compose_file_is_in_the_example(compose: dict[str, Any], examples: dict[str, str]) -> None:
+def test_every_variable_of_the_compose_file_is_in_the_example(
+    compose: dict[str, Any], examples: dict[str, str]
+) -> None:
     used = set(VARIABLE.findall(read("docker-compose.yml")))
     assert used
     assert used <= set(examples)

@@ -26,7 +26,6 @@ from tests.alert_receiver import Receiver, record_alerts
 
 PG = "pg:7001:fraud_lakehouse"
 KAFKA = "kafka:cluster:topic"
-COMMITTED = datetime.now(UTC) - timedelta(seconds=40)
 
 
 @pytest.fixture
@@ -46,12 +45,14 @@ def settings(lake: Lake, **values: Any) -> Settings:
 
 
 def fill(lake: Lake) -> None:
+    """A lake after one batch of each source, of rows committed 40 seconds ago."""
+    committed = datetime.now(UTC) - timedelta(seconds=40)
     audit = Audit(lake)
     audit.record("postgres", "registered", {"identity": PG, "scope": ""})
     audit.record("kafka", "registered", {"identity": KAFKA, "scope": "transaction"})
     batches = Batches(lake)
-    batches.commit([Batch("postgres", f"{PG}:users", "users", 0, 4096, 20, COMMITTED, 0.25)], {PG: 4096})
-    batches.commit([Batch("kafka", f"{KAFKA}:0", "card_transactions", 0, 7, 7, COMMITTED, 0.5)], {})
+    batches.commit([Batch("postgres", f"{PG}:users", "users", 0, 4096, 20, committed, 0.25)], {PG: 4096})
+    batches.commit([Batch("kafka", f"{KAFKA}:0", "card_transactions", 0, 7, 7, committed, 0.5)], {})
     BronzeTable.open_or_create(lake, "card_transactions", CARD_SCHEMA, []).append(
         pl.DataFrame({"_offset": list(range(7))}), {f"{KAFKA}:0": 7}
     )

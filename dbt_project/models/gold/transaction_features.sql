@@ -2,12 +2,6 @@
 
 {%- set entries_looked_at = 30 %}
 
-{%- macro in_last_10min(back) -%}
-    user_id is not null
-    and date_{{ back }} <= transaction_date
-    and date_{{ back }} >= transaction_date - interval 10 minutes
-{%- endmacro %}
-
 with new_entries as (
 
     select * from {{ new_rows(ref('transactions_ledger')) }}

@@ -1,0 +1,208 @@
+"""What one looks at beside the demo's lines: Dagster's UI and the dbt docs. The cycle does not wait for them.
+
+The cycle itself runs in the demo. Dagster's sensors see the sources as with an update delay of two minutes, so its
+runs build the same lake through the same writer lock, and their assets and checks fill before one's eyes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import typer
+
+import fraud_lakehouse
+from fraud_lakehouse.demo.services import HOST, Service, Watchdog, free_port
+from fraud_lakehouse.errors import LakehouseError
+
+DAGSTER_PORT = 3000
+DOCS_PORT = 8580
+UPDATE_DELAY = 120  # seconds between the runs that Dagster's sensors request
+
+
+class Interface:
+    """Dagster and the dbt docs, started in the background while the cycle runs already.
+
+    Args:
+        home: the demo's folder.
+        env: environment of the processes; must hold the product's settings.
+        guard: ends the processes should we be killed.
+        stop: gives up a start under way.
+        after: returns when the start may begin; it runs in the thread of the start.
+    """
+
+    def __init__(
+        self, home: Path, env: dict[str, str], guard: Watchdog, stop: threading.Event, after: Callable[[], object]
+    ) -> None:
+        self._home = home
+        self._guard = guard
+        self._stop = stop
+        self._after = after
+        self._dagster = DagsterServices(home, {**env, "FRAUD_UPDATE_DELAY": str(UPDATE_DELAY)})
+        self._site = DocsServer(home / "docs", DOCS_PORT)
+        command = [sys.executable, "-m", "fraud_lakehouse.cli", "docs", f"--folder={home / 'docs'}"]
+        self._writer = Service("dbt's documentation", command, home / "logs" / "docs.log", env=env, nice=True)
+        typer.echo(f"Dagster UI  {self._dagster.url}  (coming up)")
+        typer.echo(f"dbt docs    {self._site.url}  (coming up)")
+        self._thread = threading.Thread(target=self._start, name="interface")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop both; does nothing the second time."""
+        self._stop.set()
+        self._thread.join()
+        self._dagster.stop()
+        self._writer.stop()
+        self._site.close()
+
+    def _start(self) -> None:
+        self._after()
+        try:
+            if self._dagster.start(self._guard, self._stop):
+                typer.echo(f"Dagster UI is ready: {self._dagster.url}")
+            if not self._stop.is_set():
+                self._writer.start(self._guard)
+            while self._writer.running and not self._stop.wait(0.2):
+                pass
+            if not self._stop.is_set():
+                typer.echo(f"dbt docs are ready: {self._site.url}")
+        except LakehouseError as error:
+            typer.echo(f"the demo goes on without it: {error}")
+
+
+class DocsServer:
+    """Serves a folder on the loopback address from a thread of this process: it cannot outlive the demo.
+
+    Args:
+        folder: has `index.html`; a page that tells to wait is written if it has none.
+        port: preferred port; another free one is taken if it is taken.
+    """
+
+    def __init__(self, folder: Path, port: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "index.html").exists():
+            wait = "<meta http-equiv=refresh content=3><p>dbt is writing its documentation; a moment, please."
+            (folder / "index.html").write_text(wait)
+        self._server = ThreadingHTTPServer((HOST, free_port(port)), partial(_QuietHandler, directory=str(folder)))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="dbt docs", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Address of the site."""
+        return f"http://{HOST}:{self._server.server_port}"
+
+    def close(self) -> None:
+        """Stop serving and give up the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class DagsterServices:
+    """One code server, which both others share, the webserver and the daemon; DAGSTER_HOME is `<home>/dagster`.
+
+    Args:
+        home: the demo's folder.
+        env: environment of the processes; must hold the product's settings.
+    """
+
+    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+        folder = home / "dagster"
+        folder.mkdir(parents=True, exist_ok=True)
+        given = Path(fraud_lakehouse.__file__).parent.parent / "dagster.yaml"
+        if given.exists():
+            shutil.copyfile(given, folder / "dagster.yaml")
+        else:
+            (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+        code, web = free_port(0), free_port(DAGSTER_PORT)
+        workspace = folder / "workspace.yaml"
+        workspace.write_text(
+            f"load_from:\n  - grpc_server: {{host: {HOST}, port: {code}, location_name: fraud_lakehouse}}\n"
+        )
+        self.url = f"http://{HOST}:{web}"
+        env = {**env, "DAGSTER_HOME": str(folder)}
+        python, logs, where = sys.executable, home / "logs", f"--workspace={workspace}"
+        module = "--module-name=fraud_lakehouse.definitions"
+        daemon_log = logs / "dagster-daemon.log"
+        daemon_log.unlink(missing_ok=True)
+        self._code = Service(
+            "Dagster's code server",
+            [python, "-m", "dagster", "api", "grpc", module, f"--host={HOST}", f"--port={code}"],
+            logs / "dagster-code.log",
+            ready=lambda: _listens(code),
+            env=env,
+            nice=True,
+        )
+        self._web = Service(
+            "Dagster's webserver",
+            [_script("dagster-webserver"), where, f"--host={HOST}", f"--port={web}"],
+            logs / "dagster-webserver.log",
+            ready=lambda: _answers(f"{self.url}/server_info"),
+            env=env,
+            nice=True,
+        )
+        self._daemon = Service(
+            "Dagster's daemon",
+            [_script("dagster-daemon"), "run", where],
+            daemon_log,
+            ready=lambda: daemon_log.exists() and b"SensorDaemon" in daemon_log.read_bytes(),
+            env=env,
+            nice=True,
+        )
+
+    def start(self, guard: Watchdog, stop: threading.Event, timeout: float = 180.0) -> bool:
+        """Start all three, the code server first; False if `stop` was set meanwhile.
+
+        Raises:
+            ServiceError: one of them does not come up.
+        """
+        self._code.start(guard)
+        if not self._code.wait_ready(timeout, stop):
+            return False
+        for service in (self._web, self._daemon):
+            service.start(guard)
+        return all(service.wait_ready(timeout, stop) for service in (self._web, self._daemon))
+
+    def stop(self) -> None:
+        """Stop all three; the daemon before the code server, whose runs end with it."""
+        for service in (self._daemon, self._web, self._code):
+            service.ask_to_stop()
+        for service in (self._daemon, self._web, self._code):
+            service.stop()
+
+
+def _script(name: str) -> str:
+    """A console script of the environment we run in."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+class _QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """A page view is no news."""

@@ -1,0 +1,113 @@
+"""The live run: what it reports, how often, and how it stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from fraud_lakehouse.definitions import build_definitions
+from fraud_lakehouse.defs.live_run import LiveReport, finish_cycle_first
+from fraud_lakehouse.defs.resources import Parts
+from fraud_lakehouse.errors import GapError
+from fraud_lakehouse.live import CycleResult
+from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+from tests.definitions.stand import landed
+
+ALERTS = "model.fraud_lakehouse.alerts"
+KEYS = {ALERTS: dg.AssetKey(["gold", "alerts"])}
+
+
+def _cycle(rows: int) -> CycleResult:
+    alerts = NodeResult(ALERTS, "alerts", "model", "success", 0.02, rows=1, version=7)
+    quiet = NodeResult("model.fraud_lakehouse.user_avg", "user_avg", "model", "success", 0.02, rows=None)
+    build = BuildResult([alerts, quiet], 0.1)
+    return CycleResult([landed("users", rows, 0, rows)], [build], None, {}, {"capture": 0.1, "build": 0.2})
+
+
+def test_cycles_are_reported_together_at_most_every_so_often() -> None:
+    events: list[Any] = []
+    lines: list[str] = []
+    report = LiveReport(KEYS, 3600.0, events.append, lines.append)
+    report.add(_cycle(1))  # the first is shown at once
+    first = len(events)
+    for _ in range(5):
+        report.add(_cycle(10))
+    assert len(events) == first == 2
+    report.flush()
+    bronze, alerts = events[2:]
+    assert bronze.asset_key == dg.AssetKey(["bronze", "users"]) and bronze.metadata["rows"].value == 50
+    assert alerts.asset_key == KEYS[ALERTS]
+    assert alerts.metadata["rows"].value == 5 and alerts.metadata["version"].value == 7
+    assert "50 rows, 5 alerts in 5 cycles" in lines[-1]
+    report.flush()
+    assert len(events) == 4, "nothing new, nothing reported"
+
+
+def test_a_problem_of_a_source_is_in_the_log() -> None:
+    lines: list[str] = []
+    report = LiveReport(KEYS, 0.0, lambda event: None, lines.append)
+    report.add(replace(CycleResult(), problems={"kafka": "no broker answers"}))
+    assert lines == ["kafka: no broker answers"]
+
+
+def _live(stand: Callable[..., Any], manifest: dict[str, Any], repeat: Any) -> dg.JobDefinition:
+    settings = stand(update_delay=0.0).settings
+    return build_definitions(settings, parts=Parts(repeat=repeat), manifest=manifest).resolve_job_def("live")
+
+
+def _config(seconds: float) -> dict[str, Any]:
+    return {"ops": {"repeat_cycle": {"config": {"run_seconds": seconds, "report_seconds": 0.0, "check_seconds": 0.0}}}}
+
+
+def test_the_live_run_repeats_reports_and_ends_by_itself(
+    stand: Callable[..., Any], manifest: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    cycles = 0
+
+    def repeat(_settings: Any, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
+        nonlocal cycles
+        while not stop():
+            cycles += 1
+            report(_cycle(2))
+
+    result = _live(stand, manifest, repeat).execute_in_process(instance=instance, run_config=_config(0.3))
+    assert result.success and cycles > 1
+    events = result.all_events
+    materialized = {event.asset_key.to_user_string() for event in events if event.is_step_materialization}
+    assert materialized == {"bronze/users", "gold/alerts"}
+    checked = {evaluation.check_name for evaluation in result.get_asset_check_evaluations()}
+    assert {"rule_velocity", "anomaly_rate"} <= checked
+
+
+def test_a_live_run_that_needs_a_person_fails_with_the_reason(
+    stand: Callable[..., Any], manifest: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    def repeat(*_: Any) -> None:
+        raise GapError("the slot was dropped", "run accept-source")
+
+    job = _live(stand, manifest, repeat)
+    result = job.execute_in_process(instance=instance, run_config=_config(5.0), raise_on_error=False)
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = failure.step_failure_data.user_failure_data
+    assert said is not None and said.description == "the slot was dropped"
+
+
+def test_a_request_to_stop_lets_the_cycle_finish_and_is_then_handed_on() -> None:
+    finished = []
+
+    def cycle_under_way() -> None:
+        with finish_cycle_first() as interrupted:
+            os.kill(os.getpid(), signal.SIGINT)
+            finished.append(interrupted.wait(5))
+
+    with pytest.raises(KeyboardInterrupt):
+        cycle_under_way()
+    assert finished == [True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

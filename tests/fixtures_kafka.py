@@ -1,0 +1,92 @@
+"""The embedded Kafka broker of the tests: one a session, topics of their own for each test."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from fraud_lakehouse.capture.kafka_records import CardTransaction
+from fraud_lakehouse.demo.kafka import EmbeddedKafka
+from fraud_lakehouse.settings import Settings
+
+pytest.register_assert_rewrite("tests.kafka_contract")
+
+
+class Broker:
+    """A running broker, and what tests do with it."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        self._producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0, "linger.ms": 1})
+
+    def settings(self, topic: str, **others: object) -> Settings:
+        return Settings(kafka_bootstrap_servers=self.bootstrap, kafka_topic=topic, **others)
+
+    def new_topic(self, partitions: int = 1, **config: str) -> str:
+        name = f"test-{uuid4().hex[:12]}"
+        self.create(name, partitions, **config)
+        return name
+
+    def create(self, name: str, partitions: int = 1, **config: str) -> None:
+        wanted = NewTopic(name, partitions, 1, config={key.replace("_", "."): text for key, text in config.items()})
+        self.admin.create_topics([wanted])[name].result(15)
+
+    def delete(self, name: str) -> None:
+        self.admin.delete_topics([name])[name].result(15)
+
+    def publish(
+        self, topic: str, values: Iterable[bytes | None], partition: int = 0, timestamp: int | None = None
+    ) -> None:
+        """Publish and wait until all are acknowledged; `timestamp` in ms for all of them."""
+        for value in values:
+            if timestamp is None:
+                self._producer.produce(topic, value, partition=partition)
+            else:
+                self._producer.produce(topic, value, partition=partition, timestamp=timestamp)
+        assert self._producer.flush(30) == 0
+
+
+def card(number: int, **others: object) -> CardTransaction:
+    """A good record whose trans_num tells its number."""
+    fields: dict[str, object] = {
+        "trans_date_trans_time": f"2024-01-01 {number // 3600 % 24:02}:{number // 60 % 60:02}:{number % 60:02}",
+        "cc_num": 4428780000000000000,
+        "merchant": "fraud_Olson, Becker and Koch",
+        "category": "gas_transport",
+        "amt": 82.55,
+        "first": "Richard",
+        "last": "Waters",
+        "zipcode": "53186",
+        "dob": "1/2/46",
+        "trans_num": f"{number:032x}",
+        "is_fraud": 0,
+        "user_id": 7109464218691269943,
+    }
+    return CardTransaction(**(fields | others))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def embedded_kafka() -> Iterator[EmbeddedKafka]:
+    """The running embedded broker itself."""
+    home = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-kafka-"))
+    server = EmbeddedKafka(home)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def kafka(embedded_kafka: EmbeddedKafka) -> Broker:
+    """The embedded broker: `.bootstrap`, `.new_topic(partitions)`, `.publish(topic, values)`, `.settings(topic)`."""
+    return Broker(embedded_kafka.bootstrap)

@@ -1,0 +1,80 @@
+"""Kafka capture on the embedded broker: the contract of every broker, and what only this one can show."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fraud_lakehouse.capture.kafka import KafkaCapture
+from fraud_lakehouse.capture.kafka_records import encode
+from fraud_lakehouse.demo.kafka import EmbeddedKafka
+from fraud_lakehouse.errors import GapError, SourceError
+from tests.fixtures_kafka import Broker, card
+from tests.kafka_contract import CaptureContract, drain, offsets
+
+pytestmark = pytest.mark.kafka
+
+
+class TestEmbeddedBroker(CaptureContract):
+    deletes_under_a_reader = False  # its answer to a fetch of a deleted topic crashes librdkafka 2.16 (segfault)
+
+    @pytest.fixture
+    def broker(self, kafka: Broker) -> Broker:
+        return kafka
+
+
+def test_unreachable_broker_is_named_within_ten_seconds(tmp_path: Path) -> None:
+    with EmbeddedKafka(tmp_path) as server:
+        address = server.bootstrap
+    started = time.monotonic()
+    capture = KafkaCapture(Broker(address).settings("t"))
+    with pytest.raises(SourceError, match=f"no Kafka broker answers at {address} .*[Cc]onnection refused"):
+        capture.preflight()
+    assert time.monotonic() - started < 10
+
+
+def test_broker_lost_while_reading_then_back_as_another(tmp_path: Path) -> None:
+    server = EmbeddedKafka(tmp_path)
+    server.start()
+    server.create_topic("t", 2)
+    broker = Broker(server.bootstrap)
+    with KafkaCapture(broker.settings("t")) as capture:
+        broker.publish("t", [encode(card(1))])
+        positions: dict[str, int] = {}
+        assert len(offsets(drain(capture, positions))) == 1
+        server.stop()
+        with pytest.raises(SourceError, match="no Kafka broker answers"):
+            capture.read(positions, 10)
+        assert server.start() == broker.bootstrap  # same port, same cluster id, but its topics are new ones
+        server.create_topic("t", 2)
+        with pytest.raises(GapError, match="accept-source kafka"):
+            capture.read(positions, 10)
+    server.stop()
+
+
+@pytest.mark.parametrize("rounds", [3])
+def test_concurrent_producer_loses_and_doubles_nothing(kafka: Broker, rounds: int) -> None:
+    topic = kafka.new_topic(2)
+    total = 6000
+
+    def produce() -> None:
+        writer = Broker(kafka.bootstrap)
+        for start in range(0, total, 50):
+            writer.publish(topic, [encode(card(n)) for n in range(start, start + 50)], start // 50 % 2)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    positions: dict[str, int] = {}
+    seen: list[tuple[int, int]] = []
+    for turn in range(rounds):  # a process dies and its successor goes on from the committed positions
+        with KafkaCapture(kafka.settings(topic)) as capture:
+            while (turn == rounds - 1 and thread.is_alive()) or len(seen) < total * (turn + 1) // (rounds + 1):
+                seen += offsets(drain(capture, positions, max_rows=400))
+            capture.read(dict(positions), 10)  # handed out, never committed
+    thread.join()
+    with KafkaCapture(kafka.settings(topic)) as capture:
+        seen += offsets(drain(capture, positions))
+    assert len(seen) == len(set(seen)) == total

@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import polars as pl
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from fraud_lakehouse.capture.postgres import PostgresCapture
+from fraud_lakehouse.capture.postgres_errors import (
+    DatabaseMissingError,
+    PostgresLoginError,
+    PostgresUnreachableError,
+    ReplicationRightError,
+    SlotAheadError,
+    SlotInUseError,
+    SlotLostError,
+    SourceIdentityError,
+    SourceSchemaError,
+    SourceTableError,
+    TableWithoutPositionError,
+    WalLevelError,
+)
+from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from fraud_lakehouse.errors import LakehouseError, SettingsError
+from fraud_lakehouse.settings import Settings
+from tests.integration.replayed import Replayed, source_rows
+
+pytestmark = pytest.mark.postgres
+Open = Callable[..., PostgresCapture]
+
+
+@pytest.fixture
+def capture_of(database: str) -> Iterator[Open]:
+    """Opens captures of the test's database with a slot named after it; closes them."""
+    opened: list[PostgresCapture] = []
+
+    def open_capture(dsn: str = database, **settings: object) -> PostgresCapture:
+        slot = conninfo_to_dict(database)["dbname"]
+        capture = PostgresCapture(
+            Settings(**{"postgres_dsn": dsn, "postgres_slot": slot, "postgres_tables": (), **settings})
+        )
+        capture._slot.patience = 0.2
+        opened.append(capture)
+        return capture
+
+    yield open_capture
+    for capture in opened:
+        capture.close()
+
+
+@pytest.fixture
+def source(database: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("create table payments (id serial primary key, note text, amount numeric(10,2))")
+        yield connection
+
+
+def write_at_random(dsn: str, seed: int, stop: threading.Event, failures: list[BaseException]) -> None:
+    """Inserts, updates, deletes, changed keys, toasted values, rollbacks and now and then a truncate."""
+    chance = random.Random(seed)
+    long = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=4000))
+    statements = [
+        (40, "insert into payments(note, amount) select %(note)s, %(amount)s from generate_series(1, 3)"),
+        (10, "insert into payments(note, amount) values (%(long)s, 1) "),
+        (20, "update payments set amount = %(amount)s where id %% 7 = %(n)s"),
+        (10, "delete from payments where id %% 11 = %(n)s"),
+        (8, "update payments set id = id + 1000000 where id = (select min(id) from payments)"),
+        (5, "insert into other values (%(amount)s, %(note)s) on conflict (k) do update set v = excluded.v"),
+        (1, "truncate payments, other"),
+    ]
+    weights = [weight for weight, _ in statements]
+    try:
+        with psycopg.connect(dsn) as connection:
+            while not stop.is_set():
+                for _ in range(chance.randint(1, 4)):
+                    statement = chance.choices(statements, weights)[0][1]
+                    values = {"note": chance.choice([None, "", 'x\ty\\N\n"é']), "n": chance.randint(0, 6)}
+                    connection.execute(statement, {**values, "amount": chance.randint(1, 10**6) / 100, "long": long})
+                if chance.random() < 0.1:
+                    connection.rollback()
+                connection.commit()
+    except (psycopg.errors.DeadlockDetected, psycopg.errors.UniqueViolation):
+        if not stop.is_set():
+            write_at_random(dsn, seed + 1000, stop, failures)
+    except BaseException as error:  # noqa: BLE001 - shown by the test
+        failures.append(error)
+
+
+def test_snapshot_and_log_meet_exactly_under_concurrent_writers(
+    database: str, source: psycopg.Connection, capture_of: Open
+) -> None:
+    source.execute("create table other (k numeric(10,2) primary key, v text)")
+    source.execute("alter table payments alter note set storage external")
+    source.execute("insert into payments(note, amount) select 'n' || i, i from generate_series(1, 5000) i")
+    stop, failures = threading.Event(), []
+    writers = [threading.Thread(target=write_at_random, args=(database, seed, stop, failures)) for seed in (1, 2, 3)]
+    for writer in writers:
+        writer.start()
+    model = Replayed()
+    try:
+        time.sleep(0.3)
+        capture = capture_of(batch_rows=1000)
+        capture.preflight()
+        model.snapshot(capture)
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            capture.wait(0.5)
+            batch = capture.read(model.after, model.position, 500)
+            if batch is None:
+                continue
+            model.land(batch)
+            if random.Random(batch.end_lsn).random() < 0.5:
+                capture.acknowledge(batch.end_lsn)
+            if random.Random(batch.end_lsn).random() < 0.1:  # a new process: only the positions are left
+                capture = capture_of()
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    model.follow(capture)
+    assert not failures
+    assert model.events > 5000
+    assert model.rows["payments"] == source_rows(database, "payments", ("id",))
+    assert model.rows["other"] == source_rows(database, "other", ("k",))
+
+
+def test_every_type_is_the_same_from_snapshot_and_log(
+    database: str, source: psycopg.Connection, capture_of: Open
+) -> None:
+    source.execute("create type mood as enum ('fine', 'fraud')")
+    source.execute("create domain cents as numeric(12,3) check (value > -1000)")
+    source.execute("create domain account as varchar(34)")
+    source.execute("drop table payments")
+    source.execute(
+        "create table kinds (id bigint primary key, i2 smallint, i4 int, money numeric(10,2), free numeric, f4 real,"
+        " f8 double precision, flag boolean, words varchar(50), fixed char(5), day date, naive timestamp, moment timestamptz,"
+        ' clock time, u uuid, doc jsonb, raw bytea, state mood, many int[], "Wei rd""" text, fee cents, iban account,'
+        " doubled int generated always as (i4 * 2) stored)"
+    )
+    insert = (
+        "insert into kinds values (%s, -32768, 2147483647, 12345678.90, 0.1, 1.5, 0.1, true, 'a\tb\\n', 'ab',"
+        " '2024-02-29', '2024-02-29 23:59:59.999999', '2024-02-29 23:59:59.999999+05', '12:34:56.789',"
+        " '00000000-0000-0000-0000-00000000002a', '{\"k\": \"\\\\ \\u00e9\"}', '\\x00ff5c', 'fraud', '{1,NULL,3}', '', 1.125, 'DE1')"
+    )
+    odd = (
+        "insert into kinds (id, money, free, f8, day, naive, moment, words) values (%s, 'NaN', 1e100, 'Infinity',"
+        " 'infinity', '0044-03-15 BC', '-infinity', null)"
+    )
+    source.execute(insert, (1,))
+    source.execute(odd, (2,))
+    model, capture = Replayed(), capture_of()
+    frames = []
+    with capture.snapshot() as snapshot:
+        (table,) = snapshot.tables
+        frames += list(snapshot.chunks(table))
+        model.after, model.position = {"kinds": snapshot.lsn}, snapshot.lsn
+    source.execute(insert, (1 + 10,))
+    source.execute(odd, (2 + 10,))
+    batch = capture.read(model.after, model.position, 1000)
+    assert batch is not None
+    both = pl.concat([*frames, batch.frames["kinds"]])
+    snapshotted, logged = both.head(2), both.tail(2)
+    assert snapshotted.drop("id", "_op", "_lsn", "_seq", "_committed_at").equals(
+        logged.drop("id", "_op", "_lsn", "_seq", "_committed_at")
+    )
+    row = snapshotted.row(0, named=True)
+    assert {name: row[name] for name in table.frame_schema if not name.startswith("_")} == {
+        "id": 1,
+        "i2": -32768,
+        "i4": 2147483647,
+        "money": Decimal("12345678.90"),
+        "free": Decimal("0.100000000"),
+        "f4": 1.5,
+        "f8": 0.1,
+        "flag": True,
+        "words": "a\tb\\n",
+        "fixed": "ab   ",
+        "day": date(2024, 2, 29),
+        "naive": datetime(2024, 2, 29, 23, 59, 59, 999999),  # noqa: DTZ001 - timestamp without zone
+        "moment": datetime(2024, 2, 29, 18, 59, 59, 999999, UTC),
+        "clock": "12:34:56.789",
+        "u": "00000000-0000-0000-0000-00000000002a",
+        "doc": '{"k": "\\\\ é"}',
+        "raw": b"\x00\xff\x5c",
+        "state": "fraud",
+        "many": "{1,NULL,3}",
+        'Wei rd"': "",
+        "fee": Decimal("1.125"),
+        "iban": "DE1",
+    }
+    assert row["_text"] is None
+    strange = snapshotted.row(1, named=True)
+    assert strange["f8"] == float("inf")
+    assert [strange[name] for name in ("money", "free", "day", "naive", "moment", "words")] == [None] * 6
+    kept = json.loads(strange["_text"])
+    assert kept.pop("free") == "1" + "0" * 100
+    assert kept == {"money": "NaN", "day": "infinity", "naive": "0044-03-15 00:00:00 BC", "moment": "-infinity"}
+
+
+def test_replica_identities(database: str, source: psycopg.Connection, capture_of: Open) -> None:
+    source.execute("create table whole (id int primary key, note text)")
+    source.execute("alter table whole replica identity full, alter note set storage external")
+    source.execute("create table by_index (code text not null, n int)")
+    source.execute("create unique index by_code on by_index (code)")
+    source.execute("alter table by_index replica identity using index by_code")
+    source.execute("create table parts (id int, region text, primary key (region, id)) partition by list (region)")
+    source.execute("create table parts_eu partition of parts for values in ('eu')")
+    source.execute("insert into parts values (1, 'eu')")
+    model, capture = Replayed(), capture_of()
+    model.snapshot(capture)
+    keys = {table.name: table.key for table in capture.tables()}
+    assert keys == {"by_index": ("code",), "parts": ("region", "id"), "payments": ("id",), "whole": ("id",)}
+    source.execute("insert into whole values (1, repeat('x', 9000)), (2, 'b')")
+    source.execute("update whole set id = id + 10")
+    source.execute("update whole set id = 20 where id = 11")
+    source.execute("insert into by_index values ('a', 1), ('b', 2)")
+    source.execute("update by_index set code = 'c' where code = 'a'")
+    source.execute("delete from by_index where code = 'b'")
+    source.execute("insert into parts values (2, 'eu')")
+    source.execute("update parts set id = 3 where id = 1")
+    model.follow(capture)
+    for name, key in keys.items():
+        assert model.rows[name] == source_rows(database, name, key)
+
+
+def test_columns_come_and_go(database: str, source: psycopg.Connection, capture_of: Open) -> None:
+    model, capture = Replayed(), capture_of()
+    model.snapshot(capture)
+    source.execute("insert into payments(note, amount) values ('old', 1)")
+    source.execute("alter table payments add column kind text, drop column note")
+    source.execute("insert into payments(amount, kind) values (2, 'new')")
+    batch = capture.read(model.after, model.position, 1000)
+    assert batch is not None
+    assert batch.frames["payments"].select("id", "amount", "kind", "note").rows() == [
+        (1, Decimal(1), None, "old"),
+        (2, Decimal(2), "new", None),
+    ]
+    source.execute("alter table payments alter kind type int using 0")
+    source.execute("insert into payments(amount, kind) values (3, 3)")
+    with pytest.raises(SourceSchemaError, match=r"column kind of table public\.payments"):
+        capture.read(model.after, model.position, 1000)
+
+
+def test_a_new_table_joins_under_writes(database: str, source: psycopg.Connection, capture_of: Open) -> None:
+    model, capture = Replayed(), capture_of()
+    model.snapshot(capture)
+    source.execute("create table late (id serial primary key, v int)")
+    source.execute("insert into late(v) select i from generate_series(1, 1000) i")
+    source.execute("insert into payments(note) values ('meanwhile')")
+    (late,) = capture.new_tables()
+    with capture.snapshot([late]):
+        source.execute("update late set v = 0 where id <= 10")  # published, but its snapshot is thrown away
+    with pytest.raises(TableWithoutPositionError, match=r"public\.late"):
+        capture.read(model.after, model.position, 1000)
+    source.execute("update late set v = -1 where id = 20")
+    model.snapshot(capture, [late])
+    source.execute("delete from late where id > 990")
+    model.follow(capture)
+    assert capture.new_tables() == []
+    assert model.rows["late"] == source_rows(database, "late", ("id",))
+    assert model.rows["payments"] == source_rows(database, "payments", ("id",))
+
+
+def test_a_peek_full_of_landed_transactions_goes_on(source: psycopg.Connection, capture_of: Open) -> None:
+    model, capture = Replayed(), capture_of()
+    model.snapshot(capture)
+    for number in range(30):
+        source.execute("insert into payments(note) select %s from generate_series(1, 10)", (str(number),))
+    assert model.follow(capture, max_rows=10, acknowledge=False) == 30
+    assert len(model.rows["payments"]) == 300
+    capture.acknowledge(model.position)
+    assert capture.lag().bytes_behind == 0
+
+
+def test_restarts_and_a_lost_acknowledgement(
+    postgres: EmbeddedPostgres, database: str, source: psycopg.Connection, capture_of: Open
+) -> None:
+    model, capture = Replayed(), capture_of()
+    model.snapshot(capture)
+    for mode in ("fast", "immediate"):
+        with psycopg.connect(database, autocommit=True) as writer:
+            writer.execute("insert into payments(note) values (%s)", (mode,))
+        model.follow(capture)
+        postgres.stop(mode)
+        postgres.start()
+        with psycopg.connect(database, autocommit=True) as writer:
+            writer.execute("insert into payments(note) values (%s)", (f"after {mode}",))
+        assert capture.wait(5)
+        model.follow(capture)
+    assert model.rows["payments"] == source_rows(database, "payments", ("id",))
+    assert len(model.rows["payments"]) == 4
+
+
+def test_wait_sees_new_log_and_idle_log_can_be_passed(source: psycopg.Connection, capture_of: Open) -> None:
+    model, capture = Replayed(), capture_of()
+    model.snapshot(capture)
+    model.follow(capture)
+    assert capture.wait(0.05) in (True, False)  # the server writes a line of its own now and then
+    source.execute("create schema elsewhere")
+    source.execute("create table elsewhere.noise as select i from generate_series(1, 1000) i")
+    assert capture.wait(1)
+    batch = capture.read(model.after, model.position, 1000)
+    assert batch is not None
+    assert batch.frames == {}
+    assert batch.newest_committed_at is None
+    capture.acknowledge(batch.end_lsn)
+    assert capture.lag().confirmed_lsn == batch.end_lsn
+
+
+def test_a_snapshot_that_dies_leaves_no_slot_and_is_done_again(
+    database: str, source: psycopg.Connection, capture_of: Open
+) -> None:
+    source.execute("insert into payments(note) select 'x' from generate_series(1, 10)")
+    capture = capture_of(batch_rows=3)
+    with pytest.raises(KeyboardInterrupt), capture.snapshot() as snapshot:
+        next(snapshot.chunks(snapshot.tables[0]))
+        raise KeyboardInterrupt
+    assert not capture.slot_exists()
+    with capture.snapshot():
+        pass  # as if killed: the slot stays, but the lake has no position
+    assert capture.slot_exists()
+    model = Replayed()
+    model.snapshot(capture)
+    assert model.rows["payments"] == source_rows(database, "payments", ("id",))
+
+
+def test_gaps_fail_closed(database: str, source: psycopg.Connection, capture_of: Open) -> None:
+    model, capture = Replayed(), capture_of()
+    with pytest.raises(SlotLostError, match="does not exist"):
+        capture.resume(1)
+    model.snapshot(capture)
+    capture.resume(model.position)
+    source.execute("insert into payments(note) values ('x')")
+    old = model.position
+    model.follow(capture)
+    with pytest.raises(SlotAheadError, match="acknowledged up to"):
+        capture.read({"payments": old}, old, 100)
+    with pytest.raises(SourceIdentityError, match="restored to an earlier state"):
+        capture.resume(model.position + 2**30)
+    with pytest.raises(SourceIdentityError, match="another one"):
+        capture.check_identity("123")
+    capture.check_identity(capture.system_id)
+    source.execute("select pg_drop_replication_slot(%s)", (capture.slot,))
+    with pytest.raises(SlotLostError, match="accept-source postgres"):
+        capture.read(model.after, model.position, 100)
+
+
+def test_an_invalidated_slot_is_lost(
+    tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, capture_of: Open, database: str
+) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("create table payments (id serial primary key, note text)")
+        model, capture = Replayed(), capture_of()
+        model.snapshot(capture)
+        connection.execute("alter system set max_slot_wal_keep_size = '1MB'")
+        connection.execute("select pg_reload_conf()")
+        try:
+            for _ in range(4):
+                connection.execute("insert into payments(note) select repeat('x', 1000) from generate_series(1, 1000)")
+                connection.execute("select pg_switch_wal()")
+            connection.execute("checkpoint")
+            with pytest.raises(SlotLostError, match="invalidated by the server"):
+                capture.read(model.after, model.position, 100)
+            with pytest.raises(SlotLostError, match="max_slot_wal_keep_size"):
+                capture.preflight()
+        finally:
+            connection.execute("alter system reset max_slot_wal_keep_size")
+            connection.execute("select pg_reload_conf()")
+
+
+def test_a_slot_in_use_is_named(source: psycopg.Connection, capture_of: Open) -> None:
+    model, capture = Replayed(), capture_of()
+    model.snapshot(capture)
+    with capture._connector.connect(replication=True) as other:
+        start = f"START_REPLICATION SLOT \"{capture.slot}\" LOGICAL 0/0 (proto_version '1', publication_names 'fraud_lakehouse')"
+        other.pgconn.exec_(start.encode())
+        with pytest.raises(SlotInUseError, match=rf"PID {other.info.backend_pid}"):
+            capture.preflight()
+        source.execute("insert into payments(note) values ('x')")
+        with pytest.raises(SlotInUseError, match=rf"PID {other.info.backend_pid}"):
+            capture.read(model.after, model.position, 100)
+
+
+def failure(capture: PostgresCapture, kind: type[LakehouseError]) -> str:
+    with pytest.raises(kind) as caught:
+        capture.preflight()
+    assert caught.value.fix
+    return str(caught.value)
+
+
+def test_preflight_names_what_is_wrong_with_the_connection(database: str, capture_of: Open) -> None:
+    good = conninfo_to_dict(database)
+    words = failure(capture_of(make_conninfo(database, port=1)), PostgresUnreachableError)
+    assert "127.0.0.1:1/" in words
+    failure(capture_of(make_conninfo(database, host="nowhere.invalid")), PostgresUnreachableError)
+    wrong = make_conninfo(database, password="hunter2-wrong")
+    words = failure(capture_of(wrong), PostgresLoginError)
+    assert "hunter2" not in words + repr(capture_of(wrong)._connector)
+    failure(capture_of(make_conninfo(database, user="nobody_here")), PostgresLoginError)
+    words = failure(capture_of(make_conninfo(database, dbname="no_such_db")), DatabaseMissingError)
+    assert "no_such_db" in words
+    assert str(good["password"]) not in words
+    with pytest.raises(SettingsError, match="FRAUD_POSTGRES_DSN") as caught:
+        capture_of("postgres//user:hunter2@host")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(SettingsError, match="FRAUD_POSTGRES_DSN"):
+        PostgresCapture(Settings(postgres_dsn=None))
+
+
+def test_preflight_names_what_is_wrong_with_the_tables(source: psycopg.Connection, capture_of: Open) -> None:
+    capture_of().preflight()
+    assert "public.nope" in failure(capture_of(postgres_tables=("payments", "nope")), SourceTableError)
+    source.execute('create table "no Key" (id int)')
+    words = failure(capture_of(), SourceTableError)
+    assert 'ALTER TABLE "public"."no Key" ADD PRIMARY KEY' in words
+    capture_of(postgres_tables=("payments",)).preflight()
+    source.execute('drop table "no Key"')
+    source.execute("alter table payments replica identity nothing")
+    assert "REPLICA IDENTITY DEFAULT" in failure(capture_of(), SourceTableError)
+    source.execute("drop table payments")
+    assert "no table in schema public" in failure(capture_of(), SourceTableError)
+    source.execute("create table clash (id int primary key, _op text)")
+    assert "_op" in failure(capture_of(), SourceTableError)
+
+
+def test_preflight_names_missing_rights(database: str, source: psycopg.Connection, capture_of: Open) -> None:
+    role = conninfo_to_dict(database)["dbname"]
+    source.execute(f"create role {role} login password 'secret'")
+    try:
+        plain = make_conninfo(database, user=role, password="secret")
+        assert "REPLICATION" in failure(capture_of(plain), ReplicationRightError)
+        source.execute(f"alter role {role} replication")
+        assert "GRANT SELECT" in failure(capture_of(plain), SourceTableError)
+        source.execute(f"grant select on payments to {role}")
+        capture = capture_of(plain)
+        with pytest.raises(ReplicationRightError, match="create publication"), capture.snapshot():
+            pytest.fail("the user may not publish")
+        source.execute("create publication fraud_lakehouse for table payments")
+        Replayed().snapshot(capture)
+        capture.preflight()
+    finally:
+        source.execute(f"drop owned by {role}")
+        source.execute(f"drop role {role}")
+
+
+def test_preflight_names_a_wrong_wal_level(tmp_path: Path, postgres: EmbeddedPostgres) -> None:
+    with EmbeddedPostgres(postgres.home / "replica", fsync=False, settings={"wal_level": "replica"}) as server:
+        with PostgresCapture(Settings(postgres_dsn=server.dsn)) as capture:
+            assert "wal_level is replica" in failure(capture, WalLevelError)

@@ -1,0 +1,110 @@
+"""Upkeep changes no row and keeps what a week's readers need; the writer lock dies with its holder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+
+from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
+from fraud_lakehouse.lake.appender import Appender
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.maintenance import maintain, maintain_table
+from fraud_lakehouse.lake.writer_lock import writer_lock
+
+SCHEMA: dict[str, pl.DataType] = {"x": pl.Int64(), "text": pl.String()}
+
+
+def filled(tmp_path: Path, commits: int) -> Appender:
+    table = Appender.open(Lake.at(tmp_path), "bronze", "t", SCHEMA)
+    for number in range(1, commits + 1):
+        table.append(pl.DataFrame({"x": [number], "text": ["a"]}, schema=SCHEMA), {"a": number})
+    return table
+
+
+def test_upkeep_compacts_and_changes_no_row(tmp_path: Path) -> None:
+    table = filled(tmp_path, 12)
+    (done,) = maintain(Lake.at(tmp_path))
+    assert (done.layer, done.table, done.files_before, done.files_after) == ("bronze", "t", 12, 1)
+    assert 0 < done.bytes_after < done.bytes_before
+    assert done.files_vacuumed == 0, "files of the last week stay for readers of older versions"
+    handle = DeltaTable(str(tmp_path / "bronze/t"))
+    assert handle.transaction_version("a") == 12
+    assert pl.read_delta(str(tmp_path / "bronze/t"))["x"].sort().to_list() == list(range(1, 13))
+    assert pl.read_delta(str(tmp_path / "bronze/t"), version=5).height == 5
+    assert list((tmp_path / "bronze/t/_delta_log").glob("*.checkpoint*.parquet"))
+    table.append(pl.DataFrame({"x": [13], "text": ["a"]}, schema=SCHEMA), {"a": 13})
+    assert pl.read_delta(str(tmp_path / "bronze/t")).height == 13
+
+
+def test_upkeep_removes_old_files_that_no_commit_names(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    orphans = [tmp_path / f"bronze/t/part-00000-{age}-c000.zstd.parquet" for age in ("old", "new")]
+    for orphan in orphans:
+        orphan.write_bytes(b"rows of a process killed between Parquet and commit")
+    eight_days_ago = time.time() - 8 * 86_400
+    os.utime(orphans[0], (eight_days_ago, eight_days_ago))
+    done = maintain_table(Lake.at(tmp_path), "bronze", "t")
+    assert done.files_vacuumed == 1
+    assert [orphan.exists() for orphan in orphans] == [False, True]
+    assert pl.read_delta(str(tmp_path / "bronze/t")).height == 1
+
+
+def test_upkeep_twice_does_nothing_more(tmp_path: Path) -> None:
+    filled(tmp_path, 12)
+    maintain(Lake.at(tmp_path))
+    (again,) = maintain(Lake.at(tmp_path))
+    assert (again.files_before, again.files_after) == (1, 1)
+
+
+def test_upkeep_refuses_a_short_retention_and_a_missing_table(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    with pytest.raises(ValueError, match="168"):
+        maintain(Lake.at(tmp_path), retention_hours=24)
+    with pytest.raises(LakeError, match="bronze/nothing"):
+        maintain_table(Lake.at(tmp_path), "bronze", "nothing")
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from fraud_lakehouse.lake.writer_lock import writer_lock
+with writer_lock(Path(sys.argv[1]), 0):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(ConcurrentWriterError, match=rf"process {holder.pid} .*writer\.lock"),
+            writer_lock(tmp_path, 0.1),
+        ):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with writer_lock(tmp_path, 5):
+        assert (tmp_path / "writer.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), writer_lock(tmp_path, 0):
+        raise ZeroDivisionError
+    with writer_lock(tmp_path, 0):
+        pass
+
+
+def test_a_lock_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LakeError, match="FRAUD_WORK"), writer_lock(tmp_path / "file", 0):
+        pass
