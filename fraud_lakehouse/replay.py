@@ -87,7 +87,7 @@ def records(path: Path) -> Iterator[CardTransaction]:
     Raises:
         ReplayFileError: as `replay`, at the first line that is wrong.
     """
-    line = 0
+    reader = csv.reader(())
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -107,7 +107,7 @@ def records(path: Path) -> Iterator[CardTransaction]:
         raise ReplayFileError(f"cannot read {path}: {error.strerror or error}", "give a readable CSV file") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ReplayFileError(
-            f"{path}, near line {line + 1}: not CSV in UTF-8: {error}",
+            f"{path}, near line {reader.line_num}: not CSV in UTF-8: {error}",
             "give a CSV file as the Sparkov generator writes it",
         ) from None
 

@@ -61,26 +61,55 @@ partial_keys as (
 
 partial_events as (
 
-    select
-        events.*,
-        row_number() over (order by {{ column_list(key, 'events') }}, events._lsn, events._seq) as event_id,
-        lag(events._op) over (
-            partition by {{ column_list(key, 'events') }} order by events._lsn, events._seq
-        ) as previous_op
+    select events.*
     from events
     inner join partial_keys on {{ same_key(key, 'events', 'partial_keys') }}
+
+),
+
+truncates_before as (
+
+    select partial_events._lsn, partial_events._seq, count(distinct (truncates._lsn, truncates._seq)) as truncates_before
+    from partial_events
+    inner join truncates on {{ is_before('truncates', 'partial_events') }}
+    group by partial_events._lsn, partial_events._seq
+
+),
+
+ordered_events as (
+
+    select
+        partial_events.*,
+        coalesce(truncates_before.truncates_before, 0) as era,
+        row_number() over (
+            order by {{ column_list(key, 'partial_events') }}, partial_events._lsn, partial_events._seq
+        ) as event_id
+    from partial_events
+    left join truncates_before
+        on partial_events._lsn = truncates_before._lsn and partial_events._seq = truncates_before._seq
+
+),
+
+followed_events as (
+
+    select
+        ordered_events.*,
+        lag(_op) over (
+            partition by era, {{ column_list(key, 'ordered_events') }} order by _lsn, _seq
+        ) as previous_op
+    from ordered_events
 
 ),
 
 lives as (
 
     select
-        partial_events.*,
+        followed_events.*,
         max(case when previous_op is null or previous_op = 'd' or _op in ('c', 'r') then event_id end) over (
-            partition by {{ column_list(key, 'partial_events') }} order by _lsn, _seq
+            partition by {{ column_list(key, 'followed_events') }} order by _lsn, _seq
             rows between unbounded preceding and current row
         ) as life
-    from partial_events
+    from followed_events
 
 ),
 

@@ -7,7 +7,7 @@ its tables are shown, as far as the models read them, but cannot be materialized
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import dagster as dg
 
 from fraud_lakehouse.defs import LAKE_POOL, OWNERS
 from fraud_lakehouse.defs.metadata import landed_metadata, table_metadata
-from fraud_lakehouse.defs.resources import Ingest, Lakehouse, stated_failures
+from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake.lake import Lake
 
@@ -55,7 +55,7 @@ def bronze_key(table: str) -> dg.AssetKey:
 
 
 def drain(
-    ingest: Ingest, max_rows: int, max_batches: int, writing: Writing = nullcontext
+    step: Callable[[int], Sequence["Landed"]], max_rows: int, max_batches: int, writing: Writing = nullcontext
 ) -> tuple[list["Landed"], bool]:
     """Land micro-batches until the source is drained or `max_batches` are in, taking the writer's lock for each.
 
@@ -73,7 +73,7 @@ def drain(
     for _ in range(max_batches):
         try:
             with writing():
-                batch = ingest.step(max_rows)
+                batch = step(max_rows)
         except ConcurrentWriterError:
             refused += 1
             if refused >= MOST_REFUSALS:
@@ -121,11 +121,10 @@ def _source_step(source: str, specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
     )
     def capture(
         context: dg.AssetExecutionContext, config: DrainConfig, lakehouse: dg.ResourceParam[Lakehouse]
-    ) -> Iterator[dg.MaterializeResult]:
+    ) -> Iterator[dg.MaterializeResult[None]]:
         with stated_failures():
-            landed, drained = drain(
-                lakehouse.ingest(source), lakehouse.settings.batch_rows, config.max_batches, lakehouse.writing
-            )
+            step, rows = lakehouse.ingest(source).step, lakehouse.settings.batch_rows
+            landed, drained = drain(step, rows, config.max_batches, lakehouse.writing)
         by_table: dict[str, list[Landed]] = defaultdict(list)
         for batch in landed:
             by_table[batch.table].append(batch)

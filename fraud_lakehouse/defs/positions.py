@@ -69,10 +69,14 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
         position = _position(lake, "control", "batches", capture.app_id)
         if position is None:
             return NewData("postgres", "snapshot")
+        tables = {table.name: capture.app_id_of(table.name) for table in capture.tables()}
+        after = {name: _position(lake, "bronze", name, app_id) for name, app_id in tables.items()}
+        if new := sorted(name for name, at in after.items() if at is None):
+            return NewData("postgres", f"snapshot-of-{'-'.join(new)}")
         end = capture.lag().current_lsn
         if end - position > IDLE_BYTES:
             return NewData("postgres", lsn_range(position, end))
-        changes = capture.read({}, position, max_rows=1)
+        changes = capture.read({name: at for name, at in after.items() if at is not None}, position, max_rows=1)
         if changes is None or not (changes.frames or changes.end_lsn < end):
             return None
         return NewData("postgres", lsn_range(position, changes.end_lsn))

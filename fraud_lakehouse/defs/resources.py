@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 
 LOCK_SECONDS = 600.0
+KAFKA_PATIENCE = 0.5  # seconds a step waits for a first record before it calls the topic drained
 
 
-class Ingest(Protocol):
-    """One source tied to the lake."""
+@dataclass(frozen=True)
+class Ingest:
+    """One source tied to the lake: `step(max_rows)` lands one micro-batch; empty when the source is drained."""
 
-    def step(self, max_rows: int) -> Sequence[Landed]:
-        """Land one micro-batch; empty when the source is drained."""
+    step: Callable[[int], Sequence[Landed]]
+    close: Callable[[], None]
 
 
 class Builder(Protocol):
@@ -46,7 +48,11 @@ class Builder(Protocol):
 def _ingest(source: str, settings: Settings, lake: Lake) -> Ingest:
     from fraud_lakehouse.lake import ingest
 
-    return ingest.PostgresIngest(settings, lake) if source == "postgres" else ingest.KafkaIngest(settings, lake)
+    if source == "postgres":
+        postgres = ingest.PostgresIngest(settings, lake)
+        return Ingest(postgres.step, postgres.close)
+    kafka = ingest.KafkaIngest(settings, lake)
+    return Ingest(lambda rows: kafka.step(rows, KAFKA_PATIENCE), kafka.close)
 
 
 def _builder(settings: Settings) -> Builder:

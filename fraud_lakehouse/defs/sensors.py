@@ -161,4 +161,4 @@ def pause_after_failures(newest_first: Sequence[tuple[dg.DagsterRunStatus, float
         failures += 1
     if failures < 2:
         return 0.0
-    return max(0.0, newest_first[0][1] + min(LONGEST_PAUSE_SECONDS, 5.0 * 2 ** (failures - 1)) - now)
+    return max(0.0, newest_first[0][1] + min(LONGEST_PAUSE_SECONDS, 5.0 * 2.0 ** (failures - 1)) - now)

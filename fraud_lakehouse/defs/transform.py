@@ -60,7 +60,7 @@ def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
     )
     def dbt_build(
         context: dg.AssetExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         names = sorted(key.path[-1] for key in context.selected_asset_keys)
         everything = len(names) == count
         with stated_failures(), lakehouse.writing():

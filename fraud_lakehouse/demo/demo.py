@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -134,7 +134,8 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
     guard.guard(postgres.pid, signal.SIGINT)
     # One partition: 15 s of allowed lateness are 17 ms at this speed of event time, less than partitions differ by.
     kafka.create_topic(TOPIC, 1)
-    BankWriter(dsn).prepare()
+    with closing(BankWriter(dsn)) as bank:
+        bank.prepare()
     return load_settings(
         lake=str(home / "lake"),
         work=home / "work",
@@ -184,9 +185,8 @@ def _drain(cycle: Cycle, stopper: Stopper, progress: Progress) -> None:
 def _describe(home: Path, settings: Settings) -> None:
     typer.echo(f"home        {home}")
     typer.echo(f"lake        {settings.lake}")
-    typer.echo(
-        f"PostgreSQL  {_dsn(settings).partition('password')[0].strip()} (password in {home / 'postgres.password'})"
-    )
+    shown = _dsn(settings).partition(" password=")[0]
+    typer.echo(f"PostgreSQL  {shown} (password in {home / 'postgres.password'})")
     typer.echo(f"Kafka       {settings.kafka_bootstrap_servers}, topic {TOPIC}")
 
 

@@ -8,6 +8,7 @@ that is being read. Capture relies on none of these. No generator lives here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -145,7 +146,8 @@ class EmbeddedKafka:
         if process is None or process.stdin is None:
             return
         if process.poll() is not None:  # it ended by itself and its pid may be another's by now
-            process.stdin.write(b"\n")
+            with contextlib.suppress(BrokenPipeError):  # the watcher is gone as well
+                process.stdin.write(b"\n")
         process.stdin.close()
         process.wait(10)
         (self.home / "broker.pid").unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import psycopg
 from psycopg import conninfo, sql
 
@@ -274,7 +274,7 @@ class EmbeddedPostgres:
             return self._process.poll() is None
         try:
             # A server taken over from a killed parent may stay a zombie when nobody reaps it.
-            return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 

@@ -30,6 +30,9 @@ class ScriptedIngest:
     def __init__(self, steps: Sequence[list[Landed] | Exception]) -> None:
         self.steps = list(steps)
 
+    def close(self) -> None:
+        """Nothing to close."""
+
     def step(self, max_rows: int) -> list[Landed]:
         """The next scripted step."""
         if not self.steps:

@@ -184,10 +184,10 @@ def test_drain_goes_on_after_a_rival_and_stops_when_there_are_two_writers() -> N
             self.given, already = True, self.given
             return [] if already else [landed("users", 2, 0, 5)]
 
-    batches, drained = drain(Rivalled(3), 100, 50)
+    batches, drained = drain(Rivalled(3).step, 100, 50)
     assert (sum(batch.rows for batch in batches), drained) == (2, True)
     with pytest.raises(ConcurrentWriterError):
-        drain(Rivalled(MOST_REFUSALS), 100, 50)
+        drain(Rivalled(MOST_REFUSALS).step, 100, 50)
 
 
 def test_a_bounded_run_says_that_it_is_not_drained() -> None:
@@ -195,7 +195,7 @@ def test_a_bounded_run_says_that_it_is_not_drained() -> None:
         def step(self, max_rows: int) -> list[Any]:
             return [landed("users", 2, 0, 5)]
 
-    batches, drained = drain(Endless(), 100, 3)
+    batches, drained = drain(Endless().step, 100, 3)
     assert (len(batches), drained) == (3, False)
     assert batches[0].newest_committed_at == AT
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ class Replayed:
         self.rows: dict[str, dict[tuple[Any, ...], Row]] = {}
         self.after: dict[str, int] = {}
         self.position = 0
-        self.events = 0
+        self.ops: Counter[str] = Counter()
         self._moved: dict[tuple[int, int], Row | None] = {}
 
     def snapshot(self, capture: PostgresCapture, tables: list[TableInfo] | None = None) -> None:
@@ -58,7 +59,7 @@ class Replayed:
         assert dict(frame.schema) == table.frame_schema
         assert frame.select("_lsn", "_seq").rows() == sorted(frame.select("_lsn", "_seq").unique().rows())
         rows = self.rows.setdefault(table.name, {})
-        self.events += frame.height
+        self.ops.update(frame["_op"].to_list())
         for event in frame.iter_rows(named=True):
             self._apply(rows, table, event)
 

@@ -5,9 +5,9 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from pathlib import Path
 
 import polars as pl
 import psycopg
@@ -65,7 +65,7 @@ def source(database: str) -> Iterator[psycopg.Connection]:
 
 
 def write_at_random(dsn: str, seed: int, stop: threading.Event, failures: list[BaseException]) -> None:
-    """Inserts, updates, deletes, changed keys, toasted values, rollbacks and now and then a truncate."""
+    """Inserts, updates, deletes, changed keys, toasted values and rollbacks."""
     chance = random.Random(seed)
     long = "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=4000))
     statements = [
@@ -75,7 +75,6 @@ def write_at_random(dsn: str, seed: int, stop: threading.Event, failures: list[B
         (10, "delete from payments where id %% 11 = %(n)s"),
         (8, "update payments set id = id + 1000000 where id = (select min(id) from payments)"),
         (5, "insert into other values (%(amount)s, %(note)s) on conflict (k) do update set v = excluded.v"),
-        (1, "truncate payments, other"),
     ]
     weights = [weight for weight, _ in statements]
     try:
@@ -111,8 +110,12 @@ def test_snapshot_and_log_meet_exactly_under_concurrent_writers(
         capture = capture_of(batch_rows=1000)
         capture.preflight()
         model.snapshot(capture)
-        end = time.monotonic() + 3
-        while time.monotonic() < end:
+        begin, emptied = time.monotonic(), False
+        while time.monotonic() < begin + 3:
+            if not emptied and time.monotonic() > begin + 1.5:
+                with suppress(psycopg.errors.DeadlockDetected):
+                    source.execute("truncate payments, other")
+                    emptied = True
             capture.wait(0.5)
             batch = capture.read(model.after, model.position, 500)
             if batch is None:
@@ -128,7 +131,7 @@ def test_snapshot_and_log_meet_exactly_under_concurrent_writers(
             writer.join()
     model.follow(capture)
     assert not failures
-    assert model.events > 5000
+    assert {op for op, count in model.ops.items() if count} == set("rcudt")
     assert model.rows["payments"] == source_rows(database, "payments", ("id",))
     assert model.rows["other"] == source_rows(database, "other", ("k",))
 
@@ -142,14 +145,16 @@ def test_every_type_is_the_same_from_snapshot_and_log(
     source.execute("drop table payments")
     source.execute(
         "create table kinds (id bigint primary key, i2 smallint, i4 int, money numeric(10,2), free numeric, f4 real,"
-        " f8 double precision, flag boolean, words varchar(50), fixed char(5), day date, naive timestamp, moment timestamptz,"
-        ' clock time, u uuid, doc jsonb, raw bytea, state mood, many int[], "Wei rd""" text, fee cents, iban account,'
-        " doubled int generated always as (i4 * 2) stored)"
+        " f8 double precision, flag boolean, words varchar(50), fixed char(5), day date, naive timestamp,"
+        " moment timestamptz, clock time, u uuid, doc jsonb, raw bytea, state mood, many int[],"
+        ' "Wei rd""" text, fee cents, iban account,'
+        " doubled int generated always as (i2 * 2) stored)"
     )
     insert = (
         "insert into kinds values (%s, -32768, 2147483647, 12345678.90, 0.1, 1.5, 0.1, true, 'a\tb\\n', 'ab',"
         " '2024-02-29', '2024-02-29 23:59:59.999999', '2024-02-29 23:59:59.999999+05', '12:34:56.789',"
-        " '00000000-0000-0000-0000-00000000002a', '{\"k\": \"\\\\ \\u00e9\"}', '\\x00ff5c', 'fraud', '{1,NULL,3}', '', 1.125, 'DE1')"
+        " '00000000-0000-0000-0000-00000000002a', '{\"k\": \"\\\\ \\u00e9\"}', '\\x00ff5c', 'fraud', '{1,NULL,3}',"
+        " '', 1.125, 'DE1')"
     )
     odd = (
         "insert into kinds (id, money, free, f8, day, naive, moment, words) values (%s, 'NaN', 1e100, 'Infinity',"
@@ -275,7 +280,7 @@ def test_a_peek_full_of_landed_transactions_goes_on(source: psycopg.Connection, 
     model.snapshot(capture)
     for number in range(30):
         source.execute("insert into payments(note) select %s from generate_series(1, 10)", (str(number),))
-    assert model.follow(capture, max_rows=10, acknowledge=False) == 30
+    assert model.follow(capture, max_rows=10, acknowledge=False) > 3  # each peek holds all that was landed before
     assert len(model.rows["payments"]) == 300
     capture.acknowledge(model.position)
     assert capture.lag().bytes_behind == 0
@@ -321,9 +326,14 @@ def test_a_snapshot_that_dies_leaves_no_slot_and_is_done_again(
 ) -> None:
     source.execute("insert into payments(note) select 'x' from generate_series(1, 10)")
     capture = capture_of(batch_rows=3)
-    with pytest.raises(KeyboardInterrupt), capture.snapshot() as snapshot:
-        next(snapshot.chunks(snapshot.tables[0]))
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with capture.snapshot() as snapshot:
+            next(snapshot.chunks(snapshot.tables[0]))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert not capture.slot_exists()
     with capture.snapshot():
         pass  # as if killed: the slot stays, but the lake has no position
@@ -354,9 +364,7 @@ def test_gaps_fail_closed(database: str, source: psycopg.Connection, capture_of:
         capture.read(model.after, model.position, 100)
 
 
-def test_an_invalidated_slot_is_lost(
-    tmp_path_factory: pytest.TempPathFactory, postgres: EmbeddedPostgres, capture_of: Open, database: str
-) -> None:
+def test_an_invalidated_slot_is_lost(database: str, capture_of: Open) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("create table payments (id serial primary key, note text)")
         model, capture = Replayed(), capture_of()
@@ -380,9 +388,9 @@ def test_an_invalidated_slot_is_lost(
 def test_a_slot_in_use_is_named(source: psycopg.Connection, capture_of: Open) -> None:
     model, capture = Replayed(), capture_of()
     model.snapshot(capture)
-    with capture._connector.connect(replication=True) as other:
-        start = f"START_REPLICATION SLOT \"{capture.slot}\" LOGICAL 0/0 (proto_version '1', publication_names 'fraud_lakehouse')"
-        other.pgconn.exec_(start.encode())
+    with closing(capture._connector.connect(replication=True)) as other:
+        options = "(proto_version '1', publication_names 'fraud_lakehouse')"
+        other.pgconn.exec_(f'START_REPLICATION SLOT "{capture.slot}" LOGICAL 0/0 {options}'.encode())
         with pytest.raises(SlotInUseError, match=rf"PID {other.info.backend_pid}"):
             capture.preflight()
         source.execute("insert into payments(note) values ('x')")
@@ -452,7 +460,8 @@ def test_preflight_names_missing_rights(database: str, source: psycopg.Connectio
         source.execute(f"drop role {role}")
 
 
-def test_preflight_names_a_wrong_wal_level(tmp_path: Path, postgres: EmbeddedPostgres) -> None:
+def test_preflight_names_a_wrong_wal_level(postgres: EmbeddedPostgres) -> None:
     with EmbeddedPostgres(postgres.home / "replica", fsync=False, settings={"wal_level": "replica"}) as server:
-        with PostgresCapture(Settings(postgres_dsn=server.dsn)) as capture:
-            assert "wal_level is replica" in failure(capture, WalLevelError)
+        capture = PostgresCapture(Settings(postgres_dsn=server.dsn))
+        assert "wal_level is replica" in failure(capture, WalLevelError)
+        capture.close()

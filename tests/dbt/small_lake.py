@@ -1,0 +1,115 @@
+"""A lake for the oracle tests of the dbt models: land events, build lanes, read tables. Knows no expected result."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform.runner import BuildResult, Transformer
+
+Row = dict[str, Any]
+
+CHANGE: dict[str, pl.DataType] = {
+    "_op": pl.String(),
+    "_lsn": pl.Int64(),
+    "_seq": pl.Int64(),
+    "_committed_at": pl.Datetime("us", "UTC"),
+    "_unchanged": pl.String(),
+    "_text": pl.String(),
+}
+SCHEMAS: dict[str, dict[str, pl.DataType]] = {
+    "users": {
+        "user_id": pl.Int32(),
+        "name": pl.String(),
+        "email": pl.String(),
+        "registration_date": pl.Datetime("us"),
+        **CHANGE,
+    },
+    "transactions": {
+        "transaction_id": pl.Int32(),
+        "user_id": pl.Int32(),
+        "transaction_date": pl.Datetime("us"),
+        "amount": pl.Decimal(10, 2),
+        **CHANGE,
+    },
+    "card_transactions": {
+        "trans_date_trans_time": pl.String(),
+        "cc_num": pl.Int64(),
+        "merchant": pl.String(),
+        "category": pl.String(),
+        "amt": pl.Float64(),
+        "first": pl.String(),
+        "last": pl.String(),
+        "zipcode": pl.String(),
+        "dob": pl.String(),
+        "trans_num": pl.String(),
+        "is_fraud": pl.Int64(),
+        "user_id": pl.Int64(),
+        "_topic": pl.String(),
+        "_partition": pl.Int32(),
+        "_offset": pl.Int64(),
+        "_timestamp": pl.Datetime("us", "UTC"),
+        "_raw": pl.Binary(),
+        "_error": pl.String(),
+    },
+}
+KEYS = {"users": ["user_id"], "transactions": ["transaction_id"], "card_transactions": []}
+
+
+class SmallLake:
+    """One folder, emptied between examples, so that the dbt project over it is parsed once."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        self.lake = Lake.at(root)
+        self.root = root
+        self.transformer = Transformer(load_settings(lake=str(root), work=root.parent / f"{root.name}-work", **settings))
+
+    def clear(self) -> None:
+        for layer in ("bronze", "silver", "gold"):
+            shutil.rmtree(self.root / layer, ignore_errors=True)
+
+    def land(self, table: str, rows: list[Row]) -> None:
+        """One commit of bronze rows; columns that a row lacks are null."""
+        schema = SCHEMAS[table]
+        frame = pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
+        BronzeTable.open_or_create(self.lake, table, schema, KEYS[table]).append(frame, {})
+
+    def build(self, lane: str, *, full_refresh: bool = False) -> BuildResult:
+        result = self.transformer.build_lane(lane, full_refresh=full_refresh)
+        result.raise_for_errors()
+        broken = [f"{node.name}: {node.message}" for node in result.failed]
+        assert not broken, broken
+        return result
+
+    def rows(self, layer: str, table: str) -> list[Row]:
+        return pl.read_delta(str(self.root / layer / table)).to_dicts()
+
+
+def by(rows: list[Row], *key: str) -> dict[tuple[Any, ...], Row]:
+    """The rows by key, which must be unique."""
+    found = {tuple(row[name] for name in key): row for row in rows}
+    assert len(found) == len(rows), f"{key} is not unique"
+    return found
+
+
+def assert_same(actual: list[Row], expected: list[Row], *key: str) -> None:
+    """Equal rows for equal keys, on the columns of the expected rows; floats to 1e-9 of their size."""
+    ours, theirs = by(actual, *key), by(expected, *key)
+    assert ours.keys() == theirs.keys(), (
+        f"missing {list(theirs.keys() - ours.keys())[:5]}, too many {list(ours.keys() - theirs.keys())[:5]}"
+    )
+    for found, wanted in theirs.items():
+        for name, value in wanted.items():
+            assert _is_same(ours[found][name], value), f"{found}.{name}: {ours[found][name]!r}, not {value!r}"
+
+
+def _is_same(actual: Any, expected: Any) -> bool:
+    if isinstance(actual, float) and expected is not None:
+        return abs(actual - float(expected)) <= 1e-9 * max(1.0, abs(actual))
+    return bool(actual == expected)

@@ -1,0 +1,23 @@
+"""dbt's own unit tests, and every model on a lake without a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dbt.cli.main import dbtRunner
+
+from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform.project import dbt_arguments, prepare_project
+
+
+def test_unit_tests_pass_and_every_model_builds_on_an_empty_lake(tmp_path: Path) -> None:
+    prepared = prepare_project(load_settings(lake=str(tmp_path / "lake")))
+    quiet = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
+    command = ["build", "--exclude-resource-type", "test", *dbt_arguments(prepared, tmp_path / "target")]
+
+    result = dbtRunner().invoke([*quiet, *command])
+
+    assert result.exception is None
+    outcomes = [(str(run.node.resource_type), run.node.name, str(run.status), run.message) for run in result.result]
+    assert [outcome for outcome in outcomes if outcome[2] not in ("success", "pass")] == []
+    assert sum(outcome[0] == "unit_test" for outcome in outcomes) >= 35

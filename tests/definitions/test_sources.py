@@ -1,0 +1,151 @@
+"""The wiring on real sources: sensor ticks, requested runs, a lake filled by them, drained and failing sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import msgspec
+import polars as pl
+import psycopg
+import pytest
+
+from fraud_lakehouse.definitions import build_definitions
+from fraud_lakehouse.defs.positions import new_data
+from fraud_lakehouse.settings import Settings, load_settings
+from tests.fixtures_kafka import Broker, card
+
+SCHEMA = """
+create table users (user_id serial primary key, name varchar(100), email varchar(100),
+  registration_date timestamp default now());
+create table transactions (transaction_id serial primary key, user_id int,
+  transaction_date timestamp default now(), amount decimal(10,2));
+insert into users (name, email) select 'user ' || n, 'user' || n || '@example.org' from generate_series(1, 20) n;
+"""
+
+
+@pytest.fixture
+def bank(database: str) -> Iterator[psycopg.Connection[Any]]:
+    """The reference database with 20 users."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(SCHEMA)
+        yield connection
+
+
+def _pay(bank: psycopg.Connection[Any], user: int, *amounts: float) -> None:
+    for amount in amounts:
+        bank.execute("insert into transactions (user_id, amount) values (%s, %s)", (user, amount))
+
+
+def _tick(definitions: dg.Definitions, instance: dg.DagsterInstance, sensor: str) -> tuple[list[dg.RunRequest], str]:
+    data = definitions.resolve_sensor_def(sensor).evaluate_tick(dg.build_sensor_context(instance=instance))
+    return list(data.run_requests or []), data.skip_message or ""
+
+
+def _run(
+    definitions: dg.Definitions, instance: dg.DagsterInstance, request: dg.RunRequest
+) -> dg.ExecuteInProcessResult:
+    job = definitions.resolve_job_def("update")
+    return job.execute_in_process(instance=instance, tags=request.tags, asset_selection=request.asset_selection)
+
+
+def _read(settings: Settings, table: str) -> pl.DataFrame:
+    return pl.read_delta(f"{settings.lake}/{table}")
+
+
+@pytest.mark.postgres
+@pytest.mark.kafka
+def test_from_ticks_to_alerts_to_materialize_all(
+    bank: psycopg.Connection[Any], database: str, kafka: Broker, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    _pay(bank, 1, *[100.0] * 6)
+    topic = kafka.new_topic(1)
+    kafka.publish(topic, [msgspec.json.encode(card(number)) for number in range(3)])
+    settings = kafka.settings(topic, lake=str(tmp_path / "lake"), postgres_dsn=database, update_delay=60.0)
+    definitions = build_definitions(settings)
+
+    (first,), _ = _tick(definitions, instance, "new_data_postgres")
+    assert first.run_key == "postgres:snapshot"
+    assert _run(definitions, instance, first).success
+    assert _read(settings, "silver/transactions").height == 6
+    assert _read(settings, "silver/card_transactions").height == 0, "only its own source"
+    assert _tick(definitions, instance, "new_data_postgres") == ([], "Nothing new in postgres.")
+
+    _pay(bank, 1, 5000.0)
+    (second,), _ = _tick(definitions, instance, "new_data_postgres")
+    (again,), _ = _tick(definitions, instance, "new_data_postgres")
+    assert second.run_key == again.run_key, "the same data twice is one run"
+    assert _run(definitions, instance, second).success
+    assert _read(settings, "gold/alerts")["rule"].to_list().count("amount_above_mean") == 1
+    assert _tick(definitions, instance, "new_data_postgres")[0] == []
+
+    result = definitions.resolve_job_def("update").execute_in_process(instance=instance)
+    assert result.success
+    graph = definitions.resolve_asset_graph()
+    assert {event.asset_key for event in result.get_asset_materialization_events()} == set(graph.get_all_asset_keys())
+    checks = {one.asset_check_key: one for one in result.get_asset_check_evaluations()}
+    assert set(checks) == set(graph.asset_check_keys)
+    found = checks[dg.AssetCheckKey(dg.AssetKey(["gold", "alerts"]), "rule_amount_above_mean")]
+    assert not found.passed
+    assert "user 1" in str(found.metadata["top offenders"].value)
+    assert [key for key, one in checks.items() if not one.passed and one.severity == dg.AssetCheckSeverity.ERROR] == []
+    assert _read(settings, "silver/card_transactions").height == 3
+
+
+@pytest.mark.postgres
+def test_log_of_other_tables_is_not_new_data(
+    bank: psycopg.Connection[Any],
+    database: str,
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+    manifest: dict[str, Any],
+) -> None:
+    settings = load_settings(
+        lake=str(tmp_path / "lake"), postgres_dsn=database, postgres_tables=("users",), update_delay=60.0
+    )
+    definitions = build_definitions(settings, manifest=manifest)
+    keys = [dg.AssetKey(["bronze", table]) for table in ("users", "transactions")]
+    job = definitions.resolve_job_def("update")
+    assert job.execute_in_process(instance=instance, asset_selection=keys).success
+    assert _read(settings, "bronze/users").height == 20
+    _pay(bank, 1, 10.0)
+    assert new_data("postgres", settings) is None
+    bank.execute("update users set name = 'Ann' where user_id = 1")
+    assert new_data("postgres", settings) is not None
+
+
+@pytest.mark.kafka
+def test_offsets_name_the_run_of_a_topic(
+    kafka: Broker, tmp_path: Path, instance: dg.DagsterInstance, manifest: dict[str, Any]
+) -> None:
+    topic = kafka.new_topic(2)
+    settings = kafka.settings(topic, lake=str(tmp_path / "lake"), update_delay=60.0)
+    definitions = build_definitions(settings, manifest=manifest)
+    assert _tick(definitions, instance, "new_data_kafka") == ([], "Nothing new in kafka.")
+
+    kafka.publish(topic, [msgspec.json.encode(card(number)) for number in range(5)])
+    kafka.publish(topic, [b"{broken"], partition=1)
+    (request,), _ = _tick(definitions, instance, "new_data_kafka")
+    assert request.run_key == f"{topic}:0:0-5,1:0-1"
+    cards = dg.AssetKey(["bronze", "card_transactions"])
+    job = definitions.resolve_job_def("update")
+    result = job.execute_in_process(instance=instance, asset_selection=[cards])
+    assert {one.check_name for one in result.get_asset_check_evaluations()} >= {"columns", "positions", "quarantine"}
+    bronze = _read(settings, "bronze/card_transactions")
+    assert (bronze.height, bronze["_error"].null_count()) == (6, 5)
+    assert _tick(definitions, instance, "new_data_kafka") == ([], "Nothing new in kafka.")
+
+
+def test_an_unreachable_server_is_a_sentence_without_the_password(
+    tmp_path: Path, instance: dg.DagsterInstance, manifest: dict[str, Any]
+) -> None:
+    settings = load_settings(
+        lake=str(tmp_path / "lake"),
+        postgres_dsn="postgresql://reader:hunter2@127.0.0.1:1/bank?connect_timeout=2",
+        update_delay=60.0,
+    )
+    requests, why = _tick(build_definitions(settings, manifest=manifest), instance, "new_data_postgres")
+    assert requests == []
+    assert "127.0.0.1" in why and "hunter2" not in why

@@ -1,0 +1,117 @@
+"""The demo as a user starts it: it ends by itself, continues at the second start and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fraud_lakehouse.demo.progress import distinct_cards, rows
+from fraud_lakehouse.lake.lake import Lake
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(240)]
+
+
+def begin(home: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "fraud_lakehouse.cli", "demo", "--no-ui", f"--home={home}", *options]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FRAUD_")}
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def processes_of(home: Path) -> list[str]:
+    """Command lines of living processes that name the folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(home) in line and process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
+            found.append(line)
+    return found
+
+
+def read_until(demo: subprocess.Popen[str], text: str) -> str:
+    assert demo.stdout is not None
+    seen = []
+    for line in demo.stdout:
+        seen.append(line)
+        if text in line:
+            return "".join(seen)
+    pytest.fail(f"{text!r} never came:\n{''.join(seen)}")
+
+
+def figures(summary: str, source: str) -> tuple[int, int, int]:
+    """Generated, landed and missing rows of a source in the summary."""
+    found = re.search(rf"{source}: ([\d,]+) \w+ generated, ([\d,]+) rows in bronze, ([\d,]+) missing", summary)
+    assert found, summary
+    generated, landed, missing = (int(figure.replace(",", "")) for figure in found.groups())
+    return generated, landed, missing
+
+
+def check(summary: str) -> None:
+    assert "DIFFERENT" not in summary, summary
+    assert summary.count(": equal") == 3, summary
+    for source in ("postgres", "kafka"):
+        generated, landed, missing = figures(summary, source)
+        assert generated == landed > 0
+        assert missing == 0
+
+
+def test_runs_continues_and_leaves_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    demo = begin(home, "--seconds=6", "--rate=50")
+    early = read_until(demo, "Kafka ")
+    other = begin(home, "--seconds=1")
+    refusal, _ = other.communicate(timeout=60)
+    assert other.returncode == 1
+    assert f"another demo (pid {demo.pid}) is running" in refusal
+    first, _ = demo.communicate(timeout=150)
+    assert demo.returncode == 0, early + first
+    check(first)
+    assert "first alert after" in first
+    assert processes_of(home) == []
+    assert not (home / "demo.pid").exists()
+
+    demo = begin(home, "--rate=80")
+    read_until(demo, "first alert after" if "alerts: 0" in first else "in: bank")
+    time.sleep(3)
+    os.kill(demo.pid, signal.SIGINT)
+    second, _ = demo.communicate(timeout=150)
+    assert demo.returncode == 0, second
+    check(second)
+    for source in ("postgres", "kafka"):
+        assert figures(second, source)[0] > figures(first, source)[0]
+    lake = Lake.at(home / "lake")
+    assert distinct_cards(lake) == rows(lake, "bronze", "card_transactions")
+    assert processes_of(home) == []
+
+
+def test_killed_demo_leaves_no_process_and_the_next_start_loses_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    demo = begin(home, "--rate=50")
+    read_until(demo, "first alert after")
+    demo.kill()
+    demo.communicate(timeout=60)
+    deadline = time.monotonic() + 15
+    while processes_of(home) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_of(home) == []
+
+    demo = begin(home, "--seconds=3", "--rate=50")
+    again, _ = demo.communicate(timeout=150)
+    assert demo.returncode == 0, again
+    check(again)

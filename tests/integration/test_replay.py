@@ -1,0 +1,62 @@
+"""`replay` against the embedded broker."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from fraud_lakehouse.capture import kafka_source
+from fraud_lakehouse.capture.kafka import KafkaCapture
+from fraud_lakehouse.capture.kafka_records import FIELDS
+from fraud_lakehouse.demo.kafka import EmbeddedKafka
+from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.replay import ReplayFileError, replay
+from tests.fixtures_kafka import Broker
+from tests.kafka_contract import SPARKOV_HEADER, sparkov_line, write_sparkov
+
+pytestmark = pytest.mark.kafka
+
+
+def test_published_json_has_the_twelve_keys_in_order(kafka: Broker, tmp_path: Path) -> None:
+    topic = kafka.new_topic()
+    assert replay(kafka.settings(topic), write_sparkov(tmp_path, 3)).published == 3
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "g", "log_level": 0})
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    try:
+        messages = consumer.consume(3, 10)
+        assert [message.key() for message in messages] == [None] * 3
+        texts = [bytes(message.value() or b"") for message in messages]
+    finally:
+        consumer.close()
+    assert [tuple(json.loads(text)) for text in texts] == [FIELDS] * 3
+    assert texts[0].startswith(b'{"trans_date_trans_time":"2019-01-01 00:00:00","cc_num":2703186189652095,"merchant":')
+
+
+def test_rate_is_kept(kafka: Broker, tmp_path: Path) -> None:
+    topic = kafka.new_topic()
+    started = time.monotonic()
+    result = replay(kafka.settings("other"), write_sparkov(tmp_path, 100), rate=100, topic=topic)
+    assert 0.9 < time.monotonic() - started < 5
+    assert (result.published, result.topic) == (100, topic)
+
+
+def test_wrong_line_publishes_nothing(kafka: Broker, tmp_path: Path) -> None:
+    topic = kafka.new_topic()
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join([SPARKOV_HEADER, sparkov_line(0), sparkov_line(1, amt="?")]))
+    with pytest.raises(ReplayFileError, match="nothing of the file was published"):
+        replay(kafka.settings(topic), path)
+    with KafkaCapture(kafka.settings(topic)) as capture:
+        assert capture.read({}, 10) is None
+
+
+def test_broker_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_source, "ANSWER_SECONDS", 1.0)
+    with EmbeddedKafka(tmp_path / "kafka") as server:
+        address = server.bootstrap
+    with pytest.raises(SourceError, match=f"no Kafka broker answers at {address}"):
+        replay(Broker(address).settings("t"), write_sparkov(tmp_path, 1))
