@@ -107,7 +107,7 @@ def records(path: Path) -> Iterator[CardTransaction]:
         raise ReplayFileError(f"cannot read {path}: {error.strerror or error}", "give a readable CSV file") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ReplayFileError(
-            f"{path}, near line {reader.line_num}: not CSV in UTF-8: {error}",
+            f"{path}, near line {max(reader.line_num, 1)}: not CSV in UTF-8: {error}",
             "give a CSV file as the Sparkov generator writes it",
         ) from None
 

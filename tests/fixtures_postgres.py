@@ -19,6 +19,7 @@ from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 def postgres() -> Iterator[EmbeddedPostgres]:
     """A running server (`.dsn`, `.create_database(name)`, `.stop()`, `.start()`), without fsync."""
     home = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-postgres-"))
+    home.chmod(0o711)  # as root the server runs as another user
     server = EmbeddedPostgres(home, fsync=False)
     try:
         server.start()

@@ -69,7 +69,7 @@ partial_events as (
 
 truncates_before as (
 
-    select partial_events._lsn, partial_events._seq, count(distinct (truncates._lsn, truncates._seq)) as truncates_before
+    select partial_events._lsn, partial_events._seq, count(*) as truncates_before
     from partial_events
     inner join truncates on {{ is_before('truncates', 'partial_events') }}
     group by partial_events._lsn, partial_events._seq

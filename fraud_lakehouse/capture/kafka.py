@@ -37,8 +37,9 @@ class KafkaBatch:
 
     Args:
         frame: columns of `kafka_records.CARD_SCHEMA`; in the order of arrival, offsets rise within each partition.
-        positions: by app_id, the next offset to read once these rows are landed.
-        first: by app_id, the first offset of this batch.
+        positions: by app_id, the next offset to read once these rows are landed; only where it changed. A partition
+            without rows can be among them: seen empty for the first time, or moved past transaction markers.
+        first: by app_id, the first offset of this batch; partitions with rows only.
         newest_timestamp: newest record timestamp (UTC); None when no record has one.
     """
 
@@ -146,7 +147,11 @@ class KafkaCapture:
         first = frame.group_by("_partition").agg(pl.col("_offset").min()).sort("_partition")
         return KafkaBatch(
             frame=frame,
-            positions=topic.positions(reader.handed),
+            positions={
+                app_id: offset
+                for app_id, offset in topic.positions(reader.handed).items()
+                if offset != positions.get(app_id)
+            },
             first={topic.app_id(number): offset for number, offset in first.iter_rows()},
             newest_timestamp=cast("datetime | None", frame["_timestamp"].max()),
         )

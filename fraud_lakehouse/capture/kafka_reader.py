@@ -32,8 +32,8 @@ SILENT_SECONDS = 10.0
 HELD_ROWS = 1_000_000
 """Most records held back for order; with more, order gives way."""
 
-_FILL_SECONDS = 0.25
-_STALLED_SECONDS = 2.0
+_FILL_SECONDS = 1.0
+_STALLED_SECONDS = 3.0
 _SETTLE_SECONDS = 0.15  # longer than one fetch: what was acknowledged before a call is seen by it
 _BEYOND_SECONDS = 1.0
 _RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
@@ -138,7 +138,9 @@ class KafkaReader:
 
     def seen_ends(self, ends: Mapping[int, int]) -> dict[int, int]:
         """The later of `ends` and what fetching has shown, by partition."""
-        return {number: max(end, self.next.get(number) or 0, self._high(number)) for number, end in ends.items()}
+        seen = {number: max(end, self.next.get(number) or 0) for number, end in ends.items()}
+        # A fetch's high watermark counts open transactions too: only where the end was not read.
+        return {number: end if number in self._ended else max(end, self._high(number)) for number, end in seen.items()}
 
     def _high(self, partition: int) -> int:
         """Where the last answered fetch said the partition ends, -1 before the first."""

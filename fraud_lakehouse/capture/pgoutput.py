@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from fraud_lakehouse.capture.pgoutput_relation import Relation, Relations
-from fraud_lakehouse.capture.pgoutput_tuple import TupleReader
+from fraud_lakehouse.capture.pgoutput_tuple import ROW, TupleReader
 from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, TableInfo, bronze_name
 from fraud_lakehouse.capture.postgres_errors import SourceSchemaError, TableWithoutPositionError
 from fraud_lakehouse.capture.postgres_types import ColumnType
@@ -64,7 +64,7 @@ def decode(
         return Decoded()
     log = _transactions(pl.Series("data", messages, dtype=pl.Binary))
     last = log.select(pl.col("lsn").max(), pl.col("committed").last()).row(0)
-    relations = Relations.read(log.filter(pl.col("kind") == _RELATION).select("row", "data").rows(), base_types)
+    relations = Relations.read(log.filter(pl.col("kind") == _RELATION).select(ROW, "data").rows(), base_types)
     rows = log.filter((pl.col("lsn") > position) & pl.col("kind").is_in([_INSERT, _UPDATE, _DELETE, _TRUNCATE]))
     parts: dict[str, list[tuple[Relation, pl.DataFrame]]] = {}
     for relation, events in _events(rows, relations):
@@ -101,7 +101,7 @@ def _check_foreign(name: str, tables: Mapping[str, TableInfo]) -> None:
 def _transactions(data: pl.Series) -> pl.DataFrame:
     """Every message with its kind, its transaction's end LSN and commit time, and its place inside it."""
     message = pl.col("data").bin
-    log = data.to_frame().with_row_index("row").with_columns(kind=message.slice(0, 1).bin.reinterpret(dtype=pl.UInt8))
+    log = data.to_frame().with_row_index(ROW).with_columns(kind=message.slice(0, 1).bin.reinterpret(dtype=pl.UInt8))
     commit = pl.col("kind") == _COMMIT
     change = pl.col("kind").is_in([_INSERT, _UPDATE, _DELETE, _TRUNCATE])
     return log.with_columns(
@@ -126,13 +126,13 @@ def _events(rows: pl.DataFrame, relations: Relations) -> Iterator[tuple[Relation
         oid=pl.col("data").bin.slice(1, 4).bin.reinterpret(dtype=pl.UInt32, endianness="big"),
         mark=pl.col("data").bin.slice(5, 1).bin.reinterpret(dtype=pl.UInt8),
     )
-    cut = relations.truncates(truncated.select("row", "data").rows())
+    cut = relations.truncates(truncated.select(ROW, "data").rows())
     oids = dict.fromkeys([*changes["oid"].unique().to_list(), *cut])
     for oid in sorted(oids):
         mine = changes.filter(pl.col("oid") == oid)
-        emptied = truncated.filter(pl.col("row").is_in(cut.get(oid, [])))
+        emptied = truncated.filter(pl.col(ROW).is_in(cut.get(oid, [])))
         for first, end, relation in relations.versions(oid):
-            within = pl.col("row").is_between(first, end, closed="left")
+            within = pl.col(ROW).is_between(first, end, closed="left")
             events = pl.concat([mine.filter(within), emptied.filter(within)], how="diagonal")
             if events.height:
                 yield relation, events
@@ -157,7 +157,7 @@ def _frame(events: pl.DataFrame, relation: Relation, key: tuple[str, ...]) -> pl
             changed = reader.differs(old, new, key) if mark == _OLD_ROW else None
             pieces.append(reader.old_keys(old, key, changed))
             pieces.append(reader.rows("u", reader.filled(new, old) if mark == _OLD_ROW else new))
-    return pl.concat(pieces).sort("row", "_seq")
+    return pl.concat(pieces).sort(ROW, "_seq")
 
 
 def _union(
@@ -177,8 +177,8 @@ def _union(
         missing = [
             pl.lit(None, dtype=dtype).alias(other) for other, dtype in schema.items() if other not in frame.columns
         ]
-        frames.append(frame.with_columns(missing).select("row", *(pl.col(c).cast(t) for c, t in schema.items())))
-    return info, pl.concat(frames).sort("row", "_seq").select(list(schema))
+        frames.append(frame.with_columns(missing).select(ROW, *(pl.col(c).cast(t) for c, t in schema.items())))
+    return info, pl.concat(frames).sort(ROW, "_seq").select(list(schema))
 
 
 _WIDER: dict[pl.DataType, tuple[pl.DataType, ...]] = {

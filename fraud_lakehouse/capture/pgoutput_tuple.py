@@ -18,6 +18,10 @@ from fraud_lakehouse.capture.postgres_types import text_of
 _TEXT, _UNCHANGED = ord("t"), ord("u")
 
 
+ROW = "\0row"
+"""The message's place in the run; no column of PostgreSQL can have this name."""
+
+
 @dataclass(frozen=True)
 class TupleColumn:
     """One column of all rows: where it was sent as unchanged TOAST, and its text (null where not sent)."""
@@ -31,7 +35,7 @@ class TupleReader:
 
     Args:
         relation: the version that describes the tuples.
-        group: columns `row, data, lsn, committed, seq`.
+        group: columns `ROW, data, lsn, committed, seq`.
     """
 
     def __init__(self, relation: Relation, group: pl.DataFrame) -> None:
@@ -67,7 +71,7 @@ class TupleReader:
         return self.read(self._end + 1)
 
     def rows(self, op: str, columns: Sequence[TupleColumn]) -> pl.DataFrame:
-        """Typed events, with `row` in front for the order."""
+        """Typed events, with `ROW` in front for the order."""
         values, lossy = [], {}
         for column, read in zip(self._relation.columns, columns, strict=True):
             typed, marks = column.type.parse(read.text)
@@ -118,7 +122,7 @@ class TupleReader:
             unchanged.alias("_unchanged"),
             texts.alias("_text"),
         )
-        return pl.DataFrame([self._group["row"], *values, *events.select(list(EVENT_SCHEMA)).get_columns()])
+        return pl.DataFrame([self._group[ROW], *values, *events.select(list(EVENT_SCHEMA)).get_columns()])
 
 
 def _unchanged(relation: Relation, columns: Sequence[TupleColumn]) -> pl.Series:

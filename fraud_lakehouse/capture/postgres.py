@@ -21,6 +21,7 @@ from fraud_lakehouse.capture.postgres_catalog import TableInfo, base_types, disc
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector
 from fraud_lakehouse.capture.postgres_errors import PostgresUnreachableError
 from fraud_lakehouse.capture.postgres_preflight import check_identity, check_server, check_slot, system_id_of
+from fraud_lakehouse.capture.postgres_publication import check_publication, published, unpublished_error
 from fraud_lakehouse.capture.postgres_slot import ReplicationSlot, SlotState
 from fraud_lakehouse.capture.postgres_snapshot import Snapshot
 from fraud_lakehouse.errors import SettingsError
@@ -87,6 +88,7 @@ class PostgresCapture:
         self._connection: psycopg.Connection[Any] | None = None
         self._system_id: str | None = None
         self._tables: dict[str, TableInfo] = {}
+        self._published: frozenset[tuple[str, str]] | None = None
         self._seen = 0
 
     def __enter__(self) -> PostgresCapture:
@@ -136,10 +138,10 @@ class PostgresCapture:
             SourceError: the subclass in `postgres_errors` that names the cause and its remedy.
             SlotLostError: the slot was invalidated.
         """
-        connection = self._connected()
-        check_server(connection)
-        self.tables()
-        check_slot(connection, self._slot)
+        self._run(check_server)
+        tables = self.tables()
+        self._run(lambda connection: check_publication(connection, self._slot.publication, tables))
+        self._run(lambda connection: check_slot(connection, self._slot))
 
     def new_tables(self) -> list[TableInfo]:
         """Tables that joined since `tables` was first asked: their snapshot is due."""
@@ -154,6 +156,7 @@ class PostgresCapture:
         """
         found = self._run(lambda connection: discover(connection, self._configured))
         self._tables = {table.name: table for table in found}
+        self._published = None
         return found
 
     def slot_exists(self) -> bool:
@@ -205,7 +208,7 @@ class PostgresCapture:
         """
         if not self._tables:
             self.tables()
-
+        self._check_published(after)
         state, messages = self._peek(slot_position, max_rows)
         decoded = pgoutput.decode(messages, self._tables, after, slot_position, self._base_types)
         while len(messages) >= max_rows and decoded.end_lsn <= slot_position:
@@ -244,6 +247,16 @@ class PostgresCapture:
                 return False
             time.sleep(min(_POLL, left))
 
+    def _check_published(self, after: Mapping[str, int]) -> None:
+        """Against the catalog as `tables` saw it last: a table made anew is in no publication."""
+        for again in (False, True):
+            if again or self._published is None:
+                self._published = self._run(lambda connection: published(connection, self._slot.publication))
+            lost = [t for t in self._tables.values() if t.name in after and (t.schema, t.table) not in self._published]
+            if not lost:
+                return
+        raise unpublished_error(lost[0], self._slot.publication)
+
     def _peek(self, position: int, max_rows: int) -> tuple[SlotState, list[bytes]]:
         """The slot as it was before the peek, and the messages."""
 
@@ -280,21 +293,17 @@ class PostgresCapture:
 
     def _run(self, action: Callable[[psycopg.Connection[Any]], _T]) -> _T:
         """Run on the kept connection; when it broke, connect again and run once more, for up to 30 s."""
+        first = self._system_id is None  # never connected yet: the person sees the cause at once
         deadline: float | None = None
         while True:
             try:
-                return action(self._connected())
-            except (psycopg.OperationalError, PostgresUnreachableError) as error:
-                if self._system_id is None:
-                    raise  # never connected yet: the person sees it at once
-                deadline = deadline or time.monotonic() + _RECONNECT
-                if time.monotonic() > deadline:
-                    raise PostgresUnreachableError(
-                        f"PostgreSQL at {self.place} is gone since {_RECONNECT:.0f} s:"
-                        f" {self._connector.scrub(str(error))}",
-                        "start the server; capture continues where it stopped",
-                    ) from None
+                with self._connector.typed_errors():
+                    return action(self._connected())
+            except PostgresUnreachableError:
                 self.close()
+                deadline = deadline or time.monotonic() + _RECONNECT
+                if first or time.monotonic() > deadline:
+                    raise
                 time.sleep(0.1)
 
 

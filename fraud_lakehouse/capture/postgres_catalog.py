@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,9 @@ from psycopg import sql
 
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
 from fraud_lakehouse.capture.postgres_types import ColumnType
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,199}")
+_TAKEN = ("card_transactions",)
 
 EVENT_SCHEMA: dict[str, pl.DataType] = {
     "_op": pl.String(),
@@ -76,8 +81,15 @@ class TableInfo:
 
 
 def bronze_name(schema: str, table: str) -> str:
-    """The bronze table that a source table lands in."""
-    return table if schema == "public" else f"{schema}__{table}"
+    """The bronze table that a source table lands in: `<table>` of schema public, else `<schema>__<table>`.
+
+    A name that is no plain file name in every reader (spaces, slashes, quotes), or that belongs to the card stream,
+    is spelt with `_` and told apart by a hash.
+    """
+    name = table if schema == "public" else f"{schema}__{table}"
+    if _PLAIN_NAME.fullmatch(name) and name not in _TAKEN:
+        return name
+    return f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 _TABLES = """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -80,6 +81,27 @@ class PostgresConnector:
         password = str(self._parameters.get("password") or "")
         return text.replace(password, "***") if password else text
 
+    @contextmanager
+    def typed_errors(self) -> Iterator[None]:
+        """Turn what the server or the connection refuses inside into a `SourceError` with its words."""
+        try:
+            yield
+        except psycopg.Error as error:
+            words = self.scrub(error.diag.message_primary or str(error)).strip()
+            if is_lost(error):
+                raise PostgresUnreachableError(
+                    f"the connection to PostgreSQL at {self.place} was lost: {words}",
+                    "check that the server runs; capture continues where it stopped",
+                ) from None
+            if isinstance(error, errors.InsufficientPrivilege):
+                raise ReplicationRightError(
+                    f"PostgreSQL at {self.place} refuses: {words}", "grant the user that right"
+                ) from None
+            raise SourceError(
+                f"PostgreSQL at {self.place} failed with SQLSTATE {error.sqlstate}: {words}",
+                "see the server's log for the cause; capture continues where it stopped",
+            ) from None
+
     def _explain(self, error: psycopg.Error) -> SourceError:
         """The server gives no SQLSTATE while connecting: its words decide, else it is unreachable."""
         words = self.scrub(str(error)).strip()
@@ -104,6 +126,12 @@ class PostgresConnector:
             f"PostgreSQL at {self.place} cannot be reached: {words}",
             "check host and port in FRAUD_POSTGRES_DSN and that the server runs",
         )
+
+
+def is_lost(error: psycopg.Error) -> bool:
+    """Whether the connection is gone (a restart, a cut line), so that a new one may succeed."""
+    state = error.sqlstate or ""
+    return isinstance(error, psycopg.OperationalError) and (not state or state.startswith(("57P", "08")))
 
 
 def replication_right_error(user: str) -> ReplicationRightError:

@@ -1,16 +1,59 @@
-"""The publication: which tables the slot's log carries."""
+"""The publication: which tables the slot's log carries, and that it carries all of each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import psycopg
 from psycopg import errors, sql
 
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
-from fraud_lakehouse.capture.postgres_errors import ReplicationRightError
+from fraud_lakehouse.capture.postgres_errors import ReplicationRightError, SourceTableError
 from fraud_lakehouse.capture.postgres_slot import words_of
+from fraud_lakehouse.errors import SourceError
+
+_KNOWN = """
+select p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate, p.pubviaroot,
+       (select array_agg(r.prrelid::regclass::text) from pg_publication_rel r
+         where r.prpubid = p.oid and (to_jsonb(r) ->> 'prqual' is not null or to_jsonb(r) ->> 'prattrs' is not null))
+  from pg_publication p where p.pubname = %s
+"""
+
+
+def published(connection: psycopg.Connection[Any], name: str) -> frozenset[tuple[str, str]]:
+    """The (schema, table) of each table in the publication now; none if there is no such publication."""
+    query = "select schemaname, tablename from pg_publication_tables where pubname = %s"
+    return frozenset((row[0], row[1]) for row in connection.execute(query, (name,)).fetchall())
+
+
+def check_publication(connection: psycopg.Connection[Any], name: str, tables: Iterable[TableInfo]) -> bool:
+    """Check that the publication, if it exists, leaves nothing of a table out; returns whether it exists.
+
+    Raises:
+        SourceError: it leaves out operations, rows, columns, or names partitions instead of their root.
+    """
+    known = connection.execute(_KNOWN, (name,)).fetchone()
+    if known is None:
+        return False
+    complete, via_root, filtered = known
+    quoted = sql.Identifier(name).as_string(connection)
+    if not complete:
+        raise SourceError(
+            f"publication {name} does not publish every operation",
+            f"ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')",
+        )
+    if filtered:
+        raise SourceError(
+            f"publication {name} has a row filter or a column list for {', '.join(filtered)}",
+            "publish these tables whole, or choose another name in FRAUD_POSTGRES_PUBLICATION",
+        )
+    if not via_root and any(table.partitioned for table in tables):
+        raise SourceError(
+            f"publication {name} publishes partitions under their own names",
+            f"ALTER PUBLICATION {quoted} SET (publish_via_partition_root = true)",
+        )
+    return True
 
 
 def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: Sequence[TableInfo]) -> None:
@@ -18,21 +61,16 @@ def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: S
 
     Raises:
         ReplicationRightError: the user may not; quotes the statement for somebody who may.
+        SourceError: it exists and leaves something out.
     """
-    known = connection.execute("select oid, puballtables from pg_publication where pubname = %s", (name,)).fetchone()
-    missing = list(tables)
-    if known is not None:
-        rows = connection.execute(
-            "select prrelid::int8 from pg_publication_rel where prpubid = %s", (known[0],)
-        ).fetchall()
-        missing = [table for table in tables if not known[1] and (table.oid,) not in rows]
+    exists = check_publication(connection, name, tables)
+    members = published(connection, name)
+    missing = [table for table in tables if (table.schema, table.table) not in members]
     if not missing:
         return
     listed = sql.SQL(", ").join(table.relation() for table in missing)
     create = "create publication {} for table {} with (publish_via_partition_root = true)"
-    statement = sql.SQL(create if known is None else "alter publication {} add table {}").format(
-        sql.Identifier(name), listed
-    )
+    statement = sql.SQL("alter publication {} add table {}" if exists else create).format(sql.Identifier(name), listed)
     try:
         connection.execute(statement)
     except errors.InsufficientPrivilege as error:
@@ -40,3 +78,13 @@ def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: S
             f"the user may not publish the tables: {words_of(error)}",
             f"let an owner of the tables run: {statement.as_string(connection)}",
         ) from None
+
+
+def unpublished_error(table: TableInfo, publication: str) -> SourceTableError:
+    """The error for a table that was captured, and whose changes the log carries no more."""
+    return SourceTableError(
+        f"table {table.source_name} is in publication {publication} no more: it was dropped and created anew,"
+        " or taken out; its changes since then are not in the log",
+        "run `fraud-lakehouse accept-source postgres` to take a new snapshot, or leave the table out of"
+        " FRAUD_POSTGRES_TABLES",
+    )

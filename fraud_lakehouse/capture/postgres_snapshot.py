@@ -70,7 +70,8 @@ class Snapshot:
 
     def __enter__(self) -> Snapshot:
         try:
-            self._open()
+            with self._connector.typed_errors():
+                self._open()
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise
@@ -101,10 +102,11 @@ class Snapshot:
         """
         assert self._reader is not None, "use the snapshot as a context manager"
         done = 0
-        for lines in self._lines(self._reader, table):
-            frame = self._frame(table, lines, done)
-            done += frame.height
-            yield frame
+        with self._connector.typed_errors():
+            for lines in self._lines(self._reader, table):
+                frame = self._frame(table, lines, done)
+                done += frame.height
+                yield frame
         if not done:
             yield pl.DataFrame(schema=table.frame_schema)
 

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, data_files
 
 RECENT_ROWS = 1_000_000
 CARDS = "card_transactions"
@@ -187,7 +187,7 @@ def _newest_files(handle: DeltaTable, rows: int) -> list[str]:
     newest = actions.sort(age, descending=True, nulls_last=True)
     wanted = newest.filter(newest["num_records"].fill_null(0).cum_sum().shift(1, fill_value=0) < rows)["path"]
     names = {path.rpartition("/")[2] for path in wanted}
-    return [uri for uri in handle.file_uris() if uri.rpartition("/")[2] in names]
+    return [uri for uri in data_files(handle) if uri.rpartition("/")[2] in names]
 
 
 def _accepted_at(lake: Lake, source: str) -> datetime | None:

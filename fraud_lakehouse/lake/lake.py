@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
@@ -12,6 +13,23 @@ from deltalake.exceptions import TableNotFoundError
 from fraud_lakehouse.errors import LakeError
 
 LAYERS = ("bronze", "silver", "gold", "control")
+
+
+def table_root(table: DeltaTable) -> str:
+    """Path (local lakes) or URI of a table; delta-rs percent-encodes the path of a local one."""
+    uri = table.table_uri.rstrip("/")
+    if uri.startswith("file://"):
+        return unquote(uri.removeprefix("file://"))
+    return uri if "://" in uri else unquote(uri)
+
+
+def data_files(table: DeltaTable) -> list[str]:
+    """Paths (local lakes) or URIs of the handle's version, as any Parquet reader takes them."""
+    return [uri if _is_remote(uri) else unquote(uri.removeprefix("file://")) for uri in table.file_uris()]
+
+
+def _is_remote(uri: str) -> bool:
+    return "://" in uri and not uri.startswith("file://")
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,8 @@ def fit(frame: pl.DataFrame, schema: FrameSchema) -> pl.DataFrame:
     if unknown := [name for name in frame.columns if name not in schema]:
         raise ValueError(f"columns not in the table: {', '.join(unknown)}")
     own = frame.schema
+    if own == pl.Schema(schema):
+        return frame
     cast = [name for name, kind in schema.items() if name in own and own[name] != kind]
     fitted = frame.select(
         pl.col(name).cast(kind, strict=False).alias(name) if name in own else pl.lit(None, dtype=kind).alias(name)
@@ -119,19 +121,32 @@ def _keep_text(frame: pl.DataFrame, fitted: pl.DataFrame, columns: Sequence[str]
 def statistics(frame: pl.DataFrame) -> str:
     """Delta file statistics: row count, null counts, and the least and greatest of integers, dates and instants."""
     ranged = [name for name, kind in frame.schema.items() if kind.is_integer() or kind.is_temporal()]
-    nulls = dict(zip(frame.columns, frame.null_count().row(0), strict=True))
-    least = _bounds(frame.select(pl.col(ranged).min())) if ranged and frame.height else {}
-    greatest = _bounds(frame.select(pl.col(ranged).max())) if ranged and frame.height else {}
-    return json.dumps({"numRecords": frame.height, "minValues": least, "maxValues": greatest, "nullCount": nulls})
+    found = frame.select(
+        *(pl.col(name).null_count().alias(f"nulls {name}") for name in frame.columns),
+        *(_stated(frame.schema[name], pl.col(name).min()).alias(f"least {name}") for name in ranged),
+        *(_stated(frame.schema[name], pl.col(name).max()).alias(f"greatest {name}") for name in ranged),
+    ).row(0, named=True)
+
+    def of(kind: str) -> dict[str, int | str]:
+        prefix = f"{kind} "
+        return {
+            name.removeprefix(prefix): value
+            for name, value in found.items()
+            if name.startswith(prefix) and value is not None
+        }
+
+    return json.dumps(
+        {
+            "numRecords": frame.height,
+            "minValues": of("least"),
+            "maxValues": of("greatest"),
+            "nullCount": of("nulls"),
+        }
+    )
 
 
-def _bounds(row: pl.DataFrame) -> dict[str, int | str]:
-    formats = {
-        name: pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("Z" if getattr(kind, "time_zone", None) else ""))
-        if isinstance(kind, pl.Datetime)
-        else pl.col(name).cast(pl.String)
-        for name, kind in row.schema.items()
-        if kind.is_temporal()
-    }
-    values = row.with_columns(**formats).row(0, named=True)
-    return {name: value for name, value in values.items() if value is not None}
+def _stated(kind: pl.DataType, value: pl.Expr) -> pl.Expr:
+    """A bound as the Delta protocol writes it: instants and dates as ISO text."""
+    if isinstance(kind, pl.Datetime):
+        return value.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("Z" if kind.time_zone else ""))
+    return value.cast(pl.String) if kind.is_temporal() else value

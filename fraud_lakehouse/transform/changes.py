@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deltalake import DeltaTable
 
+from fraud_lakehouse.lake.lake import table_root
 from fraud_lakehouse.transform.scan import file_path
 
 
@@ -25,7 +26,7 @@ class Added:
 
 def added_files(table: DeltaTable, after: int) -> Added:
     """Files that commits after version `after`, up to the handle's version, added with new rows."""
-    root = table.table_uri.removeprefix("file://").rstrip("/")
+    root = table_root(table)
     files: list[str] = []
     for version in range(after + 1, table.version() + 1):
         entry = _log_entry(root, version)

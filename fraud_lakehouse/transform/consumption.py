@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from deltalake import DeltaTable, Transaction
 
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, data_files
 from fraud_lakehouse.transform.changes import added_files
 
 Key = tuple[str, str]  # (layer, table)
@@ -97,12 +97,12 @@ class Consumption:
         read = plan.reads[upstream]
         plan.asked.add(upstream)
         if not plan.incremental:
-            read.files = read.table.file_uris()
+            read.files = data_files(read.table)
         return read
 
     def _read(self, target: DeltaTable | None, upstream: Key) -> Read:
         table = self._lake.open(*upstream)
-        read = Read(table, table.version(), table.file_uris(), start_over=False)
+        read = Read(table, table.version(), data_files(table), start_over=False)
         if target is None:
             return read
         position = target.transaction_version(app_id(upstream, table))

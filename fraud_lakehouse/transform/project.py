@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -131,28 +132,38 @@ def _with_settings(shipped: Path, settings: Settings) -> str:
 
 
 def _generated_files(lake: Lake) -> dict[str, str]:
-    """Models and source entries of captured tables that the shipped project does not name."""
+    """Models and source entries of captured tables that the shipped project does not name.
+
+    A model's name is made fit for dbt and unlike any shipped one; its alias is the table's own name.
+    """
     files: dict[str, str] = {}
     sources = []
-    for name in lake.tables("bronze"):
+    captured = set(lake.tables("bronze"))
+    for name in sorted(captured - set(SHIPPED_SOURCES)):
         table = lake.open("bronze", name)
         key = json.loads(table.metadata().configuration.get(KEY_PROPERTY) or "[]")
-        if name in SHIPPED_SOURCES or not key:
+        if not key:
             continue
-        declared = [{"name": column, "data_type": kind} for column, kind in columns(table)]
+        declared = [{"name": column, "data_type": kind, "quote": True} for column, kind in columns(table)]
         sources.append({"name": name, "description": f"Change events of {name}.", "columns": declared})
-        for suffix, macro in (("", "replica"), ("_history", "history")):
-            unique_key = key if macro == "replica" else [*key, "_lsn", "_seq"]
-            files[f"models/silver/captured/{name}{suffix}.sql"] = (
-                "{{ config(strategy='merge', unique_key=" + json.dumps(unique_key) + ", tags=['replica']) }}\n"
-                "{{ " + macro + "(source('bronze', " + json.dumps(name) + "), " + json.dumps(key) + ") }}\n"
-            )
+        files |= _model(name, name, "replica", key, key)
+        if f"{name}_history" not in captured:  # a table of that name is captured itself: its replica lies there
+            files |= _model(f"{name}_history", name, "history", key, [*key, "_lsn", "_seq"])
     if sources:
         files["models/silver/captured/sources.yml"] = yaml.safe_dump(
             {"version": 2, "sources": [{"name": "captured", "schema": "bronze", "tables": sources}]}
         )
-        files = {name: text.replace("source('bronze',", "source('captured',") for name, text in files.items()}
     return files
+
+
+def _model(alias: str, source: str, macro: str, key: list[str], unique_key: list[str]) -> dict[str, str]:
+    options = {"strategy": "merge", "unique_key": unique_key, "tags": ["replica"], "alias": alias}
+    name = f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
+    text = (
+        "{{ config(**" + json.dumps(options) + ") }}\n"
+        "{{ " + macro + "(source('captured', " + json.dumps(source) + "), " + json.dumps(key) + ") }}\n"
+    )
+    return {f"models/silver/captured/{name}.sql": text}
 
 
 def _hash(shipped: Path, generated: dict[str, str]) -> str:

@@ -8,6 +8,8 @@ from urllib.parse import unquote
 
 from deltalake import DeltaTable
 
+from fraud_lakehouse.lake.lake import data_files
+
 _DUCKDB_TYPES = {
     "string": "varchar",
     "long": "bigint",
@@ -61,7 +63,7 @@ def files_sql(table: DeltaTable, files: Sequence[str]) -> str:
 
 def snapshot_sql(table: DeltaTable) -> str:
     """A SELECT over the handle's whole version."""
-    return files_sql(table, table.file_uris())
+    return files_sql(table, data_files(table))
 
 
 def empty_sql(named: Sequence[tuple[str, str]]) -> str:
@@ -72,4 +74,4 @@ def empty_sql(named: Sequence[tuple[str, str]]) -> str:
 
 def file_path(root: str, relative: str) -> str:
     """Absolute path of a file named in the log (the log percent-encodes it)."""
-    return f"{root.removeprefix('file://').rstrip('/')}/{unquote(relative)}"
+    return f"{root}/{unquote(relative)}"

@@ -17,6 +17,7 @@ from deltalake.exceptions import CommitFailedError
 
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake.durable import sync_versions
+from fraud_lakehouse.lake.lake import table_root
 from fraud_lakehouse.transform.scan import quoted
 
 if TYPE_CHECKING:
@@ -128,9 +129,9 @@ def _done(target: DeltaTable, before: int, rows: int, strategy: str) -> Commit:
 
 def _sync(target: DeltaTable, before: int) -> None:
     """Make the new versions durable; delta-rs never calls fsync on a local lake."""
-    uri = target.table_uri
-    if "://" not in uri or uri.startswith("file://"):
-        sync_versions(Path(uri.removeprefix("file://")), before + 1, target.version())
+    root = table_root(target)
+    if "://" not in root:
+        sync_versions(Path(root), before + 1, target.version())
 
 
 def _conflict(plan: Plan, error: CommitFailedError) -> ConcurrentWriterError:

@@ -68,6 +68,7 @@ class SmallLake:
     def __init__(self, root: Path, **settings: Any) -> None:
         self.lake = Lake.at(root)
         self.root = root
+        self.late_rows = settings.get("late_rows", "drop")
         self.transformer = Transformer(load_settings(lake=str(root), work=root.parent / f"{root.name}-work", **settings))
 
     def clear(self) -> None:

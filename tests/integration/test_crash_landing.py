@@ -10,23 +10,21 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import polars as pl
 import psycopg
 import pytest
-from confluent_kafka import Producer
 
-from fraud_lakehouse.capture.kafka_records import CardTransaction, encode
-from fraud_lakehouse.demo.kafka import EmbeddedKafka
+from fraud_lakehouse.capture.kafka_records import encode
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.lake.batches import Batches
 from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
 from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
+from tests.fixtures_kafka import Broker, card
 
 pytestmark = pytest.mark.crash
 
@@ -168,20 +166,11 @@ def test_postgres_server_crash_gives_no_row_twice(postgres: EmbeddedPostgres, da
     assert events.height == 5 * 7
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    with EmbeddedKafka(tmp_path_factory.mktemp("broker")) as running:
-        yield running
-
-
-def publish(broker: EmbeddedKafka, topic: str, numbers: range) -> None:
-    producer = Producer({"bootstrap.servers": broker.bootstrap})
-    for number in numbers:
-        record = CardTransaction(
-            "2012-02-23 00:10:01", 1, "m", "c", 1.5, "f", "l", "1", "1/2/46", f"{number:032x}", 0, number
-        )
-        producer.produce(topic, b"not json" if number % 50 == 49 else encode(record), partition=number % 3)
-    assert producer.flush(20) == 0
+def publish(broker: Broker, topic: str, numbers: range) -> None:
+    for partition in range(3):
+        mine = [number for number in numbers if number % 3 == partition]
+        values = [b"not json" if n % 50 == 49 else encode(card(n, user_id=n)) for n in mine]
+        broker.publish(topic, values, partition)
 
 
 @pytest.mark.kafka
@@ -193,19 +182,18 @@ def publish(broker: EmbeddedKafka, topic: str, numbers: range) -> None:
         "kafka.before_group_commit",  # between commit and acknowledgement
     ],
 )
-def test_kafka_killed_while_landing(broker: EmbeddedKafka, tmp_path: Path, point: str) -> None:
-    topic = f"t-{uuid4().hex[:12]}"
-    broker.create_topic(topic, 3)
-    publish(broker, topic, range(300))
+def test_kafka_killed_while_landing(kafka: Broker, tmp_path: Path, point: str) -> None:
+    topic = kafka.new_topic(3)
+    publish(kafka, topic, range(300))
     given = {
         "lake": str(tmp_path / "lake"),
-        "kafka_bootstrap_servers": broker.bootstrap,
+        "kafka_bootstrap_servers": kafka.bootstrap,
         "kafka_topic": topic,
     }
     settings = Settings(**given)  # type: ignore[arg-type]
     lake = Lake.at(settings.lake)
     killed_at("kafka", point, 100, given)
-    publish(broker, topic, range(300, 400))
+    publish(kafka, topic, range(300, 400))
     with KafkaIngest(settings, lake) as ingest:
         while ingest.step(100, 0.5):
             pass

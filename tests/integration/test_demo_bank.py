@@ -59,11 +59,10 @@ def test_table_is_what_the_operations_say_and_a_second_start_continues(dsn: str)
     with psycopg.connect(dsn) as connection:
         numbers = connection.execute("select array_agg(number order by number) from demo_truth.operations").fetchone()
         users = connection.execute("select count(*) from users").fetchone()
-        live = connection.execute(
-            "select array_agg(transaction_id order by transaction_id) from transactions"
-        ).fetchone()
+        ids = "select array_agg(transaction_id order by transaction_id) from "
+        live = connection.execute(ids + "transactions").fetchone()
         told = connection.execute(
-            "select array_agg(transaction_id order by transaction_id) from (select transaction_id from demo_truth.operations"
+            ids + "(select transaction_id from demo_truth.operations"
             " group by 1 having bool_or(kind = 'insert') and not bool_or(kind = 'delete')) as left_over"
         ).fetchone()
     assert numbers == (list(range(600)),)

@@ -4,64 +4,26 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import polars as pl
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_errors import (
-    DatabaseMissingError,
-    PostgresLoginError,
-    PostgresUnreachableError,
-    ReplicationRightError,
-    SlotAheadError,
-    SlotInUseError,
-    SlotLostError,
-    SourceIdentityError,
     SourceSchemaError,
     SourceTableError,
     TableWithoutPositionError,
-    WalLevelError,
 )
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.errors import LakehouseError, SettingsError
-from fraud_lakehouse.settings import Settings
 from tests.integration.replayed import Replayed, source_rows
 
 pytestmark = pytest.mark.postgres
 Open = Callable[..., PostgresCapture]
-
-
-@pytest.fixture
-def capture_of(database: str) -> Iterator[Open]:
-    """Opens captures of the test's database with a slot named after it; closes them."""
-    opened: list[PostgresCapture] = []
-
-    def open_capture(dsn: str = database, **settings: object) -> PostgresCapture:
-        slot = conninfo_to_dict(database)["dbname"]
-        capture = PostgresCapture(
-            Settings(**{"postgres_dsn": dsn, "postgres_slot": slot, "postgres_tables": (), **settings})
-        )
-        capture._slot.patience = 0.2
-        opened.append(capture)
-        return capture
-
-    yield open_capture
-    for capture in opened:
-        capture.close()
-
-
-@pytest.fixture
-def source(database: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("create table payments (id serial primary key, note text, amount numeric(10,2))")
-        yield connection
 
 
 def write_at_random(dsn: str, seed: int, stop: threading.Event, failures: list[BaseException]) -> None:
@@ -147,14 +109,14 @@ def test_every_type_is_the_same_from_snapshot_and_log(
         "create table kinds (id bigint primary key, i2 smallint, i4 int, money numeric(10,2), free numeric, f4 real,"
         " f8 double precision, flag boolean, words varchar(50), fixed char(5), day date, naive timestamp,"
         " moment timestamptz, clock time, u uuid, doc jsonb, raw bytea, state mood, many int[],"
-        ' "Wei rd""" text, fee cents, iban account,'
+        ' "Wei rd""" text, fee cents, iban account, row int, data int, lsn int,'
         " doubled int generated always as (i2 * 2) stored)"
     )
     insert = (
         "insert into kinds values (%s, -32768, 2147483647, 12345678.90, 0.1, 1.5, 0.1, true, 'a\tb\\n', 'ab',"
         " '2024-02-29', '2024-02-29 23:59:59.999999', '2024-02-29 23:59:59.999999+05', '12:34:56.789',"
         " '00000000-0000-0000-0000-00000000002a', '{\"k\": \"\\\\ \\u00e9\"}', '\\x00ff5c', 'fraud', '{1,NULL,3}',"
-        " '', 1.125, 'DE1')"
+        " '', 1.125, 'DE1', 1, 2, 3)"
     )
     odd = (
         "insert into kinds (id, money, free, f8, day, naive, moment, words) values (%s, 'NaN', 1e100, 'Infinity',"
@@ -201,6 +163,9 @@ def test_every_type_is_the_same_from_snapshot_and_log(
         'Wei rd"': "",
         "fee": Decimal("1.125"),
         "iban": "DE1",
+        "row": 1,
+        "data": 2,
+        "lsn": 3,
     }
     assert row["_text"] is None
     strange = snapshotted.row(1, named=True)
@@ -275,6 +240,17 @@ def test_a_new_table_joins_under_writes(database: str, source: psycopg.Connectio
     assert model.rows["payments"] == source_rows(database, "payments", ("id",))
 
 
+def test_a_table_made_anew_fails_closed(source: psycopg.Connection, capture_of: Open) -> None:
+    model, capture = Replayed(), capture_of()
+    model.snapshot(capture)
+    source.execute("insert into payments(note) values ('old')")
+    source.execute("drop table payments")
+    source.execute("create table payments (id int primary key)")
+    capture.tables()
+    with pytest.raises(SourceTableError, match="dropped and created anew"):
+        capture.read(model.after, model.position, 100)
+
+
 def test_a_peek_full_of_landed_transactions_goes_on(source: psycopg.Connection, capture_of: Open) -> None:
     model, capture = Replayed(), capture_of()
     model.snapshot(capture)
@@ -308,8 +284,8 @@ def test_restarts_and_a_lost_acknowledgement(
 def test_wait_sees_new_log_and_idle_log_can_be_passed(source: psycopg.Connection, capture_of: Open) -> None:
     model, capture = Replayed(), capture_of()
     model.snapshot(capture)
-    model.follow(capture)
-    assert capture.wait(0.05) in (True, False)  # the server writes a line of its own now and then
+    # The server writes a line of its own now and then, but not all the time.
+    assert any(model.follow(capture) == 0 and not capture.wait(0.3) for _ in range(3))
     source.execute("create schema elsewhere")
     source.execute("create table elsewhere.noise as select i from generate_series(1, 1000) i")
     assert capture.wait(1)
@@ -341,127 +317,3 @@ def test_a_snapshot_that_dies_leaves_no_slot_and_is_done_again(
     model = Replayed()
     model.snapshot(capture)
     assert model.rows["payments"] == source_rows(database, "payments", ("id",))
-
-
-def test_gaps_fail_closed(database: str, source: psycopg.Connection, capture_of: Open) -> None:
-    model, capture = Replayed(), capture_of()
-    with pytest.raises(SlotLostError, match="does not exist"):
-        capture.resume(1)
-    model.snapshot(capture)
-    capture.resume(model.position)
-    source.execute("insert into payments(note) values ('x')")
-    old = model.position
-    model.follow(capture)
-    with pytest.raises(SlotAheadError, match="acknowledged up to"):
-        capture.read({"payments": old}, old, 100)
-    with pytest.raises(SourceIdentityError, match="restored to an earlier state"):
-        capture.resume(model.position + 2**30)
-    with pytest.raises(SourceIdentityError, match="another one"):
-        capture.check_identity("123")
-    capture.check_identity(capture.system_id)
-    source.execute("select pg_drop_replication_slot(%s)", (capture.slot,))
-    with pytest.raises(SlotLostError, match="accept-source postgres"):
-        capture.read(model.after, model.position, 100)
-
-
-def test_an_invalidated_slot_is_lost(database: str, capture_of: Open) -> None:
-    with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("create table payments (id serial primary key, note text)")
-        model, capture = Replayed(), capture_of()
-        model.snapshot(capture)
-        connection.execute("alter system set max_slot_wal_keep_size = '1MB'")
-        connection.execute("select pg_reload_conf()")
-        try:
-            for _ in range(4):
-                connection.execute("insert into payments(note) select repeat('x', 1000) from generate_series(1, 1000)")
-                connection.execute("select pg_switch_wal()")
-            connection.execute("checkpoint")
-            with pytest.raises(SlotLostError, match="invalidated by the server"):
-                capture.read(model.after, model.position, 100)
-            with pytest.raises(SlotLostError, match="max_slot_wal_keep_size"):
-                capture.preflight()
-        finally:
-            connection.execute("alter system reset max_slot_wal_keep_size")
-            connection.execute("select pg_reload_conf()")
-
-
-def test_a_slot_in_use_is_named(source: psycopg.Connection, capture_of: Open) -> None:
-    model, capture = Replayed(), capture_of()
-    model.snapshot(capture)
-    with closing(capture._connector.connect(replication=True)) as other:
-        options = "(proto_version '1', publication_names 'fraud_lakehouse')"
-        other.pgconn.exec_(f'START_REPLICATION SLOT "{capture.slot}" LOGICAL 0/0 {options}'.encode())
-        with pytest.raises(SlotInUseError, match=rf"PID {other.info.backend_pid}"):
-            capture.preflight()
-        source.execute("insert into payments(note) values ('x')")
-        with pytest.raises(SlotInUseError, match=rf"PID {other.info.backend_pid}"):
-            capture.read(model.after, model.position, 100)
-
-
-def failure(capture: PostgresCapture, kind: type[LakehouseError]) -> str:
-    with pytest.raises(kind) as caught:
-        capture.preflight()
-    assert caught.value.fix
-    return str(caught.value)
-
-
-def test_preflight_names_what_is_wrong_with_the_connection(database: str, capture_of: Open) -> None:
-    good = conninfo_to_dict(database)
-    words = failure(capture_of(make_conninfo(database, port=1)), PostgresUnreachableError)
-    assert "127.0.0.1:1/" in words
-    failure(capture_of(make_conninfo(database, host="nowhere.invalid")), PostgresUnreachableError)
-    wrong = make_conninfo(database, password="hunter2-wrong")
-    words = failure(capture_of(wrong), PostgresLoginError)
-    assert "hunter2" not in words + repr(capture_of(wrong)._connector)
-    failure(capture_of(make_conninfo(database, user="nobody_here")), PostgresLoginError)
-    words = failure(capture_of(make_conninfo(database, dbname="no_such_db")), DatabaseMissingError)
-    assert "no_such_db" in words
-    assert str(good["password"]) not in words
-    with pytest.raises(SettingsError, match="FRAUD_POSTGRES_DSN") as caught:
-        capture_of("postgres//user:hunter2@host")
-    assert "hunter2" not in str(caught.value)
-    with pytest.raises(SettingsError, match="FRAUD_POSTGRES_DSN"):
-        PostgresCapture(Settings(postgres_dsn=None))
-
-
-def test_preflight_names_what_is_wrong_with_the_tables(source: psycopg.Connection, capture_of: Open) -> None:
-    capture_of().preflight()
-    assert "public.nope" in failure(capture_of(postgres_tables=("payments", "nope")), SourceTableError)
-    source.execute('create table "no Key" (id int)')
-    words = failure(capture_of(), SourceTableError)
-    assert 'ALTER TABLE "public"."no Key" ADD PRIMARY KEY' in words
-    capture_of(postgres_tables=("payments",)).preflight()
-    source.execute('drop table "no Key"')
-    source.execute("alter table payments replica identity nothing")
-    assert "REPLICA IDENTITY DEFAULT" in failure(capture_of(), SourceTableError)
-    source.execute("drop table payments")
-    assert "no table in schema public" in failure(capture_of(), SourceTableError)
-    source.execute("create table clash (id int primary key, _op text)")
-    assert "_op" in failure(capture_of(), SourceTableError)
-
-
-def test_preflight_names_missing_rights(database: str, source: psycopg.Connection, capture_of: Open) -> None:
-    role = conninfo_to_dict(database)["dbname"]
-    source.execute(f"create role {role} login password 'secret'")
-    try:
-        plain = make_conninfo(database, user=role, password="secret")
-        assert "REPLICATION" in failure(capture_of(plain), ReplicationRightError)
-        source.execute(f"alter role {role} replication")
-        assert "GRANT SELECT" in failure(capture_of(plain), SourceTableError)
-        source.execute(f"grant select on payments to {role}")
-        capture = capture_of(plain)
-        with pytest.raises(ReplicationRightError, match="create publication"), capture.snapshot():
-            pytest.fail("the user may not publish")
-        source.execute("create publication fraud_lakehouse for table payments")
-        Replayed().snapshot(capture)
-        capture.preflight()
-    finally:
-        source.execute(f"drop owned by {role}")
-        source.execute(f"drop role {role}")
-
-
-def test_preflight_names_a_wrong_wal_level(postgres: EmbeddedPostgres) -> None:
-    with EmbeddedPostgres(postgres.home / "replica", fsync=False, settings={"wal_level": "replica"}) as server:
-        capture = PostgresCapture(Settings(postgres_dsn=server.dsn))
-        assert "wal_level is replica" in failure(capture, WalLevelError)
-        capture.close()

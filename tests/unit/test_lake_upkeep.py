@@ -12,9 +12,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
+from fraud_lakehouse.lake import durable
 from fraud_lakehouse.lake.appender import Appender
+from fraud_lakehouse.lake.compaction import merge_small_files
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.maintenance import maintain, maintain_table
 from fraud_lakehouse.lake.writer_lock import writer_lock
@@ -42,6 +45,49 @@ def test_upkeep_compacts_and_changes_no_row(tmp_path: Path) -> None:
     assert list((tmp_path / "bronze/t/_delta_log").glob("*.checkpoint*.parquet"))
     table.append(pl.DataFrame({"x": [13], "text": ["a"]}, schema=SCHEMA), {"a": 13})
     assert pl.read_delta(str(tmp_path / "bronze/t")).height == 13
+
+
+def test_two_mergers_at_once_double_nothing(tmp_path: Path) -> None:
+    filled(tmp_path, 4)
+    root = tmp_path / "bronze/t"
+    one, two = DeltaTable(str(root)), DeltaTable(str(root))
+    assert merge_small_files(one, root, 10_000, 2) == 4
+    with pytest.raises(CommitFailedError):
+        merge_small_files(two, root, 10_000, 2)
+    assert pl.read_delta(str(root))["x"].to_list() == [1, 2, 3, 4]
+
+
+def test_an_append_during_a_merge_is_kept(tmp_path: Path) -> None:
+    table = filled(tmp_path, 4)
+    root = tmp_path / "bronze/t"
+    stale = DeltaTable(str(root))
+    table.append(pl.DataFrame({"x": [5], "text": ["a"]}, schema=SCHEMA), {"a": 5})
+    assert merge_small_files(stale, root, 10_000, 2) == 4
+    assert pl.read_delta(str(root))["x"].sort().to_list() == [1, 2, 3, 4, 5]
+    table.append(pl.DataFrame({"x": [6], "text": ["a"]}, schema=SCHEMA), {"a": 6})
+    assert pl.read_delta(str(root)).height == 6
+
+
+def test_a_merge_reads_columns_added_later_as_null_and_is_no_news(tmp_path: Path) -> None:
+    table = filled(tmp_path, 2)
+    table.append(pl.DataFrame({"x": [3], "text": ["a"], "more": [1.5]}), {"a": 3})
+    root = tmp_path / "bronze/t"
+    handle = DeltaTable(str(root))
+    version = handle.version()
+    merge_small_files(handle, root, 10_000, 2)
+    handle.update_incremental()
+    assert len(handle.file_uris()) == 1
+    assert pl.read_delta(str(root))["more"].to_list() == [None, None, 1.5]
+    entry = durable.log_entry(root, version + 1).read_text()
+    assert '"dataChange":true' not in entry
+
+
+def test_a_busy_table_keeps_few_files(tmp_path: Path) -> None:
+    table = filled(tmp_path, 230)
+    files = DeltaTable(str(tmp_path / "bronze/t")).file_uris()
+    assert len(files) < 105
+    assert table.position("a") == 230
+    assert pl.read_delta(str(tmp_path / "bronze/t"))["x"].sort().to_list() == list(range(1, 231))
 
 
 def test_upkeep_removes_old_files_that_no_commit_names(tmp_path: Path) -> None:

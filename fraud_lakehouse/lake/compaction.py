@@ -1,0 +1,59 @@
+"""Merging small files of a local table: one durable Parquet file in their place, the same rows, one commit.
+
+Written and fsynced before the commit that takes the small files out, so that a power loss cannot leave a table whose
+rows are only in a file that never reached the disk (delta-rs' own compaction does not fsync). The small files stay on
+disk for readers of older versions until a vacuum. The commit says that no data changed: readers of new rows see none.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
+from deltalake.transaction import AddAction, RemoveAction
+
+from fraud_lakehouse.lake import schemas
+from fraud_lakehouse.lake.parquet import write_parquet
+
+MERGED_BYTES = 64 * 1024 * 1024
+"""About how large a merged file becomes; in memory it is some ten times that."""
+
+
+def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_least: int) -> int:
+    """Merge the files smaller than `smaller_than` bytes if there are `at_least` of them, oldest first.
+
+    Args:
+        handle: the table; stays at its version (update it afterwards).
+        root: the table's folder.
+
+    Returns:
+        number of files that were replaced; each commit replaces about 64 MB at most.
+
+    Raises:
+        CommitFailedError: another writer removed one of the files first; nothing changed.
+    """
+    actions = pl.DataFrame(handle.get_add_actions(flatten=True)).select("path", "size_bytes", "modification_time")
+    small = actions.filter(pl.col("size_bytes") < smaller_than).sort("modification_time")
+    chosen = small.filter(pl.col("size_bytes").cum_sum() <= max(MERGED_BYTES, smaller_than))
+    if small.height < at_least or chosen.height < 2:
+        return 0
+    schema = schemas.frame_schema(handle.schema())
+    files = [root / name for name in chosen["path"]]
+    merged = pl.scan_parquet(files, schema=schema, missing_columns="insert", glob=False).collect()
+    added = write_parquet(root, merged, new_rows=False)
+    now = time.time_ns() // 1_000_000
+    removed = [
+        RemoveAction(path=name, data_change=False, deletion_timestamp=now, size=size, partition_values={})
+        for name, size in chosen.select("path", "size_bytes").iter_rows()
+    ]
+    actions_of_commit: list[AddAction | RemoveAction] = [added, *removed]
+    handle.create_write_transaction(
+        actions_of_commit,
+        "append",
+        handle.schema(),
+        commit_properties=CommitProperties(custom_metadata={"merged_files": len(removed)}),
+        post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
+    )
+    return len(removed)

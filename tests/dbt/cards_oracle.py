@@ -1,0 +1,122 @@
+"""What the models over card records must say, by brute force over the bronze rows."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+Row = dict[str, Any]
+
+SIX_HOURS = timedelta(hours=6)
+TEN_MINUTES = timedelta(minutes=10)
+LATENESS = timedelta(seconds=15)
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 event times have no zone
+START = datetime(2024, 2, 29, 3)  # noqa: DTZ001
+
+
+def random_records(seed: int, count: int, partitions: int) -> list[Row]:
+    """Records in order of arrival; times mostly advance, in steps that make ties and exact bounds common.
+
+    A few are hours behind, a few are sent again, a few cannot be read.
+    """
+    rng = random.Random(seed)
+    offsets = dict.fromkeys(range(partitions), 0)
+    records: list[Row] = []
+    for number in range(count):
+        partition = rng.randrange(partitions)
+        position = {"_topic": "transaction", "_partition": partition, "_offset": offsets[partition]}
+        position["_timestamp"] = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=number)
+        offsets[partition] += rng.choice([1, 1, 1, 2])
+        kind = rng.random()
+        if kind < 0.03:
+            records.append({**position, "_raw": b"{", "_error": "not JSON"})
+        elif kind < 0.06 and records:
+            again = rng.choice(records)
+            records.append({**again, **position})
+        else:
+            behind = rng.choices([0, 300, 1200, 30000], [70, 15, 10, 5])[0]
+            moment = START + timedelta(seconds=300 * (number // 4) + rng.choice([0, 0, 14, 15, 16]) - behind)
+            records.append(
+                {**position, "trans_num": f"{seed}-{number}", "trans_date_trans_time": moment.isoformat(" ")}
+                | {"user_id": rng.choice([-5, 1, 2]), "amt": rng.choice([0.5, 12.34, 99.99, 100.0, 4000.0])}
+            )
+    return records
+
+
+def distinct(bronze: list[Row]) -> list[Row]:
+    """Readable rows by first arrival of each trans_num, with their time typed as `t`."""
+    seen: dict[str, Row] = {}
+    for row in sorted(bronze, key=lambda one: (one["_ingested_at"], one["_partition"], one["_offset"])):
+        if row["_error"] is None:
+            seen.setdefault(row["trans_num"], {**row, "t": datetime.fromisoformat(row["trans_date_trans_time"])})
+    return list(seen.values())
+
+
+def over(rows: list[Row]) -> list[Row]:
+    result = []
+    for row in rows:
+        amounts = [
+            other["amt"]
+            for other in rows
+            if other["user_id"] == row["user_id"] and row["t"] - SIX_HOURS <= other["t"] <= row["t"]
+        ]
+        result.append(
+            {"trans_num": row["trans_num"], "user_id": row["user_id"], "trans_date_trans_time": row["t"]}
+            | {"user_mean_trans_amt_last_360min": sum(amounts) / len(amounts)}
+            | {"user_trans_count_last_360min": len(amounts)}
+        )
+    return result
+
+
+def window_start(moment: datetime) -> datetime:
+    return EPOCH + (moment - EPOCH) // SIX_HOURS * SIX_HOURS
+
+
+def late(rows: list[Row]) -> list[Row]:
+    newest: dict[int, datetime] = {}
+    result = []
+    for row in sorted(rows, key=lambda one: (one["_partition"], one["_offset"])):
+        watermark = newest.get(row["_partition"], datetime.min) - LATENESS if row["_partition"] in newest else None
+        end = window_start(row["t"]) + SIX_HOURS
+        if watermark is not None and end <= watermark:
+            result.append({"trans_num": row["trans_num"], "watermark": watermark, "window_end": end})
+        newest[row["_partition"]] = max(newest.get(row["_partition"], row["t"]), row["t"])
+    return result
+
+
+def tumble(rows: list[Row], left_out: set[str]) -> list[Row]:
+    newest: dict[int, datetime] = {}
+    for row in rows:
+        newest[row["_partition"]] = max(newest.get(row["_partition"], row["t"]), row["t"])
+    watermark = min(newest.values()) - LATENESS
+    windows: dict[tuple[datetime, int], list[float]] = defaultdict(list)
+    for row in rows:
+        if row["trans_num"] not in left_out and window_start(row["t"]) + SIX_HOURS <= watermark:
+            windows[window_start(row["t"]), row["user_id"]].append(row["amt"])
+    return [
+        {"window_start": start, "window_end": start + SIX_HOURS, "user_id": owner}
+        | {"user_mean_trans_amt_last_360min": sum(amounts) / len(amounts)}
+        | {"user_trans_count_last_360min": len(amounts)}
+        for (start, owner), amounts in windows.items()
+    ]
+
+
+def features(rows: list[Row]) -> list[Row]:
+    """Counting only what landed with the row or before it."""
+    result = []
+    for row in rows:
+        known = [
+            other
+            for other in rows
+            if other["user_id"] == row["user_id"] and other["_ingested_at"] <= row["_ingested_at"]
+        ]
+        prior = [other["amt"] for other in known if other["t"] < row["t"]]
+        near = [other["amt"] for other in known if row["t"] - TEN_MINUTES <= other["t"] <= row["t"]]
+        result.append(
+            {"transaction_id": row["trans_num"], "source": "kafka.transaction", "event_time": row["t"]}
+            | {"prior_count": len(prior), "prior_mean": sum(prior) / len(prior) if prior else None}
+            | {"count_10min": len(near), "sum_10min": sum(near)}
+        )
+    return result

@@ -1,0 +1,94 @@
+"""Silver, windows and features of card records equal brute force, however records are landed and builds are split."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dbt import cards_oracle as oracle
+from tests.dbt.small_lake import Row, SmallLake, assert_same
+
+
+@pytest.fixture(scope="module", params=["drop", "correct"])
+def shared_lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
+    lake = SmallLake(tmp_path_factory.mktemp("cards") / "lake", late_rows=request.param)
+    yield lake
+    lake.transformer.close()
+
+
+@pytest.fixture
+def lake(shared_lake: SmallLake) -> SmallLake:
+    shared_lake.clear()
+    return shared_lake
+
+
+def landings(records: list[Row], rng: random.Random) -> Iterator[list[Row]]:
+    """The records in commits; each takes some partitions only, so that one can run far ahead of another."""
+    waiting = list(records)
+    while waiting:
+        partitions = {row["_partition"] for row in waiting}
+        taken = set(rng.sample(sorted(partitions), rng.randrange(1, len(partitions) + 1)))
+        most = rng.randrange(1, 90)
+        chosen = [row for row in waiting if row["_partition"] in taken][:most]
+        waiting = [row for row in waiting if row not in chosen]
+        yield chosen
+
+
+def check(lake: SmallLake) -> None:
+    rows = oracle.distinct(lake.rows("bronze", "card_transactions"))
+    late = oracle.late(rows)
+    is_corrected = lake.late_rows == "correct"
+    left_out = set() if is_corrected else {row["trans_num"] for row in late}
+
+    expected = [
+        {"trans_num": row["trans_num"], "_partition": row["_partition"], "_offset": row["_offset"]} for row in rows
+    ]
+    assert_same(lake.rows("silver", "card_transactions"), expected, "trans_num")
+    assert_same(lake.rows("silver", "card_transactions_late"), late, "trans_num")
+    assert_same(lake.rows("gold", "user_trans_amt_last_360min"), oracle.over(rows), "trans_num")
+    assert_same(
+        lake.rows("gold", "user_trans_amt_last_360min_windowed"),
+        oracle.tumble(rows, left_out),
+        "window_start",
+        "user_id",
+    )
+    assert_same(lake.rows("gold", "card_transaction_features"), oracle.features(rows), "transaction_id")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_split_gives_what_brute_force_gives(lake: SmallLake, seed: int) -> None:
+    rng = random.Random(seed)
+    records = oracle.random_records(seed, count=400, partitions=3)
+    for rows in landings(records, rng):
+        lake.land("card_transactions", rows)
+        if rng.random() < 0.4:
+            lake.build("hot")
+            check(lake)
+    lake.build("hot")
+    check(lake)
+
+    lake.build("hot", full_refresh=True)
+    check(lake)
+
+
+def test_order_of_arrival_within_the_lateness_changes_no_window(lake: SmallLake) -> None:
+    rng = random.Random(5)
+    records = oracle.random_records(5, count=200, partitions=1)
+    in_time = [row for row in records if row.get("trans_num")]
+    in_time.sort(key=lambda row: row["trans_date_trans_time"])
+    results = []
+    for shuffled in (False, True):
+        lake.clear()
+        if shuffled:  # by less than the lateness
+            in_time.sort(key=lambda row: (row["trans_date_trans_time"][:-2], rng.random()))
+        for offset, row in enumerate(in_time):
+            row["_offset"] = offset
+        lake.land("card_transactions", in_time)
+        lake.build("hot")
+        windows = lake.rows("gold", "user_trans_amt_last_360min_windowed")
+        results.append(sorted((row["window_start"], row["user_id"], row["user_trans_count_last_360min"]) for row in windows))
+
+    assert results[0]
+    assert results[0] == results[1]
