@@ -1,4 +1,4 @@
-"""catch-up from nothing: 1,000,000 PostgreSQL transactions (20 % updated, 10 % deleted afterwards) and 1,000,000 card records.
+"""catch-up from nothing: 1,000,000 PostgreSQL transactions, as many card records, then 20 % updates, 10 % deletes.
 
 Measured from outside: wall time and peak memory (RSS of the process) of `fraud-lakehouse catch-up`, twice: over the
 table as loaded, and over the 300,000 changes that follow. Yardstick in the same run: a bare
@@ -39,13 +39,15 @@ def load_postgres(dsn: str, rows: int) -> None:
             " transaction_date timestamp default now(), amount decimal(10,2))"
         )
         connection.execute(
-            "insert into users (name, email) select 'User ' || i, 'user' || i || '@example.com' from generate_series(1, %s) i",
+            "insert into users (name, email)"
+            " select 'User ' || i, 'user' || i || '@example.com' from generate_series(1, %s) i",
             [USERS],
         )
         connection.execute(
             "insert into transactions (user_id, transaction_date, amount)"
             " select 1 + floor(random() * %s)::int, now() - random() * interval '330 days',"
-            " case when r < 0.05 then 1000 + random() * 9000 when r < 0.1 then 0.01 + random() else 10 + random() * 990 end"
+            " case when r < 0.05 then 1000 + random() * 9000 when r < 0.1 then 0.01 + random()"
+            " else 10 + random() * 990 end"
             " from (select random() r from generate_series(1, %s)) s",
             [USERS, rows],
         )
@@ -97,7 +99,9 @@ def load_kafka(bootstrap: str, rows: int) -> None:
 def catch_up(environment: dict[str, str]) -> tuple[float, int]:
     """Seconds and peak RSS in bytes of one catch-up."""
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "fraud_lakehouse.cli", "catch-up"], env=environment, stdout=sys.stderr)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fraud_lakehouse.cli", "catch-up"], env=environment, stdout=sys.stderr
+    )
     watched = psutil.Process(process.pid)
     peak = 0
     while process.poll() is None:
@@ -155,7 +159,7 @@ def main() -> None:
         print(json.dumps(figures))
     else:
         print(
-            f"catch-up of {options.rows:,} transactions and {options.rows:,} card records: {figures['first_seconds']} s;"
+            f"catch-up of {options.rows:,} transactions and as many card records: {figures['first_seconds']} s;"
             f" of the changes after: {figures['changes_seconds']} s; peak {figures['peak_mb']} MB"
             f" (bare COPY of the table {figures['bare_copy_seconds']} s; load {figures['load_average']:.1f})"
         )

@@ -41,7 +41,9 @@ class Settings(BaseSettings):
     replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the replica lane when live")
     late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
     batch_rows: int = Field(500_000, ge=1, description="most rows of one micro-batch and source")
-    duckdb_memory: str = Field("1GB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="DuckDB's memory limit, such as 1GB")
+    duckdb_memory: str = Field(
+        "1GB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="DuckDB's memory limit, such as 1GB"
+    )
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Apprise URLs, comma separated")
     failpoint: str | None = Field(None, description="name[:hits] of a failpoint that kills the process; tests only")
     alert_burst: int = Field(20, ge=1, description="alerts delivered one by one per round; the rest as a digest")

@@ -49,5 +49,14 @@
     (cast({{ later }} as double) - cast({{ earlier }} as double))
 {%- endmacro %}
 
+{#- The whole numbers from `first` to `last` as a relation with the column step. -#}
+{% macro numbers(first, last) %}{{ return(adapter.dispatch('numbers')(first, last)) }}{% endmacro %}
+{% macro default__numbers(first, last) -%}
+    (select unnest(generate_series({{ first }}, {{ last }})) as step)
+{%- endmacro %}
+{% macro spark__numbers(first, last) -%}
+    (select explode(sequence({{ first }}, {{ last }})) as step)
+{%- endmacro %}
+
 {#- An SQL string literal. -#}
 {% macro sql_text(text) %}{{ return("'" ~ (text | replace("'", "''")) ~ "'") }}{% endmacro %}

@@ -62,8 +62,3 @@
         where windowed.{{ time }} < windowed.window_end
     )
 {%- endmacro %}
-
-{#- The whole numbers from `first` to `last` as a relation with the column step. -#}
-{% macro numbers(first, last) -%}
-    ({% for step in range(first, last + 1) %}select {{ step }} as step{{ ' union all ' if not loop.last }}{% endfor %})
-{%- endmacro %}

@@ -160,6 +160,9 @@ class KafkaCapture:
         """Whether `read` would find something: a record, a new partition or an error. Waits up to `timeout` seconds.
 
         The record that wakes is kept for the next `read`. Before the first `read` the answer is yes.
+
+        Raises:
+            SourceError, TopicRecreatedError: every `REFRESH_SECONDS` the topic is described again, as by `partitions`.
         """
         if self._reader is None or not self._reader.assigned:
             return True

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 
 TOPIC = "transaction"
 _DRAIN_SECONDS = 60.0
-_UI_WAITS_SECONDS = 15.0
 
 
 @dataclass
@@ -49,13 +47,18 @@ class Stopper:
 
     stop: threading.Event = field(default_factory=threading.Event)
     hurry: threading.Event = field(default_factory=threading.Event)
-    deadline: float | None = None
 
-    def asked(self) -> bool:
-        """Whether the demo is to stop."""
-        if self.deadline is not None and time.monotonic() >= self.deadline:
-            self.stop.set()
-        return self.stop.is_set()
+    @contextmanager
+    def after(self, seconds: float | None) -> Iterator[None]:
+        """Within the block: stop when so many seconds are over; None: never."""
+        timer = threading.Timer(threading.TIMEOUT_MAX if seconds is None else seconds, self.stop.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Stop; the second time, hurry; the third time, at once."""
@@ -93,18 +96,18 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
         progress = Progress(cycle.lake, bank, cards, typer.echo, begun)
         stack.callback(progress.stop)
         begin = distinct_cards(cycle.lake)
-        while landed := cycle.capture():  # the backfill, and what an earlier demo left: before anything moves
-            progress.backfilled(landed)
+        while cycle.capture():  # the backfill, and what a killed demo left; nothing moves yet
+            pass
+        progress.backfilled()
         progress.start()
         with ExitStack() as children:
             env = _environment(settings)
             generators = _generators(home, rate, begin, env)
             children.callback(generators.stop)
             generators.start(guard)
-            stopper.deadline = None if seconds is None else time.monotonic() + seconds
+            children.enter_context(stopper.after(seconds))
             if ui:  # the first alert need not share the processor with three services that start
-                wait = partial(progress.first_alert.wait, _UI_WAITS_SECONDS)
-                children.callback(Interface(home, env, guard, stopper.stop, wait).stop)
+                children.callback(Interface(home, env, guard, stopper.stop, progress.first_alert).stop)
             _run(cycle, stopper, progress, generators)
         progress.stop()
         if not stopper.hurry.is_set():
@@ -168,7 +171,7 @@ def _run(cycle: Cycle, stopper: Stopper, progress: Progress, generators: Service
         if not told and not generators.running and not stopper.stop.is_set():
             told = True
             typer.echo(f"the generators have ended: {generators.log_tail()}")
-        return stopper.asked()
+        return stopper.stop.is_set()
 
     run_until(cycle, asked, progress.note)
 

@@ -1,6 +1,6 @@
 """What one looks at beside the demo's lines: Dagster's UI and the dbt docs. The cycle does not wait for them.
 
-The cycle itself runs in the demo. Dagster's sensors see the sources as with an update delay of two minutes, so its
+The cycle itself runs in the demo. Dagster's sensors see the sources as with an update delay of five minutes, so its
 runs build the same lake through the same writer lock, and their assets and checks fill before one's eyes.
 """
 
@@ -10,9 +10,10 @@ import shutil
 import socket
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +26,8 @@ from fraud_lakehouse.errors import LakehouseError
 
 DAGSTER_PORT = 3000
 DOCS_PORT = 8580
-UPDATE_DELAY = 120  # seconds between the runs that Dagster's sensors request
+_LONGEST_WAIT_SECONDS = 15.0
+UPDATE_DELAY = 300  # seconds between the runs that Dagster's sensors request
 
 
 class Interface:
@@ -35,12 +37,12 @@ class Interface:
         home: the demo's folder.
         env: environment of the processes; must hold the product's settings.
         guard: ends the processes should we be killed.
-        stop: gives up a start under way.
-        after: returns when the start may begin; it runs in the thread of the start.
+        stop: ends both.
+        after: set when the start may begin; it begins anyway after 15 seconds.
     """
 
     def __init__(
-        self, home: Path, env: dict[str, str], guard: Watchdog, stop: threading.Event, after: Callable[[], object]
+        self, home: Path, env: dict[str, str], guard: Watchdog, stop: threading.Event, after: threading.Event
     ) -> None:
         self._home = home
         self._guard = guard
@@ -52,30 +54,39 @@ class Interface:
         self._writer = Service("dbt's documentation", command, home / "logs" / "docs.log", env=env, nice=True)
         typer.echo(f"Dagster UI  {self._dagster.url}  (coming up)")
         typer.echo(f"dbt docs    {self._site.url}  (coming up)")
-        self._thread = threading.Thread(target=self._start, name="interface")
+        self._thread = threading.Thread(target=self._follow, name="interface")
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop both; does nothing the second time."""
+        """Stop both and wait until they have ended."""
         self._stop.set()
         self._thread.join()
-        self._dagster.stop()
-        self._writer.stop()
         self._site.close()
 
-    def _start(self) -> None:
-        self._after()
+    def _follow(self) -> None:
+        """From the start to the stop, in one thread."""
+        deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
+        while not (self._after.wait(0.1) or self._stop.is_set() or time.monotonic() > deadline):
+            pass
         try:
-            if self._dagster.start(self._guard, self._stop):
-                typer.echo(f"Dagster UI is ready: {self._dagster.url}")
-            if not self._stop.is_set():
-                self._writer.start(self._guard)
-            while self._writer.running and not self._stop.wait(0.2):
-                pass
-            if not self._stop.is_set():
-                typer.echo(f"dbt docs are ready: {self._site.url}")
+            self._start()
         except LakehouseError as error:
             typer.echo(f"the demo goes on without it: {error}")
+        self._stop.wait()
+        self._dagster.stop()
+        self._writer.stop()
+
+    def _start(self) -> None:
+        if self._stop.is_set() or not self._dagster.start(self._guard, self._stop):
+            return
+        typer.echo(f"Dagster UI is ready: {self._dagster.url}")
+        self._writer.start(self._guard)
+        while self._writer.running and not self._stop.wait(0.2):
+            pass
+        if self._writer.exit_code == 0:
+            typer.echo(f"dbt docs are ready: {self._site.url}")
+        elif not self._stop.is_set():
+            typer.echo(f"there are no dbt docs: {self._writer.log_tail()}")
 
 
 class DocsServer:

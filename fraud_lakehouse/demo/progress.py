@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import polars as pl
+from deltalake import DeltaTable
 
 from fraud_lakehouse.demo.memory import tree_bytes
 from fraud_lakehouse.demo.scoreboard import Score, Scoreboard, describe, percent
@@ -17,7 +17,6 @@ from fraud_lakehouse.demo.truth import BankTruth, CardTruth
 from fraud_lakehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.lake.landed import Landed
     from fraud_lakehouse.live import CycleResult
 
 LINE_SECONDS = 3.0
@@ -43,9 +42,8 @@ class Progress:
         self._cards = cards
         self._say = say
         self._begun = begun
-        self._landed = Counter({"postgres": 0, "kafka": 0})
         tables = {"postgres": "transactions", "kafka": "card_transactions"}
-        self._already = {source: rows(lake, "bronze", table) for source, table in tables.items()}
+        self._bronze = {source: RowCount(lake, "bronze", table) for source, table in tables.items()}
         self._skew = 0  # bank operations that never were change events: applied before the backfill
         self._until: dict[str, datetime | None] = {}
         self._problems: dict[str, str] = {}
@@ -56,12 +54,15 @@ class Progress:
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
 
     def landed(self, source: str) -> int:
-        """Rows in bronze that the source's generator made (bank: events of transactions)."""
-        return self._already[source] + self._landed[source]
+        """Rows in bronze that the source's generator made (bank: events of transactions), whoever landed them."""
+        return self._bronze[source].now()
 
     def note(self, result: CycleResult) -> None:
         """Take over what a cycle did."""
-        self._count(result.landed)
+        for batch in result.landed:
+            truth = self._bank if batch.source == "postgres" else self._cards
+            if batch.newest_committed_at is not None:
+                self._until[truth.source] = batch.newest_committed_at.astimezone(UTC)
         for source, problem in result.problems.items():
             if self._problems.get(source) != problem:
                 self._say(f"{source}: {problem}")
@@ -69,9 +70,8 @@ class Progress:
         if result.landed:
             self._cycle_seconds = sum(result.seconds.values())
 
-    def backfilled(self, landed: Sequence[Landed]) -> None:
-        """Take over the first batches; operations of the bank that they do not hold never were change events."""
-        self._count(landed)
+    def backfilled(self) -> None:
+        """Say that the bank is drained: operations that are not in bronze now never were change events."""
         self._skew = self._bank.generated().rows - self.landed("postgres")
 
     def start(self) -> None:
@@ -99,13 +99,8 @@ class Progress:
                 self.first_alert.set()
                 self._say(f"first alert after {time.monotonic() - self._begun:.1f} s: {describe(fresh[0])}")
 
-    def _count(self, landed: Sequence[Landed]) -> None:
-        for batch in landed:
-            if batch.table != "users":
-                self._landed[batch.source] += batch.rows
-            truth = self._bank if batch.source == "postgres" else self._cards
-            if batch.newest_committed_at is not None:
-                self._until[truth.source] = batch.newest_committed_at.astimezone(UTC)
+    def _total(self) -> int:
+        return sum(count.now() for count in self._bronze.values())
 
     def _lag(self) -> dict[str, int]:
         return {
@@ -114,13 +109,13 @@ class Progress:
         }
 
     def _follow(self) -> None:
-        last, before, told = time.monotonic(), self._landed.total(), 0
+        last, before, told = time.monotonic(), self._total(), 0
         while not self._done.wait(LINE_SECONDS if self.first_alert.is_set() else _FIRST_ALERT_SECONDS):
             self.refresh()
             now = time.monotonic()
             if now - last < LINE_SECONDS:
                 continue
-            total = self._landed.total()
+            total = self._total()
             self._say(self._line((total - before) / (now - last)))
             last, before = now, total
             if told % 3 == 0:
@@ -177,11 +172,30 @@ class Progress:
         return "\n".join(lines)
 
 
+class RowCount:
+    """Number of rows of a Delta table that grows, from the statistics in its log; 0 while it does not exist."""
+
+    def __init__(self, lake: Lake, layer: str, table: str) -> None:
+        self._where = (layer, table)
+        self._lake = lake
+        self._table: DeltaTable | None = None
+        self._busy = threading.Lock()
+
+    def now(self) -> int:
+        """The number at the newest version."""
+        with self._busy:
+            if self._table is not None:
+                self._table.update_incremental()
+            elif self._lake.exists(*self._where):
+                self._table = self._lake.open(*self._where)
+            else:
+                return 0
+            return int(pl.DataFrame(self._table.get_add_actions(flatten=True))["num_records"].sum())
+
+
 def rows(lake: Lake, layer: str, table: str) -> int:
-    """Number of rows of a table, 0 if it does not exist; reads file statistics, no data."""
-    if not lake.exists(layer, table):
-        return 0
-    return int(pl.scan_delta(lake.open(layer, table)).select(pl.len()).collect().item())
+    """Number of rows of a table, 0 if it does not exist."""
+    return RowCount(lake, layer, table).now()
 
 
 def distinct_cards(lake: Lake) -> int:

@@ -99,6 +99,11 @@ class Service:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs, and after the stop."""
+        return self._process.poll() if self._process else None
+
     def start(self, guard: Watchdog) -> None:
         """Start the process; does not wait for it."""
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,9 @@
 Written and fsynced before the commit that takes the small files out, so that a power loss cannot leave a table whose
 rows are only in a file that never reached the disk (delta-rs' own compaction does not fsync). The small files stay on
 disk for readers of older versions until a vacuum. The commit says that no data changed: readers of new rows see none.
+
+delta-rs does not see that two such commits remove the same files: both would be accepted and rows doubled. So whatever
+takes files out of a table that this writer appends to commits the app transaction of `rewrite` as well: that is the fence.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import time
 from pathlib import Path
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.lake import schemas
@@ -19,6 +22,14 @@ from fraud_lakehouse.lake.parquet import write_parquet
 
 MERGED_BYTES = 64 * 1024 * 1024
 """About how large a merged file becomes; in memory it is some ten times that."""
+
+
+REWRITE_APP_ID = "fraud_lakehouse:files"
+
+
+def rewrite(handle: DeltaTable) -> CommitProperties:
+    """Properties of a commit that takes files out: of two rewrites of one version the second is refused."""
+    return CommitProperties(app_transactions=[Transaction(REWRITE_APP_ID, handle.version() + 1)])
 
 
 def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_least: int) -> int:
@@ -32,7 +43,7 @@ def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_leas
         number of files that were replaced; each commit replaces about 64 MB at most.
 
     Raises:
-        CommitFailedError: another writer removed one of the files first; nothing changed.
+        CommitFailedError: another writer rewrote files first; nothing changed.
     """
     actions = pl.DataFrame(handle.get_add_actions(flatten=True)).select("path", "size_bytes", "modification_time")
     small = actions.filter(pl.col("size_bytes") < smaller_than).sort("modification_time")
@@ -53,7 +64,7 @@ def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_leas
         actions_of_commit,
         "append",
         handle.schema(),
-        commit_properties=CommitProperties(custom_metadata={"merged_files": len(removed)}),
+        commit_properties=rewrite(handle),
         post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
     )
     return len(removed)

@@ -13,6 +13,7 @@ from deltalake import DeltaTable, PostCommitHookProperties
 
 from fraud_lakehouse.lake import durable
 from fraud_lakehouse.lake.appender import lake_errors
+from fraud_lakehouse.lake.compaction import rewrite
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 
 LEAST_RETENTION_HOURS = 168
@@ -60,7 +61,7 @@ def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEA
         files_before, bytes_before = _size(handle)
         if files_before > FEW_FILES:
             before = handle.version()
-            handle.optimize.compact(post_commithook_properties=_NO_HOOKS)
+            handle.optimize.compact(commit_properties=rewrite(handle), post_commithook_properties=_NO_HOOKS)
             handle.update_incremental()
             _sync(lake, layer, name, before + 1, handle.version())
         handle.create_checkpoint()

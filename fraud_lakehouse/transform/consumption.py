@@ -133,4 +133,4 @@ class Consumption:
 
     @staticmethod
     def _memo(target: DeltaTable, upstream: Key, table: DeltaTable) -> tuple[str, str]:
-        return target.metadata().id, app_id(upstream, table)
+        return str(target.metadata().id), app_id(upstream, table)

@@ -24,7 +24,9 @@ def write_site(settings: Settings, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copyfile(page, folder / "index.html"))
     except OSError as error:
-        raise TransformError(f"the dbt docs cannot be written to {folder}: {error}", "choose another --folder") from error
+        raise TransformError(
+            f"the dbt docs cannot be written to {folder}: {error}", "choose another --folder"
+        ) from error
     finally:
         transformer.close()
 
@@ -39,7 +41,9 @@ def serve_site(folder: Path, port: int, host: str = "127.0.0.1") -> None:
     try:
         server = ThreadingHTTPServer((host, port), handler)
     except OSError as error:
-        raise LakehouseError(f"cannot serve on {host}:{port}: {error.strerror}", "choose another --serve port") from error
+        raise LakehouseError(
+            f"cannot serve on {host}:{port}: {error.strerror}", "choose another --serve port"
+        ) from error
     print(f"dbt docs at http://{host}:{server.server_port}", flush=True)
     with server:
         try:

@@ -49,6 +49,7 @@ class Plugin(BasePlugin):
     def store(self, target_config: TargetConfig) -> None:
         """Carry out one call of a macro."""
         call = target_config.config
+        assert target_config.location is not None
         operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "register": self._register,
             "plan": self._incremental,
@@ -66,7 +67,7 @@ class Plugin(BasePlugin):
     def _refresh(self, key: Key, declared: list[tuple[str, str]]) -> None:
         if self._lake.exists(*key):
             table = self._lake.open(*key)
-            seen = (table.metadata().id, table.version())
+            seen = (str(table.metadata().id), table.version())
             if self._views.get(key) != seen:
                 self._create_view(key, snapshot_sql(table))
                 self._views[key] = seen
@@ -111,7 +112,7 @@ class Plugin(BasePlugin):
         missing = set(call["must_read"]) - plan.readers
         if missing:
             raise TransformError(
-                f"{plan.consumer[1]} was asked for without {', '.join(sorted(missing))}: rows would count as seen unread",
+                f"{plan.consumer[1]} was asked for without {', '.join(sorted(missing))}: rows would be passed over",
                 "build the whole lane (--select tag:hot)",
             )
         commit = None if self._is_settled(plan, call) else self._commit(plan, call)

@@ -30,7 +30,7 @@ def landings(records: list[Row], rng: random.Random) -> Iterator[list[Row]]:
     while waiting:
         partitions = {row["_partition"] for row in waiting}
         taken = set(rng.sample(sorted(partitions), rng.randrange(1, len(partitions) + 1)))
-        most = rng.randrange(1, 90)
+        most = rng.choice([1, 40, 150])
         chosen = [row for row in waiting if row["_partition"] in taken][:most]
         waiting = [row for row in waiting if row not in chosen]
         yield chosen
@@ -57,13 +57,13 @@ def check(lake: SmallLake) -> None:
     assert_same(lake.rows("gold", "card_transaction_features"), oracle.features(rows), "transaction_id")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_split_gives_what_brute_force_gives(lake: SmallLake, seed: int) -> None:
     rng = random.Random(seed)
     records = oracle.random_records(seed, count=400, partitions=3)
     for rows in landings(records, rng):
         lake.land("card_transactions", rows)
-        if rng.random() < 0.4:
+        if rng.random() < 0.3:
             lake.build("hot")
             check(lake)
     lake.build("hot")
@@ -76,7 +76,7 @@ def test_any_split_gives_what_brute_force_gives(lake: SmallLake, seed: int) -> N
 def test_order_of_arrival_within_the_lateness_changes_no_window(lake: SmallLake) -> None:
     rng = random.Random(5)
     records = oracle.random_records(5, count=200, partitions=1)
-    in_time = [row for row in records if row.get("trans_num")]
+    in_time = [row for row in records if row.get("trans_num") and row["trans_date_trans_time"][-2:] <= "15"]
     in_time.sort(key=lambda row: row["trans_date_trans_time"])
     results = []
     for shuffled in (False, True):

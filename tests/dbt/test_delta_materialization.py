@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -53,7 +54,9 @@ class Mini:
     def add(self, first: int, last: int) -> None:
         """Land events with ids first..last-1 and amount = id."""
         ids = list(range(first, last))
-        frame = pl.DataFrame({"id": ids, "amount": [float(i) for i in ids]}, schema={"id": pl.Int64, "amount": pl.Float64})
+        frame = pl.DataFrame(
+            {"id": ids, "amount": [float(i) for i in ids]}, schema={"id": pl.Int64, "amount": pl.Float64}
+        )
         write_deltalake(str(self.root / "bronze/events"), frame.to_arrow(), mode="append")
 
     def build(self, lane: str = "all", *, full_refresh: bool = False) -> BuildResult:
@@ -98,7 +101,9 @@ def test_each_build_reads_only_new_rows(mini: Mini) -> None:
 def test_nothing_new_commits_nothing(mini: Mini) -> None:
     mini.add(0, 5)
     mini.build()
-    versions = {name: DeltaTable(str(mini.root / "gold" / name)).version() for name in ("features", "latest", "average")}
+    versions = {
+        name: DeltaTable(str(mini.root / "gold" / name)).version() for name in ("features", "latest", "average")
+    }
     again = mini.build()
     assert all(node.version is None for node in again.nodes)
     assert versions == {name: DeltaTable(str(mini.root / "gold" / name)).version() for name in versions}
@@ -166,7 +171,9 @@ def test_alerts_without_its_rules_is_refused(mini: Mini) -> None:
         result.raise_for_errors()
 
 
-def test_a_model_that_disagrees_with_its_declaration_fails_by_name(mini: Mini, mini_project: Path, tmp_path: Path) -> None:
+def test_a_model_that_disagrees_with_its_declaration_fails_by_name(
+    mini: Mini, mini_project: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(mini_project, broken)
     (broken / "models/gold/average.sql").write_text("select avg(amount) as mean from {{ ref('latest') }}")
@@ -182,7 +189,10 @@ def test_a_rival_build_of_the_same_model_is_refused(mini: Mini) -> None:
     mini.add(5, 8)
     mini.transformer.build(["--select", "cards"])
     lake = Lake.at(mini.root)
-    plans = [Consumption(lake).plan(("gold", "features"), [("silver", "cards")], full_refresh=False, keep_rows=False) for _ in range(2)]
+    plans = [
+        Consumption(lake).plan(("gold", "features"), [("silver", "cards")], full_refresh=False, keep_rows=False)
+        for _ in range(2)
+    ]
     rows = pa.table({"id": [7], "half": [3.5], "amount": [7.0]})
     for plan in plans:
         Consumption(lake).ask(plan, ("silver", "cards"), "features")
@@ -199,7 +209,9 @@ def test_every_version_opens_in_other_readers(mini: Mini) -> None:
     counts = []
     for version in range(DeltaTable(path).version() + 1):
         files = DeltaTable(path, version=version).file_uris()
-        seen = duckdb.connect().execute("select count(*) from read_parquet(?)", [files]).fetchall()[0][0] if files else 0
+        seen = (
+            duckdb.connect().execute("select count(*) from read_parquet(?)", [files]).fetchall()[0][0] if files else 0
+        )
         assert seen == pl.read_delta(path, version=version).height
         counts.append(seen)
     assert counts == [0, 10, 20, 30]
@@ -211,7 +223,7 @@ def test_any_split_into_batches_gives_the_same_tables(mini_project: Path, cuts: 
     edges = [0, *sorted(cuts), 130]
     with tempfile.TemporaryDirectory() as folder:
         mini = Mini(Path(folder) / "lake", mini_project)
-        for first, last in zip(edges, edges[1:], strict=False):
+        for first, last in pairwise(edges):
             mini.add(first, last)
             mini.build()
         assert mini.ids("gold", "features") == list(range(130))

@@ -44,11 +44,11 @@ def check(lake: SmallLake, expected: Replayed) -> None:
     assert_same(lake.rows("gold", "alerts"), expected.alerts(), "rule", "transaction_id")
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_split_of_the_log_gives_what_one_build_gives(lake: SmallLake, seed: int) -> None:
     log = random_log(seed, transactions=150)
     rng = random.Random(seed)
-    bounds = [0, *sorted(rng.sample(range(1, len(log)), 4)), len(log)]
+    bounds = [0, *sorted(rng.sample(range(1, len(log)), 3)), len(log)]
     for start, end in pairwise(bounds):
         land(lake, log[start:end])
         lane = rng.choice(["hot", "replica", "none"])

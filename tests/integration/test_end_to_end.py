@@ -41,7 +41,9 @@ def create_bank(dsn: str, users: int, transactions: int) -> None:
             "create table transactions (transaction_id serial primary key, user_id int,"
             " transaction_date timestamp default now(), amount decimal(10,2))"
         )
-        connection.execute("insert into users (name, email) select 'U' || i, 'u' || i || '@x' from generate_series(1, %s) i", [users])
+        connection.execute(
+            "insert into users (name, email) select 'U' || i, 'u' || i || '@x' from generate_series(1, %s) i", [users]
+        )
         connection.execute(
             "insert into transactions (user_id, transaction_date, amount) select 1 + i %% %s,"
             " timestamp '2026-01-01' + i * interval '7 minutes', 10 + i %% 990 from generate_series(1, %s) i",
@@ -111,7 +113,9 @@ def test_silver_equals_the_source_under_concurrent_writers(database: str, tmp_pa
             connection.execute("update users set name = 'renamed' where user_id = 3")
             connection.execute("delete from users where user_id = 4")
         cycle.catch_up()
-    assert lake_rows(settings, "transactions", "transaction_id") == source_rows(database, "transactions", "transaction_id")
+    assert lake_rows(settings, "transactions", "transaction_id") == source_rows(
+        database, "transactions", "transaction_id"
+    )
     assert lake_rows(settings, "users", "user_id") == source_rows(database, "users", "user_id")
 
 
@@ -132,14 +136,24 @@ def test_gold_anomalies_equal_the_reference_query_run_inside_postgresql(database
     assert [float(row[8]) if row[8] is not None else None for row in got.rows()] == [
         pytest.approx(float(row[8]), abs=1e-6) if row[8] is not None else None for row in expected
     ]
-    per_user = pl.read_delta(f"{settings.lake}/gold/user_avg").sort("user_id").select("user_id", "avg_amount", "transaction_count")
+    per_user = (
+        pl.read_delta(f"{settings.lake}/gold/user_avg")
+        .sort("user_id")
+        .select("user_id", "avg_amount", "transaction_count")
+    )
     assert [(u, pytest.approx(a) if a is not None else None, n) for u, a, n in averages] == per_user.rows()
 
 
 def test_silver_and_gold_rebuilt_from_bronze_are_the_same(database: str, kafka: Broker, tmp_path: Path) -> None:
     create_bank(database, users=10, transactions=200)
     topic = kafka.new_topic(2)
-    kafka.publish(topic, [encode(card(number * 40, user_id=number % 5, amt=900.0 if number % 40 == 39 else 20.0 + number % 7)) for number in range(200)])
+    kafka.publish(
+        topic,
+        [
+            encode(card(number * 40, user_id=number % 5, amt=900.0 if number % 40 == 39 else 20.0 + number % 7))
+            for number in range(200)
+        ],
+    )
     settings = load_settings(
         lake=str(tmp_path / "lake"), postgres_dsn=database, kafka_bootstrap_servers=kafka.bootstrap, kafka_topic=topic
     )
@@ -194,7 +208,9 @@ def test_over_and_tumble_equal_brute_force_with_ties_and_exact_bounds(kafka: Bro
     over = pl.read_delta(f"{settings.lake}/gold/user_trans_amt_last_360min").filter(pl.col("user_id") != 99)
     assert over.height == len(records)
     for trans_num, user, _, mean, count in over.iter_rows():
-        window = [r.amt for r in records if r.user_id == user and at[trans_num] - 360 <= at[r.trans_num] <= at[trans_num]]
+        window = [
+            r.amt for r in records if r.user_id == user and at[trans_num] - 360 <= at[r.trans_num] <= at[trans_num]
+        ]
         assert count == len(window)
         assert mean == pytest.approx(sum(window) / len(window))
     tumble = pl.read_delta(f"{settings.lake}/gold/user_trans_amt_last_360min_windowed").filter(pl.col("user_id") != 99)
@@ -230,8 +246,12 @@ def test_unreadable_records_are_kept_and_good_ones_pass(kafka: Broker, tmp_path:
 
 def test_a_captured_table_the_project_does_not_know_gets_its_replica_and_history(database: str, tmp_path: Path) -> None:
     with psycopg.connect(database) as connection:
-        connection.execute('create table "Order Lines" ("Order" int, line int, "what?" text, primary key ("Order", line))')
-        connection.execute("""insert into "Order Lines" select i, j, 'x' || i from generate_series(1, 5) i, generate_series(1, 3) j""")
+        connection.execute(
+            'create table "Order Lines" ("Order" int, line int, "what?" text, primary key ("Order", line))'
+        )
+        connection.execute(
+            """insert into "Order Lines" select i, j, 'x' || i from generate_series(1, 5) i, generate_series(1, 3) j"""
+        )
     settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database)
     with Cycle(settings) as cycle:
         cycle.catch_up()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -17,7 +18,7 @@ from deltalake.exceptions import CommitFailedError
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake import durable
 from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.compaction import merge_small_files
+from fraud_lakehouse.lake.compaction import merge_small_files, rewrite
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.maintenance import maintain, maintain_table
 from fraud_lakehouse.lake.writer_lock import writer_lock
@@ -47,14 +48,33 @@ def test_upkeep_compacts_and_changes_no_row(tmp_path: Path) -> None:
     assert pl.read_delta(str(tmp_path / "bronze/t")).height == 13
 
 
-def test_two_mergers_at_once_double_nothing(tmp_path: Path) -> None:
+def merge(handle: DeltaTable, root: Path) -> None:
+    merge_small_files(handle, root, 10_000, 2)
+
+
+def compact(handle: DeltaTable, _: Path) -> None:
+    handle.optimize.compact(commit_properties=rewrite(handle))
+
+
+def replace(_: DeltaTable, root: Path) -> None:
+    Appender.open(Lake.at(root.parent.parent), "bronze", "t", SCHEMA).replace(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "first, second", [(merge, merge), (merge, compact), (compact, merge), (compact, compact), (replace, merge)]
+)
+def test_two_rewrites_at_once_double_nothing(
+    tmp_path: Path, first: Callable[[DeltaTable, Path], None], second: Callable[[DeltaTable, Path], None]
+) -> None:
     filled(tmp_path, 4)
     root = tmp_path / "bronze/t"
     one, two = DeltaTable(str(root)), DeltaTable(str(root))
-    assert merge_small_files(one, root, 10_000, 2) == 4
+    first(one, root)
+    kept = pl.read_delta(str(root))["x"].sort().to_list()
+    assert kept == ([] if first is replace else [1, 2, 3, 4])
     with pytest.raises(CommitFailedError):
-        merge_small_files(two, root, 10_000, 2)
-    assert pl.read_delta(str(root))["x"].to_list() == [1, 2, 3, 4]
+        second(two, root)
+    assert pl.read_delta(str(root))["x"].sort().to_list() == kept
 
 
 def test_an_append_during_a_merge_is_kept(tmp_path: Path) -> None:
