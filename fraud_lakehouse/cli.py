@@ -93,8 +93,8 @@ def replay(
     """Publish a CSV of card transactions to Kafka as the 12-field JSON."""
     from fraud_lakehouse.replay import replay as replay_file
 
-    count = replay_file(_settings(), file, rate=rate, topic=topic)
-    typer.echo(f"{count:,} records published")
+    result = replay_file(_settings(), file, rate=rate, topic=topic)
+    typer.echo(f"{result.published:,} records published to {result.topic} in {result.seconds:.1f} s")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from pathlib import Path
 VERSION = "4.1.0"
 SCALA = "2.13"
 _JAVA = ["java", "-Xms128m", "-Xmx512m", "-XX:TieredStopAtLevel=1"]
-_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+_POM = f"""<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>fraud_lakehouse</groupId><artifactId>test-kafka</artifactId><version>1</version><packaging>pom</packaging>
   <dependencies>

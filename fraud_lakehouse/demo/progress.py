@@ -45,7 +45,7 @@ class Progress:
         tables = {"postgres": "transactions", "kafka": "card_transactions"}
         self._bronze = {source: RowCount(lake, "bronze", table) for source, table in tables.items()}
         self._skew = 0  # bank operations that never were change events: applied before the backfill
-        self._until: dict[str, datetime | None] = {}
+        self._until: dict[str, datetime] = {}
         self._problems: dict[str, str] = {}
         self._cycle_seconds = 0.0
         self._done = threading.Event()
@@ -71,7 +71,8 @@ class Progress:
             self._cycle_seconds = sum(result.seconds.values())
 
     def backfilled(self) -> None:
-        """Say that the bank is drained: operations that are not in bronze now never were change events."""
+        """Say that both sources are drained: operations not in bronze now never were change events."""
+        self._until = {truth.source: datetime.now(UTC) for truth in (self._bank, self._cards)}
         self._skew = self._bank.generated().rows - self.landed("postgres")
 
     def start(self) -> None:
@@ -91,9 +92,9 @@ class Progress:
     def refresh(self, *, everything: bool = False) -> None:
         """Bring the score up to date; with `everything`, all that was generated counts as scored."""
         with self._busy:
-            until = self._until
+            until = dict(self._until)
             if everything:
-                until = {truth.source: truth.generated().until for truth in (self._bank, self._cards)}
+                until = {truth.source: datetime.now(UTC) for truth in (self._bank, self._cards)}
             fresh = self.board.refresh(until)
             if fresh and not self.first_alert.is_set():
                 self.first_alert.set()
@@ -124,7 +125,8 @@ class Progress:
 
     def _line(self, per_second: float) -> str:
         lag = self._lag()
-        seconds = [(datetime.now(UTC) - until).total_seconds() for until in self._until.values() if until]
+        seconds = [(datetime.now(UTC) - until).total_seconds() for until in self._until.values()]
+        cycle = f"{self._cycle_seconds:.2f} s" if self._cycle_seconds else "-"
         scores = self.board.scores.values()
         total = Score(
             alerted={key for score in scores for key in score.alerted},
@@ -137,7 +139,7 @@ class Progress:
             f"  lag {lag['postgres'] + lag['kafka']:,} rows, {max(seconds, default=0):.1f} s"
             f"  alerts {self.board.alerts:,}"
             f"  precision {percent(total.precision)}  recall {percent(total.recall)}"
-            f"  cycle {self._cycle_seconds:.2f} s"
+            f"  cycle {cycle}"
         )
 
     def summary(self) -> str:

@@ -80,7 +80,7 @@ class Scoreboard:
         """Alerts recorded so far."""
         return len(self._known)
 
-    def refresh(self, scored_until: Mapping[str, datetime | None]) -> list[dict[str, Any]]:
+    def refresh(self, scored_until: Mapping[str, datetime]) -> list[dict[str, Any]]:
         """Take over what is new; answers the new alerts, oldest first.
 
         Args:

@@ -19,7 +19,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake import durable, schemas
-from fraud_lakehouse.lake.compaction import merge_small_files, rewrite
+from fraud_lakehouse.lake.compaction import ONLY_NEXT, merge_small_files
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.parquet import write_parquet
@@ -120,7 +120,7 @@ class Appender:
                 empty,
                 mode="overwrite",
                 schema_mode="overwrite",
-                commit_properties=rewrite(self._handle),
+                commit_properties=ONLY_NEXT,
                 post_commithook_properties=_NO_HOOKS,
             )
             self._schema = schemas.frame_schema(self._handle.schema())

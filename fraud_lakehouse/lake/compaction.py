@@ -4,8 +4,8 @@ Written and fsynced before the commit that takes the small files out, so that a 
 rows are only in a file that never reached the disk (delta-rs' own compaction does not fsync). The small files stay on
 disk for readers of older versions until a vacuum. The commit says that no data changed: readers of new rows see none.
 
-delta-rs does not see that two such commits remove the same files: both would be accepted and rows doubled. So whatever
-takes files out of a table that this writer appends to commits the app transaction of `rewrite` as well: that is the fence.
+delta-rs (1.6.6) accepts two commits that take out the same files, its own compaction included, and rows are doubled.
+So a rewrite is accepted only as the very next version after the one it read (`ONLY_NEXT`): that is the fence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.lake import schemas
@@ -24,12 +24,8 @@ MERGED_BYTES = 64 * 1024 * 1024
 """About how large a merged file becomes; in memory it is some ten times that."""
 
 
-REWRITE_APP_ID = "fraud_lakehouse:files"
-
-
-def rewrite(handle: DeltaTable) -> CommitProperties:
-    """Properties of a commit that takes files out: of two rewrites of one version the second is refused."""
-    return CommitProperties(app_transactions=[Transaction(REWRITE_APP_ID, handle.version() + 1)])
+ONLY_NEXT = CommitProperties(max_commit_retries=0)
+"""Refuse the commit if anybody committed since the handle's version."""
 
 
 def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_least: int) -> int:
@@ -43,7 +39,7 @@ def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_leas
         number of files that were replaced; each commit replaces about 64 MB at most.
 
     Raises:
-        CommitFailedError: another writer rewrote files first; nothing changed.
+        CommitFailedError: another writer committed first; nothing changed.
     """
     actions = pl.DataFrame(handle.get_add_actions(flatten=True)).select("path", "size_bytes", "modification_time")
     small = actions.filter(pl.col("size_bytes") < smaller_than).sort("modification_time")
@@ -64,7 +60,7 @@ def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_leas
         actions_of_commit,
         "append",
         handle.schema(),
-        commit_properties=rewrite(handle),
+        commit_properties=ONLY_NEXT,
         post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
     )
     return len(removed)

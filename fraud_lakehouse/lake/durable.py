@@ -63,7 +63,7 @@ def sync_checkpoint(root: Path, version: int) -> None:
 
 
 def sync_versions(root: Path, first: int, last: int) -> None:
-    """fsync the versions `first`..`last` and every data file they add (used after a compaction)."""
+    """fsync the versions `first`..`last` and every data file they add."""
     for version in range(first, last + 1):
         entry = log_entry(root, version)
         for line in entry.read_text().splitlines():

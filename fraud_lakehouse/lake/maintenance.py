@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deltalake import DeltaTable, PostCommitHookProperties
+from deltalake.exceptions import CommitFailedError
 
 from fraud_lakehouse.lake import durable
 from fraud_lakehouse.lake.appender import lake_errors
-from fraud_lakehouse.lake.compaction import rewrite
+from fraud_lakehouse.lake.compaction import merge_small_files
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 
 LEAST_RETENTION_HOURS = 168
 FEW_FILES = 8
+SMALL_BYTES = 32 * 1024 * 1024
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
@@ -60,10 +62,7 @@ def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEA
         handle = lake.open(layer, name)
         files_before, bytes_before = _size(handle)
         if files_before > FEW_FILES:
-            before = handle.version()
-            handle.optimize.compact(commit_properties=rewrite(handle), post_commithook_properties=_NO_HOOKS)
-            handle.update_incremental()
-            _sync(lake, layer, name, before + 1, handle.version())
+            _compact(lake, handle, Path(lake.uri(layer, name)))
         handle.create_checkpoint()
         handle.cleanup_metadata()
         # full: also files that no commit names, such as those of a process killed between Parquet and commit.
@@ -73,9 +72,19 @@ def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEA
     return Upkeep(layer, name, files_before, files_after, bytes_before, bytes_after, len(removed), handle.version())
 
 
-def _sync(lake: Lake, layer: str, name: str, first: int, last: int) -> None:
-    if lake.is_local and last >= first:
-        durable.sync_versions(Path(lake.uri(layer, name)), first, last)
+def _compact(lake: Lake, handle: DeltaTable, root: Path) -> None:
+    """Merge files under 32 MB, 64 MB at a time. Another writer's commit in between ends it until the next upkeep."""
+    if not lake.is_local:
+        handle.optimize.compact(post_commithook_properties=_NO_HOOKS)
+        return
+    before = handle.version()
+    try:
+        while merge_small_files(handle, root, SMALL_BYTES, 2):
+            handle.update_incremental()
+    except CommitFailedError:
+        handle.update_incremental()
+    for version in range(before + 1, handle.version() + 1):
+        durable.sync_commit(root, version)
 
 
 def _size(handle: DeltaTable) -> tuple[int, int]:

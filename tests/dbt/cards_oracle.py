@@ -78,7 +78,7 @@ def late(rows: list[Row]) -> list[Row]:
     newest: dict[int, datetime] = {}
     result = []
     for row in sorted(rows, key=lambda one: (one["_partition"], one["_offset"])):
-        watermark = newest.get(row["_partition"], datetime.min) - LATENESS if row["_partition"] in newest else None
+        watermark = newest[row["_partition"]] - LATENESS if row["_partition"] in newest else None
         end = window_start(row["t"]) + SIX_HOURS
         if watermark is not None and end <= watermark:
             result.append({"trans_num": row["trans_num"], "watermark": watermark, "window_end": end})

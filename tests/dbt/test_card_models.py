@@ -88,7 +88,9 @@ def test_order_of_arrival_within_the_lateness_changes_no_window(lake: SmallLake)
         lake.land("card_transactions", in_time)
         lake.build("hot")
         windows = lake.rows("gold", "user_trans_amt_last_360min_windowed")
-        results.append(sorted((row["window_start"], row["user_id"], row["user_trans_count_last_360min"]) for row in windows))
+        results.append(
+            sorted((row["window_start"], row["user_id"], row["user_trans_count_last_360min"]) for row in windows)
+        )
 
     assert results[0]
     assert results[0] == results[1]

@@ -37,9 +37,7 @@ def check(lake: SmallLake, expected: Replayed) -> None:
     assert_same(lake.rows("silver", "transactions"), list(expected.transactions.values()), "transaction_id")
     for table, key in (("users", "user_id"), ("transactions", "transaction_id")):
         assert_same(lake.rows("silver", f"{table}_history"), expected.history[table], key, "_lsn", "_seq")
-    assert_same(
-        lake.rows("silver", "transactions_ledger"), expected.ledger, "transaction_id", "_lsn", "_seq", "weight"
-    )
+    assert_same(lake.rows("silver", "transactions_ledger"), expected.ledger, "transaction_id", "_lsn", "_seq", "weight")
     assert_same(lake.rows("gold", "transaction_features"), expected.features, "transaction_id", "_lsn", "_seq")
     assert_same(lake.rows("gold", "alerts"), expected.alerts(), "rule", "transaction_id")
 

@@ -66,7 +66,9 @@ def random_log(seed: int, transactions: int) -> list[list[Change]]:
                 live.add(identity)
                 changes.append((table, {**fresh(identity), "_op": "c", **position}))
             elif kind == "u" and live:
-                changes.append((table, {**fresh(rng.choice(sorted(live))), "_op": "u", **position, **_unsent(rng, table)}))
+                changes.append(
+                    (table, {**fresh(rng.choice(sorted(live))), "_op": "u", **position, **_unsent(rng, table)})
+                )
             elif kind == "d" and live:
                 identity = rng.choice(sorted(live))
                 live.remove(identity)

@@ -190,13 +190,18 @@ def test_drain_goes_on_after_a_rival_and_stops_when_there_are_two_writers() -> N
         drain(Rivalled(MOST_REFUSALS).step, 100, 50)
 
 
-def test_a_bounded_run_says_that_it_is_not_drained() -> None:
-    class Endless:
-        def step(self, max_rows: int) -> list[Any]:
-            return [landed("users", 2, 0, 5)]
+def _endless(max_rows: int) -> list[Any]:
+    return [landed("users", 2, 0, 5)]
 
-    batches, drained = drain(Endless().step, 100, 3)
-    assert (len(batches), drained) == (3, False)
+
+def test_a_source_that_never_rests_does_not_hold_the_run() -> None:
+    batches, caught_up = drain(_endless, 100, 50)
+    assert (len(batches), caught_up) == (2, True), "a batch that is not full has caught up"
+
+
+def test_a_bounded_run_says_that_it_has_not_caught_up() -> None:
+    batches, caught_up = drain(_endless, 2, 3)
+    assert (len(batches), caught_up) == (3, False)
     assert batches[0].newest_committed_at == AT
 
 

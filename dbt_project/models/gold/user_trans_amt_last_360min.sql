@@ -4,7 +4,7 @@
 
 with new_transactions as (
 
-    select trans_num, user_id, trans_date_trans_time
+    select trans_num, user_id, trans_date_trans_time, amt
     from {{ new_rows(ref('card_transactions')) }}
     where trans_date_trans_time is not null
 
@@ -72,8 +72,7 @@ features as (
         trans_date_trans_time,
         {{ over_range('avg(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as user_mean_trans_amt_last_360min,
         {{ over_range('count(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as user_trans_count_last_360min
-    from {{ new_rows(ref('card_transactions')) }}
-    where trans_date_trans_time is not null
+    from new_transactions
 
 )
 {%- endif %}

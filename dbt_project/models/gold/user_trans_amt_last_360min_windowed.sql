@@ -106,7 +106,14 @@ changes as (
 
     union all
 
-    select stored.*, false as _is_new, true as _delete
+    select
+        stored.window_start,
+        stored.window_end,
+        stored.user_id,
+        stored.user_mean_trans_amt_last_360min,
+        stored.user_trans_count_last_360min,
+        false as _is_new,
+        true as _delete
     from {{ this }} as stored
     cross join watermark
     where stored.window_end > watermark.watermark
