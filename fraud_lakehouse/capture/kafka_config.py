@@ -125,7 +125,8 @@ class KafkaClients:
         self.last_error = str(error.str())
 
     def _make(self, kind: type[_Client], defaults: dict[str, Any], ours: dict[str, Any]) -> _Client:
-        config = {"bootstrap.servers": self.bootstrap, "error_cb": self._remember} | defaults | self._extra | ours
+        base: dict[str, Any] = {"bootstrap.servers": self.bootstrap, "error_cb": self._remember}
+        config = base | defaults | self._extra | ours
         try:
             return kind(config, logger=_LOG)
         except KafkaException as error:
