@@ -5,6 +5,7 @@ Nothing here opens a file or a connection. Secrets (`postgres_dsn`, `alert_urls`
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,8 @@ class Settings(BaseSettings):
 
     lake: str = Field("lake", description="a folder, or s3://bucket/prefix")
     work: Path | None = Field(None, description="local scratch folder for dbt and locks; default: <lake>/_work")
+
+    cache: Path | None = Field(None, description="folder of parsed dbt projects; default: ~/.cache/fraud_lakehouse")
 
     postgres_dsn: SecretStr | None = Field(None, description="libpq connection string or URI")
     postgres_tables: CommaList = Field((), description="comma list of [schema.]table; default: discover public.*")
@@ -59,11 +62,27 @@ class Settings(BaseSettings):
         return "://" not in self.lake or self.lake.startswith("file://")
 
     @property
+    def cache_dir(self) -> Path:
+        """Parsed dbt projects, shared by all lakes of this user; may be removed at any time between runs."""
+        if self.cache is not None:
+            return self.cache.resolve()
+        home = _home()
+        return home / ".cache" / "fraud_lakehouse" if home else self.work_dir.resolve()
+
+    @property
     def work_dir(self) -> Path:
         """Local scratch folder (dbt target, locks); nothing in it is needed to recover."""
         if self.work is not None:
             return self.work
         return Path(self.lake.removeprefix("file://")) / "_work" if self.is_local else Path(".fraud_lakehouse")
+
+
+def _home() -> Path | None:
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home
+        return None
+    return home if os.access(home, os.W_OK) else None
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -58,5 +58,10 @@
     (select explode(sequence({{ first }}, {{ last }})) as step)
 {%- endmacro %}
 
+{#- An identifier, quoted. -#}
+{% macro quoted(name) %}{{ return(adapter.dispatch('quoted')(name)) }}{% endmacro %}
+{% macro default__quoted(name) %}{{ return('"' ~ (name | replace('"', '""')) ~ '"') }}{% endmacro %}
+{% macro spark__quoted(name) %}{{ return('`' ~ (name | replace('`', '``')) ~ '`') }}{% endmacro %}
+
 {#- An SQL string literal. -#}
 {% macro sql_text(text) %}{{ return("'" ~ (text | replace("'", "''")) ~ "'") }}{% endmacro %}

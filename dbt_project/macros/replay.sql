@@ -24,12 +24,12 @@
 
 {#- `prefix.name, ...`, quoted: names come from the source and may be anything. -#}
 {% macro column_list(names, prefix) -%}
-    {% for name in names %}{{ prefix }}.{{ adapter.quote(name) }}{{ ', ' if not loop.last }}{% endfor %}
+    {% for name in names %}{{ prefix }}.{{ quoted(name) }}{{ ', ' if not loop.last }}{% endfor %}
 {%- endmacro %}
 
 {#- `left.key = right.key and ...` -#}
 {% macro same_key(key, left, right) -%}
-    {% for name in key %}{{ left }}.{{ adapter.quote(name) }} = {{ right }}.{{ adapter.quote(name) }}{{ ' and ' if not loop.last }}{% endfor %}
+    {% for name in key %}{{ left }}.{{ quoted(name) }} = {{ right }}.{{ quoted(name) }}{{ ' and ' if not loop.last }}{% endfor %}
 {%- endmacro %}
 
 {#- Whether one position in the log lies before another. -#}
@@ -150,7 +150,7 @@ chained_events as (
             over (
                 partition by chains.chain order by lives._lsn, lives._seq
                 rows between unbounded preceding and current row
-            ) as {{ adapter.quote('_sent_' ~ name) }}
+            ) as {{ quoted('_sent_' ~ name) }}
         {%- endfor %}
     from lives
     inner join chains on lives.life = chains.life
@@ -169,10 +169,10 @@ resolved as (
 
     select
         {% for name in columns -%}
-        {% if name in key %}{{ adapter.quote(name) }}{% else -%}
-        first_value({{ adapter.quote(name) }}) over (
-            partition by chain, {{ adapter.quote('_sent_' ~ name) }} order by _lsn, _seq
-        ) as {{ adapter.quote(name) }}
+        {% if name in key %}{{ quoted(name) }}{% else -%}
+        first_value({{ quoted(name) }}) over (
+            partition by chain, {{ quoted('_sent_' ~ name) }} order by _lsn, _seq
+        ) as {{ quoted(name) }}
         {%- endif %},
         {% endfor -%}
         _op, _lsn, _seq, _committed_at

@@ -185,9 +185,8 @@ class DagsterServices:
         return all(service.wait_ready(timeout, stop) for service in (self._web, self._daemon))
 
     def stop(self) -> None:
-        """Stop all three; the daemon before the code server, whose runs end with it."""
-        for service in (self._daemon, self._web, self._code):
-            service.ask_to_stop()
+        """Stop all three; the code server last, as the others ask it to the end. Its runs end with it."""
+        self._web.ask_to_stop()
         for service in (self._daemon, self._web, self._code):
             service.stop()
 

@@ -73,6 +73,7 @@ class Progress:
     def backfilled(self) -> None:
         """Say that both sources are drained: operations not in bronze now never were change events."""
         self._until = {truth.source: datetime.now(UTC) for truth in (self._bank, self._cards)}
+        self.board.refresh(self._until)  # what an earlier demo left is no news
         self._skew = self._bank.generated().rows - self.landed("postgres")
 
     def start(self) -> None:

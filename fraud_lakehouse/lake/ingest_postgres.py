@@ -49,6 +49,7 @@ class PostgresIngest:
         self._tables: dict[str, BronzeTable] = {}
         self._idle_since = time.monotonic()
         self._tables_checked = 0.0
+        self._dropped: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +129,19 @@ class PostgresIngest:
         else:
             self.capture.resume(position)
         self._audit.resumed(SOURCE)
+        self._dropped = self._positions_of_dropped_tables()
         return landed
+
+    def _positions_of_dropped_tables(self) -> dict[str, int]:
+        """Positions of bronze tables the source no longer has: the log may still hold their last events."""
+        present = {info.name for info in self.capture.tables()}
+        found = {}
+        for name in self.lake.tables("bronze"):
+            if name not in present:
+                position = self.lake.open("bronze", name).transaction_version(self.capture.app_id_of(name))
+                if position is not None:
+                    found[name] = position
+        return found
 
     def _abandoned(self, app_id: str) -> int | None:
         """The position an operator gave up when accepting the source as it is; a snapshot is due while we are there."""
@@ -195,7 +208,7 @@ class PostgresIngest:
         position = self._batches.position(app_id)
         assert position is not None, "the snapshot is finished"
         known = {name: table.position(self.capture.app_id_of(name)) for name, table in self._tables.items()}
-        after = {name: at for name, at in known.items() if at is not None}
+        after = self._dropped | {name: at for name, at in known.items() if at is not None}
         changes = self.capture.read(after, position, max_rows)
         if changes is None and self._acknowledge_again(position):
             changes = self.capture.read(after, position, max_rows)

@@ -1,7 +1,8 @@
 """The dbt project as it is run: the shipped one plus a replica and a history model per further captured table.
 
-A prepared project lies in `<work>/dbt/<hash>` with its manifest; the hash covers every file, so a changed
-model or a newly captured table gives another folder, and processes never disturb each other.
+A prepared project lies in `<cache>/dbt/<hash>` with its manifest; the hash covers every file, so a changed
+model or a newly captured table gives another folder, and processes never disturb each other. Which lake it is
+run over is the profile's matter, which each process writes for itself.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.scan import columns
 
+KEPT_SECONDS = 7 * 86_400
 KEY_PROPERTY = "fraud_lakehouse.key"
 SHIPPED_SOURCES = ("users", "transactions", "card_transactions")
 _NOT_COPIED = shutil.ignore_patterns("target", "logs", "dbt_packages", "profiles.yml", ".user.yml", "__pycache__")
@@ -39,9 +42,9 @@ class PreparedProject:
         return self.folder / "target" / "manifest.json"
 
     @property
-    def project_dir(self) -> Path:
-        """The folder of dbt_project.yml; profiles.yml lies there too."""
-        return self.folder
+    def parsed_path(self) -> Path:
+        """The manifest as dbt reads it back fastest."""
+        return self.folder / "target" / "partial_parse.msgpack"
 
 
 def shipped_project() -> Path:
@@ -69,9 +72,8 @@ def prepare_project(settings: Settings, shipped: Path | None = None) -> Prepared
     shipped = shipped or shipped_project()
     lake = Lake.at(settings.lake)
     generated = _generated_files(lake)
-    generated["profiles.yml"] = _profiles(settings, lake)
     generated["dbt_project.yml"] = _with_settings(shipped, settings)
-    home = settings.work_dir.resolve() / "dbt"
+    home = settings.cache_dir / "dbt"
     prepared = PreparedProject(home / _hash(shipped, generated))
     if prepared.manifest_path.is_file():
         return prepared
@@ -82,7 +84,7 @@ def prepare_project(settings: Settings, shipped: Path | None = None) -> Prepared
         for name, text in generated.items():
             (building / name).parent.mkdir(parents=True, exist_ok=True)
             (building / name).write_text(text)
-        _parse(building)
+        _parse(building, settings)
         try:
             os.rename(building, prepared.folder)
         except OSError:
@@ -90,25 +92,44 @@ def prepare_project(settings: Settings, shipped: Path | None = None) -> Prepared
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
+    _forget_old(home, prepared.folder)
     return prepared
 
 
-def dbt_arguments(prepared: PreparedProject, target: Path) -> list[str]:
+def _forget_old(home: Path, current: Path) -> None:
+    """Remove prepared projects that nobody made in the last week; who still runs one has its manifest in memory."""
+    for folder in home.iterdir():
+        if folder != current and time.time() - folder.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def dbt_arguments(prepared: PreparedProject, profiles: Path, target: Path) -> list[str]:
     """The command line options every dbt call here shares."""
-    folder = str(prepared.folder)
-    return ["--project-dir", folder, "--profiles-dir", folder, "--target-path", str(target)]
+    folders = {"--project-dir": prepared.folder, "--profiles-dir": profiles, "--target-path": target}
+    return [str(part) for option in folders.items() for part in option]
 
 
-def _parse(folder: Path) -> None:
+def write_profile(settings: Settings, folder: Path) -> Path:
+    """Write the profiles.yml that runs a prepared project over the settings' lake; answers its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "profiles.yml").write_text(_profiles(settings))
+    return folder
+
+
+def _parse(folder: Path, settings: Settings) -> None:
     from dbt.cli.main import dbtRunner  # 4 s of imports, only for who needs it
 
     quiet = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
-    result = dbtRunner().invoke([*quiet, "parse", *dbt_arguments(PreparedProject(folder), folder / "target")])
+    with tempfile.TemporaryDirectory() as profiles:
+        write_profile(settings, Path(profiles))
+        arguments = dbt_arguments(PreparedProject(folder), Path(profiles), folder / "target")
+        result = dbtRunner().invoke([*quiet, "parse", *arguments])
     if not result.success:
         raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
 
 
-def _profiles(settings: Settings, lake: Lake) -> str:
+def _profiles(settings: Settings) -> str:
+    lake = Lake.at(settings.lake)
     spill = str((settings.work_dir / "spill").resolve())
     output = {
         "type": "duckdb",

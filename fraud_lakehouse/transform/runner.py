@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.transform.project import PreparedProject, dbt_arguments, prepare_project
+from fraud_lakehouse.transform.project import PreparedProject, dbt_arguments, prepare_project, write_profile
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -90,7 +90,8 @@ class Transformer:
         self._shipped = shipped
         self._project: PreparedProject | None = None
         self._manifest: Manifest | None = None
-        self._target = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-dbt-"))
+        self._scratch = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-dbt-"))
+        write_profile(settings, self._scratch)
 
     @property
     def project(self) -> PreparedProject:
@@ -109,13 +110,8 @@ class Transformer:
         prepared = prepare_project(self._settings, self._shipped)
         if prepared == self._project and self._manifest is not None:
             return False
-        target = self._target / prepared.folder.name
-        shutil.copytree(prepared.folder / "target", target, dirs_exist_ok=True)
-        with _IN_PROCESS:
-            result = self._invoke(prepared, None, ["parse"], target)
-        if not result.success:
-            raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
-        self._project, self._manifest = prepared, result.result
+        self._manifest = _manifest(prepared)
+        self._project = prepared
         return True
 
     def build_lane(self, lane: str, *, full_refresh: bool = False) -> BuildResult:
@@ -138,7 +134,7 @@ class Transformer:
         started = time.monotonic()
         with _IN_PROCESS:
             plugin.commits.clear()
-            result = self._invoke(self.project, self._manifest, ["build", *options, *kinds], self._run_target)
+            result = self._invoke(["build", *options, *kinds])
             commits = dict(plugin.commits)
         if result.exception is not None:
             raise TransformError(f"dbt failed: {result.exception}", "see the message; the lake is unchanged by it")
@@ -153,27 +149,31 @@ class Transformer:
         """
         if self._manifest is None:
             self.reload()
-        target = self._run_target
         with _IN_PROCESS:
             for command in (["run-operation", "register_lake"], ["docs", "generate", "--static", "--no-compile"]):
-                result = self._invoke(self.project, self._manifest, command, target)
+                result = self._invoke(command)
                 if not result.success:
                     raise TransformError(f"dbt {command[0]} failed: {result.exception}", "see the message")
-        return target / "static_index.html"
+        return self._scratch / "target" / "static_index.html"
 
     def close(self) -> None:
         """Remove this process's scratch folder."""
-        shutil.rmtree(self._target, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
-    @property
-    def _run_target(self) -> Path:
-        return self._target / self.project.folder.name
-
-    @staticmethod
-    def _invoke(prepared: PreparedProject, manifest: Manifest | None, command: list[str], target: Path) -> Any:
+    def _invoke(self, command: list[str]) -> Any:
         from dbt.cli.main import dbtRunner
 
-        return dbtRunner(manifest=manifest).invoke([*_QUIET, *command, *dbt_arguments(prepared, target)])
+        folders = dbt_arguments(self.project, self._scratch, self._scratch / "target")
+        return dbtRunner(manifest=self._manifest).invoke([*_QUIET, *command, *folders])
+
+
+def _manifest(prepared: PreparedProject) -> Manifest:
+    """The parsed project, read back as dbt itself does for a partial parse."""
+    from dbt.contracts.graph.manifest import Manifest
+
+    manifest = Manifest.from_msgpack(prepared.parsed_path.read_bytes())
+    manifest.build_flat_graph()
+    return manifest
 
 
 def _node_result(result: Any, commits: dict[str, Any]) -> NodeResult:

@@ -16,6 +16,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake.compaction import merge_small_files
 from fraud_lakehouse.lake.durable import sync_versions
 from fraud_lakehouse.lake.lake import table_root
 from fraud_lakehouse.transform.scan import quoted
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 DELETE = "_delete"  # merge: a row with this set removes its key
 IS_NEW = "_is_new"  # merge: a row with this set is known to have a key the target lacks
+MERGE_EVERY = 100  # commits
+SMALL_BYTES = 1024 * 1024
+MANY_SMALL = 32
 _CONFIGURATION = {"delta.checkpointInterval": "100"}
 
 
@@ -112,11 +116,14 @@ def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:
 
 
 def _commit(plan: Plan, target: DeltaTable, data: pa.RecordBatchReader, mode: str) -> None:
-    properties = CommitProperties(app_transactions=plan.transactions())
+    positions = plan.transactions()
     try:
         if mode == "append":
+            properties = CommitProperties(app_transactions=positions)
             write_deltalake(target, data, mode="append", schema_mode="merge", commit_properties=properties)
         else:
+            # An overwrite rebased over a compaction keeps the compacted rows (deltalake 1.6.6): never rebase it.
+            properties = CommitProperties(app_transactions=positions, max_commit_retries=0)
             write_deltalake(target, data, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
     except CommitFailedError as error:
         raise _conflict(plan, error) from error
@@ -124,6 +131,8 @@ def _commit(plan: Plan, target: DeltaTable, data: pa.RecordBatchReader, mode: st
 
 def _done(target: DeltaTable, before: int, rows: int, strategy: str) -> Commit:
     _sync(target, before)
+    if target.version() // MERGE_EVERY > before // MERGE_EVERY:
+        _merge_small_files(target)
     return Commit(rows, target.version(), strategy)
 
 
@@ -132,6 +141,20 @@ def _sync(target: DeltaTable, before: int) -> None:
     root = table_root(target)
     if "://" not in root:
         sync_versions(Path(root), before + 1, target.version())
+
+
+def _merge_small_files(target: DeltaTable) -> None:
+    """Keep a table that grows by a little file every cycle quick to open and to read."""
+    root = table_root(target)
+    if "://" in root:
+        return  # upkeep does it
+    before = target.version()
+    try:
+        merge_small_files(target, Path(root), SMALL_BYTES, MANY_SMALL)
+    except CommitFailedError:
+        return  # another writer was first; the next hundred commits come
+    target.update_incremental()
+    _sync(target, before)
 
 
 def _conflict(plan: Plan, error: CommitFailedError) -> ConcurrentWriterError:

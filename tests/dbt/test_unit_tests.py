@@ -7,15 +7,16 @@ from pathlib import Path
 from dbt.cli.main import dbtRunner
 
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.transform.project import dbt_arguments, prepare_project
+from fraud_lakehouse.transform.project import dbt_arguments, prepare_project, write_profile
 
 
 def test_unit_tests_pass_and_every_model_builds_on_an_empty_lake(tmp_path: Path) -> None:
-    prepared = prepare_project(load_settings(lake=str(tmp_path / "lake")))
+    settings = load_settings(lake=str(tmp_path / "lake"))
+    prepared = prepare_project(settings)
+    folders = dbt_arguments(prepared, write_profile(settings, tmp_path), tmp_path / "target")
     quiet = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
-    command = ["build", "--exclude-resource-type", "test", *dbt_arguments(prepared, tmp_path / "target")]
 
-    result = dbtRunner().invoke([*quiet, *command])
+    result = dbtRunner().invoke([*quiet, "build", "--exclude-resource-type", "test", *folders])
 
     assert result.exception is None
     outcomes = [(str(run.node.resource_type), run.node.name, str(run.status), run.message) for run in result.result]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fraud_lakehouse.demo import watchdog
+from fraud_lakehouse.demo.demo import Stopper
 from fraud_lakehouse.demo.home import HomeInUseError, HomeLock
 from fraud_lakehouse.demo.interface import DocsServer
 from fraud_lakehouse.demo.memory import tree_bytes
@@ -148,3 +149,22 @@ def test_memory_counts_children() -> None:
         child.stdout.readline()
         assert tree_bytes() - alone > 50_000_000
         child.communicate(b"\n")
+
+
+def test_first_signal_stops_second_hurries_third_ends_at_once() -> None:
+    stopper = Stopper()
+    stopper.on_signal(signal.SIGINT, None)
+    assert (stopper.stop.is_set(), stopper.hurry.is_set()) == (True, False)
+    stopper.on_signal(signal.SIGINT, None)
+    assert stopper.hurry.is_set()
+    with pytest.raises(KeyboardInterrupt):
+        stopper.on_signal(signal.SIGINT, None)
+
+
+def test_time_over_stops() -> None:
+    stopper = Stopper()
+    with stopper.after(0.05):
+        assert stopper.stop.wait(5)
+    forever = Stopper()
+    with forever.after(None):
+        assert not forever.stop.is_set()

@@ -193,7 +193,7 @@ postgres_actions = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(before=st.integers(0, 5), actions=st.lists(postgres_actions, max_size=14))
 def test_postgres_events_land_exactly_once_through_any_crash(before: int, actions: list[tuple[str, Any]]) -> None:
     numbers = iter(range(1_000_000))

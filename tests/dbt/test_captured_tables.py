@@ -1,0 +1,77 @@
+"""Replica and history of any other captured table: composite keys, names with capitals, blanks and quotes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from fraud_lakehouse.lake.bronze import BronzeTable
+from tests.dbt.small_lake import CHANGE, Row, SmallLake, assert_same
+
+NAME = "sales__Order_Lines"
+SCHEMA = {"Order Id": pl.Int64(), "line": pl.String(), 'Note "x"': pl.String(), "select": pl.Float64(), **CHANGE}
+KEY = ["Order Id", "line"]
+
+
+def event(op: str, lsn: int, seq: int, order: int | None = None, line: str | None = None, **values: object) -> Row:
+    at = datetime(2026, 1, 1, 0, 0, lsn, tzinfo=UTC)
+    change = {"_op": op, "_lsn": lsn, "_seq": seq, "_committed_at": at}
+    return {"Order Id": order, "line": line, **values, **change}
+
+
+def land(lake: SmallLake, rows: list[Row]) -> None:
+    frame = pl.DataFrame([{name: row.get(name) for name in SCHEMA} for row in rows], schema=SCHEMA)
+    BronzeTable.open_or_create(lake.lake, NAME, SCHEMA, KEY).append(frame, {})
+
+
+def test_a_table_with_awkward_names_is_replicated_with_its_history(tmp_path: Path) -> None:
+    lake = SmallLake(tmp_path / "lake")
+    note = 'Note "x"'
+    land(
+        lake,
+        [
+            event("r", 1, 1, 1, "a", **{note: "long", "select": 1.5}),
+            event("r", 1, 2, 1, "b", **{note: "kept"}),
+            event("u", 2, 1, 1, "a", select=2.5, _unchanged='["Note \\"x\\""]'),
+        ],
+    )
+    lake.build("replica")
+    assert_same(
+        lake.rows("silver", NAME),
+        [
+            {"Order Id": 1, "line": "a", note: "long", "select": 2.5},
+            {"Order Id": 1, "line": "b", note: "kept", "select": None},
+        ],
+        *KEY,
+    )
+
+    land(
+        lake,
+        [
+            event("d", 3, 1, 1, "b"),
+            event("u", 3, 2, 2, "b", select=9.0, _unchanged='["Note \\"x\\""]'),
+        ],
+    )
+    lake.build("replica")
+    assert_same(
+        lake.rows("silver", NAME),
+        [
+            {"Order Id": 1, "line": "a", note: "long", "select": 2.5},
+            {"Order Id": 2, "line": "b", note: "kept", "select": 9.0},
+        ],
+        *KEY,
+    )
+    assert set(lake.rows("silver", NAME)[0]) == {"Order Id", "line", note, "select"}
+    assert_same(
+        [row for row in lake.rows("silver", f"{NAME}_history") if row["line"] == "b"],
+        [
+            {"Order Id": 1, "line": "b", note: "kept", "_lsn": 1, "_seq": 2, "is_deleted": True},
+            {"Order Id": 2, "line": "b", note: "kept", "_lsn": 3, "_seq": 2, "is_deleted": False},
+        ],
+        *KEY,
+        "_lsn",
+        "_seq",
+    )
+    lake.transformer.close()
