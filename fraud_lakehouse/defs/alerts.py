@@ -80,15 +80,26 @@ def failure_sensor(settings: Settings) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="report_failed_runs",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Sends each failed run's error to FRAUD_ALERT_URLS.",
+        description="Sends a failed run's error to FRAUD_ALERT_URLS; of failures in a row, the first.",
     )
     def report_failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         if not settings.alert_urls:
             return dg.SkipReason("FRAUD_ALERT_URLS is not set.")
+        if failed_before(context.instance, context.dagster_run):
+            return dg.SkipReason(f"The run of {context.dagster_run.job_name} before this one failed too, and was told.")
         notify(settings, failure_message(context.dagster_run, context.failure_event.message or ""))
         return None
 
     return report_failed_runs
+
+
+def failed_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the job's last run that ended before this one failed."""
+    recent = instance.get_runs(dg.RunsFilter(job_name=run.job_name), limit=20)
+    ids = [one.run_id for one in recent]
+    older = recent[ids.index(run.run_id) + 1 :] if run.run_id in ids else []
+    ended = [one for one in older if one.is_finished]
+    return bool(ended) and ended[0].status == dg.DagsterRunStatus.FAILURE
 
 
 def failure_message(run: dg.DagsterRun, problem: str) -> Message:

@@ -8,6 +8,7 @@ more than the build itself.
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Manifest = Mapping[str, Any]
 STORED = "delta"  # the materialization that leaves a table; others are views inside a build
 REPORT_KEY = dg.AssetKey(["gold", "daily_report"])
+REPORT_FRESHNESS = dg.FreshnessPolicy.cron("0 1 * * *", lower_bound_delta=timedelta(hours=1), timezone="UTC")
 
 
 def load_manifest(path: Path) -> Manifest:
@@ -136,6 +138,9 @@ def _translator() -> "DagsterDbtTranslator":
         def get_asset_spec(self, manifest: Manifest, unique_id: str, project: Any) -> dg.AssetSpec:
             spec = super().get_asset_spec(manifest, unique_id, project)
             stored = self.get_resource_props(manifest, unique_id)["config"].get("materialized") == STORED
-            return spec.replace_attributes(kinds={"dbt", "deltalake" if stored else "view"})
+            kinds = {"dbt", "deltalake" if stored else "view"}
+            if spec.key == REPORT_KEY:
+                return spec.replace_attributes(kinds=kinds, freshness_policy=REPORT_FRESHNESS)
+            return spec.replace_attributes(kinds=kinds)
 
     return Translator(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True))

@@ -7,7 +7,6 @@ generated is missing in the lake, though the embedded Kafka keeps its log in mem
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -216,7 +215,6 @@ def _environment(settings: Settings) -> dict[str, str]:
 @contextmanager
 def _signals(stopper: Stopper) -> Iterator[None]:
     before = {number: signal.signal(number, stopper.on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    logging.getLogger("fraud_lakehouse").setLevel(logging.WARNING)
     try:
         yield
     finally:

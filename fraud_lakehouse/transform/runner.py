@@ -172,7 +172,7 @@ def _manifest(prepared: PreparedProject) -> Manifest:
     from dbt.contracts.graph.manifest import Manifest
 
     manifest = Manifest.from_msgpack(prepared.parsed_path.read_bytes())
-    manifest.build_flat_graph()
+    manifest.build_flat_graph()  # type: ignore[no-untyped-call]  # dbt leaves this one untyped
     return manifest
 
 
