@@ -18,15 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from deltalake import DeltaTable
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.scan import columns
 
+_INTEGER = re.compile("smallint|integer|bigint")
+_NUMBER = re.compile(r"smallint|integer|bigint|float|double|decimal\(\d+,\s*\d+\)")
+_TEXT = re.compile("varchar")
+_TIME = re.compile("timestamp|timestamptz|date")
 KEPT_SECONDS = 7 * 86_400
 KEY_PROPERTY = "fraud_lakehouse.key"
-SHIPPED_SOURCES = ("users", "transactions", "card_transactions")
+CARDS = "card_transactions"
+BANK = {
+    "users": ("user_id", {"user_id": _INTEGER, "name": _TEXT, "email": _TEXT, "registration_date": _TIME}),
+    "transactions": (
+        "transaction_id",
+        {"transaction_id": _INTEGER, "user_id": _INTEGER, "transaction_date": _TIME, "amount": _NUMBER},
+    ),
+}
+"""Captured tables that shipped models are about: key and columns with the types they can be computed from."""
 _NOT_COPIED = shutil.ignore_patterns("target", "logs", "dbt_packages", "profiles.yml", ".user.yml", "__pycache__")
 
 
@@ -71,8 +84,10 @@ def prepare_project(settings: Settings, shipped: Path | None = None) -> Prepared
     """
     shipped = shipped or shipped_project()
     lake = Lake.at(settings.lake)
-    generated = _generated_files(lake)
-    generated["dbt_project.yml"] = _with_settings(shipped, settings)
+    bank = {name: name if _is_like_shipped(lake, name) else f"bank_{name}" for name in BANK}
+    generated = _generated_files(lake, {CARDS, *bank.values()})
+    variables = {f"{name}_table": table for name, table in bank.items()}
+    generated["dbt_project.yml"] = _with_settings(shipped, settings, variables)
     home = settings.cache_dir / "dbt"
     prepared = PreparedProject(home / _hash(shipped, generated))
     if prepared.manifest_path.is_file():
@@ -144,15 +159,31 @@ def _profiles(settings: Settings) -> str:
     return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
 
 
-def _with_settings(shipped: Path, settings: Settings) -> str:
+def _is_like_shipped(lake: Lake, name: str) -> bool:
+    """Whether a captured table of this name has the key and columns the shipped models compute from (or is absent)."""
+    if not lake.exists("bronze", name):
+        return True
+    table = lake.open("bronze", name)
+    key, wanted = BANK[name]
+    kinds = dict(columns(table))
+    return _key_of(table) == [key] and all(kind.fullmatch(kinds.get(column, "")) for column, kind in wanted.items())
+
+
+def _key_of(table: DeltaTable) -> list[str]:
+    key: list[str] = json.loads(table.metadata().configuration.get(KEY_PROPERTY) or "[]")
+    return key
+
+
+def _with_settings(shipped: Path, settings: Settings, variables: dict[str, str]) -> str:
     """dbt_project.yml with the settings that models read as vars."""
     project = yaml.safe_load((shipped / "dbt_project.yml").read_text())
     project["vars"]["allowed_lateness_seconds"] = settings.allowed_lateness
     project["vars"]["late_rows"] = settings.late_rows
+    project["vars"] |= variables
     return yaml.safe_dump(project, sort_keys=False)
 
 
-def _generated_files(lake: Lake) -> dict[str, str]:
+def _generated_files(lake: Lake, shipped: set[str]) -> dict[str, str]:
     """Models and source entries of captured tables that the shipped project does not name.
 
     A model's name is made fit for dbt and unlike any shipped one; its alias is the table's own name.
@@ -160,9 +191,9 @@ def _generated_files(lake: Lake) -> dict[str, str]:
     files: dict[str, str] = {}
     sources = []
     captured = set(lake.tables("bronze"))
-    for name in sorted(captured - set(SHIPPED_SOURCES)):
+    for name in sorted(captured - shipped):
         table = lake.open("bronze", name)
-        key = json.loads(table.metadata().configuration.get(KEY_PROPERTY) or "[]")
+        key = _key_of(table)
         if not key:
             continue
         declared = [{"name": column, "data_type": kind, "quote": True} for column, kind in columns(table)]
@@ -178,7 +209,7 @@ def _generated_files(lake: Lake) -> dict[str, str]:
 
 
 def _model(alias: str, source: str, macro: str, key: list[str], unique_key: list[str]) -> dict[str, str]:
-    options = {"strategy": "merge", "unique_key": unique_key, "tags": ["replica"], "alias": alias}
+    options = {"strategy": "merge", "unique_key": unique_key, "tags": ["replica"], "alias": alias, "source_types": True}
     name = f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
     text = (
         "{{ config(**" + json.dumps(options) + ") }}\n"

@@ -85,6 +85,7 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
             predicate=on,
             source_alias="s",
             target_alias="t",
+            merge_schema=True,
             commit_properties=CommitProperties(app_transactions=plan.transactions()),
         )
         if DELETE in rows.column_names:

@@ -268,6 +268,46 @@ def test_a_captured_table_the_project_does_not_know_gets_its_replica_and_history
     assert history["is_deleted"].sum() == 3
 
 
+def test_tables_named_like_the_reference_ones_but_unlike_them_are_replicated_all_the_same(
+    database: str, tmp_path: Path
+) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute("create table transactions (id uuid primary key, account text, cents bigint)")
+        connection.execute(
+            "create table users (user_id bigint primary key, name text, email text, vip bool,"
+            " registration_date timestamptz default now())"
+        )
+        connection.execute(
+            "insert into transactions select gen_random_uuid(), 'a' || i, i from generate_series(1, 9) i"
+        )
+        connection.execute("insert into users select 5000000000 + i, 'n', 'e', true from generate_series(1, 4) i")
+    settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database)
+    with Cycle(settings) as cycle:
+        cycle.catch_up()
+        with psycopg.connect(database) as connection:
+            connection.execute("delete from users where user_id = 5000000001")
+            connection.execute("update transactions set cents = 100 where cents > 5")
+        cycle.catch_up()
+    replica = pl.read_delta(f"{settings.lake}/silver/transactions").sort("id")
+    assert replica.rows() == [(str(key), *rest) for key, *rest in source_rows(database, "transactions", "id")]
+    assert lake_rows(settings, "users", "user_id") == source_rows(database, "users", "user_id")
+    assert pl.read_delta(f"{settings.lake}/gold/transaction_anomalies").height == 0
+
+
+def test_a_column_added_while_running_reaches_the_replica(database: str, tmp_path: Path) -> None:
+    create_bank(database, users=3, transactions=20)
+    settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database)
+    with Cycle(settings) as cycle:
+        cycle.catch_up()
+        with psycopg.connect(database) as connection:
+            connection.execute("alter table transactions add column channel text")
+            connection.execute("update transactions set channel = 'web' where transaction_id < 4")
+        cycle.catch_up()
+    assert lake_rows(settings, "transactions", "transaction_id") == source_rows(
+        database, "transactions", "transaction_id"
+    )
+
+
 def test_another_library_opens_every_layer(database: str, tmp_path: Path) -> None:
     create_bank(database, users=5, transactions=50)
     settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database)

@@ -1,7 +1,7 @@
 {#- `materialized: delta`: run the model in DuckDB, commit its rows to Delta together with its reading
     positions, and leave a view on the new version for the models downstream.
     Configs: strategy (overwrite, append, merge), unique_key (merge), must_read (views whose reading this
-    model's commit stands for). -#}
+    model's commit stands for), source_types (columns are as the source has them, not as declared). -#}
 {% materialization delta, adapter='duckdb' %}
     {%- set target_relation = this.incorporate(type='view') -%}
     {{ run_hooks(pre_hooks) }}
@@ -10,7 +10,7 @@
     {%- do call.update({
         'model': model.unique_id,
         'sql': sql,
-        'columns': lake_columns(model),
+        'columns': {} if config.get('source_types') else lake_columns(model),
         'strategy': config.get('strategy', 'overwrite'),
         'unique_key': [key] if key is string else key,
         'must_read': config.get('must_read', []),

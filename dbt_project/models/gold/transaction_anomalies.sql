@@ -1,4 +1,4 @@
-{{ config(strategy='overwrite', tags=['replica']) }}
+{{ config(strategy='overwrite', tags=['replica'], source_types=true) }}
 
 with transactions as (
 
