@@ -31,7 +31,7 @@ touched_keys as (
 
 open_versions as (
 
-    select {{ column_list(columns, 'stored') }}, stored._lsn, stored._seq, stored.valid_from
+    select {{ stored_list(columns, 'stored') }}, stored._lsn, stored._seq, stored.valid_from
     from {{ this }} as stored
     where stored.valid_to is null
         and (

@@ -26,7 +26,7 @@ touched_keys as (
 stored_rows as (
 
     select
-        {{ column_list(columns, 'stored') }},
+        {{ stored_list(columns, 'stored') }},
         row_number() over (order by {{ column_list(key, 'stored') }}) as row_number
     from {{ this }} as stored
     where exists (select 1 from touched_keys where {{ same_key(key, 'stored', 'touched_keys') }})

@@ -149,6 +149,8 @@ class Transformer:
         """
         if self._manifest is None:
             self.reload()
+        (self._scratch / "target").mkdir(exist_ok=True)
+        shutil.copyfile(self.project.manifest_path, self._scratch / "target" / "manifest.json")
         with _IN_PROCESS:
             for command in (["run-operation", "register_lake"], ["docs", "generate", "--static", "--no-compile"]):
                 result = self._invoke(command)

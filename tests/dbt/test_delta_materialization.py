@@ -217,6 +217,14 @@ def test_every_version_opens_in_other_readers(mini: Mini) -> None:
     assert counts == [0, 10, 20, 30]
 
 
+def test_documentation_is_one_page_with_the_tables_columns(mini: Mini, tmp_path: Path) -> None:
+    mini.add(0, 5)
+    mini.build()
+    page = mini.transformer.documentation().read_text()
+    assert "<html" in page
+    assert "rule_big" in page
+
+
 @settings(max_examples=6, deadline=None)
 @given(cuts=st.lists(st.integers(0, 130), max_size=4))
 def test_any_split_into_batches_gives_the_same_tables(mini_project: Path, cuts: list[int]) -> None:

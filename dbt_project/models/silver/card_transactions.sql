@@ -27,7 +27,7 @@ repeated as (
 arrivals as (
 
     select
-        identified._topic, identified._partition, identified._offset,
+        identified._topic, identified._partition, identified._offset, identified._ingested_at,
         row_number() over (
             partition by identified.identity
             order by identified._ingested_at, identified._topic, identified._partition, identified._offset
@@ -39,7 +39,7 @@ arrivals as (
 
 repeats as (
 
-    select _topic, _partition, _offset from arrivals where arrival > 1
+    select _topic, _partition, _offset, _ingested_at from arrivals where arrival > 1
 
 ),
 {% if is_incremental_build() %}
@@ -60,6 +60,7 @@ first_arrivals as (
         where repeats._topic = identified._topic
             and repeats._partition = identified._partition
             and repeats._offset = identified._offset
+            and repeats._ingested_at is not distinct from identified._ingested_at
     )
     {%- if is_incremental_build() %}
     and not exists (select 1 from known where known.trans_num = identified.identity)

@@ -10,9 +10,9 @@ with arrivals as (
 
 ),
 {% if is_incremental_build() %}
-first_offsets as (
+first_arrivals as (
 
-    select _topic, _partition, min(_offset) as first_offset
+    select _topic, _partition, min(_ingested_at) as first_ingested_at
     from arrivals
     group by _topic, _partition
 
@@ -22,10 +22,10 @@ earlier_maximum as (
 
     select stored._topic, stored._partition, max(stored.trans_date_trans_time) as newest_time
     from {{ ref('card_transactions') }} as stored
-    inner join first_offsets
-        on stored._topic = first_offsets._topic
-        and stored._partition = first_offsets._partition
-        and stored._offset < first_offsets.first_offset
+    inner join first_arrivals
+        on stored._topic = first_arrivals._topic
+        and stored._partition = first_arrivals._partition
+        and stored._ingested_at < first_arrivals.first_ingested_at
     group by stored._topic, stored._partition
 
 ),
@@ -35,7 +35,8 @@ newest_before as (
     select
         arrivals.*,
         max(trans_date_trans_time) over (
-            partition by _topic, _partition order by _offset
+            -- a topic created anew starts its offsets again
+            partition by _topic, _partition order by _ingested_at, _offset
             rows between unbounded preceding and 1 preceding
         ) as newest_time
     from arrivals
