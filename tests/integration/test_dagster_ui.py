@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STARTUP_SECONDS = 120.0
 RUN_SECONDS = 120.0
 EXPANDED = "?expanded=" + "%2C".join(f"global%40global%3A{layer}" for layer in ("bronze", "silver", "gold"))
+UPSTREAM_OF_REPORT = "%2Bkey%3A%22gold%2Fdaily_report%22"
 SCHEMA = """
 create table users (user_id serial primary key, name varchar(100), email varchar(100),
   registration_date timestamp default now());
@@ -184,6 +185,10 @@ def test_the_graph_is_shown_and_materialize_all_succeeds(interface: Interface, t
         page.reload()
         page.get_by_text("Asset checks").first.wait_for(timeout=60_000)
         page.get_by_text(re.compile(r"^[1-9]\d* / \d+ Passed$")).first.wait_for(timeout=60_000)
+        page.screenshot(path=tmp_path / "whole_graph.png")
+        page.set_viewport_size({"width": 2300, "height": 1400})
+        page.goto(f"{interface.url}/asset-groups~{UPSTREAM_OF_REPORT}/{EXPANDED}")
+        page.get_by_text("alerts", exact=True).first.wait_for(timeout=60_000)
         page.screenshot(path=tmp_path / "asset_graph.png")
         page.goto(f"{interface.url}/assets/gold/alerts?view=checks")
         page.get_by_text("rule_amount_above_mean").first.wait_for(timeout=60_000)

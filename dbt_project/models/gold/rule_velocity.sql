@@ -14,14 +14,18 @@ fired as (
         {{ alert_columns(
             'velocity',
             score='greatest(cast(count_10min as double) / ' ~ rule.max_count ~ ', sum_10min / ' ~ rule.max_amount ~ ')',
-            reason="cast(count_10min as string) || ' transactions of together ' || " ~ readable('sum_10min')
-                ~ " || ' within 10 minutes, this one included'",
+            reason="case when count_10min = 1 then 'one transaction of ' || " ~ readable('sum_10min')
+                ~ " || ' is more than " ~ rule.max_amount ~ " within 10 minutes'"
+                ~ " else cast(count_10min as string) || ' transactions of together ' || " ~ readable('sum_10min')
+                ~ " || ' within 10 minutes, this one included' end",
             terms=[
                 ['count_10min', 'count_10min'],
                 ['sum_10min', 'sum_10min'],
                 ['max_count', rule.max_count],
                 ['max_amount', rule.max_amount],
                 ['amount', 'amount'],
+                ['prior_mean', 'prior_mean'],
+                ['prior_count', 'prior_count'],
             ],
         ) }}
     from evaluated
