@@ -5,7 +5,6 @@ How a message is sent, retried and recorded is in `detect/`.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
 
 DELIVER_SECONDS = 20.0
-CALM_SECONDS = 15.0  # two deliverers at a time could send an alert twice
 
 
 class DestinationError(Exception):
@@ -40,19 +38,9 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason("FRAUD_ALERT_URLS is not set: alerts are recorded in gold/alerts only.")
         if context.instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=UNFINISHED), limit=1):
             return dg.SkipReason("The live run delivers its alerts itself.")
-        if seconds_since_last_writer(settings) < CALM_SECONDS:
-            return dg.SkipReason("Another process is writing this lake; what it leaves pending is delivered after it.")
         return dg.SkipReason(deliver(settings))
 
     return deliver_alerts
-
-
-def seconds_since_last_writer(settings: Settings) -> float:
-    """How long no cycle or run has held the writer's lock; a live loop takes it about once a second."""
-    try:
-        return time.time() - (settings.work_dir / "writer.lock").stat().st_mtime
-    except FileNotFoundError:
-        return float("inf")
 
 
 def deliver(settings: Settings) -> str:

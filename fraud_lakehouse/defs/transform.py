@@ -38,8 +38,9 @@ def load_manifest(path: Path) -> Manifest:
 
 def model_key(node: Mapping[str, Any]) -> dg.AssetKey:
     """The asset key of a dbt node: layer and table; every source lies in the bronze layer."""
-    layer = "bronze" if node["resource_type"] == "source" else str(node["fqn"][1])
-    return dg.AssetKey([layer, str(node["name"])])
+    if node["resource_type"] == "source":
+        return dg.AssetKey(["bronze", str(node["identifier"])])
+    return dg.AssetKey([str(node["fqn"][1]), str(node["alias"])])
 
 
 def models(manifest: Manifest) -> dict[str, dg.AssetKey]:
@@ -52,7 +53,7 @@ def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
     from dagster_dbt import dbt_assets
 
     nodes = manifest["nodes"]
-    count = len(models(manifest))
+    keys = models(manifest)
 
     @dbt_assets(
         manifest=manifest,
@@ -63,8 +64,8 @@ def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
     def dbt_build(
         context: dg.AssetExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        names = sorted(key.path[-1] for key in context.selected_asset_keys)
-        everything = len(names) == count
+        names = sorted(nodes[uid]["name"] for uid, key in keys.items() if key in context.selected_asset_keys)
+        everything = len(names) == len(keys)
         with stated_failures(), lakehouse.writing():
             built = lakehouse.builder().build([] if everything else ["--select", *names])
         checks = {
@@ -75,11 +76,15 @@ def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
         for node in built.nodes:
             if node.unique_id in checks:
                 yield check_result(node, checks[node.unique_id])
-            elif node.resource_type == "model" and node.ok:
+            elif node.unique_id in keys and node.ok:
                 props = nodes[node.unique_id]
                 yield dg.MaterializeResult(
                     asset_key=model_key(props), metadata=model_metadata(lakehouse.lake, props, node)
                 )
+        if unseen := [
+            node.name for node in built.nodes if node.resource_type == "model" and node.unique_id not in keys
+        ]:
+            context.log.info("Reload the code location to see the newly captured: %s", ", ".join(unseen))
         context.log.info("%d dbt nodes in %.2f s, %d not well", len(built.nodes), built.seconds, len(built.failed))
         if built.failed:
             raise dg.Failure(

@@ -3,8 +3,8 @@
 Alerts are recorded in gold/alerts before anything here sees them, and each attempt is recorded in
 gold/alert_deliveries as soon as the destination has answered. So an alert reaches a destination at least once, and
 exactly once unless its answer is lost (no answer within the socket timeout, 4 s for most services) or the process
-dies between the answer and the record of it, or two processes deliver for one lake at a time. The alert_id is the
-idempotency key by which a receiver can drop such a repeat.
+dies between the answer and the record of it. The alert_id is the idempotency key by which a receiver can drop such a
+repeat. Processes of one machine take turns (`delivery.lock`), so that no two send the same alert.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,9 +22,10 @@ from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
 from fraud_lakehouse.detect.destination import Destination, destinations
 from fraud_lakehouse.detect.message import alert_message, digest_message
 from fraud_lakehouse.detect.outbox import Backoff, Outbox, Queue
-from fraud_lakehouse.errors import LakeError
+from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.writer_lock import process_lock
 from fraud_lakehouse.settings import Settings
 
 
@@ -58,6 +60,8 @@ class Delivery:
         self._destinations = destinations(settings)
         self._outbox = Outbox(lake, [one.name for one in self._destinations])
         self._log = DeliveryLog(lake)
+        self._lock_path = settings.work_dir / "delivery.lock"
+        self._turn: ExitStack | None = None
         self._rounds: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
         self._commit = threading.Lock()
@@ -77,6 +81,16 @@ class Delivery:
         """
         if not self._destinations:
             return DeliveryReport(notes=("no destination configured (FRAUD_ALERT_URLS)",))
+        try:
+            self._take_turn()
+        except ConcurrentWriterError as error:
+            return DeliveryReport(notes=(error.problem,))
+        try:
+            return self._deliver(wait)
+        finally:
+            self._end_turn()
+
+    def _deliver(self, wait: float) -> DeliveryReport:
         idle = [one for one in self._destinations if not self._is_running(one.name)]  # before the tables are read
         self._record(())
         self._outbox.refresh()
@@ -93,6 +107,19 @@ class Delivery:
         """Let no further message begin, and wait at most `wait` seconds for those under way."""
         self._closing.set()
         self._join(wait)
+        self._end_turn()
+
+    def _take_turn(self) -> None:
+        """Hold the lake's delivery lock until no message of ours is under way."""
+        if self._turn is None:
+            turn = ExitStack()
+            turn.enter_context(process_lock(self._lock_path, 0, "is delivering this lake's alerts"))
+            self._turn = turn
+
+    def _end_turn(self) -> None:
+        if self._turn is not None and not any(thread.is_alive() for thread in self._rounds.values()):
+            self._turn.close()
+            self._turn = None
 
     def _is_running(self, name: str) -> bool:
         thread = self._rounds.get(name)

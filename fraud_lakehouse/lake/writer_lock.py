@@ -1,6 +1,6 @@
-"""A courtesy lock: one capturing process at a time, so that a second one waits instead of being refused by the fence.
+"""Courtesy locks between the processes of one machine, so that a second one waits instead of being refused.
 
-Correctness never depends on it (the fence is in the Delta commit); the kernel releases it when its holder dies.
+Correctness never depends on them (the fence is in the Delta commit); the kernel releases one when its holder dies.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from pathlib import Path
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.02
 
 
 @contextmanager
 def writer_lock(folder: Path, timeout: float) -> Iterator[None]:
     """Hold `<folder>/writer.lock` for the length of the block.
+
+    Who waits holds `writer.queue` meanwhile: a busy cycle, which takes the lock again at once, queues behind it.
 
     Args:
         folder: local folder (`settings.work_dir`), created if needed.
@@ -29,37 +31,65 @@ def writer_lock(folder: Path, timeout: float) -> Iterator[None]:
         ConcurrentWriterError: another process still holds it; names its pid.
         LakeError: the folder cannot be written.
     """
-    path = folder / "writer.lock"
+    deadline = time.monotonic() + timeout
+    descriptor = _open(folder / "writer.lock")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        fix = "point FRAUD_WORK at a folder this user may write"
-        raise LakeError(f"the lock file {path} cannot be opened: {error.strerror or error}", fix) from None
-    try:
-        _acquire(descriptor, path, time.monotonic() + timeout)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-        os.ftruncate(descriptor, 0)
+        with process_lock(folder / "writer.queue", timeout, "waits to write into this lake"):
+            _acquire(descriptor, folder / "writer.lock", deadline, "is capturing into this lake already")
+        with _named(descriptor):
+            yield
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, deadline: float) -> None:
-    while not _try_lock(descriptor):
-        if time.monotonic() >= deadline:
-            holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise ConcurrentWriterError(
-                f"process {holder} is capturing into this lake already (it holds {path})",
-                "wait for it to finish, or stop it; a dead process never holds the lock",
-            )
-        time.sleep(_POLL_SECONDS)
+@contextmanager
+def process_lock(path: Path, timeout: float, activity: str) -> Iterator[None]:
+    """Hold one lock file for the length of the block.
 
+    Args:
+        activity: what its holder does, for the message of who does not get it.
 
-def _try_lock(descriptor: int) -> bool:
+    Raises:
+        ConcurrentWriterError: another process still holds it after `timeout` seconds; names its pid.
+        LakeError: the folder cannot be written.
+    """
+    descriptor = _open(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        _acquire(descriptor, path, time.monotonic() + timeout, activity)
+        with _named(descriptor):
+            yield
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        fix = "point FRAUD_WORK at a folder this user may write"
+        raise LakeError(f"the lock file {path} cannot be opened: {error.strerror or error}", fix) from None
+
+
+@contextmanager
+def _named(descriptor: int) -> Iterator[None]:
+    """Our pid in the file while the block runs; it is left there only by a process that was killed."""
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    yield
+    os.ftruncate(descriptor, 0)
+
+
+def _acquire(descriptor: int, path: Path, deadline: float, activity: str) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise ConcurrentWriterError(
+                    f"process {holder} {activity} (it holds {path})",
+                    "wait for it to finish, or stop it; a dead process never holds the lock",
+                ) from None
+            time.sleep(_POLL_SECONDS)

@@ -36,7 +36,7 @@ place, url, where = sys.argv[1:]
 lake = Lake.at(place)
 record_alerts(lake, 0, 5)
 failpoints.arm_from(where)
-print(Delivery(Settings(alert_urls=(url,)), lake).deliver_pending(wait=20))
+print(Delivery(Settings(lake=lake.root, alert_urls=(url,)), lake).deliver_pending(wait=20))
 """
 
 CYCLE_WITH_MODELS = """
@@ -91,7 +91,7 @@ def test_a_killed_cycle_loses_and_doubles_no_alert(tmp_path: Path, failpoint: st
     with Receiver() as server:
         killed_cycle(lake, server.url, failpoint)
         assert len(server.received) == arrived
-        report = Delivery(Settings(alert_urls=(server.url,)), lake).deliver_pending(wait=20)
+        report = Delivery(Settings(lake=lake.root, alert_urls=(server.url,)), lake).deliver_pending(wait=20)
         assert (report.delivered, report.pending) == (5 - arrived, 0)
         assert Counter(server.alert_ids) == {f"a{number}": 1 for number in range(5)}
     assert Counter(row["alert_id"] for row in attempts(lake)) == {f"a{number}": 1 for number in range(5)}
@@ -103,7 +103,7 @@ def test_only_death_between_answer_and_record_repeats_an_alert_under_its_key(tmp
     with Receiver() as server:
         killed_cycle(lake, server.url, "alerts.after_answer:3")
         assert server.alert_ids == ["a4", "a3", "a2"]
-        Delivery(Settings(alert_urls=(server.url,)), lake).deliver_pending(wait=20)
+        Delivery(Settings(lake=lake.root, alert_urls=(server.url,)), lake).deliver_pending(wait=20)
         assert Counter(server.alert_ids) == {"a4": 1, "a3": 1, "a2": 2, "a1": 1, "a0": 1}
         keys = [headers["Idempotency-Key"] for headers in server.headers]
         assert keys == server.alert_ids
@@ -142,7 +142,7 @@ def test_alerts_of_the_real_rules_survive_a_kill_before_delivery(tmp_path: Path)
     with Receiver() as server:
         killed_cycle(lake, server.url, "alerts.before_send", CYCLE_WITH_MODELS)
         assert server.received == []
-        settings = Settings(alert_urls=(server.url,))
+        settings = Settings(lake=lake.root, alert_urls=(server.url,))
         assert Delivery(settings, lake).deliver_pending(wait=20).delivered == 2
         assert Delivery(settings, lake).deliver_pending(wait=20).delivered == 0
     assert {(one["rule"], one["transaction_id"]) for one in server.received} == {
@@ -158,7 +158,7 @@ def test_alerts_of_the_real_rules_survive_a_kill_before_delivery(tmp_path: Path)
 def test_a_dead_and_a_hanging_destination_delay_no_alert_of_a_live_one(tmp_path: Path) -> None:
     lake = Lake.at(tmp_path)
     with Receiver() as live, Receiver(status=503) as dead, Receiver(delay=60) as hanging:
-        settings = Settings(alert_urls=(dead.url, hanging.url, live.url))
+        settings = Settings(lake=lake.root, alert_urls=(dead.url, hanging.url, live.url))
         delivery = Delivery(settings, lake, Backoff(first=0.3))
         slowest = 0.0
         for cycle in range(4):

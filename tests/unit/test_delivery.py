@@ -14,6 +14,7 @@ from fraud_lakehouse.detect.delivery import Delivery
 from fraud_lakehouse.detect.outbox import Backoff
 from fraud_lakehouse.errors import LakeError, SettingsError
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.writer_lock import process_lock
 from fraud_lakehouse.settings import Settings
 from tests.alert_receiver import Receiver, attempts, record_alerts
 
@@ -29,6 +30,12 @@ def lake(tmp_path: Path) -> Lake:
 def receiver() -> Iterator[Receiver]:
     with Receiver() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings' default lake, and its locks, lie in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 def settings(*urls: str, burst: int = 20) -> Settings:
@@ -219,3 +226,13 @@ def test_no_secret_in_records_reports_or_logs(
         f"json://127.0.0.1:{port}",
         f"form://127.0.0.1:{port}",
     }
+
+
+def test_processes_take_turns(lake: Lake, receiver: Receiver) -> None:
+    record_alerts(lake, 0, 1)
+    chosen = settings(receiver.url)
+    with process_lock(chosen.work_dir / "delivery.lock", 0, "is delivering"):
+        report = Delivery(chosen, lake).deliver_pending()
+        assert report.delivered == 0
+        assert "is delivering this lake's alerts" in report.notes[0]
+    assert Delivery(chosen, lake).deliver_pending(wait=5).delivered == 1

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -153,6 +154,32 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         holder.wait()
     with writer_lock(tmp_path, 5):
         assert (tmp_path / "writer.lock").read_text() == f"{os.getpid()}\n"
+
+
+IMPATIENT = """
+import sys
+from pathlib import Path
+from fraud_lakehouse.lake.writer_lock import writer_lock
+print("waiting", flush=True)
+with writer_lock(Path(sys.argv[1]), 30):
+    print("held", flush=True)
+"""
+
+
+def test_a_busy_holder_lets_a_waiting_process_in(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", IMPATIENT, str(tmp_path)]
+    with ExitStack() as started:
+        with writer_lock(tmp_path, 0):
+            waiting = started.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            assert waiting.stdout is not None
+            assert waiting.stdout.readline() == "waiting\n"
+        turns = 0
+        while waiting.poll() is None:  # takes the lock again at once, as a busy cycle does
+            with writer_lock(tmp_path, 30):
+                time.sleep(0.1)
+            turns += 1
+            assert turns < 100, "the waiting process never got its turn"
+        assert waiting.stdout.read() == "held\n"
 
 
 def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
