@@ -33,7 +33,7 @@ from fraud_lakehouse.detect.contracts import REQUIRED
 from fraud_lakehouse.detect.deliveries import TABLE as DELIVERIES
 from fraud_lakehouse.detect.destination import destinations
 from fraud_lakehouse.detect.outbox import ALERTS, Outbox
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status_text import render
 
@@ -132,14 +132,14 @@ class _Landed:
         """The app_ids with this prefix that batches were landed of."""
         if self.batches is None:
             return []
-        rows = pl.scan_delta(self.batches).filter(pl.col("app_id").str.starts_with(prefix))
+        rows = scan(self.batches).filter(pl.col("app_id").str.starts_with(prefix))
         return rows.select(pl.col("app_id").unique().sort()).collect()["app_id"].to_list()
 
     def last_batch(self, source: str) -> dict[str, Any] | None:
         """Rows, time and duration of the newest batch, with its newest commit time and highest position."""
         if self.batches is None:
             return None
-        rows = pl.scan_delta(self.batches).filter(pl.col("source") == source)
+        rows = scan(self.batches).filter(pl.col("source") == source)
         newest = rows.filter(pl.col("landed_at") == pl.col("landed_at").max()).collect()
         if newest.is_empty():
             return None
@@ -259,7 +259,7 @@ def _frame(lake: Lake, table: _Table, columns: list[str]) -> pl.DataFrame:
     """These columns of a table; no row when it is not there."""
     if not lake.exists(*table):
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
-    return pl.scan_delta(lake.open(*table)).select(columns).collect()
+    return scan(lake.open(*table)).select(columns).collect()
 
 
 def _age(moment: datetime | None, now: datetime | None = None) -> float | None:

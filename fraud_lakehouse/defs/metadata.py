@@ -14,7 +14,7 @@ import polars as pl
 
 if TYPE_CHECKING:
     from fraud_lakehouse.lake.ingest import Landed
-    from fraud_lakehouse.lake.lake import Lake
+    from fraud_lakehouse.lake.lake import Lake, scan
 
 PERSONAL_COLUMNS = frozenset({"name", "email", "first", "last", "dob", "zipcode", "cc_num"})
 PREVIEW_ROWS = 5
@@ -42,7 +42,7 @@ def table_metadata(lake: Lake, layer: str, table: str) -> dict[str, Any]:
         return {}
     handle = lake.open(layer, table)
     files = pl.DataFrame(handle.get_add_actions(flatten=True))
-    preview = pl.scan_delta(handle).head(PREVIEW_ROWS).collect()
+    preview = scan(handle).head(PREVIEW_ROWS).collect()
     return {
         "dagster/row_count": int(files["num_records"].sum()) if files.height else 0,
         "dagster/uri": lake.uri(layer, table),

@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from fraud_lakehouse.demo.memory import tree_bytes
 from fraud_lakehouse.demo.scoreboard import Score, Scoreboard, describe, percent
 from fraud_lakehouse.demo.truth import BankTruth, CardTruth
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, scan
 
 if TYPE_CHECKING:
     from fraud_lakehouse.live import CycleResult
@@ -205,7 +205,7 @@ def distinct_cards(lake: Lake) -> int:
     """Number of distinct card transactions in bronze."""
     if not lake.exists("bronze", "card_transactions"):
         return 0
-    cards = pl.scan_delta(lake.open("bronze", "card_transactions"))
+    cards = scan(lake.open("bronze", "card_transactions"))
     return int(cards.select(pl.col("trans_num").drop_nulls().n_unique()).collect().item())
 
 

@@ -16,7 +16,7 @@ import polars as pl
 from deltalake import DeltaTable
 
 from fraud_lakehouse.demo.truth import Anomaly, Truth
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, data_files
 
 _COLUMNS = ["alert_id", "rule", "source", "transaction_id", "user_id", "amount", "evidence", "fired_at"]
 
@@ -111,7 +111,7 @@ class Scoreboard:
             self._table = self._lake.open("gold", "alerts")
         else:
             self._table.update_incremental()
-        files = set(self._table.file_uris())
+        files = set(data_files(self._table))
         unread = sorted(files - self._files)
         if not unread:
             return []

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from fraud_lakehouse.detect.outbox import ALERTS
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, scan
 
 FEATURES = ("transaction_features", "card_transaction_features")
 _LEAST_HOURS = 3
@@ -119,7 +119,7 @@ def _per_hour(lake: Lake, tables: Sequence[tuple[str, str]], since: datetime, no
     for table in tables:
         if not lake.exists(*table):
             continue
-        rows = pl.scan_delta(lake.open(*table)).filter(pl.col("landed_at") > since, pl.col("landed_at") <= now)
+        rows = scan(lake.open(*table)).filter(pl.col("landed_at") > since, pl.col("landed_at") <= now)
         hour = ((pl.lit(now) - pl.col("landed_at")).dt.total_microseconds() // 3_600_000_000).alias("hour")
         number = pl.struct("source", "transaction_id").n_unique() if table == ALERTS else pl.len()
         for ago, count in rows.group_by(hour).agg(number.alias("rows")).collect().iter_rows():

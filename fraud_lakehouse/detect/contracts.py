@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.lake import Lake, data_files
+from fraud_lakehouse.lake.lake import Lake, data_files, scan
 
 RECENT_ROWS = 1_000_000
 CARDS = "card_transactions"
@@ -193,6 +193,6 @@ def _newest_files(handle: DeltaTable, rows: int) -> list[str]:
 def _accepted_at(lake: Lake, source: str) -> datetime | None:
     if not lake.exists("control", "audit"):
         return None
-    audit = pl.scan_delta(lake.open("control", "audit"))
+    audit = scan(lake.open("control", "audit"))
     accepted = audit.filter(pl.col("source") == source, pl.col("event") == "accepted").select("at").collect()
     return accepted["at"].max() if accepted.height else None  # type: ignore[return-value]

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from fraud_lakehouse.detect.outbox import ALERTS
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, scan
 
 _TOP = 5
 
@@ -101,7 +101,7 @@ def _fired(lake: Lake, since: datetime, until: datetime) -> pl.DataFrame:
     }
     if not lake.exists(*ALERTS):
         return pl.DataFrame(schema=columns)
-    found = pl.scan_delta(lake.open(*ALERTS))
+    found = scan(lake.open(*ALERTS))
     present = set(found.collect_schema().names())
     return (
         found.filter(pl.col("fired_at") > since, pl.col("fired_at") <= until)

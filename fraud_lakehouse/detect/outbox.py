@@ -16,7 +16,7 @@ import polars as pl
 from fraud_lakehouse.detect import deliveries
 from fraud_lakehouse.errors import LakeError
 from fraud_lakehouse.lake.appender import lake_errors
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.transform.changes import added_files
 
 ALERTS = ("gold", "alerts")
@@ -152,7 +152,7 @@ class _Reader:
         known, after = self._id, self._version
         self._id, self._version = str(handle.metadata().id), handle.version()
         if known is None:
-            return _Rows(pl.scan_delta(handle), only_new=True)
+            return _Rows(scan(handle), only_new=True)
         if known != self._id or self._version < after:
             return _Rows(None, only_new=False)
         added = added_files(handle, after)

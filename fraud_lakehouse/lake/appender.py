@@ -21,7 +21,7 @@ from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake import durable, schemas
 from fraud_lakehouse.lake.compaction import ONLY_NEXT, merge_small_files
 from fraud_lakehouse.lake.failpoints import failpoint
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.lake.parquet import write_parquet
 
 CHECKPOINT_INTERVAL = 100
@@ -91,7 +91,7 @@ class Appender:
     def read(self) -> pl.DataFrame:
         """The whole table as of this handle (for small control tables)."""
         with lake_errors(self.lake, self.layer, self.name):
-            return pl.scan_delta(self._handle).collect()
+            return scan(self._handle).collect()
 
     def append(self, frame: pl.DataFrame, positions: Mapping[str, int]) -> int:
         """Commit rows and positions together, durably; a frame without rows commits only the positions.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+import polars as pl
 from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
@@ -26,6 +27,12 @@ def table_root(table: DeltaTable) -> str:
 def data_files(table: DeltaTable) -> list[str]:
     """Paths (local lakes) or URIs of the handle's version, as any Parquet reader takes them."""
     return [uri if _is_remote(uri) else unquote(uri.removeprefix("file://")) for uri in table.file_uris()]
+
+
+def scan(table: DeltaTable) -> pl.LazyFrame:
+    """The rows of the handle's version. Polars does not find the files of a local path that delta-rs has to encode."""
+    is_encoded = "%" in table.table_uri and not _is_remote(table.table_uri)
+    return pl.scan_delta(table, use_pyarrow=is_encoded)
 
 
 def _is_remote(uri: str) -> bool:

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 
 from deltalake import DeltaTable, Transaction
 
-from fraud_lakehouse.lake.lake import Lake, data_files
+from fraud_lakehouse.lake.lake import data_files
 from fraud_lakehouse.transform.changes import added_files
-
-Key = tuple[str, str]  # (layer, table)
+from fraud_lakehouse.transform.handles import Handles, Key
 
 
 @dataclass
@@ -24,6 +23,7 @@ class Read:
 
     table: DeltaTable
     to_version: int
+    all_files: list[str]
     files: list[str]
     start_over: bool
 
@@ -64,8 +64,8 @@ def app_id(upstream: Key, table: DeltaTable | None = None) -> str:
 class Consumption:
     """Plans builds; remembers in memory how far empty builds came, which need no commit of their own."""
 
-    def __init__(self, lake: Lake) -> None:
-        self._lake = lake
+    def __init__(self, handles: Handles) -> None:
+        self._handles = handles
         self._seen: dict[tuple[str, str], int] = {}
 
     def plan(self, consumer: Key, parents: list[Key], *, full_refresh: bool, keep_rows: bool) -> Plan:
@@ -77,12 +77,14 @@ class Consumption:
             keep_rows: the consumer's rows are never rebuilt (alerts): an upstream that starts over is read
                 whole, the consumer itself stays.
         """
-        target = self._lake.open(*consumer) if self._lake.exists(*consumer) else None
+        target = self._handles.get(consumer)
         plan = Plan(consumer, target, target is not None and (keep_rows or not full_refresh), keep_rows)
         if target is not None:
             for parent in parents:
-                if target.transaction_version(app_id(parent)) is not None and self._lake.exists(*parent):
-                    plan.reads[parent] = self._read(target, parent)
+                if target.transaction_version(app_id(parent)) is None:
+                    continue
+                if (table := self._handles.get(parent)) is not None:
+                    plan.reads[parent] = self._read(target, parent, table)
         if not keep_rows and any(read.start_over for read in plan.reads.values()):
             plan.incremental = False
         return plan
@@ -91,18 +93,19 @@ class Consumption:
         """The part of `upstream` this build reads; None where there is no such table yet."""
         plan.readers.add(reader)
         if upstream not in plan.reads:
-            if not self._lake.exists(*upstream):
+            table = self._handles.get(upstream)
+            if table is None:
                 return None
-            plan.reads[upstream] = self._read(plan.target, upstream)
+            plan.reads[upstream] = self._read(plan.target, upstream, table)
         read = plan.reads[upstream]
         plan.asked.add(upstream)
         if not plan.incremental:
-            read.files = data_files(read.table)
+            read.files = read.all_files
         return read
 
-    def _read(self, target: DeltaTable | None, upstream: Key) -> Read:
-        table = self._lake.open(*upstream)
-        read = Read(table, table.version(), data_files(table), start_over=False)
+    def _read(self, target: DeltaTable | None, upstream: Key, table: DeltaTable) -> Read:
+        files = data_files(table)
+        read = Read(table, table.version(), files, files, start_over=False)
         if target is None:
             return read
         position = target.transaction_version(app_id(upstream, table))

@@ -17,12 +17,14 @@ from duckdb import DuckDBPyConnection
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.transform import writer
-from fraud_lakehouse.transform.consumption import Consumption, Key, Plan
+from fraud_lakehouse.transform.consumption import Consumption, Plan
+from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.scan import empty_sql, files_sql, quoted, snapshot_sql
 
 NEW_ROWS_SCHEMA = "new_rows"
 MOST_EMPTY_BUILDS = 64  # versions an empty result may lie behind before its position is committed alone
 
+MOST_KNOWN_QUERIES = 500
 BATCH_ROWS = 100_000
 _INTERNAL = (writer.DELETE, writer.IS_NEW)
 
@@ -35,10 +37,12 @@ class Plugin(BasePlugin):
     def initialize(self, plugin_config: dict[str, Any]) -> None:
         """Take the lake's location from the profile's plugin configuration."""
         self._lake = Lake.at(plugin_config["lake"])
-        self._consumption = Consumption(self._lake)
+        self._handles = Handles(self._lake)
+        self._consumption = Consumption(self._handles)
         self._plans: dict[Key, Plan] = {}
         self._views: dict[Key, tuple[str, int]] = {}
         self._built: dict[Key, Any] = {}
+        self._columns: dict[str, list[str]] = {}
 
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Prepare the in-memory database."""
@@ -65,8 +69,8 @@ class Plugin(BasePlugin):
             self._refresh((table["layer"], table["name"]), list(table["columns"].items()))
 
     def _refresh(self, key: Key, declared: list[tuple[str, str]]) -> None:
-        if self._lake.exists(*key):
-            table = self._lake.open(*key)
+        table = self._handles.get(key)
+        if table is not None:
             seen = (str(table.metadata().id), table.version())
             if self._views.get(key) != seen:
                 self._create_view(key, snapshot_sql(table))
@@ -120,6 +124,8 @@ class Plugin(BasePlugin):
             self._settle(plan)
         elif not plan.asked:
             self._built[plan.consumer] = (self._inputs(call), commit.version)
+        if plan.target is not None:
+            self._handles.committed(plan.consumer, plan.target)
         commits[call["model"]] = commit
         self._views.pop(plan.consumer, None)
         self._refresh(plan.consumer, [])
@@ -136,7 +142,7 @@ class Plugin(BasePlugin):
 
     def _commit(self, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
         cursor = self._conn.cursor()
-        names = [row[0] for row in cursor.execute(f"describe {call['sql']}").fetchall()]
+        names = self._names(cursor, call["sql"])
         sql = _typed(call["sql"], names, call["columns"], call["model"])
         strategy = call["strategy"]
         if strategy == "merge" and plan.incremental:
@@ -155,11 +161,19 @@ class Plugin(BasePlugin):
         """The model's SQL and the versions it reads; None when a view among them hides what is read."""
         versions = []
         for layer, table in call["parents"]:
-            if not self._lake.exists(layer, table):
+            opened = self._handles.get((layer, table))
+            if opened is None:
                 return None
-            opened = self._lake.open(layer, table)
             versions.append((layer, table, opened.metadata().id, opened.version()))
         return call["sql"], tuple(versions)
+
+    def _names(self, cursor: DuckDBPyConnection, sql: str) -> list[str]:
+        """Columns of a query; the same text has the same ones, and finding out costs as much as planning it."""
+        if len(self._columns) > MOST_KNOWN_QUERIES:
+            self._columns.clear()
+        if sql not in self._columns:
+            self._columns[sql] = [row[0] for row in cursor.execute(f"describe {sql}").fetchall()]
+        return self._columns[sql]
 
     def _settle(self, plan: Plan) -> None:
         """Nothing committed: keep the position in memory, and commit it once it lies far behind."""

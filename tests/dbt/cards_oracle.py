@@ -103,15 +103,23 @@ def tumble(rows: list[Row], left_out: set[str]) -> list[Row]:
     ]
 
 
+def by_arrival(rows: list[Row]) -> list[Row]:
+    """By landing; within one by offset, the partitions side by side in event time."""
+    newest: dict[tuple[Any, int], datetime] = {}
+    places = {}
+    for row in sorted(rows, key=lambda one: one["_offset"]):
+        landing = row["_ingested_at"], row["_partition"]
+        newest[landing] = max(newest.get(landing, row["t"]), row["t"])
+        places[row["trans_num"]] = (row["_ingested_at"], newest[landing], row["_partition"], row["_offset"])
+    return sorted(rows, key=lambda one: places[one["trans_num"]])
+
+
 def features(rows: list[Row]) -> list[Row]:
-    """Counting only what landed with the row or before it."""
+    """Counting only the row and what arrived before it."""
     result = []
-    for row in rows:
-        known = [
-            other
-            for other in rows
-            if other["user_id"] == row["user_id"] and other["_ingested_at"] <= row["_ingested_at"]
-        ]
+    rows = by_arrival(rows)
+    for number, row in enumerate(rows):
+        known = [other for other in rows[: number + 1] if other["user_id"] == row["user_id"]]
         prior = [other["amt"] for other in known if other["t"] < row["t"]]
         near = [other["amt"] for other in known if row["t"] - TEN_MINUTES <= other["t"] <= row["t"]]
         result.append(

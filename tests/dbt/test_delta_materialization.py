@@ -22,6 +22,7 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Consumption
+from fraud_lakehouse.transform.handles import Handles
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import BuildResult, Transformer
 
@@ -188,14 +189,14 @@ def test_a_rival_build_of_the_same_model_is_refused(mini: Mini) -> None:
     mini.build()
     mini.add(5, 8)
     mini.transformer.build(["--select", "cards"])
-    lake = Lake.at(mini.root)
+    lake, key = Lake.at(mini.root), ("gold", "features")
     plans = [
-        Consumption(lake).plan(("gold", "features"), [("silver", "cards")], full_refresh=False, keep_rows=False)
+        Consumption(Handles(lake)).plan(key, [("silver", "cards")], full_refresh=False, keep_rows=False)
         for _ in range(2)
     ]
     rows = pa.table({"id": [7], "half": [3.5], "amount": [7.0]})
     for plan in plans:
-        Consumption(lake).ask(plan, ("silver", "cards"), "features")
+        Consumption(Handles(lake)).ask(plan, ("silver", "cards"), "features")
     assert writer.append(lake, plans[0], rows.to_reader()) is not None
     with pytest.raises(ConcurrentWriterError, match="another process"):
         writer.append(lake, plans[1], rows.to_reader())

@@ -9,19 +9,28 @@ with new_transactions as (
 
 ),
 
-landings as (
+placed as (
 
-    select _ingested_at, row_number() over (order by _ingested_at) - 1 as landing
-    from (select distinct _ingested_at from new_transactions) as distinct_landings
+    select
+        new_transactions.*,
+        max(trans_date_trans_time) over (
+            partition by _ingested_at, _topic, _partition order by _offset
+            rows between unbounded preceding and current row
+        ) as newest_time
+    from new_transactions
+    where user_id is not null and trans_date_trans_time is not null
 
 ),
 
+-- a user's rows in order of arrival: by offset, which no split into batches changes; partitions side by side in event time
 evaluated as (
 
-    select new_transactions.*, landings.landing
-    from new_transactions
-    inner join landings on new_transactions._ingested_at = landings._ingested_at
-    where new_transactions.user_id is not null and new_transactions.trans_date_trans_time is not null
+    select
+        trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at,
+        row_number() over (
+            partition by user_id order by _ingested_at, newest_time, _topic, _partition, _offset
+        ) - 1 as arrival
+    from placed
 
 ),
 {% if incremental %}
@@ -56,34 +65,22 @@ earlier as (
 
 ),
 {% endif %}
-user_landings as (
+arrivals as (
 
     select
         user_id,
-        landing,
-        min(trans_date_trans_time) as first_time,
-        max(trans_date_trans_time) as last_time
-    from evaluated
-    group by user_id, landing
-
-),
-
-user_landings_before as (
-
-    select
-        user_id,
-        first_time,
-        max(last_time) over (
-            partition by user_id order by landing rows between unbounded preceding and 1 preceding
+        trans_date_trans_time,
+        max(trans_date_trans_time) over (
+            partition by user_id order by arrival rows between unbounded preceding and 1 preceding
         ) as newest_time
-    from user_landings
+    from evaluated
 
 ),
 
--- users of whom something landed later but lies before what had landed already
+-- users of whom something arrived later but lies before what had arrived already
 disordered_users as (
 
-    select distinct user_id from user_landings_before where first_time <= newest_time
+    select distinct user_id from arrivals where trans_date_trans_time < newest_time
 
 ),
 
@@ -113,7 +110,7 @@ disordered as (
 
 measured_in_order as (
 
-    select {{ past_measures() }}
+    select {{ past_measures(in_order=true) }}
     from in_order
     {{ past_windows() }}
 

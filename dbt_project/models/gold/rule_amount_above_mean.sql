@@ -29,7 +29,7 @@ fired as (
     from evaluated
     where prior_count >= {{ rule.min_earlier }}
         and prior_mean > 0
-        and amount > {{ rule.k }} * prior_mean
+        and round(amount - {{ rule.k }} * prior_mean, 6) > 0  -- exactly at the threshold is not above it
 
 )
 

@@ -29,7 +29,7 @@ fired as (
     from evaluated
     where prior_count >= {{ rule.min_earlier }}
         and amount >= 0
-        and amount < {{ rule.ratio }} * prior_mean
+        and round({{ rule.ratio }} * prior_mean - amount, 6) > 0
 
 )
 

@@ -29,7 +29,8 @@ fired as (
             ],
         ) }}
     from evaluated
-    where count_10min > {{ rule.max_count }} or sum_10min > {{ rule.max_amount }}
+    -- rounded: sums of floats differ in their last bits
+    where count_10min > {{ rule.max_count }} or round(sum_10min, 6) > {{ rule.max_amount }}
 
 )
 

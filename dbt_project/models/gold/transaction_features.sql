@@ -67,44 +67,49 @@ entries as (
 
 ),
 {% endif %}
-neighbours as (
+-- a join by entry number: thirty window functions would cost more to plan than a micro-batch to compute
+last_10min as (
 
     select
-        entries.*
-        {%- for back in range(1, entries_looked_at) %},
-        lag(transaction_date, {{ back }}) over by_user as date_{{ back }},
-        lag(weight, {{ back }}) over by_user as weight_{{ back }},
-        lag(amount, {{ back }}) over by_user as amount_{{ back }}
-        {%- endfor %}
+        entries.user_id,
+        entries.user_entry,
+        sum(earlier.weight) as entry_count,
+        sum(earlier.weight * coalesce(earlier.amount, 0)) as entry_amount
     from entries
-    window by_user as (partition by user_id order by user_entry)
+    cross join {{ numbers(1, entries_looked_at - 1) }} as back
+    inner join entries as earlier
+        on entries.user_id = earlier.user_id
+        and entries.user_entry - back.step = earlier.user_entry
+    where entries.weight = 1
+        and entries.is_new
+        and earlier.transaction_date >= entries.transaction_date - interval 10 minutes
+        and earlier.transaction_date <= entries.transaction_date
+    group by entries.user_id, entries.user_entry
 
 ),
 
 evaluated as (
 
     select
-        transaction_id,
-        user_id,
-        amount,
-        transaction_date,
-        user_count - case when amount is null then 0 else 1 end as prior_count,
-        user_amount - coalesce(amount, 0) as prior_amount,
-        case when transaction_date is null then 0 else 1 end
-        {%- for back in range(1, entries_looked_at) %}
-        + case when {{ in_last_10min(back) }} then weight_{{ back }} else 0 end
-        {%- endfor %} as count_10min,
-        case when transaction_date is null then 0 else coalesce(amount, 0) end
-        {%- for back in range(1, entries_looked_at) %}
-        + case when {{ in_last_10min(back) }} then weight_{{ back }} * coalesce(amount_{{ back }}, 0) else 0 end
-        {%- endfor %} as sum_10min,
-        _lsn,
-        _seq,
-        _op,
-        _committed_at,
-        _ingested_at
-    from neighbours
-    where weight = 1 and is_new
+        entries.transaction_id,
+        entries.user_id,
+        entries.amount,
+        entries.transaction_date,
+        entries.user_count - case when entries.amount is null then 0 else 1 end as prior_count,
+        entries.user_amount - coalesce(entries.amount, 0) as prior_amount,
+        case when entries.transaction_date is null then 0 else 1 end
+        + coalesce(last_10min.entry_count, 0) as count_10min,
+        case when entries.transaction_date is null then 0 else coalesce(entries.amount, 0) end
+        + coalesce(last_10min.entry_amount, 0) as sum_10min,
+        entries._lsn,
+        entries._seq,
+        entries._op,
+        entries._committed_at,
+        entries._ingested_at
+    from entries
+    left join last_10min
+        on entries.user_id = last_10min.user_id and entries.user_entry = last_10min.user_entry
+    where entries.weight = 1 and entries.is_new
 
 ),
 

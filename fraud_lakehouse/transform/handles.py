@@ -1,0 +1,70 @@
+"""Delta handles kept open between builds: bringing one to the newest version is cheaper than opening it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from deltalake import DeltaTable
+
+from fraud_lakehouse.lake.lake import Lake, table_root
+
+Key = tuple[str, str]  # (layer, table)
+REOPEN_AFTER = 100  # versions; a handle grows slower with each commit made on it
+
+
+@dataclass
+class _Open:
+    table: DeltaTable
+    opened_at: int
+    mark: tuple[int, int] | None  # inode and modification time of its newest log entry
+
+
+class Handles:
+    """The newest version of each table asked for. One thread at a time."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._open: dict[Key, _Open] = {}
+
+    def get(self, key: Key) -> DeltaTable | None:
+        """A handle on the table's newest version, or None where there is no such table.
+
+        The same handle is given again, moved on: what is needed of a version is taken before the next call.
+        """
+        known = self._open.pop(key, None)
+        # A table deleted and made anew has another log entry under the same version: such a handle is thrown away.
+        if known is None or known.mark is None or known.mark != _mark(known.table):
+            return self._reopen(key)
+        known.table.update_incremental()
+        if known.table.version() - known.opened_at >= REOPEN_AFTER:
+            return self._reopen(key)
+        self._keep(key, known.table, known.opened_at)
+        return known.table
+
+    def committed(self, key: Key, table: DeltaTable) -> None:
+        """Tell that `table`, given out for `key`, may have committed."""
+        known = self._open.get(key)
+        self._keep(key, table, known.opened_at if known else table.version())
+
+    def _reopen(self, key: Key) -> DeltaTable | None:
+        if not self._lake.exists(*key):
+            return None
+        table = self._lake.open(*key)
+        self._keep(key, table, table.version())
+        return table
+
+    def _keep(self, key: Key, table: DeltaTable, opened_at: int) -> None:
+        self._open[key] = _Open(table, opened_at, _mark(table))
+
+
+def _mark(table: DeltaTable) -> tuple[int, int] | None:
+    """What tells the newest log entry of a local table from another one of the same name; None: not to be kept."""
+    root = table_root(table)
+    if "://" in root:
+        return None
+    try:
+        found = os.stat(f"{root}/_delta_log/{table.version():020}.json")
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
