@@ -39,12 +39,16 @@ class Waitable(Protocol):
 
 @dataclass
 class Source:
-    """One source of the cycle: `problem` is why it gives nothing now, `stopped` that it needs a person."""
+    """One source of the cycle: `problem` is why it gives nothing now, `stopped` that it needs a person.
+
+    `be_patient` says whether a step may wait for a server that is away, which holds up the other sources.
+    """
 
     name: str
     step: Callable[[int], list[Landed]]
     capture: Waitable
     close: Callable[[], None]
+    be_patient: Callable[[bool], None] = lambda patient: None
     problem: str | None = None
     stopped: bool = False
     failures: int = 0
@@ -114,6 +118,7 @@ class Cycle:
         for state in self._sources:
             if state.stopped or time.monotonic() < state.retry_at:
                 continue
+            state.be_patient(strict)
             try:
                 landed += state.step(self.settings.batch_rows)
             except (SourceError, GapError, ConcurrentWriterError) as error:
@@ -259,7 +264,7 @@ def _wait_in_slices(cycle: Cycle, stop: Callable[[], bool]) -> None:
 def _sources(settings: Settings, lake: Lake) -> Iterator[Source]:
     if settings.postgres_dsn is not None:
         postgres = PostgresIngest(settings, lake)
-        yield Source("postgres", postgres.step, postgres.capture, postgres.close)
+        yield Source("postgres", postgres.step, postgres.capture, postgres.close, postgres.capture.be_patient)
     if settings.kafka_bootstrap_servers is not None:
         kafka = KafkaIngest(settings, lake)
         yield Source("kafka", lambda rows: kafka.step(rows, KAFKA_PATIENCE), kafka.capture, kafka.close)

@@ -87,6 +87,7 @@ class PostgresCapture:
         self._chunk_rows = min(settings.batch_rows, _SNAPSHOT_ROWS)
         self._connection: psycopg.Connection[Any] | None = None
         self._system_id: str | None = None
+        self._patient = True
         self._tables: dict[str, TableInfo] = {}
         self._published: frozenset[tuple[str, str]] | None = None
         self._seen = 0
@@ -225,6 +226,10 @@ class PostgresCapture:
         self._tables |= {name: table for name, table in decoded.tables.items() if name in self._tables}
         return ChangeBatch(slot_position, end, decoded.frames, decoded.tables, moment)
 
+    def be_patient(self, patient: bool) -> None:
+        """Whether calls wait for a server that is away; without, they fail at once and the caller tries again later."""
+        self._patient = patient
+
     def acknowledge(self, lsn: int) -> None:
         """Let the server discard its log up to `lsn`; only after that position is durable in the lake."""
         self._run(lambda connection: self._slot.acknowledge(lsn))
@@ -292,17 +297,18 @@ class PostgresCapture:
         return self._connection
 
     def _run(self, action: Callable[[psycopg.Connection[Any]], _T]) -> _T:
-        """Run on the kept connection; when it broke, connect again and run once more, for up to 30 s."""
+        """Run on the kept connection; when it broke, connect again and run once more, for up to 30 s if patient."""
         first = self._system_id is None  # never connected yet: the person sees the cause at once
         deadline: float | None = None
         while True:
+            was_connected = self._connection is not None
             try:
                 with self._connector.typed_errors():
                     return action(self._connected())
             except PostgresUnreachableError:
                 self.close()
-                deadline = deadline or time.monotonic() + _RECONNECT
-                if first or time.monotonic() > deadline:
+                deadline = deadline or time.monotonic() + (_RECONNECT if self._patient else 0.0)
+                if first or (not was_connected and time.monotonic() >= deadline):
                     raise
                 time.sleep(0.1)
 

@@ -12,6 +12,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from fraud_lakehouse.errors import LakeError
+from fraud_lakehouse.lake.schemas import frame_schema
 
 LAYERS = ("bronze", "silver", "gold", "control")
 
@@ -30,9 +31,15 @@ def data_files(table: DeltaTable) -> list[str]:
 
 
 def scan(table: DeltaTable) -> pl.LazyFrame:
-    """The rows of the handle's version. Polars does not find the files of a local path that delta-rs has to encode."""
-    is_encoded = "%" in table.table_uri and not _is_remote(table.table_uri)
-    return pl.scan_delta(table, use_pyarrow=is_encoded)
+    """The rows of the handle's version, also where delta-rs encodes the path, which polars does not read."""
+    if "%" not in table.table_uri or _is_remote(table.table_uri):
+        return pl.scan_delta(table)
+    schema, files = frame_schema(table.schema()), data_files(table)
+    if not files:
+        return pl.LazyFrame(schema=schema)
+    return pl.scan_parquet(
+        files, schema=schema, glob=False, hive_partitioning=False, missing_columns="insert", extra_columns="ignore"
+    )
 
 
 def _is_remote(uri: str) -> bool:

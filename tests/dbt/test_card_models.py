@@ -94,3 +94,24 @@ def test_order_of_arrival_within_the_lateness_changes_no_window(lake: SmallLake)
 
     assert results[0]
     assert results[0] == results[1]
+
+
+def test_features_depend_on_the_order_of_arrival_not_on_batches(lake: SmallLake) -> None:
+    """Ties and rows that are behind count the same whether records land one batch after another or all at once."""
+    records = oracle.random_records(9, count=90, partitions=1)
+    results = []
+    for size in (90, 20, 7):
+        lake.clear()
+        for start in range(0, len(records), size):
+            lake.land("card_transactions", records[start : start + size])
+            if start % (3 * size) == 0:
+                lake.build("hot")
+        lake.build("hot")
+        rows = lake.rows("gold", "card_transaction_features")
+        measures = [(row["transaction_id"], row["prior_count"], row["count_10min"]) for row in rows]
+        sums = [round(row["sum_10min"], 6) for row in rows]
+        results.append(sorted(zip(measures, sums, strict=True)))
+
+    assert results[0]
+    assert results[1] == results[0]
+    assert results[2] == results[0]

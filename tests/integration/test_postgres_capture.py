@@ -15,6 +15,7 @@ import pytest
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_errors import (
+    PostgresUnreachableError,
     SourceSchemaError,
     SourceTableError,
     TableWithoutPositionError,
@@ -279,6 +280,24 @@ def test_restarts_and_a_lost_acknowledgement(
         model.follow(capture)
     assert model.rows["payments"] == source_rows(database, "payments", ("id",))
     assert len(model.rows["payments"]) == 4
+
+
+def test_without_patience_a_server_that_is_away_is_an_error_at_once_and_a_restart_is_none(
+    postgres: EmbeddedPostgres, source: psycopg.Connection, capture_of: Open
+) -> None:
+    capture = capture_of()
+    Replayed().snapshot(capture)
+    capture.be_patient(False)
+    postgres.stop("immediate")
+    started = time.monotonic()
+    with pytest.raises(PostgresUnreachableError):
+        capture.wait(0.1)
+    assert time.monotonic() - started < 5
+    postgres.start()
+    capture.wait(0.1)
+    postgres.stop()
+    postgres.start()
+    capture.wait(0.1)  # the connection broke, the server is there
 
 
 def test_wait_sees_new_log_and_idle_log_can_be_passed(source: psycopg.Connection, capture_of: Open) -> None:
