@@ -119,7 +119,11 @@ def bench(
 
 @app.command("accept-source")
 def accept_source(source: Annotated[Literal["postgres", "kafka"], typer.Argument(help="which source")]) -> None:
-    """Resume after a gap: accept the source's present identity and continue from what it still has."""
+    """Resume after a gap: accept the source's present identity and continue from what it still has.
+
+    PostgreSQL is then captured from a new snapshot: the change events and versions in bronze and in the history
+    tables up to then are replaced by it (earlier versions of the Delta tables stay readable until vacuumed).
+    """
     from fraud_lakehouse.lake.ingest import accept
     from fraud_lakehouse.lake.lake import Lake
 

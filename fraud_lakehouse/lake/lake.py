@@ -58,8 +58,17 @@ class Lake:
 
     @staticmethod
     def at(location: str | Path) -> Lake:
-        """The lake at a path (made absolute) or URI."""
+        """The lake at a path (made absolute) or URI.
+
+        Raises:
+            LakeError: no Delta table can lie there.
+        """
         text = str(location)
+        if "[" in text or "]" in text:
+            raise LakeError(
+                f"the lake's path {text} contains a square bracket, which the Delta library cannot open",
+                "choose another folder for FRAUD_LAKE",
+            )
         if "://" in text and not text.startswith("file://"):
             return Lake(text.rstrip("/"))
         return Lake(str(Path(text.removeprefix("file://")).resolve()))

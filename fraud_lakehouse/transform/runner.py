@@ -136,6 +136,8 @@ class Transformer:
             plugin.commits.clear()
             result = self._invoke(["build", *options, *kinds])
             commits = dict(plugin.commits)
+        if isinstance(result.exception, KeyboardInterrupt):
+            raise result.exception
         if result.exception is not None:
             raise TransformError(f"dbt failed: {result.exception}", "see the message; the lake is unchanged by it")
         nodes = [_node_result(node, commits) for node in (result.result.results if result.result else [])]

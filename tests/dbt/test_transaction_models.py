@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from datetime import timedelta
 from decimal import Decimal
 from itertools import pairwise
 
 import pytest
 
 from tests.dbt.small_lake import Row, SmallLake, assert_same
-from tests.dbt.transactions_oracle import Change, Replayed, random_log
+from tests.dbt.transactions_oracle import START, Change, Replayed, random_log
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_a_burst_of_one_user_in_one_commit_counts_up(lake: SmallLake) -> None:
     rows = [
         {"transaction_id": number, "user_id": 1, "amount": Decimal(1), "transaction_date": None}
         | {"_op": "c", "_lsn": 5, "_seq": number}
-        for number in range(40)
+        for number in range(150)
     ]
     for row in rows:
         row["transaction_date"] = random_log(0, 0)[0][0][1]["_committed_at"].replace(tzinfo=None)
@@ -111,4 +112,22 @@ def test_a_burst_of_one_user_in_one_commit_counts_up(lake: SmallLake) -> None:
     lake.build("hot")
 
     counts = {row["_seq"]: row["count_10min"] for row in lake.rows("gold", "transaction_features")}
-    assert [counts[number] for number in range(40)] == [min(number + 1, 30) for number in range(40)]
+    assert [counts[number] for number in range(150)] == [min(number + 1, 101) for number in range(150)]
+
+
+def test_back_dated_payments_in_between_hide_no_burst(lake: SmallLake) -> None:
+    noon = START
+    dates = [noon, *(noon - timedelta(days=day) for day in range(1, 61)), noon + timedelta(minutes=5)]
+    rows = [
+        {"transaction_id": number, "user_id": 1, "amount": Decimal(600), "transaction_date": date}
+        | {"_op": "c", "_lsn": 10 * number + 10, "_seq": 1}
+        for number, date in enumerate(dates)
+    ]
+    lake.land("transactions", rows[:40])
+    lake.build("hot")
+    lake.land("transactions", rows[40:])
+    lake.build("hot")
+
+    last = next(row for row in lake.rows("gold", "transaction_features") if row["transaction_id"] == "61")
+    assert (last["count_10min"], last["sum_10min"]) == (2, 1200.0)
+    assert "velocity" in {row["rule"] for row in lake.rows("gold", "alerts") if row["transaction_id"] == "61"}

@@ -159,7 +159,7 @@ class Replayed:
             if owner is not None and other["user_id"] == owner and other is not row and other["amount"] is not None
         ]
         self._enter(row, 1, change)
-        recent = [entry for entry in self.ledger if entry["user_id"] == owner][-30:] if owner else self.ledger[-1:]
+        recent = [entry for entry in self.ledger if entry["user_id"] == owner] if owner else self.ledger[-1:]
         date = row["transaction_date"]
         near = [
             entry

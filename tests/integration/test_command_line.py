@@ -138,3 +138,7 @@ def test_an_unknown_benchmark(run: Run) -> None:
 
 def test_accepting_a_source_that_is_not_set(run: Run) -> None:
     assert_refused(run("accept-source", "kafka"), "FRAUD_KAFKA_BOOTSTRAP_SERVERS")
+
+
+def test_a_lake_no_delta_table_can_lie_in(run: Run, database: str, tmp_path: Path) -> None:
+    assert_refused(run("catch-up", postgres_dsn=database, lake=str(tmp_path / "a[1]")), "square bracket", "FRAUD_LAKE")

@@ -1,6 +1,8 @@
 {{ config(strategy='append', tags=['hot']) }}
 
-{%- set entries_looked_at = 30 %}
+{%- set incremental = is_incremental_build() %}
+{%- set looked_at = 100 %}
+{%- set shifted = 'known.transaction_date + kind.step * interval 600 seconds' %}
 
 with new_entries as (
 
@@ -35,7 +37,7 @@ truncates as (
     where _op = 't'
 
 ),
-{% if is_incremental_build() %}
+{% if incremental %}
 touched_users as (
 
     select user_id, min(user_entry) as first_entry
@@ -45,71 +47,128 @@ touched_users as (
 
 ),
 
-entries as (
+needed_tens as (
+
+    select distinct
+        new_entries.user_id,
+        {{ window_floor('new_entries.transaction_date', 600) }} - back.step * interval 600 seconds as ten
+    from new_entries
+    cross join {{ numbers(0, 1) }} as back
+    where new_entries.user_id is not null and new_entries.transaction_date is not null and new_entries.weight = 1
+
+),
+
+known as (
 
     select stored.*, stored.user_entry >= touched_users.first_entry as is_new
     from {{ ref('transactions_ledger') }} as stored
-    inner join touched_users
-        on stored.user_id = touched_users.user_id
-        and stored.user_entry > touched_users.first_entry - {{ entries_looked_at }}
-
-    union all
-
-    select new_entries.*, true as is_new
-    from new_entries
-    where user_id is null
+    inner join needed_tens
+        on stored.user_id = needed_tens.user_id
+        and {{ window_floor('stored.transaction_date', 600) }} = needed_tens.ten
+    inner join touched_users on stored.user_id = touched_users.user_id
 
 ),
 {% else %}
-entries as (
+known as (
 
-    select new_entries.*, true as is_new from new_entries
+    select new_entries.*, true as is_new
+    from new_entries
+    where user_id is not null and transaction_date is not null
 
 ),
 {% endif %}
--- a join by entry number: thirty window functions would cost more to plan than a micro-batch to compute
+-- every time lies in two stretches of 20 minutes, 10 minutes apart; one of them holds all of the 10 minutes before it
+stretched as (
+
+    select
+        known.user_id,
+        known.user_entry,
+        known.transaction_date,
+        known.amount,
+        known.weight,
+        kind.step as kind,
+        {{ window_floor(shifted, 1200) }} as stretch,
+        known.is_new
+        and known.weight = 1
+        and {{ window_floor(shifted, 1200) }} + interval 600 seconds <= {{ shifted }} as is_measured
+    from known
+    cross join {{ numbers(0, 1) }} as kind
+
+),
+
+measured_stretches as (
+
+    select distinct user_id, kind, stretch from stretched where is_measured
+
+),
+
+placed as (
+
+    select
+        stretched.*,
+        row_number() over (
+            partition by stretched.user_id, stretched.kind, stretched.stretch order by stretched.user_entry
+        ) as place
+    from stretched
+    inner join measured_stretches
+        on stretched.user_id = measured_stretches.user_id
+        and stretched.kind = measured_stretches.kind
+        and stretched.stretch = measured_stretches.stretch
+
+),
+
+blocks as (
+
+    select placed.*, cast(floor(placed.place / {{ looked_at }}) as bigint) as block from placed
+
+),
+
+-- of a stretch the last {{ looked_at }} entries are looked at: joining all of a user's would explode on a bulk load
 last_10min as (
 
     select
-        entries.user_id,
-        entries.user_entry,
+        measured.user_id,
+        measured.user_entry,
         sum(earlier.weight) as entry_count,
         sum(earlier.weight * coalesce(earlier.amount, 0)) as entry_amount
-    from entries
-    cross join {{ numbers(1, entries_looked_at - 1) }} as back
-    inner join entries as earlier
-        on entries.user_id = earlier.user_id
-        and entries.user_entry - back.step = earlier.user_entry
-    where entries.weight = 1
-        and entries.is_new
-        and earlier.transaction_date >= entries.transaction_date - interval 10 minutes
-        and earlier.transaction_date <= entries.transaction_date
-    group by entries.user_id, entries.user_entry
+    from blocks as measured
+    cross join {{ numbers(0, 1) }} as back
+    inner join blocks as earlier
+        on measured.user_id = earlier.user_id
+        and measured.kind = earlier.kind
+        and measured.stretch = earlier.stretch
+        and measured.block - back.step = earlier.block
+    where measured.is_measured
+        and earlier.place < measured.place
+        and earlier.place >= measured.place - {{ looked_at }}
+        and earlier.transaction_date >= measured.transaction_date - interval 10 minutes
+        and earlier.transaction_date <= measured.transaction_date
+    group by measured.user_id, measured.user_entry
 
 ),
 
 evaluated as (
 
     select
-        entries.transaction_id,
-        entries.user_id,
-        entries.amount,
-        entries.transaction_date,
-        entries.user_count - case when entries.amount is null then 0 else 1 end as prior_count,
-        entries.user_amount - coalesce(entries.amount, 0) as prior_amount,
-        case when entries.transaction_date is null then 0 else 1 end
+        new_entries.transaction_id,
+        new_entries.user_id,
+        new_entries.amount,
+        new_entries.transaction_date,
+        new_entries.user_count - case when new_entries.amount is null then 0 else 1 end as prior_count,
+        new_entries.user_amount - coalesce(new_entries.amount, 0) as prior_amount,
+        case when new_entries.transaction_date is null then 0 else 1 end
         + coalesce(last_10min.entry_count, 0) as count_10min,
-        case when entries.transaction_date is null then 0 else coalesce(entries.amount, 0) end
+        case when new_entries.transaction_date is null then 0 else coalesce(new_entries.amount, 0) end
         + coalesce(last_10min.entry_amount, 0) as sum_10min,
-        entries._lsn,
-        entries._seq,
-        entries._op,
-        entries._committed_at,
-        entries._ingested_at
-    from entries
+        new_entries._lsn,
+        new_entries._seq,
+        new_entries._op,
+        new_entries._committed_at,
+        new_entries._ingested_at
+    from new_entries
     left join last_10min
-        on entries.user_id = last_10min.user_id and entries.user_entry = last_10min.user_entry
-    where entries.weight = 1 and entries.is_new
+        on new_entries.user_id = last_10min.user_id and new_entries.user_entry = last_10min.user_entry
+    where new_entries.weight = 1
 
 ),
 
@@ -138,7 +197,7 @@ timeline as (
         _op <> 'd' as is_present
     from user_events
     where _op <> 't'
-    {%- if is_incremental_build() %}
+    {%- if incremental %}
         and user_id in (select user_id from touched_users)
     {%- endif %}
 
