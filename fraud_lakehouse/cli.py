@@ -71,9 +71,7 @@ def live() -> None:
     """Run cycles until SIGTERM or Ctrl-C; the cycle under way is finished first."""
     from fraud_lakehouse.live import Cycle, CycleResult, run_until
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stop_on_signal()
 
     def report(result: CycleResult) -> None:
         if result.rows or result.alerts:
@@ -136,9 +134,7 @@ def generate(rate: Annotated[float, typer.Option(min=0.1, help="operations a sec
     """Write the demo's data into the configured PostgreSQL and Kafka until SIGTERM or Ctrl-C."""
     from fraud_lakehouse.demo.generate import run_generators
 
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stop_on_signal()
     run_generators(_settings(), rate, stop)
 
 
@@ -156,13 +152,19 @@ def docs(
         serve_site(folder, serve)
 
 
+def _stop_on_signal() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
 def _settings() -> Settings:
     settings = load_settings()
     if settings.failpoint:
-        from fraud_lakehouse.lake.failpoints import arm
+        from fraud_lakehouse.lake.failpoints import arm_from
 
-        name, _, hits = settings.failpoint.partition(":")
-        arm(name, int(hits or 1))
+        arm_from(settings.failpoint)
     return settings
 
 

@@ -18,14 +18,13 @@ from fraud_lakehouse.detect.delivery import Delivery, DeliveryReport
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SettingsError, SourceError
 from fraud_lakehouse.lake.ingest import KafkaIngest, Landed, PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, writer_lock
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.runner import BuildResult, Transformer
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
-LOCK_SECONDS = 600.0  # another process's catch-up may be under way
 KAFKA_PATIENCE = 0.05  # seconds a step waits for a first record; waiting for data is `wait`'s part
 REPLICA_SHARE = 5.0  # the replica lane may take a fifth of the time: it waits five times what it last took
 
@@ -227,7 +226,7 @@ class Cycle:
         self.close()
 
     def _turn(self) -> AbstractContextManager[None]:
-        return writer_lock(self.settings.work_dir, LOCK_SECONDS)
+        return writer_lock(self.settings.work_dir, TURN_SECONDS)
 
     def _note(self, state: Source, error: SourceError | GapError | ConcurrentWriterError) -> None:
         state.problem = str(error)
@@ -248,7 +247,7 @@ def run_until(cycle: Cycle, stop: Callable[[], bool], report: Callable[[CycleRes
         report(cycle.run())
         if cycle.all_stopped:
             raise GapError("; ".join(cycle.problems.values()), "resolve it as each message says, then start again")
-        until = time.monotonic() + max(pause, 0.0)
+        until = time.monotonic() + pause
         while pause and not stop() and time.monotonic() < until:
             time.sleep(min(0.2, max(0.0, until - time.monotonic())))  # an update delay is a wait by definition
         if not pause:

@@ -17,7 +17,7 @@ from fraud_lakehouse.defs.positions import NewData, new_data
 from fraud_lakehouse.defs.run_lock import run_lock
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, writer_lock
 
 if TYPE_CHECKING:
     from fraud_lakehouse.lake.ingest import Landed
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from fraud_lakehouse.transform.runner import BuildResult
 
 
-LOCK_SECONDS = 600.0
 KAFKA_PATIENCE = 0.5  # seconds a step waits for a first record before it calls the topic drained
 
 
@@ -112,9 +111,9 @@ class Lakehouse:
         """Take turns with the live run, which holds the same lock for the length of a cycle.
 
         Raises:
-            ConcurrentWriterError: another process held it for LOCK_SECONDS.
+            ConcurrentWriterError: another process held it for TURN_SECONDS.
         """
-        with writer_lock(self.settings.work_dir, LOCK_SECONDS):
+        with writer_lock(self.settings.work_dir, TURN_SECONDS):
             yield
 
     def close(self) -> None:

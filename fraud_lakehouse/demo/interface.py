@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import typer
@@ -23,6 +23,7 @@ import typer
 import fraud_lakehouse
 from fraud_lakehouse.demo.services import HOST, Service, Watchdog, free_port
 from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.transform.documentation import QuietHandler
 
 DAGSTER_PORT = 3000
 DOCS_PORT = 8580
@@ -102,7 +103,7 @@ class DocsServer:
         if not (folder / "index.html").exists():
             wait = "<meta http-equiv=refresh content=3><p>dbt is writing its documentation; a moment, please."
             (folder / "index.html").write_text(wait)
-        self._server = ThreadingHTTPServer((HOST, free_port(port)), partial(_QuietHandler, directory=str(folder)))
+        self._server = ThreadingHTTPServer((HOST, free_port(port)), partial(QuietHandler, directory=str(folder)))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="dbt docs", daemon=True)
         self._thread.start()
@@ -211,8 +212,3 @@ def _answers(url: str) -> bool:
             return bool(reply.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-class _QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        """A page view is no news."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 
+TURN_SECONDS = 600.0  # how long a cycle or run waits for its turn: a catch-up may be under way
 _POLL_SECONDS = 0.02
 
 

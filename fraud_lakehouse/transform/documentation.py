@@ -37,7 +37,7 @@ def serve_site(folder: Path, port: int, host: str = "127.0.0.1") -> None:
     Raises:
         LakehouseError: the port is taken.
     """
-    handler = partial(_Quiet, directory=str(folder))
+    handler = partial(QuietHandler, directory=str(folder))
     try:
         server = ThreadingHTTPServer((host, port), handler)
     except OSError as error:
@@ -52,6 +52,8 @@ def serve_site(folder: Path, port: int, host: str = "127.0.0.1") -> None:
             return
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves a folder without a line for each page."""
+
     def log_message(self, format: str, *args: object) -> None:
         """A page view is no news."""
