@@ -34,27 +34,46 @@ class Settings(BaseSettings):
     postgres_tables: CommaList = Field((), description="comma list of [schema.]table; default: discover public.*")
     postgres_slot: str = Field("fraud_lakehouse", pattern=r"^[a-z0-9_]{1,63}$", description="replication slot")
     postgres_publication: str = Field("fraud_lakehouse", min_length=1, max_length=63, description="publication")
+    slot_retained_bytes: int = Field(
+        10 * 1024**3, ge=1, description="bytes of log the server may keep for the slot where it sets no limit itself"
+    )
 
     kafka_bootstrap_servers: str | None = Field(None, description="host:port, comma separated")
     kafka_topic: str = Field("transaction", min_length=1, max_length=249, description="topic of card transactions")
     kafka_config_file: Path | None = Field(None, description="key=value lines of librdkafka properties")
+    max_record_bytes: int = Field(1_048_576, ge=1, description="bytes of the longest Kafka value that is read")
 
     update_delay: float = Field(0.0, ge=0, description="seconds between updates; 0 is live")
     allowed_lateness: float = Field(15.0, ge=0, description="seconds an event may be behind the watermark")
+    idle_seconds: float = Field(
+        60.0, ge=0, description="seconds without rows until a partition holds no watermark back"
+    )
     replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the replica lane when live")
     late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
     batch_rows: int = Field(500_000, ge=1, description="most rows of one micro-batch and source")
+    max_field_bytes: int = Field(
+        64 * 1024 * 1024, ge=1, le=2**30, description="largest field of a PostgreSQL row; a larger one stops capture"
+    )
     duckdb_memory: str = Field(
         "1GB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="DuckDB's memory limit, such as 1GB"
     )
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Apprise URLs, comma separated")
-    failpoint: str | None = Field(None, description="name[:hits] of a failpoint that kills the process; tests only")
+    metrics_port: int = Field(0, ge=0, le=65535, description="port of the Prometheus endpoint of live; 0: none")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address the Prometheus endpoint listens on")
+    failpoint: str | None = Field(None, description="name[:hits][:action] of a failpoint; tests only")
+    alert_seconds: float = Field(
+        10.0, gt=0, description="seconds from commit to alert that 99 of 100 may take before a check warns"
+    )
     alert_burst: int = Field(20, ge=1, description="alerts delivered one by one per round; the rest as a digest")
 
     @field_validator("postgres_tables", "alert_urls", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables that give these settings to a child process, secrets included."""
+        return {f"FRAUD_{name.upper()}": _text(getattr(self, name)) for name in type(self).model_fields}
 
     @property
     def is_local(self) -> bool:
@@ -75,6 +94,15 @@ class Settings(BaseSettings):
         if self.work is not None:
             return self.work
         return Path(self.lake.removeprefix("file://")) / "_work" if self.is_local else Path(".fraud_lakehouse")
+
+
+def _text(value: Any) -> str:
+    """A setting as its variable holds it; an empty variable stands for the default."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(_text(one) for one in value)
+    return "" if value is None else str(value)
 
 
 def _home() -> Path | None:

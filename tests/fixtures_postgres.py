@@ -20,7 +20,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
     """A running server (`.dsn`, `.create_database(name)`, `.stop()`, `.start()`), without fsync."""
     home = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-postgres-"))
     home.chmod(0o711)  # as root the server runs as another user
-    server = EmbeddedPostgres(home, fsync=False)
+    server = EmbeddedPostgres(home, fsync=False, settings={"max_prepared_transactions": "8"})
     try:
         server.start()
         yield server

@@ -83,6 +83,7 @@ class KafkaCapture:
         self._topic: KafkaTopic | None = None
         self._described = 0.0
         self._reader: KafkaReader | None = None
+        self._patient = True
         self._told: dict[int, int | None] = {}  # what the caller knows of each partition
 
     def preflight(self) -> None:
@@ -120,7 +121,8 @@ class KafkaCapture:
             max_bytes: payload bytes after which the batch is full.
 
         Returns:
-            None when every partition was seen at its end and nothing came within `timeout`: the topic is drained.
+            None when every partition was seen at its end and nothing came within `timeout`: the topic is drained. When
+            not patient, also when the broker has said nothing for a moment.
 
         Raises:
             RetentionGapError, LogTruncatedError, TopicRecreatedError: records are lost; nothing is skipped.
@@ -131,6 +133,7 @@ class KafkaCapture:
         if self._reader is None:
             self._reader = KafkaReader(self._clients, self._source, topic)
         reader = self._reader
+        reader.hasty = not self._patient
         if wanted != self._told or not reader.assigned:
             self._told = {}
             reader.assign(wanted)
@@ -155,6 +158,11 @@ class KafkaCapture:
             first={topic.app_id(number): offset for number, offset in first.iter_rows()},
             newest_timestamp=cast("datetime | None", frame["_timestamp"].max()),
         )
+
+    def be_patient(self, patient: bool) -> None:
+        """Whether calls wait for a broker that is away; without, they fail soon and the caller tries again later."""
+        self._patient = patient
+        self._source.be_patient(patient)
 
     def wait(self, timeout: float) -> bool:
         """Whether `read` would find something: a record, a new partition or an error. Waits up to `timeout` seconds.

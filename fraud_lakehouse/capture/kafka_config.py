@@ -36,8 +36,9 @@ _DEFAULTS: dict[str, Any] = {
     # The demo's broker answers a waiting fetch only at steps of this: 500 ms cost 250 ms of latency, 100 ms 8 ms.
     "fetch.wait.max.ms": 100,
     "fetch.error.backoff.ms": 100,
+    "fetch.queue.backoff.ms": 5,  # the default: no fetch for a second once the queue was full, whoever empties it
     "fetch.max.bytes": 4_194_304,
-    "queued.min.messages": 50_000,
+    "queued.min.messages": 200_000,  # fetched on while a batch is written
     "queued.max.messages.kbytes": 65_536,
     "check.crcs": True,
 }
@@ -100,9 +101,12 @@ class KafkaClients:
                 "FRAUD_KAFKA_BOOTSTRAP_SERVERS is not set", "set it to host:port of the Kafka broker, comma separated"
             )
         self.bootstrap: str = settings.kafka_bootstrap_servers
+        self.max_record_bytes = settings.max_record_bytes
         self._file = settings.kafka_config_file
         self._extra: dict[str, Any] = dict(read_properties(self._file)) if self._file else {}
         self.last_error = ""
+        self.all_down = False
+        """Whether a client found every broker away since the last answer."""
 
     def consumer(self) -> Consumer:
         """A consumer that never joins a group, commits nothing by itself and reports the end of each partition."""
@@ -122,7 +126,10 @@ class KafkaClients:
         self.last_error = ""
 
     def _remember(self, error: Any) -> None:
-        self.last_error = str(error.str())
+        is_summary = error.code() == KafkaError._ALL_BROKERS_DOWN
+        self.all_down |= is_summary
+        if not (is_summary and self.last_error):  # why a broker is away says more
+            self.last_error = str(error.str())
 
     def _make(self, kind: type[_Client], defaults: dict[str, Any], ours: dict[str, Any]) -> _Client:
         base: dict[str, Any] = {"bootstrap.servers": self.bootstrap, "error_cb": self._remember}

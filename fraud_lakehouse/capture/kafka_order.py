@@ -6,12 +6,22 @@ event-time watermark past the others, and their rows would count as late. Only r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import polars as pl
 
 _CLOCK: Final = "_clock"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Records held: their columns (which may still be in the making), clocks and partitions."""
+
+    frame: Callable[[], pl.DataFrame]
+    clocks: pl.Series
+    partitions: frozenset[int]
 
 
 class ArrivalOrder:
@@ -22,44 +32,68 @@ class ArrivalOrder:
     """
 
     def __init__(self) -> None:
-        self._frames: list[pl.DataFrame] = []
+        self._pieces: list[_Piece] = []
         self.clocks: dict[int, int] = {}
         """Newest clock by partition."""
         self.rows = 0
         """Records held."""
 
-    def add(self, frame: pl.DataFrame, partitions: Sequence[int], timestamps: Sequence[int | None]) -> None:
-        """Hold records; `partitions` and `timestamps` are theirs, offsets rise within each partition."""
-        clocks = self.clocks
-        column = []
-        for partition, timestamp in zip(partitions, timestamps, strict=True):
-            clock = max(clocks.get(partition, 0), timestamp or 0)
-            clocks[partition] = clock
-            column.append(clock)
-        self._frames.append(frame.with_columns(pl.Series(_CLOCK, column, pl.Int64)))
-        self.rows += frame.height
+    def add(
+        self, frame: Callable[[], pl.DataFrame], partitions: Sequence[int], timestamps: Sequence[int | None]
+    ) -> None:
+        """Hold records; `partitions` and `timestamps` are theirs, offsets rise within each partition.
+
+        Args:
+            frame: gives their columns (at least `_partition` and `_offset`); called when they are handed out.
+        """
+        moments = pl.Series(_CLOCK, timestamps, pl.Int64).fill_null(0)
+        newest = pl.DataFrame([pl.Series("_partition", partitions, pl.Int32), moments])
+        column = pl.Series(_CLOCK, [], pl.Int64)
+        numbers = newest["_partition"].unique()
+        if numbers.len() == 1:
+            column = moments.cum_max().clip(self.clocks.get(numbers[0], 0))
+            self.clocks[numbers[0]] = column[-1]
+        elif numbers.len():
+            known = {number: self.clocks.get(number, 0) for number in numbers}
+            before = pl.col("_partition").replace_strict(known, return_dtype=pl.Int64)
+            clock = pl.max_horizontal(pl.col(_CLOCK).cum_max().over("_partition"), before)
+            newest = newest.select("_partition", clock)
+            column = newest[_CLOCK]
+            self.clocks |= dict(newest.group_by("_partition").max().iter_rows())
+        self._hold(frame, column, frozenset(numbers))
 
     def ready(self, horizon: int | None) -> int:
         """How many held records have a clock up to `horizon` (None: all)."""
         if horizon is None:
             return self.rows
-        return sum(int((frame[_CLOCK] <= horizon).sum()) for frame in self._frames)
+        return sum(int((piece.clocks <= horizon).sum()) for piece in self._pieces)
 
     def release(self, most: int, horizon: int | None) -> pl.DataFrame:
         """Take out at most `most` records with a clock up to `horizon`, oldest first."""
-        held = pl.concat(self._frames, rechunk=False)
-        order = held.select("_clock", "_partition", "_offset").with_row_index("_row")
+        pieces, ready, partitions = self._pieces, self.ready(horizon), self.partitions()
+        self._pieces, self.rows = [], 0
+        held = pl.concat([piece.frame().with_columns(piece.clocks) for piece in pieces], rechunk=False)
+        if len(partitions) == 1:  # in order as it is
+            count = min(most, ready)
+            self._keep(held[count:])
+            return held[:count].drop(_CLOCK)
+        order = held.select(_CLOCK, "_partition", "_offset").with_row_index("_row")
         if horizon is not None:
             order = order.filter(pl.col(_CLOCK) <= horizon)
         rows = order.sort(_CLOCK, "_partition", "_offset").head(most)["_row"]
         if rows.len() < held.height:
-            kept = held.with_row_index("_row").filter(~pl.col("_row").is_in(rows.implode())).drop("_row")
-            self._frames = [kept]
-        else:
-            self._frames = []
-        self.rows = held.height - rows.len()
+            self._keep(held.with_row_index("_row").filter(~pl.col("_row").is_in(rows.implode())).drop("_row"))
         return held[rows].drop(_CLOCK)
 
-    def partitions(self) -> set[int]:
+    def partitions(self) -> frozenset[int]:
         """Partitions of which records are held."""
-        return {number for frame in self._frames for number in frame["_partition"].unique().to_list()}
+        return frozenset[int]().union(*(piece.partitions for piece in self._pieces))
+
+    def _keep(self, frame: pl.DataFrame) -> None:
+        rest = frame.drop(_CLOCK)
+        self._hold(lambda: rest, frame[_CLOCK], frozenset(frame["_partition"].unique()))
+
+    def _hold(self, frame: Callable[[], pl.DataFrame], clocks: pl.Series, partitions: frozenset[int]) -> None:
+        if clocks.len():
+            self._pieces.append(_Piece(frame, clocks, partitions))
+            self.rows += clocks.len()

@@ -11,20 +11,20 @@ from collections.abc import Mapping
 import polars as pl
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from fraud_lakehouse.capture.kafka_chunk import Chunk, DecodeAhead
 from fraud_lakehouse.capture.kafka_config import KafkaClients
 from fraud_lakehouse.capture.kafka_order import ArrivalOrder
-from fraud_lakehouse.capture.kafka_records import RawRecords, decode
+from fraud_lakehouse.capture.kafka_range import check_range, lost
 from fraud_lakehouse.capture.kafka_source import (
     KafkaSource,
     KafkaTopic,
-    LogTruncatedError,
     RetentionGapError,
     verify_identity,
 )
 from fraud_lakehouse.errors import GapError, SourceError
 
 CHUNK = 20_000
-"""Records decoded at once: their Python objects are gone before the next ones come."""
+"""Records decoded at once."""
 
 SILENT_SECONDS = 10.0
 """How long a broker may neither deliver nor say "end of partition"."""
@@ -33,6 +33,9 @@ HELD_ROWS = 1_000_000
 """Most records held back for order; with more, order gives way."""
 
 _FILL_SECONDS = 1.0
+_HASTY_SECONDS = 0.3
+_PORTION = 300  # messages alive at once: Python's collector wakes at 700 new objects
+_PORTION_SECONDS = 0.02
 _STALLED_SECONDS = 3.0
 _SETTLE_SECONDS = 0.15  # longer than one fetch: what was acknowledged before a call is seen by it
 _BEYOND_SECONDS = 1.0
@@ -57,6 +60,11 @@ class KafkaReader:
         self._held: list[Message] = []
         self._ended: set[int] = set()
         self._settled = 0.0
+        self._silent = 0.0
+        self._behind = True
+        self.hasty = False
+        """Whether `take` gives up for now, instead of waiting, when a broker says nothing."""
+        self._ahead = DecodeAhead(clients.max_record_bytes)
         self._order = ArrivalOrder()
         self.next: dict[int, int | None] = {}
         """Next offset to fetch of each assigned partition; None: from the earliest, nothing fetched yet."""
@@ -75,11 +83,11 @@ class KafkaReader:
             RetentionGapError: an offset lies before the earliest the broker still has.
             SourceError: the broker does not answer.
         """
-        self._held, self._ended, self.next, self._settled = [], set(), {}, 0.0
+        self._held, self._ended, self.next, self._settled, self._silent = [], set(), {}, 0.0, 0.0
         self._order = ArrivalOrder()
         known = {partition: offset for partition, offset in offsets.items() if offset is not None}
         starts = self._source.starts(offsets)  # asking here saves the 0.5 s that librdkafka takes to find "beginning"
-        self._check_range(known, starts, {})
+        check_range(self._topic.name, known, starts, {})
         self._consumer.assign(
             [
                 TopicPartition(self._topic.name, partition, starts[partition] if offset is None else offset)
@@ -149,15 +157,18 @@ class KafkaReader:
 
     def close(self) -> None:
         """Leave the broker; commits nothing."""
+        self._ahead.close()
         self._consumer.close()
 
     def _fill(self, max_rows: int, max_bytes: int, timeout: float) -> int | None:
         """Fetch until there is enough to hand out, or all there is; up to which clock it may be (None: all)."""
-        started = heard = time.monotonic()
+        started = time.monotonic()
+        heard, self._silent = started - self._silent, 0.0
         timeout, self._settled = max(timeout, self._settled), _SETTLE_SECONDS
         size = 0
         while True:
             horizon = self._horizon()
+            self._behind = horizon is not None
             ready = self._order.ready(horizon)
             if ready >= max_rows or (ready and size >= max_bytes):
                 return horizon
@@ -179,6 +190,9 @@ class KafkaReader:
                 heard = now
             else:
                 self._check_silence(now - heard)
+                if self.hasty and now - started > _HASTY_SECONDS:  # the next call goes on waiting
+                    self._silent = now - heard
+                    return None
 
     def _horizon(self) -> int | None:
         """The clock up to which no earlier record can come any more: None when all partitions are read to the end."""
@@ -197,32 +211,37 @@ class KafkaReader:
             if message is None:
                 return 0, 0
             messages = [message]
-        # consume() with a timeout would wait for the full number: only what is there.
-        return self._hold(messages + self._consumer.consume(most - len(messages), 0))
+        # consume() waits for the full number: while far behind that is wanted, since small chunks cost more a record.
+        patience = _PORTION_SECONDS if self._behind else 0
+        chunk, wanted = Chunk(self._topic.name), len(messages)
+        while len(messages) >= wanted:
+            self._add(chunk, messages)
+            if (wanted := min(most - chunk.rows, _PORTION)) <= 0:
+                break
+            messages = self._consumer.consume(wanted, patience)
+        else:
+            self._add(chunk, messages)
+        if chunk.rows:
+            records = chunk.records
+            self._order.add(self._ahead.submit(records), records.partitions, records.timestamps)
+        return chunk.rows, chunk.records.size
 
-    def _hold(self, messages: list[Message]) -> tuple[int, int]:
-        partitions: list[int] = []
-        offsets: list[int] = []
-        timestamps: list[int | None] = []
-        values: list[bytes | None] = []
-        for message in messages:
-            if message.error() is not None:
-                if not self._noted_end(message):
-                    self._raise_for(message)
-                continue
-            partition, offset = message.partition(), message.offset()
-            assert partition is not None and offset is not None
-            kind, timestamp = message.timestamp()
-            partitions.append(partition)
-            offsets.append(offset)
-            timestamps.append(timestamp if kind else None)
-            values.append(message.value())
-            self.next[partition] = offset + 1
-        if partitions:
-            self._ended -= {partition for partition in set(partitions) if self.next[partition] != self._high(partition)}
-            frame = decode(RawRecords(self._topic.name, partitions, offsets, timestamps, values))
-            self._order.add(frame, partitions, timestamps)
-        return len(partitions), sum(len(value) for value in values if value is not None)
+    def _add(self, chunk: Chunk, messages: list[Message]) -> None:
+        if any(map(Message.error, messages)):
+            messages = [message for message in messages if not self._noted_error(message)]
+        if not messages:
+            return
+        ends = chunk.add(messages)
+        self.next |= {partition: max(end, self.next.get(partition) or 0) for partition, end in ends.items()}
+        self._ended -= {partition for partition in ends if self.next[partition] != self._high(partition)}
+
+    def _noted_error(self, message: Message) -> bool:
+        """Whether the message is no record but an event, which then is dealt with; some raise."""
+        if message.error() is None:
+            return False
+        if not self._noted_end(message):
+            self._raise_for(message)
+        return True
 
     def _noted_end(self, message: Message) -> bool:
         """Whether the message is "end of partition", which then is remembered."""
@@ -248,7 +267,7 @@ class KafkaReader:
         for partition, offset in self.next.items():
             # The demo's broker answers a fetch beyond its end with nothing at all; Kafka with an error.
             if partition not in self._ended and offset is not None and 0 <= self._high(partition) < offset:
-                self._check_range({partition: offset}, {}, {partition: self._high(partition)})
+                check_range(self._topic.name, {partition: offset}, {}, {partition: self._high(partition)})
         if seconds >= SILENT_SECONDS:
             cause = self._clients.last_error or "it reports no error"
             raise SourceError(
@@ -264,12 +283,12 @@ class KafkaReader:
         if error.code() in _RANGE:
             partition = message.partition()
             known = {number: offset for number, offset in self.next.items() if offset is not None}
-            self._verify_identity()
-            self._check_range(known, self._source.starts(known), self._source.ends(known))
+            verify_identity(self._topic, self._source.describe())
+            check_range(self._topic.name, known, self._source.starts(known), self._source.ends(known))
             if partition in known:  # the log moved while we asked
-                raise RetentionGapError(*self._lost(partition, known[partition], "not in the log any more"))
+                raise RetentionGapError(*lost(self._topic.name, partition, known[partition], "not in the log any more"))
         elif error.code() in _GONE:
-            self._verify_identity()
+            verify_identity(self._topic, self._source.describe())
         elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             raise SourceError(
                 f"Kafka at {self._clients.bootstrap} does not let us read topic {self._topic.name!r}",
@@ -277,21 +296,3 @@ class KafkaReader:
             )
         elif error.fatal():
             raise SourceError(f"Kafka at {self._clients.bootstrap}: {error.str()}", "see the broker's log")
-
-    def _verify_identity(self) -> None:
-        verify_identity(self._topic, self._source.describe())
-
-    def _check_range(self, offsets: Mapping[int, int], starts: Mapping[int, int], ends: Mapping[int, int]) -> None:
-        for partition, offset in offsets.items():
-            if partition in starts and offset < starts[partition]:
-                raise RetentionGapError(
-                    *self._lost(partition, offset, f"before the earliest the broker still has, {starts[partition]}")
-                )
-            if partition in ends and offset > ends[partition]:
-                raise LogTruncatedError(*self._lost(partition, offset, f"beyond the end of the log, {ends[partition]}"))
-
-    def _lost(self, partition: int, offset: int, where: str) -> tuple[str, str]:
-        return (
-            f"Kafka topic {self._topic.name!r}, partition {partition}: our next offset {offset} is {where}",
-            "find out what was lost, then accept the topic as it is now: fraud-lakehouse accept-source kafka",
-        )

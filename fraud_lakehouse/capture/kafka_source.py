@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,12 @@ from fraud_lakehouse.errors import GapError, SourceError
 
 ANSWER_SECONDS = 8.0
 """How long a broker may take to answer one question."""
+
+HASTY_SECONDS = 2.0
+"""The same while nobody may be held up; less where every broker is known to be away."""
+
+_AWAY_SECONDS = 0.2
+_POLL_SECONDS = 0.02
 
 _UNSUPPORTED = {KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION}
 _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
@@ -94,6 +101,7 @@ class KafkaSource:
         self._clients = clients
         self._name = topic
         self._admin: AdminClient | None = None
+        self._hasty = False
 
     def describe(self) -> KafkaTopic:
         """The topic's identity and partitions, asked now.
@@ -106,7 +114,7 @@ class KafkaSource:
         """
         admin = self._connected()
         try:
-            asked = admin.describe_topics(TopicCollection([self._name]), request_timeout=ANSWER_SECONDS)
+            asked = admin.describe_topics(TopicCollection([self._name]), request_timeout=self._seconds)
             found = self._answer(asked[self._name])
             topic_id, partitions = str(found.topic_id), len(found.partitions)
         except KafkaException as error:
@@ -147,19 +155,34 @@ class KafkaSource:
         return self._offsets(partitions, OffsetSpec.earliest())
 
     def unreachable(self, seconds: float) -> SourceError:
-        """The error for a broker that does not answer; the next question connects anew."""
+        """The error for a broker that does not answer; the next question connects anew.
+
+        In haste the client is kept: it goes on connecting while others are served.
+        """
         if self._admin is not None:
             self._admin.poll(0)  # lets it report why
-            self._admin = None
+            if not self._hasty:
+                self._admin = None
         cause = f" ({self._clients.last_error})" if self._clients.last_error else ""
         return SourceError(
-            f"no Kafka broker answers at {self._clients.bootstrap} within {seconds:.0f} s{cause}",
+            f"no Kafka broker answers at {self._clients.bootstrap} within {seconds:g} s{cause}",
             "check FRAUD_KAFKA_BOOTSTRAP_SERVERS, the network and, for SASL or TLS, FRAUD_KAFKA_CONFIG_FILE",
         )
 
+    def be_patient(self, patient: bool) -> None:
+        """Whether a question may wait for a broker that is away, which holds up whoever asks."""
+        self._hasty = not patient
+
     def close(self) -> None:
-        """Let the connection go."""
-        self._admin = None
+        """Let the connection go, unless it is still being made in haste."""
+        if not (self._hasty and self._clients.all_down):
+            self._admin = None
+
+    @property
+    def _seconds(self) -> float:
+        if not self._hasty:
+            return ANSWER_SECONDS
+        return _AWAY_SECONDS if self._clients.all_down else HASTY_SECONDS
 
     def _connected(self) -> AdminClient:
         if self._admin is None:
@@ -169,7 +192,7 @@ class KafkaSource:
 
     def _cluster_id(self, admin: AdminClient) -> str:
         try:
-            found = self._answer(admin.describe_cluster(request_timeout=ANSWER_SECONDS)).cluster_id
+            found = self._answer(admin.describe_cluster(request_timeout=self._seconds)).cluster_id
         except KafkaException as error:
             if reason_of(error).code() not in _UNSUPPORTED:
                 raise self._refused(error) from None
@@ -180,10 +203,10 @@ class KafkaSource:
         wanted = {TopicPartition(self._name, partition): spec for partition in partitions}
         if not wanted:
             return {}
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + self._seconds
         while True:
             asked = self._connected().list_offsets(
-                wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_SECONDS
+                wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._seconds
             )
             try:
                 return {place.partition: int(self._answer(answer).offset) for place, answer in asked.items()}
@@ -191,21 +214,29 @@ class KafkaSource:
                 if reason_of(error).code() not in _LEADERLESS:
                     raise self._refused(error) from None
                 if time.monotonic() > deadline:
-                    raise self.unreachable(ANSWER_SECONDS) from None
+                    raise self.unreachable(self._seconds) from None
                 self.describe()  # the leader is moving, the broker is down, or the topic is gone: which?
                 time.sleep(_RETRY_SECONDS)
 
     def _metadata(self) -> ClusterMetadata:
         try:
-            return self._connected().list_topics(timeout=ANSWER_SECONDS)
+            return self._connected().list_topics(timeout=self._seconds)
         except KafkaException as error:
             raise self._refused(error) from None
 
-    def _answer(self, future: Any) -> Any:
-        try:
-            return future.result(ANSWER_SECONDS + 1)
-        except TimeoutError:
-            raise self.unreachable(ANSWER_SECONDS) from None
+    def _answer(self, future: Future[Any]) -> Any:
+        started = time.monotonic()
+        while not future.done():
+            if time.monotonic() - started > self._seconds + 1:
+                raise self.unreachable(self._seconds)
+            if self._hasty and self._admin is not None:
+                self._admin.poll(0)  # lets it report that everybody is away
+                if self._clients.all_down and time.monotonic() - started > _AWAY_SECONDS:
+                    raise self.unreachable(_AWAY_SECONDS)
+            wait([future], _POLL_SECONDS if self._hasty else self._seconds)
+        found = future.result()
+        self._clients.all_down = False
+        return found
 
     def _refused(self, error: KafkaException) -> SourceError:
         reason = reason_of(error)
@@ -213,7 +244,7 @@ class KafkaSource:
         if code in _ABSENT:
             return self._missing()
         if code in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE):
-            return self.unreachable(ANSWER_SECONDS)
+            return self.unreachable(self._seconds)
         if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
             return SourceError(
                 f"Kafka at {self._clients.bootstrap} does not let us describe topic {self._name!r}: {reason.str()}",

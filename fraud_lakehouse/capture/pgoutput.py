@@ -12,14 +12,18 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from fraud_lakehouse.capture.pgoutput_relation import Relation, Relations
+from fraud_lakehouse.capture.pgoutput_runs import EPOCH_2000, Part
 from fraud_lakehouse.capture.pgoutput_tuple import ROW, TupleReader
-from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, TableInfo, bronze_name
-from fraud_lakehouse.capture.postgres_errors import SourceSchemaError, TableWithoutPositionError
+from fraud_lakehouse.capture.pgoutput_union import union
+from fraud_lakehouse.capture.postgres_catalog import TableInfo
+from fraud_lakehouse.capture.postgres_errors import TableWithoutPositionError
+from fraud_lakehouse.capture.postgres_names import bronze_name
 from fraud_lakehouse.capture.postgres_types import ColumnType
 
 _INSERT, _UPDATE, _DELETE, _TRUNCATE, _COMMIT, _RELATION = (ord(letter) for letter in "IUDTCR")
 _BEGIN, _NEW, _OLD_ROW = (ord(letter) for letter in "BNO")
-_EPOCH_2000 = 946_684_800_000_000  # microseconds from 1970 to PostgreSQL's epoch
+_CHANGES = [_INSERT, _UPDATE, _DELETE, _TRUNCATE]
+_LAST_LSN = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -45,30 +49,41 @@ def decode(
     after: Mapping[str, int],
     position: int,
     base_types: Callable[[Sequence[int]], Mapping[int, ColumnType]] = lambda oids: {},
+    *,
+    part: Part | None = None,
+    described: dict[int, Relation] | None = None,
+    until: int = _LAST_LSN,
 ) -> Decoded:
-    """Decode whole transactions.
+    """Decode whole transactions, or a part of one.
 
     Args:
-        messages: the messages of one peek, from a Begin to a Commit.
+        messages: messages of one peek, from a Begin to a Commit unless they are a `part`.
         tables: what is known of the tables, by bronze name (key and identity of FULL tables).
         after: bronze name to the LSN up to which that table already has everything; a table that is in
             neither `after` nor `tables` is left out.
         position: LSN up to which every table has everything.
         base_types: given the oids of user-defined types, those that are domains and their base types.
+        part: of which transaction the messages are a part.
+        described: relations by oid as earlier messages of the same peek described them; brought up to date here.
+        until: transactions that end after this LSN are left out.
 
     Raises:
-        SourceSchemaError: a column changed to a type that does not hold the rows before the change.
         TableWithoutPositionError: a table of `tables` is not in `after`.
     """
     if not messages:
         return Decoded()
-    log = _transactions(pl.Series("data", messages, dtype=pl.Binary))
-    last = log.select(pl.col("lsn").max(), pl.col("committed").last()).row(0)
-    relations = Relations.read(log.filter(pl.col("kind") == _RELATION).select(ROW, "data").rows(), base_types)
-    rows = log.filter((pl.col("lsn") > position) & pl.col("kind").is_in([_INSERT, _UPDATE, _DELETE, _TRUNCATE]))
+    described = {} if described is None else described
+    log = _transactions(pl.Series("data", messages, dtype=pl.Binary), part)
+    wanted = pl.col("lsn") <= until
+    last = log.filter(wanted).select(pl.col("lsn").max(), pl.col("committed").last()).row(0)
+    sent = log.filter(pl.col("kind") == _RELATION).select(ROW, "data").rows()
+    relations = Relations.read(sent, base_types, described)
+    rows = log.filter((pl.col("lsn") > position) & wanted & pl.col("kind").is_in(_CHANGES))
+    names = {(info.schema, info.table): name for name, info in tables.items()}
     parts: dict[str, list[tuple[Relation, pl.DataFrame]]] = {}
     for relation, events in _events(rows, relations):
-        name = bronze_name(relation.schema, relation.table)
+        source = (relation.schema, relation.table)
+        name = names.get(source) or bronze_name(*source)
         if name not in after:
             _check_foreign(name, tables)
             continue
@@ -80,7 +95,7 @@ def decode(
     for name, pieces in parts.items():
         newest = relations.latest(pieces[-1][0].oid)
         key = _key(newest, tables.get(name))
-        decoded.tables[name], decoded.frames[name] = _union(name, newest, key, pieces)
+        decoded.tables[name], decoded.frames[name] = union(name, newest, key, pieces)
     return decoded
 
 
@@ -98,20 +113,21 @@ def _check_foreign(name: str, tables: Mapping[str, TableInfo]) -> None:
         )
 
 
-def _transactions(data: pl.Series) -> pl.DataFrame:
+def _transactions(data: pl.Series, part: Part | None) -> pl.DataFrame:
     """Every message with its kind, its transaction's end LSN and commit time, and its place inside it."""
     message = pl.col("data").bin
     log = data.to_frame().with_row_index(ROW).with_columns(kind=message.slice(0, 1).bin.reinterpret(dtype=pl.UInt8))
     commit = pl.col("kind") == _COMMIT
-    change = pl.col("kind").is_in([_INSERT, _UPDATE, _DELETE, _TRUNCATE])
+    lsn = pl.when(commit).then(_int64(10)).backward_fill()
+    committed = pl.when(commit).then(_int64(18) + EPOCH_2000).backward_fill()
+    begin = pl.when(pl.col("kind") == _BEGIN).then(pl.col("count")).forward_fill()
     return log.with_columns(
-        lsn=pl.when(commit).then(_int64(10)).backward_fill(),
-        committed=pl.when(commit).then(_int64(18) + _EPOCH_2000).backward_fill(),
-        count=change.cum_sum().cast(pl.Int64),
+        lsn=lsn if part is None else pl.lit(part.end_lsn, dtype=pl.Int64),
+        committed=committed if part is None else pl.lit(part.committed_us, dtype=pl.Int64),
+        count=pl.col("kind").is_in(_CHANGES).cum_sum().cast(pl.Int64),
     ).with_columns(
         # Two numbers a message: an update that changes the key becomes a delete (even) and an update (odd).
-        seq=2 * (pl.col("count") - pl.when(pl.col("kind") == _BEGIN).then(pl.col("count")).forward_fill().fill_null(0))
-        + 1
+        seq=2 * (pl.col("count") - begin.fill_null(0 if part is None else -part.changes_before)) + 1
     )
 
 
@@ -158,44 +174,3 @@ def _frame(events: pl.DataFrame, relation: Relation, key: tuple[str, ...]) -> pl
             pieces.append(reader.old_keys(old, key, changed))
             pieces.append(reader.rows("u", reader.filled(new, old) if mark == _OLD_ROW else new))
     return pl.concat(pieces).sort(ROW, "_seq")
-
-
-def _union(
-    name: str, newest: Relation, key: tuple[str, ...], pieces: Sequence[tuple[Relation, pl.DataFrame]]
-) -> tuple[TableInfo, pl.DataFrame]:
-    """One frame of all versions: the newest columns first, then those dropped on the way."""
-    columns: dict[str, ColumnInfo] = {column.name: column for column in newest.columns}
-    for relation, _ in reversed(pieces):
-        for column in relation.columns:
-            columns.setdefault(column.name, column)
-    info = TableInfo(name, newest.schema, newest.table, tuple(columns.values()), key, newest.oid, newest.full)
-    schema = info.frame_schema
-    frames = []
-    for relation, frame in pieces:
-        for column in relation.columns:
-            _check_type(info, column, columns[column.name])
-        missing = [
-            pl.lit(None, dtype=dtype).alias(other) for other, dtype in schema.items() if other not in frame.columns
-        ]
-        frames.append(frame.with_columns(missing).select(ROW, *(pl.col(c).cast(t) for c, t in schema.items())))
-    return info, pl.concat(frames).sort(ROW, "_seq").select(list(schema))
-
-
-_WIDER: dict[pl.DataType, tuple[pl.DataType, ...]] = {
-    pl.Int16(): (pl.Int32(), pl.Int64()),
-    pl.Int32(): (pl.Int64(),),
-    pl.Float32(): (pl.Float64(),),
-}
-
-
-def _check_type(info: TableInfo, before: ColumnInfo, now: ColumnInfo) -> None:
-    old, new = before.type.dtype, now.type.dtype
-    decimals = isinstance(old, pl.Decimal) and isinstance(new, pl.Decimal)
-    if old == new or new in _WIDER.get(old, ()):
-        return
-    if decimals and new.scale >= old.scale and new.precision - new.scale >= old.precision - old.scale:  # type: ignore[attr-defined]
-        return
-    raise SourceSchemaError(
-        f"column {now.name} of table {info.source_name} changed its type from {old} to {new}",
-        "land the table anew (drop its bronze table), or add a column of the new type instead",
-    )

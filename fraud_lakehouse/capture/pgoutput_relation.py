@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fraud_lakehouse.capture.postgres_catalog import ColumnInfo
+from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, named_columns
 from fraud_lakehouse.capture.postgres_types import ColumnType
 
 
@@ -30,18 +30,24 @@ class Relations:
 
     @staticmethod
     def read(
-        messages: Sequence[tuple[int, bytes]], base_types: Callable[[Sequence[int]], Mapping[int, ColumnType]]
+        messages: Sequence[tuple[int, bytes]],
+        base_types: Callable[[Sequence[int]], Mapping[int, ColumnType]],
+        described: dict[int, Relation],
     ) -> Relations:
-        """Read the relation messages, given as (row in the run, bytes) in order."""
+        """Read the relation messages, given as (row in the run, bytes) in order.
+
+        `described` has the relations that earlier runs of the same stream left behind, and is brought up to date.
+        """
         distinct = {data: _parse(data) for _, data in messages}
         oids = [column.type.oid for relation in distinct.values() for column in relation.columns]
         domains = base_types(oids) if oids else {}
-        versions: dict[int, list[tuple[int, Relation]]] = {}
+        versions = {oid: [(0, relation)] for oid, relation in described.items()}
         for row, data in messages:
             relation = _resolve(distinct[data], domains)
             known = versions.setdefault(relation.oid, [])
             if not known or known[-1][1] != relation:
                 known.append((row, relation))
+            described[relation.oid] = relation
         return Relations(versions)
 
     def versions(self, oid: int) -> list[tuple[int, int, Relation]]:
@@ -72,16 +78,18 @@ def _parse(data: bytes) -> Relation:
     table, offset = _string(data, offset)
     identity, count = struct.unpack_from(">cH", data, offset)
     offset += 3
-    columns, key = [], []
+    columns: list[tuple[str, ColumnType]] = []
+    in_key = []
     for _ in range(count):
         is_key = data[offset] & 1
         name, offset = _string(data, offset + 1)
         type_oid, modifier = struct.unpack_from(">Ii", data, offset)
         offset += 8
-        columns.append(ColumnInfo(name, ColumnType(type_oid, modifier)))
-        if is_key:
-            key.append(name)
-    return Relation(oid, schema or "pg_catalog", table, tuple(columns), tuple(key), identity == b"f")
+        columns.append((name, ColumnType(type_oid, modifier)))
+        in_key.append(is_key)
+    named = tuple(named_columns(columns))
+    key = tuple(column.name for column, is_key in zip(named, in_key, strict=True) if is_key)
+    return Relation(oid, schema or "pg_catalog", table, named, key, identity == b"f")
 
 
 def _string(data: bytes, offset: int) -> tuple[str, int]:
@@ -90,5 +98,5 @@ def _string(data: bytes, offset: int) -> tuple[str, int]:
 
 
 def _resolve(relation: Relation, domains: Mapping[int, ColumnType]) -> Relation:
-    columns = tuple(ColumnInfo(column.name, domains.get(column.type.oid, column.type)) for column in relation.columns)
-    return Relation(relation.oid, relation.schema, relation.table, columns, relation.key, relation.full)
+    columns = tuple(replace(column, type=domains.get(column.type.oid, column.type)) for column in relation.columns)
+    return replace(relation, columns=columns)

@@ -7,49 +7,38 @@ the lake does, and passes it in. Only `acknowledge` changes what the server will
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-import polars as pl
 import psycopg
 
-from fraud_lakehouse.capture import pgoutput
+from fraud_lakehouse.capture.pgoutput_runs import Runs
 from fraud_lakehouse.capture.postgres_catalog import TableInfo, base_types, discover
+from fraud_lakehouse.capture.postgres_changes import LAST_LSN, Changes, Peeked, Question
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector
-from fraud_lakehouse.capture.postgres_errors import PostgresUnreachableError
-from fraud_lakehouse.capture.postgres_preflight import check_identity, check_server, check_slot, system_id_of
-from fraud_lakehouse.capture.postgres_publication import check_publication, published, unpublished_error
+from fraud_lakehouse.capture.postgres_hold import held
+from fraud_lakehouse.capture.postgres_link import PostgresLink
+from fraud_lakehouse.capture.postgres_log import LogReader
+from fraud_lakehouse.capture.postgres_preflight import check_identity, check_server, check_slot
+from fraud_lakehouse.capture.postgres_publication import (
+    check_publication,
+    ensure_publication,
+    memberships,
+    published,
+    unpublished_error,
+)
+from fraud_lakehouse.capture.postgres_retention import Retention, retention
 from fraud_lakehouse.capture.postgres_slot import ReplicationSlot, SlotState
 from fraud_lakehouse.capture.postgres_snapshot import Snapshot
+from fraud_lakehouse.capture.postgres_timeline import Timeline, read_timeline, timeline_number
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.settings import Settings
 
 _SNAPSHOT_ROWS = 200_000
 _POLL = 0.05  # seconds between two looks at the log's end: one look takes 0.2 ms
-_RECONNECT = 30.0  # seconds a restart of the server may take
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class ChangeBatch:
-    """Changes between two positions of the log.
-
-    Args:
-        start_lsn: the position asked for.
-        end_lsn: the position to commit with this batch; always greater than `start_lsn`.
-        frames: bronze table name to events in order, columns `tables[name].frame_schema` (without `_ingested_at`).
-        tables: the tables of `frames` as of the end of the batch.
-        newest_committed_at: commit time of the last transaction (UTC), None when there was none.
-    """
-
-    start_lsn: int
-    end_lsn: int
-    frames: dict[str, pl.DataFrame] = field(default_factory=dict)
-    tables: dict[str, TableInfo] = field(default_factory=dict)
-    newest_committed_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -85,10 +74,12 @@ class PostgresCapture:
         self._connector = PostgresConnector(settings.postgres_dsn.get_secret_value())
         self._slot = ReplicationSlot(self._connector, settings.postgres_slot, settings.postgres_publication)
         self._chunk_rows = min(settings.batch_rows, _SNAPSHOT_ROWS)
-        self._connection: psycopg.Connection[Any] | None = None
-        self._system_id: str | None = None
-        self._patient = True
+        self._link = PostgresLink(self._connector)
+        self._log = LogReader(self._connector, self._slot)
+        self._runs = Runs(settings.work_dir)
+        self._max_field_bytes = settings.max_field_bytes
         self._tables: dict[str, TableInfo] = {}
+        self._refused: set[str] = set()
         self._published: frozenset[tuple[str, str]] | None = None
         self._seen = 0
 
@@ -101,10 +92,15 @@ class PostgresCapture:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; a later call opens it again."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        """Close the connections; a later call opens them again."""
+        self._link.close()
+        self._log.link.close()
+
+    def forget_server(self) -> None:
+        """Close, and take whatever server answers next: the caller compares its identity with the lake's."""
+        self._link.forget()
+        self._log.link.forget()
+        self._tables, self._published, self._seen = {}, None, 0
 
     @property
     def slot(self) -> str:
@@ -119,9 +115,7 @@ class PostgresCapture:
     @property
     def system_id(self) -> str:
         """The server's system identifier."""
-        self._run(lambda connection: None)
-        assert self._system_id is not None
-        return self._system_id
+        return self._link.system_id
 
     @property
     def app_id(self) -> str:
@@ -132,6 +126,14 @@ class PostgresCapture:
         """Names a table's position in the lake: `pg:<system id>:<slot>:<bronze table>`."""
         return f"{self.app_id}:{table}"
 
+    def timeline(self) -> Timeline:
+        """The server's timeline and its history.
+
+        Raises:
+            SourceError: the history's file is gone.
+        """
+        return self._link.run(lambda connection: read_timeline(self._connector, timeline_number(connection)))
+
     def preflight(self) -> None:
         """Check everything that capture needs and that can be known before a position is.
 
@@ -139,10 +141,10 @@ class PostgresCapture:
             SourceError: the subclass in `postgres_errors` that names the cause and its remedy.
             SlotLostError: the slot was invalidated.
         """
-        self._run(check_server)
+        self._link.run(check_server)
         tables = self.tables()
-        self._run(lambda connection: check_publication(connection, self._slot.publication, tables))
-        self._run(lambda connection: check_slot(connection, self._slot))
+        self._link.run(lambda connection: check_publication(connection, self._slot.publication, tables))
+        self._link.run(lambda connection: check_slot(connection, self._slot))
 
     def new_tables(self) -> list[TableInfo]:
         """Tables that joined since `tables` was first asked: their snapshot is due."""
@@ -153,12 +155,52 @@ class PostgresCapture:
         """The tables to capture, read from the catalog now.
 
         Raises:
-            SourceTableError: one is missing or cannot be captured.
+            SourceTableError: one is missing or cannot be captured. Once there are some, only for one of these: a new
+                table that cannot be captured is logged and left out.
         """
-        found = self._run(lambda connection: discover(connection, self._configured))
+        captured, publication = {table.oid for table in self._tables.values()}, self._slot.publication
+        found = self._link.run(lambda c: discover(c, self._configured, publication, captured, self._refused))
         self._tables = {table.name: table for table in found}
         self._published = None
         return found
+
+    def memberships(self, tables: Sequence[TableInfo]) -> dict[str, str]:
+        """By bronze name, what tells each published table's membership from any earlier one."""
+        return self._link.run(lambda connection: memberships(connection, self._slot.publication, tables))
+
+    def publish(self, tables: Sequence[TableInfo]) -> dict[str, str]:
+        """Put the tables into the publication, which is created if there is none; returns their memberships.
+
+        Raises:
+            ReplicationRightError: the user may not. SourceError: the publication leaves something out.
+        """
+        self._link.run(lambda connection: ensure_publication(connection, self._slot.publication, tables))
+        return self.memberships(tables)
+
+    def held(self, tables: Sequence[TableInfo]) -> AbstractContextManager[None]:
+        """Keep the tables' shapes as they are inside; rows are read and written as ever.
+
+        Raises:
+            SourceError: another session has a table locked.
+        """
+        return held(self._connector, tables)
+
+    def retention(self) -> Retention:
+        """What the server keeps for the slot, and how much more it would."""
+        return self._link.run(lambda connection: retention(connection, self.slot))
+
+    def drop_slot(self) -> None:
+        """Drop the slot on the server; nothing happens when there is none.
+
+        Raises:
+            SlotInUseError: another process reads it. SourceError: it is another database's, or another plugin's.
+        """
+
+        def drop(connection: psycopg.Connection[Any]) -> None:
+            self._slot.check_ours(self._slot.state(connection))
+            self._slot.drop(connection)
+
+        self._link.run(drop)
 
     def slot_exists(self) -> bool:
         """Whether our replication slot exists."""
@@ -180,29 +222,31 @@ class PostgresCapture:
         """
         check_identity(known_system_id, self.system_id)
 
-    def snapshot(self, tables: Sequence[TableInfo] | None = None) -> Snapshot:
+    def snapshot(self, tables: Sequence[TableInfo] | None = None, *, permanent: bool = False) -> Snapshot:
         """The backfill as a context manager; `Snapshot` states the order that makes it exactly-once.
 
         Args:
             tables: None takes all tables and (re)creates slot and publication; else tables that join an
                 existing slot.
+            permanent: (re)create the slot for the given tables too.
         """
         found = self.tables() if tables is None else list(tables)
-        return Snapshot(self._connector, self._slot, found, self._chunk_rows, temporary=tables is not None)
+        temporary = tables is not None and not permanent
+        limit = self._max_field_bytes
+        return Snapshot(
+            self._connector, self._slot, found, self._chunk_rows, temporary=temporary, max_field_bytes=limit
+        )
 
-    def read(self, after: Mapping[str, int], slot_position: int, max_rows: int) -> ChangeBatch | None:
-        """The next whole transactions, without consuming them.
+    def changes(self, after: Mapping[str, int], slot_position: int, max_rows: int, until: int | None = None) -> Changes:
+        """The next whole transactions, without consuming them; read them before anything else is asked of the log.
 
         Transactions that end at or before `slot_position`, or before the table's own position, are left out.
-        The log's end is read before the peek, so that a batch may move on over log of other tables.
 
         Args:
             after: bronze table name to its position (commit end LSN); every captured table that has one.
             slot_position: the slot's position in the lake.
-            max_rows: about how many messages; a transaction is never split.
-
-        Returns:
-            None when the log holds nothing beyond `slot_position`; a batch may have no frames.
+            max_rows: about how many messages; a transaction is never split between two calls.
+            until: transactions that end after this LSN are left out, and the end is not beyond it.
 
         Raises:
             GapError: changes after `slot_position` are gone. SourceError: unreachable, slot in use, schema.
@@ -210,29 +254,24 @@ class PostgresCapture:
         if not self._tables:
             self.tables()
         self._check_published(after)
-        state, messages = self._peek(slot_position, max_rows)
-        decoded = pgoutput.decode(messages, self._tables, after, slot_position, self._base_types)
-        while len(messages) >= max_rows and decoded.end_lsn <= slot_position:
-            # A death before the acknowledgement: the peek was full of transactions that the lake has already.
-            max_rows *= 2
-            state, messages = self._peek(slot_position, max_rows)
-            decoded = pgoutput.decode(messages, self._tables, after, slot_position, self._base_types)
-        end = max(decoded.end_lsn, state.current if len(messages) < max_rows else 0)
-        self._seen = max(end, slot_position)
-        if end <= slot_position:
-            return None
-        newest = decoded.newest_committed_at_us
-        moment = None if newest is None else datetime.fromtimestamp(0, UTC) + timedelta(microseconds=newest)
-        self._tables |= {name: table for name, table in decoded.tables.items() if name in self._tables}
-        return ChangeBatch(slot_position, end, decoded.frames, decoded.tables, moment)
+        asked = Question(after, slot_position, max_rows, LAST_LSN if until is None else until)
+        return Changes(
+            asked,
+            self._tables,
+            lambda rows: self._peek(asked, rows),
+            self._finish,
+            self._runs,
+            self._base_types,
+            self._max_field_bytes,
+        )
 
     def be_patient(self, patient: bool) -> None:
         """Whether calls wait for a server that is away; without, they fail at once and the caller tries again later."""
-        self._patient = patient
+        self._link.patient = self._log.link.patient = patient
 
     def acknowledge(self, lsn: int) -> None:
         """Let the server discard its log up to `lsn`; only after that position is durable in the lake."""
-        self._run(lambda connection: self._slot.acknowledge(lsn))
+        self._link.run(lambda connection: self._slot.acknowledge(lsn))
 
     def lag(self) -> PostgresLag:
         """Where the slot stands."""
@@ -245,7 +284,7 @@ class PostgresCapture:
         """Wait until the log has grown beyond what `read` saw last, at most `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while True:
-            if self._run(_log_end) > self._seen:
+            if self._link.run(_log_end) > self._seen:
                 return True
             left = deadline - time.monotonic()
             if left <= 0:
@@ -256,61 +295,25 @@ class PostgresCapture:
         """Against the catalog as `tables` saw it last: a table made anew is in no publication."""
         for again in (False, True):
             if again or self._published is None:
-                self._published = self._run(lambda connection: published(connection, self._slot.publication))
+                self._published = self._link.run(lambda connection: published(connection, self._slot.publication))
             lost = [t for t in self._tables.values() if t.name in after and (t.schema, t.table) not in self._published]
             if not lost:
                 return
         raise unpublished_error(lost[0], self._slot.publication)
 
-    def _peek(self, position: int, max_rows: int) -> tuple[SlotState, list[bytes]]:
-        """The slot as it was before the peek, and the messages."""
+    def _peek(self, asked: Question, max_rows: int) -> Peeked:
+        return self._log.peek(asked, max_rows, self.system_id)
 
-        def peek(connection: psycopg.Connection[Any]) -> tuple[SlotState, list[bytes]]:
-            before = self._slot.state(connection)
-            self._slot.check(before, position)
-            if before.current <= position:
-                return before, []
-            messages = self._slot.peek(connection, max_rows)
-            # Looked at again after the peek: nobody moved the slot past us before it was read.
-            self._slot.check(self._slot.state(connection), position)
-            return before, messages
-
-        return self._run(peek)
+    def _finish(self, changes: Changes) -> None:
+        self._log.check(changes.start_lsn)
+        self._seen = changes.end_lsn
+        self._tables |= {name: table for name, table in changes.tables.items() if name in self._tables}
 
     def _state(self) -> SlotState:
-        return self._run(self._slot.state)
+        return self._link.run(self._slot.state)
 
     def _base_types(self, oids: Sequence[int]) -> Mapping[int, Any]:
-        return self._run(lambda connection: base_types(connection, oids))
-
-    def _connected(self) -> psycopg.Connection[Any]:
-        if self._connection is None or self._connection.closed:
-            connection = self._connector.connect()
-            try:
-                now = system_id_of(connection)
-                if self._system_id is not None:
-                    check_identity(self._system_id, now)
-            except BaseException:
-                connection.close()
-                raise
-            self._system_id, self._connection = now, connection
-        return self._connection
-
-    def _run(self, action: Callable[[psycopg.Connection[Any]], _T]) -> _T:
-        """Run on the kept connection; when it broke, connect again and run once more, for up to 30 s if patient."""
-        first = self._system_id is None  # never connected yet: the person sees the cause at once
-        deadline: float | None = None
-        while True:
-            was_connected = self._connection is not None
-            try:
-                with self._connector.typed_errors():
-                    return action(self._connected())
-            except PostgresUnreachableError:
-                self.close()
-                deadline = deadline or time.monotonic() + (_RECONNECT if self._patient else 0.0)
-                if first or (not was_connected and time.monotonic() >= deadline):
-                    raise
-                time.sleep(0.1)
+        return self._link.run(lambda connection: base_types(connection, oids))
 
 
 def _log_end(connection: psycopg.Connection[Any]) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +12,14 @@ import psycopg
 from psycopg import sql
 
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
+from fraud_lakehouse.capture.postgres_names import bronze_names, column_names
+from fraud_lakehouse.capture.postgres_traces import read_shapes
 from fraud_lakehouse.capture.postgres_types import ColumnType
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,199}")
-_TAKEN = ("card_transactions",)
+log = logging.getLogger(__name__)
+
+_FIRST_NOT_BUILT_IN = 10000  # lower oids are written down in PostgreSQL's sources; none of them is a domain
+STORED_IN_LOG = 180000  # the first version whose log can carry stored generated columns
 
 EVENT_SCHEMA: dict[str, pl.DataType] = {
     "_op": pl.String(),
@@ -28,13 +31,21 @@ EVENT_SCHEMA: dict[str, pl.DataType] = {
 }
 """Columns that capture adds to the source's, in this order (bronze stamps `_ingested_at` itself)."""
 
+_RESERVED = (*EVENT_SCHEMA, "_ingested_at", "_delete", "_is_new")
+
 
 @dataclass(frozen=True)
 class ColumnInfo:
-    """One column of a source table."""
+    """One column of a source table: its name in the lake and, where that is another one, in the source."""
 
     name: str
     type: ColumnType
+    renamed_from: str = ""
+
+    @property
+    def source_name(self) -> str:
+        """The column's name in the source."""
+        return self.renamed_from or self.name
 
 
 @dataclass(frozen=True)
@@ -45,11 +56,15 @@ class TableInfo:
         name: bronze table name: the table's name in schema public, `<schema>__<table>` elsewhere.
         schema: the source's schema.
         table: the source's table name.
-        columns: the source's columns in order, without generated ones (the log does not carry them).
+        columns: the columns that the source has and the log carries, in order.
         key: names of the columns that identify a row, in index order.
         oid: the table's oid, 0 if unknown.
         full: whether the replica identity is FULL (the log carries whole old rows).
         partitioned: whether it is the root of partitions (captured under its own name).
+        dropped: columns the source has no more, of which these events of the log still have values.
+        left_out: generated columns that the log does not carry; never captured.
+        lsn: the position in the log at which this description held.
+        shape: the catalog's facts (`postgres_traces`) from which a silent change of rows shows; empty from the log.
     """
 
     name: str
@@ -60,16 +75,26 @@ class TableInfo:
     oid: int = 0
     full: bool = False
     partitioned: bool = False
+    dropped: tuple[ColumnInfo, ...] = ()
+    left_out: tuple[str, ...] = ()
+    lsn: int = 0
+    shape: str = ""
 
     @property
     def frame_schema(self) -> dict[str, pl.DataType]:
-        """Columns and types of a frame of this table: the source's, then `EVENT_SCHEMA`."""
-        return {column.name: column.type.dtype for column in self.columns} | EVENT_SCHEMA
+        """Columns and types of a frame of this table: the source's, those dropped on the way, then `EVENT_SCHEMA`."""
+        return {column.name: column.type.dtype for column in (*self.columns, *self.dropped)} | EVENT_SCHEMA
 
     @property
     def source_name(self) -> str:
         """`schema.table`, for people."""
         return f"{self.schema}.{self.table}"
+
+    @property
+    def source_key(self) -> tuple[str, ...]:
+        """The key by the source's names."""
+        names = {column.name: column.source_name for column in self.columns}
+        return tuple(names.get(name, name) for name in self.key)
 
     def identifier(self) -> sql.Identifier:
         """The quoted, qualified name."""
@@ -78,18 +103,6 @@ class TableInfo:
     def relation(self) -> sql.Composable:
         """The table itself as SQL names it, without the tables that inherit from it."""
         return self.identifier() if self.partitioned else sql.SQL("only {}").format(self.identifier())
-
-
-def bronze_name(schema: str, table: str) -> str:
-    """The bronze table that a source table lands in: `<table>` of schema public, else `<schema>__<table>`.
-
-    A name that is no plain file name in every reader (spaces, slashes, quotes), or that belongs to the card stream,
-    is spelt with `_` and told apart by a hash.
-    """
-    name = table if schema == "public" else f"{schema}__{table}"
-    if _PLAIN_NAME.fullmatch(name) and name not in _TAKEN:
-        return name
-    return f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}_{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 _TABLES = """
@@ -110,11 +123,18 @@ select n.nspname, c.relname, c.oid::int8, c.relreplident::text, c.relpersistence
 """
 
 _COLUMNS = """
-select a.attrelid::int8, a.attname, a.atttypid::int8, a.atttypmod
+select a.attrelid::int8, a.attname, a.atttypid::int8, a.atttypmod,
+       case a.attgenerated when '' then true when 's' then %(stored)s else false end
   from pg_attribute a
- where a.attrelid = any(%s::oid[]) and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+ where a.attrelid = any(%(oids)s::oid[]) and a.attnum > 0 and not a.attisdropped
  order by a.attrelid, a.attnum
 """
+
+_STORED_PUBLISHED = """
+select coalesce((select to_jsonb(p) ->> 'pubgencols' = 's' from pg_publication p where p.pubname = %s), true)
+"""
+
+_POSITION = "select (pg_current_wal_insert_lsn() - '0/0')::int8"
 
 _BASE_TYPES = """
 with recursive base(domain, oid, modifier, kind) as (
@@ -129,58 +149,105 @@ select distinct on (domain) domain::int8, base.oid::int8, modifier
 
 def base_types(connection: psycopg.Connection[Any], oids: Sequence[int]) -> dict[int, ColumnType]:
     """The types that domains stand for, by the domain's oid; other types are absent from the result."""
-    own = sorted({oid for oid in oids if oid >= 16384})
+    own = sorted({oid for oid in oids if oid >= _FIRST_NOT_BUILT_IN})
     if not own:
         return {}
     return {row[0]: ColumnType(row[1], row[2]) for row in connection.execute(_BASE_TYPES, (own,)).fetchall()}
 
 
-def discover(connection: psycopg.Connection[Any], configured: Sequence[str]) -> list[TableInfo]:
+def discover(
+    connection: psycopg.Connection[Any],
+    configured: Sequence[str],
+    publication: str = "",
+    captured: Collection[int] = (),
+    refused: set[str] | None = None,
+) -> list[TableInfo]:
     """The tables to capture: those configured (`[schema.]table`), or every table of schema public.
+
+    Args:
+        publication: the one that the log is read through; it says whether the log carries stored generated columns.
+        captured: oids of the tables that are captured already: what is wrong with others then holds up none of them.
+        refused: what was logged to be wrong with those others, so that it is logged once.
 
     Raises:
         SourceTableError: one is missing, not readable, unlogged, or has no key or replica identity;
             names the table and the statement that mends it.
     """
+
+    def refuse(error: SourceTableError, oid: int = 0) -> None:
+        if not captured or oid in captured:
+            raise error
+        if refused is not None and error.problem not in refused:
+            refused.add(error.problem)
+            log.warning("not captured: %s", error)
+
     wanted = [name if "." in name else f"public.{name}" for name in configured] or None
+    # Read first: what the catalog then shows holds at this position, or came later.
+    (position,) = connection.execute(_POSITION).fetchone() or (0,)
     rows = connection.execute(_TABLES, {"wanted": wanted}).fetchall()
     missing = sorted(set(wanted or ()) - {f"{row[0]}.{row[1]}" for row in rows})
     if missing:
-        raise SourceTableError(
-            f"the database has no table {', '.join(missing)}",
-            "correct FRAUD_POSTGRES_TABLES (schema.table, comma separated), or create the table",
-        )
+        fix = "correct FRAUD_POSTGRES_TABLES (schema.table, comma separated), or create the table"
+        refuse(SourceTableError(f"the database has no table {', '.join(missing)}", fix))
     if not rows:
-        raise SourceTableError(
-            "there is no table in schema public", "create one, or name tables elsewhere in FRAUD_POSTGRES_TABLES"
-        )
-    columns = _columns(connection, [row[2] for row in rows])
+        fix = "create one, or name tables elsewhere in FRAUD_POSTGRES_TABLES"
+        refuse(SourceTableError("there is no table in schema public", fix))
+    rows = [row for row in rows if row[4] != "u" or wanted is not None]
+    by_age = sorted(rows, key=lambda row: int(row[2]))
+    names = dict(zip((row[2] for row in by_age), bronze_names(row[:2] for row in by_age), strict=True))
+    columns, left_out = _columns(connection, list(names), publication)
+    roots = [row[2] for row in rows if row[5] == "p"]
+    shapes = read_shapes(connection, {row[2]: row[7] or () for row in rows}, roots)
     tables = []
     for schema, table, oid, identity, persistence, kind, readable, key in rows:
-        if persistence == "u" and wanted is None:
-            continue
+        own = {column.source_name: column.name for column in columns.get(oid, ())}
         info = TableInfo(
-            name=bronze_name(schema, table),
+            name=names[oid],
             schema=schema,
             table=table,
             columns=tuple(columns.get(oid, ())),
-            key=tuple(key or ()),
+            key=tuple(own.get(name, name) for name in key or ()),
             oid=oid,
             full=identity == "f",
             partitioned=kind == "p",
+            left_out=tuple(left_out.get(oid, ())),
+            lsn=position,
+            shape=shapes[oid],
         )
-        _check(connection, info, identity, persistence, readable)
-        tables.append(info)
+        try:
+            _check(connection, info, identity, persistence, readable)
+        except SourceTableError as error:
+            refuse(error, oid)
+        else:
+            tables.append(info)
     return tables
 
 
-def _columns(connection: psycopg.Connection[Any], oids: list[int]) -> dict[int, list[ColumnInfo]]:
-    rows = connection.execute(_COLUMNS, (oids,)).fetchall()
+def _columns(
+    connection: psycopg.Connection[Any], oids: list[int], publication: str
+) -> tuple[dict[int, list[ColumnInfo]], dict[int, list[str]]]:
+    """By table's oid: the columns that the log carries, and the names of those it does not."""
+    row = connection.execute(_STORED_PUBLISHED, (publication,)).fetchone()
+    stored = connection.info.server_version >= STORED_IN_LOG and bool(row and row[0])
+    rows = connection.execute(_COLUMNS, {"oids": oids, "stored": stored}).fetchall()
     domains = base_types(connection, [row[2] for row in rows])
-    columns: dict[int, list[ColumnInfo]] = {}
-    for table, name, oid, modifier in rows:
-        columns.setdefault(table, []).append(ColumnInfo(name, domains.get(oid, ColumnType(oid, modifier))))
-    return columns
+    carried: dict[int, list[tuple[str, ColumnType]]] = {}
+    left_out: dict[int, list[str]] = {}
+    for table, name, oid, modifier, is_carried in rows:
+        if is_carried:
+            carried.setdefault(table, []).append((name, domains.get(oid, ColumnType(oid, modifier))))
+        else:
+            left_out.setdefault(table, []).append(name)
+    return {table: named_columns(columns) for table, columns in carried.items()}, left_out
+
+
+def named_columns(columns: Sequence[tuple[str, ColumnType]]) -> list[ColumnInfo]:
+    """Columns of a table, in its order, with their names in the lake."""
+    own = column_names([name for name, _ in columns], _RESERVED)
+    return [
+        ColumnInfo(name, kind, "" if name == source else source)
+        for name, (source, kind) in zip(own, columns, strict=True)
+    ]
 
 
 def _check(
@@ -196,16 +263,16 @@ def _check(
             f"the user may not read table {info.source_name}",
             f"GRANT SELECT ON {quoted} TO the user of FRAUD_POSTGRES_DSN",
         )
-    reserved = sorted({column.name for column in info.columns} & {*EVENT_SCHEMA, "_ingested_at"})
-    if reserved:
-        raise SourceTableError(
-            f"table {info.source_name} has a column named {', '.join(reserved)}, which bronze uses itself",
-            "rename the column, or leave the table out with FRAUD_POSTGRES_TABLES",
-        )
     if identity == "n":
         raise SourceTableError(
             f"table {info.source_name} has replica identity NOTHING: updates and deletes would not be logged",
             f"ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT",
+        )
+    if unseen := [name for name in info.key if name in info.left_out]:
+        raise SourceTableError(
+            f"the key of table {info.source_name} has the generated column {unseen[0]}, which the log does not carry",
+            f"ALTER TABLE {quoted} REPLICA IDENTITY USING INDEX ... without it, or leave the table out with"
+            " FRAUD_POSTGRES_TABLES",
         )
     if not info.key:
         raise SourceTableError(

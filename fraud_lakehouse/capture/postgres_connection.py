@@ -6,7 +6,7 @@ import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg import conninfo, errors, pq
@@ -19,6 +19,9 @@ from fraud_lakehouse.capture.postgres_errors import (
 )
 from fraud_lakehouse.capture.postgres_types import SESSION_OPTIONS
 from fraud_lakehouse.errors import SettingsError, SourceError
+
+_CHUNK_ROWS = 256  # a row may be large: 64 MB a value are 16 GB of these
+_CHUNKED_SINCE = 170000  # libpq; before, a row is a result of its own
 
 
 class PostgresConnector:
@@ -142,23 +145,47 @@ def replication_right_error(user: str) -> ReplicationRightError:
     )
 
 
-def fetch_binary(
+def stream_binary(
     connection: psycopg.Connection[Any], query: str, parameters: Sequence[bytes | None]
-) -> pq.abc.PGresult:
-    """Run one query and return its raw result in binary format: no object is made per value.
+) -> Iterator[list[bytes]]:
+    """Run one query of one column that is never null; its values in binary format, in chunks as they arrive.
 
-    Waits in slices, so that Ctrl-C works while the server decodes.
+    As `stream_results`.
+    """
+    for result in stream_results(connection, query.encode(), parameters, _CHUNK_ROWS):
+        values = cast("list[bytes]", [result.get_value(row, 0) for row in range(result.ntuples)])
+        result.clear()
+        if values:
+            yield values
+
+
+def stream_results(
+    connection: psycopg.Connection[Any], query: bytes, parameters: Sequence[bytes | None], rows: int
+) -> Iterator[pq.abc.PGresult]:
+    """Run one query; its rows in binary format, in results of at most `rows` as they arrive (the last one has none).
+
+    No more than a result is held here, and the server waits while the caller is busy. Waits in slices, so that Ctrl-C
+    works while the server decodes. A caller that stops early must close the connection.
 
     Raises:
         psycopg.Error: the subclass of the server's SQLSTATE.
     """
     raw = connection.pgconn
-    raw.send_query_params(query.encode(), parameters, result_format=pq.Format.BINARY)
-    results = wait_results(connection)
-    result = results[-1]
-    if result.status == pq.ExecStatus.FATAL_ERROR:
-        raise errors.error_from_result(result, encoding="utf-8")
-    return result
+    raw.send_query_params(query, parameters, result_format=pq.Format.BINARY)
+    if rows > 1 and pq.version() >= _CHUNKED_SINCE:
+        raw.set_chunked_rows_mode(rows)
+    else:
+        raw.set_single_row_mode()
+    answered = False
+    while (result := _next_result(connection, None)) is not None:
+        answered = True
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            while _next_result(connection, None) is not None:
+                pass  # else the connection takes no further query
+            raise errors.error_from_result(result, encoding="utf-8")
+        yield result
+    if not answered:
+        raise psycopg.OperationalError("the connection to the server was lost")
 
 
 def wait_results(connection: psycopg.Connection[Any], timeout: float | None = None) -> list[pq.abc.PGresult]:
@@ -168,23 +195,24 @@ def wait_results(connection: psycopg.Connection[Any], timeout: float | None = No
         TimeoutError: `timeout` seconds passed (the query goes on).
         psycopg.OperationalError: the connection broke.
     """
-    raw = connection.pgconn
     deadline = None if timeout is None else time.monotonic() + timeout
     results: list[pq.abc.PGresult] = []
-    while True:
-        while raw.flush():
-            select.select([], [raw.socket], [], 0.2)
-        while raw.is_busy():
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError
-            select.select([raw.socket], [], [], 0.2)
-            raw.consume_input()
-        result = raw.get_result()
-        if result is None:
-            break
+    while (result := _next_result(connection, deadline)) is not None:
         results.append(result)
         if result.status in (pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH):
             break
     if not results:
         raise psycopg.OperationalError("the connection to the server was lost")
     return results
+
+
+def _next_result(connection: psycopg.Connection[Any], deadline: float | None) -> pq.abc.PGresult | None:
+    raw = connection.pgconn
+    while raw.flush():
+        select.select([], [raw.socket], [], 0.2)
+    while raw.is_busy():
+        if deadline is not None and time.monotonic() > deadline:
+            raise TimeoutError
+        select.select([raw.socket], [], [], 0.2)
+        raw.consume_input()
+    return raw.get_result()

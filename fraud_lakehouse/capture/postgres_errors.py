@@ -33,8 +33,16 @@ class SlotInUseError(SourceError):
     """Another process reads our replication slot."""
 
 
-class SourceSchemaError(SourceError):
-    """A column changed its type in a way that the rows before and after do not share a type."""
+class SourceBusyError(SourceError):
+    """Somebody else's open transaction or lock is in the way; it will pass."""
+
+
+class FieldTooLargeError(SourceError):
+    """A field is larger than FRAUD_MAX_FIELD_BYTES."""
+
+
+class SlotForeignError(SourceError):
+    """A slot of the configured name exists which this lake never created: another lake's, or an earlier one's."""
 
 
 class SlotLostError(GapError):
@@ -43,6 +51,18 @@ class SlotLostError(GapError):
 
 class SlotAheadError(GapError):
     """The slot was acknowledged past our position: the changes between are gone."""
+
+
+class SlotRenamedError(GapError):
+    """The settings name another slot than the one the lake was filled through, on the same server."""
+
+
+class TimelineError(GapError):
+    """The server's history left ours before our position: what the lake has beyond it never happened there."""
+
+
+class TimelineChangedError(SourceError):
+    """Another timeline answers than a moment ago (a standby was promoted): everything is checked anew."""
 
 
 class SourceIdentityError(GapError):

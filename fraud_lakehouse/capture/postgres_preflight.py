@@ -92,5 +92,6 @@ def check_identity(known: str, now: str) -> None:
     if known != now:
         raise SourceIdentityError(
             f"the server behind FRAUD_POSTGRES_DSN is another one: system identifier {now} instead of {known}",
-            "point it back at the old server, or run `fraud-lakehouse accept-source postgres` to begin anew here",
+            "point it back at the old server; or capture this one: `fraud-lakehouse accept-source postgres`"
+            " (a new snapshot replaces what bronze has of the old one)",
         )

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from fraud_lakehouse.capture.postgres_catalog import TableInfo
+from fraud_lakehouse.capture.postgres_catalog import STORED_IN_LOG, TableInfo
 from fraud_lakehouse.capture.postgres_errors import ReplicationRightError, SourceTableError
 from fraud_lakehouse.capture.postgres_slot import words_of
 from fraud_lakehouse.errors import SourceError
@@ -20,11 +20,31 @@ select p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate, p.pubviaro
   from pg_publication p where p.pubname = %s
 """
 
+_MEMBERS = """
+select t.schemaname, t.tablename, p.oid::text || '/' || coalesce(r.oid::text, '-')
+  from pg_publication p
+  join pg_publication_tables t on t.pubname = p.pubname
+  left join pg_publication_rel r
+    on r.prpubid = p.oid and r.prrelid = format('%%I.%%I', t.schemaname, t.tablename)::regclass
+ where p.pubname = %s
+"""
+
 
 def published(connection: psycopg.Connection[Any], name: str) -> frozenset[tuple[str, str]]:
     """The (schema, table) of each table in the publication now; none if there is no such publication."""
     query = "select schemaname, tablename from pg_publication_tables where pubname = %s"
     return frozenset((row[0], row[1]) for row in connection.execute(query, (name,)).fetchall())
+
+
+def memberships(connection: psycopg.Connection[Any], name: str, tables: Iterable[TableInfo]) -> dict[str, str]:
+    """By bronze name, what tells a table's membership from any earlier one; a table that is not published is absent.
+
+    A table taken out and put back is another member: its changes between the two are in no log.
+    """
+    rows = connection.execute(_MEMBERS, (name,)).fetchall()
+    known = {(schema, table): member for schema, table, member in rows}
+    found = {table.name: known.get((table.schema, table.table)) for table in tables}
+    return {table: member for table, member in found.items() if member is not None}
 
 
 def check_publication(connection: psycopg.Connection[Any], name: str, tables: Iterable[TableInfo]) -> bool:
@@ -69,7 +89,10 @@ def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: S
     if not missing:
         return
     listed = sql.SQL(", ").join(table.relation() for table in missing)
-    create = "create publication {} for table {} with (publish_via_partition_root = true)"
+    options = "publish_via_partition_root = true"
+    if connection.info.server_version >= STORED_IN_LOG:
+        options += ", publish_generated_columns = stored"
+    create = f"create publication {{}} for table {{}} with ({options})"
     statement = sql.SQL("alter publication {} add table {}" if exists else create).format(sql.Identifier(name), listed)
     try:
         connection.execute(statement)
@@ -85,6 +108,5 @@ def unpublished_error(table: TableInfo, publication: str) -> SourceTableError:
     return SourceTableError(
         f"table {table.source_name} is in publication {publication} no more: it was dropped and created anew,"
         " or taken out; its changes since then are not in the log",
-        "run `fraud-lakehouse accept-source postgres` to take a new snapshot, or leave the table out of"
-        " FRAUD_POSTGRES_TABLES",
+        "the next look at the catalog publishes it and lands what the lake lacks; at once: `fraud-lakehouse resync`",
     )

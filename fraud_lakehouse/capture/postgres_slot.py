@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import struct
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import errors, pq, sql
 
-from fraud_lakehouse.capture.postgres_connection import PostgresConnector, fetch_binary, wait_results
+from fraud_lakehouse.capture.postgres_acknowledge import acknowledge
+from fraud_lakehouse.capture.postgres_connection import PostgresConnector, stream_binary, wait_results
 from fraud_lakehouse.capture.postgres_errors import (
     ReplicationRightError,
     SlotAheadError,
     SlotInUseError,
     SlotLostError,
+    SourceBusyError,
     SourceIdentityError,
 )
 from fraud_lakehouse.errors import SourceError
 
 _T = TypeVar("_T")
-_START_OVER = "run `fraud-lakehouse accept-source postgres` to begin again with a new snapshot"
+_RESYNC = "run `fraud-lakehouse resync`: it makes the slot anew and lands what the lake lacks; no row is removed"
+_START_OVER = "`fraud-lakehouse accept-source postgres` begins again with a new snapshot"
 _STATE = """
 select (pg_current_wal_flush_lsn() - '0/0')::int8, s.slot_name is not null, s.active_pid,
        (s.confirmed_flush_lsn - '0/0')::int8, (s.restart_lsn - '0/0')::int8, s.wal_status, s.plugin,
-       s.database = current_database(), s.database
+       s.database = current_database(), s.database, to_jsonb(s) ->> 'invalidation_reason'
   from (select) as one left join pg_replication_slots s on s.slot_name = %s
 """
 _PEEK = (
-    "select data from pg_logical_slot_peek_binary_changes($1, null, $2, 'proto_version', '1', 'publication_names', $3)"
+    "select data from"
+    " pg_logical_slot_peek_binary_changes($1, $2::pg_lsn, $3, 'proto_version', '1', 'publication_names', $4)"
 )
 
 
@@ -51,6 +54,7 @@ class SlotState:
     plugin: str | None
     same_database: bool | None
     database: str | None
+    invalidation_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,45 +107,59 @@ class ReplicationSlot:
             SourceIdentityError: the server's log ends before `position`.
             SourceError: the slot is not one of ours.
         """
-        self.check_usable(state)
-        if not state.exists:
-            raise SlotLostError(
-                f"replication slot {self.name} does not exist, but the lake has changes up to {format_lsn(position)}:"
-                " those since then may be lost",
-                _START_OVER,
-            )
-        if state.confirmed is not None and state.confirmed > position:
-            raise SlotAheadError(
-                f"replication slot {self.name} was acknowledged up to {format_lsn(state.confirmed)}, but the lake has"
-                f" only {format_lsn(position)}: another reader used the slot, or the lake was set back",
-                f"give each lake a slot of its own (FRAUD_POSTGRES_SLOT); {_START_OVER}",
-            )
         if state.current < position:
             raise SourceIdentityError(
                 f"the server's log ends at {format_lsn(state.current)}, before the lake's position"
                 f" {format_lsn(position)}: the server was restored to an earlier state",
-                _START_OVER,
+                f"restore it to a later one; or {_START_OVER} of this one",
+            )
+        self.check_usable(state, position)
+        if not state.exists:
+            raise SlotLostError(
+                f"replication slot {self.name} does not exist, but the lake has changes up to {format_lsn(position)}:"
+                f" those from there to {format_lsn(state.current)} are not in the log any more",
+                _RESYNC,
+            )
+        if state.confirmed is not None and state.confirmed > position:
+            anew = state.restart is not None and state.restart >= position
+            raise SlotAheadError(
+                f"replication slot {self.name} was acknowledged up to {format_lsn(state.confirmed)}"
+                f" (it keeps log from {_lsn_or_none(state.restart)}), but the lake has only {format_lsn(position)}: "
+                + (
+                    "it was dropped and created anew, or another lake reads it"
+                    if anew
+                    else "another reader used it, or the lake was set back"
+                ),
+                f"give each lake a slot of its own (FRAUD_POSTGRES_SLOT), then {_RESYNC}",
             )
 
-    def check_usable(self, state: SlotState) -> None:
-        """Check what can be said of the slot without a position (an absent slot passes).
+    def check_usable(self, state: SlotState, position: int | None = None) -> None:
+        """Check what can be said of the slot without a position (an absent slot passes); one is named if known.
 
         Raises:
             SlotLostError: it was invalidated.
             SourceError: it belongs to another database or another plugin.
         """
-        if not state.exists:
-            return
-        if state.plugin != "pgoutput" or not state.same_database:
+        self.check_ours(state)
+        if state.wal_status == "lost":
+            lake = "" if position is None else f", the lake has {format_lsn(position)}"
+            raise SlotLostError(
+                f"replication slot {self.name} was invalidated by the server ({state.invalidation_reason or 'lost'}):"
+                " it needed more log than max_slot_wal_keep_size allows, or was idle for too long"
+                f" (acknowledged {_lsn_or_none(state.confirmed)}, log ends at {format_lsn(state.current)}{lake})",
+                f"raise max_slot_wal_keep_size, then {_RESYNC}",
+            )
+
+    def check_ours(self, state: SlotState) -> None:
+        """Check that the slot, if there is one, is of our database and plugin.
+
+        Raises:
+            SourceError: it belongs to another database or another plugin.
+        """
+        if state.exists and (state.plugin != "pgoutput" or not state.same_database):
             raise SourceError(
                 f"replication slot {self.name} belongs to database {state.database} with plugin {state.plugin}",
                 "choose another name in FRAUD_POSTGRES_SLOT",
-            )
-        if state.wal_status == "lost":
-            raise SlotLostError(
-                f"replication slot {self.name} was invalidated by the server: it needed more log than"
-                " max_slot_wal_keep_size allows",
-                f"raise max_slot_wal_keep_size; {_START_OVER}",
             )
 
     def drop(self, connection: psycopg.Connection[Any]) -> None:
@@ -192,60 +210,43 @@ class ReplicationSlot:
         assert snapshot is not None
         return CreatedSlot(parse_lsn(lsn.decode()), snapshot.decode())
 
-    def peek(self, connection: psycopg.Connection[Any], max_rows: int) -> list[bytes]:
-        """Messages of whole transactions not yet acknowledged, without consuming them.
+    def peek(
+        self, connection: psycopg.Connection[Any], max_rows: int, until: int | None = None
+    ) -> Iterator[list[bytes]]:
+        """Messages of whole transactions not yet acknowledged, in chunks, without consuming them.
 
-        The server stops after the transaction in which `max_rows` messages were reached.
+        The server stops after the transaction in which `max_rows` messages were reached, or about where its log
+        reaches `until`. It decodes all before it sends the first: errors but a lost connection are raised here.
 
         Raises:
             SlotLostError, SlotInUseError, SourceError: by SQLSTATE; psycopg.OperationalError: connection lost.
         """
-        parameters = (self.name.encode(), str(max_rows).encode(), quoted(self.publication).encode())
+        stop = None if until is None else format_lsn(until).encode()
+        parameters = (self.name.encode(), stop, str(max_rows).encode(), quoted(self.publication).encode())
+
+        def begin() -> Iterator[list[bytes]]:
+            chunks = stream_binary(connection, _PEEK, parameters)
+            first = next(chunks, [])
+            return chain([first], chunks)
+
         try:
-            result = self._patiently(lambda: fetch_binary(connection, _PEEK, parameters))
+            return self._patiently(begin)
         except errors.ObjectNotInPrerequisiteState as error:
-            raise SlotLostError(
-                f"replication slot {self.name} cannot be read: {words_of(error)}", _START_OVER
-            ) from None
+            raise SlotLostError(f"replication slot {self.name} cannot be read: {words_of(error)}", _RESYNC) from None
         except errors.UndefinedObject as error:
             if not self.state(connection).exists:
-                raise SlotLostError(f"replication slot {self.name} does not exist any more", _START_OVER) from None
+                raise SlotLostError(f"replication slot {self.name} does not exist any more", _RESYNC) from None
             raise SourceError(
                 f"publication {self.publication} was dropped while changes were pending: {words_of(error)}",
-                f"CREATE PUBLICATION {quoted(self.publication)} again; if the error stays, {_START_OVER}",
+                f"CREATE PUBLICATION {quoted(self.publication)} again; if the error stays, {_RESYNC}",
             ) from None
-        values = [result.get_value(row, 0) for row in range(result.ntuples)]
-        result.clear()
-        return [value for value in values if value is not None]
 
     def acknowledge(self, lsn: int) -> None:
         """Tell the server that everything up to `lsn` is durable here: it may discard that log.
 
-        A START_REPLICATION answered by one status message; nothing is decoded (6 to 11 ms), whereas
-        pg_replication_slot_advance decodes all of it once more.
+        It takes 6 to 11 ms, whereas pg_replication_slot_advance decodes all of it once more.
         """
-        self._patiently(lambda: self._acknowledge(lsn))
-
-    def _acknowledge(self, lsn: int) -> None:
-        # A connection for each: a second START_REPLICATION on the same one reads no status message.
-        with closing(self._connector.connect(replication=True)) as walsender:
-            raw = walsender.pgconn
-            names = sql.Literal(quoted(self.publication))
-            options = sql.SQL("(proto_version '1', publication_names {})").format(names)
-            start = sql.SQL("START_REPLICATION SLOT {} LOGICAL ").format(sql.Identifier(self.name))
-            raw.send_query(
-                b"%s%s %s" % (start.as_bytes(walsender), format_lsn(lsn).encode(), options.as_bytes(walsender))
-            )
-            result = wait_results(walsender)[-1]
-            if result.status != pq.ExecStatus.COPY_BOTH:
-                raise errors.error_from_result(result, encoding="utf-8")
-            raw.put_copy_data(struct.pack(">cqqqqb", b"r", lsn, lsn, lsn, 0, 0))
-            raw.put_copy_end()
-            while raw.get_copy_data(0)[0] > 0:
-                pass
-            while (ended := raw.get_result()) is not None:
-                if ended.status == pq.ExecStatus.FATAL_ERROR:
-                    raise errors.error_from_result(ended, encoding="utf-8")
+        self._patiently(lambda: acknowledge(self._connector, self.name, quoted(self.publication), lsn))
 
     def in_use_error(self, words: str) -> SlotInUseError:
         """The error for a slot that another process holds; `words` name the holder."""
@@ -269,14 +270,14 @@ class ReplicationSlot:
                     raise self.in_use_error(words_of(error)) from None
                 time.sleep(0.05)
 
-    def _blocked(self, timeout: float) -> SourceError:
+    def _blocked(self, timeout: float) -> SourceBusyError:
         with self._connector.connect() as connection:
             row = connection.execute(
                 "select pid, usename, xact_start::text from pg_stat_activity"
                 " where xact_start is not null and pid <> pg_backend_pid() order by xact_start limit 1"
             ).fetchone()
         who = f"; the oldest is of pid {row[0]} (user {row[1]}, since {row[2]})" if row else ""
-        return SourceError(
+        return SourceBusyError(
             f"creating replication slot {self.name} waited {timeout:.0f} s for open transactions to end{who}",
             "end that transaction (commit it, or select pg_terminate_backend(pid)) and try again",
         )
@@ -285,6 +286,10 @@ class ReplicationSlot:
 def quoted(name: str) -> str:
     """A name in double quotes, as identifiers are quoted."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def _lsn_or_none(lsn: int | None) -> str:
+    return "nowhere" if lsn is None else format_lsn(lsn)
 
 
 def words_of(error: psycopg.Error) -> str:

@@ -9,19 +9,20 @@ from typing import Any
 
 import polars as pl
 import psycopg
-from psycopg import errors, pq, sql
+from psycopg import sql
 
 from fraud_lakehouse.capture.pgoutput_tuple import texts_beside
+from fraud_lakehouse.capture.postgres_blocks import BlockReader
 from fraud_lakehouse.capture.postgres_catalog import EVENT_SCHEMA, TableInfo
+from fraud_lakehouse.capture.postgres_columns import SourceColumn, UnpackError
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector
+from fraud_lakehouse.capture.postgres_copy import columns_of_lines, copy_lines
 from fraud_lakehouse.capture.postgres_publication import ensure_publication
 from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
-from fraud_lakehouse.capture.postgres_types import ColumnType
+from fraud_lakehouse.capture.read_ahead import read_ahead
 from fraud_lakehouse.errors import LakehouseError
 
 _CHUNK_BYTES = 32 * 1024 * 1024
-_ESCAPES = {r"\\": "\\", r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\b": "\b", r"\f": "\f", r"\v": "\v"}
-_MARK = "_first"  # a constant before the columns: no line is empty, and none begins with a byte order mark
 
 
 class Snapshot:
@@ -29,8 +30,8 @@ class Snapshot:
 
     Order that makes the backfill exactly-once (steps 2 to 4 are the lake's):
     1. entering creates publication and slot; an unfinished earlier slot of this name is dropped first;
-    2. each table: the first chunk REPLACES what an unfinished snapshot left, the others are appended, the
-       last commit of the table carries its position `lsn`;
+    2. each table: it is emptied of what an unfinished snapshot left, the chunks are appended, the last
+       commit of the table carries its position `lsn`;
     3. all of it is made durable;
     4. the slot's position `lsn` is committed: only now the snapshot counts as taken;
     5. the log is read after `lsn`.
@@ -47,6 +48,7 @@ class Snapshot:
         tables: what to read.
         max_rows: most rows of a chunk (a chunk also ends at 32 MB of text).
         temporary: read with a temporary slot.
+        max_field_bytes: a larger field is refused.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Snapshot:
         max_rows: int,
         *,
         temporary: bool,
+        max_field_bytes: int,
     ) -> None:
         self.tables = list(tables)
         self.lsn = 0
@@ -64,6 +67,7 @@ class Snapshot:
         self._slot = slot
         self._max_rows = max_rows
         self._temporary = temporary
+        self._max_field_bytes = max_field_bytes
         self._walsender: psycopg.Connection[Any] | None = None
         self._reader: psycopg.Connection[Any] | None = None
         self._taken_at: datetime | None = None
@@ -95,7 +99,7 @@ class Snapshot:
                     error.add_note(f"the replication slot {self._slot.name} was left behind: {failure}")
 
     def chunks(self, table: TableInfo) -> Iterator[pl.DataFrame]:
-        """The table's rows in key order as events `r`; at least one frame, empty if the table is.
+        """The table's rows as events `r`; at least one frame, empty if the table is.
 
         Yields:
             Frames with the columns of `table.frame_schema`; `_seq` counts from 1 through all of them.
@@ -103,95 +107,55 @@ class Snapshot:
         assert self._reader is not None, "use the snapshot as a context manager"
         done = 0
         with self._connector.typed_errors():
-            for lines in self._lines(self._reader, table):
-                frame = self._frame(table, lines, done)
+            for columns in self._columns(self._reader, table):
+                frame = self._frame(columns, done)
                 done += frame.height
-                yield frame
+                yield from frame.iter_slices(self._max_rows)
         if not done:
             yield pl.DataFrame(schema=table.frame_schema)
 
     def _open(self) -> None:
-        with self._connector.connect() as connection:
-            if not self._temporary:
-                self._slot.drop(connection)
-            ensure_publication(connection, self._slot.publication, self.tables)
+        self._reader = self._connector.connect()
+        if not self._temporary:
+            self._slot.drop(self._reader)
+        ensure_publication(self._reader, self._slot.publication, self.tables)
         self._walsender = self._connector.connect(replication=True)
         created = self._slot.create(self._walsender, temporary=self._temporary)
         self.lsn = created.lsn
-        self._reader = self._connector.connect()
         self._reader.execute("begin isolation level repeatable read read only")
         self._reader.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(created.snapshot)))
         row = self._reader.execute("select now()").fetchone()
         self._taken_at = row[0] if row else None
 
-    def _lines(self, reader: psycopg.Connection[Any], table: TableInfo) -> Iterator[bytes]:
-        """Rows in the text format of COPY (no raw tab or newline inside a field), in bounded pieces."""
-        statement = sql.SQL("copy (select '.', {} from {} order by {}) to stdout").format(
-            sql.SQL(", ").join(sql.Identifier(column.name) for column in table.columns),
-            table.relation(),
-            sql.SQL(", ").join(sql.Identifier(name) for name in table.key),
-        )
-        raw = reader.pgconn
-        result = raw.exec_(statement.as_bytes(reader))
-        if result.status != pq.ExecStatus.COPY_OUT:
-            raise errors.error_from_result(result, encoding="utf-8")
-        lines: list[bytes] = []
-        size = 0
-        while True:
-            length, line = raw.get_copy_data(0)
-            if length <= 0:
-                break
-            lines.append(bytes(line))
-            size += length
-            if len(lines) >= self._max_rows or size >= _CHUNK_BYTES:
-                yield b"".join(lines)
-                lines, size = [], 0
-        while (ended := raw.get_result()) is not None:
-            if ended.status == pq.ExecStatus.FATAL_ERROR:
-                raise errors.error_from_result(ended, encoding="utf-8")
-        if lines:
-            yield b"".join(lines)
+    def _columns(self, reader: psycopg.Connection[Any], table: TableInfo) -> Iterator[list[SourceColumn]]:
+        """All rows in pieces: packed by column where the table allows it, the rest as text."""
+        wheres: list[sql.Composable | None] = []
+        packed = BlockReader.of(reader, table)
+        if packed is None:
+            wheres.append(None)
+        else:
+            for piece in read_ahead(packed.pieces(self._max_rows, _CHUNK_BYTES)):
+                try:
+                    columns = piece.unpacked(table, self._max_field_bytes)
+                except UnpackError:
+                    wheres.append(piece.where())
+                else:
+                    yield columns
+        for where in wheres:
+            lines = copy_lines(reader, table, self._max_rows, _CHUNK_BYTES, self._max_field_bytes, where)
+            for piece_of_lines in read_ahead(lines):
+                yield columns_of_lines(table, piece_of_lines)
 
-    def _frame(self, table: TableInfo, lines: bytes, done: int) -> pl.DataFrame:
-        texts = read_copy_text(lines, [column.name for column in table.columns])
-        typed, lossy = [], {}
-        for column in table.columns:
-            text = texts[column.name]
-            values, marks = column.type.parse(_unescaped(text, column.type))
-            typed.append(values.alias(column.name))
-            if marks is not None:
-                lossy[column.name] = text.set(~marks, None)
-        beside = texts_beside(lossy, texts.height)
+    def _frame(self, columns: Sequence[SourceColumn], done: int) -> pl.DataFrame:
+        height = columns[0].values.len()
+        beside = texts_beside({one.values.name: one.beside for one in columns if one.beside is not None}, height)
         events = {
             "_op": pl.lit("r"),
             "_lsn": pl.lit(self.lsn),
-            "_seq": pl.int_range(done + 1, done + 1 + texts.height),
+            "_seq": pl.int_range(done + 1, done + 1 + height),
             "_committed_at": pl.lit(self._taken_at),
             "_unchanged": pl.lit(None),
             "_text": pl.lit(beside),
         }
-        columns = [expression.cast(EVENT_SCHEMA[name]).alias(name) for name, expression in events.items()]
-        return pl.DataFrame(typed).with_columns(columns)
-
-
-def read_copy_text(lines: bytes, names: Sequence[str]) -> pl.DataFrame:
-    """Lines of COPY's text format, a constant first field, as String columns (escapes still inside)."""
-    options: dict[str, Any] = {
-        "has_header": False,
-        "separator": "\t",
-        "quote_char": None,
-        "null_values": "\\N",
-        "empty_string_is_null": False,
-        "schema": {_MARK: pl.String(), **{f"c{number}": pl.String() for number in range(len(names))}},
-    }
-    try:
-        frame = pl.read_csv(lines, **options)
-    except pl.exceptions.ComputeError:  # not UTF-8: a SQL_ASCII database
-        frame = pl.read_csv(lines.decode(errors="backslashreplace").encode(), **options)
-    return frame.drop(_MARK).rename({f"c{number}": name for number, name in enumerate(names)})
-
-
-def _unescaped(text: pl.Series, kind: ColumnType) -> pl.Series:
-    if kind.dtype not in (pl.String(), pl.Binary()) or not text.str.contains("\\", literal=True).any():
-        return text
-    return text.str.replace_many(list(_ESCAPES), list(_ESCAPES.values()))
+        added = [expression.cast(EVENT_SCHEMA[name]).alias(name) for name, expression in events.items()]
+        return pl.DataFrame([one.values for one in columns]).with_columns(added)

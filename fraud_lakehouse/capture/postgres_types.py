@@ -1,7 +1,8 @@
 """PostgreSQL types and how their text becomes typed columns; one path for snapshot and log.
 
 Every value arrives as the text of its type's output function (ISO dates, UTC, hex bytea). What a typed
-column cannot hold (infinity, NaN numerics, BC dates, more digits) is null there and kept as text beside.
+column cannot hold (infinity, NaN numerics, more digits, years outside 1 to 9999, which not every Delta reader
+has) is null there and kept as text beside.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _FIXED: dict[int, pl.DataType] = {
 
 SESSION_OPTIONS = (
     "-c datestyle=ISO,YMD -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex"
+    " -c search_path=pg_catalog -c xmlbinary=base64 -c quote_all_identifiers=off"
     " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
 )
 """Settings of a session whose values this module can read, and which no role's time limit cuts off."""
@@ -70,13 +72,14 @@ class ColumnType:
             value (None when nowhere).
         """
         typed = self._typed(text)
-        if self.dtype in (pl.String(), pl.Float32(), pl.Float64()):
-            return typed, None
-        lossy = typed.is_null() & text.is_not_null()
+        lossy = None
+        if typed.null_count() > text.null_count():
+            lossy = typed.is_null() & text.is_not_null()
         if self.oid == _NUMERIC and self.precision_and_scale is None:
             # Rounded to nine decimals: the exact text stays beside.
-            lossy = lossy | text.str.contains(r"\.\d{9}\d*[1-9]").fill_null(False)
-        return typed, lossy if lossy.any() else None
+            rounded = text.str.contains(r"\.\d{9}\d*[1-9]").fill_null(False)
+            lossy = rounded if lossy is None else lossy | rounded
+        return typed, lossy if lossy is not None and lossy.any() else None
 
     def _typed(self, text: pl.Series) -> pl.Series:
         dtype = self.dtype

@@ -1,35 +1,30 @@
 """One Delta table that rows are appended to: fenced positions, durable commits. Knows no source.
 
-A local append is: Parquet file written and fsynced -> one commit with the rows AND the positions -> commit fsynced.
+A local append is: Parquet files written and fsynced -> one commit with the rows AND the positions -> commit fsynced.
 In this order no power loss can leave a position without its rows; with the commit first it could.
 """
 
 from __future__ import annotations
 
-import errno
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction, write_deltalake
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.lake import durable, schemas
-from fraud_lakehouse.lake.compaction import ONLY_NEXT, merge_small_files
+from fraud_lakehouse.errors import LakeError
+from fraud_lakehouse.lake import durable, housekeeping, reshape, schemas
+from fraud_lakehouse.lake.compaction import ONLY_NEXT
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake, scan
-from fraud_lakehouse.lake.parquet import write_parquet
+from fraud_lakehouse.lake.refusal import is_refused
+from fraud_lakehouse.lake.staging import Staging
+from fraud_lakehouse.lake.storage_errors import lake_errors
 
-CHECKPOINT_INTERVAL = 100
-SMALL_BYTES = 1024 * 1024
-MANY_SMALL = 50
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-_REFUSED = ("Concurrent transaction", "changed since last commit", "oncurrent")
-_NO_SPACE = ("No space left", "File too large", "Disk quota exceeded")
 
 
 class Appender:
@@ -45,6 +40,7 @@ class Appender:
         self.name = name
         self._handle = handle
         self._schema = schemas.frame_schema(handle.schema())
+        self._staging = Staging(self.path if lake.is_local else None)
         # A process killed between commit and fsync leaves its newest commit to be made durable by the next one.
         self._durable = max(handle.version() - 1, -1)
         with lake_errors(lake, layer, name):
@@ -106,10 +102,48 @@ class Appender:
                 written, and the caller reads the positions again.
             LakeError: the commit could not be written; nothing may be acknowledged.
         """
+        self.stage(frame)
+        return self.commit(positions)
+
+    def stage(self, frame: pl.DataFrame) -> None:
+        """Write rows for the next `commit`, durably, where no reader sees them; nothing for a frame without rows.
+
+        Columns the table lacks are added to it first (older rows read null); columns the frame lacks are null.
+
+        Raises:
+            ConcurrentWriterError: a column is missing, and another writer committed since the handle's version.
+            LakeError: the rows could not be written; those staged before are still there.
+        """
+        own = self._schema
+        missing = {
+            name: pl.String() if kind == pl.Null else kind for name, kind in frame.schema.items() if name not in own
+        }
+        self.reshape(missing, rewrite=False)
+        if frame.is_empty():
+            return
         with self._fenced():
-            self._add_missing_columns(frame, positions)
-            self._commit(schemas.fit(frame, self._schema), positions)
+            failpoint(f"{self.layer}.before_parquet")
+            self._staging.add(schemas.fit(frame, self._schema))
+            failpoint(f"{self.layer}.after_parquet")
+
+    def commit(self, positions: Mapping[str, int]) -> int:
+        """Commit all staged rows and the positions they reach, together and durably.
+
+        Returns:
+            the Delta version that contains them.
+
+        Raises:
+            ConcurrentWriterError: another writer moved one of the positions; the handle is refreshed, the staged rows
+                are gone, and the caller reads the positions again.
+            LakeError: the commit could not be written; nothing may be acknowledged, the staged rows are not kept.
+        """
+        with self._fenced():
+            self._commit(positions)
             return self.version
+
+    def discard(self) -> None:
+        """Forget what was staged since the last commit."""
+        self._staging.discard()
 
     def replace(self, schema: schemas.FrameSchema) -> None:
         """Empty the table and give it exactly these columns; earlier versions stay readable until vacuumed."""
@@ -126,37 +160,56 @@ class Appender:
             self._schema = schemas.frame_schema(self._handle.schema())
             self._sync_log()
 
-    def set_property(self, name: str, value: str) -> None:
-        """Set one table property, if it has another value."""
-        if self._handle.metadata().configuration.get(name) == value:
+    @property
+    def properties(self) -> dict[str, str]:
+        """The table's properties, as of this handle."""
+        return {name: value for name, value in self._handle.metadata().configuration.items() if value is not None}
+
+    def set_properties(self, values: Mapping[str, str]) -> None:
+        """Set table properties, those that have another value, in one commit.
+
+        Raises:
+            ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
+        """
+        known = self.properties
+        changed = {name: value for name, value in values.items() if known.get(name) != value}
+        if not changed:
             return
         with self._fenced():
             self._handle.alter.set_table_properties(
-                {name: value}, raise_if_not_exists=False, post_commithook_properties=_NO_HOOKS
+                changed,
+                raise_if_not_exists=False,
+                commit_properties=ONLY_NEXT,
+                post_commithook_properties=_NO_HOOKS,
             )
             self._sync_log()
 
-    def _add_missing_columns(self, frame: pl.DataFrame, positions: Mapping[str, int]) -> None:
-        missing = {name: kind for name, kind in frame.schema.items() if name not in self._schema}
-        if not missing:
-            return
-        read = {app_id: self.position(app_id) for app_id in positions}
-        nullable = schemas.delta_schema({n: pl.String() if k == pl.Null else k for n, k in missing.items()})
-        fields = [Field(field.name, field.type, nullable=True) for field in nullable.fields]
-        self._handle.alter.add_columns(fields, post_commithook_properties=_NO_HOOKS)
-        self._handle.update_incremental()
-        self._schema = schemas.frame_schema(self._handle.schema())
-        # The new column's commit moved the handle past the version whose positions the caller read.
-        if read != {app_id: self.position(app_id) for app_id in positions}:
-            raise CommitFailedError("Concurrent transaction failed")
+    def reshape(self, columns: schemas.FrameSchema, *, rewrite: bool) -> bool:
+        """Add the columns that the table lacks; with `rewrite`, give those of another type theirs (local lakes).
 
-    def _commit(self, frame: pl.DataFrame, positions: Mapping[str, int]) -> None:
+        Returns:
+            whether the table was changed.
+
+        Raises:
+            ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
+        """
+        root = self.path if rewrite and self.lake.is_local else None
+        with self._fenced():
+            if not reshape.reshape(self._handle, root, self._schema, columns):
+                return False
+            self._schema = schemas.frame_schema(self._handle.schema())
+            self._sync_log()
+        return True
+
+    def _commit(self, positions: Mapping[str, int]) -> None:
         commit = CommitProperties(app_transactions=[Transaction(app_id, at) for app_id, at in positions.items()])
         if not self.lake.is_local:
+            frame = self._staging.take_frames(pl.Schema(self._schema))
             write_deltalake(self._handle, frame, mode="append", commit_properties=commit)
             return
-        added: list[AddAction | RemoveAction] = [write_parquet(self.path, frame)] if frame.height else []
-        failpoint(f"{self.layer}.after_parquet")
+        staged = self._staging.take_files()
+        added: list[AddAction | RemoveAction] = [*staged]
+        failpoint(f"{self.layer}.before_commit")
         try:
             self._handle.create_write_transaction(
                 added,
@@ -165,31 +218,18 @@ class Appender:
                 commit_properties=commit,
                 post_commithook_properties=_NO_HOOKS,
             )
-        except CommitFailedError as error:
-            if _is_refused(error):
-                for action in added:
-                    (self.path / action.path).unlink(missing_ok=True)
+        except DeltaError as error:
+            if is_refused(error):
+                self._staging.remove(staged)
             raise
         failpoint(f"{self.layer}.after_commit")
         self._handle.update_incremental()
         before = self._durable
         self._sync_log()
-        if self.version // CHECKPOINT_INTERVAL > before // CHECKPOINT_INTERVAL:
-            self._merge_small_files()
-            self._handle.create_checkpoint()
-            durable.sync_checkpoint(self.path, self.version)
-            # A handle grows slower with each commit it has made: 100 to 20 ms at version 400 by opening it anew.
-            self._handle = DeltaTable(self.lake.uri(self.layer, self.name))
-
-    def _merge_small_files(self) -> None:
-        """Keep a table of many small batches quick to open and to read (a second's rows are some kilobytes)."""
-        try:
-            merge_small_files(self._handle, self.path, SMALL_BYTES, MANY_SMALL)
-        except CommitFailedError as error:
-            if not _is_refused(error):
-                raise
-        self._handle.update_incremental()
-        self._sync_log()
+        failpoint(f"{self.layer}.after_fsync")
+        if housekeeping.is_due(before, self.version):
+            self._handle = housekeeping.keep_house(self._handle, self.path)
+            self._durable = self.version
 
     def _sync_log(self) -> None:
         """fsync the log entries up to the handle's version that this writer has not made durable yet."""
@@ -231,7 +271,7 @@ def open_or_create(
             durable.set_aside_torn_commit(root)
         if lake.exists(layer, name):
             return DeltaTable(lake.uri(layer, name))
-        configuration: dict[str, str | None] = {"delta.checkpointInterval": str(CHECKPOINT_INTERVAL)}
+        configuration = housekeeping.properties(local=lake.is_local)
         if key is not None:
             configuration["fraud_lakehouse.key"] = key
         if lake.is_local:
@@ -247,35 +287,3 @@ def open_or_create(
             durable.sync_new_table(root)
         handle.update_incremental()
         return handle
-
-
-@contextmanager
-def lake_errors(lake: Lake, layer: str, name: str) -> Iterator[None]:
-    """Turn what storage and Delta raise into LakeError, naming the table and what to do."""
-    table = f"{layer}/{name}"
-    try:
-        yield
-    except CommitFailedError as error:
-        if _is_refused(error):
-            raise ConcurrentWriterError(
-                f"another writer committed to {table} in {lake.root} first ({error})",
-                "nothing was written twice; the next cycle reads the positions again and continues",
-            ) from error
-        raise LakeError(f"{table} in {lake.root} could not be committed: {error}", _fix(str(error))) from error
-    except (DeltaError, pl.exceptions.PolarsError, OSError) as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        code = getattr(error, "errno", None)
-        text = f"{error} {errno.errorcode.get(code, '')}" if code else str(error)
-        raise LakeError(f"{table} in {lake.root} could not be written or read: {problem}", _fix(text)) from error
-
-
-def _is_refused(error: CommitFailedError) -> bool:
-    """Whether Delta refused the commit for another writer's sake: nothing of it is in the table."""
-    text = str(error)
-    return any(phrase in text for phrase in _REFUSED) or re.search(r"commit transaction: \d+$", text) is not None
-
-
-def _fix(text: str) -> str:
-    if any(phrase in text for phrase in _NO_SPACE):
-        return "free space on the lake's disk; nothing was acknowledged, the same rows are read again"
-    return "point FRAUD_LAKE at a folder (or bucket) this user may write; nothing was acknowledged"

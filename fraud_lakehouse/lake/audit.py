@@ -21,6 +21,11 @@ from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.schemas import AUDIT
 
+IDENTITY_EVENTS = ("registered", "accepted", "resync_started")
+"""Events whose row holds a source's identity; the newest counts."""
+ORDERS = ("accepted", "resync_started", "slot_forgotten")
+"""Events by which an operator gives up the source's position of that moment: how to begin again from there."""
+
 
 @dataclass(frozen=True)
 class AuditRow:
@@ -60,7 +65,7 @@ class Audit:
 
     def known(self, source: str, scope: str = "") -> AuditRow | None:
         """The newest registration or acceptance of a source; `scope` tells apart e.g. two topics."""
-        events = [r for r in self.rows(source) if r.event in ("registered", "accepted")]
+        events = [r for r in self.rows(source) if r.event in IDENTITY_EVENTS]
         return next((row for row in reversed(events) if row.detail.get("scope", "") == scope), None)
 
     def check(self, source: str, identity: str, changed: GapError, scope: str = "") -> None:
@@ -70,6 +75,13 @@ class Audit:
             self.record(source, "registered", {"identity": identity, "scope": scope})
         elif known.detail["identity"] != identity:
             raise changed
+
+    def order(self, source: str, identity: str, position: int | None) -> str | None:
+        """The newest of `ORDERS`, if the source is still where it was when it was given; else None."""
+        given = next((row for row in reversed(self.rows(source)) if row.event in ORDERS), None)
+        if given is None or given.detail["identity"] != identity or given.detail.get("position") != position:
+            return None
+        return given.event
 
     @contextmanager
     def gaps(self, source: str) -> Iterator[None]:

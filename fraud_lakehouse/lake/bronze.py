@@ -18,6 +18,8 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.schemas import INGESTED_AT, UTC_MICROSECONDS, FrameSchema, with_ingested_at
 
 KEY_PROPERTY = "fraud_lakehouse.key"
+COLUMNS_PROPERTY = "fraud_lakehouse.columns"
+"""JSON list of `{"name": ..., "type": <Delta type>}`: the columns that the source has now, in its order."""
 
 
 class BronzeTable:
@@ -64,11 +66,69 @@ class BronzeTable:
             ConcurrentWriterError: a rival moved one of the positions since they were read; nothing was written.
             LakeError: the lake could not be written; nothing may be acknowledged.
         """
-        return self._appender.append(_stamped(frame), positions)
+        return self._appender.append(self._stamped(frame), positions)
+
+    def stage(self, frame: pl.DataFrame) -> None:
+        """Write rows for the next `commit`, durably, where no reader sees them; frames as of `append`.
+
+        Raises:
+            ConcurrentWriterError: a column is missing, and another writer committed meanwhile.
+            LakeError: the rows could not be written.
+        """
+        self._appender.stage(self._stamped(frame))
+
+    def commit(self, positions: Mapping[str, int]) -> int:
+        """Commit all staged rows and the positions they reach, in one commit, durably.
+
+        Returns:
+            the Delta version that contains them.
+
+        Raises:
+            ConcurrentWriterError: a rival moved one of the positions since they were read; nothing was committed.
+            LakeError: the lake could not be written; nothing may be acknowledged.
+        """
+        return self._appender.commit(positions)
+
+    def discard(self) -> None:
+        """Forget what was staged since the last commit."""
+        self._appender.discard()
+
+    @property
+    def schema(self) -> dict[str, pl.DataType]:
+        """The table's columns, those the source has dropped included."""
+        return self._appender.schema
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The table's properties."""
+        return self._appender.properties
+
+    def set_properties(self, values: Mapping[str, str]) -> None:
+        """Set properties that have another value.
+
+        Raises:
+            ConcurrentWriterError: another writer committed meanwhile; nothing changed.
+        """
+        self._appender.set_properties(values)
 
     def set_key(self, key: Sequence[str]) -> None:
         """Record the source's key columns, if they changed."""
-        self._appender.set_property(KEY_PROPERTY, json.dumps(list(key)))
+        self.set_properties({KEY_PROPERTY: json.dumps([self.spelling(name) for name in key])})
+
+    def spelling(self, column: str) -> str:
+        """The table's spelling of a column: one whose name changed only its case stays as it was."""
+        return _spelling(self._appender.schema, column)
+
+    def reshape(self, columns: FrameSchema, *, rewrite: bool) -> bool:
+        """Add the columns that the table lacks; with `rewrite`, give those of another type theirs.
+
+        Returns:
+            whether the table was changed.
+
+        Raises:
+            ConcurrentWriterError: another writer committed meanwhile; nothing changed.
+        """
+        return self._appender.reshape(columns, rewrite=rewrite)
 
     def rebuild(self, frame_schema: FrameSchema, key: Sequence[str]) -> None:
         """Empty the table before a snapshot is landed in it. A table that is empty and fits is left alone."""
@@ -77,7 +137,14 @@ class BronzeTable:
             self._appender.replace(schema)
         self.set_key(key)
 
+    def _stamped(self, frame: pl.DataFrame) -> pl.DataFrame:
+        own = self._appender.schema
+        spelt = {name: _spelling(own, name) for name in frame.columns if name not in own}
+        now = datetime.now(UTC)
+        return frame.rename(spelt).with_columns(pl.lit(now, dtype=UTC_MICROSECONDS).alias(INGESTED_AT))
 
-def _stamped(frame: pl.DataFrame) -> pl.DataFrame:
-    now = datetime.now(UTC)
-    return frame.with_columns(pl.lit(now, dtype=UTC_MICROSECONDS).alias(INGESTED_AT))
+
+def _spelling(schema: FrameSchema, column: str) -> str:
+    if column in schema:
+        return column
+    return next((name for name in schema if name.lower() == column.lower()), column)

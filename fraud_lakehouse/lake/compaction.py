@@ -11,6 +11,7 @@ So a rewrite is accepted only as the very next version after the one it read (`O
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +19,7 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.lake import schemas
+from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.parquet import write_parquet
 
 MERGED_BYTES = 64 * 1024 * 1024
@@ -28,12 +30,22 @@ ONLY_NEXT = CommitProperties(max_commit_retries=0)
 """Refuse the commit if anybody committed since the handle's version."""
 
 
-def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_least: int) -> int:
-    """Merge the files smaller than `smaller_than` bytes if there are `at_least` of them, oldest first.
+@dataclass(frozen=True)
+class Tier:
+    """Files from `least` bytes up to below `most` are merged when there are `many` of them."""
+
+    least: int
+    most: int
+    many: int
+
+
+def merge_small_files(handle: DeltaTable, root: Path, tier: Tier) -> int:
+    """Merge the files of a tier if there are enough of them, oldest first.
 
     Args:
         handle: the table; stays at its version (update it afterwards).
         root: the table's folder.
+        tier: which files.
 
     Returns:
         number of files that were replaced; each commit replaces about 64 MB at most.
@@ -42,9 +54,9 @@ def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_leas
         CommitFailedError: another writer committed first; nothing changed.
     """
     actions = pl.DataFrame(handle.get_add_actions(flatten=True)).select("path", "size_bytes", "modification_time")
-    small = actions.filter(pl.col("size_bytes") < smaller_than).sort("modification_time")
-    chosen = small.filter(pl.col("size_bytes").cum_sum() <= max(MERGED_BYTES, smaller_than))
-    if small.height < at_least or chosen.height < 2:
+    small = actions.filter(pl.col("size_bytes").is_between(tier.least, tier.most, closed="left"))
+    chosen = small.sort("modification_time").filter(pl.col("size_bytes").cum_sum() <= max(MERGED_BYTES, tier.most))
+    if small.height < tier.many or chosen.height < 2:
         return 0
     schema = schemas.frame_schema(handle.schema())
     files = [root / name for name in chosen["path"]]
@@ -56,6 +68,7 @@ def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_leas
         for name, size in chosen.select("path", "size_bytes").iter_rows()
     ]
     actions_of_commit: list[AddAction | RemoveAction] = [added, *removed]
+    failpoint("compaction.before_commit")
     handle.create_write_transaction(
         actions_of_commit,
         "append",
@@ -63,4 +76,5 @@ def merge_small_files(handle: DeltaTable, root: Path, smaller_than: int, at_leas
         commit_properties=ONLY_NEXT,
         post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
     )
+    failpoint("compaction.after_commit")
     return len(removed)

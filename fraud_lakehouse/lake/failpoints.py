@@ -1,25 +1,88 @@
-"""Named places where a test stops the process dead, to prove that nothing is lost there.
+"""Named places where a test stops, freezes or fails the process, to prove that nothing is lost there.
 
-Off (the default) a failpoint is one comparison. The command line arms one from `FRAUD_FAILPOINT=name[:n]`; nothing
-else in the package changes its behaviour under test.
-
-Names, in the order a batch passes them: `bronze.after_parquet` (rows on disk, not committed), `bronze.after_commit`
-(committed, not yet fsynced), `postgres.before_position` (all tables landed, slot position not),
-`control.after_parquet`, `control.after_commit`, `postgres.before_acknowledge`, `postgres.after_acknowledge`,
-`kafka.before_group_commit`; in a snapshot `postgres.in_snapshot` (after each chunk) and
-`postgres.before_snapshot_position`.
+Off (the default) a failpoint is one comparison. The command line arms one from `FRAUD_FAILPOINT`; nothing else in
+the package changes its behaviour under test. Names are matched against `POINTS`, where `{layer}` is bronze, control
+or gold and `{model}` any dbt model.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fraud_lakehouse.errors import SettingsError
+
+POINTS: dict[str, str] = {
+    # the log of PostgreSQL
+    "postgres.before_read": "positions are known | nothing is read",
+    "postgres.after_read": "messages are received | not decoded",
+    "postgres.after_decode": "a piece is decoded | nothing of it is written",
+    "postgres.before_position": "all tables are committed | the slot's position is not",
+    "postgres.before_acknowledge": "the slot's position is durable | the server is not told",
+    "postgres.after_acknowledge": "the server was told | the step has not returned",
+    # its snapshot
+    "postgres.before_snapshot": "slot and exported snapshot exist | no row is read",
+    "postgres.in_snapshot": "one more chunk is staged or committed | the table has no position yet",
+    "postgres.before_snapshot_position": "every table is landed | the slot has no position yet",
+    "postgres.after_snapshot_position": "the slot has its position | nobody was told",
+    # a resync of its tables
+    "resync.after_copy": "the snapshot is in files | nothing is compared",
+    "resync.before_commit": "a table's differences are staged | not committed",
+    "resync.after_table": "one more table is as the source was | the slot's position is not committed",
+    "resync.after_position": "the slot's position is durable | it is not recorded in control/audit",
+    # Kafka
+    "kafka.before_read": "positions are known | nothing is fetched",
+    "kafka.after_read": "records are fetched | not decoded",
+    "kafka.after_decode": "the batch is decoded and in order | nothing of it is written",
+    "kafka.before_group_commit": "rows and offsets are durable | the group's offsets are old",
+    "kafka.after_group_commit": "the group's offsets are sent | the batch is not noted for status",
+    "quarantine.before_append": "records in quarantine are read again | the good ones are not appended",
+    # every table rows are appended to
+    "{layer}.before_parquet": "rows are in memory | no file is written",
+    "{layer}.after_parquet": "the data file is written and flushed | not committed",
+    "{layer}.before_commit": "every data file of the batch is flushed | not committed",
+    "{layer}.after_commit": "committed | not flushed",
+    "{layer}.after_fsync": "committed and flushed | the caller does not know",
+    # upkeep, by the writer itself or by schedule
+    "compaction.before_commit": "the merged file is written | the small ones still count",
+    "compaction.after_commit": "the merged file counts | not flushed",
+    "checkpoint.before_write": "the commit is durable | its checkpoint is not begun",
+    "checkpoint.after_write": "the checkpoint is written | not flushed",
+    "log.after_pack": "old log entries are packed | still there themselves",
+    "upkeep.before_vacuum": "checkpointed, log cleaned | nothing is deleted",
+    "upkeep.after_vacuum": "unreferenced files are deleted | nothing is reported",
+    # dbt models; alerts are recorded by the model of that name
+    "model.{model}.before_commit": "the model's rows are computed | not committed",
+    "model.{model}.after_commit": "rows and reading positions are committed | not flushed",
+    "model.{model}.after_fsync": "committed and flushed | dbt does not know",
+    # delivery
+    "alerts.before_send": "the alert is recorded | not sent",
+    "alerts.after_answer": "the destination has answered | the attempt is not recorded",
+    "alerts.after_record": "the attempt is recorded | the round has not ended",
+}
+"""Name -> what has happened before | what has not."""
+
+_PARTS = {"{layer}": "(bronze|control|gold)", "{model}": "[a-z0-9_]+"}
+
 
 def _kill_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _stop_process() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _no_space() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+ACTIONS: dict[str, Callable[[], None]] = {"kill": _kill_process, "stop": _stop_process, "enospc": _no_space}
+"""What an armed failpoint may do: SIGKILL, SIGSTOP (goes on after SIGCONT), or a full disk."""
 
 
 @dataclass
@@ -33,14 +96,35 @@ _armed = _Armed()
 
 
 def arm(name: str, hits: int = 1, action: Callable[[], None] = _kill_process) -> None:
-    """Run `action` (default: SIGKILL to this process) at the `hits`-th pass of the failpoint `name`, once."""
+    """Run `action` (default: SIGKILL to this process) at the `hits`-th pass of the failpoint `name`, once.
+
+    Raises:
+        SettingsError: there is no such failpoint.
+    """
+    if pattern_of(name) is None:
+        raise SettingsError(f"there is no failpoint {name!r}", f"use one of: {', '.join(POINTS)}")
     _armed.name, _armed.remaining, _armed.action = name, hits, action
 
 
 def arm_from(text: str) -> None:
-    """Arm from `name` or `name:hits`, the form of the setting."""
-    name, _, hits = text.partition(":")
-    arm(name, int(hits or "1"))
+    """Arm from `name[:hits][:action]`, the form of the setting; `action` is a key of `ACTIONS`.
+
+    Raises:
+        SettingsError: no such failpoint or action, or `hits` is no number from 1 on.
+    """
+    name, *options = text.split(":")
+    hits = options.pop(0) if options and options[0] not in ACTIONS else "1"
+    action = options.pop(0) if options else "kill"
+    if options or action not in ACTIONS or not re.fullmatch("[1-9][0-9]*", hits):
+        raise SettingsError(
+            f"FRAUD_FAILPOINT is {text!r}", f"write name[:hits][:action], the action one of: {', '.join(ACTIONS)}"
+        )
+    arm(name, int(hits), ACTIONS[action])
+
+
+def pattern_of(name: str) -> str | None:
+    """The entry of `POINTS` that a failpoint's name belongs to, or None."""
+    return next((pattern for pattern, known in _KNOWN.items() if known.fullmatch(name)), None)
 
 
 def disarm() -> None:
@@ -56,3 +140,13 @@ def failpoint(name: str) -> None:
     if _armed.remaining == 0:
         disarm()
         _armed.action()
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    text = re.escape(pattern)
+    for part, expression in _PARTS.items():
+        text = text.replace(re.escape(part), expression)
+    return re.compile(text)
+
+
+_KNOWN = {pattern: _compiled(pattern) for pattern in POINTS}

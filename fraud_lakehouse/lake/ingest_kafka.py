@@ -107,9 +107,11 @@ class KafkaIngest:
     def _land(self, max_rows: int, timeout: float) -> list[Landed]:
         began = time.monotonic()
         before = positions_of(self._bronze, self.capture.topic)
+        failpoint("kafka.before_read")
         records = self.capture.read(before, max_rows, timeout)
         if records is None:
             return []
+        failpoint("kafka.after_decode")
         if self.capture.topic.identity != self._identity:
             raise self._recreated(self.capture.topic)
         if any(self._bronze.position(app_id) is not None for app_id in records.positions.keys() - before.keys()):
@@ -127,6 +129,7 @@ class KafkaIngest:
         )
         failpoint("kafka.before_group_commit")
         self.capture.commit_group(records.positions)
+        failpoint("kafka.after_group_commit")
         self._note(item, records)
         return [item] if item.rows else []
 

@@ -1,31 +1,40 @@
-"""Upkeep of Delta tables: compact small files, checkpoint, clean the log, vacuum. Run by the writer itself.
+"""Upkeep of Delta tables once a day: merge files, checkpoint, cut the log, vacuum. Run in the writer's turn.
 
-Never changes a row. Vacuum keeps everything of the last 168 hours, so that readers of older versions and time travel
-within a week are safe; only a table's own unreferenced files are removed.
+Never changes a row. Every version of the last 168 hours that can be opened keeps its files: all of the newest hundreds,
+and one an hour before that (`past_log.py`). What a writer does by itself every hundred commits is in `housekeeping.py`.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from deltalake import DeltaTable, PostCommitHookProperties
-from deltalake.exceptions import CommitFailedError
 
-from fraud_lakehouse.lake import durable
-from fraud_lakehouse.lake.appender import lake_errors
-from fraud_lakehouse.lake.compaction import merge_small_files
+from fraud_lakehouse.lake import durable, housekeeping, past_log
+from fraud_lakehouse.lake.compaction import ONLY_NEXT, Tier
+from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import LAYERS, Lake
+from fraud_lakehouse.lake.storage_errors import lake_errors
 
 LEAST_RETENTION_HOURS = 168
+MARKER = "_upkeep"
 FEW_FILES = 8
-SMALL_BYTES = 32 * 1024 * 1024
+SMALL_BYTES = 32 * housekeeping.MEBIBYTE
+_MOST_MERGES = 32  # of 64 MB: what is left of a very large table waits for the next day, and other writers do not
+_SLACK_SECONDS = 3600.0  # a file may lie for a while before its commit
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True)
 class Upkeep:
-    """What upkeep did to one table; sizes in bytes of the files of the newest version."""
+    """What upkeep did to one table.
+
+    Files and bytes are those of the newest version; entries are files of the log.
+    """
 
     layer: str
     table: str
@@ -33,7 +42,10 @@ class Upkeep:
     files_after: int
     bytes_before: int
     bytes_after: int
+    entries_before: int
+    entries_after: int
     files_vacuumed: int
+    bytes_vacuumed: int
     version: int
 
 
@@ -43,7 +55,7 @@ def maintain(
     """Do the upkeep of every table of these layers, one after the other.
 
     Args:
-        lake: the lake (a local one: a remote one's tables are not listed).
+        lake: the lake (a local one: a remote one's tables are not listed, `maintain_table` takes their names).
         layers: folders of the lake.
         retention_hours: age from which unreferenced files are deleted, at least 168.
 
@@ -55,36 +67,131 @@ def maintain(
 
 
 def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEAST_RETENTION_HOURS) -> Upkeep:
-    """Compact (if it has more than 8 files), checkpoint, clean the expired log, vacuum one table."""
+    """Merge (if it has more than 8 files under 32 MB), checkpoint, cut the log, vacuum one table.
+
+    Raises:
+        ValueError: retention under 168 hours.
+        LakeError: the table could not be read or written.
+    """
     if retention_hours < LEAST_RETENTION_HOURS:
         raise ValueError(f"vacuum keeps at least {LEAST_RETENTION_HOURS} hours, not {retention_hours}")
     with lake_errors(lake, layer, name):
         handle = lake.open(layer, name)
-        files_before, bytes_before = _size(handle)
-        if files_before > FEW_FILES:
-            _compact(lake, handle, Path(lake.uri(layer, name)))
-        handle.create_checkpoint()
-        handle.cleanup_metadata()
-        # full: also files that no commit names, such as those of a process killed between Parquet and commit.
-        removed = handle.vacuum(retention_hours, dry_run=False, full=True)
-        handle.update_incremental()
-        files_after, bytes_after = _size(handle)
-    return Upkeep(layer, name, files_before, files_after, bytes_before, bytes_after, len(removed), handle.version())
-
-
-def _compact(lake: Lake, handle: DeltaTable, root: Path) -> None:
-    """Merge files under 32 MB, 64 MB at a time. Another writer's commit in between ends it until the next upkeep."""
-    if not lake.is_local:
-        handle.optimize.compact(post_commithook_properties=_NO_HOOKS)
-        return
-    before = handle.version()
-    try:
-        while merge_small_files(handle, root, SMALL_BYTES, 2):
+        root = Path(lake.uri(layer, name)) if lake.is_local else None
+        before, entries_before = _size(handle), _entries(root)
+        if root is None:
+            handle.optimize.compact()
+            handle.create_checkpoint()
+            handle.cleanup_metadata()
+            removed = [0] * len(handle.vacuum(retention_hours, dry_run=False, full=True))
             handle.update_incremental()
-    except CommitFailedError:
-        handle.update_incremental()
-    for version in range(before + 1, handle.version() + 1):
-        durable.sync_commit(root, version)
+        else:
+            _tidy(handle, root)
+            past_log.forget(root)
+            failpoint("upkeep.before_vacuum")
+            removed = _vacuum(handle, root, time.time() - retention_hours * 3600.0)
+            failpoint("upkeep.after_vacuum")
+            (root / MARKER).touch()
+        after = _size(handle)
+    return Upkeep(
+        layer,
+        name,
+        files_before=before[0],
+        files_after=after[0],
+        bytes_before=before[1],
+        bytes_after=after[1],
+        entries_before=entries_before,
+        entries_after=_entries(root),
+        files_vacuumed=len(removed),
+        bytes_vacuumed=sum(removed),
+        version=handle.version(),
+    )
+
+
+class DailyUpkeep:
+    """Upkeep for a process that no schedule runs beside: a table a call, each table once a day.
+
+    Whoever did a table last, this or a schedule, has left the time on it (`<table>/_upkeep`): nothing is done twice.
+    """
+
+    def __init__(self, lake: Lake, every_hours: float = 25.0, look_every: float = 60.0) -> None:
+        self._lake = lake
+        self._every = every_hours * 3600.0
+        self._look_every = look_every
+        self._next_look = time.monotonic() + look_every
+
+    def step(self, *, idle: bool) -> Upkeep | None:
+        """Maintain the table that has waited longest, if one is due; call it in the writer's turn.
+
+        Args:
+            idle: whether nothing else is to be done now; a busy process puts a table off for one more day at most.
+
+        Returns:
+            what was done, or None: nothing was due, or it is not time to look yet.
+
+        Raises:
+            LakeError: the table could not be read or written.
+        """
+        if time.monotonic() < self._next_look:
+            return None
+        due = time.time() - (self._every if idle else 2 * self._every)
+        tables = [(layer, name) for layer in LAYERS for name in self._lake.tables(layer)]
+        waiting = sorted((at, *table) for table in tables if (at := _done_at(self._lake, *table)) < due)
+        if len(waiting) < 2:
+            self._next_look = time.monotonic() + self._look_every
+        return maintain_table(self._lake, *waiting[0][1:]) if waiting else None
+
+
+def _done_at(lake: Lake, layer: str, name: str) -> float:
+    """When a local table's upkeep was last done, seconds since 1970; 0 where it never was."""
+    marker = Path(lake.uri(layer, name)) / MARKER
+    return marker.stat().st_mtime if marker.exists() else 0.0
+
+
+def _tidy(handle: DeltaTable, root: Path) -> None:
+    """Properties, merges, checkpoint and log of a local table; the handle moves on."""
+    wanted = housekeeping.properties(local=True)
+    known = handle.metadata().configuration
+    if changed := {name: value for name, value in wanted.items() if value is not None and known.get(name) != value}:
+        handle.alter.set_table_properties(
+            changed, raise_if_not_exists=False, commit_properties=ONLY_NEXT, post_commithook_properties=_NO_HOOKS
+        )
+    merges, many = 0, FEW_FILES + 1
+    while merges < _MOST_MERGES and housekeeping.merge_durably(handle, root, Tier(0, SMALL_BYTES, many)):
+        merges, many = merges + 1, 2
+    housekeeping.checkpoint(handle, root)
+    past_log.trim(root)
+
+
+def _vacuum(handle: DeltaTable, root: Path, since: float) -> list[int]:
+    """Delete the data files that no version since then needs; returns their sizes in bytes.
+
+    A file is needed by a version of that time only if it is in the newest version, was in the one that was the newest
+    then, or was written later. (The removals in the log, by which delta-rs decides, are kept for an hour only.)
+    """
+    began = past_log.version_at(root, since)
+    if began is None and not durable.log_entry(root, 0).exists():
+        return []  # the log does not reach back so far, so the files of that time are not known
+    needed = _names(handle)
+    if began is not None:
+        needed |= _names(DeltaTable(handle.table_uri, version=began[0]))
+        since = began[1] - _SLACK_SECONDS
+    sizes: list[int] = []
+    for entry in os.scandir(root):
+        if entry.name.endswith(".parquet") and entry.name[0] not in "_." and entry.name not in needed:
+            found = entry.stat()
+            if found.st_mtime < since:
+                os.unlink(entry.path)
+                sizes.append(found.st_size)
+    return sizes
+
+
+def _names(handle: DeltaTable) -> set[str]:
+    return {unquote(str(path)) for path in handle.get_add_actions(flatten=True).column("path").to_pylist()}
+
+
+def _entries(root: Path | None) -> int:
+    return 0 if root is None else len(os.listdir(root / durable.LOG))
 
 
 def _size(handle: DeltaTable) -> tuple[int, int]:

@@ -6,14 +6,16 @@ Column types of a source's own columns are the capture's business; here a frame 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import polars as pl
+import polars.selectors as cs  # pl.col("^.*$") would be every column: a source's names may be anything
 from deltalake import Schema
+
+from fraud_lakehouse.capture.retype import fitted
 
 FrameSchema = Mapping[str, pl.DataType]
 INGESTED_AT = "_ingested_at"
-TEXT = "_text"
 UTC_MICROSECONDS = pl.Datetime("us", "UTC")
 
 BATCHES: dict[str, pl.DataType] = {
@@ -39,6 +41,11 @@ AUDIT: dict[str, pl.DataType] = {
 def delta_schema(schema: FrameSchema) -> Schema:
     """The Delta schema of polars columns, every one nullable."""
     return Schema.from_arrow(pl.Schema(schema))
+
+
+def delta_types(schema: FrameSchema) -> dict[str, str]:
+    """Delta's name of each column's type."""
+    return {field["name"]: str(field["type"]) for field in json.loads(delta_schema(schema).to_json())["fields"]}
 
 
 def frame_schema(schema: Schema) -> dict[str, pl.DataType]:
@@ -94,37 +101,16 @@ def fit(frame: pl.DataFrame, schema: FrameSchema) -> pl.DataFrame:
     """
     if unknown := [name for name in frame.columns if name not in schema]:
         raise ValueError(f"columns not in the table: {', '.join(unknown)}")
-    own = frame.schema
-    if own == pl.Schema(schema):
-        return frame
-    cast = [name for name, kind in schema.items() if name in own and own[name] != kind]
-    fitted = frame.select(
-        pl.col(name).cast(kind, strict=False).alias(name) if name in own else pl.lit(None, dtype=kind).alias(name)
-        for name, kind in schema.items()
-    )
-    lossy = [name for name in cast if fitted[name].null_count() > frame[name].null_count()]
-    return _keep_text(frame, fitted, lossy) if lossy and TEXT in schema else fitted
-
-
-def _keep_text(frame: pl.DataFrame, fitted: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
-    """`fitted` with the values of `columns` that became null added to the JSON objects of `_text` (few rows)."""
-    texts = fitted[TEXT].to_list()
-    for name in columns:
-        lost = (fitted[name].is_null() & frame[name].is_not_null()).arg_true()
-        values = frame[name].gather(lost).cast(pl.String, strict=False)
-        for row, value in zip(lost.to_list(), values.to_list(), strict=True):
-            kept = json.loads(texts[row]) if texts[row] else {}
-            texts[row] = json.dumps({**kept, name: value}, ensure_ascii=False)
-    return fitted.with_columns(pl.Series(TEXT, texts, dtype=pl.String))
+    return frame if frame.schema == pl.Schema(schema) else fitted(frame, schema)
 
 
 def statistics(frame: pl.DataFrame) -> str:
     """Delta file statistics: row count, null counts, and the least and greatest of integers, dates and instants."""
     ranged = [name for name, kind in frame.schema.items() if kind.is_integer() or kind.is_temporal()]
     found = frame.select(
-        *(pl.col(name).null_count().alias(f"nulls {name}") for name in frame.columns),
-        *(_stated(frame.schema[name], pl.col(name).min()).alias(f"least {name}") for name in ranged),
-        *(_stated(frame.schema[name], pl.col(name).max()).alias(f"greatest {name}") for name in ranged),
+        *(cs.by_name(name).null_count().alias(f"nulls {name}") for name in frame.columns),
+        *(_stated(frame.schema[name], cs.by_name(name).min()).alias(f"least {name}") for name in ranged),
+        *(_stated(frame.schema[name], cs.by_name(name).max()).alias(f"greatest {name}") for name in ranged),
     ).row(0, named=True)
 
     def of(kind: str) -> dict[str, int | str]:

@@ -1,6 +1,8 @@
 """Courtesy locks between the processes of one machine, so that a second one waits instead of being refused.
 
-Correctness never depends on them (the fence is in the Delta commit); the kernel releases one when its holder dies.
+Each part of the work has a turn of its own, so that a long batch run, a backfill or the replica lane never stands in
+the way of an alert: landing of each source, the hot lane, and everything beside it. Correctness never depends on
+turns (the fence is in the Delta commit); the kernel releases one when its holder dies.
 """
 
 from __future__ import annotations
@@ -15,28 +17,36 @@ from pathlib import Path
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 
 TURN_SECONDS = 600.0  # how long a cycle or run waits for its turn: a catch-up may be under way
+HOT = "hot"  # the models that alerts come from
+BESIDE = "beside"  # every other model, and upkeep
 _POLL_SECONDS = 0.02
 
 
-@contextmanager
-def writer_lock(folder: Path, timeout: float) -> Iterator[None]:
-    """Hold `<folder>/writer.lock` for the length of the block.
+class TurnTakenError(ConcurrentWriterError):
+    """Another process has the turn, and did not end it in the time given."""
 
-    Who waits holds `writer.queue` meanwhile: a busy cycle, which takes the lock again at once, queues behind it.
+
+@contextmanager
+def writer_lock(folder: Path, timeout: float, part: str = BESIDE) -> Iterator[None]:
+    """Hold `<folder>/<part>.lock` for the length of the block.
+
+    Who waits holds `<part>.queue` meanwhile: a busy cycle, which takes the lock again at once, queues behind it.
 
     Args:
         folder: local folder (`settings.work_dir`), created if needed.
         timeout: seconds to wait for another holder; 0 tries once.
+        part: a source's name ("postgres", "kafka") for landing its rows, HOT or BESIDE.
 
     Raises:
-        ConcurrentWriterError: another process still holds it; names its pid.
+        TurnTakenError: another process still holds it; names its pid.
         LakeError: the folder cannot be written.
     """
     deadline = time.monotonic() + timeout
-    descriptor = _open(folder / "writer.lock")
+    path = folder / f"{part}.lock"
+    descriptor = _open(path)
     try:
-        with process_lock(folder / "writer.queue", timeout, "waits to write into this lake"):
-            _acquire(descriptor, folder / "writer.lock", deadline, "is capturing into this lake already")
+        with process_lock(folder / f"{part}.queue", timeout, "waits to write into this lake"):
+            _acquire(descriptor, path, deadline, "is writing into this lake already")
         with _named(descriptor):
             yield
     finally:
@@ -51,7 +61,7 @@ def process_lock(path: Path, timeout: float, activity: str) -> Iterator[None]:
         activity: what its holder does, for the message of who does not get it.
 
     Raises:
-        ConcurrentWriterError: another process still holds it after `timeout` seconds; names its pid.
+        TurnTakenError: another process still holds it after `timeout` seconds; names its pid.
         LakeError: the folder cannot be written.
     """
     descriptor = _open(path)
@@ -89,7 +99,7 @@ def _acquire(descriptor: int, path: Path, deadline: float, activity: str) -> Non
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                raise ConcurrentWriterError(
+                raise TurnTakenError(
                     f"process {holder} {activity} (it holds {path})",
                     "wait for it to finish, or stop it; a dead process never holds the lock",
                 ) from None

@@ -1,0 +1,103 @@
+"""Rows of a table by COPY, as text: what every table can be read by. The faster way is postgres_blocks.py."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+import psycopg
+from psycopg import errors, pq, sql
+
+from fraud_lakehouse.capture.field_limit import check_line
+from fraud_lakehouse.capture.postgres_catalog import TableInfo
+from fraud_lakehouse.capture.postgres_columns import SourceColumn
+from fraud_lakehouse.capture.postgres_types import ColumnType
+
+_ESCAPES = {r"\\": "\\", r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\b": "\b", r"\f": "\f", r"\v": "\v"}
+_MARK = "_first"  # a constant before the columns: no line is empty, and none begins with a byte order mark
+
+
+def copy_lines(
+    reader: psycopg.Connection[Any],
+    table: TableInfo,
+    max_rows: int,
+    max_bytes: int,
+    max_field_bytes: int,
+    where: sql.Composable | None = None,
+) -> Iterator[bytes]:
+    """Rows in the text format of COPY (no raw tab or newline inside a field), in bounded pieces.
+
+    Args:
+        reader: in the transaction that sees the snapshot.
+        max_rows: most rows of a piece; it also ends at `max_bytes` of text.
+        max_field_bytes: a larger field is refused.
+        where: which rows, default all.
+
+    Raises:
+        FieldTooLargeError: a field is larger. psycopg.Error: the subclass of the server's SQLSTATE.
+    """
+    statement = sql.SQL("copy (select '.', {} from {} where {}) to stdout").format(
+        sql.SQL(", ").join(sql.Identifier(column.source_name) for column in table.columns),
+        table.relation(),
+        where or sql.SQL("true"),
+    )
+    raw = reader.pgconn
+    result = raw.exec_(statement.as_bytes(reader))
+    if result.status != pq.ExecStatus.COPY_OUT:
+        raise errors.error_from_result(result, encoding="utf-8")
+    lines = bytearray()
+    rows = 0
+    while (received := raw.get_copy_data(1))[0] >= 0:
+        length, line = received
+        if not length:
+            select.select([raw.socket], [], [], 0.2)
+            raw.consume_input()
+            continue
+        if length > max_field_bytes:
+            check_line(bytes(line), table, max_field_bytes)
+        lines += line
+        rows += 1
+        if rows >= max_rows or len(lines) >= max_bytes:
+            yield bytes(lines)
+            lines, rows = bytearray(), 0
+    while (ended := raw.get_result()) is not None:
+        if ended.status == pq.ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(ended, encoding="utf-8")
+    if lines:
+        yield bytes(lines)
+
+
+def columns_of_lines(table: TableInfo, lines: bytes) -> list[SourceColumn]:
+    """The table's columns from lines of `copy_lines`."""
+    texts = read_copy_text(lines, [column.name for column in table.columns])
+    columns = []
+    for column in table.columns:
+        text = texts[column.name]
+        values, marks = column.type.parse(_unescaped(text, column.type))
+        columns.append(SourceColumn(values.alias(column.name), None if marks is None else text.set(~marks, None)))
+    return columns
+
+
+def read_copy_text(lines: bytes, names: Sequence[str]) -> pl.DataFrame:
+    """Lines of COPY's text format, a constant first field, as String columns (escapes still inside)."""
+    options: dict[str, Any] = {
+        "has_header": False,
+        "separator": "\t",
+        "quote_char": None,
+        "null_values": "\\N",
+        "empty_string_is_null": False,
+        "schema": {_MARK: pl.String(), **{f"c{number}": pl.String() for number in range(len(names))}},
+    }
+    try:
+        frame = pl.read_csv(lines, **options)
+    except pl.exceptions.ComputeError:  # not UTF-8: a SQL_ASCII database
+        frame = pl.read_csv(lines.decode(errors="backslashreplace").encode(), **options)
+    return frame.drop(_MARK).rename({f"c{number}": name for number, name in enumerate(names)})
+
+
+def _unescaped(text: pl.Series, kind: ColumnType) -> pl.Series:
+    if kind.dtype not in (pl.String(), pl.Binary()) or not text.str.contains("\\", literal=True).any():
+        return text
+    return text.str.replace_many(list(_ESCAPES), list(_ESCAPES.values()))

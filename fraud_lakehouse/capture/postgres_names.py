@@ -1,0 +1,65 @@
+"""How source names become names in the lake: unlike each other for readers that do not tell upper from lower case."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,199}")
+_OWN_PREFIX = "_lake_"
+_TAKEN = (
+    "card_transactions",
+    "card_transactions_late",
+    "transactions_history",
+    "transactions_ledger",
+    "users_history",
+)
+
+
+def bronze_name(schema: str, table: str) -> str:
+    """The bronze table that a source table lands in: `<table>` of schema public, else `<schema>__<table>`.
+
+    A name that is no plain file name in every reader (spaces, slashes, quotes), or that belongs to a table of the
+    lake's own, is spelt with `_` and told apart by a hash.
+    """
+    name = table if schema == "public" else f"{schema}__{table}"
+    if _PLAIN_NAME.fullmatch(name) and name.lower() not in _TAKEN:
+        return name
+    return _told_apart(re.sub(r"[^A-Za-z0-9_]", "_", name), name)
+
+
+def bronze_names(tables: Iterable[tuple[str, str]]) -> list[str]:
+    """The bronze names of (schema, table), the oldest table first.
+
+    Of names that differ in nothing but case (`Users`, `users`), or in nothing (`public.a__b`, `a.b`), the oldest
+    table's stays; Delta readers and file systems may take the others for the same.
+    """
+    names: dict[str, str] = {}
+    for schema, table in tables:
+        name = bronze_name(schema, table)
+        while name.lower() in names:
+            name = _told_apart(name, f"{schema}.{table} {name}")
+        names[name.lower()] = name
+    return list(names.values())
+
+
+def column_names(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:
+    """The lake's names of a table's columns, in the table's order; Delta does not tell `Id` from `id`.
+
+    Args:
+        reserved: lower-case names that the lake uses itself; so are all that begin with `_lake_`.
+    """
+    taken = set(reserved)
+    result = []
+    for name in names:
+        own = name
+        while own.lower() in taken or own.lower().startswith(_OWN_PREFIX):
+            own = _told_apart(f"source{own}" if own.startswith("_") else own, name)
+        taken.add(own.lower())
+        result.append(own)
+    return result
+
+
+def _told_apart(name: str, whole: str) -> str:
+    return f"{name}_{hashlib.sha256(whole.encode()).hexdigest()[:6]}"

@@ -1,0 +1,105 @@
+"""The columns of a bronze table while those of its source change: what is there now, and whether rows are missing it.
+
+Bronze keeps dropped columns, since older events have them; the property `fraud_lakehouse.columns` says which ones the
+source has. Taking the table's rows anew, where the log could not tell how they changed, is not here (resync.py).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import polars as pl
+
+from fraud_lakehouse.capture.postgres_catalog import EVENT_SCHEMA, TableInfo
+from fraud_lakehouse.capture.postgres_traces import Shape
+from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY, BronzeTable
+from fraud_lakehouse.lake.schemas import INGESTED_AT, delta_types
+
+log = logging.getLogger(__name__)
+
+POSITION_PROPERTY = "fraud_lakehouse.columns_lsn"
+SHAPE_PROPERTY = "fraud_lakehouse.shape"
+LEFT_OUT_PROPERTY = "fraud_lakehouse.left_out"
+"""JSON list of the source's generated columns that the log does not carry and bronze does not have."""
+MEMBER_PROPERTY = "fraud_lakehouse.publication"
+"""The table's membership in the publication since when the log has told all of its changes."""
+
+
+def adapt(table: BronzeTable, info: TableInfo) -> bool:
+    """Give the bronze table the columns that the source has, and record which these are.
+
+    From the catalog: columns are added, and rewritten where they have another type. From the log, which may be
+    describing the past: columns are added if the description is newer than the catalog's; types stay.
+
+    Returns:
+        whether anything changed.
+
+    Raises:
+        ConcurrentWriterError: another writer committed meanwhile; the next look does it.
+        LakeError: the lake could not be written.
+    """
+    properties = table.properties
+    known = properties.get(COLUMNS_PROPERTY)
+    is_catalog = bool(info.shape)
+    if not is_catalog and (known is None or info.lsn <= int(properties.get(POSITION_PROPERTY) or 0)):
+        return False
+    wanted = {table.spelling(column.name): column.type.dtype for column in info.columns}
+    first_rows_fit = known is None and _source_columns(table) == wanted
+    is_reshaped = table.reshape(wanted, rewrite=is_catalog)
+    types = delta_types(table.schema)
+    described = {
+        COLUMNS_PROPERTY: json.dumps([{"name": name, "type": types[name]} for name in wanted], ensure_ascii=False),
+        KEY_PROPERTY: json.dumps([table.spelling(name) for name in info.key]),
+    }
+    if first_rows_fit:
+        described[SHAPE_PROPERTY] = info.shape
+    left_out = json.dumps(info.left_out, ensure_ascii=False)
+    if is_catalog and properties.get(LEFT_OUT_PROPERTY, "[]") != left_out:
+        described[LEFT_OUT_PROPERTY] = left_out
+        log.warning("generated columns of %s that the log does not carry: %s", info.source_name, left_out)
+    if all(properties.get(name) == value for name, value in described.items()):
+        return is_reshaped
+    table.set_properties(described | {POSITION_PROPERTY: str(info.lsn)})
+    return True
+
+
+def resync_reason(table: BronzeTable, info: TableInfo, member: str | None) -> str | None:
+    """Why the rows of a table may be others than the log has said, or None.
+
+    What has changed without touching any row (a truncate, VACUUM FULL, an empty partition) is recorded here.
+
+    Args:
+        info: the catalog's description.
+        member: the table's membership in the publication; None if it is in it no more.
+
+    Raises:
+        ConcurrentWriterError, LakeError: it could not be recorded.
+    """
+    before = table.properties.get(SHAPE_PROPERTY)
+    if before is None:
+        return "its columns changed while it was not captured"
+    reason = Shape.read(info.shape).silent_change(Shape.read(before)) or _unpublished(table, member)
+    if reason is None:
+        settle(table, info, member)
+    return reason
+
+
+def settle(table: BronzeTable, info: TableInfo, member: str | None) -> None:
+    """Record that the rows are those of the source: after a snapshot or resync that began after `info` was read.
+
+    Raises:
+        ConcurrentWriterError, LakeError: it could not be recorded; the table is resynced once more.
+    """
+    table.set_properties({SHAPE_PROPERTY: info.shape, MEMBER_PROPERTY: member or ""})
+
+
+def _unpublished(table: BronzeTable, member: str | None) -> str | None:
+    if member is None:
+        return "the publication has it no more"
+    known = table.properties.get(MEMBER_PROPERTY)  # a table of an older lake has none
+    return None if known in (None, member) else "it was out of the publication for a while"
+
+
+def _source_columns(table: BronzeTable) -> dict[str, pl.DataType]:
+    return {name: kind for name, kind in table.schema.items() if name not in EVENT_SCHEMA and name != INGESTED_AT}

@@ -1,0 +1,83 @@
+"""What a writer does for its own local table after every hundredth commit, so that it stays quick to open and to read.
+
+Small files are merged in tiers (a row is rewritten about three times until its file is large), the version is
+checkpointed and the log is cut to what opening needs. All of it is flushed, and nothing of it changes a row.
+Once a day `maintenance.py` does more. A remote table is left to delta-rs, and to that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from fraud_lakehouse.lake import durable, past_log
+from fraud_lakehouse.lake.compaction import Tier, merge_small_files
+from fraud_lakehouse.lake.failpoints import failpoint
+from fraud_lakehouse.lake.refusal import is_refused
+
+CHECKPOINT_INTERVAL = 100
+MEBIBYTE = 1024 * 1024
+
+
+TIERS = (Tier(0, MEBIBYTE, 32), Tier(MEBIBYTE, 8 * MEBIBYTE, 8))
+
+
+def properties(*, local: bool) -> dict[str, str | None]:
+    """Properties of a new table.
+
+    A local table's checkpoints forget removed files after an hour: a week of them, 86,400 a day at one commit a second,
+    makes each checkpoint 6 MB and each open 16 ms slower. Our vacuum does not need them; a foreign one on a local lake
+    must be told to keep 168 hours. A remote table is vacuumed by delta-rs, which needs them for that long.
+    """
+    every = {"delta.checkpointInterval": str(CHECKPOINT_INTERVAL)}
+    return {**every, "delta.deletedFileRetentionDuration": "interval 1 hours"} if local else {**every}
+
+
+def is_due(before: int, now: int) -> bool:
+    """Whether the commits from version `before` to `now` passed a hundred."""
+    return now // CHECKPOINT_INTERVAL > before // CHECKPOINT_INTERVAL
+
+
+def keep_house(handle: DeltaTable, root: Path) -> DeltaTable:
+    """Merge, checkpoint and trim a local table whose versions are durable up to the handle's.
+
+    Args:
+        handle: at the newest version; it is moved on.
+
+    Returns:
+        a handle opened anew: one grows slower with each commit it has made (20 to 100 ms in 400 versions).
+    """
+    for tier in TIERS:
+        merge_durably(handle, root, tier)
+    checkpoint(handle, root)
+    past_log.trim(root)
+    return DeltaTable(handle.table_uri)
+
+
+def merge_durably(handle: DeltaTable, root: Path, tier: Tier) -> bool:
+    """Merge the files of a tier once and flush the commit.
+
+    Returns:
+        whether files were merged; not if there are few, or if another writer's commit came in between.
+    """
+    before = handle.version()
+    try:
+        merged = merge_small_files(handle, root, tier)
+    except CommitFailedError as error:
+        if not is_refused(error):
+            raise
+        merged = 0
+    handle.update_incremental()
+    for version in range(before + 1, handle.version() + 1):
+        durable.sync_commit(root, version)
+    return merged > 0
+
+
+def checkpoint(handle: DeltaTable, root: Path) -> None:
+    """Write and flush a checkpoint of the handle's version."""
+    failpoint("checkpoint.before_write")
+    handle.create_checkpoint()
+    failpoint("checkpoint.after_write")
+    durable.sync_checkpoint(root, handle.version())

@@ -1,0 +1,112 @@
+"""Landing whole tables: everything at the first start, a table that joins later, or all anew from another server.
+
+An unfinished snapshot leaves no position, so it is done again from the start, over emptied tables.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import polars as pl
+
+from fraud_lakehouse.capture.postgres import PostgresCapture
+from fraud_lakehouse.capture.postgres_catalog import TableInfo
+from fraud_lakehouse.capture.read_ahead import read_ahead
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake.audit import Audit
+from fraud_lakehouse.lake.batches import Batch, Batches
+from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.lake.evolution import adapt, settle
+from fraud_lakehouse.lake.failpoints import failpoint
+from fraud_lakehouse.lake.ingest_changes import SOURCE, ChangeIngest, batch_row, newest_of
+from fraud_lakehouse.lake.landed import Landed
+
+_STAGED_CHUNKS = 8  # of one commit: on an object store they wait in memory
+
+
+class SnapshotIngest:
+    """Lands snapshots of one source.
+
+    Args:
+        changes: has the handles of the bronze tables.
+        batches: `control/batches`.
+        audit: where a snapshot is recorded with its counts.
+    """
+
+    def __init__(self, capture: PostgresCapture, changes: ChangeIngest, batches: Batches, audit: Audit) -> None:
+        self._capture = capture
+        self._changes = changes
+        self._batches = batches
+        self._audit = audit
+
+    def land(self, tables: Sequence[TableInfo], *, new_slot: bool) -> list[Landed]:
+        """Land whole tables as of one LSN.
+
+        Args:
+            tables: what to land; with `new_slot` every captured table.
+            new_slot: make the permanent slot (an old one of ours is dropped), whose position is committed last.
+
+        Returns:
+            what was landed, one item per table with rows.
+
+        Raises:
+            SourceError: the source cannot be read. LakeError: the lake cannot be written.
+            ConcurrentWriterError: another process lands the same.
+        """
+        began = time.monotonic()
+        landed: list[Landed] = []
+        batches: list[Batch] = []
+        with self._capture.held(tables):
+            names = {info.name for info in tables}
+            present = [info for info in self._capture.tables() if info.name in names]
+            members = self._capture.publish(present)
+            with self._capture.snapshot(present, permanent=new_slot) as snapshot:
+                lsn = snapshot.lsn
+                failpoint("postgres.before_snapshot")
+                for info in present:
+                    item = self._land_table(info, snapshot.chunks(info), lsn, members.get(info.name))
+                    landed.append(item)
+                    batches.append(batch_row(item, self._capture))
+                failpoint("postgres.before_snapshot_position")
+                self._batches.commit(batches, {self._capture.app_id: lsn} if new_slot else {})
+                failpoint("postgres.after_snapshot_position")
+        counts = {item.table: item.rows for item in landed}
+        seconds = round(time.monotonic() - began, 3)
+        self._audit.record(SOURCE, "snapshot", {"lsn": lsn, "rows": counts, "seconds": seconds})
+        return [item for item in landed if item.rows]
+
+    def _land_table(self, info: TableInfo, chunks: Iterable[pl.DataFrame], lsn: int, member: str | None) -> Landed:
+        """Replace the table by its snapshot; its position comes last. Another process doing the same is refused."""
+        began = time.monotonic()
+        app_id = self._capture.app_id_of(info.name)
+        fence = {f"{app_id}:snapshot": lsn}
+        table = self._changes.table(info)
+        table.rebuild(info.frame_schema, info.key)
+        nothing = pl.DataFrame(schema=dict(info.frame_schema))
+        table.append(nothing, fence)
+        adapt(table, info)
+        rows, newest, staged = 0, None, 0
+        try:
+            for frame in read_ahead(iter(chunks)):
+                _check_alone(table, fence)
+                if frame.is_empty():
+                    continue
+                table.stage(frame)
+                rows, newest, staged = rows + frame.height, newest_of(frame), staged + 1
+                if staged == _STAGED_CHUNKS:
+                    table.commit(fence)
+                    staged = 0
+                failpoint("postgres.in_snapshot")
+            version = table.commit(fence | {app_id: lsn})
+        except BaseException:
+            table.discard()
+            raise
+        settle(table, info, member)
+        return Landed(info.name, rows, 0, lsn, version, newest, time.monotonic() - began, SOURCE)
+
+
+def _check_alone(table: BronzeTable, fence: Mapping[str, int]) -> None:
+    """A commit of ours brings the handle past a rival's that came after it."""
+    if any(table.position(app_id) != at for app_id, at in fence.items()):
+        raise ConcurrentWriterError(f"another process is landing a snapshot of {table.name}", "let it finish")

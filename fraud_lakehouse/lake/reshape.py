@@ -1,0 +1,86 @@
+"""Other columns for a table that has rows: added, or rewritten in another type. One durable commit.
+
+A commit here is accepted only as the very next version (`ONLY_NEXT`): positions read on the handle stay what they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+from deltalake import DeltaTable, Field, PostCommitHookProperties
+from deltalake.exceptions import CommitFailedError
+from deltalake.transaction import AddAction, RemoveAction
+
+from fraud_lakehouse.lake import schemas
+from fraud_lakehouse.lake.compaction import ONLY_NEXT
+from fraud_lakehouse.lake.lake import data_files
+from fraud_lakehouse.lake.parquet import write_parquet
+from fraud_lakehouse.lake.refusal import is_refused
+
+_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+
+
+def reshape(handle: DeltaTable, root: Path | None, own: schemas.FrameSchema, columns: schemas.FrameSchema) -> bool:
+    """Add the columns that the table lacks, and rewrite it if others have another type; whether that was so.
+
+    Args:
+        handle: the table; is at the commit's version afterwards.
+        root: the table's folder; None: types stay.
+        own: the table's columns.
+        columns: some of its columns, or new ones, with the types they should have.
+
+    Raises:
+        CommitFailedError: another writer committed since the handle's version; nothing changed.
+    """
+    missing = {name: kind for name, kind in columns.items() if name not in own}
+    if root is not None and any(own[name] != kind for name, kind in columns.items() if name in own):
+        _rewrite(handle, root, {**own, **columns})
+    elif missing:
+        _add_columns(handle, missing)
+    else:
+        return False
+    return True
+
+
+def _add_columns(handle: DeltaTable, columns: schemas.FrameSchema) -> None:
+    """Add columns, null in the rows that are there."""
+    fields = [Field(field.name, field.type, nullable=True) for field in schemas.delta_schema(columns).fields]
+    handle.alter.add_columns(fields, commit_properties=ONLY_NEXT, post_commithook_properties=_NO_HOOKS)
+
+
+def _rewrite(handle: DeltaTable, root: Path, schema: schemas.FrameSchema) -> None:
+    """Rewrite every file of a local table with these columns, one in memory at a time.
+
+    Values that their new type cannot hold are null, and kept in `_text`. Readers of new rows start over (the commit
+    takes files out), readers of older versions still find the old files.
+    """
+    version = handle.version()
+    before = schemas.frame_schema(handle.schema())
+    added: list[AddAction | RemoveAction] = []
+    try:
+        for path in data_files(handle):
+            frame = pl.scan_parquet(path, schema=before, missing_columns="insert", glob=False).collect()
+            added.append(write_parquet(root, schemas.fit(frame, schema), new_rows=False))
+    except BaseException:
+        _remove(root, added)
+        raise
+    try:
+        handle.create_write_transaction(
+            added,
+            "overwrite",
+            schemas.delta_schema(schema),
+            commit_properties=ONLY_NEXT,
+            post_commithook_properties=_NO_HOOKS,
+        )
+    except CommitFailedError as error:
+        if is_refused(error):
+            _remove(root, added)
+        raise
+    handle.load_as_version(version + 1)
+
+
+def _remove(root: Path, files: Sequence[AddAction | RemoveAction]) -> None:
+    for file in files:
+        (root / file.path).unlink(missing_ok=True)
