@@ -14,6 +14,9 @@ from pathlib import Path
 
 VERSION = "4.1.0"
 SCALA = "2.13"
+USER, PASSWORD = "reader", "quite-secret-4711"
+_PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
+_SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
 _JAVA = ["java", "-Xms128m", "-Xmx512m", "-XX:TieredStopAtLevel=1"]
 _POM = f"""<project>
   <modelVersion>4.0.0</modelVersion>
@@ -28,9 +31,16 @@ _POM = f"""<project>
 _PROPERTIES = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
+listeners=PLAINTEXT://127.0.0.1:{broker},SECURE://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker},SECURE://127.0.0.1:{secure}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
 controller.listener.names=CONTROLLER
+listener.name.secure.ssl.keystore.type=PKCS12
+listener.name.secure.ssl.keystore.location={home}/broker.p12
+listener.name.secure.ssl.keystore.password=of-this-test
+listener.name.secure.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
+listener.name.secure.plain.sasl.jaas.config={plain} required user_reader="{password}";
+listener.name.secure.scram-sha-512.sasl.jaas.config={scram} required;
 log.dirs={home}/data
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
@@ -38,6 +48,7 @@ transaction.state.log.min.isr=1
 auto.create.topics.enable=false
 log.initial.task.delay.ms=500
 log.segment.delete.delay.ms=100
+log.cleaner.backoff.ms=100
 """
 
 
@@ -79,6 +90,9 @@ class ApacheKafka:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.bootstrap = ""
+        self.secure = ""
+        """Address of the listener with TLS and SASL (PLAIN or SCRAM-SHA-512) for `USER`; trusts `certificate`."""
+        self.certificate = home / "broker.pem"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
@@ -89,33 +103,42 @@ class ApacheKafka:
         """
         classpath = f"{artifacts()}/*"
         properties = self.home / "server.properties"
-        broker, controller = _free_ports(2)
-        properties.write_text(_PROPERTIES.format(home=self.home, broker=broker, controller=controller))
-        tool = [*_JAVA, "-cp", classpath, "kafka.tools.StorageTool"]
-        cluster_id = "ZnJhdWRfbGFrZWhvdXNlMQ"
-        formatted = subprocess.run(
-            [*tool, "format", "-t", cluster_id, "-c", str(properties)], capture_output=True, text=True, check=False
+        broker, secure, controller = _free_ports(3)
+        ports = {"broker": broker, "secure": secure, "controller": controller}
+        properties.write_text(
+            _PROPERTIES.format(home=self.home, plain=_PLAIN, scram=_SCRAM, password=PASSWORD, **ports)
         )
+        make_certificate(self.home / "broker.p12", self.certificate)
+        tool = [*_JAVA, "-cp", classpath, "kafka.tools.StorageTool"]
+        options = ["-t", "ZnJhdWRfbGFrZWhvdXNlMQ", "-c", str(properties)]
+        options += ["--add-scram", f"SCRAM-SHA-512=[name={USER},password={PASSWORD}]"]
+        formatted = subprocess.run([*tool, "format", *options], capture_output=True, text=True, check=False)
         if "UnsupportedClassVersionError" in formatted.stderr:
             raise ApacheKafkaMissingError("the installed Java is too old: Kafka needs 17")
         assert formatted.returncode == 0, formatted.stderr
-        with (self.home / "kafka.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [*_JAVA, "-cp", classpath, "kafka.Kafka", str(properties)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self.bootstrap, self.secure = f"127.0.0.1:{broker}", f"127.0.0.1:{secure}"
+        self._launch()
+        return self.bootstrap
+
+    def restart(self) -> None:
+        """Kill it and start it again on the same data and ports."""
+        self.stop()
+        self._launch()
+
+    def _launch(self) -> None:
+        command = [*_JAVA, "-cp", f"{artifacts()}/*", "kafka.Kafka", str(self.home / "server.properties")]
+        with (self.home / "kafka.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        port = int(self.bootstrap.rpartition(":")[2])
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             assert self._process.poll() is None, (self.home / "kafka.log").read_text()
             try:
-                socket.create_connection(("127.0.0.1", broker), timeout=1).close()
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
             except OSError:
                 time.sleep(0.1)
             else:
-                self.bootstrap = f"127.0.0.1:{broker}"
-                return self.bootstrap
+                return
         raise AssertionError(f"Apache Kafka did not start: {(self.home / 'kafka.log').read_text()}")
 
     def stop(self) -> None:
@@ -123,6 +146,14 @@ class ApacheKafka:
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
+
+
+def make_certificate(store: Path, certificate: Path) -> None:
+    """A new self-signed key of a day for 127.0.0.1: in a PKCS12 store for the server, its certificate as PEM."""
+    entry = ["-alias", "broker", "-keystore", str(store), "-storepass", "of-this-test"]
+    of_key = ["-storetype", "PKCS12", "-keyalg", "EC", "-dname", "CN=127.0.0.1", "-ext", "SAN=ip:127.0.0.1"]
+    for command in (["-genkeypair", *of_key, "-validity", "1"], ["-exportcert", "-rfc", "-file", str(certificate)]):
+        subprocess.run(["keytool", *command, *entry], check=True, capture_output=True)
 
 
 def _free_ports(count: int) -> list[int]:

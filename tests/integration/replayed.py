@@ -5,15 +5,40 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import polars as pl
 import psycopg
 
-from fraud_lakehouse.capture.postgres import ChangeBatch, PostgresCapture
+from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_catalog import EVENT_SCHEMA, TableInfo
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChangeBatch:
+    """All pieces of one look at the log together, as `Changes` describes them."""
+
+    end_lsn: int
+    frames: dict[str, pl.DataFrame]
+    tables: dict[str, TableInfo]
+    newest_committed_at: datetime | None
+
+
+def read_whole(capture: PostgresCapture, after: Mapping[str, int], position: int, max_rows: int) -> ChangeBatch | None:
+    """The next whole transactions in memory; None when the log holds nothing new."""
+    changes = capture.changes(after, position, max_rows)
+    frames: dict[str, list[pl.DataFrame]] = {}
+    for piece in changes:
+        for name, frame in piece.frames.items():
+            frames.setdefault(name, []).append(frame)
+    if changes.end_lsn == position:
+        return None
+    whole = {name: pl.concat(pieces, how="diagonal_relaxed") for name, pieces in frames.items()}
+    return ChangeBatch(changes.end_lsn, whole, changes.tables, changes.newest_committed_at)
 
 
 class Replayed:
@@ -24,6 +49,7 @@ class Replayed:
         self.after: dict[str, int] = {}
         self.position = 0
         self.ops: Counter[str] = Counter()
+        self.may_repeat = False  # a resync may say `r` of a row that is there
         self._moved: dict[tuple[int, int], Row | None] = {}
 
     def snapshot(self, capture: PostgresCapture, tables: list[TableInfo] | None = None) -> None:
@@ -48,7 +74,7 @@ class Replayed:
     def follow(self, capture: PostgresCapture, max_rows: int = 100_000, acknowledge: bool = True) -> int:
         """Read until nothing is left; returns the number of batches with rows."""
         batches = 0
-        while (batch := capture.read(self.after, self.position, max_rows)) is not None:
+        while (batch := read_whole(capture, self.after, self.position, max_rows)) is not None:
             self.land(batch)
             if acknowledge:
                 capture.acknowledge(batch.end_lsn)
@@ -73,7 +99,7 @@ class Replayed:
             case "d":
                 self._moved = {place: rows.pop(key)}
             case "r" | "c":
-                assert key not in rows
+                assert self.may_repeat or key not in rows
                 rows[key] = row
             case "u":
                 # A moved row's previous version is the one deleted one number before.

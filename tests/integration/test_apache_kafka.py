@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
 from fraud_lakehouse.capture import kafka as capture_module
 from fraud_lakehouse.capture.kafka import KafkaCapture
-from fraud_lakehouse.capture.kafka_records import encode
+from fraud_lakehouse.capture.kafka_records import TOMBSTONE, encode
 from fraud_lakehouse.capture.kafka_source import RetentionGapError
-from tests.apache_kafka import VERSION, ApacheKafka, ApacheKafkaMissingError
+from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.quarantine import Quarantine, Selection
+from fraud_lakehouse.settings import Settings
+from tests.apache_kafka import PASSWORD, USER, VERSION, ApacheKafka, ApacheKafkaMissingError, make_certificate
 from tests.fixtures_kafka import Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets
 
@@ -24,12 +31,12 @@ pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="session")
-def apache_kafka() -> Iterator[Broker]:
+def apache_server() -> Iterator[ApacheKafka]:
     home = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-apache-kafka-"))
     server = ApacheKafka(home)
     try:
         server.start()
-        yield Broker(server.bootstrap)
+        yield server
     except ApacheKafkaMissingError as reason:
         told = f"Apache Kafka {VERSION} cannot be had here, capture is not tested against it: {reason}"
         if os.environ.get("FRAUD_TEST_REQUIRE_APACHE_KAFKA") == "1":
@@ -38,6 +45,11 @@ def apache_kafka() -> Iterator[Broker]:
     finally:
         server.stop()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(apache_server: ApacheKafka) -> Broker:
+    return Broker(apache_server.bootstrap)
 
 
 class TestApacheKafka(CaptureContract):
@@ -128,3 +140,125 @@ def test_only_committed_transactions_are_read_and_the_end_is_the_end(broker: Bro
         assert capture.lag(positions).rows == 0
         producer.commit_transaction(10)
         assert [row for batch in drain(capture, positions) for row in batch.frame["trans_num"]] == [f"{99:032x}"]
+
+
+def producer(broker: Broker, **config: object) -> Producer:
+    names = {name.replace("_", "."): value for name, value in config.items()}
+    return Producer({"bootstrap.servers": broker.bootstrap, "log_level": 0, "linger.ms": 100} | names)
+
+
+def test_every_compression_is_read(broker: Broker) -> None:
+    topic = broker.new_topic()
+    kinds = ["gzip", "snappy", "lz4", "zstd"]
+    for start, kind in enumerate(kinds):
+        writer = producer(broker, compression_type=kind)
+        for number in range(100 * start, 100 * start + 100):
+            writer.produce(topic, encode(card(number)))
+        assert writer.flush(20) == 0
+    with KafkaCapture(broker.settings(topic)) as capture:
+        batches = drain(capture, {})
+    assert [row for batch in batches for row in batch.frame["trans_num"]] == [f"{n:032x}" for n in range(400)]
+
+
+def test_a_compacted_topic_with_tombstones_and_holes(broker: Broker) -> None:
+    config = {"cleanup_policy": "compact", "segment_ms": "100", "min_cleanable_dirty_ratio": "0.01"}
+    topic = broker.new_topic(1, **config)
+    writer = producer(broker)
+    for number in range(30):
+        writer.produce(topic, encode(card(number)), key=f"user {number % 3}", headers=[("try", b"\xff")])
+    writer.produce(topic, None, key="user 0")
+    assert writer.flush(10) == 0
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:  # the segment being written to is never compacted: a record makes it roll
+        time.sleep(0.3)
+        writer.produce(topic, encode(card(99)), key="roll")
+        assert writer.flush(10) == 0
+        with KafkaCapture(broker.settings(topic)) as capture:
+            positions: dict[str, int] = {}
+            batches = drain(capture, positions)
+            seen = [offset for _, offset in offsets(batches)]
+            if len(seen) < positions[capture.topic.app_id(0)]:
+                break
+    frame = pl.concat([batch.frame for batch in batches]).filter(pl.col("_key") != b"roll")
+    assert seen == sorted(seen) and 0 not in seen and max(seen) >= 31
+    rows = frame.select("_offset", "_key", "_error", "_headers", "trans_num").rows()
+    assert rows[0] == (28, b"user 1", None, '[["try","base64","/w=="]]', f"{28:032x}")
+    assert rows[1] == (29, b"user 2", None, '[["try","base64","/w=="]]', f"{29:032x}")
+    assert rows[2] == (30, b"user 0", TOMBSTONE, None, None)
+
+
+def test_a_huge_record_is_quarantined_whole_and_holds_nothing_up(broker: Broker, tmp_path: Path) -> None:
+    topic = broker.new_topic(1, max_message_bytes="9000000")
+    huge = encode(card(1, merchant="m" * 5_000_000))
+    writer = producer(broker, message_max_bytes=9_000_000)
+    for value in (encode(card(0)), huge, encode(card(2)), b""):
+        writer.produce(topic, value)
+    assert writer.flush(20) == 0
+    settings = broker.settings(topic, lake=str(tmp_path))
+    lake = Lake.at(tmp_path)
+    with KafkaIngest(settings, lake) as ingest:
+        assert sum(batch.rows for batch in ingest.step(100, 0.5)) == 4
+    records = Quarantine(lake).records(Selection(reason="longer than FRAUD_MAX_RECORD_BYTES"))
+    assert [(one["offset"], one["bytes"]) for one in records] == [(1, len(huge))]
+    assert Quarantine(lake).replay(Selection(), most_bytes=6_000_000).rows == 1
+    cards = pl.read_delta(lake.uri("bronze", "card_transactions")).filter(pl.col("_error").is_null())
+    assert sorted(cards["trans_num"]) == [f"{n:032x}" for n in (0, 1, 2)]
+
+
+def test_a_broker_that_restarts_loses_and_doubles_nothing(apache_server: ApacheKafka, broker: Broker) -> None:
+    topic = broker.new_topic(2)
+    for partition in (0, 1):
+        broker.publish(topic, [encode(card(n)) for n in range(50)], partition)
+    with KafkaCapture(broker.settings(topic)) as capture:
+        positions: dict[str, int] = {}
+        batch = capture.read(positions, 30)
+        assert batch is not None
+        positions.update(batch.positions)
+        apache_server.restart()
+        seen = offsets([batch])
+        broker.publish(topic, [encode(card(50))], 0)
+        deadline = time.monotonic() + 60
+        while len(seen) < 101 and time.monotonic() < deadline:
+            try:
+                seen += offsets(drain(capture, positions))
+            except SourceError:
+                capture.close()  # as the lake's step does
+        assert sorted(seen) == [(0, n) for n in range(51)] + [(1, n) for n in range(50)]
+
+
+def secured(server: ApacheKafka, folder: Path, topic: str, password: str, certificate: Path, kind: str) -> Settings:
+    """Settings of a client that logs in by `kind`, its secrets in a configuration file."""
+    lines = ["security.protocol=SASL_SSL", f"sasl.mechanism={kind}", f"sasl.username={USER}"]
+    file = folder / "client.properties"
+    file.write_text("\n".join([*lines, f"sasl.password={password}", f"ssl.ca.location={certificate}"]))
+    return Settings(kafka_bootstrap_servers=server.secure, kafka_topic=topic, kafka_config_file=file)
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+def test_sasl_and_tls_by_configuration_file(
+    apache_server: ApacheKafka, broker: Broker, tmp_path: Path, mechanism: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = broker.new_topic()
+    broker.publish(topic, [encode(card(n)) for n in range(3)])
+    settings = secured(apache_server, tmp_path, topic, PASSWORD, apache_server.certificate, mechanism)
+    with KafkaCapture(settings) as capture:
+        assert offsets(drain(capture, {})) == [(0, 0), (0, 1), (0, 2)]
+        assert PASSWORD not in repr(capture) + repr(vars(capture)) + repr(settings)
+    wrong = secured(apache_server, tmp_path, topic, "wrong-0815", apache_server.certificate, mechanism)
+    with KafkaCapture(wrong) as refused:
+        refused.be_patient(False)
+        with pytest.raises(SourceError, match=r"uthentication .*\n.*FRAUD_KAFKA_CONFIG_FILE") as told:
+            refused.preflight()
+        assert "wrong-0815" not in str(told.value) + caplog.text
+
+
+def test_a_certificate_of_nobody_we_trust_is_refused(
+    apache_server: ApacheKafka, broker: Broker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_certificate(tmp_path / "other.p12", tmp_path / "other.pem")
+    settings = secured(apache_server, tmp_path, broker.new_topic(), PASSWORD, tmp_path / "other.pem", "PLAIN")
+    with KafkaCapture(settings) as stranger:
+        stranger.be_patient(False)
+        with pytest.raises(SourceError, match="certificate verify failed") as told:
+            stranger.preflight()
+        assert PASSWORD not in str(told.value) + caplog.text

@@ -142,3 +142,21 @@ def test_accepting_a_source_that_is_not_set(run: Run) -> None:
 
 def test_a_lake_no_delta_table_can_lie_in(run: Run, database: str, tmp_path: Path) -> None:
     assert_refused(run("catch-up", postgres_dsn=database, lake=str(tmp_path / "a[1]")), "square bracket", "FRAUD_LAKE")
+
+
+def test_resync_and_forget_slot_say_what_they_did(run: Run, database: str) -> None:
+    assert_refused(run("resync"), "FRAUD_POSTGRES_DSN")
+    assert_refused(run("forget-slot"), "FRAUD_POSTGRES_DSN")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("create table payments (id int primary key)")
+        connection.execute("insert into payments select generate_series(1, 7)")
+        source = {"postgres_dsn": database, "postgres_slot": "command_line"}
+        assert "7 rows in the source; of bronze 0 new, 0 changed, 0 gone" in run("resync", **source).out
+        assert_refused(run("resync", "nobody", **source), "no table nobody is captured", "payments")
+        dropped = run("forget-slot", **source)
+        assert "slot command_line dropped; the next capture makes it anew" in dropped.out
+        connection.execute("delete from payments where id > 5")
+        connection.execute("insert into payments values (8)")
+        said = run("resync", "public.payments", **source).out
+        assert "6 rows in the source; of bronze 1 new, 0 changed, 2 gone" in said
+        assert "was not there" in run("forget-slot", postgres_dsn=database, postgres_slot="nothing_here").out

@@ -13,7 +13,7 @@ from fraud_lakehouse.capture.kafka_records import encode
 from fraud_lakehouse.capture.kafka_source import TopicRecreatedError
 from fraud_lakehouse.capture.postgres_errors import SlotAheadError, SlotLostError
 from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.ingest import KafkaIngest, PostgresIngest, accept
+from fraud_lakehouse.lake.ingest import KafkaIngest, PostgresIngest, accept, resync
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from tests.fixtures_kafka import Broker, card
@@ -49,11 +49,10 @@ def test_a_slot_that_lost_changes(database: str, tmp_path: Path, cause: type[Exc
         else:
             connection.execute("select pg_replication_slot_advance(%s, pg_current_wal_lsn())", (slot,))
         for _ in range(2):
-            with pytest.raises(cause, match="accept-source postgres"):
+            with pytest.raises(cause, match="fraud-lakehouse resync"):
                 land(settings)
         assert bronze_ids(settings, "payments") == [1]
-        accept(settings, lake, "postgres")
-        land(settings)
+        resync(settings, lake, [])
         connection.execute("insert into payments default values")
         land(settings)
     assert bronze_ids(settings, "payments") == [1, 2, 3]
@@ -62,8 +61,8 @@ def test_a_slot_that_lost_changes(database: str, tmp_path: Path, cause: type[Exc
         "registered",
         "snapshot",
         event,
-        "accepted",
-        "snapshot",
+        "resync_started",
+        "resync",
     ]
 
 

@@ -19,7 +19,10 @@ import pytest
 
 from fraud_lakehouse.capture.kafka_records import encode
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
+from fraud_lakehouse.lake.failpoints import arm
 from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
 from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
@@ -115,7 +118,9 @@ def test_postgres_killed_while_landing_the_log(database: str, tmp_path: Path, po
 
 
 @pytest.mark.postgres
-@pytest.mark.parametrize("point", ["postgres.in_snapshot:2", "postgres.before_snapshot_position"])
+@pytest.mark.parametrize(
+    "point", ["postgres.in_snapshot:2", "postgres.in_snapshot:9", "postgres.before_snapshot_position"]
+)
 def test_postgres_killed_in_the_snapshot(database: str, tmp_path: Path, point: str) -> None:
     given = {
         "lake": str(tmp_path / "lake"),
@@ -128,7 +133,7 @@ def test_postgres_killed_in_the_snapshot(database: str, tmp_path: Path, point: s
     with psycopg.connect(database) as connection:
         connection.execute("create table payments (id serial primary key, amount numeric(10, 2))")
         connection.execute("create table people (id serial primary key, name text)")
-        connection.execute("insert into payments (amount) select g from generate_series(1, 40) g")
+        connection.execute("insert into payments (amount) select g from generate_series(1, 120) g")
     killed_at("postgres", point, 1000, given)
     write_log(database, 2)
     with PostgresIngest(settings, lake) as ingest:
@@ -164,6 +169,34 @@ def test_postgres_server_crash_gives_no_row_twice(postgres: EmbeddedPostgres, da
     assert not events.select("_lsn", "_seq").is_duplicated().any()
     assert replayed(lake, "payments", ["id", "amount"]) == source_rows(database, "select id, amount from payments")
     assert events.height == 5 * 7
+
+
+@pytest.mark.postgres
+def test_a_rival_that_lands_and_acknowledges_meanwhile_is_no_gap(database: str, tmp_path: Path) -> None:
+    settings = Settings(lake=str(tmp_path / "lake"), postgres_dsn=database, postgres_slot=f"s_{uuid4().hex[:12]}")  # type: ignore[arg-type]
+    lake = Lake.at(settings.lake)
+    with psycopg.connect(database) as connection:
+        connection.execute("create table payments (id serial primary key, amount numeric(10, 2))")
+        connection.execute("create table people (id serial primary key, name text)")
+    with PostgresIngest(settings, lake) as ingest, PostgresIngest(settings, lake) as rival:
+        ingest.step(1000)
+        write_log(database, 3)
+
+        def overtake() -> None:
+            while rival.step(1000):
+                pass
+
+        arm("postgres.before_read", action=overtake)
+        with pytest.raises(ConcurrentWriterError, match="meanwhile"):
+            ingest.step(1000)
+        assert ingest.step(1000) == []
+        write_log(database, 1)
+        while ingest.step(1000):
+            pass
+    events = pl.read_delta(lake.uri("bronze", "payments"))
+    assert not events.select("_lsn", "_seq").is_duplicated().any()
+    assert replayed(lake, "payments", ["id", "amount"]) == source_rows(database, "select id, amount from payments")
+    assert [row.event for row in Audit(lake).rows("postgres")] == ["registered", "snapshot"]
 
 
 def publish(broker: Broker, topic: str, numbers: range) -> None:

@@ -167,7 +167,7 @@ def test_the_graph_is_shown_and_materialize_all_succeeds(interface: Interface, t
         page = browser.new_page(viewport={"width": 3400, "height": 4600})  # nodes outside the view are not drawn
         page.goto(f"{interface.url}/asset-groups{EXPANDED}")
         materialize_all = page.get_by_role("button", name="Materialize all")
-        materialize_all.wait_for(timeout=90_000)
+        materialize_all.wait_for(timeout=180_000)
 
         for node in ("card_transactions", "transactions_history", "transaction_anomalies", "alerts", "daily_report"):
             page.get_by_text(node, exact=True).first.wait_for(timeout=60_000)

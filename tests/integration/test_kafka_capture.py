@@ -10,6 +10,7 @@ import pytest
 
 from fraud_lakehouse.capture.kafka import KafkaCapture
 from fraud_lakehouse.capture.kafka_records import encode
+from fraud_lakehouse.capture.kafka_source import ANSWER_SECONDS
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.errors import GapError, SourceError
 from tests.fixtures_kafka import Broker, card
@@ -78,3 +79,36 @@ def test_concurrent_producer_loses_and_doubles_nothing(kafka: Broker, rounds: in
     with KafkaCapture(kafka.settings(topic)) as capture:
         seen += offsets(drain(capture, positions))
     assert len(seen) == len(set(seen)) == total
+
+
+def test_in_haste_a_broker_that_is_away_holds_nobody_up(tmp_path: Path) -> None:
+    server = EmbeddedKafka(tmp_path)
+    server.start()
+    server.create_topic("t", 1)
+    broker = Broker(server.bootstrap)
+    with KafkaCapture(broker.settings("t")) as capture:
+        capture.be_patient(False)
+        broker.publish("t", [encode(card(1))])
+        positions: dict[str, int] = {}
+        while not positions:
+            drain(capture, positions)
+        server.stop()
+        for _ in range(3):  # the first one finds out
+            started = time.monotonic()
+            with pytest.raises(SourceError, match="no Kafka broker answers"):
+                capture.preflight()
+            capture.close()
+            taken = time.monotonic() - started
+        assert taken < ANSWER_SECONDS
+        server.start()
+        server.create_topic("t", 1)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                capture.preflight()
+            except SourceError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            else:
+                break
+    server.stop()

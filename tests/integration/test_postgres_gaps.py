@@ -13,7 +13,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SlotLostError,
     SourceIdentityError,
 )
-from tests.integration.replayed import Replayed
+from tests.integration.replayed import Replayed, read_whole
 
 pytestmark = pytest.mark.postgres
 Open = Callable[..., PostgresCapture]
@@ -29,15 +29,15 @@ def test_gaps_fail_closed(database: str, source: psycopg.Connection, capture_of:
     old = model.position
     model.follow(capture)
     with pytest.raises(SlotAheadError, match="acknowledged up to"):
-        capture.read({"payments": old}, old, 100)
+        read_whole(capture, {"payments": old}, old, 100)
     with pytest.raises(SourceIdentityError, match="restored to an earlier state"):
         capture.resume(model.position + 2**30)
     with pytest.raises(SourceIdentityError, match="another one"):
         capture.check_identity("123")
     capture.check_identity(capture.system_id)
     source.execute("select pg_drop_replication_slot(%s)", (capture.slot,))
-    with pytest.raises(SlotLostError, match="accept-source postgres"):
-        capture.read(model.after, model.position, 100)
+    with pytest.raises(SlotLostError, match="fraud-lakehouse resync"):
+        read_whole(capture, model.after, model.position, 100)
 
 
 def test_an_invalidated_slot_is_lost(database: str, capture_of: Open) -> None:
@@ -53,7 +53,7 @@ def test_an_invalidated_slot_is_lost(database: str, capture_of: Open) -> None:
                 connection.execute("select pg_switch_wal()")
             connection.execute("checkpoint")
             with pytest.raises(SlotLostError, match="invalidated by the server"):
-                capture.read(model.after, model.position, 100)
+                read_whole(capture, model.after, model.position, 100)
             with pytest.raises(SlotLostError, match="max_slot_wal_keep_size"):
                 capture.preflight()
         finally:
@@ -71,4 +71,4 @@ def test_a_slot_in_use_is_named(source: psycopg.Connection, capture_of: Open) ->
             capture.preflight()
         source.execute("insert into payments(note) values ('x')")
         with pytest.raises(SlotInUseError, match=rf"PID {other.info.backend_pid}"):
-            capture.read(model.after, model.position, 100)
+            read_whole(capture, model.after, model.position, 100)

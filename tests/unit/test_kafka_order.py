@@ -12,7 +12,7 @@ from fraud_lakehouse.capture.kafka_order import ArrivalOrder
 def hold(order: ArrivalOrder, partition: int, first: int, timestamps: list[int | None]) -> None:
     numbers = [partition] * len(timestamps)
     frame = pl.DataFrame({"_partition": numbers, "_offset": range(first, first + len(timestamps))})
-    order.add(frame, numbers, timestamps)
+    order.add(lambda: frame, numbers, timestamps)
 
 
 def test_only_up_to_the_horizon_and_the_limit() -> None:

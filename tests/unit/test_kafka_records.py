@@ -25,7 +25,7 @@ GOOD = encode(card(1))
 
 def read(*values: bytes | None, timestamps: list[int | None] | None = None) -> pl.DataFrame:
     count = len(values)
-    return decode(RawRecords("t", [0] * count, list(range(count)), timestamps or [0] * count, values))
+    return decode(RawRecords("t", [0] * count, list(range(count)), timestamps or [0] * count, list(values)))
 
 
 def error_of(value: bytes | None) -> str | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import subprocess
-import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -17,9 +15,10 @@ import pytest
 from deltalake import DeltaTable
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.lake import durable, failpoints
-from fraud_lakehouse.lake.appender import CHECKPOINT_INTERVAL, Appender
+from fraud_lakehouse.lake import durable
+from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.lake.housekeeping import CHECKPOINT_INTERVAL
 from fraud_lakehouse.lake.lake import Lake
 
 SCHEMA: dict[str, pl.DataType] = {
@@ -283,20 +282,3 @@ def test_a_commit_that_missed_its_fsync_gets_it_at_the_next_open(
     monkeypatch.setattr(durable, "_sync", lambda path, _flags: synced.append(path.name))
     bronze(tmp_path)
     assert f"{1:020}.json" in synced
-
-
-def test_a_failpoint_kills_at_the_named_hit_only() -> None:
-    code = (
-        "from fraud_lakehouse.lake.failpoints import arm_from, failpoint\n"
-        "arm_from('here:2')\n"
-        "for name in ('there', 'here', 'there'):\n    failpoint(name); print(name, flush=True)\n"
-        "failpoint('here'); print('not reached', flush=True)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["there", "here", "there"]
-    assert done.returncode == -9
-
-
-def test_failpoints_are_off_by_default() -> None:
-    failpoints.failpoint("bronze.after_parquet")
-    assert failpoints._armed.name is None

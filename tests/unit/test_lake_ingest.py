@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,17 +25,21 @@ from hypothesis import strategies as st
 from fraud_lakehouse.capture.kafka import KafkaBatch, PartitionLag
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
 from fraud_lakehouse.capture.kafka_source import KafkaTopic, RetentionGapError, TopicRecreatedError
-from fraud_lakehouse.capture.postgres import ChangeBatch, PostgresLag
+from fraud_lakehouse.capture.postgres import PostgresLag
 from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, TableInfo
+from fraud_lakehouse.capture.postgres_changes import ChangePiece
 from fraud_lakehouse.capture.postgres_errors import SlotAheadError, SlotLostError, SourceIdentityError
+from fraud_lakehouse.capture.postgres_timeline import Timeline
+from fraud_lakehouse.capture.postgres_traces import Shape
 from fraud_lakehouse.capture.postgres_types import ColumnType
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake import failpoints
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
 from fraud_lakehouse.lake.ingest_kafka import KafkaIngest, accept_kafka
-from fraud_lakehouse.lake.ingest_postgres import PostgresIngest, accept_postgres
+from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.postgres_orders import accept_postgres
 from fraud_lakehouse.settings import Settings
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -70,7 +74,8 @@ def _disarmed() -> Iterator[None]:
 
 
 def table_info(name: str) -> TableInfo:
-    return TableInfo(name, "public", name, (ColumnInfo("id", ColumnType(INT8)),), ("id",))
+    shape = Shape(1, ["id"], {}, {1: 1}, frozenset()).text()
+    return TableInfo(name, "public", name, (ColumnInfo("id", ColumnType(INT8)),), ("id",), shape=shape)
 
 
 @dataclass
@@ -94,6 +99,18 @@ class ModelServer:
         return self.before.get(table, []) + logged
 
 
+class ModelChanges:
+    """The contract of Changes: its end is only known after its last piece."""
+
+    def __init__(self, start: int, pieces: list[ChangePiece], end: int) -> None:
+        self.start_lsn = self.end_lsn = start
+        self._pieces, self._end = pieces, end
+
+    def __iter__(self) -> Iterator[ChangePiece]:
+        yield from self._pieces
+        self.end_lsn = self._end
+
+
 class ModelPostgres:
     """The contract of PostgresCapture over a ModelServer."""
 
@@ -114,8 +131,25 @@ class ModelPostgres:
     def close(self) -> None:
         pass
 
+    def forget_server(self) -> None:
+        pass
+
+    def timeline(self) -> Timeline:
+        return Timeline(1)
+
+    def slot_exists(self) -> bool:
+        return self.server.confirmed is not None
+
     def tables(self) -> list[TableInfo]:
         return [table_info(name) for name in self.server.tables]
+
+    def memberships(self, tables: Sequence[TableInfo]) -> dict[str, str]:
+        return {info.name: "1/1" for info in tables}
+
+    publish = memberships
+
+    def held(self, tables: Sequence[TableInfo]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def resume(self, position: int) -> None:
         if self.server.confirmed is None:
@@ -124,9 +158,9 @@ class ModelPostgres:
             raise SlotAheadError("the slot was acknowledged past our position", "accept")
 
     @contextmanager
-    def snapshot(self, tables: Sequence[TableInfo] | None = None) -> Iterator[Any]:
+    def snapshot(self, tables: Sequence[TableInfo], *, permanent: bool) -> Iterator[Any]:
         lsn = self.server.current
-        if tables is None:
+        if permanent:
             self.server.confirmed = self.server.durable = lsn
 
         def chunks(info: TableInfo) -> Iterator[pl.DataFrame]:
@@ -134,14 +168,16 @@ class ModelPostgres:
             for start in range(0, max(len(ids), 1), 2):
                 yield self.frame([("r", lsn, start + n, i) for n, i in enumerate(ids[start : start + 2])])
 
-        yield SimpleNamespace(lsn=lsn, tables=list(tables or self.tables()), chunks=chunks)
+        yield SimpleNamespace(lsn=lsn, tables=list(tables), chunks=chunks)
 
     @staticmethod
     def frame(events: list[tuple[str, int, int, int]]) -> pl.DataFrame:
         rows = [{"id": i, "_op": op, "_lsn": lsn, "_seq": seq, "_committed_at": NOON} for op, lsn, seq, i in events]
         return pl.DataFrame(rows, schema=table_info("a").frame_schema)
 
-    def read(self, after: Mapping[str, int], slot_position: int, max_rows: int) -> ChangeBatch | None:
+    def changes(
+        self, after: Mapping[str, int], slot_position: int, max_rows: int, until: int | None = None
+    ) -> ModelChanges:
         assert self.server.confirmed is not None
         self.resume(slot_position)
         events: dict[str, list[tuple[str, int, int, int]]] = {}
@@ -150,7 +186,7 @@ class ModelPostgres:
         for lsn, changes in self.server.log:
             if lsn <= self.server.confirmed:
                 continue
-            if rows >= max_rows:
+            if rows >= max_rows or (until is not None and lsn > until):
                 break
             rows += sum(map(len, changes.values()))
             end = max(end, lsn)
@@ -158,11 +194,13 @@ class ModelPostgres:
                 if lsn > max(after.get(table, 0), slot_position):
                     events.setdefault(table, []).extend(("c", lsn, n, i) for n, i in enumerate(ids))
         if rows < max_rows:
-            end = max(end, self.server.current)
-        if end <= slot_position:
-            return None
-        frames = {name: self.frame(found) for name, found in events.items() if found}
-        return ChangeBatch(slot_position, end, frames, {name: table_info(name) for name in frames}, NOON)
+            end = max(end, min(self.server.current, until or self.server.current))
+        pieces = [
+            ChangePiece({name: self.frame(found[start : start + 2])}, {name: table_info(name)})
+            for name, found in events.items()
+            for start in range(0, len(found), 2)
+        ]
+        return ModelChanges(slot_position, pieces, max(end, slot_position))
 
     def lag(self) -> PostgresLag:
         return PostgresLag(self.server.current, self.server.confirmed, 0, 0, "reserved")
@@ -293,7 +331,7 @@ def test_idle_log_moves_the_position_only_when_worth_a_commit(tmp_path: Path, mo
     assert ingest.step(10) == []
     assert server.confirmed == server.current
     server.current += 1
-    monkeypatch.setattr("fraud_lakehouse.lake.ingest_postgres.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("fraud_lakehouse.lake.ingest_changes.IDLE_SECONDS", 0.0)
     assert ingest.step(10) == []
     assert server.confirmed == server.current
     assert Batches(ingest.lake).position("pg:1:slot") == server.current
@@ -306,17 +344,17 @@ def test_a_second_process_is_refused_then_continues(tmp_path: Path) -> None:
     drain(two, 10)
     server.commit({"a": [2]})
 
-    read = two.capture.read
+    read = two.capture.changes
 
     def read_while_the_other_lands(*arguments: Any) -> Any:
         batch = read(*arguments)
         one.step(10)
         return batch
 
-    two.capture.read = read_while_the_other_lands  # type: ignore[method-assign]
+    two.capture.changes = read_while_the_other_lands  # type: ignore[method-assign]
     with pytest.raises(ConcurrentWriterError):
         two.step(10)
-    two.capture.read = read  # type: ignore[method-assign]
+    two.capture.changes = read  # type: ignore[method-assign]
     server.commit({"a": [3]})
     drain(two, 10)
     server.commit({"a": [4]})

@@ -19,7 +19,7 @@ from deltalake.exceptions import CommitFailedError
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake import durable
 from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.compaction import merge_small_files
+from fraud_lakehouse.lake.compaction import Tier, merge_small_files
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.maintenance import maintain, maintain_table
 from fraud_lakehouse.lake.writer_lock import writer_lock
@@ -50,7 +50,7 @@ def test_upkeep_compacts_and_changes_no_row(tmp_path: Path) -> None:
 
 
 def merge(handle: DeltaTable, root: Path) -> None:
-    merge_small_files(handle, root, 10_000, 2)
+    merge_small_files(handle, root, Tier(0, 10_000, 2))
 
 
 def replace(_: DeltaTable, root: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_merge_reads_columns_added_later_as_null_and_is_no_news(tmp_path: Path
     root = tmp_path / "bronze/t"
     handle = DeltaTable(str(root))
     version = handle.version()
-    merge_small_files(handle, root, 10_000, 2)
+    merge_small_files(handle, root, Tier(0, 10_000, 2))
     handle.update_incremental()
     assert len(handle.file_uris()) == 1
     assert pl.read_delta(str(root))["more"].to_list() == [None, None, 1.5]
@@ -146,14 +146,14 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(ConcurrentWriterError, match=rf"process {holder.pid} .*writer\.lock"),
+            pytest.raises(ConcurrentWriterError, match=rf"process {holder.pid} .*beside\.lock"),
             writer_lock(tmp_path, 0.1),
         ):
             pass
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     with writer_lock(tmp_path, 5):
-        assert (tmp_path / "writer.lock").read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / "beside.lock").read_text() == f"{os.getpid()}\n"
 
 
 IMPATIENT = """

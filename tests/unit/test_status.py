@@ -15,6 +15,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from fraud_lakehouse import status as module
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
+from fraud_lakehouse.capture.postgres_retention import Retention
 from fraud_lakehouse.detect.delivery import Delivery
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batch, Batches
@@ -98,6 +99,9 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int) -> No
         def partitions(self) -> list[str]:
             return [f"{KAFKA}:0", f"{KAFKA}:1"]
 
+        def retention(self) -> Retention:
+            return Retention(True, 3 * 2**30, "reserved")
+
         def lag(self, positions: Mapping[str, int | None] | None = None) -> SimpleNamespace:
             if positions is None:
                 return SimpleNamespace(
@@ -114,11 +118,21 @@ def test_lag_in_rows_bytes_and_seconds(lake: Lake, monkeypatch: pytest.MonkeyPat
     answering(monkeypatch, current_lsn=5096, end=10)
     postgres, kafka = collect(settings(lake, postgres_dsn="x", kafka_bootstrap_servers="x")).sources
     assert (postgres.position, postgres.lag_bytes, postgres.error) == ("0/1000", 1000, None)
+    assert postgres.slot_health is not None
+    assert (postgres.slot_health["level"], postgres.slot_health["used_share"]) == ("ok", 0.3)
     assert postgres.lag_seconds == pytest.approx(40, abs=5)
     assert (kafka.position, kafka.lag_rows, kafka.error) == ({"0": 7}, 13, None)
     assert kafka.lag_seconds == pytest.approx(40, abs=5)
     assert kafka.last_batch is not None
     assert kafka.last_batch["rows"] == 7
+
+
+def test_a_slot_in_danger_shows_why(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lake)
+    answering(monkeypatch, current_lsn=5096, end=10)
+    report = collect(settings(lake, postgres_dsn="x", slot_retained_bytes=2**30))
+    assert json.loads(to_json(report))["sources"][0]["slot_health"]["level"] == "error"
+    assert "slot error: 3.0 GiB of log are kept for the slot, of 1.0 GiB" in render(report)
 
 
 def test_nothing_behind_is_no_lag(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,198 @@
+"""The path from PostgreSQL: least rights, TLS that is checked, fields of bounded size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import psycopg
+import pytest
+from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from fraud_lakehouse.capture.postgres import PostgresCapture
+from fraud_lakehouse.capture.postgres_errors import FieldTooLargeError, PostgresUnreachableError, ReplicationRightError
+from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.lake.ingest import PostgresIngest
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import Settings
+from tests.integration.tls_front import TlsFront, make_certificate
+
+pytestmark = pytest.mark.postgres
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+@dataclass
+class Landing:
+    """Lands a database in a lake of its own, each call in a new process' place."""
+
+    dsn: str
+    slot: str
+    lake: Path
+
+    def land(self, **settings: object) -> None:
+        """Everything there is, then close."""
+        configured = Settings(
+            **{
+                "lake": str(self.lake),
+                "postgres_dsn": self.dsn,
+                "postgres_slot": self.slot,
+                "work": self.lake / "_work",
+            }
+            | settings
+        )
+        ingest = PostgresIngest(configured, Lake.at(self.lake))
+        try:
+            while ingest.step(configured.batch_rows):
+                pass
+        finally:
+            ingest.close()
+
+    def rows(self, table: str) -> list[tuple[object, ...]]:
+        """(op, id) in order."""
+        landed = pl.read_delta(str(self.lake / "bronze" / table)).sort("_lsn", "_seq")
+        return list(landed.select("_op", "id").iter_rows())
+
+
+@pytest.fixture
+def landing(database: str, tmp_path: Path) -> Landing:
+    return Landing(database, str(conninfo_to_dict(database)["dbname"]), tmp_path / "lake")
+
+
+@pytest.fixture
+def bank(database: str, source: psycopg.Connection) -> Iterator[str]:
+    """The connection string of the role that docs/operations.md says to make, in a database closed to the public."""
+    name = str(conninfo_to_dict(database)["dbname"])
+    role = f"capture_{name}"
+    source.execute("create table customers (id int primary key, name text)")
+    source.execute("insert into payments values (1, 'a', 1), (2, 'b', 2)")
+    source.execute(sql.SQL("revoke all on database {} from public").format(sql.Identifier(name)))
+    source.execute("revoke all on schema public from public")
+    for statement in documented_rights():
+        named = statement.replace("fraud_capture", role).replace("DATABASE bank", f"DATABASE {name}")
+        source.execute(named.replace("'...'", "'secret'"))
+    try:
+        yield make_conninfo(database, user=role, password="secret")
+    finally:
+        source.execute(f"select pg_terminate_backend(pid) from pg_stat_activity where usename = '{role}'")
+        source.execute(f"drop owned by {role}")
+        source.execute(f"drop role {role}")
+
+
+def documented_rights() -> list[str]:
+    """The statements of the guide, so that what it says is what is tested."""
+    block = re.search(r"```sql\n(CREATE ROLE fraud_capture.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    assert block is not None
+    return [statement.strip() for statement in block[1].split(";") if statement.strip()]
+
+
+def test_the_documented_role_captures_and_can_do_nothing_else(
+    bank: str, source: psycopg.Connection, landing: Landing
+) -> None:
+    landing.dsn = bank
+    landing.land()
+    source.execute("insert into payments values (3, 'c', 3)")
+    source.execute("update payments set note = 'd' where id = 1")
+    landing.land()
+    assert landing.rows("payments") == [("r", 1), ("r", 2), ("c", 3), ("u", 1)]
+    source.execute("delete from payments where id = 2")
+    landing.land()
+    assert landing.rows("payments")[-1] == ("d", 2)
+    with psycopg.connect(bank, autocommit=True) as connection:
+        assert connection.execute("select count(*) from pg_control_system()").fetchone() == (1,), "needs no grant"
+        for forbidden in (
+            "insert into payments values (9, 'x', 9)",
+            "update payments set note = 'x'",
+            "delete from payments",
+            "truncate payments",
+            "drop table payments",
+            "create table mine (id int)",
+            "create schema mine",
+            "drop publication fraud_lakehouse",
+            "create role another",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(forbidden)
+
+
+@pytest.mark.parametrize(
+    "missing, named",
+    [("REPLICATION", "REPLICATION"), ("SELECT", "GRANT SELECT"), ("USAGE", "permission denied for schema public")],
+)
+def test_a_missing_right_is_named(
+    bank: str, source: psycopg.Connection, landing: Landing, missing: str, named: str
+) -> None:
+    role = conninfo_to_dict(bank)["user"]
+    taken = {
+        "REPLICATION": f"alter role {role} noreplication",
+        "SELECT": f"revoke select on payments from {role}",
+        "USAGE": f"revoke usage on schema public from {role}",
+    }
+    source.execute(taken[missing])
+    landing.dsn = bank
+    with pytest.raises(SourceError, match=named) as refused:
+        landing.land()
+    assert "secret" not in str(refused.value)
+    assert missing != "REPLICATION" or isinstance(refused.value, ReplicationRightError)
+
+
+def test_tls_is_checked_and_never_given_up(
+    database: str, source: psycopg.Connection, landing: Landing, tmp_path: Path
+) -> None:
+    source.execute("insert into payments values (1, 'a', 1)")
+    certificate, key = make_certificate(tmp_path, "db.test")
+    stranger, _ = make_certificate(tmp_path, "stranger.test")
+    port = int(str(conninfo_to_dict(database)["port"]))
+    with TlsFront(port, certificate, key) as front:
+        secure = {"hostaddr": "127.0.0.1", "port": front.port, "sslmode": "verify-full", "gssencmode": "disable"}
+        for wrong in ({"host": "db.test", "sslrootcert": stranger}, {"host": "other.test", "sslrootcert": certificate}):
+            landing.dsn = make_conninfo(database, **{**secure, **wrong})
+            with pytest.raises(PostgresUnreachableError, match="certificate"):
+                landing.land()
+        assert landing.lake.exists() is False or not list(landing.lake.glob("bronze/*"))
+        landing.dsn = make_conninfo(database, host="db.test", sslrootcert=certificate, **secure)
+        landing.land()
+        source.execute("insert into payments values (2, 'b', 2)")
+        landing.land()
+        assert front.encrypted >= 4, "queries and replication both"
+    assert landing.rows("payments") == [("r", 1), ("c", 2)]
+    landing.dsn = make_conninfo(database, sslmode="require")
+    with pytest.raises(PostgresUnreachableError, match="SSL"):
+        landing.land()
+
+
+def test_a_field_over_the_limit_stops_capture_and_nothing_is_lost(source: psycopg.Connection, landing: Landing) -> None:
+    source.execute("insert into payments values (1, repeat('x', 3000), 1)")
+    named = (
+        r"column|note of table public\.payments has 3,000 bytes in the row id = 1; FRAUD_MAX_FIELD_BYTES allows 2,000"
+    )
+    with pytest.raises(FieldTooLargeError, match=named):
+        landing.land(max_field_bytes=2_000)
+    landing.land(max_field_bytes=3_000)
+    source.execute("insert into payments values (2, 'small', 1)")
+    source.execute("update payments set note = repeat('y', 5000) where id = 1")
+    source.execute("insert into payments values (3, 'small', 1)")
+    with pytest.raises(FieldTooLargeError, match=r"note of table public\.payments has 5,000 bytes in the row id = 1;"):
+        landing.land(max_field_bytes=3_000)
+    landing.land(max_field_bytes=5_000)
+    assert landing.rows("payments") == [("r", 1), ("c", 2), ("u", 1), ("c", 3)]
+
+
+def test_a_wrong_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_field_bytes"):
+        Settings(max_field_bytes=0)
+
+
+Open = Callable[..., PostgresCapture]
+
+
+def test_nothing_but_the_place_of_a_source_shows(capture_of: Open, database: str) -> None:
+    secret = "hunter2-s3cret"
+    capture = capture_of(make_conninfo(database, password=secret))
+    with pytest.raises(Exception, match="refuses the login") as refused:
+        capture.preflight()
+    assert secret not in f"{refused.value!r} {refused.value} {capture!r} {vars(capture)!r}"
+    assert secret not in repr(Settings(postgres_dsn=f"postgresql://u:{secret}@h/d", alert_urls=f"json://u:{secret}@h"))

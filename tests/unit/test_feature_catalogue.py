@@ -1,0 +1,131 @@
+"""The catalogue: families are spelt out, what is wrong is named, every feature stands in dbt's documentation."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
+from fraud_lakehouse.features.window import Window
+from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform.project import prepare_project, shipped_project
+
+SOURCE: dict[str, Any] = {
+    "table": "vectors",
+    "rows": "payments",
+    "id": "id",
+    "time": "at",
+    "event": "payment",
+    "entities": {"user": {"key": ["user_id"], "about": "the user"}, "card": {"key": ["card"], "about": "the card"}},
+    "measures": {"amt": {"expression": "amt", "unit": "euros", "decimals": 2, "about": "amount"}},
+}
+ENTRY: dict[str, Any] = {
+    "name": "{entity}_{measure}_{aggregate}_{window}",
+    "source": "cards",
+    "entity": ["user", "card"],
+    "measure": "amt",
+    "aggregate": ["count", "mean"],
+    "window": ["10 minutes", "30 days"],
+    "owner": "somebody",
+}
+
+
+def load(folder: Path, *entries: dict[str, Any]) -> Catalogue:
+    path = folder / "features.yml"
+    path.write_text(yaml.safe_dump({"sources": {"cards": SOURCE}, "features": copy.deepcopy(list(entries))}))
+    return load_catalogue(path)
+
+
+def test_lists_spell_out_to_a_family(tmp_path: Path) -> None:
+    catalogue = load(tmp_path, ENTRY)
+
+    assert [feature.name for feature in catalogue.of_table("vectors")] == [
+        f"{entity}_amt_{aggregate}_{window}"
+        for entity in ("user", "card")
+        for aggregate in ("count", "mean")
+        for window in ("10min", "30d")
+    ]
+    first, last = catalogue.features[0], catalogue.features[-1]
+    assert (first.seconds, first.data_type, first.empty, first.unit) == (600, "integer", "0", "payments")
+    assert (last.seconds, last.data_type, last.empty, last.unit) == (2_592_000, "double", "null", "euros")
+    assert first.definition == (
+        "Number of payments with amount, of the user; event time in [t - 10 minutes, t):"
+        " the payment itself and those of equal time do not count."
+    )
+
+
+def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
+    ratio = {
+        "name": "ratio", "source": "cards", "entity": "user", "window": "30 days", "owner": "somebody",
+        "expression": "{amt} / nullif({user_amt_mean_30d}, 0)", "unit": "ratio",
+        "definition": "Amount to mean of {about}.",
+    }  # fmt: skip
+    feature = load(tmp_path, ratio, ENTRY).features[0]
+    assert feature.expression == "amt / nullif(user_amt_mean_30d, 0)"
+    assert feature.definition == "Amount to mean of the user."
+
+    with pytest.raises(TransformError, match=r"feature 'ratio': its expression names 'user_amt_mean_30d'"):
+        load(tmp_path, ratio)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"aggregate": "average"}, r"feature '\{entity\}.*unknown aggregate 'average'\n.*count, sum, mean"),
+        ({"aggregate": "percentile_100"}, "unknown aggregate 'percentile_100'"),
+        ({"window": "10 minuets"}, "window '10 minuets' is no size\n.*10 minutes"),
+        ({"window": "0 days"}, "window '0 days' is no size"),
+        ({"window": None}, "the aggregate count needs a window"),
+        ({"entity": "shop"}, "unknown entity 'shop'\n.*card, user"),
+        ({"measure": "price"}, "unknown measure 'price'\n.*amt"),
+        ({"measure": None}, "the aggregate count needs a measure\n.*amt"),
+        ({"source": "bonds"}, "unknown source 'bonds'\n.*cards"),
+        ({"aggregate": "is_first", "measure": None}, "the aggregate is_first takes no window"),
+        ({"name": "{entity}_twice"}, "vectors has two features named 'user_twice'"),
+        ({"name": "{entity} {window} {aggregate}"}, "feature 'user 10min count': no name of a column"),
+        ({"aggregate": None}, "neither or both of aggregate and expression"),
+        ({"aggregate": None, "expression": "1"}, "give it a definition and a unit"),
+        ({"past": "ever"}, r"feature '\{entity\}.*past: Input should be 'strict', 'closed' or 'tumble'"),
+        ({"owner": None}, r"feature '\{entity\}.*owner: Input should be a valid string"),
+        ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(TransformError, match=f"(?s){told}"):
+        load(tmp_path, {**ENTRY, **change})
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "features.yml").write_text("features: [")
+    with pytest.raises(TransformError, match=r"features\.yml is not YAML"):
+        load_catalogue(tmp_path / "features.yml")
+
+
+@given(st.integers(1, 10_000), st.sampled_from([("second", 1), ("minute", 60), ("hour", 3_600), ("day", 86_400)]))
+def test_a_size_is_a_number_and_a_unit(number: int, unit: tuple[str, int]) -> None:
+    assert Window.parse(f"{number} {unit[0]}s").seconds == number * unit[1]
+
+
+def test_every_feature_stands_in_the_documentation(tmp_path: Path) -> None:
+    catalogue = load_catalogue(shipped_project() / FILE)
+    prepared = prepare_project(load_settings(lake=str(tmp_path / "lake")))
+    nodes = json.loads(prepared.manifest_path.read_text())["nodes"].values()
+    models = {node["name"]: node for node in nodes if node["resource_type"] == "model"}
+
+    documented = [feature for feature in catalogue.features if feature.table in models]
+    assert {"card_feature_vectors", "user_trans_amt_last_360min"} <= {feature.table for feature in documented}
+    for feature in documented:
+        column = models[feature.table]["columns"][feature.name]
+        assert column["description"] == feature.definition
+        assert column["meta"]["unit"] == feature.unit
+        assert column["meta"]["owner"] == feature.owner
+        assert column["meta"]["entity"] == feature.entity
+        assert column["data_type"]

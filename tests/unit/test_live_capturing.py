@@ -1,0 +1,104 @@
+"""Sources captured by threads: none waits for another, an error of the lake ends the loop, a gap does not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fraud_lakehouse.errors import GapError, LakeError, SourceError
+from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.live.capturing import Capturing, Landings
+from fraud_lakehouse.live.source import Source
+from tests.definitions.stand import landed
+
+
+class Scripted:
+    """A source that has data while there are steps; each step is called, and gives rows or raises."""
+
+    def __init__(self, *steps: Callable[[], list[Landed]]) -> None:
+        self.steps = list(steps)
+        self.drained = threading.Event()
+
+    def wait(self, timeout: float) -> bool:
+        """Data as long as there are steps."""
+        if not self.steps:
+            self.drained.set()
+            time.sleep(min(timeout, 0.01))
+        return bool(self.steps)
+
+    def step(self, rows: int) -> list[Landed]:
+        """The next step."""
+        return self.steps.pop(0)() if self.steps else []
+
+
+def source(name: str, scripted: Scripted) -> Source:
+    return Source(name, scripted.step, scripted, lambda: None)
+
+
+def rows(table: str, start: int) -> Callable[[], list[Landed]]:
+    return lambda: [landed(table, 1, start, start + 1)]
+
+
+def failing(error: Exception) -> Callable[[], list[Landed]]:
+    def step() -> list[Landed]:
+        raise error
+
+    return step
+
+
+def taken(landings: Landings, count: int) -> list[Landed]:
+    """Batches in the order of landing, until there are `count`."""
+    found: list[Landed] = []
+    deadline = time.monotonic() + 30
+    while len(found) < count and time.monotonic() < deadline:
+        found += landings.take(0.1)[0]
+    return found
+
+
+def test_a_source_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def hanging() -> list[Landed]:
+        release.wait(30)
+        return [landed("transactions", 1, 0, 1)]
+
+    slow, quick = Scripted(hanging), Scripted(*(rows("card_transactions", at) for at in range(3)))
+    with Capturing([source("postgres", slow), source("kafka", quick)], tmp_path, 1000) as landings:
+        assert [batch.from_position for batch in taken(landings, 3)] == [0, 1, 2]
+        release.set()
+        assert [batch.table for batch in taken(landings, 1)] == ["transactions"]
+
+
+def test_a_source_with_a_gap_waits_for_a_person_and_one_that_is_away_is_asked_again(tmp_path: Path) -> None:
+    gone = Scripted(failing(GapError("the slot is gone", "resync")), rows("transactions", 0))
+    away = Scripted(failing(SourceError("no broker", "start it")), rows("card_transactions", 0))
+    postgres, kafka = source("postgres", gone), source("kafka", away)
+    with Capturing([postgres, kafka], tmp_path, 1000) as landings:
+        assert [batch.table for batch in taken(landings, 1)] == ["card_transactions"]
+    assert postgres.stopped and postgres.problem is not None and "the slot is gone" in postgres.problem
+    assert len(gone.steps) == 1, "nothing is skipped behind a gap"
+    assert kafka.problem is None
+
+
+def test_a_lake_that_cannot_be_written_ends_the_loop(tmp_path: Path) -> None:
+    broken = Scripted(failing(LakeError("the disk is full", "free space")))
+    with (
+        Capturing([source("kafka", broken)], tmp_path, 1000) as landings,
+        pytest.raises(LakeError, match="the disk is full"),
+    ):
+        taken(landings, 1)
+
+
+def test_rows_that_another_process_is_landing_are_built_too(tmp_path: Path) -> None:
+    scripted = Scripted(rows("transactions", 0))
+    with (
+        writer_lock(tmp_path, 0, "postgres"),
+        Capturing([source("postgres", scripted)], tmp_path, 1000) as landings,
+    ):
+        assert landings.take(30) == ([], True)
+        assert len(scripted.steps) == 1, "its turn is not ours"

@@ -1,0 +1,53 @@
+"""One live cycle a lake: the next one stands by, is known to, and takes over when the first ends or dies."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from fraud_lakehouse.live.standby import is_held, live_turn
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from fraud_lakehouse.live.standby import live_turn
+with live_turn(Path(sys.argv[1]), lambda: False) as is_ours:
+    print(is_ours, flush=True)
+    time.sleep(60)
+"""
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_standby_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "True\n"
+        assert not is_held(tmp_path / "live.queue"), "nobody stands by yet"
+        ours = threading.Event()
+
+        def stand_by() -> None:
+            with live_turn(tmp_path, never) as is_ours:
+                if is_ours:
+                    ours.set()
+
+        thread = threading.Thread(target=stand_by)
+        thread.start()
+        while not is_held(tmp_path / "live.queue"):
+            pass
+        assert not ours.is_set()
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        thread.join(30)
+    assert ours.is_set()
+    assert not is_held(tmp_path / "live.queue") and not is_held(tmp_path / "live.lock")
+
+
+def test_a_standby_that_is_told_to_stop_does_not_wait(tmp_path: Path) -> None:
+    with live_turn(tmp_path, never) as first, live_turn(tmp_path, lambda: True) as second:
+        assert first and not second

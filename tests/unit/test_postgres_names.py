@@ -1,0 +1,45 @@
+"""Names of the lake are unlike each other even for readers that do not tell upper from lower case."""
+
+from __future__ import annotations
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fraud_lakehouse.capture.postgres_names import bronze_name, bronze_names, column_names
+
+NAMES = st.lists(st.text('aAbB_ "é', min_size=1, max_size=4), unique=True, max_size=12)
+RESERVED = ("_op", "_text")
+
+
+@given(NAMES)
+@example(["A", column_names(["A", "a"])[1], "a"])
+@example(["_op", "_OP", "_lake_x", "source_op"])
+def test_columns_keep_their_names_unless_one_is_taken(names: list[str]) -> None:
+    own = column_names(names, RESERVED)
+    assert len({name.lower() for name in own} | set(RESERVED)) == len(names) + len(RESERVED)
+    assert not any(name.lower().startswith("_lake_") for name in own)
+    for number, (name, result) in enumerate(zip(names, own, strict=True)):
+        before = {other.lower() for other in own[:number]}
+        is_free = name.lower() not in {*before, *RESERVED} and not name.lower().startswith("_lake_")
+        assert (result == name) == is_free
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["public", "a", "A"]), st.text("aA_ é", min_size=1, max_size=5)), unique=True)
+)
+@example(
+    [("public", "Users"), ("public", bronze_names([("public", "Users"), ("public", "users")])[1]), ("public", "users")]
+)
+def test_the_oldest_table_keeps_its_name(tables: list[tuple[str, str]]) -> None:
+    names = bronze_names(tables)
+    assert len({name.lower() for name in names}) == len(tables)
+    for number, (source, name) in enumerate(zip(tables, names, strict=True)):
+        is_free = bronze_name(*source).lower() not in {other.lower() for other in names[:number]}
+        assert (name == bronze_name(*source)) == is_free
+
+
+def test_tables_of_the_lakes_own_are_told_apart() -> None:
+    for table in ("card_transactions", "Users_History", "transactions_ledger"):
+        assert bronze_name("public", table).startswith(f"{table}_")
+    assert bronze_name("public", "transactions") == "transactions"
+    assert bronze_name("sales", "orders") == "sales__orders"

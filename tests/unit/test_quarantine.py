@@ -1,0 +1,227 @@
+"""Records in quarantine: counted, listed, exported, replayed exactly once whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA, RawRecords, decode, encode
+from fraud_lakehouse.cli import app
+from fraud_lakehouse.detect.contracts import check_positions, check_quarantine
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake import failpoints
+from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.quarantine import (
+    CorrectionError,
+    Quarantine,
+    Selection,
+    open_count,
+    read_corrections,
+)
+from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.status import collect, render
+from tests.fixtures_kafka import card
+
+LONG = encode(card(7, merchant="m" * 300))
+ALL = Selection()
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+def crash() -> None:
+    raise Crash
+
+
+@pytest.fixture(autouse=True)
+def _disarmed() -> Iterator[None]:
+    yield
+    failpoints.disarm()
+
+
+def land(lake: Lake, values: list[bytes | None], first: int = 0, most_bytes: int = 400) -> None:
+    """Land records of partition 0 as capture does; longer ones than `most_bytes` cannot be read."""
+    numbers = list(range(first, first + len(values)))
+    keys = [b"k%d" % number for number in numbers]
+    headers = [[("h", b"v")]] * len(values)
+    records = RawRecords("t", [0] * len(values), numbers, [1_700_000_000_000] * len(values), values, keys, headers)
+    bronze = BronzeTable.open_or_create(lake, "card_transactions", CARD_SCHEMA, ())
+    bronze.append(decode(records, most_bytes), {"kafka:C:T:0": first + len(values)})
+
+
+def cards(lake: Lake) -> pl.DataFrame:
+    return pl.read_delta(lake.uri("bronze", "card_transactions")).sort("_offset", "_ingested_at")
+
+
+def waiting(lake: Lake) -> int:
+    counted = open_count(lake.open("bronze", "card_transactions"))
+    assert counted == len(Quarantine(lake).records(ALL))  # the log and the rows say the same
+    return counted
+
+
+def test_a_replayed_record_keeps_its_place_key_and_headers(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    land(lake, [encode(card(0)), LONG, b"{", None])
+    assert waiting(lake) == 2  # a tombstone does not wait for anything
+    assert Quarantine(lake).replay(ALL, most_bytes=400).rows == 0
+    result = Quarantine(lake).replay(ALL)
+    assert (result.rows, result.refused) == (1, {"not JSON: Input data was truncated": 1})
+    assert waiting(lake) == 1
+    bad, good = cards(lake).filter(_offset=1).iter_rows(named=True)
+    assert bad["_raw"] == LONG and bad["trans_num"] is None and bad["_quarantined_at"] is None
+    assert good["merchant"] == "m" * 300 and good["_raw"] is None and good["_error"] is None
+    assert good["_quarantined_at"] == bad["_ingested_at"] < good["_ingested_at"]
+    for name in ("_topic", "_partition", "_offset", "_timestamp", "_key", "_headers"):
+        assert good[name] == bad[name] is not None
+    assert (bad["_key"], bad["_headers"]) == (b"k1", '[["h","text","v"]]')
+
+
+def test_twice_replays_once(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    land(lake, [LONG] * 3)
+    land(lake, [LONG] * 2, 3)
+    assert Quarantine(lake).replay(ALL).rows == 5
+    assert Quarantine(lake).replay(ALL).rows == 0
+    assert (cards(lake).height, waiting(lake)) == (10, 0)
+
+
+def test_only_what_is_selected(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    land(lake, [LONG, LONG, b"[]"])
+    records = Quarantine(lake).records(Selection(reason="longer than"))
+    assert [(one["offset"], one["bytes"]) for one in records] == [(0, len(LONG)), (1, len(LONG))]
+    assert records[0]["start"] == LONG[:60].decode()
+    assert Quarantine(lake).records(ALL, limit=1)[0]["offset"] == 0
+    assert Quarantine(lake).replay(Selection(partition=1)).rows == 0
+    assert Quarantine(lake).replay(Selection(offset=1)).rows == 1
+    assert [one["offset"] for one in Quarantine(lake).records(ALL)] == [0, 2]
+
+
+def test_a_rival_replay_is_refused(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    land(lake, [LONG])
+
+    def rival() -> None:
+        assert Quarantine(lake).replay(ALL).rows == 1
+
+    failpoints.arm("quarantine.before_append", action=rival)
+    with pytest.raises(ConcurrentWriterError):
+        Quarantine(lake).replay(ALL)
+    assert (cards(lake).height, waiting(lake)) == (2, 0)
+
+
+points = st.sampled_from(["quarantine.before_append", "bronze.after_parquet", "bronze.after_commit"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.one_of(st.integers(1, 3), st.tuples(points, st.integers(1, 3))), max_size=6))
+def test_each_record_is_replayed_once_through_any_crash(actions: list[int | tuple[str, int]]) -> None:
+    offset = 0
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake.at(folder)
+        for action in actions:
+            if isinstance(action, int):
+                land(lake, [LONG] * action, offset)
+                offset += action
+                continue
+            failpoints.arm(*action, action=crash)
+            with contextlib.suppress(Crash):
+                Quarantine(lake).replay(ALL)
+            failpoints.disarm()
+        Quarantine(lake).replay(ALL)
+        if offset:
+            good = cards(lake).filter(pl.col("_error").is_null())
+            assert good["_offset"].to_list() == list(range(offset))
+            assert waiting(lake) == 0
+
+
+def test_corrected_values_are_replayed_for_their_records_only(tmp_path: Path) -> None:
+    lake, file = Lake.at(tmp_path / "lake"), tmp_path / "bad.jsonl"
+    wrong = encode(card(2)).replace(b"82.55", b'"82,55"')
+    land(lake, [wrong, b"\xff\x00", b"{"])
+    assert Quarantine(lake).export(ALL, file) == 3
+    assert read_corrections(file).keys() == {("t", 0, n, cards(lake)["_ingested_at"][0]) for n in range(3)}
+    assert sorted(read_corrections(file).values()) == sorted([wrong, b"\xff\x00", b"{"])
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert lines[0]["error"] == "$.amt: expected float, got str"
+    lines[0]["value"] = lines[0]["value"].replace('"82,55"', "82.55")
+    file.write_text("\n".join(json.dumps(line) for line in lines[:2]))
+    result = Quarantine(lake).replay(ALL, read_corrections(file))
+    assert (result.rows, sum(result.refused.values())) == (1, 1)
+    assert cards(lake).filter(_offset=0)["amt"].to_list() == [None, 82.55]
+    assert cards(lake).filter(_offset=0)["_raw"].to_list() == [wrong, None]
+
+
+@pytest.mark.parametrize("line", ["", "[]", '{"topic": "t"}', '{"topic":"t","partition":0,"offset":0}'])
+def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
+    good = {"topic": "t", "partition": 0, "offset": 1, "value": "x", "quarantined_at": datetime.now(UTC).isoformat()}
+    file = tmp_path / "bad.jsonl"
+    file.write_text(f"{json.dumps(good)}\n{line}\n")
+    with pytest.raises(CorrectionError, match=r"bad.jsonl, line 2: expected a JSON object with topic"):
+        read_corrections(file)
+
+
+def test_a_lake_from_before_these_columns(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    old = {name: kind for name, kind in CARD_SCHEMA.items() if name not in ("_extra", "_key", "_headers")}
+    del old["_quarantined_at"]
+    row = {"_topic": "t", "_partition": 0, "_offset": 0, "_raw": LONG, "_error": "longer"}
+    BronzeTable.open_or_create(lake, "card_transactions", old, ()).append(pl.DataFrame([row], schema=old), {"x": 1})
+    assert waiting(lake) == 1
+    assert Quarantine(lake).replay(ALL).rows == 1
+    assert waiting(lake) == 0
+
+
+def test_contracts_know_replays_and_tombstones(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    land(lake, [encode(card(n)) for n in range(80)] + [LONG] * 20 + [None] * 50)
+    before = check_quarantine(lake)
+    assert not before.passed and before.numbers["quarantined"] == 20
+    land(lake, [encode(card(200))], 150)
+    Quarantine(lake).replay(ALL)
+    after = check_quarantine(lake)
+    assert after.passed and (after.numbers["rows"], after.numbers["quarantined"]) == (151, 0)
+    assert check_positions(lake, "card_transactions").passed
+
+
+def test_no_lake_has_an_empty_quarantine(tmp_path: Path) -> None:
+    assert Quarantine(Lake.at(tmp_path)).records(ALL) == []
+    assert Quarantine(Lake.at(tmp_path)).replay(ALL).rows == 0
+
+
+def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake, file = Lake.at(tmp_path / "lake"), tmp_path / "bad.jsonl"
+    land(lake, [LONG, encode(card(1)).replace(b"82.55", b"null")])
+    monkeypatch.setenv("FRAUD_LAKE", str(tmp_path / "lake"))
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(app, ["quarantine", *words], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    listed = json.loads(run("list", "--json"))
+    assert [one["error"] for one in listed] == [
+        "longer than FRAUD_MAX_RECORD_BYTES: 586 bytes, at most 400 are read",
+        "$.amt: expected float, got null",
+    ]
+    assert "t/0/1" in run("list", "--reason", "got null") and "1 shown" in run("list", "--limit", "1")
+    assert render(collect(load_settings())).count("Quarantine: 2 unreadable records") == 1
+    assert "1 records replayed, 1 still cannot be read\n  1: $.amt: expected float, got null" in run("replay")
+    assert "1 records written" in run("export", str(file))
+    file.write_text(file.read_text().replace('\\"amt\\":null', '\\"amt\\":1.5'))
+    assert "1 records replayed, 0 still" in run("replay", "--from", str(file))
+    assert "0 records replayed, 0 still" in run("replay", "--from", str(file))
+    assert "nothing is in quarantine" in run("list")
+    assert cards(lake).filter(_offset=1)["amt"].to_list() == [None, 1.5]
