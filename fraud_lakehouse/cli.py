@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
+from fraud_lakehouse.cli_quarantine import quarantine_commands
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.settings import Settings, load_settings
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(quarantine_commands, name="quarantine")
 
 
 def main() -> None:
@@ -68,18 +70,23 @@ def catch_up() -> None:
 
 @app.command()
 def live() -> None:
-    """Run cycles until SIGTERM or Ctrl-C; the cycle under way is finished first."""
-    from fraud_lakehouse.live import Cycle, CycleResult, run_until
+    """Run cycles until SIGTERM or Ctrl-C; the cycle under way is finished first.
 
-    stop = _stop_on_signal()
+    A second one on the same lake stands by and goes on when the first one ends, or is killed.
+    """
+    from fraud_lakehouse.live import CycleResult, run_live
+    from fraud_lakehouse.live.metrics import Metrics
+
+    settings, stop = _settings(), _stop_on_signal()
+    metrics = Metrics.of(settings)
 
     def report(result: CycleResult) -> None:
+        metrics.note(result)
         if result.rows or result.alerts:
             steps = ", ".join(f"{step} {took:.2f} s" for step, took in result.seconds.items())
             typer.echo(f"{result.rows:,} rows, {result.alerts:,} alerts ({steps})")
 
-    with Cycle(_settings()) as cycle:
-        run_until(cycle, stop.is_set, report)
+    run_live(settings, stop.is_set, report)
 
 
 @app.command()
@@ -117,16 +124,50 @@ def bench(
 
 @app.command("accept-source")
 def accept_source(source: Annotated[Literal["postgres", "kafka"], typer.Argument(help="which source")]) -> None:
-    """Resume after a gap: accept the source's present identity and continue from what it still has.
+    """Resume with another source: accept its present identity and continue from what it has.
 
-    PostgreSQL is then captured from a new snapshot: the change events and versions in bronze and in the history
-    tables up to then are replaced by it (earlier versions of the Delta tables stay readable until vacuumed).
+    Another PostgreSQL server is captured from a new snapshot: the change events and versions in bronze and in the
+    history tables are replaced by it (earlier versions of the Delta tables stay readable until vacuumed). On the
+    server the lake was filled from, `resync` mends a lost slot and keeps everything.
     """
     from fraud_lakehouse.lake.ingest import accept
     from fraud_lakehouse.lake.lake import Lake
 
     settings = _settings()
     typer.echo(f"accepted {accept(settings, Lake.at(settings.lake), source)}")
+
+
+@app.command()
+def resync(
+    tables: Annotated[Optional[list[str]], typer.Argument(help="[schema.]table; default: every captured table")] = None,  # noqa: UP045
+) -> None:
+    """Compare PostgreSQL tables with bronze and append what bronze lacks, without a gap; makes a lost slot anew.
+
+    The history stays: rows that differ become new versions as of now. A running live process goes on afterwards.
+    """
+    from fraud_lakehouse.lake.ingest import resync as resync_tables
+    from fraud_lakehouse.lake.lake import Lake
+
+    settings = _settings()
+    report = resync_tables(settings, Lake.at(settings.lake), tables or [])
+    for name, one in sorted(report.found.items()):
+        found = f"{one.new:,} new, {one.changed:,} changed, {one.gone:,} gone"
+        typer.echo(f"bronze/{name}: {one.rows:,} rows in the source; of bronze {found}")
+
+
+@app.command("forget-slot")
+def forget_slot() -> None:
+    """Drop the replication slot on the server, so that it keeps no more log for this lake.
+
+    Refused while a process is reading it. The lake keeps everything; the next capture begins with a resync.
+    """
+    from fraud_lakehouse.lake.ingest import forget_postgres_slot
+    from fraud_lakehouse.lake.lake import Lake
+
+    settings = _settings()
+    existed = forget_postgres_slot(settings, Lake.at(settings.lake))
+    said = "dropped; the next capture makes it anew and begins with a resync" if existed else "was not there"
+    typer.echo(f"replication slot {settings.postgres_slot} {said}")
 
 
 @app.command()

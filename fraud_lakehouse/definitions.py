@@ -16,6 +16,7 @@ from fraud_lakehouse.defs.live_run import live_job
 from fraud_lakehouse.defs.report import report_schedule
 from fraud_lakehouse.defs.resources import Parts, lakehouse_resource
 from fraud_lakehouse.defs.sensors import janitor_sensor, live_sensor, source_sensor
+from fraud_lakehouse.defs.slot_health import slot_check, slot_sensor
 from fraud_lakehouse.defs.transform import Manifest, load_manifest, models, transform_assets
 from fraud_lakehouse.defs.upkeep import upkeep_schedule
 from fraud_lakehouse.settings import Settings, load_settings
@@ -46,7 +47,7 @@ def build_definitions(
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
     return dg.Definitions(
         assets=[*bronze_assets(settings), transform_assets(manifest)],
-        asset_checks=[alert_checks(rules), *contract_checks(bronze, silver)],
+        asset_checks=[alert_checks(rules), *contract_checks(bronze, silver), *slot_check(settings)],
         jobs=[dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."), live_job(keys, rules)],
         schedules=[report_schedule(), upkeep_schedule()],
         sensors=[
@@ -58,6 +59,7 @@ def build_definitions(
             janitor_sensor(settings),
             alert_sensor(settings),
             failure_sensor(settings),
+            slot_sensor(settings, parts.slot),
         ],
         resources={"lakehouse": lakehouse_resource(settings, parts)},
         executor=dg.in_process_executor,

@@ -6,10 +6,12 @@ The JSON object (keys may be added, none is removed):
     position: PostgreSQL an LSN such as "0/16B3748", Kafka {partition: next offset}, null before anything landed;
     lag_rows: Kafka only; lag_bytes: PostgreSQL only, WAL beyond the position; lag_seconds: 0 when nothing is behind,
     else the age of the newest landed row; error: why the source did not answer, else null;
-    PostgreSQL also has retained_bytes (WAL the slot keeps on the server) and wal_status
+    PostgreSQL also has retained_bytes (WAL the slot keeps on the server), wal_status and slot_health: {level: ok,
+    warning or error, reasons, used_share, limit_bytes, safe_bytes, inactive_seconds, ...} (detect/slot_health.py)
   layers: {bronze|silver|gold: [{table, rows, version, freshness_seconds, error}]}: seconds since rows last changed
   alerts: {open, by_rule, by_severity, undelivered, destinations: [{destination, pending, failures, error}]}
     undelivered: alerts that at least one configured destination has not got; failures: in a row, up to now
+  quarantined: card records that could not be read and were not replayed (`fraud-lakehouse quarantine list`)
   problems: [{at, source, event, detail}]: gaps in control/audit that capture has not resumed from
 Nothing is changed by asking, in the lake or at a source.
 """
@@ -33,7 +35,10 @@ from fraud_lakehouse.detect.contracts import REQUIRED
 from fraud_lakehouse.detect.deliveries import TABLE as DELIVERIES
 from fraud_lakehouse.detect.destination import destinations
 from fraud_lakehouse.detect.outbox import ALERTS, Outbox
+from fraud_lakehouse.detect.slot_health import assess
+from fraud_lakehouse.lake.audit import IDENTITY_EVENTS
 from fraud_lakehouse.lake.lake import Lake, scan
+from fraud_lakehouse.lake.quarantine import open_count
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status_text import render
 
@@ -41,6 +46,7 @@ __all__ = ["SourceStatus", "Status", "collect", "render", "to_json"]
 
 SOURCE_SECONDS = 12.0  # the captures' own limits are shorter and say more
 _NO_ROWS_CHANGED = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMN", "FSCK")
+_CARDS = ("bronze", "card_transactions")
 _Table = tuple[str, str]
 
 
@@ -57,6 +63,7 @@ class SourceStatus:
     error: str | None = None
     retained_bytes: int | None = None
     wal_status: str | None = None
+    slot_health: dict[str, Any] | None = None
 
 
 @dataclass
@@ -69,6 +76,7 @@ class Status:
     sources: list[SourceStatus] = field(default_factory=list)
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     alerts: dict[str, Any] = field(default_factory=dict)
+    quarantined: int = 0
     problems: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -84,7 +92,8 @@ def collect(settings: Settings) -> Status:
     questions: list[tuple[SourceStatus, Callable[[SourceStatus], None]]] = []
     if settings.postgres_dsn is not None:
         postgres = PostgresCapture(settings)
-        questions.append((SourceStatus("postgres"), lambda found: _ask_postgres(found, postgres, landed)))
+        allowed = settings.slot_retained_bytes
+        questions.append((SourceStatus("postgres"), lambda found: _ask_postgres(found, postgres, landed, allowed)))
     if settings.kafka_bootstrap_servers is not None:
         kafka, topic = KafkaCapture(settings), settings.kafka_topic
         questions.append((SourceStatus("kafka"), lambda found: _ask_kafka(found, kafka, topic, landed)))
@@ -94,6 +103,7 @@ def collect(settings: Settings) -> Status:
     for layer in ("bronze", "silver", "gold"):
         status.layers[layer] = [_table(lake, layer, name, status.at) for name in _names(lake, layer)]
     status.alerts = _alerts(lake, settings)
+    status.quarantined = open_count(lake.open(*_CARDS)) if lake.exists(*_CARDS) else 0
     status.problems = landed.problems()
     if not any(status.layers.values()):
         status.message = f"there is no lake at {lake.root} yet; `fraud-lakehouse catch-up` or `live` begins one"
@@ -122,7 +132,7 @@ class _Landed:
     def identity(self, source: str, scope: str = "") -> str | None:
         """The app_id prefix of the source that was registered or accepted last."""
         for row in reversed(self.audit):
-            if row["source"] == source and row["event"] in ("registered", "accepted"):
+            if row["source"] == source and row["event"] in IDENTITY_EVENTS:
                 detail = json.loads(row["detail"] or "{}")
                 if detail.get("scope", "") == scope:
                     return str(detail["identity"])
@@ -160,13 +170,14 @@ def _answer(found: SourceStatus, ask: Callable[[SourceStatus], None]) -> None:
         found.error = str(error) or type(error).__name__
 
 
-def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed) -> None:
+def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed, allowed_bytes: int) -> None:
     identity, last = landed.identity("postgres"), landed.last_batch("postgres")
     position = landed.batches.transaction_version(identity) if landed.batches and identity else None
     found.position = f"{position >> 32:X}/{position & 0xFFFFFFFF:X}" if position is not None else None
     found.last_batch = _shown(last)
     with capture:
-        lag = capture.lag()
+        lag, retention = capture.lag(), capture.retention()
+    found.slot_health = assess(retention, allowed_bytes).evidence() if retention.exists else None
     found.lag_bytes = lag.bytes_behind if position is None else max(0, lag.current_lsn - position)
     found.retained_bytes, found.wal_status = lag.retained_bytes, lag.wal_status
     if position is not None and last is not None and landed.batches is not None:
@@ -178,8 +189,7 @@ def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed
 
 def _ask_kafka(found: SourceStatus, capture: KafkaCapture, topic: str, landed: _Landed) -> None:
     identity, last = landed.identity("kafka", topic), landed.last_batch("kafka")
-    cards = ("bronze", "card_transactions")
-    table = landed.lake.open(*cards) if identity and landed.lake.exists(*cards) else None
+    table = landed.lake.open(*_CARDS) if identity and landed.lake.exists(*_CARDS) else None
     found.last_batch = _shown(last)
 
     def positions(app_ids: Sequence[str]) -> dict[str, int | None]:

@@ -35,6 +35,8 @@ def render(status: Status) -> str:
     for one in alerts["destinations"]:
         failing = f", failing ({one['failures']} in a row): {one['error']}" if one["failures"] else ""
         lines.append(f"  {one['destination']}: {one['pending']:,} pending{failing}")
+    if status.quarantined:
+        lines += ["", f"Quarantine: {status.quarantined:,} unreadable records (fraud-lakehouse quarantine list)"]
     if status.problems:
         lines += ["", "Problems:"]
         lines += [
@@ -61,6 +63,8 @@ def _source_lines(source: SourceStatus) -> list[str]:
         lines.append(f"  last batch {batch['landed_at']:%F %T} UTC: {batch['rows']:,} rows in {batch['seconds']:.2f} s")
     if source.wal_status is not None:
         lines.append(f"  slot keeps {source.retained_bytes or 0:,} bytes of WAL ({source.wal_status})")
+    if source.slot_health:
+        lines += [f"  slot {source.slot_health['level']}: {reason}" for reason in source.slot_health["reasons"]]
     lines += [f"  ERROR {line}" for line in (source.error or "").splitlines()]
     return lines
 

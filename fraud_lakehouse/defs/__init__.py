@@ -7,9 +7,9 @@ from __future__ import annotations
 
 OWNERS = ["team:fraud-platform"]
 
-# Runs that write the lake take turns: dagster.yaml gives every pool one run at a time.
+# Batch runs take turns: dagster.yaml gives every pool one run at a time. Live runs take turns in `live/standby.py`.
 LAKE_POOL = "lake"
-LIVE_POOL = "live"
 
 UPDATE_JOB = "update"
 LIVE_JOB = "live"
+LIVE_SECONDS = 300.0  # after which the next live run takes over

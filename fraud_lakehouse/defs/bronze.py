@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from fraud_lakehouse.capture.postgres_names import bronze_name
 from fraud_lakehouse.defs import LAKE_POOL, OWNERS
 from fraud_lakehouse.defs.metadata import landed_metadata, table_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
+from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake.lake import Lake
 
@@ -46,14 +48,15 @@ def configured(settings: "Settings", source: str) -> bool:
 
 def bronze_tables(settings: "Settings") -> dict[str, list[str]]:
     """Bronze tables by source: those the models read, those named in the settings, those already in the lake."""
-    named = {table.removeprefix("public.").replace(".", "__") for table in settings.postgres_tables}
+    qualified = (table if "." in table else f"public.{table}" for table in settings.postgres_tables)
+    named = {bronze_name(*table.split(".", 1)) for table in qualified}
     landed = set(Lake.at(settings.lake).tables("bronze"))
     return {"postgres": sorted((MODELLED_TABLES | named | landed) - {CARD_TABLE}), "kafka": [CARD_TABLE]}
 
 
 def bronze_key(table: str) -> dg.AssetKey:
     """The asset key of a bronze table."""
-    return dg.AssetKey(["bronze", table])
+    return table_key("bronze", table)
 
 
 def drain(
@@ -98,7 +101,7 @@ def bronze_assets(settings: "Settings") -> list[dg.AssetsDefinition | dg.AssetSp
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
     for source, tables in bronze_tables(settings).items():
         specs = [_spec(source, table, configured(settings, source)) for table in tables]
-        assets.extend([_source_step(source, specs)] if configured(settings, source) else specs)
+        assets.extend([_source_step(source, tables, specs)] if configured(settings, source) else specs)
     return assets
 
 
@@ -119,7 +122,7 @@ def _spec(source: str, table: str, is_configured: bool) -> dg.AssetSpec:
     )
 
 
-def _source_step(source: str, specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
+def _source_step(source: str, declared: list[str], specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=f"capture_{source}",
         specs=specs,
@@ -131,12 +134,11 @@ def _source_step(source: str, specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult[None]]:
         with stated_failures():
             step, rows = lakehouse.ingest(source).step, lakehouse.settings.batch_rows
-            landed, drained = drain(step, rows, config.max_batches, lakehouse.writing)
+            landed, drained = drain(step, rows, config.max_batches, lambda: lakehouse.writing(source))
         by_table: dict[str, list[Landed]] = defaultdict(list)
         for batch in landed:
             by_table[batch.table].append(batch)
-        declared = {spec.key.path[-1] for spec in specs}
-        for table in sorted(declared | set(by_table)):
+        for table in sorted({*declared, *by_table}):
             metadata = {
                 **table_metadata(lakehouse.lake, "bronze", table),
                 **landed_metadata(by_table[table]),

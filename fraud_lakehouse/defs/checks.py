@@ -16,15 +16,19 @@ import polars as pl
 
 from fraud_lakehouse.defs.metadata import markdown_table
 from fraud_lakehouse.defs.resources import Lakehouse
+from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.detect.anomaly_rate import RateDrift
     from fraud_lakehouse.detect.contracts import ContractResult
     from fraud_lakehouse.detect.findings import Finding
+    from fraud_lakehouse.detect.latency import Latency
+    from fraud_lakehouse.settings import Settings
 
 ALERTS_KEY = dg.AssetKey(["gold", "alerts"])
 DRIFT = "anomaly_rate"
+LATENCY = "alert_latency"
 WINDOW = timedelta(hours=1)
 CARD_TABLE = "card_transactions"
 
@@ -35,7 +39,7 @@ def rule_check_name(rule: str) -> str:
 
 
 def alert_checks(rules: Sequence[str]) -> dg.AssetChecksDefinition:
-    """On gold/alerts: a non-blocking check per rule, and one on the share of transactions that raise alerts."""
+    """On gold/alerts: a non-blocking check per rule, on the share of transactions that raise alerts, on their delay."""
     specs = [
         dg.AssetCheckSpec(
             rule_check_name(rule),
@@ -52,27 +56,37 @@ def alert_checks(rules: Sequence[str]) -> dg.AssetChecksDefinition:
         description="The share of transactions that raise alerts is what it was in the last 24 hours.",
     )
 
-    @dg.multi_asset_check(name="findings", specs=[*specs, drift], can_subset=True)
+    latency = dg.AssetCheckSpec(
+        LATENCY,
+        asset=ALERTS_KEY,
+        blocking=False,
+        description="99 of 100 alerts of the last 10 minutes were recorded within FRAUD_ALERT_SECONDS of the commit.",
+    )
+
+    @dg.multi_asset_check(name="findings", specs=[*specs, drift, latency], can_subset=True)
     def findings(
         context: dg.AssetCheckExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> Iterator[dg.AssetCheckResult]:
         wanted = context.selected_asset_check_keys
-        for evaluation in alert_evaluations(lakehouse.lake, rules):
+        for evaluation in alert_evaluations(lakehouse.lake, rules, lakehouse.settings):
             if evaluation.asset_check_key in wanted:
                 yield _result(evaluation)
 
     return findings
 
 
-def alert_evaluations(lake: Lake, rules: Sequence[str]) -> Iterator[dg.AssetCheckEvaluation]:
+def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") -> Iterator[dg.AssetCheckEvaluation]:
     """Every check on gold/alerts, evaluated now; the live run logs these as they are."""
     from fraud_lakehouse.detect.anomaly_rate import evaluate_drift
     from fraud_lakehouse.detect.findings import evaluate_rules
+    from fraud_lakehouse.detect.latency import evaluate_latency
 
     for rule, finding in evaluate_rules(lake, rules, WINDOW).items():
         yield _warning(rule_check_name(rule), finding.passed, finding_metadata(finding))
     drift = evaluate_drift(lake)
     yield _warning(DRIFT, drift.passed, drift_metadata(drift))
+    latency = evaluate_latency(lake, settings.alert_seconds + settings.update_delay)
+    yield _warning(LATENCY, latency.passed, latency_metadata(latency))
 
 
 def finding_metadata(finding: "Finding") -> dict[str, Any]:
@@ -93,6 +107,17 @@ def drift_metadata(drift: "RateDrift") -> dict[str, Any]:
     """Why the rate has or has not drifted, with the numbers; rates are alerts per evaluated transaction."""
     numbers = {name: value for name, value in drift.evidence().items() if isinstance(value, int | float)}
     return {"reason": drift.reason, **{name: value for name, value in numbers.items() if not isinstance(value, bool)}}
+
+
+def latency_metadata(latency: "Latency") -> dict[str, Any]:
+    """How long the alerts took, in seconds, against the limit."""
+    times = {"p50": latency.p50, "p99": latency.p99, "longest": latency.longest}
+    return {
+        "alerts": latency.alerts,
+        "of older rows": latency.older,
+        "limit": latency.limit,
+        **{name: value for name, value in times.items() if value is not None},
+    }
 
 
 def contract_checks(bronze: Sequence[str], silver: Sequence[str]) -> list[dg.AssetChecksDefinition]:
@@ -123,8 +148,9 @@ _CONTRACTS = {
 
 
 def _contracts(layer: str, tables: Sequence[str], evaluate: Evaluate, names: Sequence[str]) -> dg.AssetChecksDefinition:
+    keys = {table: table_key(layer, table) for table in tables}
     specs = [
-        dg.AssetCheckSpec(name, asset=[layer, table], blocking=True, description=_CONTRACTS[name])
+        dg.AssetCheckSpec(name, asset=keys[table], blocking=True, description=_CONTRACTS[name])
         for table in tables
         for name in [*names, *(["quarantine"] if (layer, table) == ("bronze", CARD_TABLE) else [])]
     ]
@@ -134,9 +160,9 @@ def _contracts(layer: str, tables: Sequence[str], evaluate: Evaluate, names: Seq
         context: dg.AssetCheckExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> Iterator[dg.AssetCheckResult]:
         wanted = context.selected_asset_check_keys
-        for table in sorted({key.asset_key.path[-1] for key in wanted}):
+        for table in (table for table in tables if any(key.asset_key == keys[table] for key in wanted)):
             found = {one.contract: one for one in evaluate(lakehouse.lake, table)}
-            for key in (key for key in wanted if key.asset_key.path[-1] == table):
+            for key in (key for key in wanted if key.asset_key == keys[table]):
                 yield contract_result(key, found.get(key.name))
 
     return contracts

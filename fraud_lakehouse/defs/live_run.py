@@ -1,11 +1,13 @@
 """The live run: one Dagster run that repeats the cycle for a few minutes and reports as it goes.
 
-What happens in a cycle is in `live.py`. Here: when to stop, and what of it Dagster is told (at most every
-`report_seconds`, because each event costs about 12 ms).
+What happens in a cycle is in `live/`. Here: when to stop, and what of it Dagster is told (at most every
+`report_seconds`, because each event costs about 12 ms), from a thread that no alert waits for.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
+import logging
+import queue
 import signal
 import threading
 import time
@@ -17,22 +19,27 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from fraud_lakehouse.defs import LIVE_JOB, LIVE_POOL
+from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS
 from fraud_lakehouse.defs.bronze import bronze_key
-from fraud_lakehouse.defs.checks import alert_evaluations
+from fraud_lakehouse.defs.checks import ALERTS_KEY, alert_evaluations
 from fraud_lakehouse.defs.metadata import landed_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
+from fraud_lakehouse.defs.slot_health import slot_evaluation
 
 if TYPE_CHECKING:
     from fraud_lakehouse.lake.ingest import Landed
     from fraud_lakehouse.live import CycleResult
     from fraud_lakehouse.transform.runner import NodeResult
 
+log = logging.getLogger(__name__)
+
+ALERTS_SECONDS = 60.0  # the hot lane is reported at least this often, so that its freshness is known on a quiet day
+
 
 class LiveConfig(dg.Config):
     """How long a live run lasts, how often it reports and evaluates the checks, in seconds."""
 
-    run_seconds: float = 300.0
+    run_seconds: float = LIVE_SECONDS
     report_seconds: float = 10.0
     check_seconds: float = 30.0
 
@@ -54,6 +61,7 @@ class LiveReport:
         self._emit = emit
         self._say = say
         self._due = 0.0
+        self._alerts_due = 0.0
         self._clear()
 
     def add(self, result: "CycleResult") -> None:
@@ -76,9 +84,12 @@ class LiveReport:
         """Report everything collected."""
         for table, batches in self._landed.items():
             self._emit(dg.AssetMaterialization(bronze_key(table), metadata=landed_metadata(batches)))
+        now = time.monotonic()
         for unique_id, nodes in self._built.items():
-            if any(node.rows for node in nodes):
+            is_alerts = self._keys[unique_id] == ALERTS_KEY
+            if any(node.rows for node in nodes) or (is_alerts and now >= self._alerts_due):
                 self._emit(dg.AssetMaterialization(self._keys[unique_id], metadata=_built_metadata(nodes)))
+                self._alerts_due = now + ALERTS_SECONDS if is_alerts else self._alerts_due
         if rows := sum(batch.rows for batches in self._landed.values() for batch in batches):
             steps = ", ".join(f"{step} {seconds / self._cycles:.2f} s" for step, seconds in self._steps.items())
             self._say(f"{rows} rows, {self._alerts} alerts in {self._cycles} cycles; a cycle took: {steps}")
@@ -95,37 +106,80 @@ class LiveReport:
         self._problems: dict[str, str] = {}
 
 
-def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefinition:
-    """The job `live`: one op that repeats the cycle, ends by itself and lets the next run take over."""
+class Reporter:
+    """A thread that reports cycles and evaluates checks. What fails in it is logged: no alert waits for a report.
 
-    @dg.op(
-        name="repeat_cycle",
-        pool=LIVE_POOL,
-        description="Repeats capture, land, build, deliver; wakes on data.",
-    )
+    Args:
+        report: takes each cycle.
+        check: evaluates the checks and emits them.
+        seconds: how often the checks are evaluated.
+    """
+
+    def __init__(self, report: LiveReport, check: Callable[[], None], seconds: float) -> None:
+        self._report = report
+        self._check = check
+        self._seconds = seconds
+        self._cycles: queue.SimpleQueue[CycleResult | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._follow, name="report", daemon=True)
+
+    def add(self, result: "CycleResult") -> None:
+        """Take in one cycle; returns at once."""
+        self._cycles.put(result)
+
+    def __enter__(self) -> "Reporter":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._cycles.put(None)
+        self._thread.join()
+
+    def _follow(self) -> None:
+        due = time.monotonic() + self._seconds
+        while (result := self._cycles.get()) is not None:
+            try:
+                self._report.add(result)
+                if time.monotonic() >= due:
+                    self._check()
+                    due = time.monotonic() + self._seconds
+            except Exception:
+                log.exception("this report is left out; the cycle goes on")
+        self._report.flush()
+
+
+def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefinition:
+    """The job `live`: one op that repeats the cycle until its time is over and the next run stands by."""
+
+    @dg.op(name="repeat_cycle", description="Repeats capture, land, build, deliver; wakes on data.")
     def repeat_cycle(
         context: dg.OpExecutionContext, config: LiveConfig, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> None:
+        from fraud_lakehouse.live.metrics import Metrics
+
+        metrics = Metrics.of(lakehouse.settings)
         report = LiveReport(keys, config.report_seconds, context.log_event, context.log.info)
         until = time.monotonic() + config.run_seconds
-        checks_due = time.monotonic() + config.check_seconds
+
+        def check() -> None:
+            began = time.monotonic()
+            slot = slot_evaluation(lakehouse.settings, lakehouse.parts.slot)
+            for evaluation in (*alert_evaluations(lakehouse.lake, rules, lakehouse.settings), *slot):
+                context.log_event(evaluation)  # type: ignore[arg-type]  # the annotation is narrower than the code
+            metrics.observe("check", time.monotonic() - began)
+
+        reporter = Reporter(report, check, config.check_seconds)
 
         def cycle_done(result: "CycleResult") -> None:
-            nonlocal checks_due
-            report.add(result)
-            if time.monotonic() >= checks_due:
-                for evaluation in alert_evaluations(lakehouse.lake, rules):
-                    context.log_event(evaluation)  # type: ignore[arg-type]  # the annotation is narrower than the code
-                checks_due = time.monotonic() + config.check_seconds
+            metrics.note(result)
+            reporter.add(result)
 
-        with stated_failures(), finish_cycle_first() as interrupted:
-            lakehouse.repeat(lambda: interrupted.is_set() or time.monotonic() >= until, cycle_done)
-            report.flush()
+        with stated_failures(), finish_cycle_first() as interrupted, reporter:
+            lakehouse.repeat(interrupted.is_set, lambda: time.monotonic() >= until, cycle_done)
 
     @dg.job(
         name=LIVE_JOB,
         executor_def=dg.in_process_executor,
-        description="The micro-batch cycle, kept warm for a few minutes; the sensor keep_live starts the next.",
+        description="The micro-batch cycle, kept warm; the sensor keep_live starts the next, which takes over warm.",
     )
     def live() -> None:
         repeat_cycle()

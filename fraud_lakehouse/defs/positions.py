@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
@@ -69,15 +70,21 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
         position = _position(lake, "control", "batches", capture.app_id)
         if position is None:
             return NewData("postgres", "snapshot")
-        tables = {table.name: capture.app_id_of(table.name) for table in capture.tables()}
+        if order := Audit(lake).order("postgres", capture.app_id, position):
+            return NewData("postgres", f"{order}-at-{_lsn(position)}")
+        found = capture.tables()
+        tables = {table.name: capture.app_id_of(table.name) for table in found}
         after = {name: _position(lake, "bronze", name, app_id) for name, app_id in tables.items()}
         if new := sorted(name for name, at in after.items() if at is None):
             return NewData("postgres", f"snapshot-of-{'-'.join(new)}")
+        if unpublished := sorted(tables.keys() - capture.memberships(found).keys()):
+            return NewData("postgres", f"resync-of-{'-'.join(unpublished)}")
         end = capture.lag().current_lsn
         if end - position > IDLE_BYTES:
             return NewData("postgres", lsn_range(position, end))
-        changes = capture.read({name: at for name, at in after.items() if at is not None}, position, max_rows=1)
-        if changes is None or not (changes.frames or changes.end_lsn < end):
+        changes = capture.changes({name: at for name, at in after.items() if at is not None}, position, max_rows=1)
+        pieces = sum(1 for _ in changes)
+        if changes.end_lsn == position or not (pieces or changes.end_lsn < end):
             return None
         return NewData("postgres", lsn_range(position, changes.end_lsn))
 

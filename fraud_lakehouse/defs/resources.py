@@ -20,6 +20,7 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, writer_lock
 
 if TYPE_CHECKING:
+    from fraud_lakehouse.detect.slot_health import SlotHealth
     from fraud_lakehouse.lake.ingest import Landed
     from fraud_lakehouse.live import CycleResult
     from fraud_lakehouse.settings import Settings
@@ -60,14 +61,24 @@ def _builder(settings: Settings) -> Builder:
     return Transformer(settings)
 
 
-def _repeat(settings: Settings, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
-    from fraud_lakehouse.live import Cycle, run_until
+def _repeat(
+    settings: Settings, stop: Callable[[], bool], is_over: Callable[[], bool], report: Callable[[CycleResult], None]
+) -> None:
+    from fraud_lakehouse.live import run_live
 
-    with Cycle(settings) as cycle:
-        run_until(cycle, stop, report)
+    run_live(settings, stop, report, is_over=is_over)
 
 
-Repeat = Callable[["Settings", Callable[[], bool], Callable[["CycleResult"], None]], None]
+def _slot_health(settings: Settings) -> SlotHealth:
+    from fraud_lakehouse.capture.postgres import PostgresCapture
+    from fraud_lakehouse.detect.slot_health import assess
+
+    with PostgresCapture(settings) as capture:
+        capture.be_patient(False)
+        return assess(capture.retention(), settings.slot_retained_bytes)
+
+
+Repeat = Callable[["Settings", Callable[[], bool], Callable[[], bool], Callable[["CycleResult"], None]], None]
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,7 @@ class Parts:
     builder: Callable[[Settings], Builder] = field(default=_builder)
     repeat: Repeat = field(default=_repeat)
     look: Callable[[str, Settings], NewData | None] = field(default=new_data)
+    slot: Callable[[Settings], SlotHealth] = field(default=_slot_health)
 
 
 @dataclass
@@ -102,18 +114,23 @@ class Lakehouse:
         """The warm dbt process."""
         return self._once("builder", lambda: self.parts.builder(self.settings))  # type: ignore[no-any-return]
 
-    def repeat(self, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
-        """Repeat the micro-batch cycle until `stop()`; `report` takes what each cycle did."""
-        self.parts.repeat(self.settings, stop, report)
+    def repeat(
+        self, stop: Callable[[], bool], is_over: Callable[[], bool], report: Callable[[CycleResult], None]
+    ) -> None:
+        """Repeat the micro-batch cycle until `stop()`, or `is_over()` and a successor stands by.
+
+        `report` takes what each cycle did.
+        """
+        self.parts.repeat(self.settings, stop, is_over, report)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Take turns with the live run, which holds the same lock for the length of a cycle.
+    def writing(self, part: str) -> Iterator[None]:
+        """Take the turn of a part of the work (a source, HOT or BESIDE), which the live run takes for each batch too.
 
         Raises:
             ConcurrentWriterError: another process held it for TURN_SECONDS.
         """
-        with writer_lock(self.settings.work_dir, TURN_SECONDS):
+        with writer_lock(self.settings.work_dir, TURN_SECONDS, part):
             yield
 
     def close(self) -> None:

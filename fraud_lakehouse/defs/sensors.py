@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from fraud_lakehouse.defs import LIVE_JOB, UPDATE_JOB
+from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS, UPDATE_JOB
 from fraud_lakehouse.defs.bronze import SETTING, configured
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.run_lock import forget_lock, lock_state
@@ -87,7 +87,8 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
         job_name=LIVE_JOB,
         minimum_interval_seconds=LIVE_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Keeps one live run going while FRAUD_UPDATE_DELAY is 0; a killed one is replaced at once.",
+        description="Keeps one live run going while FRAUD_UPDATE_DELAY is 0. One whose time is over is followed by the"
+        " next without a gap: it ends when that one stands by. A killed one is replaced at once.",
     )
     def keep_live(context: dg.SensorEvaluationContext) -> Tick:
         if settings.update_delay > 0:
@@ -96,9 +97,9 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason(f"There is no source: set {' or '.join(SETTING.values())}.")
         bury_dead_runs(context.instance, settings)
         records = context.instance.get_run_records(dg.RunsFilter(job_name=LIVE_JOB), limit=10)
-        alive = [record.dagster_run for record in records if not record.dagster_run.is_finished]
+        alive = [record for record in records if not record.dagster_run.is_finished]
         if alive:
-            return dg.SkipReason(f"Live run {alive[0].run_id[:8]} is {alive[0].status.value.lower()}.")
+            return successor_of(alive, time.time())
         pause = pause_after_failures(
             [(record.dagster_run.status, record.end_time or 0.0) for record in records], time.time()
         )
@@ -107,6 +108,23 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
         return dg.RunRequest()
 
     return keep_live
+
+
+def successor_of(alive: Sequence[dg.RunRecord], now: float) -> Tick:
+    """The run that takes over from the one live run whose time is over; else why there is none.
+
+    Args:
+        alive: live runs that have not ended.
+        now: seconds since the epoch.
+    """
+    run = alive[0].dagster_run
+    said = f"Live run {run.run_id[:8]} is {run.status.value.lower()}."
+    if len(alive) > 1:
+        return dg.SkipReason(f"{said} It follows {alive[1].dagster_run.run_id[:8]}.")
+    started = alive[0].start_time
+    if run.status != dg.DagsterRunStatus.STARTED or started is None or now - started < LIVE_SECONDS:
+        return dg.SkipReason(said)
+    return dg.RunRequest(run_key=f"after-{run.run_id}")
 
 
 def janitor_sensor(settings: Settings) -> dg.SensorDefinition:

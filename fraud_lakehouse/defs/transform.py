@@ -7,7 +7,7 @@ more than the build itself.
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,14 @@ import dagster as dg
 from fraud_lakehouse.defs import LAKE_POOL, OWNERS
 from fraud_lakehouse.defs.metadata import table_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
+from fraud_lakehouse.defs.table_key import table_key
+from fraud_lakehouse.lake.writer_lock import BESIDE, HOT
 
 if TYPE_CHECKING:
     from dagster_dbt import DagsterDbtTranslator
 
     from fraud_lakehouse.lake.lake import Lake
-    from fraud_lakehouse.transform.runner import NodeResult
+    from fraud_lakehouse.transform.runner import BuildResult, NodeResult
 
 Manifest = Mapping[str, Any]
 STORED = "delta"  # the materialization that leaves a table; others are views inside a build
@@ -38,9 +40,7 @@ def load_manifest(path: Path) -> Manifest:
 
 def model_key(node: Mapping[str, Any]) -> dg.AssetKey:
     """The asset key of a dbt node: layer and table; every source lies in the bronze layer."""
-    if node["resource_type"] == "source":
-        return dg.AssetKey(["bronze", str(node["identifier"])])
-    return dg.AssetKey([str(node["fqn"][1]), str(node["alias"])])
+    return table_key(*_table(node))
 
 
 def models(manifest: Manifest) -> dict[str, dg.AssetKey]:
@@ -64,10 +64,9 @@ def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
     def dbt_build(
         context: dg.AssetExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        names = sorted(nodes[uid]["name"] for uid, key in keys.items() if key in context.selected_asset_keys)
-        everything = len(names) == len(keys)
-        with stated_failures(), lakehouse.writing():
-            built = lakehouse.builder().build([] if everything else ["--select", *names])
+        wanted = [nodes[uid] for uid, key in keys.items() if key in context.selected_asset_keys]
+        with stated_failures():
+            built = build_in_turns(lakehouse, wanted, everything=len(wanted) == len(keys))
         checks = {
             str(spec.metadata["dagster_dbt/unique_id"]): spec.key
             for spec in context.assets_def.check_specs
@@ -96,9 +95,33 @@ def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
     return dbt_build
 
 
+def build_in_turns(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], *, everything: bool) -> "BuildResult":
+    """Build models in the turn of their lane, the hot one first: a long build of the others delays no alert.
+
+    Args:
+        wanted: manifest nodes of the models.
+        everything: they are all there are; models of newly captured tables are then built too.
+    """
+    from fraud_lakehouse.transform.runner import BuildResult
+
+    lanes: dict[str, list[str]] = {HOT: [], BESIDE: []}
+    for node in wanted:
+        lanes[HOT if "hot" in node["config"]["tags"] else BESIDE].append(node["name"])
+    options = {lane: ["--select", *sorted(names)] for lane, names in lanes.items() if names}
+    if everything:
+        options = {HOT: ["--select", "tag:hot"], BESIDE: ["--exclude", "tag:hot"]}
+    built = []
+    for lane, selection in options.items():
+        with lakehouse.writing(lane):
+            built.append(lakehouse.builder().build(selection))
+    # A test on models of both lanes runs with each; what it says after the second is what holds.
+    nodes = {node.unique_id: node for one in built for node in one.nodes}
+    return BuildResult(list(nodes.values()), sum(one.seconds for one in built))
+
+
 def model_metadata(lake: "Lake", props: Mapping[str, Any], node: "NodeResult") -> dict[str, Any]:
     """What a build did to one model (rows, version, seconds) and, if it is stored, the table as it is now."""
-    layer, table = model_key(props).path
+    layer, table = _table(props)
     stored = props["config"]["materialized"] == STORED
     return {
         **(table_metadata(lake, layer, table) if stored else {}),
@@ -123,6 +146,12 @@ def check_result(node: "NodeResult", key: dg.AssetCheckKey) -> dg.AssetCheckResu
             **({"message": node.message} if node.message else {}),
         },
     )
+
+
+def _table(node: Mapping[str, Any]) -> tuple[str, str]:
+    if node["resource_type"] == "source":
+        return "bronze", str(node["identifier"])
+    return str(node["fqn"][1]), str(node["alias"])
 
 
 def _translator() -> "DagsterDbtTranslator":

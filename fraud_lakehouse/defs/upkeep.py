@@ -1,6 +1,6 @@
 """Upkeep of the lake's tables once a day: what it did to each is an observation of that table's asset.
 
-What upkeep is (compact, checkpoint, vacuum) is in `lake/maintenance.py`.
+What upkeep is (merge, checkpoint, cut the log, vacuum) is in `lake/maintenance.py`.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -11,7 +11,9 @@ import dagster as dg
 
 from fraud_lakehouse.defs import LAKE_POOL
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
+from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.lake.lake import LAYERS
+from fraud_lakehouse.lake.writer_lock import BESIDE
 
 if TYPE_CHECKING:
     from fraud_lakehouse.lake.maintenance import Upkeep
@@ -23,17 +25,22 @@ SHOWN = ("bronze", "silver", "gold")
 def upkeep_schedule() -> dg.ScheduleDefinition:
     """The job `upkeep`, at 03:30 UTC."""
 
-    @dg.op(pool=LAKE_POOL, description="Compacts, checkpoints and vacuums every table, one after the other.")
+    @dg.op(
+        pool=LAKE_POOL, description="Merges files, checkpoints, cuts the log and vacuums, one table after the other."
+    )
     def maintain_tables(context: dg.OpExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]) -> None:
         from fraud_lakehouse.lake.maintenance import maintain_table
 
         lake = lakehouse.lake
         for layer in LAYERS:
             for table in lake.tables(layer):
-                with stated_failures(), lakehouse.writing():  # per table, so that a cycle gets in between
+                with (
+                    stated_failures(),
+                    lakehouse.writing(BESIDE),
+                ):  # the fence refuses the upkeep of a table that is written meanwhile
                     done = maintain_table(lake, layer, table)
                 if layer in SHOWN:
-                    context.log_event(dg.AssetObservation([layer, table], metadata=upkeep_metadata(done)))
+                    context.log_event(dg.AssetObservation(table_key(layer, table), metadata=upkeep_metadata(done)))
                 context.log.info("%s/%s: %d -> %d files", layer, table, done.files_before, done.files_after)
 
     @dg.job(
@@ -61,6 +68,9 @@ def upkeep_metadata(done: "Upkeep") -> dict[str, Any]:
         "files after": done.files_after,
         "bytes before": done.bytes_before,
         "bytes after": done.bytes_after,
+        "log entries before": done.entries_before,
+        "log entries after": done.entries_after,
         "files vacuumed": done.files_vacuumed,
+        "bytes vacuumed": done.bytes_vacuumed,
         "version": done.version,
     }

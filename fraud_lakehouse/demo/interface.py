@@ -126,9 +126,10 @@ class DagsterServices:
     Args:
         home: the demo's folder.
         env: environment of the processes; must hold the product's settings.
+        nice: whether they, and the runs they start, yield the processor to the demo's own cycle.
     """
 
-    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, env: Mapping[str, str], *, nice: bool = True) -> None:
         folder = home / "dagster"
         folder.mkdir(parents=True, exist_ok=True)
         given = Path(fraud_lakehouse.__file__).parent.parent / "dagster.yaml"
@@ -153,7 +154,7 @@ class DagsterServices:
             logs / "dagster-code.log",
             ready=lambda: _listens(code),
             env=env,
-            nice=True,
+            nice=nice,
         )
         self._web = Service(
             "Dagster's webserver",
@@ -161,7 +162,7 @@ class DagsterServices:
             logs / "dagster-webserver.log",
             ready=lambda: _answers(f"{self.url}/server_info"),
             env=env,
-            nice=True,
+            nice=nice,
         )
         self._daemon = Service(
             "Dagster's daemon",
@@ -169,7 +170,7 @@ class DagsterServices:
             daemon_log,
             ready=lambda: daemon_log.exists() and b"SensorDaemon" in daemon_log.read_bytes(),
             env=env,
-            nice=True,
+            nice=nice,
         )
 
     def start(self, guard: Watchdog, stop: threading.Event, timeout: float = 180.0) -> bool:

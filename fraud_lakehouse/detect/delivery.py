@@ -34,7 +34,7 @@ class DeliveryReport:
     """What happened since the previous report, counted per alert and destination.
 
     `delivered` one by one, `digested` as part of a digest, `failed` attempts, `pending` still to go; `notes` are
-    sentences for people: no destination, why one failed.
+    sentences for people: no destination, why one failed. `seconds`: of each delivered, from the source's commit on.
     """
 
     delivered: int = 0
@@ -42,6 +42,7 @@ class DeliveryReport:
     pending: int = 0
     digested: int = 0
     notes: tuple[str, ...] = ()
+    seconds: tuple[float, ...] = ()
 
 
 class Delivery:
@@ -68,6 +69,7 @@ class Delivery:
         self._buffer = threading.Lock()
         self._unrecorded: list[Attempt] = []
         self._recorded: list[Attempt] = []
+        self._seconds: list[float] = []
 
     def deliver_pending(self, wait: float = 1.0) -> DeliveryReport:
         """Start a round for each idle destination with due alerts; wait at most `wait` seconds for them.
@@ -150,6 +152,8 @@ class Delivery:
             failpoint("alerts.after_answer")
             if not self._answered(destination, [alert["alert_id"]], "delivered", error, tries):
                 return
+            if (committed := alert["source_committed_at"]) is not None:
+                self._seconds.append((datetime.now(UTC) - committed).total_seconds())
         rest = ranked.slice(self._burst)
         if not rest.is_empty() and not self._closing.is_set():
             error = destination.send(digest_message(rest))
@@ -184,6 +188,7 @@ class Delivery:
                 batch = list(self._unrecorded)
             if batch:
                 self._log.append(batch)
+                failpoint("alerts.after_record")
                 with self._buffer:
                     del self._unrecorded[: len(batch)]
                     self._recorded.extend(batch)
@@ -191,6 +196,7 @@ class Delivery:
     def _report(self) -> DeliveryReport:
         with self._buffer:
             recorded, self._recorded = self._recorded, []
+            seconds, self._seconds = self._seconds, []
         if recorded:
             self._outbox.refresh()
         count = {status: sum(one.status == status for one in recorded) for status in ("delivered", "digest", "failed")}
@@ -201,6 +207,7 @@ class Delivery:
             pending=sum(queue.pending.height for queue in self._outbox.queues.values()),
             digested=count["digest"],
             notes=tuple(self._note(one, self._outbox.queues[one.destination]) for one in failures.values()),
+            seconds=tuple(seconds),
         )
 
     def _note(self, failed: Attempt, queue: Queue) -> str:

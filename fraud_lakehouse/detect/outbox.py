@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import polars as pl
 
 from fraud_lakehouse.detect import deliveries
+from fraud_lakehouse.detect.new_rows import NewRows
 from fraud_lakehouse.errors import LakeError
-from fraud_lakehouse.lake.appender import lake_errors
-from fraud_lakehouse.lake.lake import Lake, scan
-from fraud_lakehouse.transform.changes import added_files
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.storage_errors import lake_errors
 
 ALERTS = ("gold", "alerts")
 
@@ -79,8 +78,8 @@ class Outbox:
 
     def __init__(self, lake: Lake, names: Sequence[str]) -> None:
         self._lake = lake
-        self._alerts = _Reader(lake, ALERTS)
-        self._deliveries = _Reader(lake, deliveries.TABLE)
+        self._alerts = NewRows(lake, ALERTS)
+        self._deliveries = NewRows(lake, deliveries.TABLE)
         self.queues: dict[str, Queue] = {name: Queue() for name in names}
 
     def refresh(self) -> None:
@@ -117,52 +116,3 @@ class Outbox:
                 done = mine.filter(pl.col("status").is_in(deliveries.DONE)).lazy()
                 new = raised.rows.join(done, on="alert_id", how="anti").collect(engine="streaming")
                 queue.pending = pl.concat([queue.pending, new], how="diagonal_relaxed") if queue.pending.width else new
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """What a read found; `only_new` is false when it is the whole table again and what was read before is void."""
-
-    rows: pl.LazyFrame | None
-    only_new: bool
-
-
-class _Reader:
-    """Reads a Delta table bit by bit: each call gives the rows added since the one before."""
-
-    def __init__(self, lake: Lake, table: tuple[str, str]) -> None:
-        self._lake = lake
-        self._table = table
-        self.forget()
-
-    def forget(self) -> None:
-        """Let the next read begin at the start."""
-        self._id: str | None = None
-        self._version = -1
-
-    def read(self) -> _Rows:
-        """The rows added since the last call."""
-        if self._is_unchanged():
-            return _Rows(None, only_new=True)
-        if not self._lake.exists(*self._table):
-            void = self._id is not None
-            self.forget()
-            return _Rows(None, only_new=not void)
-        handle = self._lake.open(*self._table)
-        known, after = self._id, self._version
-        self._id, self._version = str(handle.metadata().id), handle.version()
-        if known is None:
-            return _Rows(scan(handle), only_new=True)
-        if known != self._id or self._version < after:
-            return _Rows(None, only_new=False)
-        added = added_files(handle, after)
-        if not added.append_only:
-            return _Rows(None, only_new=False)
-        return _Rows(pl.scan_parquet(added.files, missing_columns="insert") if added.files else None, only_new=True)
-
-    def _is_unchanged(self) -> bool:
-        """Whether a local table is known to have no newer version; costs two file lookups instead of an open."""
-        if self._id is None or not self._lake.is_local:
-            return False
-        log = Path(self._lake.uri(*self._table)) / "_delta_log"
-        return (log / f"{self._version:020}.json").exists() and not (log / f"{self._version + 1:020}.json").exists()

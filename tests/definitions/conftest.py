@@ -10,9 +10,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from fraud_lakehouse.capture.postgres_retention import Retention
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.resources import Parts
+from fraud_lakehouse.detect.slot_health import SlotHealth, assess
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.project import prepare_project
 from tests.definitions.stand import ScriptedBuilder, ScriptedIngest, Stand
@@ -55,8 +57,15 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
                 raise found
             return found
 
-        parts = Parts(ingest=lambda source, *_: ingests[source], builder=lambda _: builder, look=look)
+        def slot(_settings: Settings) -> SlotHealth:
+            found = new.get("slot")
+            if isinstance(found, Exception):
+                raise found
+            return assess(retention[-1], 2**30)
+
+        retention = [Retention(True, 0, "reserved")]
+        parts = Parts(ingest=lambda source, *_: ingests[source], builder=lambda _: builder, look=look, slot=slot)
         definitions = build_definitions(settings, parts=parts, manifest=manifest)
-        return Stand(definitions, settings, builder, ingests, new)
+        return Stand(definitions, settings, builder, ingests, new, retention)
 
     return make

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from fraud_lakehouse.capture.postgres_retention import Retention
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.settings import Settings
@@ -54,7 +55,13 @@ class ScriptedBuilder:
     def build(self, options: list[str]) -> BuildResult:
         """Results of the selected models and of the tests on them."""
         self.asked.append(options)
-        names = set(options[1:])
+        hot = {
+            node["name"]
+            for node in self.manifest["nodes"].values()
+            if node["resource_type"] == "model" and "hot" in node["config"]["tags"]
+        }
+        models = {node["name"] for node in self.manifest["nodes"].values() if node["resource_type"] == "model"}
+        names = {"--select tag:hot": hot, "--exclude tag:hot": models - hot}.get(" ".join(options), set(options[1:]))
         nodes = []
         parents = {
             unique_id: node["depends_on"]["nodes"]
@@ -66,7 +73,7 @@ class ScriptedBuilder:
                 continue
             node = self.manifest["nodes"][unique_id]
             kind, name = node["resource_type"], node["name"]
-            if names and name not in names and kind == "model":
+            if kind == "model" and name not in names:
                 continue
             good = "success" if kind == "model" else "pass"
             status = self.broken.get(unique_id, good)
@@ -83,6 +90,7 @@ class Stand:
     builder: ScriptedBuilder
     ingests: dict[str, ScriptedIngest]
     new: dict[str, NewData | Exception]
+    retention: list[Retention]
 
     def sensor(self, name: str) -> dg.SensorDefinition:
         """A sensor by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -68,10 +69,13 @@ def _config(seconds: float) -> dict[str, Any]:
 def test_the_live_run_repeats_reports_and_ends_by_itself(
     stand: Callable[..., Any], manifest: dict[str, Any], instance: dg.DagsterInstance
 ) -> None:
-    def repeat(_settings: Any, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
+    def repeat(
+        _settings: Any, stop: Callable[[], bool], is_over: Callable[[], bool], report: Callable[[CycleResult], None]
+    ) -> None:
         report(_cycle(2))
-        while not stop():
+        while not (stop() or is_over()):
             report(_cycle(2))
+            time.sleep(0.02)
 
     result = _live(stand, manifest, repeat).execute_in_process(instance=instance, run_config=_config(0.1))
     assert result.success

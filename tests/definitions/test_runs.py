@@ -44,7 +44,8 @@ def test_materialize_all_materializes_every_layer(stand: Callable[..., Any], ins
     assert found["bronze/users"]["rows"] == 6
     assert (found["bronze/users"]["from_position"], found["bronze/users"]["to_position"]) == ("10", "20")
     assert found["bronze/card_transactions"]["rows"] == 5
-    assert made.builder.asked == [[]], "all models are one dbt build"
+    lanes = [["--select", "tag:hot"], ["--exclude", "tag:hot"]]
+    assert made.builder.asked == lanes, "two dbt builds: what alerts come from waits for nothing else"
 
 
 def test_one_source_alone_is_enough(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
@@ -124,8 +125,9 @@ def _alerts(*entities: str) -> pl.DataFrame:
         "amount": 950.0,
         "fired_at": now,
         "landed_at": now,
+        "source_committed_at": now,
     }
-    times = {"fired_at": pl.Datetime("us", "UTC"), "landed_at": pl.Datetime("us", "UTC")}
+    times = dict.fromkeys(["fired_at", "landed_at", "source_committed_at"], pl.Datetime("us", "UTC"))
     return pl.DataFrame([alert | {"entity_id": entity} for entity in entities], schema_overrides=times)
 
 
@@ -143,6 +145,7 @@ def test_a_finding_fails_its_check_with_evidence_and_blocks_nothing(
     assert "user 7" in str(velocity.metadata["top offenders"].value)
     assert checks["gold/alerts:rule_unknown_user"].passed
     assert checks["gold/alerts:anomaly_rate"].passed
+    assert checks["gold/alerts:alert_latency"].passed
 
 
 def test_a_broken_contract_blocks_the_models(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from fraud_lakehouse.defs import LIVE_SECONDS
 from fraud_lakehouse.defs.positions import NewData, lsn_range, offset_range
 from fraud_lakehouse.defs.run_lock import lock_state, run_lock
-from fraud_lakehouse.defs.sensors import GRACE_SECONDS, RANGE_TAG, SOURCE_TAG, bury_dead_runs, pause_after_failures
+from fraud_lakehouse.defs.sensors import (
+    GRACE_SECONDS,
+    RANGE_TAG,
+    SOURCE_TAG,
+    bury_dead_runs,
+    pause_after_failures,
+    successor_of,
+)
 from fraud_lakehouse.errors import GapError, SourceError
 
 FIRST = NewData("postgres", "0/16B3748-0/16B5F10")
@@ -134,6 +143,32 @@ def test_exactly_one_live_run_is_kept(ticks: Callable[..., Ticks]) -> None:
     live.instance.report_run_failed(run, "killed")
     requests, _ = live.tick()
     assert len(requests) == 1, "one crash is replaced at once"
+
+
+def _live_runs(ages: list[float], status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED) -> list[dg.RunRecord]:
+    """Live runs, newest first, that started so many seconds before 10,000."""
+    now = datetime.now(UTC)
+    return [
+        dg.RunRecord(
+            storage_id=number,
+            dagster_run=dg.DagsterRun(job_name="live", run_id=f"{number:08}", status=status),
+            create_timestamp=now,
+            update_timestamp=now,
+            start_time=10_000.0 - age,
+        )
+        for number, age in enumerate(ages)
+    ]
+
+
+def test_the_next_live_run_is_requested_while_the_one_before_it_still_runs() -> None:
+    young = successor_of(_live_runs([LIVE_SECONDS - 1]), 10_000)
+    assert isinstance(young, dg.SkipReason)
+    over = successor_of(_live_runs([LIVE_SECONDS + 1]), 10_000)
+    assert isinstance(over, dg.RunRequest) and over.run_key == "after-00000000"
+    standing_by = successor_of(_live_runs([5, LIVE_SECONDS + 6]), 10_000)
+    assert isinstance(standing_by, dg.SkipReason) and "follows" in str(standing_by.skip_message)
+    stopping = successor_of(_live_runs([LIVE_SECONDS + 1], dg.DagsterRunStatus.CANCELING), 10_000)
+    assert isinstance(stopping, dg.SkipReason)
 
 
 def test_no_live_run_with_an_update_delay_or_without_sources(ticks: Callable[..., Ticks]) -> None:

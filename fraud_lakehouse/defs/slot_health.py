@@ -1,0 +1,124 @@
+"""The replication slot's health in Dagster: a check on a bronze asset, and a sensor that tells people in time.
+
+What is healthy is decided in `detect/slot_health.py`.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
+
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from fraud_lakehouse.defs.alerts import notify
+from fraud_lakehouse.defs.bronze import bronze_key, configured
+from fraud_lakehouse.defs.resources import Lakehouse
+from fraud_lakehouse.detect.message import Message
+from fraud_lakehouse.errors import LakehouseError
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.detect.slot_health import SlotHealth
+    from fraud_lakehouse.settings import Settings
+
+CHECK = "slot_retention"
+ASSET = bronze_key("transactions")
+Look = Callable[["Settings"], "SlotHealth"]
+
+
+def slot_evaluation(settings: "Settings", look: Look) -> Iterator[dg.AssetCheckEvaluation]:
+    """The check, evaluated now; nothing where no PostgreSQL is configured. The live run logs it as it is."""
+    if not configured(settings, "postgres"):
+        return
+    try:
+        health = look(settings)
+    except LakehouseError as error:
+        yield _evaluation(False, dg.AssetCheckSeverity.WARN, {"problem": error.problem, "what to do": error.fix})
+        return
+    severity = dg.AssetCheckSeverity.ERROR if health.level.value == "error" else dg.AssetCheckSeverity.WARN
+    yield _evaluation(health.level.value == "ok", severity, health_metadata(health))
+
+
+def health_metadata(health: "SlotHealth") -> dict[str, Any]:
+    """The evidence: reasons, retained bytes, limits, status; what is unknown is left out."""
+    shown = {name: value for name, value in health.evidence().items() if value is not None and name != "reasons"}
+    return {**shown, "reasons": dg.MetadataValue.md("\n".join(f"- {one}" for one in health.reasons))}
+
+
+def slot_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
+    """The non-blocking check `slot_retention`; none where no PostgreSQL is configured."""
+    if not configured(settings, "postgres"):
+        return []
+
+    @dg.asset_check(
+        asset=ASSET,
+        name=CHECK,
+        blocking=False,
+        description="The server is far from giving the replication slot up: log retained, what is left, how long idle.",
+    )
+    def slot_retention(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
+        (evaluation,) = slot_evaluation(lakehouse.settings, lakehouse.parts.slot)
+        return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
+
+    return [slot_retention]
+
+
+def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
+    """The sensor that tells the alert destinations when the slot gets into danger, when it gets worse, when it is over.
+
+    The cursor is the level that was told last and when; a message that was not taken is sent again at the next tick.
+    """
+
+    @dg.sensor(
+        name="watch_slot",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Sends a warning to FRAUD_ALERT_URLS long before the server gives the replication slot up.",
+    )
+    def watch_slot(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        if not configured(settings, "postgres"):
+            return dg.SkipReason("FRAUD_POSTGRES_DSN is not set, so there is no slot.")
+        try:
+            health = look(settings)
+        except LakehouseError as error:
+            return dg.SkipReason(f"Cannot look at the slot: {error.problem}. {error.fix}".strip())
+        told: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"level": "ok", "number": 0}
+        said = f"The slot is {health.level.value}{': ' if health.reasons else '.'}{'; '.join(health.reasons)}"
+        if health.level.value == told["level"]:
+            return dg.SkipReason(said)
+        number = told["number"] + 1
+        if settings.alert_urls:
+            notify(settings, slot_message(settings.postgres_slot, health, number))
+        context.update_cursor(json.dumps({"level": health.level.value, "number": number}))
+        return dg.SkipReason(said)
+
+    return watch_slot
+
+
+def slot_message(slot: str, health: "SlotHealth", number: int) -> Message:
+    """What people are told of a slot whose level changed.
+
+    Args:
+        number: counts the changes told, so that each message has an idempotency key of its own.
+    """
+    level = health.level.value
+    titles = {
+        "ok": f"[pipeline] replication slot {slot} is well again",
+        "warning": f"[pipeline] replication slot {slot} keeps much log",
+        "error": f"[pipeline] replication slot {slot} is in danger",
+    }
+    body = "\n".join(health.reasons) or "The server keeps little log for it."
+    urgency = {"ok": "info", "warning": "warning", "error": "failure"}
+    return Message(
+        key=f"slot:{slot}:{number}:{level}",
+        title=titles[level],
+        body=body,
+        urgency=urgency[level],  # type: ignore[arg-type]  # the values are those of Urgency
+        payload={"slot": slot, **health.evidence()},
+    )
+
+
+def _evaluation(passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]) -> dg.AssetCheckEvaluation:
+    return dg.AssetCheckEvaluation(
+        asset_key=ASSET, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
+    )

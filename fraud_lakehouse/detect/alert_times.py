@@ -1,0 +1,36 @@
+"""How long newly recorded alerts took: from the source's commit until landed, and until recorded."""
+
+from __future__ import annotations
+
+from fraud_lakehouse.detect.new_rows import NewRows
+from fraud_lakehouse.detect.outbox import ALERTS
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.storage_errors import lake_errors
+
+_UNTIL = {"landed": "landed_at", "recorded": "fired_at"}
+
+
+class AlertTimes:
+    """Gives each alert's times once; alerts that were there before the first call are left out."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._alerts = NewRows(lake, ALERTS)
+        with lake_errors(lake, *ALERTS):
+            self._alerts.skip()
+
+    def take(self) -> dict[str, list[float]]:
+        """Seconds since the source's commit by stage ("landed", "recorded"), of the alerts since the last call.
+
+        Raises:
+            LakeError: the table cannot be read.
+        """
+        with lake_errors(self._lake, *ALERTS):
+            new = self._alerts.read()
+            if new.rows is None or not new.only_new:
+                return {}
+            rows = new.rows.select("source_committed_at", *_UNTIL.values()).drop_nulls().collect()
+        return {
+            until: ((rows[column] - rows["source_committed_at"]).dt.total_microseconds() / 1e6).to_list()
+            for until, column in _UNTIL.items()
+        }

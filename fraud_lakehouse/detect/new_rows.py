@@ -1,0 +1,64 @@
+"""A Delta table read bit by bit: each call gives the rows added since the one before. Knows no table by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from fraud_lakehouse.lake.lake import Lake, scan
+from fraud_lakehouse.transform.changes import added_files
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a read found; `only_new` is false when it is the whole table again and what was read before is void."""
+
+    rows: pl.LazyFrame | None
+    only_new: bool
+
+
+class NewRows:
+    """Reads one table; costs by new rows, and two file lookups where there are none (local lakes)."""
+
+    def __init__(self, lake: Lake, table: tuple[str, str]) -> None:
+        self._lake = lake
+        self._table = table
+        self.forget()
+
+    def forget(self) -> None:
+        """Let the next read begin at the start."""
+        self._id: str | None = None
+        self._version = -1
+
+    def skip(self) -> None:
+        """Take the rows there are as read."""
+        self.read()
+
+    def read(self) -> Rows:
+        """The rows added since the last call."""
+        if self._is_unchanged():
+            return Rows(None, only_new=True)
+        if not self._lake.exists(*self._table):
+            void = self._id is not None
+            self.forget()
+            return Rows(None, only_new=not void)
+        handle = self._lake.open(*self._table)
+        known, after = self._id, self._version
+        self._id, self._version = str(handle.metadata().id), handle.version()
+        if known is None:
+            return Rows(scan(handle), only_new=True)
+        if known != self._id or self._version < after:
+            return Rows(None, only_new=False)
+        added = added_files(handle, after)
+        if not added.append_only:
+            return Rows(None, only_new=False)
+        return Rows(pl.scan_parquet(added.files, missing_columns="insert") if added.files else None, only_new=True)
+
+    def _is_unchanged(self) -> bool:
+        """Whether a local table is known to have no newer version; costs two file lookups instead of an open."""
+        if self._id is None or not self._lake.is_local:
+            return False
+        log = Path(self._lake.uri(*self._table)) / "_delta_log"
+        return (log / f"{self._version:020}.json").exists() and not (log / f"{self._version + 1:020}.json").exists()

@@ -1,0 +1,132 @@
+"""What no alert waits for, in a process of its own: here the parent's handle, in `beside_process.py` what it does.
+
+The process ends with its parent (its standard input closes), and is started again should it die.
+Talk: the parent writes a line for each change; the child answers one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import Any, TextIO
+
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+
+log = logging.getLogger(__name__)
+
+_RESTART_SECONDS = (0.0, 2.0, 10.0, 60.0)
+
+
+class Beside:
+    """The parent's handle: says what has changed, takes what was built. A context manager.
+
+    Args:
+        settings: handed to the process by its environment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._environment = {**os.environ, **settings.environment()}
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._built: list[BuildResult] = []
+        self._problem: str | None = None
+        self._starts = 0
+        self._start_at = 0.0
+        self._is_stale = True
+
+    def __enter__(self) -> Beside:
+        self._keep_running()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        process.stdin.close()
+        self._bury(process)
+
+    @property
+    def pid(self) -> int | None:
+        """The process, None while there is none."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong there, for people."""
+        with self._lock:
+            return self._problem
+
+    def note_change(self) -> None:
+        """Tell that there are new rows."""
+        self._is_stale = True
+        self._keep_running()
+        if self._process is None:
+            return
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write("changed\n")
+            self._process.stdin.flush()
+            self._is_stale = False
+        except BrokenPipeError:
+            return  # it has died: the next one is told
+
+    def take(self) -> list[BuildResult]:
+        """What was built since the last call; also where a process that died is started again."""
+        self._keep_running()
+        with self._lock:
+            built, self._built = self._built, []
+            return built
+
+    def _keep_running(self) -> None:
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            log.error("the process beside the cycle ended with code %s; it is started again", self._process.returncode)
+            self._bury(self._process)
+            self._process = None
+            self._start_at = time.monotonic() + _RESTART_SECONDS[min(self._starts, len(_RESTART_SECONDS) - 1)]
+        if time.monotonic() < self._start_at:
+            return
+        self._starts += 1
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fraud_lakehouse.live.beside_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="beside", daemon=True)
+        self._reader.start()
+        if self._is_stale:
+            self.note_change()
+
+    def _bury(self, process: subprocess.Popen[str]) -> None:
+        """Wait for its end, and close what led to it."""
+        process.wait()
+        if self._reader is not None:
+            self._reader.join()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+
+    def _read(self, lines: TextIO) -> None:
+        for line in lines:
+            said: dict[str, Any] = json.loads(line)
+            with self._lock:
+                self._problem = said.get("problem")
+                if "nodes" in said:
+                    nodes = [NodeResult(**node) for node in said["nodes"]]
+                    self._built.append(BuildResult(nodes, said["seconds"]))
+                    self._starts = 0

@@ -1,0 +1,108 @@
+"""A thread for each source that lands its rows as they come, so that none waits for another, nor for a build.
+
+A snapshot of one source, a server that is away or a slow build holds up neither the other source nor the alerts of
+what is in bronze already.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.live.source import Source
+
+LOOK_SECONDS = 1.0  # a step at least this often: new tables, and log of others that the server may recycle
+WAKE_SECONDS = 0.2  # how long a thread waits for data before it looks whether it should end
+PACE_SECONDS = 0.2  # from one commit of a source to the next: smaller batches cost more than they save
+
+
+class Landings:
+    """What the threads have landed and the loop has not taken yet."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._landed: list[Landed] = []
+        self._is_shared = False
+        self._error: Exception | None = None
+
+    def put(self, landed: Sequence[Landed], *, is_shared: bool = False) -> None:
+        """Add batches; `is_shared`: another process has landed some as well."""
+        with self._changed:
+            self._landed += landed
+            self._is_shared |= is_shared
+            self._changed.notify()
+
+    def fail(self, error: Exception) -> None:
+        """End the loop with this error."""
+        with self._changed:
+            self._error = error
+            self._changed.notify()
+
+    def take(self, timeout: float) -> tuple[list[Landed], bool]:
+        """Everything landed since the last call, waiting at most `timeout` seconds for the first; and `is_shared`.
+
+        Raises:
+            LakeError: a thread could not write the lake (or whatever else ended it).
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._landed or self._is_shared or self._error, timeout)
+            if self._error is not None:
+                raise self._error
+            landed, self._landed = self._landed, []
+            is_shared, self._is_shared = self._is_shared, False
+            return landed, is_shared
+
+
+class Capturing:
+    """A context in which the sources are captured by threads.
+
+    Args:
+        sources: what to capture; nobody else may use them meanwhile.
+        work: folder of the turns.
+        rows: about the most rows of a micro-batch.
+    """
+
+    def __init__(self, sources: Sequence[Source], work: Path, rows: int) -> None:
+        self.landings = Landings()
+        self._work = work
+        self._rows = rows
+        self._ending = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._follow, args=(source,), name=f"capture {source.name}", daemon=True)
+            for source in sources
+        ]
+
+    def __enter__(self) -> Landings:
+        for thread in self._threads:
+            thread.start()
+        return self.landings
+
+    def __exit__(self, *exception: object) -> None:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _follow(self, source: Source) -> None:
+        try:
+            self._capture(source)
+        except Exception as error:  # noqa: BLE001  # the loop raises it
+            self.landings.fail(error)
+
+    def _capture(self, source: Source) -> None:
+        look_at = 0.0
+        while not self._ending.is_set():
+            if not source.is_ready:
+                self._ending.wait(WAKE_SECONDS)
+                continue
+            if not source.wait(WAKE_SECONDS) and time.monotonic() < look_at:
+                continue
+            began = time.monotonic()
+            look_at = began + LOOK_SECONDS
+            landed = source.land(self._work, self._rows)
+            if landed or source.is_shared:
+                self.landings.put(landed, is_shared=source.is_shared)
+            if sum(batch.rows for batch in landed) < self._rows:  # a full batch means that more is there
+                self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))

@@ -1,0 +1,208 @@
+"""One micro-batch cycle: capture (1), land (2), build (3), deliver (4).
+
+Order and guarantee: rows are durable in bronze before their source is told so; models commit what they read
+with what they wrote; an alert is recorded before it is delivered. A cycle killed anywhere is continued by
+the next one, in this process or another.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+from fraud_lakehouse.detect.alert_times import AlertTimes
+from fraud_lakehouse.detect.delivery import Delivery, DeliveryReport
+from fraud_lakehouse.errors import SettingsError
+from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
+from fraud_lakehouse.live.source import Source, sources
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.transform.runner import BuildResult, Transformer
+
+log = logging.getLogger(__name__)
+
+PROJECT_SECONDS = 2.0  # between two looks whether the project has changed
+HOT_SECONDS = 30.0  # a hot build at least this often: another process may have landed rows and died before building
+AFTER_FAILURE_SECONDS = (1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class CycleResult:
+    """What one cycle did; seconds by step (capture, build, deliver).
+
+    `alert_seconds`: of alerts, from the source's commit until "landed", "recorded" and "delivered".
+    """
+
+    landed: list[Landed] = field(default_factory=list)
+    builds: list[BuildResult] = field(default_factory=list)
+    delivery: DeliveryReport | None = None
+    problems: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    alert_seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Rows landed in bronze."""
+        return sum(batch.rows for batch in self.landed)
+
+    @property
+    def alerts(self) -> int:
+        """Alerts recorded."""
+        return sum(build.rows("alerts") for build in self.builds)
+
+
+class Cycle:
+    """The sources, the models and the alert destinations of one lake, kept open between cycles.
+
+    Raises:
+        SettingsError: no source is configured.
+        LakeError: the lake cannot be written.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lake = Lake.at(settings.lake)
+        self.lake.check_writable()
+        self.transformer = Transformer(settings)
+        self.delivery = Delivery(settings, self.lake)
+        self._alert_times = AlertTimes(self.lake)
+        self.sources: Sequence[Source] = list(sources(settings, self.lake))
+        if not self.sources:
+            raise SettingsError(
+                "no source is configured",
+                "set FRAUD_POSTGRES_DSN, FRAUD_KAFKA_BOOTSTRAP_SERVERS or both (see .env.example), or try `make demo`",
+            )
+        self._hot_stale = True
+        self._hot_due = 0.0
+        self._hot_failures = 0
+        self._project_due = 0.0
+
+    def capture(self, *, strict: bool = False) -> list[Landed]:
+        """Land at most one micro-batch of each source, one after the other.
+
+        Args:
+            strict: raise a source's error instead of noting it and going on with the others.
+
+        Raises:
+            GapError, SourceError: with `strict`.
+        """
+        landed: list[Landed] = []
+        for source in self.sources:
+            landed += source.land(self.settings.work_dir, self.settings.batch_rows, strict=strict)
+        return landed
+
+    def run(self, landed: Sequence[Landed], *, is_shared: bool = False, wait: float = 0.0) -> CycleResult:
+        """What follows rows landed in bronze: the hot lane if there is something new, and the alerts.
+
+        Args:
+            landed: the batches.
+            is_shared: another process has landed some as well.
+            wait: seconds to wait for the answers of alert destinations.
+        """
+        seconds: dict[str, float] = {}
+        builds: list[BuildResult] = []
+        self._hot_stale |= bool(landed) or is_shared
+        if (self._hot_stale and not self._hot_failures) or time.monotonic() >= self._hot_due:
+            with _timed(seconds, "build"):
+                builds.append(self.build_hot())
+        with _timed(seconds, "deliver"):
+            delivery = self.delivery.deliver_pending(wait)
+        times = self._alert_times.take() | ({"delivered": list(delivery.seconds)} if delivery.seconds else {})
+        return CycleResult(list(landed), builds, delivery, self.problems, seconds, times)
+
+    def build_hot(self) -> BuildResult:
+        """Build the hot lane in its turn; failing models are logged and built again after a pause.
+
+        Raises:
+            TransformError: dbt cannot run, or refuses the project while none is in use.
+        """
+        self._take_over_project()
+        with self.turn(HOT):
+            result = self.transformer.build_lane("hot")
+        self._hot_failures = self._hot_failures + 1 if has_broken_model(result) else 0
+        self._hot_stale = False
+        pauses = (HOT_SECONDS, *AFTER_FAILURE_SECONDS)
+        self._hot_due = time.monotonic() + pauses[min(self._hot_failures, len(pauses) - 1)]
+        log_failures(result)
+        return result
+
+    def warm_up(self) -> None:
+        """Import, parse and build once, so that the first micro-batch costs what any other does."""
+        self.build_hot()
+
+    def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:
+        """Run cycles until the sources are drained, then build every layer and deliver.
+
+        Raises:
+            GapError, SourceError, TransformError: at the first one; nothing is lost by it.
+        """
+        while True:
+            seconds: dict[str, float] = {}
+            with _timed(seconds, "capture"):
+                landed = self.capture(strict=True)
+            result = self.run(landed)
+            for build in result.builds:
+                build.raise_for_errors()
+            report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
+            if not landed:
+                break
+        self.transformer.reload()
+        with self.turn(HOT), self.turn(BESIDE):
+            self.transformer.build_lane("all").raise_for_errors()
+        while (told := self.delivery.deliver_pending(wait=10.0)).pending and (told.delivered or told.digested):
+            pass  # a round that was under way took none of the newest: they are the next round's
+
+    def turn(self, part: str) -> AbstractContextManager[None]:
+        """The turn of a part of the work among the processes of this machine."""
+        return writer_lock(self.settings.work_dir, TURN_SECONDS, part)
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """By source: why it gives nothing at the moment."""
+        return {source.name: source.problem for source in self.sources if source.problem}
+
+    @property
+    def all_stopped(self) -> bool:
+        """Whether every source needs a person."""
+        return all(source.stopped for source in self.sources)
+
+    def close(self) -> None:
+        """Close connections and remove scratch files."""
+        for source in self.sources:
+            source.close()
+        self.delivery.close()
+        self.transformer.close()
+
+    def __enter__(self) -> Cycle:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _take_over_project(self) -> None:
+        """Use a changed dbt project once the process beside has parsed it; the first one is parsed here."""
+        if time.monotonic() >= self._project_due:
+            self.transformer.reload(parse=not self.transformer.is_ready)
+            self._project_due = time.monotonic() + PROJECT_SECONDS
+
+
+def has_broken_model(result: BuildResult) -> bool:
+    """Whether a model failed (a failing test leaves the rows where they belong)."""
+    return any(node.resource_type == "model" for node in result.failed)
+
+
+def log_failures(result: BuildResult) -> None:
+    """A line for each node that is not well."""
+    for node in result.failed:
+        log.error("%s %s: %s", node.name, node.status, node.message)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[step] = time.monotonic() - started

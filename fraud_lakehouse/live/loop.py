@@ -1,0 +1,60 @@
+"""The cycle repeated: sources landed by threads, the hot lane and the alerts here, everything else beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from fraud_lakehouse.errors import GapError
+from fraud_lakehouse.live.beside import Beside
+from fraud_lakehouse.live.capturing import Capturing
+from fraud_lakehouse.live.cycle import Cycle, CycleResult
+
+IDLE_SECONDS = 1.0  # a cycle at least this often: an alert whose destination failed is due again
+SLICE_SECONDS = 0.2  # how long `stop` may go unheard
+MODELS = "models"  # what `problems` calls trouble of the process beside
+
+
+def run_until(cycle: Cycle, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
+    """Repeat cycles, waking on data, until `stop()`; the cycle under way is finished first.
+
+    With an update delay the sources are asked once in that time instead.
+
+    Raises:
+        GapError: every source has stopped and needs a person.
+        LakeError: the lake cannot be written.
+    """
+    settings = cycle.settings
+    with Beside(settings) as beside:
+        if settings.update_delay:
+            _at_intervals(cycle, beside, stop, report)
+            return
+        with Capturing(cycle.sources, settings.work_dir, settings.batch_rows) as landings:
+            due = 0.0
+            while not stop():
+                landed, is_shared = landings.take(SLICE_SECONDS)
+                if landed or is_shared or time.monotonic() >= due:
+                    _finish(cycle, beside, cycle.run(landed, is_shared=is_shared), report)
+                    due = time.monotonic() + IDLE_SECONDS
+
+
+def _at_intervals(
+    cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]
+) -> None:
+    while not stop():
+        due = time.monotonic() + cycle.settings.update_delay
+        _finish(cycle, beside, cycle.run(cycle.capture(), is_shared=True), report)
+        while not stop() and time.monotonic() < due:
+            time.sleep(min(SLICE_SECONDS, max(0.0, due - time.monotonic())))
+
+
+def _finish(cycle: Cycle, beside: Beside, result: CycleResult, report: Callable[[CycleResult], None]) -> None:
+    if result.landed or result.builds:
+        beside.note_change()
+    problems = dict(result.problems)
+    if beside.problem:
+        problems[MODELS] = beside.problem
+    report(replace(result, builds=[*result.builds, *beside.take()], problems=problems))
+    if cycle.all_stopped:
+        raise GapError("; ".join(cycle.problems.values()), "resolve it as each message says, then start again")

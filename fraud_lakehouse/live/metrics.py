@@ -1,0 +1,155 @@
+"""What the live cycle measures of itself: histograms and gauges for Prometheus, and a summary for `status`.
+
+Times are seconds. Nothing here is needed to go on: a failure to show a figure never stops the cycle.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.live.cycle import CycleResult
+from fraud_lakehouse.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+KEPT = 1000  # newest observations of each time that the summary's percentiles are of
+WRITE_SECONDS = 5.0
+
+
+class Metrics:
+    """Takes in cycles; `show` serves them, `write` leaves a summary in `<work>/live.json`."""
+
+    def __init__(self, work: Path) -> None:
+        self._path = work / "live.json"
+        self._write_due = 0.0
+        self._since = datetime.now(UTC)
+        self._newest: dict[str, deque[float]] = {}
+        self._behind: dict[str, dict[str, Any]] = {}
+        self._counts = {"cycles": 0, "rows": 0, "alerts": 0, "errors": 0}
+        self._registry = CollectorRegistry()
+        self._seconds = Histogram(
+            "fraud_cycle_seconds", "Seconds of a step of the cycle", ["step"], buckets=BUCKETS, registry=self._registry
+        )
+        self._alert = Histogram(
+            "fraud_alert_seconds",
+            "Seconds of an alert from the source's commit to landed, recorded and delivered",
+            ["until"],
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._rows = Counter("fraud_rows_landed", "Rows landed in bronze", ["table"], registry=self._registry)
+        self._alerts = Counter("fraud_alerts_recorded", "Alerts recorded", registry=self._registry)
+        self._cycles = Counter("fraud_cycles", "Cycles", registry=self._registry)
+        self._errors = Counter(
+            "fraud_errors", "Cycles in which a part had a problem", ["part"], registry=self._registry
+        )
+        self._lag = Gauge(
+            "fraud_source_behind_seconds",
+            "Age of the newest row of a source when it had been scored",
+            ["source"],
+            registry=self._registry,
+        )
+
+    @staticmethod
+    def of(settings: Settings) -> Metrics:
+        """Metrics served as the settings say."""
+        metrics = Metrics(settings.work_dir)
+        if settings.metrics_port:
+            metrics.show(settings.metrics_host, settings.metrics_port)
+        return metrics
+
+    def show(self, host: str, port: int) -> None:
+        """Serve the metrics over HTTP; a taken port (a predecessor that is about to end) is only logged."""
+        try:
+            start_http_server(port, addr=host, registry=self._registry)
+        except OSError as error:
+            log.warning("no metrics on %s:%d: %s", host, port, error.strerror)
+
+    def note(self, result: CycleResult) -> None:
+        """Take in one cycle, when it has ended."""
+        self._count("cycles", 1)
+        self._cycles.inc()
+        for batch in result.landed:
+            self._rows.labels(batch.table).inc(batch.rows)
+            self.observe("capture", batch.seconds)
+        self._count("rows", result.rows)
+        self._count("alerts", result.alerts)
+        self._alerts.inc(result.alerts)
+        for step, seconds in result.seconds.items():
+            self.observe(step, seconds)
+        for until, values in result.alert_seconds.items():
+            for value in values:
+                self._alert.labels(until).observe(value)
+                self._keep(f"alert {until}", value)
+        for part in result.problems:
+            self._count("errors", 1)
+            self._errors.labels(part).inc()
+        self._note_lag(result.landed)
+        if time.monotonic() >= self._write_due:
+            self.write()
+
+    def observe(self, step: str, seconds: float) -> None:
+        """One time of a step: capture, build, check, deliver."""
+        self._seconds.labels(step).observe(seconds)
+        self._keep(step, seconds)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts since the start; count, p50, p95, p99 and greatest of the newest 1,000 of each time; who is behind."""
+        return {
+            "pid": os.getpid(),
+            "since": self._since.isoformat(),
+            "at": datetime.now(UTC).isoformat(),
+            **self._counts,
+            "seconds": {name: percentiles(list(values)) for name, values in sorted(self._newest.items())},
+            "behind": self._behind,
+        }
+
+    def write(self) -> None:
+        """Leave the summary for `status`, in one piece."""
+        self._write_due = time.monotonic() + WRITE_SECONDS
+        unseen = self._path.with_suffix(f".{os.getpid()}")
+        try:
+            unseen.write_text(json.dumps(self.summary()))
+            unseen.replace(self._path)
+        except OSError as error:
+            log.warning("no summary for `status` in %s: %s", self._path, error)
+
+    def _note_lag(self, landed: list[Landed]) -> None:
+        """How old the newest row of each source was when it had been scored: 0 to 2 s, or the cycle is behind."""
+        for source in {batch.source for batch in landed}:
+            mine = [batch for batch in landed if batch.source == source]
+            times = [batch.newest_committed_at for batch in mine if batch.newest_committed_at is not None]
+            if times:
+                age = (datetime.now(UTC) - max(times)).total_seconds()
+                self._lag.labels(source).set(age)
+                self._behind[source] = {"seconds": round(age, 1), "rows": sum(batch.rows for batch in mine)}
+
+    def _count(self, name: str, by: int) -> None:
+        self._counts[name] += by
+
+    def _keep(self, name: str, seconds: float) -> None:
+        self._newest.setdefault(name, deque(maxlen=KEPT)).append(seconds)
+
+
+def percentiles(values: list[float]) -> Mapping[str, float]:
+    """Count, median, 95th and 99th percentile (nearest rank) and greatest of at least one value."""
+    ranked = sorted(values)
+    last = len(ranked) - 1
+    found = {f"p{part}": ranked[min(last, int(part / 100 * len(ranked)))] for part in (50, 95, 99)}
+    return {
+        "count": len(ranked),
+        **{name: round(value, 3) for name, value in found.items()},
+        "max": round(ranked[-1], 3),
+    }

@@ -1,0 +1,116 @@
+"""One source as the cycle sees it: whether it can be asked, one guarded step, and why it gives nothing.
+
+A source that is away is asked again after growing pauses; one with a gap waits for a person. Neither stops another.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
+from fraud_lakehouse.lake.ingest import KafkaIngest, Landed, PostgresIngest
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, TurnTakenError, writer_lock
+from fraud_lakehouse.settings import Settings
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+KAFKA_PATIENCE = 0.05  # seconds a step waits for a first record; waiting for data is `wait`'s part
+BUSY_SECONDS = 0.2  # how long a live step waits for another process that is landing this source
+
+
+class Waitable(Protocol):
+    """A capture that can say whether its source has data."""
+
+    def wait(self, timeout: float) -> bool:
+        """Whether there is data, waiting at most `timeout` seconds for it."""
+
+
+@dataclass
+class Source:
+    """One source: `problem` is why it gives nothing now, `stopped` that it needs a person.
+
+    `be_patient` says whether a step may wait for a server that is away. `is_shared` is true after a step in which
+    another process was landing the same source: its rows are in bronze without our having landed them.
+    """
+
+    name: str
+    step: Callable[[int], list[Landed]]
+    capture: Waitable
+    close: Callable[[], None]
+    be_patient: Callable[[bool], None] = lambda patient: None
+    problem: str | None = None
+    stopped: bool = False
+    is_shared: bool = False
+    failures: int = 0
+    retry_at: float = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may be asked now."""
+        return time.monotonic() >= self.retry_at
+
+    def land(self, work: Path, rows: int, *, strict: bool = False) -> list[Landed]:
+        """Land at most one micro-batch of about `rows` rows, in this source's turn.
+
+        Args:
+            work: folder of the turns (`settings.work_dir`).
+            strict: raise the source's error instead of noting it, and wait for the turn.
+
+        Raises:
+            LakeError: the lake cannot be written.
+            GapError, SourceError, ConcurrentWriterError: with `strict`.
+        """
+        if not self.is_ready:
+            return []
+        self.be_patient(strict)
+        self.is_shared = False
+        try:
+            with writer_lock(work, TURN_SECONDS if strict else BUSY_SECONDS, self.name):
+                landed = self.step(rows)
+        except TurnTakenError:
+            if strict:
+                raise
+            self.is_shared = True
+            return []
+        except (SourceError, GapError, ConcurrentWriterError) as error:
+            if strict:
+                raise
+            self._note(error)
+            return []
+        self.problem, self.stopped, self.failures = None, False, 0
+        return landed
+
+    def wait(self, timeout: float) -> bool:
+        """Whether there is data, waiting at most `timeout` seconds; an error is noted and means no."""
+        try:
+            return self.capture.wait(timeout)
+        except (SourceError, GapError) as error:
+            self._note(error)
+            return False
+
+    def _note(self, error: SourceError | GapError | ConcurrentWriterError) -> None:
+        self.problem = str(error)
+        # Only a person can say that a gap is acceptable; looked at again, in case somebody has.
+        self.stopped = isinstance(error, GapError)
+        retry = len(RETRY_SECONDS) - 1 if self.stopped else min(self.failures, len(RETRY_SECONDS) - 1)
+        self.retry_at = time.monotonic() + RETRY_SECONDS[retry]
+        self.failures += 1
+        log.error("%s: %s", self.name, error)
+
+
+def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
+    """The configured sources; nothing is connected yet."""
+    if settings.postgres_dsn is not None:
+        postgres = PostgresIngest(settings, lake)
+        yield Source("postgres", postgres.step, postgres.capture, postgres.close, postgres.capture.be_patient)
+    if settings.kafka_bootstrap_servers is not None:
+        kafka = KafkaIngest(settings, lake)
+        patience = kafka.capture.be_patient
+        yield Source("kafka", lambda rows: kafka.step(rows, KAFKA_PATIENCE), kafka.capture, kafka.close, patience)

@@ -1,0 +1,81 @@
+"""One live cycle a lake: a second one stands by, warm, and goes on where the first one stopped or was killed.
+
+So a live run is followed by the next without a gap, and a killed one is replaced at once wherever a standby waits.
+Correctness does not rest on it: two cycles at once would only take turns and be refused by the fences.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from fraud_lakehouse.lake.writer_lock import TurnTakenError, process_lock
+from fraud_lakehouse.live.cycle import Cycle, CycleResult
+from fraud_lakehouse.live.loop import run_until
+from fraud_lakehouse.settings import Settings
+
+_SLICE_SECONDS = 0.2
+
+
+def run_live(
+    settings: Settings,
+    stop: Callable[[], bool],
+    report: Callable[[CycleResult], None],
+    *,
+    is_over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Repeat the cycle, once nobody else does, until `stop()`.
+
+    Args:
+        is_over: whether the time of this process is over: it then ends as soon as a successor stands by, not before.
+
+    Raises:
+        GapError: every source has stopped and needs a person.
+        LakeError: the lake cannot be written.
+    """
+    with Cycle(settings) as cycle:
+        if is_held(settings.work_dir / "live.lock"):
+            cycle.warm_up()  # else rows are landed meanwhile: a restart after a kill does not wait for dbt's imports
+        with live_turn(settings.work_dir, stop) as is_ours:
+            if is_ours:
+                queue = settings.work_dir / "live.queue"
+                run_until(cycle, lambda: stop() or (is_over() and is_held(queue)), report)
+
+
+@contextmanager
+def live_turn(work: Path, stop: Callable[[], bool]) -> Iterator[bool]:
+    """Wait until no other live cycle runs; false if `stop()` came first. Who waits is known by `live.queue`."""
+    with ExitStack() as held:
+        with ExitStack() as queued:
+            if not _acquired(work / "live.queue", queued, stop) or not _acquired(work / "live.lock", held, stop):
+                yield False
+                return
+        yield True
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _acquired(path: Path, held: ExitStack, stop: Callable[[], bool]) -> bool:
+    while not stop():
+        try:
+            held.enter_context(process_lock(path, _SLICE_SECONDS, "runs this lake's live cycle"))
+        except TurnTakenError:
+            continue
+        return True
+    return False
