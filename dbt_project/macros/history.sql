@@ -2,10 +2,12 @@
     Args: relation: the bronze table; key: its key columns.
     Adds valid_from, valid_to (null: current), is_deleted (the version ended by a delete or truncate) and the
     position _lsn, _seq of the event that opened it; key + _lsn + _seq is unique.
+    A source's own column of such a name is called source_<name>. Columns it has dropped stay: older versions had them.
     An incremental build looks only at the keys of new events and their open versions. -#}
 {% macro history(relation, key) %}
 {%- set columns = source_columns(relation) -%}
-{%- set incremental = is_incremental_build() -%}
+{%- set stored_as = history_names(columns) -%}
+{%- set incremental = is_incremental_replay(relation, columns, stored_as) -%}
 with recursive new_events as (
 
     select * from {{ new_rows(relation) }}
@@ -31,7 +33,9 @@ touched_keys as (
 
 open_versions as (
 
-    select {{ stored_list(columns, 'stored') }}, stored._lsn, stored._seq, stored.valid_from
+    select
+        {{ renamed_list(stored_as, columns, 'stored') }},
+        stored._lsn, stored._seq, stored.valid_from as _lake_valid_from
     from {{ this }} as stored
     where stored.valid_to is null
         and (
@@ -52,7 +56,7 @@ events as (
 
     select
         {{ column_list(columns, 'open_versions') }},
-        'r' as _op, _lsn, _seq, valid_from as _committed_at, null as _unchanged
+        'r' as _op, _lsn, _seq, _lake_valid_from as _committed_at, null as _unchanged
     from open_versions
     {%- endif %}
 
@@ -64,10 +68,10 @@ followed as (
 
     select
         resolved.*,
-        lead(_op) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as next_op,
-        lead(_lsn) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as next_lsn,
-        lead(_seq) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as next_seq,
-        lead(_committed_at) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as next_at
+        lead(_op) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as _lake_next_op,
+        lead(_lsn) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as _lake_next_lsn,
+        lead(_seq) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as _lake_next_seq,
+        lead(_committed_at) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as _lake_next_at
     from resolved
 
 ),
@@ -78,11 +82,11 @@ closed as (
         followed.*,
         case
             when truncates._lsn is null then false
-            when followed.next_lsn is null then true
-            else truncates._lsn < followed.next_lsn
-                or (truncates._lsn = followed.next_lsn and truncates._seq < followed.next_seq)
-        end as is_truncated,
-        truncates._committed_at as truncated_at
+            when followed._lake_next_lsn is null then true
+            else truncates._lsn < followed._lake_next_lsn
+                or (truncates._lsn = followed._lake_next_lsn and truncates._seq < followed._lake_next_seq)
+        end as _lake_is_truncated,
+        truncates._committed_at as _lake_truncated_at
     from followed
     left join truncates
         on {{ is_before('followed', 'truncates') }}
@@ -97,10 +101,10 @@ closed as (
 versions as (
 
     select
-        {{ column_list(columns, 'closed') }},
+        {{ renamed_list(columns, stored_as, 'closed') }},
         _committed_at as valid_from,
-        case when is_truncated then truncated_at else next_at end as valid_to,
-        is_truncated or coalesce(next_op = 'd', false) as is_deleted,
+        case when _lake_is_truncated then _lake_truncated_at else _lake_next_at end as valid_to,
+        _lake_is_truncated or coalesce(_lake_next_op = 'd', false) as is_deleted,
         _lsn,
         _seq
     from closed
@@ -108,4 +112,13 @@ versions as (
 )
 
 select * from versions
+{% endmacro %}
+
+{#- The names of a source's columns in its history. -#}
+{% macro history_names(columns) %}
+    {%- set names = [] -%}
+    {%- for name in columns -%}
+        {%- do names.append('source_' ~ name if name | lower in ('valid_from', 'valid_to', 'is_deleted') else name) -%}
+    {%- endfor -%}
+    {{ return(names) }}
 {% endmacro %}

@@ -56,14 +56,14 @@ landed_by_then as (
     row counts, and of those with equal time the ones that arrived later are left out. -#}
 {% macro past_measures(in_order=false) -%}
     trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at, is_evaluated,
-    count(case when is_counted then amt end) over strictly_before as prior_count,
-    sum(case when is_counted then amt end) over strictly_before as prior_amt,
+    count(case when is_counted then {{ exact_amount('amt') }} end) over strictly_before as prior_count,
+    sum(case when is_counted then {{ exact_amount('amt') }} end) over strictly_before as prior_amt,
     {%- if in_order %}
     count(*) over before_in_10min + count(*) over ties_so_far as count_10min,
-    coalesce(sum(amt) over before_in_10min, 0) + coalesce(sum(amt) over ties_so_far, 0) as sum_10min
+    coalesce(sum({{ exact_amount('amt') }}) over before_in_10min, 0) + coalesce(sum({{ exact_amount('amt') }}) over ties_so_far, 0) as sum_10min
     {%- else %}
     count(case when is_counted then 1 end) over last_10min as count_10min,
-    sum(case when is_counted then amt end) over last_10min as sum_10min
+    sum(case when is_counted then {{ exact_amount('amt') }} end) over last_10min as sum_10min
     {%- endif %}
 {%- endmacro %}
 

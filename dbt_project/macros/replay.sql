@@ -3,9 +3,10 @@
     from the CTE `resolved`, which has the columns of `events`:
     source columns, _op, _lsn, _seq, _committed_at, _unchanged. -#}
 
-{#- Names of the source's own columns in a bronze relation. A unit test's input is no relation one could ask:
-    there the columns of the tested model count. -#}
-{% macro source_columns(relation) %}
+{#- Names of the source's own columns in a bronze relation, those it has dropped included; `present`: the names of
+    those it has. A unit test's input is no relation one could ask: there the columns of the tested model count. -#}
+{% macro source_columns(relation, present=none) %}
+    {%- if present and not lake_is_unit_test() -%}{{ return(present) }}{%- endif -%}
     {%- set meta = ['_op', '_lsn', '_seq', '_committed_at', '_ingested_at', '_unchanged', '_text'] -%}
     {%- set added = ['valid_from', 'valid_to', 'is_deleted'] -%}
     {%- set names = [] -%}
@@ -27,14 +28,35 @@
     {% for name in names %}{{ prefix }}.{{ quoted(name) }}{{ ', ' if not loop.last }}{% endfor %}
 {%- endmacro %}
 
-{#- The same of the stored table, which lacks a column that the source got since: its rows have null there. -#}
-{% macro stored_list(names, prefix) -%}
-    {%- set stored = names -%}
+{#- Whether the stored table can be gone on with; if not, the model is built from all events. A stored table has to have
+    the columns (under their names `stored_as`) in their types, and with `exactly` no others and in this order.
+    What macros add to rows on the way is called `_lake_...`, which no column of a source is. -#}
+{% macro is_incremental_replay(relation, columns, stored_as, exactly=false) %}
     {%- if execute and not lake_is_unit_test() -%}
-        {%- set stored = adapter.get_columns_in_relation(this) | map(attribute='name') | list -%}
+        {%- set wanted, stored = {}, {} -%}
+        {%- for column in adapter.get_columns_in_relation(relation) -%}
+            {%- do wanted.update({column.name: column.dtype}) -%}
+        {%- endfor -%}
+        {%- for column in adapter.get_columns_in_relation(this) -%}
+            {%- do stored.update({column.name: column.dtype}) -%}
+        {%- endfor -%}
+        {%- set others = [] -%}
+        {%- for name in columns -%}
+            {%- if stored.get(stored_as[loop.index0]) != wanted[name] -%}{%- do others.append(name) -%}{%- endif -%}
+        {%- endfor -%}
+        {%- if others or (exactly and stored | list != stored_as | list) -%}
+            {%- set call = lake_consumer() -%}
+            {%- do call.update({'full_refresh': true}) -%}
+            {{ return(lake_call('plan', call)) }}
+        {%- endif -%}
     {%- endif -%}
+    {{ return(is_incremental_build()) }}
+{% endmacro %}
+
+{#- `prefix.name as other, ...` -#}
+{% macro renamed_list(names, others, prefix) -%}
     {% for name in names -%}
-        {{ prefix ~ '.' if name in stored else 'null as ' }}{{ quoted(name) }}{{ ', ' if not loop.last }}
+        {{ prefix }}.{{ quoted(name) }} as {{ quoted(others[loop.index0]) }}{{ ', ' if not loop.last }}
     {%- endfor %}
 {%- endmacro %}
 
@@ -91,10 +113,10 @@ ordered_events as (
 
     select
         partial_events.*,
-        coalesce(truncates_before.truncates_before, 0) as era,
+        coalesce(truncates_before.truncates_before, 0) as _lake_era,
         row_number() over (
             order by {{ column_list(key, 'partial_events') }}, partial_events._lsn, partial_events._seq
-        ) as event_id
+        ) as _lake_event_id
     from partial_events
     left join truncates_before
         on partial_events._lsn = truncates_before._lsn and partial_events._seq = truncates_before._seq
@@ -106,8 +128,8 @@ followed_events as (
     select
         ordered_events.*,
         lag(_op) over (
-            partition by era, {{ column_list(key, 'ordered_events') }} order by _lsn, _seq
-        ) as previous_op
+            partition by _lake_era, {{ column_list(key, 'ordered_events') }} order by _lsn, _seq
+        ) as _lake_previous_op
     from ordered_events
 
 ),
@@ -116,20 +138,20 @@ lives as (
 
     select
         followed_events.*,
-        max(case when previous_op is null or previous_op = 'd' or _op in ('c', 'r') then event_id end) over (
+        max(case when _lake_previous_op is null or _lake_previous_op = 'd' or _op in ('c', 'r') then _lake_event_id end) over (
             partition by {{ column_list(key, 'followed_events') }} order by _lsn, _seq
             rows between unbounded preceding and current row
-        ) as life
+        ) as _lake_life
     from followed_events
 
 ),
 
 moves as (
 
-    select departed.life as from_life, arrived.life as to_life
+    select departed._lake_life as from_life, arrived._lake_life as to_life
     from lives as arrived
     inner join lives as departed on arrived._lsn = departed._lsn and arrived._seq = departed._seq + 1
-    where arrived.event_id = arrived.life
+    where arrived._lake_event_id = arrived._lake_life
         and arrived._op = 'u'
         and arrived._unchanged is not null
         and departed._op = 'd'
@@ -138,16 +160,16 @@ moves as (
 
 chains as (
 
-    select lives.life, lives.life as chain
+    select lives._lake_life, lives._lake_life as _lake_chain
     from lives
-    left join moves on lives.life = moves.to_life
-    where lives.event_id = lives.life and moves.to_life is null
+    left join moves on lives._lake_life = moves.to_life
+    where lives._lake_event_id = lives._lake_life and moves.to_life is null
 
     union all
 
-    select moves.to_life as life, chains.chain
+    select moves.to_life as _lake_life, chains._lake_chain
     from chains
-    inner join moves on chains.life = moves.from_life
+    inner join moves on chains._lake_life = moves.from_life
 
 ),
 
@@ -155,16 +177,16 @@ chained_events as (
 
     select
         lives.*,
-        chains.chain
+        chains._lake_chain
         {%- for name in filled %},
         count(case when lives._op <> 'd' and not coalesce({{ json_list_holds('lives._unchanged', name) }}, false) then 1 end)
             over (
-                partition by chains.chain order by lives._lsn, lives._seq
+                partition by chains._lake_chain order by lives._lsn, lives._seq
                 rows between unbounded preceding and current row
-            ) as {{ quoted('_sent_' ~ name) }}
+            ) as {{ quoted('_lake_sent_' ~ name) }}
         {%- endfor %}
     from lives
-    inner join chains on lives.life = chains.life
+    inner join chains on lives._lake_life = chains._lake_life
 
 ),
 
@@ -182,7 +204,7 @@ resolved as (
         {% for name in columns -%}
         {% if name in key %}{{ quoted(name) }}{% else -%}
         first_value({{ quoted(name) }}) over (
-            partition by chain, {{ quoted('_sent_' ~ name) }} order by _lsn, _seq
+            partition by _lake_chain, {{ quoted('_lake_sent_' ~ name) }} order by _lsn, _seq
         ) as {{ quoted(name) }}
         {%- endif %},
         {% endfor -%}

@@ -1,10 +1,10 @@
 {#- The current rows of a captured table, one to one: exactly its columns, deletes gone.
-    Args: relation: the bronze table; key: its key columns.
+    Args: relation: the bronze table; key: its key columns; present: the columns the source has, in its order.
     An incremental build looks only at the keys of new events: their stored row stands for all earlier events.
     Rows to be removed from the target have `_delete`. -#}
-{% macro replica(relation, key) %}
-{%- set columns = source_columns(relation) -%}
-{%- set incremental = is_incremental_build() -%}
+{% macro replica(relation, key, present=none) %}
+{%- set columns = source_columns(relation, present) -%}
+{%- set incremental = is_incremental_replay(relation, columns, columns, exactly=true) -%}
 with recursive new_events as (
 
     select * from {{ new_rows(relation) }}
@@ -26,8 +26,8 @@ touched_keys as (
 stored_rows as (
 
     select
-        {{ stored_list(columns, 'stored') }},
-        row_number() over (order by {{ column_list(key, 'stored') }}) as row_number
+        {{ column_list(columns, 'stored') }},
+        row_number() over (order by {{ column_list(key, 'stored') }}) as _lake_number
     from {{ this }} as stored
     where exists (select 1 from touched_keys where {{ same_key(key, 'stored', 'touched_keys') }})
         or exists (select 1 from truncates)
@@ -45,7 +45,7 @@ events as (
 
     select
         {{ column_list(columns, 'stored_rows') }},
-        'r' as _op, -1 as _lsn, row_number as _seq, null as _committed_at, null as _unchanged
+        'r' as _op, -1 as _lsn, _lake_number as _seq, null as _committed_at, null as _unchanged
     from stored_rows
     {%- endif %}
 
@@ -63,7 +63,7 @@ last_events as (
 
     select
         resolved.*,
-        row_number() over (partition by {{ column_list(key, 'resolved') }} order by _lsn desc, _seq desc) as recency
+        row_number() over (partition by {{ column_list(key, 'resolved') }} order by _lsn desc, _seq desc) as _lake_recency
     from resolved
 
 ),
@@ -73,7 +73,7 @@ current_rows as (
     select {{ column_list(columns, 'last_events') }}
     from last_events
     left join last_truncate on true
-    where last_events.recency = 1
+    where last_events._lake_recency = 1
         and last_events._op <> 'd'
         and (last_truncate._lsn is null or {{ is_before('last_truncate', 'last_events') }})
 

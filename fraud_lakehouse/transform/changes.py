@@ -6,52 +6,53 @@ are read directly, since a snapshot does not tell which commit added a file.
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from deltalake import DeltaTable
 
+from fraud_lakehouse.lake import past_log
 from fraud_lakehouse.lake.lake import table_root
+from fraud_lakehouse.lake.past_log import Entry
 from fraud_lakehouse.transform.scan import file_path
 
 
 @dataclass(frozen=True)
 class Added:
-    """Files added in (from, to]; `append_only` is false when rows were also removed or the log is gone."""
+    """Files added in (from, to]; `append_only` is false when rows were also removed or the log or a file is gone."""
 
     files: list[str]
     append_only: bool
 
 
-def added_files(table: DeltaTable, after: int) -> Added:
-    """Files that commits after version `after`, up to the handle's version, added with new rows."""
+def added_files(table: DeltaTable, after: int, last: int | None = None) -> Added:
+    """Files that commits after version `after`, up to `last` (default: the handle's version), added with new rows."""
     root = table_root(table)
-    files: list[str] = []
-    for version in range(after + 1, table.version() + 1):
-        entry = _log_entry(root, version)
-        if entry is None:
-            return Added([], append_only=False)
-        for line in entry.splitlines():
-            action = json.loads(line)
-            if (add := action.get("add")) and add["dataChange"]:
-                files.append(file_path(root, add["path"]))
-            elif (remove := action.get("remove")) and remove["dataChange"]:
-                return Added([], append_only=False)
+    read = _remote_entries if "://" in root else _local_entries
+    entries = read(root, after + 1, table.version() if last is None else last)
+    if entries is None or not all(entry.append_only for entry in entries):
+        return Added([], append_only=False)
+    files = [file_path(root, path) for entry in entries for path in entry.files]
+    if "://" not in root and not all(os.path.exists(file) for file in files):
+        return Added([], append_only=False)  # merged since, and vacuumed: the reader was away for more than a week
     return Added(files, append_only=True)
 
 
-def _log_entry(root: str, version: int) -> str | None:
-    """The text of a commit, or None where log cleanup has removed it."""
-    name = f"_delta_log/{version:020d}.json"
-    if "://" not in root:
-        path = Path(root) / name
-        return path.read_text() if path.exists() else None
+def _local_entries(root: str, first: int, last: int) -> list[Entry] | None:
+    return past_log.entries(Path(root), first, last)
+
+
+def _remote_entries(root: str, first: int, last: int) -> list[Entry] | None:
+    """As `past_log.entries`, from an object store, where delta-rs cleans log and data after a time."""
     from deltalake.fs import DeltaStorageHandler  # needs pyarrow; only for remote lakes
 
     handler = DeltaStorageHandler(root)
-    try:
-        with handler.open_input_file(name) as stream:
-            return bytes(stream.read()).decode()
-    except FileNotFoundError:
-        return None
+    found: list[Entry] = []
+    for version in range(first, last + 1):
+        try:
+            with handler.open_input_file(f"_delta_log/{version:020}.json") as stream:
+                found.append(Entry.parse(version, bytes(stream.read()).decode()))
+        except FileNotFoundError:
+            return None
+    return found

@@ -15,17 +15,21 @@ from deltalake import DeltaTable, Transaction
 from fraud_lakehouse.lake.lake import data_files
 from fraud_lakehouse.transform.changes import added_files
 from fraud_lakehouse.transform.handles import Handles, Key
+from fraud_lakehouse.transform.mirrored import Mirrored
 
 
 @dataclass
 class Read:
-    """One upstream's part in a build: everything (`start_over`) or the files added since the last time."""
+    """One upstream's part in a build: everything (`start_over`) or the files added since the last time.
+
+    Rows up to `from_version` have been read before; -1: none.
+    """
 
     table: DeltaTable
     to_version: int
-    all_files: list[str]
     files: list[str]
     start_over: bool
+    from_version: int = -1
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Plan:
     incremental: bool
     keep_rows: bool
     reads: dict[Key, Read] = field(default_factory=dict)
+    mirrored: list[Mirrored] = field(default_factory=list)
     asked: set[Key] = field(default_factory=set)
     readers: set[str] = field(default_factory=set)
 
@@ -67,6 +72,7 @@ class Consumption:
     def __init__(self, handles: Handles) -> None:
         self._handles = handles
         self._seen: dict[tuple[str, str], int] = {}
+        self._positions: dict[Key, tuple[str, int, dict[str, int | None]]] = {}
 
     def plan(self, consumer: Key, parents: list[Key], *, full_refresh: bool, keep_rows: bool) -> Plan:
         """Decide how `consumer` is built: from new rows, or from all of them.
@@ -81,10 +87,10 @@ class Consumption:
         plan = Plan(consumer, target, target is not None and (keep_rows or not full_refresh), keep_rows)
         if target is not None:
             for parent in parents:
-                if target.transaction_version(app_id(parent)) is None:
+                if self._position(consumer, target, app_id(parent)) is None:
                     continue
                 if (table := self._handles.get(parent)) is not None:
-                    plan.reads[parent] = self._read(target, parent, table)
+                    plan.reads[parent] = self._read(plan, parent, table)
         if not keep_rows and any(read.start_over for read in plan.reads.values()):
             plan.incremental = False
         return plan
@@ -96,36 +102,41 @@ class Consumption:
             table = self._handles.get(upstream)
             if table is None:
                 return None
-            plan.reads[upstream] = self._read(plan.target, upstream, table)
+            plan.reads[upstream] = self._read(plan, upstream, table)
         read = plan.reads[upstream]
         plan.asked.add(upstream)
-        if not plan.incremental:
-            read.files = read.all_files
+        if not plan.incremental and read.from_version >= 0:
+            read.files, read.from_version = data_files(read.table), -1
         return read
 
-    def _read(self, target: DeltaTable | None, upstream: Key, table: DeltaTable) -> Read:
-        files = data_files(table)
-        read = Read(table, table.version(), files, files, start_over=False)
-        if target is None:
-            return read
-        position = target.transaction_version(app_id(upstream, table))
-        if position is None:
+    def _read(self, plan: Plan, upstream: Key, table: DeltaTable) -> Read:
+        consumer, target = plan.consumer, plan.target
+        position = self._position(consumer, target, app_id(upstream, table)) if target is not None else None
+        if target is None or position is None:
             # a table never read before is all new; another incarnation of one that was means start over
-            read.start_over = target.transaction_version(app_id(upstream)) is not None
-            return read
+            start_over = target is not None and self._position(consumer, target, app_id(upstream)) is not None
+            return Read(table, table.version(), data_files(table), start_over)
         position = max(position, self._seen.get(self._memo(target, upstream, table), -1))
         added = added_files(table, position)
-        if added.append_only:
-            read.files = added.files
-        else:
-            read.start_over = True
-        return read
+        if not added.append_only:
+            return Read(table, table.version(), data_files(table), start_over=True)
+        return Read(table, table.version(), added.files, start_over=False, from_version=position)
 
     def committed(self, plan: Plan, upstream: Key) -> int | None:
         """The position in `upstream` that the consumer's table holds."""
         if plan.target is None:
             return None
-        return plan.target.transaction_version(app_id(upstream, plan.reads[upstream].table))
+        return self._position(plan.consumer, plan.target, app_id(upstream, plan.reads[upstream].table))
+
+    def _position(self, consumer: Key, target: DeltaTable, name: str) -> int | None:
+        """A position in the consumer's table; the handle looks for it in the log, each time a millisecond."""
+        seen = (str(target.metadata().id), target.version())
+        known = self._positions.get(consumer)
+        if known is None or known[:2] != seen:
+            known = self._positions[consumer] = (*seen, {})
+        if name not in known[2]:
+            known[2][name] = target.transaction_version(name)
+        return known[2][name]
 
     def remember(self, plan: Plan) -> None:
         """Keep positions of a build that had nothing to commit; lost with the process, harmlessly."""

@@ -10,6 +10,7 @@ from deltalake import DeltaTable
 from fraud_lakehouse.lake.lake import Lake, table_root
 
 Key = tuple[str, str]  # (layer, table)
+Mark = tuple[int, int]  # inode and modification time (ns)
 REOPEN_AFTER = 100  # versions; a handle grows slower with each commit made on it
 
 
@@ -17,7 +18,7 @@ REOPEN_AFTER = 100  # versions; a handle grows slower with each commit made on i
 class _Open:
     table: DeltaTable
     opened_at: int
-    mark: tuple[int, int] | None  # inode and modification time of its newest log entry
+    mark: Mark | None  # of its newest log entry; None: not to be kept
 
 
 class Handles:
@@ -34,9 +35,10 @@ class Handles:
         """
         known = self._open.pop(key, None)
         # A table deleted and made anew has another log entry under the same version: such a handle is thrown away.
-        if known is None or known.mark is None or known.mark != _mark(known.table):
+        if known is None or known.mark is None or known.mark != log_mark(known.table, known.table.version()):
             return self._reopen(key)
-        known.table.update_incremental()
+        if _has_next(known.table):
+            known.table.update_incremental()
         if known.table.version() - known.opened_at >= REOPEN_AFTER:
             return self._reopen(key)
         self._keep(key, known.table, known.opened_at)
@@ -55,16 +57,21 @@ class Handles:
         return table
 
     def _keep(self, key: Key, table: DeltaTable, opened_at: int) -> None:
-        self._open[key] = _Open(table, opened_at, _mark(table))
+        self._open[key] = _Open(table, opened_at, log_mark(table, table.version()))
 
 
-def _mark(table: DeltaTable) -> tuple[int, int] | None:
-    """What tells the newest log entry of a local table from another one of the same name; None: not to be kept."""
+def _has_next(table: DeltaTable) -> bool:
+    """Whether somebody committed after the handle's version; a look at one name, where the handle lists the log."""
+    return os.path.exists(f"{table_root(table)}/_delta_log/{table.version() + 1:020}.json")
+
+
+def log_mark(table: DeltaTable, version: int) -> Mark | None:
+    """What tells a log entry of a local table from another one of the same name; None: it is gone, or not local."""
     root = table_root(table)
     if "://" in root:
         return None
     try:
-        found = os.stat(f"{root}/_delta_log/{table.version():020}.json")
+        found = os.stat(f"{root}/_delta_log/{version:020}.json")
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns

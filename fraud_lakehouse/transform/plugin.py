@@ -7,6 +7,7 @@ operation, `config` is a dict that carries the arguments and receives the answer
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,9 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.handles import Handles, Key
+from fraud_lakehouse.transform.mirror import Mirrors
+from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
+from fraud_lakehouse.transform.program import Call
 from fraud_lakehouse.transform.scan import empty_sql, files_sql, quoted, snapshot_sql
 
 NEW_ROWS_SCHEMA = "new_rows"
@@ -29,6 +33,7 @@ BATCH_ROWS = 100_000
 _INTERNAL = (writer.DELETE, writer.IS_NEW)
 
 commits: dict[str, writer.Commit | None] = {}  # by model id, since the last `commits.clear()`
+calls: list[Call] = []  # of all models, since the last `calls.clear()`
 
 
 class Plugin(BasePlugin):
@@ -43,30 +48,50 @@ class Plugin(BasePlugin):
         self._views: dict[Key, tuple[str, int]] = {}
         self._built: dict[Key, Any] = {}
         self._columns: dict[str, list[str]] = {}
+        self._declared: dict[Key, list[tuple[str, str]]] = {}
+        self._keeps_views = True
+        self._new_rows_sql: dict[str, str] = {}
 
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Prepare the in-memory database."""
         self._conn = conn
-        for schema in ("bronze", "silver", "gold", NEW_ROWS_SCHEMA):
+        for schema in ("bronze", "silver", "gold", NEW_ROWS_SCHEMA, SEEN_SCHEMA):
             conn.execute(f"create schema if not exists {schema}")
+        self._mirrors = Mirrors(conn)
 
     def store(self, target_config: TargetConfig) -> None:
         """Carry out one call of a macro."""
         call = target_config.config
         assert target_config.location is not None
+        operation = target_config.location.format
+        arguments = copy.deepcopy(call)
+        call["answer"] = self.carry_out(operation, call)
+        calls.append(Call(self, operation, arguments, call["answer"]))
+
+    def carry_out(self, operation: str, call: dict[str, Any]) -> Any:
+        """Carry out an operation; answers what the macro gets."""
         operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "register": self._register,
             "plan": self._incremental,
             "new_rows": self._new_rows,
+            "seen": self._seen,
             "write": self._write,
         }
-        call["answer"] = operations[target_config.location.format](call)
+        return operations[operation](call)
 
     def _register(self, call: dict[str, Any]) -> None:
-        """Create or refresh the view of each table named: its newest version, or empty when absent."""
+        """Create the view of each table named: its newest version, or empty when absent.
+
+        Without `keeps_views` a view that exists is brought up to date only when a model's SQL names it: one over the
+        whole history costs more to plan than a micro-batch to build.
+        """
         self._plans.clear()
+        self._keeps_views = call["keeps_views"]
         for table in call["tables"]:
-            self._refresh((table["layer"], table["name"]), list(table["columns"].items()))
+            key: Key = (table["layer"], table["name"])
+            self._declared[key] = list(table["columns"].items())
+            if self._keeps_views or key not in self._views:
+                self._refresh(key, self._declared[key])
 
     def _refresh(self, key: Key, declared: list[tuple[str, str]]) -> None:
         table = self._handles.get(key)
@@ -103,11 +128,34 @@ class Plugin(BasePlugin):
         name = f"{plan.consumer[0]}.{plan.consumer[1]} <- {upstream[0]}.{upstream[1]}"
         relation = f"{NEW_ROWS_SCHEMA}.{quoted(name)}"
         if read is None:
+            self._refresh(upstream, self._declared.get(upstream, []))
             sql = f"select * from {quoted(upstream[0])}.{quoted(upstream[1])} where false"
         else:
             sql = files_sql(read.table, read.files)
-        self._conn.cursor().execute(f"create or replace view {relation} as {sql}")
+        if self._new_rows_sql.get(relation) != sql:  # rules ask for the same rows
+            self._conn.cursor().execute(f"create or replace view {relation} as {sql}")
+            self._new_rows_sql[relation] = sql
         return relation
+
+    def _seen(self, call: dict[str, Any]) -> str:
+        mirrored = Mirrored.of(call)
+        self._plan(call).mirrored.append(mirrored)
+        return mirrored.relation
+
+    def _answer(self, plan: Plan) -> None:
+        """Put the mirrored relations that a model asked for in place, in the order it asked."""
+        cursor = self._conn.cursor()
+        for mirrored in plan.mirrored:
+            own = mirrored.upstream == plan.consumer
+            read = plan.reads.get(mirrored.upstream)
+            if own or mirrored.newest:
+                table = plan.target if own else self._handles.get(mirrored.upstream)
+                version = table.version() if table is not None and (plan.incremental or not own) else -1
+            else:
+                table, version = (read.table, read.from_version) if read is not None else (None, -1)
+            if table is None:
+                self._refresh(mirrored.upstream, self._declared.get(mirrored.upstream, []))
+            mirrored.answer(self._mirrors, cursor, table, version)
 
     def _write(self, call: dict[str, Any]) -> int:
         """Run the model's SQL and commit its rows; answers the number of rows written."""
@@ -127,8 +175,9 @@ class Plugin(BasePlugin):
         if plan.target is not None:
             self._handles.committed(plan.consumer, plan.target)
         commits[call["model"]] = commit
-        self._views.pop(plan.consumer, None)
-        self._refresh(plan.consumer, [])
+        if self._keeps_views:
+            self._views.pop(plan.consumer, None)
+            self._refresh(plan.consumer, [])
         return commit.rows if commit else 0
 
     def _is_settled(self, plan: Plan, call: dict[str, Any]) -> bool:
@@ -142,6 +191,11 @@ class Plugin(BasePlugin):
 
     def _commit(self, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
         cursor = self._conn.cursor()
+        if not self._keeps_views:
+            for key in self._declared:
+                if f"{quoted(key[0])}.{quoted(key[1])}" in call["sql"]:
+                    self._refresh(key, self._declared[key])
+        self._answer(plan)
         names = self._names(cursor, call["sql"])
         sql = _typed(call["sql"], names, call["columns"], call["model"])
         strategy = call["strategy"]

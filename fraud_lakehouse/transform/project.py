@@ -15,12 +15,17 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 from deltalake import DeltaTable
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.catalogue import FILE, load_catalogue
+from fraud_lakehouse.features.documented import documented_models
+from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.scan import columns
@@ -30,7 +35,6 @@ _NUMBER = re.compile(r"smallint|integer|bigint|float|double|decimal\(\d+,\s*\d+\
 _TEXT = re.compile("varchar")
 _TIME = re.compile("timestamp|timestamptz|date")
 KEPT_SECONDS = 7 * 86_400
-KEY_PROPERTY = "fraud_lakehouse.key"
 CARDS = "card_transactions"
 BANK = {
     "users": ("user_id", {"user_id": _INTEGER, "name": _TEXT, "email": _TEXT, "registration_date": _TIME}),
@@ -59,6 +63,11 @@ class PreparedProject:
         """The manifest as dbt reads it back fastest."""
         return self.folder / "target" / "partial_parse.msgpack"
 
+    @property
+    def is_parsed(self) -> bool:
+        """Whether dbt has parsed it: the folder appears whole, or not at all."""
+        return self.manifest_path.is_file()
+
 
 def shipped_project() -> Path:
     """The dbt project that came with the package.
@@ -73,11 +82,12 @@ def shipped_project() -> Path:
     raise TransformError("the dbt project is not beside the package", "run from a checkout of the repository")
 
 
-def prepare_project(settings: Settings, shipped: Path | None = None) -> PreparedProject:
+def prepare_project(settings: Settings, shipped: Path | None = None, *, parse: bool = True) -> PreparedProject:
     """The project for this lake, parsed; made anew only when a file of it would differ.
 
     Args:
         shipped: the dbt project to start from; default: the one that came with the package.
+        parse: False only says which one it would be.
 
     Raises:
         TransformError: dbt refuses the project; the message is dbt's.
@@ -86,11 +96,14 @@ def prepare_project(settings: Settings, shipped: Path | None = None) -> Prepared
     lake = Lake.at(settings.lake)
     bank = {name: name if _is_like_shipped(lake, name) else f"bank_{name}" for name in BANK}
     generated = _generated_files(lake, {CARDS, *bank.values()})
-    variables = {f"{name}_table": table for name, table in bank.items()}
+    files, features = _catalogue(shipped, _stamp(shipped))
+    generated |= files
+    variables: dict[str, Any] = {f"{name}_table": table for name, table in bank.items()} | features
+    variables |= {f"{name}_columns": _present_columns(lake, table) for name, table in bank.items()}
     generated["dbt_project.yml"] = _with_settings(shipped, settings, variables)
     home = settings.cache_dir / "dbt"
     prepared = PreparedProject(home / _hash(shipped, generated))
-    if prepared.manifest_path.is_file():
+    if prepared.is_parsed or not parse:
         return prepared
     home.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=home))
@@ -103,7 +116,7 @@ def prepare_project(settings: Settings, shipped: Path | None = None) -> Prepared
         try:
             os.rename(building, prepared.folder)
         except OSError:
-            if not prepared.manifest_path.is_file():  # else another process was quicker, with the same content
+            if not prepared.is_parsed:  # else another process was quicker, with the same content
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -165,8 +178,19 @@ def _is_like_shipped(lake: Lake, name: str) -> bool:
         return True
     table = lake.open("bronze", name)
     key, wanted = BANK[name]
-    kinds = dict(columns(table))
+    present = present_columns(table)
+    kinds = {column: kind for column, kind in columns(table) if column in present or not present}
     return _key_of(table) == [key] and all(kind.fullmatch(kinds.get(column, "")) for column, kind in wanted.items())
+
+
+def _present_columns(lake: Lake, name: str) -> list[str]:
+    return present_columns(lake.open("bronze", name)) if lake.exists("bronze", name) else []
+
+
+def present_columns(table: DeltaTable) -> list[str]:
+    """The names of the columns that the source of a bronze table has now, in its order; none if that is not known."""
+    described = json.loads(table.metadata().configuration.get(COLUMNS_PROPERTY) or "[]")
+    return [column["name"] for column in described]
 
 
 def _key_of(table: DeltaTable) -> list[str]:
@@ -174,13 +198,28 @@ def _key_of(table: DeltaTable) -> list[str]:
     return key
 
 
-def _with_settings(shipped: Path, settings: Settings, variables: dict[str, str]) -> str:
+def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any]) -> str:
     """dbt_project.yml with the settings that models read as vars."""
     project = yaml.safe_load((shipped / "dbt_project.yml").read_text())
     project["vars"]["allowed_lateness_seconds"] = settings.allowed_lateness
     project["vars"]["late_rows"] = settings.late_rows
+    project["vars"]["idle_seconds"] = settings.idle_seconds
     project["vars"] |= variables
-    return yaml.safe_dump(project, sort_keys=False)
+    return json.dumps(project)  # also YAML, and quick to write: every cycle compares it
+
+
+@lru_cache(maxsize=4)
+def _catalogue(shipped: Path, stamp: float) -> tuple[dict[str, str], dict[str, Any]]:
+    """The yml files with features in them and the vars of the catalogue; read again only when `stamp` differs."""
+    if not (shipped / FILE).is_file():
+        return {}, {}
+    catalogue = load_catalogue(shipped / FILE)
+    return documented_models(shipped, catalogue), catalogue.variables()
+
+
+def _stamp(shipped: Path) -> float:
+    """When a file that `_catalogue` reads was last changed, or one was added."""
+    return max(path.stat().st_mtime for path in (shipped, *shipped.glob("*.yml"), *shipped.glob("models/**/*.yml")))
 
 
 def _generated_files(lake: Lake, shipped: set[str]) -> dict[str, str]:
@@ -191,16 +230,17 @@ def _generated_files(lake: Lake, shipped: set[str]) -> dict[str, str]:
     files: dict[str, str] = {}
     sources = []
     captured = set(lake.tables("bronze"))
+    taken = {name.lower() for name in captured}
     for name in sorted(captured - shipped):
         table = lake.open("bronze", name)
         key = _key_of(table)
         if not key:
             continue
-        declared = [{"name": column, "data_type": kind, "quote": True} for column, kind in columns(table)]
+        declared = [{"name": _unrendered(column), "data_type": kind, "quote": True} for column, kind in columns(table)]
         sources.append({"name": name, "description": f"Change events of {name}.", "columns": declared})
-        files |= _model(name, name, "replica", key, key)
-        if f"{name}_history" not in captured:  # a table of that name is captured itself: its replica lies there
-            files |= _model(f"{name}_history", name, "history", key, [*key, "_lsn", "_seq"])
+        files |= _model(name, name, "replica", [key, present_columns(table)], key)
+        if f"{name}_history".lower() not in taken:  # a table of that name is captured itself: its replica lies there
+            files |= _model(f"{name}_history", name, "history", [key], [*key, "_lsn", "_seq"])
     if sources:
         files["models/silver/captured/sources.yml"] = yaml.safe_dump(
             {"version": 2, "sources": [{"name": "captured", "schema": "bronze", "tables": sources}]}
@@ -208,12 +248,18 @@ def _generated_files(lake: Lake, shipped: set[str]) -> dict[str, str]:
     return files
 
 
-def _model(alias: str, source: str, macro: str, key: list[str], unique_key: list[str]) -> dict[str, str]:
+def _unrendered(text: str) -> str:
+    """The text as dbt reads it back from yml, braces and all: dbt renders names."""
+    return "{{ " + json.dumps(text) + " }}" if "{" in text else text
+
+
+def _model(alias: str, source: str, macro: str, arguments: list[list[str]], unique_key: list[str]) -> dict[str, str]:
     options = {"strategy": "merge", "unique_key": unique_key, "tags": ["replica"], "alias": alias, "source_types": True}
     name = f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
+    listed = ", ".join(json.dumps(argument) for argument in arguments)
     text = (
         "{{ config(**" + json.dumps(options) + ") }}\n"
-        "{{ " + macro + "(source('captured', " + json.dumps(source) + "), " + json.dumps(key) + ") }}\n"
+        "{{ " + macro + "(source('captured', " + json.dumps(source) + "), " + listed + ") }}\n"
     )
     return {f"models/silver/captured/{name}.sql": text}
 

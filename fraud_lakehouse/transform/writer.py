@@ -7,18 +7,28 @@ model meanwhile, deltalake refuses it and the model fails, to be built again fro
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, write_deltalake
-from deltalake.exceptions import CommitFailedError
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    PostCommitHookProperties,
+    WriterProperties,
+    write_deltalake,
+)
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake.compaction import merge_small_files
+from fraud_lakehouse.lake import housekeeping
 from fraud_lakehouse.lake.durable import sync_versions
+from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import table_root
+from fraud_lakehouse.lake.refusal import is_refused
 from fraud_lakehouse.transform.scan import quoted
 
 if TYPE_CHECKING:
@@ -27,10 +37,8 @@ if TYPE_CHECKING:
 
 DELETE = "_delete"  # merge: a row with this set removes its key
 IS_NEW = "_is_new"  # merge: a row with this set is known to have a key the target lacks
-MERGE_EVERY = 100  # commits
-SMALL_BYTES = 1024 * 1024
-MANY_SMALL = 32
-_CONFIGURATION = {"delta.checkpointInterval": "100"}
+_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+ROW_GROUP_ROWS = 131_072
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def append(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit | Non
         return None
     before = target.version()
     _commit(plan, target, counted.reader(), "append")
-    return _done(target, before, counted.rows, "append")
+    return _done(plan, target, before, counted.rows, "append")
 
 
 def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
@@ -63,7 +71,7 @@ def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
         target = _create(lake, plan, counted.schema)
     before = target.version()
     _commit(plan, target, counted.reader(), "overwrite")
-    return _done(target, before, counted.rows, "overwrite")
+    return _done(plan, target, before, counted.rows, "overwrite")
 
 
 def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
@@ -76,10 +84,10 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
     stored = [name for name in rows.column_names if name not in (DELETE, IS_NEW)]
     if _all_true(rows, IS_NEW):
         _commit(plan, target, rows.select(stored).to_reader(), "append")
-        return _done(target, before, rows.num_rows, "append")
+        return _done(plan, target, before, rows.num_rows, "append")
     on = " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in key)
     values = {quoted(name): f"s.{quoted(name)}" for name in stored}
-    try:
+    with _committing(plan):
         merger = target.merge(
             rows,
             predicate=on,
@@ -87,6 +95,7 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
             target_alias="t",
             merge_schema=True,
             commit_properties=CommitProperties(app_transactions=plan.transactions()),
+            post_commithook_properties=_hooks(target),
         )
         if DELETE in rows.column_names:
             (
@@ -97,9 +106,7 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
             )
         else:
             merger.when_matched_update(values).when_not_matched_insert(values).execute()
-    except CommitFailedError as error:
-        raise _conflict(plan, error) from error
-    return _done(target, before, rows.num_rows, "merge")
+    return _done(plan, target, before, rows.num_rows, "merge")
 
 
 def progress(plan: Plan) -> None:
@@ -113,52 +120,85 @@ def progress(plan: Plan) -> None:
 
 def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:
     nullable = pa.schema([field.with_nullable(True) for field in schema])
-    return DeltaTable.create(lake.uri(*plan.consumer), nullable, configuration=_CONFIGURATION)
+    configuration = housekeeping.properties(local=lake.is_local)
+    return DeltaTable.create(lake.uri(*plan.consumer), nullable, configuration=configuration)
 
 
 def _commit(plan: Plan, target: DeltaTable, data: pa.RecordBatchReader, mode: str) -> None:
-    positions = plan.transactions()
-    try:
+    positions, hooks = plan.transactions(), _hooks(target)
+    with _committing(plan):
         if mode == "append":
-            properties = CommitProperties(app_transactions=positions)
-            write_deltalake(target, data, mode="append", schema_mode="merge", commit_properties=properties)
+            commit = CommitProperties(app_transactions=positions)
+            write_deltalake(
+                target,
+                data,
+                mode="append",
+                schema_mode="merge",
+                commit_properties=commit,
+                post_commithook_properties=hooks,
+                writer_properties=_parquet(data.schema),
+            )
         else:
             # An overwrite rebased over a compaction keeps the compacted rows (deltalake 1.6.6): never rebase it.
-            properties = CommitProperties(app_transactions=positions, max_commit_retries=0)
-            write_deltalake(target, data, mode="overwrite", schema_mode="overwrite", commit_properties=properties)
-    except CommitFailedError as error:
+            commit = CommitProperties(app_transactions=positions, max_commit_retries=0)
+            write_deltalake(
+                target,
+                data,
+                mode="overwrite",
+                schema_mode="overwrite",
+                commit_properties=commit,
+                post_commithook_properties=hooks,
+                writer_properties=_parquet(data.schema),
+            )
+
+
+@contextmanager
+def _committing(plan: Plan) -> Iterator[None]:
+    """Around a model's commit: a rival's commit in between becomes ConcurrentWriterError."""
+    failpoint(f"model.{plan.consumer[1]}.before_commit")
+    try:
+        yield
+    except DeltaError as error:
+        if not (isinstance(error, CommitFailedError) or is_refused(error)):
+            raise
         raise _conflict(plan, error) from error
+    failpoint(f"model.{plan.consumer[1]}.after_commit")
 
 
-def _done(target: DeltaTable, before: int, rows: int, strategy: str) -> Commit:
+def _parquet(schema: pa.Schema) -> WriterProperties:
+    """How files are written: doubles repeat too seldom for a dictionary, which took half the time of wide tables."""
+    plain = ColumnProperties(dictionary_enabled=False)
+    doubles = {field.name: plain for field in schema if pa.types.is_floating(field.type)}
+    return WriterProperties(compression="SNAPPY", max_row_group_size=ROW_GROUP_ROWS, column_properties=doubles)
+
+
+def _done(plan: Plan, target: DeltaTable, before: int, rows: int, strategy: str) -> Commit:
     _sync(target, before)
-    if target.version() // MERGE_EVERY > before // MERGE_EVERY:
-        _merge_small_files(target)
+    failpoint(f"model.{plan.consumer[1]}.after_fsync")
+    root = _local(target)
+    if root is not None and housekeeping.is_due(before, target.version()):
+        housekeeping.keep_house(target, root)
     return Commit(rows, target.version(), strategy)
 
 
 def _sync(target: DeltaTable, before: int) -> None:
     """Make the new versions durable; delta-rs never calls fsync on a local lake."""
+    if (root := _local(target)) is not None:
+        sync_versions(root, before + 1, target.version())
+
+
+def _local(target: DeltaTable) -> Path | None:
+    """The folder of a local table; None for a remote one."""
     root = table_root(target)
-    if "://" not in root:
-        sync_versions(Path(root), before + 1, target.version())
+    return None if "://" in root else Path(root)
 
 
-def _merge_small_files(target: DeltaTable) -> None:
-    """Keep a table that grows by a little file every cycle quick to open and to read."""
-    root = table_root(target)
-    if "://" in root:
-        return  # upkeep does it
-    before = target.version()
-    try:
-        merge_small_files(target, Path(root), SMALL_BYTES, MANY_SMALL)
-    except CommitFailedError:
-        return  # another writer was first; the next hundred commits come
-    target.update_incremental()
-    _sync(target, before)
+def _hooks(target: DeltaTable) -> PostCommitHookProperties | None:
+    """Checkpoints of a local table are ours (`keep_house` flushes them), of a remote one delta-rs'."""
+    return None if _local(target) is None else _NO_HOOKS
 
 
-def _conflict(plan: Plan, error: CommitFailedError) -> ConcurrentWriterError:
+def _conflict(plan: Plan, error: DeltaError) -> ConcurrentWriterError:
     return ConcurrentWriterError(
         f"{plan.consumer[0]}/{plan.consumer[1]} was built by another process at the same time: {error}",
         "nothing is lost: the next cycle builds it from the new state",

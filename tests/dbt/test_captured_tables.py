@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from fraud_lakehouse.lake.bronze import BronzeTable
 from tests.dbt.small_lake import CHANGE, Row, SmallLake, assert_same
 
 NAME = "sales__Order_Lines"
-SCHEMA = {"Order Id": pl.Int64(), "line": pl.String(), 'Note "x"': pl.String(), "select": pl.Float64(), **CHANGE}
+HOSTILE = ['x"; drop table y; --', "{{ boom }}", "{% boom %}", "{# boom", "^.*$", "*", "perc%ent %s", "it's",
+           "a.b/../c", "é 🙂", "recency", "row_number", "chain", "next_op", "valid_to"]  # fmt: skip
+SCHEMA = {"Order Id": pl.Int64(), "line": pl.String(), 'Note "x"': pl.String(), "select": pl.Float64(),
+          **dict.fromkeys(HOSTILE, pl.String()), **CHANGE}  # fmt: skip
 KEY = ["Order Id", "line"]
 
 
@@ -33,7 +37,7 @@ def test_a_table_with_awkward_names_is_replicated_with_its_history(tmp_path: Pat
         lake,
         [
             event("r", 1, 1, 1, "a", **{note: "long", "select": 1.5}),
-            event("r", 1, 2, 1, "b", **{note: "kept"}),
+            event("r", 1, 2, 1, "b", **{note: "kept"}, **{name: name for name in HOSTILE}),
             event("u", 2, 1, 1, "a", select=2.5, _unchanged='["Note \\"x\\""]'),
         ],
     )
@@ -42,7 +46,7 @@ def test_a_table_with_awkward_names_is_replicated_with_its_history(tmp_path: Pat
         lake.rows("silver", NAME),
         [
             {"Order Id": 1, "line": "a", note: "long", "select": 2.5},
-            {"Order Id": 1, "line": "b", note: "kept", "select": None},
+            {"Order Id": 1, "line": "b", note: "kept", "select": None, **{name: name for name in HOSTILE}},
         ],
         *KEY,
     )
@@ -51,7 +55,7 @@ def test_a_table_with_awkward_names_is_replicated_with_its_history(tmp_path: Pat
         lake,
         [
             event("d", 3, 1, 1, "b"),
-            event("u", 3, 2, 2, "b", select=9.0, _unchanged='["Note \\"x\\""]'),
+            event("u", 3, 2, 2, "b", select=9.0, _unchanged=json.dumps([note, *HOSTILE])),
         ],
     )
     lake.build("replica")
@@ -59,11 +63,11 @@ def test_a_table_with_awkward_names_is_replicated_with_its_history(tmp_path: Pat
         lake.rows("silver", NAME),
         [
             {"Order Id": 1, "line": "a", note: "long", "select": 2.5},
-            {"Order Id": 2, "line": "b", note: "kept", "select": 9.0},
+            {"Order Id": 2, "line": "b", note: "kept", "select": 9.0, **{name: name for name in HOSTILE}},
         ],
         *KEY,
     )
-    assert set(lake.rows("silver", NAME)[0]) == {"Order Id", "line", note, "select"}
+    assert set(lake.rows("silver", NAME)[0]) == {"Order Id", "line", note, "select", *HOSTILE}
     assert_same(
         [row for row in lake.rows("silver", f"{NAME}_history") if row["line"] == "b"],
         [

@@ -37,6 +37,7 @@ def landings(records: list[Row], rng: random.Random) -> Iterator[list[Row]]:
 
 
 def check(lake: SmallLake) -> None:
+    lake.build("replica")
     rows = oracle.distinct(lake.rows("bronze", "card_transactions"))
     late = oracle.late(rows)
     is_corrected = lake.late_rows == "correct"
@@ -87,7 +88,7 @@ def test_order_of_arrival_within_the_lateness_changes_no_window(lake: SmallLake)
             row["_offset"] = offset
         lake.land("card_transactions", in_time)
         lake.build("hot")
-        windows = lake.rows("gold", "user_trans_amt_last_360min_windowed")
+        windows = lake.rows("gold", "user_trans_amt_last_360min_windowed_versions")
         results.append(
             sorted((row["window_start"], row["user_id"], row["user_trans_count_last_360min"]) for row in windows)
         )

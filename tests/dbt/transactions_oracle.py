@@ -27,6 +27,7 @@ def random_log(seed: int, transactions: int) -> list[list[Change]]:
     rng = random.Random(seed)
     users: set[int] = set()
     payments: set[int] = set()
+    newest: dict[int, Row] = {}
     log: list[list[Change]] = []
 
     def user(identity: int) -> Row:
@@ -37,16 +38,16 @@ def random_log(seed: int, transactions: int) -> list[list[Change]]:
         amount = rng.choice([*amounts, *(Decimal(rng.randrange(1000, 5000)) / 100 for _ in range(8))])
         date = rng.choice([None, *(START + timedelta(minutes=rng.randrange(90)) for _ in range(12))])
         owner = rng.choice([None, *(rng.randrange(1, 7) for _ in range(9))])
-        return {"transaction_id": identity, "user_id": owner, "amount": amount, "transaction_date": date}
+        newest[identity] = {"transaction_id": identity, "user_id": owner, "amount": amount, "transaction_date": date}
+        return newest[identity]
 
-    snapshot: list[Change] = []
-    for number, identity in enumerate((1, 2, 3)):
-        users.add(identity)
-        snapshot.append(("users", {**user(identity), "_op": "r", "_lsn": 10, "_seq": number + 1}))
-    for number in range(5):
-        payments.add(number)
-        snapshot.append(("transactions", {**payment(number), "_op": "r", "_lsn": 10, "_seq": number + 1}))
-    log.append(snapshot)
+    def again(identity: int) -> Row:
+        return newest[identity] if rng.random() < 0.3 else payment(identity)
+
+    users.update((1, 2, 3))
+    payments.update(range(5))
+    snapshot: list[Change] = [("users", _snapshotted(user(identity), 10, identity)) for identity in (1, 2, 3)]
+    log.append(snapshot + [("transactions", _snapshotted(payment(number), 10, number + 1)) for number in range(5)])
 
     for commit in range(transactions):
         lsn = 20 + 3 * commit
@@ -66,9 +67,8 @@ def random_log(seed: int, transactions: int) -> list[list[Change]]:
                 live.add(identity)
                 changes.append((table, {**fresh(identity), "_op": "c", **position}))
             elif kind == "u" and live:
-                changes.append(
-                    (table, {**fresh(rng.choice(sorted(live))), "_op": "u", **position, **_unsent(rng, table)})
-                )
+                row = (again if table == "transactions" else fresh)(rng.choice(sorted(live)))
+                changes.append((table, {**row, "_op": "u", **position, **_unsent(rng, table)}))
             elif kind == "d" and live:
                 identity = rng.choice(sorted(live))
                 live.remove(identity)
@@ -81,9 +81,16 @@ def random_log(seed: int, transactions: int) -> list[list[Change]]:
                 changes.append((table, {**fresh(new), "_op": "u", **position, **_unsent(rng, table)}))
         if changes:
             log.append(changes)
+        if rng.random() < 0.05:  # what a resync lands: rows once more, some of them with what the log has missed
+            resynced = [again(identity) for identity in sorted(payments)[: rng.randrange(8)]]
+            log.append([("transactions", _snapshotted(row, lsn + 1, n)) for n, row in enumerate(resynced, 1)])
     for change in (row for commit in log for _, row in commit):
         change["_committed_at"] = committed_at(change["_lsn"])
     return log
+
+
+def _snapshotted(row: Row, lsn: int, seq: int) -> Row:
+    return {**row, "_op": "r", "_lsn": lsn, "_seq": seq}
 
 
 def _unsent(rng: random.Random, table: str) -> Row:
@@ -120,8 +127,9 @@ class Replayed:
         identity = change[key]
         moved = self._moved if self._moved_at == (change["_lsn"], change["_seq"] - 1) and identity not in rows else None
         previous = rows.get(identity) or moved
+        is_entry = table == "transactions" and not (op != "d" and _is_same_payment(rows.get(identity), change))
         if identity in rows:
-            self._close(table, rows, identity, change)
+            self._close(table, rows, identity, change, is_entry=is_entry)
         if op == "d":
             self._moved, self._moved_at = previous, (change["_lsn"], change["_seq"])
             return
@@ -134,18 +142,18 @@ class Replayed:
             {**row, "valid_from": change["_committed_at"], "valid_to": None, "is_deleted": False}
             | {"_lsn": change["_lsn"], "_seq": change["_seq"]}
         )
-        if table == "transactions":
+        if is_entry:
             self.features.append(self._measure(row, change))
 
     _moved: Row | None = None
     _moved_at: tuple[int, int] = (-1, -1)
 
-    def _close(self, table: str, rows: dict[int, Row], identity: int, change: Row) -> None:
+    def _close(self, table: str, rows: dict[int, Row], identity: int, change: Row, *, is_entry: bool = True) -> None:
         row = rows.pop(identity)
         key = "user_id" if table == "users" else "transaction_id"
         version = next(v for v in reversed(self.history[table]) if v[key] == identity)
         version.update(valid_to=change["_committed_at"], is_deleted=change["_op"] in "dt")
-        if table == "transactions":
+        if table == "transactions" and is_entry:
             self._enter(row, -1, change)
 
     def _enter(self, row: Row, weight: int, change: Row) -> None:
@@ -190,6 +198,10 @@ class Replayed:
                 alert = {"rule": rule, "transaction_id": row["transaction_id"], "amount": row["amount"]}
                 fired.setdefault((rule, row["transaction_id"]), alert)
         return list(fired.values())
+
+
+def _is_same_payment(row: Row | None, change: Row) -> bool:
+    return row is not None and all(row[name] == change[name] for name in ("user_id", "amount", "transaction_date"))
 
 
 def _rules_fired(row: Row) -> list[str]:

@@ -14,6 +14,7 @@
         {%- if parent -%}{%- do parents.append([parent.schema, parent.alias or parent.identifier]) -%}{%- endif -%}
     {%- endfor -%}
     {{ return({
+        'node': model.unique_id,
         'consumer': [node.schema, node.alias],
         'parents': parents,
         'full_refresh': flags.FULL_REFRESH,

@@ -8,8 +8,21 @@
         {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.config.materialized == 'delta' -%}
             {%- do tables.append({'layer': node.schema, 'name': node.alias, 'columns': lake_columns(node)}) -%}
         {%- endfor -%}
-        {%- do lake_call('register', {'tables': tables}) -%}
+        {%- do lake_call('register', {'tables': tables, 'keeps_views': lake_keeps_views()}) -%}
     {%- endif -%}
+{% endmacro %}
+
+{#- Whether views must follow every commit: where tests run, models that are views themselves, and models
+    of the features lane, which look at tables while they are compiled. Rules are views too, but read new_rows only. -#}
+{% macro lake_keeps_views() %}
+    {%- set needy = [] -%}
+    {%- for id in selected_resources -%}
+        {%- set node = graph.nodes.get(id) -%}
+        {%- if not node or node.resource_type != 'model' or (node.config.materialized != 'delta' and 'rule' not in node.tags) or 'features' in node.tags -%}
+            {%- do needy.append(id) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(needy != [] or selected_resources == []) }}
 {% endmacro %}
 
 {#- Declared columns of a node: name -> data type, in the order of its yml. -#}

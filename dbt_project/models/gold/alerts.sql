@@ -17,6 +17,17 @@ identified as (
 
 ),
 
+{%- if is_incremental_build() %}
+
+known as (
+
+    select stored.alert_id
+    from {{ seen_rows(this, {'alert_id': 'alert_id'}) }} as stored
+    where stored.alert_id in (select alert_id from identified)
+
+),
+{%- endif %}
+
 ranked as (
 
     select
@@ -26,7 +37,7 @@ ranked as (
         ) as firing
     from identified
     {%- if is_incremental_build() %}
-    where alert_id not in (select alert_id from {{ this }})
+    where not exists (select 1 from known where known.alert_id = identified.alert_id)
     {%- endif %}
 
 ),

@@ -1,11 +1,12 @@
 {{ config(strategy='append', tags=['hot']) }}
 
 {%- set incremental = is_incremental_build() %}
+{%- set new_payments = new_rows(ref('card_transactions')) %}
 
 with new_transactions as (
 
     select trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at
-    from {{ new_rows(ref('card_transactions')) }}
+    from {{ new_payments }}
 
 ),
 
@@ -42,26 +43,51 @@ touched_users as (
 
 ),
 
--- what lies before every 10 minutes that are looked at counts as one number
-older as (
-
-    select stored.user_id, count(stored.amt) as prior_count, sum(stored.amt) as prior_amt
-    from {{ ref('card_transactions') }} as stored
-    inner join touched_users
-        on stored.user_id = touched_users.user_id
-        and stored.trans_date_trans_time < touched_users.first_time - interval 10 minutes
-    group by stored.user_id
-
-),
-
 earlier as (
 
     select stored.user_id, stored.trans_date_trans_time, stored.amt
-    from {{ ref('card_transactions') }} as stored
+    from {{ seen_rows(
+        ref('card_transactions'),
+        payment_columns(),
+        since=[
+            'trans_date_trans_time',
+            'select min(trans_date_trans_time) - interval 10 minutes from ' ~ new_payments ~ ' where user_id is not null',
+        ],
+    ) }} as stored
     inner join touched_users
         on stored.user_id = touched_users.user_id
         and stored.trans_date_trans_time >= touched_users.first_time - interval 10 minutes
-    where stored.trans_num not in (select trans_num from new_transactions)
+
+),
+
+-- what lies before every 10 minutes that are looked at counts as one number: all of the user's but the above
+older as (
+
+    select
+        stored.user_id,
+        stored.prior_count - coalesce(later.later_count, 0) as prior_count,
+        stored.prior_amt - coalesce(later.later_amt, 0) as prior_amt
+    from {{ seen_totals(
+        ref('card_transactions'),
+        key=['user_id'],
+        columns={
+            'user_id': 'user_id',
+            'prior_count': 'case when trans_date_trans_time is not null and ' ~ exact_amount('amt')
+                ~ ' is not null then 1 else 0 end',
+            'prior_amt': 'case when trans_date_trans_time is null then 0 else coalesce(' ~ exact_amount('amt') ~ ', 0) end',
+        },
+        totals={'prior_count': 'sum(prior_count)', 'prior_amt': 'sum(prior_amt)'},
+    ) }} as stored
+    left join (
+        select
+            user_id,
+            count({{ exact_amount('amt') }}) as later_count,
+            sum({{ exact_amount('amt') }}) as later_amt
+        from earlier
+        group by user_id
+    ) as later
+        on stored.user_id = later.user_id
+    where stored.user_id in (select user_id from touched_users)
 
 ),
 {% endif %}
@@ -186,7 +212,7 @@ features as (
         _timestamp as source_committed_at,
         _ingested_at as landed_at,
         'c' as op,
-        case when all_count > 0 then all_amt / all_count end as prior_mean,
+        case when all_count > 0 then cast(all_amt as double) / all_count end as prior_mean,
         all_count as prior_count,
         count_10min,
         coalesce(sum_10min, 0) as sum_10min,

@@ -2,11 +2,13 @@
 
 {%- set incremental = is_incremental_build() %}
 {%- set looked_at = 100 %}
+{%- set new_ledger = new_rows(ref('transactions_ledger')) %}
+{%- set ten = window_floor('transaction_date', 600) %}
 {%- set shifted = 'known.transaction_date + kind.step * interval 600 seconds' %}
 
 with new_entries as (
 
-    select * from {{ new_rows(ref('transactions_ledger')) }}
+    select * from {{ new_ledger }}
 
 ),
 
@@ -17,7 +19,9 @@ user_events as (
         _op,
         _lsn,
         case when _op = 'r' then -1 else _seq end as _seq
-    from {{ source('bronze', 'users') }}
+    from {{ seen_rows(
+        source('bronze', 'users'), {'user_id': 'user_id', '_op': '_op', '_lsn': '_lsn', '_seq': '_seq'}, newest=true
+    ) }}
 
 ),
 
@@ -40,38 +44,37 @@ truncates as (
 {% if incremental %}
 touched_users as (
 
-    select user_id, min(user_entry) as first_entry
-    from new_entries
-    where user_id is not null
-    group by user_id
+    select distinct user_id from new_entries where user_id is not null
 
 ),
 
 needed_tens as (
 
-    select distinct
-        new_entries.user_id,
-        {{ window_floor('new_entries.transaction_date', 600) }} - back.step * interval 600 seconds as ten
-    from new_entries
-    cross join {{ numbers(0, 1) }} as back
-    where new_entries.user_id is not null and new_entries.transaction_date is not null and new_entries.weight = 1
+    {{ needed_tens('new_entries') }}
 
 ),
 
 known as (
 
-    select stored.*, stored.user_entry >= touched_users.first_entry as is_new
-    from {{ ref('transactions_ledger') }} as stored
+    select stored.user_id, stored.user_entry, stored.transaction_date, stored.amount, stored.weight, false as is_new
+    from {{ seen_by_key(
+        ref('transactions_ledger'), entry_columns(), ['user_id', ten], needed_tens(new_ledger)
+    ) }} as stored
     inner join needed_tens
         on stored.user_id = needed_tens.user_id
         and {{ window_floor('stored.transaction_date', 600) }} = needed_tens.ten
-    inner join touched_users on stored.user_id = touched_users.user_id
+
+    union all
+
+    select user_id, user_entry, transaction_date, amount, weight, true as is_new
+    from new_entries
+    where user_id is not null and transaction_date is not null
 
 ),
 {% else %}
 known as (
 
-    select new_entries.*, true as is_new
+    select user_id, user_entry, transaction_date, amount, weight, true as is_new
     from new_entries
     where user_id is not null and transaction_date is not null
 

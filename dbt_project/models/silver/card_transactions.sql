@@ -1,8 +1,11 @@
 {{ config(strategy='append', tags=['hot']) }}
 
+{%- set identity = "coalesce(trans_num, _topic || '/' || cast(_partition as string) || '/' || cast(_offset as string))" %}
+{%- set new_records = new_rows(source('bronze', 'card_transactions')) %}
+
 with records as (
 
-    select * from {{ new_rows(source('bronze', 'card_transactions')) }} where _error is null
+    select * from {{ new_records }} where _error is null
 
 ),
 
@@ -10,7 +13,7 @@ identified as (
 
     select
         records.*,
-        coalesce(trans_num, _topic || '/' || cast(_partition as string) || '/' || cast(_offset as string)) as identity
+        {{ identity }} as identity
     from records
 
 ),
@@ -46,7 +49,9 @@ repeats as (
 known as (
 
     select stored.trans_num
-    from {{ this }} as stored
+    from {{ seen_by_key(
+        this, payment_columns(), ['trans_num'], 'select ' ~ identity ~ ' from ' ~ new_records ~ ' where _error is null'
+    ) }} as stored
     where stored.trans_num in (select identity from identified)
 
 ),

@@ -10,23 +10,15 @@ with arrivals as (
 
 ),
 {% if is_incremental_build() %}
-first_arrivals as (
-
-    select _topic, _partition, min(_ingested_at) as first_ingested_at
-    from arrivals
-    group by _topic, _partition
-
-),
-
 earlier_maximum as (
 
-    select stored._topic, stored._partition, max(stored.trans_date_trans_time) as newest_time
-    from {{ ref('card_transactions') }} as stored
-    inner join first_arrivals
-        on stored._topic = first_arrivals._topic
-        and stored._partition = first_arrivals._partition
-        and stored._ingested_at < first_arrivals.first_ingested_at
-    group by stored._topic, stored._partition
+    select _topic, _partition, newest_time
+    from {{ seen_totals(
+        ref('card_transactions'),
+        key=['_topic', '_partition'],
+        columns={'_topic': '_topic', '_partition': '_partition', 'newest_time': 'trans_date_trans_time'},
+        totals={'newest_time': 'max(newest_time)'},
+    ) }}
 
 ),
 {% endif %}

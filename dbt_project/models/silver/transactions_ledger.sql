@@ -1,10 +1,11 @@
 {{ config(strategy='append', tags=['hot']) }}
 
 {%- set incremental = is_incremental_build() %}
+{%- set new_transactions = new_rows(source('bronze', 'transactions')) %}
 
 with new_events as (
 
-    select * from {{ new_rows(source('bronze', 'transactions')) }}
+    select * from {{ new_transactions }}
 
 ),
 
@@ -21,7 +22,27 @@ truncates as (
 {% if incremental %}
 touched_ids as (
 
-    select distinct transaction_id from new_events where _op in ('u', 'd')
+    select distinct transaction_id from new_events where _op in ('u', 'd', 'r')
+
+),
+
+touched_entries as (
+
+    select stored.*
+    from {{ seen_by_key(
+        this,
+        entry_columns(),
+        ['transaction_id'],
+        "select cast(transaction_id as bigint) from " ~ new_transactions ~ " where _op in ('u', 'd', 'r')",
+    ) }} as stored
+    where stored.transaction_id in (select transaction_id from touched_ids)
+        and not exists (select 1 from truncates)
+
+    union all
+
+    select stored.*
+    from {{ seen_rows(this, entry_columns()) }} as stored
+    where exists (select 1 from truncates)
 
 ),
 
@@ -29,13 +50,11 @@ stored_entries as (
 
     select
         stored.transaction_id, stored.user_id, stored.amount, stored.transaction_date,
-        stored.weight, stored._lsn, stored._seq, stored._committed_at, stored._ingested_at,
+        stored.weight, stored._lsn, stored._seq,
         row_number() over (
             partition by stored.transaction_id order by stored._lsn desc, stored._seq desc, stored.weight desc
         ) as recency
-    from {{ this }} as stored
-    where stored.transaction_id in (select transaction_id from touched_ids)
-        or exists (select 1 from truncates)
+    from touched_entries as stored
 
 ),
 {% endif %}
@@ -55,23 +74,66 @@ events as (
 
     select
         transaction_id, user_id, amount, transaction_date,
-        'r' as _op, _lsn, _seq, _committed_at, _ingested_at, false as is_new
+        'r' as _op, _lsn, _seq, null as _committed_at, null as _ingested_at, false as is_new
     from stored_entries
     where recency = 1 and weight = 1
     {%- endif %}
 
 ),
 
+untruncated as (
+
+    -- the first truncate after each event, if there is one
+    select
+        events.*,
+        truncates._lsn as truncated_lsn,
+        truncates._seq as truncated_seq,
+        truncates._committed_at as truncated_at,
+        truncates._ingested_at as truncate_ingested_at
+    from events
+    left join truncates
+        on {{ is_before('events', 'truncates') }}
+        and (
+            events._lsn > truncates.after_lsn
+            or (events._lsn = truncates.after_lsn and events._seq > truncates.after_seq)
+        )
+
+),
+
+compared as (
+
+    select
+        untruncated.*,
+        coalesce(
+            _op <> 'd'
+            and lag(_op) over in_order <> 'd'
+            and (
+                lag(truncated_lsn) over in_order is null
+                or lag(truncated_lsn) over in_order > _lsn
+                or (lag(truncated_lsn) over in_order = _lsn and lag(truncated_seq) over in_order > _seq)
+            )
+            and lag(user_id) over in_order is not distinct from user_id
+            and lag(amount) over in_order is not distinct from amount
+            and lag(transaction_date) over in_order is not distinct from transaction_date,
+            false
+        ) as is_unchanged
+    from untruncated
+    window in_order as (partition by transaction_id order by _lsn, _seq)
+
+),
+
 followed as (
 
     select
-        events.*,
-        lead(_op) over (partition by transaction_id order by _lsn, _seq) as next_op,
-        lead(_lsn) over (partition by transaction_id order by _lsn, _seq) as next_lsn,
-        lead(_seq) over (partition by transaction_id order by _lsn, _seq) as next_seq,
-        lead(_committed_at) over (partition by transaction_id order by _lsn, _seq) as next_committed_at,
-        lead(_ingested_at) over (partition by transaction_id order by _lsn, _seq) as next_ingested_at
-    from events
+        compared.*,
+        lead(_op) over in_order as next_op,
+        lead(_lsn) over in_order as next_lsn,
+        lead(_seq) over in_order as next_seq,
+        lead(_committed_at) over in_order as next_committed_at,
+        lead(_ingested_at) over in_order as next_ingested_at
+    from compared
+    where not is_unchanged
+    window in_order as (partition by transaction_id order by _lsn, _seq)
 
 ),
 
@@ -80,23 +142,12 @@ versions as (
     select
         followed.*,
         case
-            when truncates._lsn is null then false
-            when followed.next_lsn is null then true
-            else truncates._lsn < followed.next_lsn
-                or (truncates._lsn = followed.next_lsn and truncates._seq < followed.next_seq)
-        end as is_truncated,
-        truncates._lsn as truncated_lsn,
-        truncates._seq as truncated_seq,
-        truncates._committed_at as truncated_at,
-        truncates._ingested_at as truncate_ingested_at
+            when truncated_lsn is null then false
+            when next_lsn is null then true
+            else truncated_lsn < next_lsn or (truncated_lsn = next_lsn and truncated_seq < next_seq)
+        end as is_truncated
     from followed
-    left join truncates
-        on {{ is_before('followed', 'truncates') }}
-        and (
-            followed._lsn > truncates.after_lsn
-            or (followed._lsn = truncates.after_lsn and followed._seq > truncates.after_seq)
-        )
-    where followed._op <> 'd'
+    where _op <> 'd'
 
 ),
 
@@ -125,14 +176,20 @@ entries as (
 {% if incremental %}
 user_states as (
 
-    select
-        stored.user_id,
-        max(stored.user_entry) as user_entry,
-        max_by(stored.user_count, stored.user_entry) as user_count,
-        max_by(stored.user_amount, stored.user_entry) as user_amount
-    from {{ this }} as stored
+    select stored.*
+    from {{ seen_totals(
+        this,
+        key=['user_id'],
+        columns={
+            'user_id': 'user_id', 'user_entry': 'user_entry', 'user_count': 'user_count', 'user_amount': 'user_amount'
+        },
+        totals={
+            'user_count': 'max_by(user_count, user_entry)',
+            'user_amount': 'max_by(user_amount, user_entry)',
+            'user_entry': 'max(user_entry)',
+        },
+    ) }} as stored
     where stored.user_id in (select user_id from entries where user_id is not null)
-    group by stored.user_id
 
 ),
 {% endif %}

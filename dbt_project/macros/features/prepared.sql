@@ -1,0 +1,70 @@
+{#- The features of the catalogue that lie in a table: the list of `var('features')`. -#}
+{% macro features_of(table) %}
+    {{ return(var('features', []) | selectattr('table', 'equalto', table) | list) }}
+{% endmacro %}
+
+{#- The longest window among these features, in seconds. -#}
+{% macro longest_window(features) %}
+    {{ return(features | rejectattr('seconds', 'none') | map(attribute='seconds') | max if features else 0) }}
+{% endmacro %}
+
+{#- The columns the blocks below compute from, of `relation` (the source's rows with `is_evaluated`, whether a row's
+    features are asked for; all rows are counted): _row (a number), _at (microseconds), the key columns, and a column
+    for each measure; with decimals also as whole units and their square, so that sums are exact in any order. A value
+    beyond what 18 digits hold, or that is no number, is null there. -#}
+{% macro prepared_rows(source, relation, carried=[]) -%}
+    select
+        row_number() over () as _row,
+        is_evaluated,
+        {{ source.id }},
+        {{ source.time }},
+        {{ microseconds(source.time) }} as _at
+        {%- for column in (carried + feature_keys(source)) | unique %},
+        {{ column }}
+        {%- endfor %}
+        {%- for name, measure in source.measures.items() %}
+        {%- if measure.decimals is none %}
+        {%- if measure.expression not in feature_keys(source) %},
+        {{ measure.expression }} as {{ name }}
+        {%- endif %}
+        {%- else %},
+        cast({{ measure.expression }} as double) as {{ name }},
+        units_of_{{ name }},
+        cast(units_of_{{ name }} as {{ wide_integer() }}) * units_of_{{ name }} as square_of_{{ name }}
+        {%- endif %}
+        {%- endfor %}
+    from (
+        select
+            *
+            {%- for name, measure in source.measures.items() if measure.decimals is not none %},
+            {{ try_cast('round(cast(' ~ measure.expression ~ ' as double) * ' ~ 10 ** measure.decimals ~ ')', 'bigint') }}
+            as units_of_{{ name }}
+            {%- endfor %}
+        from {{ relation }}
+    ) as in_units
+{%- endmacro %}
+
+{#- Every column that is part of some entity's key. -#}
+{% macro feature_keys(source) %}
+    {%- set found = [] -%}
+    {%- for entity in source.entities.values() -%}{%- do found.extend(entity.key) -%}{%- endfor -%}
+    {{ return(found | unique | list) }}
+{% endmacro %}
+
+{#- A condition: the row's key of this entity is complete and, if `touched`, is that of an evaluated row. -#}
+{% macro of_entity(prepared, key, touched) -%}
+    {{ key | join(' is not null and ') }} is not null
+    {%- if touched %}
+        and ({{ key | join(', ') }}) in (select {{ 'row(' if key | length > 1 }}{{ key | join(', ') }}{{ ')' if key | length > 1 }} from {{ prepared }} where is_evaluated)
+    {%- endif %}
+{%- endmacro %}
+
+{#- A CTE that is computed once, though it is read often (and holds row numbers). -#}
+{% macro computed_once() %}{{ return(adapter.dispatch('computed_once')()) }}{% endmacro %}
+{% macro default__computed_once() %}materialized{% endmacro %}
+{% macro spark__computed_once() %}{% endmacro %}
+
+{#- The widest whole number. -#}
+{% macro wide_integer() %}{{ return(adapter.dispatch('wide_integer')()) }}{% endmacro %}
+{% macro default__wide_integer() %}hugeint{% endmacro %}
+{% macro spark__wide_integer() %}decimal(38, 0){% endmacro %}

@@ -1,0 +1,46 @@
+{#- Of a relation with versions of rows (columns version and known_at): the newest of each `id`, or the newest known
+    at a moment (`known_by`, an expression). -#}
+{% macro newest_versions(relation, id, known_by=none) -%}
+    (
+        select versions.* {{ without(['_newest']) }}
+        from (
+            select
+                stored.*,
+                row_number() over (partition by stored.{{ id }} order by stored.version desc) as _newest
+            from {{ relation }} as stored
+            {%- if known_by %}
+            where stored.known_at <= {{ known_by }}
+            {%- endif %}
+        ) as versions
+        where versions._newest = 1
+    )
+{%- endmacro %}
+
+{#- Whether two relations differ in some of these features; a feature that `stored` has no column for is null there. -#}
+{% macro features_differ(features, computed, stored, stored_columns=none) -%}
+    (
+        {%- for feature in features %}
+        {{ computed }}.{{ feature.name }} is distinct from
+        {%- if stored_columns is none or feature.name in stored_columns %} {{ stored }}.{{ feature.name }}
+        {%- else %} null
+        {%- endif %}
+        {{- ' or' if not loop.last }}
+        {%- endfor %}
+    )
+{%- endmacro %}
+
+{#- A query's one row, while the model is compiled: literals prune files where a join cannot. None in a unit test. -#}
+{% macro one_row(query) %}
+    {%- if not execute or lake_is_unit_test() -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {{ return(run_query(query).rows[0]) }}
+{% endmacro %}
+
+{#- Names of the columns a table has; none in a unit test. -#}
+{% macro stored_columns_of(relation) %}
+    {%- if not execute or lake_is_unit_test() -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {{ return(adapter.get_columns_in_relation(relation) | map(attribute='name') | list) }}
+{% endmacro %}

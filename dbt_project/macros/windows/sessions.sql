@@ -1,0 +1,35 @@
+{#- SESSION: the rows of `relation` with window_start and window_end added. Rows of a key (a column, or a list) belong
+    together as long as each comes less than `gap` seconds after the one before; the window ends, itself excluded,
+    `gap` seconds after its last row, so a row exactly there begins the next one. Rows without time are left out. -#}
+{% macro session(relation, key, time, gap) -%}
+    {%- set keys = ([key] if key is string else key) | join(', ') -%}
+    (
+        select
+            sessions.* {{ without(['_begins', '_session']) }},
+            min({{ time }}) over (partition by {{ keys }}, _session) as window_start,
+            max({{ time }}) over (partition by {{ keys }}, _session) + interval {{ gap }} seconds as window_end
+        from (
+            select
+                begun.*,
+                sum(_begins) over (
+                    partition by {{ keys }} order by {{ time }} range between unbounded preceding and current row
+                ) as _session
+            from (
+                select
+                    rows_in.*,
+                    case
+                        when lag({{ time }}) over (partition by {{ keys }} order by {{ time }})
+                            > {{ time }} - interval {{ gap }} seconds then 0
+                        else 1
+                    end as _begins
+                from {{ relation }} as rows_in
+                where rows_in.{{ time }} is not null
+            ) as begun
+        ) as sessions
+    )
+{%- endmacro %}
+
+{#- Behind a star: all columns but these. -#}
+{% macro without(columns) %}{{ return(adapter.dispatch('without')(columns)) }}{% endmacro %}
+{% macro default__without(columns) %}exclude ({{ columns | join(', ') }}){% endmacro %}
+{% macro spark__without(columns) %}except ({{ columns | join(', ') }}){% endmacro %}

@@ -1,0 +1,198 @@
+{{ config(strategy='append', tags=['features']) }}
+
+{%- set source = var('feature_sources', {}).get('cards', {'entities': {}}) %}
+{%- set features = features_of('card_feature_vectors') %}
+{%- set horizon = longest_window(features) %}
+{%- set incremental = is_incremental_build() %}
+{%- set new = new_rows(ref('card_transactions')) %}
+{%- set counts -%}
+    trans_date_trans_time is not null
+    {%- if var('late_rows') == 'drop' %}
+    and trans_num not in (select trans_num from {{ ref('card_transactions_late') }})
+    {%- endif %}
+{%- endset %}
+{%- set stored_columns = stored_columns_of(this) if incremental else none %}
+{#- Where to begin reading: the longest window before the first row whose vector may be new or change. -#}
+{%- set first_new = "(select min(trans_date_trans_time) from " ~ new ~ " where " ~ counts ~ ")" %}
+{%- set begin = one_row(
+    "select least(" ~ first_new ~ ", (select max(event_time) from " ~ this ~ ")) - interval " ~ horizon ~ " seconds"
+) if incremental else none %}
+
+with new_transactions as (
+
+    select * from {{ new }} where {{ counts }}
+
+),
+
+{%- if incremental %}
+
+emitted as (
+
+    select max(event_time) as until from {{ this }}
+
+),
+{%- endif %}
+
+lake_watermark as (
+
+    {{ lake_watermark(ref('card_transactions') if incremental else new, 'trans_date_trans_time') | indent(4) }}
+
+),
+
+-- a partition that was not known before sets it back; what has been told stays told
+watermark as (
+    {% if incremental %}
+    select greatest(lake_watermark.watermark, emitted.until + interval 1 microseconds) as watermark
+    from lake_watermark
+    cross join emitted
+    {%- else %}
+    select watermark from lake_watermark
+    {%- endif %}
+
+),
+
+newest_landing as (
+
+    select max(_ingested_at) as known_at from {{ ref('card_transactions') if incremental else new }}
+
+),
+{% if incremental %}
+-- rows that count from `begin` on
+transactions as (
+
+    select
+        stored.*,
+        stored.trans_num in (select trans_num from new_transactions) as is_new,
+        stored.trans_date_trans_time > emitted.until as is_behind_nothing
+    from {{ ref('card_transactions') }} as stored
+    cross join emitted
+    cross join watermark
+    where stored.trans_date_trans_time < watermark.watermark
+        {%- if begin and begin[0] %}
+        and stored.trans_date_trans_time >= timestamp '{{ begin[0] }}'
+        {%- endif %}
+        and {{ counts | replace('trans_num not', 'stored.trans_num not') }}
+
+),
+
+due as (
+
+    select trans_num from transactions where is_new or is_behind_nothing
+
+),
+
+behind as (
+
+    select * from transactions where is_new and not is_behind_nothing
+
+),
+
+-- rows with a vector in whose windows a row has come to lie
+touched as (
+    {% for entity in source.entities.values() %}
+    {%- if not loop.first %}
+    union
+    {% endif %}
+    select later.trans_num
+    from transactions as later
+    where not later.is_new and not later.is_behind_nothing
+        and exists (
+            select 1
+            from behind
+            where {% for column in entity.key %}behind.{{ column }} = later.{{ column }} and {% endfor -%}
+            later.trans_date_trans_time > behind.trans_date_trans_time
+                and later.trans_date_trans_time <= behind.trans_date_trans_time + interval {{ horizon }} seconds
+        )
+    {% endfor %}
+    {%- for entity in features | selectattr('seconds', 'none') | rejectattr('aggregate', 'none') | map(attribute='entity') | unique %}
+    {%- set key = source.entities[entity].key %}
+    union
+
+    -- the next ones of the key, however much later
+    select later.trans_num
+    from transactions as later
+    inner join (
+        select
+            {%- for column in key %}
+            behind.{{ column }},
+            {%- endfor %}
+            min(later.trans_date_trans_time) as next_time
+        from behind
+        inner join transactions as later
+            on {% for column in key %}behind.{{ column }} = later.{{ column }} and {% endfor -%}
+            later.trans_date_trans_time > behind.trans_date_trans_time
+        group by {% for column in key %}behind.{{ column }}, {% endfor %}behind.trans_num
+    ) as next
+        on {% for column in key %}next.{{ column }} = later.{{ column }} and {% endfor -%}
+        next.next_time = later.trans_date_trans_time
+    where not later.is_new and not later.is_behind_nothing
+    {% endfor %}
+),
+
+evaluated as (
+
+    select trans_num from due
+    union all
+    select trans_num from touched
+
+),
+
+rows_of_vectors as (
+
+    select
+        transactions.*,
+        transactions.trans_num in (select trans_num from evaluated) as is_evaluated
+    from transactions
+
+),
+
+history as (
+
+    select stored.*
+    from {{ ref('card_transactions') }} as stored
+    cross join watermark
+    where stored.trans_date_trans_time < watermark.watermark
+        and {{ counts | replace('trans_num not', 'stored.trans_num not') }}
+
+),
+{% else %}
+rows_of_vectors as (
+
+    select new_transactions.*, true as is_evaluated
+    from new_transactions
+    cross join watermark
+    where new_transactions.trans_date_trans_time < watermark.watermark
+
+),
+{% endif %}
+{{ feature_vectors('cards', 'card_feature_vectors', 'rows_of_vectors', 'history' if incremental else none) }},
+{% if incremental %}
+stored as (
+
+    select *
+    from {{ newest_versions(this, 'trans_num') }} as newest
+    where trans_num in (select trans_num from touched)
+
+),
+
+versions as (
+
+    select feature_vectors.*, coalesce(stored.version, 0) + 1 as version, newest_landing.known_at
+    from feature_vectors
+    left join stored on feature_vectors.trans_num = stored.trans_num
+    cross join newest_landing
+    where stored.trans_num is null
+        or {{ features_differ(features, 'feature_vectors', 'stored', stored_columns) }}
+
+)
+{%- else %}
+versions as (
+
+    select feature_vectors.*, 1 as version, newest_landing.known_at
+    from feature_vectors
+    cross join newest_landing
+
+)
+{%- endif %}
+
+select * from versions

@@ -1,0 +1,108 @@
+{{ config(strategy='append', tags=['hot']) }}
+
+{%- set seconds = 360 * 60 %}
+{%- set new_payments = new_rows(ref('card_transactions')) %}
+
+with new_transactions as (
+
+    select trans_num, user_id, trans_date_trans_time, amt
+    from {{ new_payments }}
+    where trans_date_trans_time is not null
+
+),
+
+{% if is_incremental_build() -%}
+{%- set oldest_touched = 'select min(trans_date_trans_time) from ' ~ new_payments %}
+touched_users as (
+
+    select user_id, min(trans_date_trans_time) as first_time, max(trans_date_trans_time) as last_time
+    from new_transactions
+    group by user_id
+
+),
+
+earlier as (
+
+    select stored.trans_num, stored.user_id, stored.trans_date_trans_time, stored.amt
+    from {{ seen_rows(
+        ref('card_transactions'),
+        payment_columns(),
+        since=['trans_date_trans_time', '(' ~ oldest_touched ~ ') - interval ' ~ seconds ~ ' seconds'],
+    ) }} as stored
+    inner join touched_users
+        on stored.user_id is not distinct from touched_users.user_id
+        and stored.trans_date_trans_time >= touched_users.first_time - interval {{ seconds }} seconds
+        and stored.trans_date_trans_time <= touched_users.last_time + interval {{ seconds }} seconds
+
+),
+
+pool as (
+
+    select earlier.*, 0 as is_new from earlier
+
+    union all
+
+    select new_transactions.*, 1 as is_new from new_transactions
+
+),
+
+measured as (
+
+    select
+        trans_num,
+        user_id,
+        trans_date_trans_time,
+        {{ over_range('avg(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as mean_amt,
+        {{ over_range('count(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as count_amt,
+        {{ over_range('max(is_new)', 'user_id', 'trans_date_trans_time', seconds) }} as is_touched,
+        is_new
+    from pool
+
+),
+
+-- versions after the first, which are few; a payment without has one
+corrections as (
+
+    select trans_num, max(version) as version
+    from {{ seen_rows(
+        this,
+        {'trans_num': 'trans_num', 'trans_date_trans_time': 'trans_date_trans_time', 'version': 'version'},
+        where='version > 1',
+        since=['trans_date_trans_time', oldest_touched],
+    ) }}
+    group by trans_num
+
+),
+
+versions as (
+
+    select
+        measured.trans_num,
+        measured.user_id,
+        measured.trans_date_trans_time,
+        measured.mean_amt as user_mean_trans_amt_last_360min,
+        measured.count_amt as user_trans_count_last_360min,
+        case when measured.is_new = 1 then 1 else coalesce(corrections.version, 1) + 1 end as version,
+        current_timestamp as known_at
+    from measured
+    left join corrections on measured.trans_num = corrections.trans_num
+    where measured.is_touched = 1
+
+)
+{%- else -%}
+versions as (
+
+    select
+        trans_num,
+        user_id,
+        trans_date_trans_time,
+        {{ over_range('avg(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as user_mean_trans_amt_last_360min,
+        {{ over_range('count(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as user_trans_count_last_360min,
+        1 as version,
+        current_timestamp as known_at
+    from new_transactions
+
+)
+{%- endif %}
+
+select * from versions

@@ -1,0 +1,246 @@
+{{ config(strategy='append', tags=['hot']) }}
+
+{%- set seconds = 360 * 60 %}
+{%- set lateness = 'interval ' ~ var('allowed_lateness_seconds') ~ ' seconds' %}
+{%- set incremental = is_incremental_build() %}
+{%- set new_payments = new_rows(ref('card_transactions')) %}
+{%- set new_late = new_rows(ref('card_transactions_late')) %}
+{%- if incremental %}
+    {%- set seen_times = seen_totals(
+        ref('card_transactions'),
+        key=['_topic', '_partition'],
+        columns={'_topic': '_topic', '_partition': '_partition', 'newest_time': 'trans_date_trans_time'},
+        totals={'newest_time': 'max(newest_time)'},
+    ) %}
+    {%- set seen_ends = seen_totals(
+        this, key=[], columns={'newest_end': 'window_end'}, totals={'newest_end': 'max(newest_end)'}
+    ) %}
+    {#- windows that end later are not emitted yet: those that the rows seen before have not closed -#}
+    {%- set emitted_until -%}
+        select case
+            when (select max(newest_end) from {{ seen_ends }}) is null then timestamp '0001-01-01 00:00:00'
+            else least(
+                (select max(newest_end) from {{ seen_ends }}),
+                (select {{ window_floor('min(newest_time) - ' ~ lateness, seconds) }} from {{ seen_times }})
+            )
+        end as newest_end
+    {%- endset %}
+    {#- the start of the oldest window that may change -#}
+    {%- set oldest_start -%}
+        select least(
+            (select newest_end from ({{ emitted_until }}) as emitted),
+            (
+                select min({{ window_floor('payments.trans_date_trans_time', seconds) }})
+                from {{ new_payments }} as payments
+                {%- if var('late_rows') == 'drop' %}
+                where payments.trans_num not in (select trans_num from {{ new_late }})
+                {%- endif %}
+            )
+        )
+    {%- endset %}
+    {%- set watermark_now -%}
+        select min(watermark) from (
+            select max(newest_time) - {{ lateness }} as watermark
+            from (
+                select _topic, _partition, newest_time from {{ seen_times }}
+                union all
+                select _topic, _partition, trans_date_trans_time as newest_time from {{ new_payments }}
+            ) as times
+            group by _topic, _partition
+        ) as partition_watermarks
+    {%- endset %}
+{%- endif %}
+
+with new_transactions as (
+
+    select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition from {{ new_payments }}
+
+),
+
+late as (
+
+    select trans_num from {{ new_late }}
+    {%- if incremental %}
+
+    union all
+
+    select trans_num
+    from {{ seen_rows(
+        ref('card_transactions_late'),
+        {'trans_num': 'trans_num', 'window_end': 'window_end'},
+        since=['window_end', oldest_start],
+    ) }}
+    {%- endif %}
+
+),
+
+partition_times as (
+
+    select _topic, _partition, trans_date_trans_time as newest_time from new_transactions
+    {%- if incremental %}
+
+    union all
+
+    select _topic, _partition, newest_time from {{ seen_times }}
+    {%- endif %}
+
+),
+
+partition_watermarks as (
+
+    select max(newest_time) - {{ lateness }} as watermark
+    from partition_times
+    group by _topic, _partition
+
+),
+
+watermark as (
+
+    select min(watermark) as watermark from partition_watermarks
+
+),
+{% if incremental %}
+emitted as (
+
+    {{ emitted_until }}
+
+),
+
+card_transactions as (
+
+    select trans_num, user_id, trans_date_trans_time, amt from new_transactions
+
+    union all
+
+    select trans_num, user_id, trans_date_trans_time, amt
+    from {{ seen_rows(
+        ref('card_transactions'), payment_columns(), since=['trans_date_trans_time', oldest_start]
+    ) }}
+
+),
+
+reopened as (
+
+    select distinct windowed.window_start, windowed.user_id
+    from {{ tumble('new_transactions', 'trans_date_trans_time', seconds) }} as windowed
+    cross join emitted
+    where windowed.window_end <= emitted.newest_end
+        {%- if var('late_rows') == 'drop' %}
+        and windowed.trans_num not in (select trans_num from late)
+        {%- endif %}
+
+),
+
+due as (
+
+    select card_transactions.*
+    from card_transactions
+    cross join emitted
+    cross join watermark
+    where card_transactions.trans_date_trans_time >= emitted.newest_end
+        and card_transactions.trans_date_trans_time < {{ window_floor('watermark.watermark', seconds) }}
+
+    union all
+
+    select card_transactions.*
+    from card_transactions
+    cross join emitted
+    inner join reopened
+        on card_transactions.user_id is not distinct from reopened.user_id
+        and card_transactions.trans_date_trans_time >= reopened.window_start
+        and card_transactions.trans_date_trans_time < reopened.window_start + interval {{ seconds }} seconds
+    where card_transactions.trans_date_trans_time < emitted.newest_end
+
+),
+{% endif %}
+windowed as (
+
+    select * from {{ tumble('due' if incremental else 'new_transactions', 'trans_date_trans_time', seconds) }}
+
+),
+
+closed as (
+
+    select
+        windowed.window_start,
+        windowed.window_end,
+        windowed.user_id,
+        avg(windowed.amt) as user_mean_trans_amt_last_360min,
+        count(windowed.amt) as user_trans_count_last_360min
+    from windowed
+    cross join watermark
+    where windowed.window_end <= watermark.watermark
+        {%- if var('late_rows') == 'drop' %}
+        and not exists (select 1 from late where late.trans_num = windowed.trans_num)
+        {%- endif %}
+    group by windowed.window_start, windowed.window_end, windowed.user_id
+
+),
+{% if incremental %}
+stored as (
+
+    select
+        versions.*,
+        row_number() over (partition by versions.window_start, versions.user_id order by versions.version desc) as recency
+    from {{ seen_rows(
+        this,
+        {
+            'window_start': 'window_start',
+            'window_end': 'window_end',
+            'user_id': 'user_id',
+            'mean_amt': 'user_mean_trans_amt_last_360min',
+            'count_amt': 'user_trans_count_last_360min',
+            'version': 'version',
+            'is_deleted': 'is_deleted',
+        },
+        since=['window_end', 'select least((' ~ oldest_start ~ '), (' ~ watermark_now ~ '))'],
+    ) }} as versions
+
+),
+
+versions as (
+
+    select
+        closed.window_start,
+        closed.window_end,
+        closed.user_id,
+        closed.user_mean_trans_amt_last_360min,
+        closed.user_trans_count_last_360min,
+        coalesce(stored.version, 0) + 1 as version,
+        current_timestamp as known_at,
+        false as is_deleted
+    from closed
+    left join stored
+        on closed.window_start = stored.window_start
+        and closed.user_id is not distinct from stored.user_id
+        and stored.recency = 1
+    where stored.version is null
+        or stored.is_deleted
+        or stored.count_amt <> closed.user_trans_count_last_360min
+        or stored.mean_amt is distinct from closed.user_mean_trans_amt_last_360min
+
+    union all
+
+    select
+        stored.window_start,
+        stored.window_end,
+        stored.user_id,
+        stored.mean_amt as user_mean_trans_amt_last_360min,
+        stored.count_amt as user_trans_count_last_360min,
+        stored.version + 1 as version,
+        current_timestamp as known_at,
+        true as is_deleted
+    from stored
+    cross join watermark
+    where stored.recency = 1 and not stored.is_deleted and stored.window_end > watermark.watermark
+
+)
+{%- else %}
+versions as (
+
+    select closed.*, 1 as version, current_timestamp as known_at, false as is_deleted from closed
+
+)
+{%- endif %}
+
+select * from versions

@@ -1,0 +1,288 @@
+"""The catalogue of features: read from `features.yml`, checked, its families spelt out to single features.
+
+Nothing here computes a feature: the models render `Catalogue.variables()`, and the columns of their tables come
+from `Catalogue.of_table()`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
+from fraud_lakehouse.features.window import Window
+
+FILE = "features.yml"
+Past = Literal["strict", "closed", "tumble"]
+_COUNTED = {
+    "strict": "event time in [t - {window}, t): the {event} itself and those of equal time do not count",
+    "closed": "event time in [t - {window}, t]: the {event} itself and those of equal time count",
+    "tumble": "event time in the window of {window}, aligned to the epoch, start included, end excluded",
+}
+_EVER = "event time before t, however long ago: the {event} itself and those of equal time do not count"
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_FIELDS = re.compile(r"\{(\w+)\}")
+T = TypeVar("T")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Entity(_Strict):
+    """Whom features are about: the columns that say so. `partitions: large` means few keys with very many rows."""
+
+    key: list[str] = Field(min_length=1)
+    about: str
+    partitions: Literal["small", "large"] = "small"
+
+
+class Measure(_Strict):
+    """What is aggregated. With `decimals` sums are exact: values are rounded to so many decimals first."""
+
+    expression: str
+    unit: str
+    about: str
+    decimals: int | None = Field(None, ge=0, le=6)
+
+
+class Source(_Strict):
+    """A stream of events: where its features go, which model has its rows, their id and event time."""
+
+    table: str
+    rows: str
+    id: str
+    time: str
+    event: str
+    entities: dict[str, Entity]
+    measures: dict[str, Measure]
+
+
+class Entry(_Strict):
+    """An entry of the file: one feature, or a family of one for each combination of its lists."""
+
+    name: str
+    source: str
+    table: str | None = None
+    entity: str | list[str]
+    measure: str | list[str] | None = None
+    aggregate: str | list[str] | None = None
+    window: str | list[str] | None = None
+    past: Past = "strict"
+    expression: str | None = None
+    definition: str | None = None
+    unit: str | None = None
+    owner: str = Field(min_length=1)
+
+
+class _File(_Strict):
+    sources: dict[str, Source]
+    features: list[Entry]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature, spelt out.
+
+    Args:
+        table: the model that has it as the column `name`.
+        seconds: size of the window; None: all earlier rows.
+        expression: for a feature computed from others, the SQL over their names; else None.
+        empty: its value where no row counts.
+    """
+
+    name: str
+    source: str
+    table: str
+    entity: str
+    measure: str | None
+    aggregate: str | None
+    window: str | None
+    seconds: int | None
+    past: Past
+    expression: str | None
+    data_type: str
+    empty: str
+    definition: str
+    unit: str
+    owner: str
+
+    def column(self) -> dict[str, Any]:
+        """Its column as dbt documents it: the description is the definition; entity, unit, owner, window are meta."""
+        meta = {"entity": self.entity, "unit": self.unit, "owner": self.owner, "window": self.window or "all earlier"}
+        described = {"name": self.name, "data_type": self.data_type, "description": self.definition}
+        return {**described, "config": {"meta": meta}}
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All features, and the sources they are computed from."""
+
+    sources: dict[str, Source]
+    features: list[Feature]
+
+    def of_table(self, table: str) -> list[Feature]:
+        """The features of one table, in the order of the file."""
+        return [feature for feature in self.features if feature.table == table]
+
+    def tables(self) -> list[str]:
+        """Tables that have features."""
+        return list(dict.fromkeys(feature.table for feature in self.features))
+
+    def variables(self) -> dict[str, Any]:
+        """The vars that models read: `feature_sources` by name, `features` as a list; plain values only."""
+        return {
+            "feature_sources": {name: source.model_dump() for name, source in self.sources.items()},
+            "features": [asdict(feature) for feature in self.features],
+        }
+
+
+def load_catalogue(path: Path) -> Catalogue:
+    """Read and check a catalogue.
+
+    Raises:
+        TransformError: names the entry, what is wrong and what was expected.
+    """
+    try:
+        file = _File.model_validate(yaml.safe_load(path.read_text()))
+    except yaml.YAMLError as error:
+        raise TransformError(f"{path.name} is not YAML: {error}", "correct it") from None
+    except ValidationError as error:
+        raise TransformError(f"{path.name}: {_problems(error, path)}", "correct the entry it names") from None
+    features: list[Feature] = []
+    for entry in file.features:
+        try:
+            features += _family(file.sources, entry)
+        except TransformError as error:
+            raise TransformError(f"{path.name}, feature {entry.name!r}: {error.problem}", error.fix) from None
+    _check_names(features, path.name)
+    return Catalogue(file.sources, [_resolved(feature, features, file.sources, path.name) for feature in features])
+
+
+def _family(sources: dict[str, Source], entry: Entry) -> list[Feature]:
+    source = _one_of(sources, entry.source, "source")
+    if (entry.expression is None) == (entry.aggregate is None):
+        raise TransformError("it has neither or both of aggregate and expression", "give it exactly one of them")
+    if entry.expression is not None and (entry.definition is None or entry.unit is None):
+        raise TransformError("a feature with an expression cannot be put in words", "give it a definition and a unit")
+    combinations = itertools.product(*(_list(part) for part in (entry.entity, entry.measure)), _list(entry.aggregate))
+    windows = [Window.parse(text) if text is not None else None for text in _list(entry.window)]
+    return [
+        _feature(source, entry, str(entity), measure, aggregate, window)
+        for entity, measure, aggregate in combinations
+        for window in windows
+    ]
+
+
+def _feature(
+    source: Source, entry: Entry, entity: str, measure: str | None, aggregate: str | None, window: Window | None
+) -> Feature:
+    who = _one_of(source.entities, entity, "entity")
+    what = _one_of(source.measures, measure, "measure") if measure is not None else None
+    kind = aggregate_of(aggregate) if aggregate is not None else None
+    if kind is not None and kind.measured != (what is not None):
+        raise TransformError(
+            f"the aggregate {aggregate} {'needs a' if kind.measured else 'takes no'} measure",
+            f"name one of {', '.join(source.measures)}" if kind.measured else "leave it out",
+        )
+    if kind is not None and kind.windowed != (window is not None):
+        raise TransformError(
+            f"the aggregate {aggregate} {'needs a' if kind.windowed else 'takes no'} window",
+            'give it one, such as "10 minutes"' if kind.windowed else "leave it out",
+        )
+    unit = (kind.unit if kind else None) or (what.unit if what else "")
+    texts = {
+        "entity": entity,
+        "measure": measure or "",
+        "aggregate": aggregate or "",
+        "window": window.short if window else "",
+    }
+    words = {
+        "about": who.about,
+        "event": source.event,
+        "measure": what.about if what else "",
+        "window": window.text if window else "",
+    }
+    counted = _COUNTED[entry.past] if window is not None else _EVER
+    told = f"{kind.words}, of {{about}}; {counted}." if kind else ""
+    return Feature(
+        name=_filled(entry.name, texts),
+        source=entry.source,
+        table=entry.table or source.table,
+        entity=entity,
+        measure=measure,
+        aggregate=aggregate,
+        window=window.text if window else None,
+        seconds=window.seconds if window else None,
+        past=entry.past,
+        expression=_filled(entry.expression, texts) if entry.expression is not None else None,
+        data_type=kind.data_type if kind else "double",
+        empty=kind.empty if kind else "null",
+        definition=_filled(entry.definition or told, words).strip(),
+        unit=_filled(entry.unit or unit, words),
+        owner=entry.owner,
+    )
+
+
+def _resolved(feature: Feature, features: list[Feature], sources: dict[str, Source], file: str) -> Feature:
+    """The feature with the names in braces of its expression checked and taken out of them."""
+    if feature.expression is None:
+        return feature
+    beside = {other.name for other in features if other.table == feature.table and other.expression is None}
+    known = beside | set(sources[feature.source].measures)
+    for name in _FIELDS.findall(feature.expression):
+        if name not in known:
+            raise TransformError(
+                f"{file}, feature {feature.name!r}: its expression names {name!r}",
+                "name a measure or a feature of the same table that has an aggregate",
+            )
+    return Feature(**{**asdict(feature), "expression": _FIELDS.sub(r"\1", feature.expression)})
+
+
+def _check_names(features: list[Feature], file: str) -> None:
+    seen: set[tuple[str, str]] = set()
+    for feature in features:
+        if not _NAME.fullmatch(feature.name):
+            raise TransformError(
+                f"{file}, feature {feature.name!r}: no name of a column", "use lower case letters, digits and _"
+            )
+        if (feature.table, feature.name) in seen:
+            raise TransformError(
+                f"{file}: {feature.table} has two features named {feature.name!r}",
+                "rename one, or put what tells them apart into the name: {entity}, {measure}, {aggregate}, {window}",
+            )
+        seen.add((feature.table, feature.name))
+
+
+def _filled(template: str, texts: dict[str, str]) -> str:
+    """The template with its known fields filled in; other braces stay."""
+    return _FIELDS.sub(lambda found: texts.get(found[1], found[0]), template)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _one_of(known: dict[str, T], name: str, what: str) -> T:
+    if name not in known:
+        raise TransformError(f"unknown {what} {name!r}", f"use one of {', '.join(known)}")
+    return known[name]
+
+
+def _problems(error: ValidationError, path: Path) -> str:
+    entries = (yaml.safe_load(path.read_text()) or {}).get("features") or []
+    told = []
+    for problem in error.errors():
+        place = list(problem["loc"])
+        if place[:1] == ["features"] and len(place) > 1 and isinstance(place[1], int):
+            entry = entries[place[1]]
+            place[:2] = [f"feature {entry['name']!r}" if isinstance(entry, dict) and "name" in entry else place[1]]
+        told.append(f"{'.'.join(str(part) for part in place)}: {problem['msg']}")
+    return "; ".join(told)

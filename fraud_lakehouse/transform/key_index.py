@@ -1,0 +1,43 @@
+"""Which rows of a mirror hold a key: sorted hashes with row numbers, in few sorted runs of growing size.
+
+A lookup costs a binary search in each run, whatever the number of rows; a row costs 16 bytes. Hashes may collide: who
+asks compares the true keys of the rows found.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+GROWTH = 4  # a run is merged into the one before it once that is less than so many times its size
+
+
+class KeyIndex:
+    """Rows by key hash; rows are only added."""
+
+    def __init__(self) -> None:
+        self._runs: list[pl.DataFrame] = []
+        self.covered = 0
+        """Rows of the mirror that were added or left out, from the first on."""
+
+    def add(self, rows: pl.DataFrame, covered: int) -> None:
+        """Add rows with the columns `hash` (UInt64) and `row` (Int64); `covered` is the mirror's size with them."""
+        self.covered = covered
+        if rows.is_empty():
+            return
+        self._runs.append(rows.sort("hash"))
+        while len(self._runs) > 1 and self._runs[-2].height < GROWTH * self._runs[-1].height:
+            last = self._runs.pop()
+            self._runs[-1] = self._runs[-1].merge_sorted(last, "hash").rechunk()
+
+    def find(self, hashes: pl.Series) -> pl.Series:
+        """Numbers (Int64) of the rows whose key has one of the hashes, each once."""
+        found = [pl.Series("row", [], pl.Int64)]
+        wanted = hashes.unique()
+        for run in self._runs:
+            first = run["hash"].search_sorted(wanted, side="left")
+            end = run["hash"].search_sorted(wanted, side="right")
+            spans = pl.DataFrame({"first": first, "end": end}).filter(pl.col("first") < pl.col("end"))
+            if not spans.is_empty():
+                places = spans.select(pl.int_ranges("first", "end").explode())["first"]
+                found.append(run["row"].gather(places))
+        return pl.concat(found)

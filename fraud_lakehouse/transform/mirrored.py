@@ -1,0 +1,83 @@
+"""What a model asks of a mirror (`seen_rows`, `seen_totals`, `seen_by_key` in SQL), and the relation that answers it.
+
+The relation's name follows from the question alone, so the model's SQL is the same at every build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+from deltalake import DeltaTable
+
+from fraud_lakehouse.transform.handles import Key
+from fraud_lakehouse.transform.mirror import Mirrors, Shape
+from fraud_lakehouse.transform.scan import literal, quoted
+
+SEEN_SCHEMA = "seen"
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """A question of a model.
+
+    `newest`: all rows of the newest version, not only those consumed before. `since`: a column and the SQL of its least
+    value wanted. `by` and `keys`: expressions over the mirror's columns, and the SQL of the keys wanted.
+    """
+
+    consumer: Key
+    upstream: Key
+    shape: Shape
+    newest: bool = False
+    since: tuple[str, str] | None = None
+    by: tuple[str, ...] = ()
+    keys: str = ""
+
+    @staticmethod
+    def of(call: dict[str, Any]) -> Mirrored:
+        """The question of a macro's call."""
+        consumer, upstream = ((call[part][0], call[part][1]) for part in ("consumer", "upstream"))
+        since = (call["since"][0], call["since"][1]) if call.get("since") else None
+        shape = Shape.of(call["shape"])
+        return Mirrored(
+            consumer, upstream, shape, call["newest"], since, tuple(call.get("by", ())), call.get("keys", "")
+        )
+
+    @property
+    def relation(self) -> str:
+        """Name of the relation that answers."""
+        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+        name = f"{'.'.join(self.consumer)} <- {'.'.join(self.upstream)} {digest}"
+        return f"{SEEN_SCHEMA}.{quoted(name)}"
+
+    def answer(
+        self, mirrors: Mirrors, cursor: duckdb.DuckDBPyConnection, table: DeltaTable | None, version: int
+    ) -> None:
+        """Bring the mirror to `version` (-1: no rows) and put the relation in place.
+
+        Args:
+            table: a handle at that version or later; None where there is no such table, whose view is empty then.
+        """
+        if table is None:
+            empty = self.shape.select(f"{quoted(self.upstream[0])}.{quoted(self.upstream[1])}")
+            mirrors.show(self.relation, f"select * from ({empty}) where false")
+            return
+        # totals know one version only, so models that differ in how far they have read have each their own
+        owner = f" of {'.'.join(self.consumer)}" if self.shape.totals else ""
+        mirror, rows = mirrors.at(".".join(self.upstream) + owner, self.shape, table, version)
+        if self.by:
+            mirrors.find(mirror, rows, self.by, self.keys, self.relation)
+            return
+        sql = f"select * from {mirror.relation}{f' where rowid < {rows}' if rows < mirror.rows else ''}"
+        if self.shape.totals:
+            sql = self.shape.fold(mirror.relation)
+        if self.since:
+            column, least = self.since
+            bound = cursor.execute(f"select cast(({least}) as varchar)").fetchone()
+            assert bound is not None
+            sql = f"select * from ({sql}) where " + (
+                f"{quoted(column)} >= {literal(bound[0])}" if bound[0] else "false"
+            )
+        mirrors.show(self.relation, sql)

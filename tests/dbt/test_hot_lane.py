@@ -1,0 +1,173 @@
+"""The hot lane built warm, many times over: mirrors and repeated programs give what one cold build gives."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from deltalake import DeltaTable
+
+from fraud_lakehouse.transform import plugin
+from tests.dbt import cards_oracle
+from tests.dbt.small_lake import Row, SmallLake, assert_same
+from tests.dbt.transactions_oracle import Change, random_log
+
+RESULTS = {
+    ("silver", "card_transactions"): ["trans_num"],
+    ("silver", "card_transactions_late"): ["trans_num"],
+    ("silver", "transactions_ledger"): ["transaction_id", "_lsn", "_seq", "weight"],
+    ("gold", "transaction_features"): ["transaction_id", "_lsn", "_seq"],
+    ("gold", "card_transaction_features"): ["transaction_id"],
+    ("gold", "user_trans_amt_last_360min"): ["trans_num"],
+    ("gold", "user_trans_amt_last_360min_windowed"): ["window_start", "user_id"],
+    ("gold", "alerts"): ["alert_id"],
+}
+
+
+@pytest.fixture
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
+    lake = SmallLake(tmp_path_factory.mktemp("hot") / "lake")
+    yield lake
+    lake.transformer.close()
+
+
+def land(lake: SmallLake, records: list[Row], commits: list[list[Change]]) -> None:
+    """One micro-batch of both sources."""
+    if records:
+        lake.land("card_transactions", records)
+    for table in ("users", "transactions"):
+        if rows := [row for commit in commits for name, row in commit if name == table]:
+            lake.land(table, rows)
+
+
+def restart() -> None:
+    """What another process starts with: no plugin, no mirror."""
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+
+    DuckDBConnectionManager.close_all_connections()
+
+
+def compact(lake: SmallLake) -> None:
+    for layer, table in RESULTS:
+        if lake.lake.exists(layer, table):
+            DeltaTable(lake.lake.uri(layer, table)).optimize.compact()
+
+
+def results(lake: SmallLake) -> dict[tuple[str, str], list[Row]]:
+    """Rows of all tables, without the times of building."""
+    lake.build("replica")
+    return {
+        key: [{name: value for name, value in row.items() if name != "fired_at"} for row in lake.rows(*key)]
+        for key in RESULTS
+    }
+
+
+def newest(rows: list[Row], *key: str) -> list[Row]:
+    """The newest version of each key; versions must be 1, 2, 3 …"""
+    found: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in key), []).append(row)
+    for versions in found.values():
+        assert sorted(row["version"] for row in versions) == list(range(1, len(versions) + 1)), versions
+    last = [max(versions, key=lambda row: row["version"]) for versions in found.values()]
+    return [row for row in last if not row.get("is_deleted")]
+
+
+def test_many_warm_builds_give_what_one_cold_build_gives(lake: SmallLake) -> None:
+    rng = random.Random(4)
+    records = cards_oracle.random_records(4, count=300, partitions=2)
+    log = random_log(4, transactions=80)
+    repeated = 0
+    for number in range(14):
+        some, few = rng.choice([0, 1, 8, 40]), rng.choice([0, 1, 5, 20])
+        land(lake, records[:some], log[:few])
+        records, log = records[some:], log[few:]
+        plugin.calls.clear()
+        lake.build("hot")
+        repeated += not plugin.calls
+        if number in (8, 12):
+            compact(lake)
+        if number == 9:
+            restart()
+    land(lake, records, log)
+    lake.build("hot")
+    warm = results(lake)
+    over = lake.rows("gold", "user_trans_amt_last_360min_versions")
+    windows = lake.rows("gold", "user_trans_amt_last_360min_windowed_versions")
+
+    assert repeated >= 4
+    assert_same(newest(over, "trans_num"), warm["gold", "user_trans_amt_last_360min"], "trans_num")
+    assert_same(
+        newest(windows, "window_start", "user_id"),
+        warm["gold", "user_trans_amt_last_360min_windowed"],
+        "window_start",
+        "user_id",
+    )
+    assert max(row["version"] for row in over) > 1
+    lake.build("hot", full_refresh=True)
+    cold = results(lake)
+    for table, key in RESULTS.items():
+        assert_same(warm[table], cold[table], *key)
+
+
+def test_a_repeated_build_does_what_dbt_does(lake: SmallLake) -> None:
+    records = cards_oracle.random_records(1, count=60, partitions=1)
+    asked = []
+    for number in range(5):
+        land(lake, records[10 * number : 10 * number + 10], [])
+        plugin.calls.clear()
+        result = lake.build("hot")
+        asked.append([(call.operation, call.arguments) for call in plugin.calls])
+        assert result.rows("card_transaction_features") > 0
+    assert asked[2] == asked[1]  # dbt did the same twice
+    assert asked[3:] == [[], []]
+
+    lake.transformer._recorded.clear()
+    lake.transformer._proven.clear()
+    land(lake, records[50:], [])
+    plugin.calls.clear()
+    by_dbt = lake.build("hot")
+    assert [(call.operation, call.arguments) for call in plugin.calls] == asked[2]
+    assert [(node.unique_id, node.status) for node in by_dbt.nodes] == [
+        (node.unique_id, node.status) for node in result.nodes
+    ]
+
+
+def test_a_table_made_anew_is_built_by_dbt_again(lake: SmallLake) -> None:
+    records = cards_oracle.random_records(2, count=60, partitions=1)
+    for number in range(4):
+        land(lake, records[10 * number : 10 * number + 10], [])
+        lake.build("hot")
+    lake.clear()
+    land(lake, records[40:], [])
+    plugin.calls.clear()
+    result = lake.build("hot")
+
+    assert plugin.calls
+    assert result.rows("card_transaction_features") == len(lake.rows("silver", "card_transactions"))
+
+
+def test_a_moved_and_deleted_transaction_closes_its_stored_version(lake: SmallLake) -> None:
+    """Through the mirror of the ledger: the update finds what another build has stored."""
+    rows = [
+        {"transaction_id": number, "user_id": number % 3, "amount": Decimal(number), "_op": "c", "_lsn": 10 + number}
+        | {"_seq": 1, "transaction_date": cards_oracle.START + timedelta(minutes=number)}
+        for number in range(30)
+    ]
+    for start in range(0, 30, 5):
+        lake.land("transactions", rows[start : start + 5])
+        lake.build("hot")
+    lake.land(
+        "transactions", [{**rows[3], "user_id": 1, "_op": "u", "_lsn": 100}, {**rows[4], "_op": "d", "_lsn": 110}]
+    )
+    lake.build("hot")
+
+    closed = {
+        (row["transaction_id"], row["user_id"], row["_op"])
+        for row in lake.rows("silver", "transactions_ledger")
+        if row["weight"] == -1
+    }
+    assert closed == {(3, 0, "u"), (4, 1, "d")}

@@ -1,0 +1,124 @@
+"""What feature vectors of card payments must say: every feature of the catalogue by brute force, one row at a time."""
+
+from __future__ import annotations
+
+import math
+import random
+from datetime import datetime, timedelta
+from typing import Any
+
+from fraud_lakehouse.features.catalogue import Catalogue, Feature
+from tests.dbt import cards_oracle, windows_oracle
+
+Row = dict[str, Any]
+
+
+def random_payments(seed: int, count: int, partitions: int) -> list[Row]:
+    """cards_oracle's records with cards, merchants and categories: half of them over weeks, half within hours."""
+    rng = random.Random(seed)
+    records = cards_oracle.random_records(seed, count, partitions)
+    for number, record in enumerate(records):
+        if (
+            number > 3 * count // 4 and record["_partition"] == 1 and rng.random() < 0.6
+        ):  # which comes later, and is behind the others
+            record["_partition"] = partitions
+        if "trans_date_trans_time" not in record or "merchant" in record:
+            continue
+        moment = datetime.fromisoformat(record["trans_date_trans_time"])
+        passed, sparse = moment - cards_oracle.START, timedelta(seconds=300 * count // 8)
+        spread = 600 * min(passed, sparse) + 3 * max(passed - sparse, timedelta())
+        behind = timedelta(minutes=rng.choice([0, 0, 0, 10, 20, 60]))  # beyond the lateness, often in an open window
+        if record["_partition"] == partitions:
+            behind += timedelta(hours=5)
+        record["trans_date_trans_time"] = (cards_oracle.START + spread - behind).isoformat(" ")
+        record["cc_num"] = rng.choice([record["user_id"] * 10, record["user_id"] * 10, 7, None])
+        record["merchant"] = rng.choice(["one", "two", "three", None])
+        record["category"] = rng.choice(["food", "travel"])
+        if rng.random() < 0.05:
+            record["user_id"] = None
+        if rng.random() < 0.05:
+            record["amt"] = None
+        if rng.random() < 0.02:
+            record["trans_date_trans_time"] = "no time"
+    return records
+
+
+def watermark(rows: list[Row]) -> datetime:
+    """The smallest newest event time of the partitions, less the lateness."""
+    newest: dict[int, datetime] = {}
+    for row in rows:
+        if row["t"] is not None:
+            newest[row["_partition"]] = max(newest.get(row["_partition"], row["t"]), row["t"])
+    partitions = {row["_partition"] for row in rows}
+    assert partitions == newest.keys(), "a partition without any time is not made here"
+    return min(newest.values()) - cards_oracle.LATENESS
+
+
+def vectors(rows: list[Row], catalogue: Catalogue, told: set[str]) -> dict[str, Row]:
+    """The features of each row the watermark has passed, by trans_num; `rows` are those that count.
+
+    A partition that was not known before sets the watermark back, but not behind what has been `told`.
+    """
+    passed = watermark(rows)
+    until = [row["t"] for row in rows if row["trans_num"] in told]
+    passed = max([passed, *(moment + timedelta(microseconds=1) for moment in until)])
+    counted = [row for row in rows if row["t"] is not None and row["t"] < passed]
+    features = catalogue.of_table("card_feature_vectors")
+    return {row["trans_num"]: _vector(row, counted, features, catalogue) for row in counted}
+
+
+def _vector(row: Row, counted: list[Row], features: list[Feature], catalogue: Catalogue) -> Row:
+    entities = catalogue.sources["cards"].entities
+    earlier = {
+        name: [
+            other for other in counted if other["t"] < row["t"] and all(other[key] == row[key] for key in entity.key)
+        ]
+        for name, entity in entities.items()
+        if all(row[key] is not None for key in entity.key)
+    }
+    told: Row = {}
+    for feature in features:
+        if feature.expression is None:
+            told[feature.name] = _measured(feature, row, earlier.get(feature.entity))
+    return told | {feature.name: _derived(feature.name, row["amt"], told) for feature in features if feature.expression}
+
+
+def _measured(feature: Feature, row: Row, earlier: list[Row] | None) -> Any:
+    if earlier is None:
+        return None
+    if feature.seconds is not None:
+        earlier = [other for other in earlier if other["t"] >= row["t"] - timedelta(seconds=feature.seconds)]
+    events = [{"t": other["t"], "x": _value(feature.measure, other)} for other in earlier]
+    return windows_oracle.aggregate(str(feature.aggregate), events, row["t"])
+
+
+def _value(measure: str | None, row: Row) -> Any:
+    if measure == "night":
+        return int(row["t"].hour < 6)
+    if measure == "weekend":
+        return int(row["t"].isoweekday() >= 6)
+    return row[measure] if measure else None
+
+
+def _derived(name: str, amount: float | None, told: Row) -> float | None:
+    entity, _, kind = name.removesuffix("_30d").partition("_amt_")
+    low, high = {
+        "to_mean": (0, "mean"), "to_max": (0, "max"), "to_median": (0, "median"),
+        "z": ("mean", "stddev"), "robust_z": ("median", "mad"),
+    }[kind]  # fmt: skip
+    minus = told[f"{entity}_amt_{low}_30d"] if low else 0.0
+    divisor = told[f"{entity}_amt_{high}_30d"]
+    if amount is None or minus is None or not divisor:
+        return None
+    return (amount - minus) / (divisor * 1.4826 if kind == "robust_z" else divisor)
+
+
+def is_same(found: Row, wanted: Row) -> str | None:
+    """The name of a feature that differs, floats to 1e-9 of their size; None: all are the same."""
+    for name, value in wanted.items():
+        if isinstance(value, float) and found[name] is not None:
+            if not math.isclose(found[name], value, rel_tol=1e-9, abs_tol=1e-9):
+                return f"{name}: {found[name]!r}, not {value!r}"
+        elif found[name] != value:
+            return f"{name}: {found[name]!r}, not {value!r}"
+    return None
