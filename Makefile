@@ -15,7 +15,7 @@ INSTALL := $(if $(shell uv --version 2>/dev/null),uv pip install --quiet --compi
 # Reset, so that a setting of the caller's shell neither hides pytest's skips nor changes what a test sees.
 PYTEST := env -u PYTEST_ADDOPTS $(BIN)/python -m pytest
 
-.PHONY: help demo test lint format docs bench lock clean
+.PHONY: help demo test soak lint format docs bench lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -23,8 +23,11 @@ help: ## Show the targets
 demo: $(READY) ## Run the whole product on embedded PostgreSQL and Kafka; Ctrl-C ends it (DEMO_ARGS="--seconds 60 --no-ui")
 	@exec $(BIN)/fraud-lakehouse demo $(DEMO_ARGS)
 
-test: $(READY) ## Run all tests: unit, dbt, definitions, integration (PYTEST_ARGS="tests/unit -x")
+test: $(READY) ## Run all tests: unit, dbt, definitions, integration, faults (PYTEST_ARGS="tests/unit -x")
 	$(PYTEST) $(PYTEST_ARGS)
+
+soak: $(READY) ## Break the product for as long as asked and print what was found (SOAK_ARGS="--minutes 30 --seed 7")
+	$(BIN)/python -m tests.soak.run $(SOAK_ARGS)
 
 lint: $(READY) ## Check style (ruff) and types (mypy, strict)
 	$(BIN)/ruff check .

@@ -1,0 +1,117 @@
+"""Whether silver is the source, gold what bronze recomputes, and alerts what they were when they fired."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psycopg
+from polars.testing import assert_frame_equal
+from psycopg import sql
+
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform.runner import Transformer
+from tests.soak.bronze_verdict import Verdict
+from tests.soak.ledger import TABLES
+
+_OF_A_RUN = ["fired_at", "known_at", "version"]  # when something was computed, and how often, not what
+_VERSIONED = {
+    "user_trans_amt_last_360min_versions": ["trans_num"],
+    "user_trans_amt_last_360min_windowed_versions": ["window_start", "user_id"],
+    "card_feature_vectors": ["trans_num"],
+}
+"""Tables with a row for each version, by what a version is of: how many there are depends on the builds."""
+_ROUNDED = ["evidence"]  # text with sums of floats, whose last bits follow the order of addition
+
+
+def judge_silver(lake: Lake, dsn: str) -> Verdict:
+    """Compare the replicas with the source's tables, row by row. Nobody may be writing."""
+    verdict = Verdict()
+    for table, columns in TABLES.items():
+        names = sql.SQL(", ").join(map(sql.Identifier, columns))
+        statement = sql.SQL("select {} from {} order by 1").format(names, sql.Identifier(table))
+        with psycopg.connect(dsn) as connection:
+            source = connection.execute(statement).fetchall()
+        replica = pl.read_delta(lake.uri("silver", table)).select(columns).sort(columns[0]).rows()
+        verdict.checked += len(replica)
+        if replica != source:
+            missing, surplus = len(set(source) - set(replica)), len(set(replica) - set(source))
+            told = f"silver/{table} is not the source: {missing} rows are missing or old, {surplus} should not be there"
+            verdict.wrong(told, lost=missing, doubled=surplus)
+    return verdict
+
+
+def judge_gold(lake: Lake, scratch: Path) -> Verdict:
+    """Build silver and gold anew from a copy of bronze and compare every table; `scratch` is removed afterwards."""
+    verdict = Verdict()
+    shutil.copytree(Path(lake.root) / "bronze", scratch / "bronze")
+    fresh = Lake.at(scratch)
+    transformer = Transformer(load_settings(lake=str(scratch), work=str(scratch / "_work"), alert_urls=""))
+    try:
+        transformer.build_lane("all").raise_for_errors()
+    finally:
+        transformer.close()
+    for layer in ("silver", "gold"):
+        for table in fresh.tables(layer):
+            _compare(verdict, f"{layer}/{table}", _content(fresh, layer, table), _content(lake, layer, table))
+    shutil.rmtree(scratch)
+    return verdict
+
+
+def _content(lake: Lake, layer: str, table: str) -> pl.DataFrame:
+    rows = pl.read_delta(lake.uri(layer, table))
+    if key := _VERSIONED.get(table):
+        rows = rows.sort("version").unique(key, keep="last")
+        rows = rows.filter(~pl.col("is_deleted")) if "is_deleted" in rows.columns else rows
+    return rows.drop(_OF_A_RUN + _ROUNDED, strict=False)
+
+
+def _compare(verdict: Verdict, name: str, recomputed: pl.DataFrame, stored: pl.DataFrame) -> None:
+    verdict.checked += stored.height
+    if recomputed.height != stored.height:
+        lost, doubled = max(0, recomputed.height - stored.height), max(0, stored.height - recomputed.height)
+        verdict.wrong(f"{name} has {stored.height} rows, recomputed {recomputed.height}", lost=lost, doubled=doubled)
+        return
+    keys = [column for column, kind in stored.schema.items() if not kind.is_float()]
+    try:
+        assert_frame_equal(
+            stored.select(sorted(stored.columns)).sort(sorted(keys), nulls_last=True),
+            recomputed.select(sorted(stored.columns)).sort(sorted(keys), nulls_last=True),
+            rel_tol=1e-9,
+            abs_tol=1e-9,
+        )
+    except (AssertionError, pl.exceptions.PolarsError) as error:
+        verdict.wrong(f"{name} is not what bronze recomputes: {str(error)[:600]}", lost=1)
+
+
+class AlertBook:
+    """Every alert as it was when it was first seen."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def judge(self, lake: Lake, received: list[dict[str, Any]]) -> Verdict:
+        """No alert may be gone, twice, or other than it was; each must have been received at least once."""
+        verdict = Verdict()
+        if not lake.exists("gold", "alerts"):
+            return verdict
+        frame = pl.read_delta(lake.uri("gold", "alerts"))
+        now = {row["alert_id"]: row for row in frame.iter_rows(named=True)}
+        verdict.checked += frame.height
+        if twice := frame.height - len(now):
+            verdict.wrong(f"{twice} alerts are recorded twice", doubled=twice)
+        if gone := self._seen.keys() - now.keys():
+            verdict.wrong(f"{len(gone)} recorded alerts are gone", lost=len(gone))
+        if other := [one for one, row in self._seen.items() if one in now and now[one] != row]:
+            verdict.wrong(f"{len(other)} alerts changed after they fired, first {other[0]}", lost=len(other))
+        arrived = {message.get("alert_id") for message in received}
+        if silent := now.keys() - arrived:
+            verdict.wrong(f"{len(silent)} alerts never reached the receiver, first {min(silent)}", lost=len(silent))
+        self._seen |= now
+        return verdict

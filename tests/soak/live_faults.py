@@ -1,0 +1,155 @@
+"""Faults of the whole product, running as `fraud-lakehouse live`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.soak import landing_faults
+from tests.soak.live_stand import LiveStand
+from tests.soak.stand import DRAIN_ROWS, Stand
+
+
+@dataclass(frozen=True)
+class LiveFault:
+    """One injection: `kind` for the report's counts."""
+
+    name: str
+    kind: str
+    inject: Callable[[LiveStand], None]
+
+
+def killed_at(point: str) -> LiveFault:
+    """SIGKILL at a failpoint, while both workloads go on."""
+
+    def inject(life: LiveStand) -> None:
+        product = life.live(point)
+        with life.stand.working():
+            product.wait_killed(120)
+        life.killed()
+        life.live()
+
+    return LiveFault(f"live: kill at {point}", "kill -9 at a failpoint", inject)
+
+
+def killed_at_random(life: LiveStand) -> None:
+    """SIGKILL at a time that the seed decides."""
+    product = life.live()
+    with life.stand.working():
+        life.stand.pause(0.5, 3.0)
+        product.kill()
+    life.killed()
+    life.live()
+
+
+def disk_full(life: LiveStand) -> None:
+    """No file may grow any more: the process ends, or goes on when there is space again."""
+    product = life.live()
+    with life.stand.working():
+        life.stand.pause(0.3, 1.0)
+        product.limit_files(life.stand.dice.randint(0, 6_000))
+        life.stand.pause(1.0, 2.0)
+        if product.running:
+            product.limit_files(None)
+    if not product.running:
+        assert product.wait_ended() == 5, product.output
+        life.killed()
+        life.live()
+
+
+def second_writer(life: LiveStand) -> None:
+    """A catch-up is started while live runs, as from another machine: neither sees the other's locks."""
+    product = life.live()
+    with life.stand.working():
+        life.stand.pause(0.2, 0.5)
+    with life.stand.product("catch-up", work="elsewhere", rows=DRAIN_ROWS) as other:
+        code = other.wait_ended(120)
+    assert code == 0 or "another" in other.output, other.output
+    assert product.running, product.output
+
+
+def stopped_past_a_takeover(life: LiveStand) -> None:
+    """SIGSTOP at a random moment; another machine's catch-up does all the work; then SIGCONT."""
+    product = life.live()
+    with life.stand.working():
+        life.stand.pause(0.3, 1.0)
+        product.pause()
+    life.stand.work()
+    with life.stand.product("catch-up", work="elsewhere", rows=DRAIN_ROWS) as other:
+        code = other.wait_ended(120)
+    assert code == 0, other.output
+    life.stand.work()
+    product.resume()
+    with life.stand.working():
+        life.stand.pause(0.5, 1.0)
+    assert product.running, product.output
+
+
+def while_live(disturb: Callable[[Stand], None]) -> Callable[[LiveStand], None]:
+    """A disturbance under which the process must live on."""
+
+    def inject(life: LiveStand) -> None:
+        product = life.live()
+        with life.stand.working():
+            life.stand.pause(0.3, 0.8)
+            disturb(life.stand)
+            life.stand.pause(0.5, 1.0)
+        assert product.running, product.output
+
+    return inject
+
+
+KILLS = [
+    killed_at(point)
+    for point in (
+        "model.card_transaction_features.before_commit",
+        "model.transaction_features.after_commit",
+        "model.alerts.after_commit",
+        "alerts.after_answer",
+    )
+]
+MORE_KILLS = [
+    killed_at(point)
+    for point in (
+        "alerts.before_send",
+        "alerts.after_record",
+        *(
+            f"model.{model}.{where}"
+            for model in (
+                "accounts",
+                "accounts_history",
+                "alerts",
+                "card_transaction_features",
+                "card_transactions",
+                "transaction_anomalies",
+                "transaction_features",
+                "transactions",
+                "transactions_history",
+                "transactions_ledger",
+                "user_avg",
+                "user_trans_amt_last_360min",
+                "user_trans_amt_last_360min_windowed",
+                "users",
+            )
+            for where in ("before_commit", "after_commit", "after_fsync")
+        ),
+    )
+]
+DISTURBANCES = [
+    LiveFault("live: kill at a random time", "kill -9 at a random time", killed_at_random),
+    LiveFault(
+        "live: PostgreSQL immediate stop",
+        "PostgreSQL immediate stop and restart",
+        while_live(landing_faults.postgres_crash),
+    ),
+    LiveFault("live: second writer", "second writer", second_writer),
+    LiveFault("live: stopped past a takeover", "stopped past a takeover", stopped_past_a_takeover),
+]
+MORE_DISTURBANCES = [
+    LiveFault("live: connection half open", "connection half open", while_live(landing_faults.connection_half_open)),
+    LiveFault("live: connection cut", "connection cut", while_live(landing_faults.connection_cut)),
+    LiveFault("live: connection frozen", "connection half open", while_live(landing_faults.connection_frozen)),
+    LiveFault("live: broker frozen", "broker frozen", while_live(landing_faults.broker_frozen)),
+    LiveFault("live: disk full", "disk full", disk_full),
+]
+BROKER_RESTART = LiveFault("live: broker restart", "broker restart", while_live(landing_faults.broker_restart))

@@ -1,0 +1,106 @@
+"""A stand whose product is the whole of it: `fraud-lakehouse live`, dbt models and alerts included."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from fraud_lakehouse.live import Cycle
+from tests.alert_receiver import Receiver
+from tests.soak.bronze_verdict import Verdict
+from tests.soak.derived_verdict import AlertBook, judge_gold, judge_silver
+from tests.soak.product import Product, ProductError
+from tests.soak.stand import DRAIN_ROWS, Stand
+
+
+class LiveStand:
+    """Adds to a stand the live process, which is kept between faults where they allow it; a context manager.
+
+    Args:
+        stand: its alerts go to `receiver`.
+        receiver: started.
+    """
+
+    def __init__(self, stand: Stand, receiver: Receiver) -> None:
+        self.stand = stand
+        self.receiver = receiver
+        self.alerts = AlertBook()
+        self.recoveries: list[float] = []
+        self._live: Product | None = None
+        self._cycle: Cycle | None = None
+        self._killed = False
+
+    def __enter__(self) -> LiveStand:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        if self._cycle is not None:
+            self._cycle.close()
+
+    def live(self, failpoint: str = "") -> Product:
+        """The running process; a new one where there is none, or where a failpoint is to be armed.
+
+        It must land something new, which is timed where it comes after a killed one.
+        """
+        if failpoint:
+            self.end()
+        if self._live is None or not self._live.running:
+            self.stand.work(3)
+            before, began = self._commits(), time.monotonic()
+            self._live = self.stand.product("live", failpoint=failpoint)
+            if not failpoint:
+                self._wait_landing(self._live, before, began)
+        return self._live
+
+    def killed(self) -> None:
+        """Say that the process was killed: the next one recovers."""
+        self._live, self._killed = None, True
+
+    def end(self) -> None:
+        """End the live process in order, if there is one."""
+        live, self._live = self._live, None
+        if live is None or not live.running:
+            return
+        code = live.end()
+        if code != 0:
+            raise ProductError(f"live ended with {code}: {live.output[-2000:]}")
+
+    def settle(self, *, fresh_process: bool = False) -> None:
+        """Catch up, in this process or in a fresh one, while a live process may go on beside."""
+        if fresh_process:
+            with self.stand.product("catch-up", rows=DRAIN_ROWS) as product:
+                if product.wait_ended(300) != 0:
+                    raise ProductError(f"catch-up failed: {product.output[-2000:]}")
+            return
+        if self._cycle is None:
+            self._cycle = Cycle(self.stand.settings)
+        self._cycle.catch_up()
+
+    def judge(self, *, gold: bool) -> Verdict:
+        """Compare everything with the record; the lake must be settled."""
+        verdict = self.stand.judge()
+        if not verdict.clean:
+            return verdict
+        verdict.add(judge_silver(self.stand.lake, self.stand.ledger.dsn))
+        verdict.add(self.alerts.judge(self.stand.lake, self.receiver.received))
+        if gold:
+            scratch = self.stand.home / "recomputed"
+            shutil.rmtree(scratch, ignore_errors=True)
+            verdict.add(judge_gold(self.stand.lake, scratch))
+        return verdict
+
+    def _commits(self) -> int:
+        """Grows with each commit to a bronze table."""
+        logs = Path(self.stand.lake.root).glob("bronze/*/_delta_log")
+        return sum(max((int(entry.stem) for entry in log.glob("*.json")), default=0) for log in logs)
+
+    def _wait_landing(self, live: Product, before: int, began: float) -> None:
+        while self._commits() == before:
+            if not live.running or time.monotonic() - began > 120:
+                raise ProductError(f"nothing was landed after the restart: {live.output[-2000:]}")
+            time.sleep(0.02)
+        if self._killed:
+            self.recoveries.append(time.monotonic() - began)
+            self._killed = False

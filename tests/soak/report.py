@@ -1,0 +1,83 @@
+"""What a soak did and found, in the form of a claim that can be checked."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib.metadata import version
+
+from tests.soak.bronze_verdict import Verdict
+from tests.soak.ledger import Ledger
+
+_PACKAGES = ("deltalake", "polars", "duckdb", "dbt-core", "psycopg", "confluent-kafka")
+
+UNTESTED = (
+    "power loss: kill -9 leaves what the system has in its cache; flushing is tested by itself",
+    "a network that drops packets without a word: the proxy can only freeze or reset connections",
+    "two machines: the other machine is another work folder on this one",
+    "a broker cluster: one node, so no change of leaders",
+    "object stores",
+    "changes of the tables' columns, and a resync that has something to do: their own tests kill those",
+)
+
+
+@dataclass
+class Report:
+    """Counts of one soak; filled while it runs.
+
+    Args:
+        seed: repeats the same workload and the same order of faults; not the same times.
+        postgres, broker: versions.
+    """
+
+    seed: int
+    postgres: str
+    broker: str
+    faults: Counter[str] = field(default_factory=Counter)
+    verdict: Verdict = field(default_factory=Verdict)
+    lives: int = 0
+    transactions: int = 0
+    aborted: int = 0
+    uncertain: int = 0
+    records: int = 0
+    alerts: int = 0
+    seconds: float = 0.0
+    recoveries: list[float] = field(default_factory=list)
+
+    @property
+    def injections(self) -> int:
+        """Faults injected."""
+        return self.faults.total()
+
+    def add_workload(self, ledger: Ledger, records: int, alerts: int) -> None:
+        """Count in the workload of one life."""
+        self.lives += 1
+        self.transactions += len(ledger.committed)
+        self.aborted += ledger.aborted
+        self.uncertain += ledger.uncertain
+        self.records += records
+        self.alerts += alerts
+
+    def text(self) -> str:
+        """The report as it is printed."""
+        found = self.verdict
+        packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+        longest = f"{max(self.recoveries):.1f} s of {len(self.recoveries)}" if self.recoveries else "none measured"
+        lines = [
+            f"runs       {self.lives} lakes, {self.injections} faults, {self.seconds / 60:.0f} min, seed {self.seed}",
+            f"versions   PostgreSQL {self.postgres}; {self.broker}; Python {sys.version.split()[0]}; {packages}",
+            f"machine    {platform.system()} {platform.release()} {platform.machine()}",
+            f"committed  {self.transactions} transactions, {self.records} card records, {self.alerts} alerts",
+            f"besides    {self.aborted} transactions rolled back, {self.uncertain} whose answer was lost",
+            f"checked    {found.checked} rows, alerts and positions",
+            f"lost {found.lost}, doubled {found.doubled}, reordered {found.reordered}",
+            f"longest recovery after a kill of `live`, restart to first new row: {longest}",
+            "faults by kind:",
+            *(f"  {count:5} {kind}" for kind, count in sorted(self.faults.items())),
+            "not tested:",
+            *(f"  - {sentence}" for sentence in UNTESTED),
+            *(f"WRONG: {problem}" for problem in found.problems),
+        ]
+        return "\n".join(lines)

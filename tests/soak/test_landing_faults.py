@@ -1,0 +1,33 @@
+"""Faults while both sources are landed: after each, every committed row is in bronze once and in order.
+
+The tests of `LOG` go on with one lake, so the last of them judges a lake that lived through all of them. The longer
+run is `make soak`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.soak.conftest import SEED
+from tests.soak.landing_faults import LOG, SNAPSHOT, Fault
+from tests.soak.stand import Stand
+
+pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka]
+
+
+@pytest.mark.parametrize("fault", SNAPSHOT, ids=lambda fault: fault.name)
+def test_the_first_snapshot_survives(new_stand: Stand, fault: Fault) -> None:
+    survive(new_stand, fault)
+
+
+@pytest.mark.parametrize("fault", LOG, ids=lambda fault: fault.name)
+def test_landing_survives(stand: Stand, fault: Fault) -> None:
+    survive(stand, fault)
+
+
+def survive(stand: Stand, fault: Fault) -> None:
+    fault.inject(stand)
+    stand.drain()
+    verdict = stand.judge()
+    print(f"seed {SEED}: {fault.name}, {verdict.checked} rows checked")
+    assert verdict.clean, verdict.problems

@@ -1,0 +1,49 @@
+"""Faults of `fraud-lakehouse live`: silver is the source, gold what bronze recomputes, alerts stay as they fired."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.alert_receiver import Receiver
+from tests.soak import landing_faults, live_faults
+from tests.soak.conftest import SEED
+from tests.soak.live_stand import LiveStand
+from tests.soak.servers import Servers
+from tests.soak.stand import Stand
+
+pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka]
+
+ROUNDS = list(zip(live_faults.KILLS, live_faults.DISTURBANCES, strict=True))
+"""Two faults, then a catch-up and a verdict."""
+
+
+@pytest.fixture(scope="module")
+def life(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStand]:
+    with Receiver() as receiver:
+        home: Path = tmp_path_factory.mktemp("live")
+        stand = Stand(servers, home, SEED, batch_rows=500, alert_url=receiver.url)
+        with LiveStand(stand, receiver) as living:
+            living.settle()
+            yield living
+        stand.close()
+
+
+@pytest.mark.parametrize("faults", ROUNDS, ids=lambda faults: " and ".join(fault.name for fault in faults))
+def test_the_product_survives(life: LiveStand, faults: tuple[live_faults.LiveFault, ...]) -> None:
+    for fault in faults:
+        fault.inject(life)
+    life.settle()
+    verdict = life.judge(gold=faults == ROUNDS[-1])
+    print(f"seed {SEED}: {verdict.checked} rows checked, {len(life.alerts)} alerts, recoveries {life.recoveries}")
+    assert verdict.clean, verdict.problems
+    assert len(life.alerts) > 0
+
+
+def test_there_are_enough_injections() -> None:
+    """What CI promises: at least 40 injections, 8 of them into the whole product."""
+    whole = sum(len(faults) for faults in ROUNDS)
+    assert whole >= 8
+    assert whole + len(landing_faults.SNAPSHOT) + len(landing_faults.LOG) >= 40

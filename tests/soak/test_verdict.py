@@ -1,0 +1,180 @@
+"""The judge itself: what it must find in a bronze that was tampered with. No server, no product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import polars as pl
+import pytest
+from deltalake import CommitProperties, Transaction, write_deltalake
+
+from fraud_lakehouse.lake.lake import Lake
+from tests.soak.bronze_verdict import Verdict, judge_cards, judge_ledger, judge_positions
+from tests.soak.cards import CardStream
+from tests.soak.derived_verdict import AlertBook
+from tests.soak.ledger import TABLES, TOTAL, Committed, Event, Ledger
+
+HALF = TOTAL / 2
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def committed() -> list[Committed]:
+    """Two accounts, then three transfers between them, the last with a key that changes."""
+    rows = [Committed(1, {"accounts": [("c", 1, (1, HALF, "long", 1)), ("c", 2, (2, HALF, None, 2))]})]
+    for number in (2, 3, 4):
+        moved = Decimal(number)
+        accounts = [("u", 1, (1, HALF - moved, "long", number)), ("u", 2, (2, HALF + moved, None, number))]
+        if number == 4:
+            accounts += [("d", 2, None), ("u", 9, (9, HALF + moved, None, number))]
+        transfers: list[Event] = [("c", number, (number, 1, 2, moved, number))]
+        rows.append(Committed(number, {"accounts": accounts, "transfers": transfers}))
+    return rows
+
+
+def bronze(transactions: list[Committed]) -> dict[str, list[dict[str, Any]]]:
+    """What the product would land: the first transaction as snapshot, the note of account 1 never sent again."""
+    tables: dict[str, list[dict[str, Any]]] = {table: [] for table in TABLES}
+    for transaction in transactions:
+        sequence = 0
+        for table, events in transaction.events.items():
+            for op, key, row in events:
+                sequence += 1
+                values = dict(zip(TABLES[table], row or (key, *[None] * 9), strict=False))
+                place = {"_op": op, "_lsn": 100 * transaction.number, "_seq": sequence, "_unchanged": None}
+                if transaction.number == 1:
+                    place["_op"] = "r"
+                elif values.get("note") == "long":
+                    values["note"], place["_unchanged"] = None, '["note"]'
+                at = AT + timedelta(seconds=transaction.number)
+                tables[table].append({**values, **place, "_ingested_at": at})
+    return tables
+
+
+SCHEMA: dict[str, Any] = {"balance": pl.Decimal(14, 2), "amount": pl.Decimal(14, 2), "note": pl.String}
+SCHEMA |= {"_unchanged": pl.String, "_op": pl.String, "name": pl.String, "email": pl.String}
+
+
+def judged(home: Path, tamper: Callable[[dict[str, list[dict[str, Any]]]], None]) -> Verdict:
+    tables = bronze(committed())
+    tamper(tables)
+    for table, rows in tables.items():
+        columns = [*TABLES[table], "_op", "_lsn", "_seq", "_unchanged", "_ingested_at"]
+        kinds = {name: SCHEMA.get(name, pl.Int64) for name in columns} | {"_ingested_at": pl.Datetime("us", "UTC")}
+        write_deltalake(str(home / "bronze" / table), pl.DataFrame(rows, schema=kinds))
+    ledger = SimpleNamespace(committed=committed())
+    return judge_ledger(Lake.at(home), cast("Ledger", ledger))
+
+
+def test_what_was_committed_passes(tmp_path: Path) -> None:
+    verdict = judged(tmp_path, lambda tables: None)
+    assert verdict.clean, verdict.problems
+    assert verdict.checked == 2 + 8 + 3
+
+
+def stated_again(tables: dict[str, list[dict[str, Any]]], balance: Decimal) -> dict[str, Any]:
+    """The row of account 1 as a resync writes it."""
+    last = tables["accounts"][-4]
+    assert last["id"] == 1
+    return {**last, "balance": balance, "note": "long", "_op": "r", "_lsn": 900, "_unchanged": None}
+
+
+def test_a_resync_may_state_a_row_again(tmp_path: Path) -> None:
+    def restate(tables: dict[str, list[dict[str, Any]]]) -> None:
+        tables["accounts"].append(stated_again(tables, HALF - 4))
+
+    assert judged(tmp_path, restate).clean
+
+
+def swap(rows: list[dict[str, Any]]) -> None:
+    first, second = rows[2], rows[4]
+    for name in ("_lsn", "_seq"):
+        first[name], second[name] = second[name], first[name]
+
+
+@pytest.mark.parametrize(
+    "tamper, finds",
+    [
+        (lambda tables: tables["transfers"].pop(1), "lost"),
+        (lambda tables: tables["accounts"].pop(), "lost"),
+        (lambda tables: tables["transfers"].append(tables["transfers"][1]), "doubled"),
+        (lambda tables: tables["transfers"].append({**tables["transfers"][1], "_seq": 9}), "doubled"),
+        (lambda tables: tables["transfers"].append({**tables["transfers"][1], "id": 99, "_seq": 9}), "doubled"),
+        (lambda tables: tables["transfers"][1].update(amount=Decimal(77)), "lost"),
+        (lambda tables: tables["accounts"][2].update(_unchanged=None), "lost"),
+        (lambda tables: swap(tables["accounts"]), "reordered"),
+        (lambda tables: tables["transfers"][1].update(_lsn=301), "reordered"),
+        (lambda tables: tables["transfers"][1].update(_ingested_at=AT + timedelta(days=1)), "reordered"),
+        (lambda tables: tables["accounts"][0].update(balance=HALF - 1), None),
+        (lambda tables: tables["accounts"].append(stated_again(tables, HALF - 8)), "doubled"),
+    ],
+)
+def test_what_was_tampered_with_is_found(
+    tmp_path: Path, tamper: Callable[[dict[str, list[dict[str, Any]]]], None], finds: str | None
+) -> None:
+    verdict = judged(tmp_path, tamper)
+    assert not verdict.clean
+    assert finds is None or getattr(verdict, finds) > 0, verdict
+
+
+@pytest.mark.parametrize(
+    "landed, finds",
+    [
+        ([(0, 0, "a"), (0, 1, "b")], None),
+        ([(0, 0, "a")], "lost"),
+        ([(0, 0, "a"), (0, 1, "b"), (0, 1, "b")], "doubled"),
+        ([(0, 0, "a"), (0, 1, "b"), (0, 2, "c")], "doubled"),
+        ([(0, 0, "b"), (0, 1, "a")], "lost"),
+    ],
+)
+def test_card_records(tmp_path: Path, landed: list[tuple[int, int, str]], finds: str | None) -> None:
+    rows = [
+        {"_topic": "t", "_partition": p, "_offset": o, "trans_num": n, "_raw": None, "_ingested_at": AT}
+        for p, o, n in landed
+    ]
+    kinds = {"_topic": pl.String, "_partition": pl.Int32, "_offset": pl.Int64, "trans_num": pl.String}
+    kinds |= {"_raw": pl.Binary, "_ingested_at": pl.Datetime("us", "UTC")}
+    write_deltalake(str(tmp_path / "bronze" / "card_transactions"), pl.DataFrame(rows, schema=kinds))
+    cards = SimpleNamespace(topic="t", published={(0, 0): b'"a"', (0, 1): b'"b"'})
+    verdict = judge_cards(Lake.at(tmp_path), cast("CardStream", cards))
+    assert verdict.clean == (finds is None)
+    assert finds is None or getattr(verdict, finds) > 0
+
+
+def test_a_position_that_goes_back(tmp_path: Path) -> None:
+    known: dict[tuple[str, str], tuple[int, int]] = {}
+    for position in (5, 7, 6):
+        properties = CommitProperties(app_transactions=[Transaction("pg:1:s", position)])
+        table = str(tmp_path / "control" / "batches")
+        write_deltalake(table, pl.DataFrame({"n": [1]}), mode="append", commit_properties=properties)
+    told = ["control/batches version 2: pg:1:s went from 7 back to 6"]
+    assert judge_positions(Lake.at(tmp_path), known).problems == told
+    assert judge_positions(Lake.at(tmp_path), known).checked == 0
+
+
+@pytest.mark.parametrize(
+    "later, received, finds",
+    [
+        ([("a", 1.0), ("b", 2.0)], ["a", "b"], None),
+        ([("b", 2.0)], ["a", "b"], "lost"),
+        ([("a", 1.0), ("a", 1.0)], ["a"], "doubled"),
+        ([("a", 3.0)], ["a"], "lost"),
+        ([("a", 1.0), ("b", 2.0)], ["a"], "lost"),
+    ],
+)
+def test_alerts(tmp_path: Path, later: list[tuple[str, float]], received: list[str], finds: str | None) -> None:
+    lake, book = Lake.at(tmp_path), AlertBook()
+
+    def judge(alerts: list[tuple[str, float]], arrived: list[str]) -> Verdict:
+        frame = pl.DataFrame(alerts, schema={"alert_id": pl.String, "score": pl.Float64}, orient="row")
+        write_deltalake(lake.uri("gold", "alerts"), frame, mode="overwrite")
+        return book.judge(lake, [{"alert_id": one} for one in arrived])
+
+    assert judge([("a", 1.0)], ["a"]).clean
+    verdict = judge(later, received)
+    assert verdict.clean == (finds is None)
+    assert finds is None or getattr(verdict, finds) > 0
