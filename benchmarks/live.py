@@ -1,7 +1,11 @@
-"""Seconds from the source's commit to the recorded alert, of `fraud-lakehouse live` on embedded servers.
+"""Seconds from the source's commit to the alert, recorded and delivered, with everything on this machine.
 
-Beside it the floor, measured in the same run: one dbt build of the hot lane that finds nothing new, and one Delta
-commit of a single row. Dagster does not run here.
+Embedded PostgreSQL and Kafka, the generators, an HTTP receiver of alerts, and either Dagster (code server, webserver,
+daemon, whose sensor starts the live run) or, with --no-dagster, `fraud-lakehouse live` alone. Beside the figures the
+floor, measured in the same run: one dbt build of the hot lane that finds nothing new, and one Delta commit of a row.
+
+--kill kills the process that runs the cycle (-9) half way: then the longest time without an alert is the figure.
+--idle SECONDS measures the processor time of the cycle without data afterwards.
 """
 
 from __future__ import annotations
@@ -15,24 +19,31 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import polars as pl
+import psutil
 
 from fraud_lakehouse.demo.generate import run_generators
+from fraud_lakehouse.demo.interface import DagsterServices
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from fraud_lakehouse.demo.services import Watchdog
 from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.runner import Transformer
 
-WARM_UP_SECONDS = 15.0
+WARM_UP_SECONDS = 20.0
+START_SECONDS = 180.0
 
 
-def median_seconds(action: object, times: int = 5) -> float:
+def median_seconds(action: Callable[[], object], times: int = 5) -> float:
     """Median time of a call, after one that is not counted."""
-    assert callable(action)
     action()
     taken = []
     for _ in range(times):
@@ -52,39 +63,123 @@ def floor(settings: Settings) -> dict[str, float]:
     return {"empty_build_seconds": round(build, 3), "delta_commit_seconds": round(commit, 3)}
 
 
-def measure(settings: Settings, rate: float, seconds: float) -> dict[str, float]:
-    """Percentiles of fired_at - source_committed_at over the alerts of `seconds` at `rate` rows a second."""
-    stop = threading.Event()
-    generators = threading.Thread(target=run_generators, args=(settings, rate / 2, stop))
-    environment = os.environ | {
-        "FRAUD_LAKE": settings.lake,
-        "FRAUD_POSTGRES_DSN": settings.postgres_dsn.get_secret_value() if settings.postgres_dsn else "",
-        "FRAUD_KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers or "",
-        "FRAUD_ALERT_URLS": "",
-    }
-    generators.start()
-    time.sleep(1.0)  # tables and topic exist by then; nothing is measured yet
-    command = [sys.executable, "-m", "fraud_lakehouse.cli", "live"]
-    live = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    began = time.time() + WARM_UP_SECONDS
-    time.sleep(WARM_UP_SECONDS + seconds)
-    stop.set()
-    generators.join()
-    live.send_signal(signal.SIGTERM)
-    if live.wait(60) != 0:
-        sys.exit("live failed")
-    alerts = pl.read_delta(f"{settings.lake}/gold/alerts").with_columns(
-        ((pl.col("fired_at") - pl.col("source_committed_at")).dt.total_microseconds() / 1e6).alias("seconds")
-    )
-    late = alerts.filter(pl.col("source_committed_at").dt.epoch("s") >= began)["seconds"]
-    if late.is_empty():
+class Receiver(BaseHTTPRequestHandler):
+    """Takes alerts and forgets them."""
+
+    def do_POST(self) -> None:
+        """Say yes."""
+        self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """No line for each alert."""
+
+
+@contextmanager
+def receiver() -> Iterator[str]:
+    """An HTTP server that takes alerts; its Apprise URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
+    thread.start()
+    yield f"json://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def cycle(settings: Settings, home: Path, *, dagster: bool) -> Iterator[None]:
+    """The live cycle running, and stopped afterwards."""
+    environment = {**os.environ, **settings.environment()}
+    if not dagster:
+        command = [sys.executable, "-m", "fraud_lakehouse.cli", "live"]
+        live = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        yield
+        live.send_signal(signal.SIGTERM)
+        live.wait(60)
+        return
+    guard = Watchdog()
+    services = DagsterServices(home, environment, nice=False)
+    services.start(guard, threading.Event())
+    yield
+    services.stop()
+    guard.close()
+
+
+def cycle_process(settings: Settings) -> psutil.Process | None:
+    """The process that holds the lake's live turn."""
+    try:
+        return psutil.Process(int((settings.work_dir / "live.lock").read_text().strip() or 0))
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return None
+
+
+def wait_for_cycle(settings: Settings, other_than: int = 0) -> psutil.Process:
+    """The process of the cycle, once there is one other than a given pid."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if (found := cycle_process(settings)) is not None and found.pid != other_than:
+            return found
+        time.sleep(0.1)
+    sys.exit("no live cycle came up")
+
+
+def seconds_of(settings: Settings, since: datetime) -> dict[str, float]:
+    """Percentiles of the alerts whose source committed after `since`."""
+    alerts = pl.read_delta(f"{settings.lake}/gold/alerts").filter(pl.col("source_committed_at") >= since)
+    if alerts.is_empty():
         sys.exit("no alert fired in the time measured: use more --seconds")
+    sent = pl.read_delta(f"{settings.lake}/gold/alert_deliveries").filter(pl.col("status") != "failed")
+    first = sent.group_by("alert_id").agg(pl.col("attempted_at").min())
+    told = alerts.join(first, on="alert_id")
+    recorded = (alerts["fired_at"] - alerts["source_committed_at"]).dt.total_microseconds() / 1e6
+    delivered = (told["attempted_at"] - told["fired_at"]).dt.total_microseconds() / 1e6
+    times = alerts["fired_at"].sort()
     return {
-        "rate": rate,
-        "alerts": late.len(),
-        "p50_seconds": round(float(late.quantile(0.5) or 0), 2),
-        "p99_seconds": round(float(late.quantile(0.99) or 0), 2),
+        "alerts": alerts.height,
+        "undelivered": alerts.height - told.height,
+        "p50_seconds": round(float(recorded.quantile(0.5) or 0), 2),
+        "p99_seconds": round(float(recorded.quantile(0.99) or 0), 2),
+        "longest_seconds": round(float(recorded.max() or 0), 2),
+        "delivered_p99_seconds_more": round(float(delivered.quantile(0.99) or 0), 2),
+        "longest_silence_seconds": round(float((times.diff().dt.total_microseconds().max() or 0) / 1e6), 1),
     }
+
+
+def measure(settings: Settings, home: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Percentiles over the alerts of `--seconds` at `--rate` rows a second, after a warm-up."""
+    stop = threading.Event()
+    generators = threading.Thread(target=run_generators, args=(settings, options.rate / 2, stop))
+    with cycle(settings, home, dagster=options.dagster):
+        generators.start()
+        running = wait_for_cycle(settings)
+        time.sleep(WARM_UP_SECONDS)
+        began, memory = datetime.now(UTC), running.memory_info().rss
+        if options.kill:
+            time.sleep(options.seconds / 2)
+            running.kill()
+            running = wait_for_cycle(settings, running.pid)
+            time.sleep(options.seconds / 2)
+        else:
+            time.sleep(options.seconds)
+        figures: dict[str, float] = {"rate": options.rate, "cycle_mb": round(running.memory_info().rss / 1e6)}
+        figures["cycle_growth_percent"] = round(100 * (running.memory_info().rss / memory - 1), 1)
+        stop.set()
+        generators.join()
+        time.sleep(5)  # the last alerts are delivered
+        if options.idle:
+            figures["idle_cpu_percent"] = idle(running, options.idle)
+    return figures | seconds_of(settings, began)
+
+
+def idle(process: psutil.Process, seconds: float) -> float:
+    """Percent of one core that the cycle and the process beside it use without data."""
+    time.sleep(30)
+    family = [process, *process.children(recursive=True)]
+    before = sum(sum(one.cpu_times()[:2]) for one in family)
+    time.sleep(seconds)
+    after = sum(sum(one.cpu_times()[:2]) for one in family)
+    return round(100 * (after - before) / seconds, 1)
 
 
 def main() -> None:
@@ -92,26 +187,33 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rate", type=float, default=50.0, help="rows a second, both sources together")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--dagster", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--kill", action="store_true", help="kill -9 the cycle half way")
+    parser.add_argument("--idle", type=float, default=0.0, help="seconds without data to measure afterwards")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, receiver() as url:
         home = Path(folder)
         with EmbeddedPostgres(home) as postgres, EmbeddedKafka(home / "kafka") as kafka:
             dsn = postgres.create_database("bench")
             kafka.create_topic("transaction", 1)
             settings = load_settings(
-                lake=str(home / "lake"), postgres_dsn=dsn, kafka_bootstrap_servers=kafka.bootstrap, alert_urls=""
+                lake=str(home / "lake"), postgres_dsn=dsn, kafka_bootstrap_servers=kafka.bootstrap, alert_urls=url
             )
-            figures = measure(settings, options.rate, options.seconds) | floor(settings)
+            figures = measure(settings, home, options) | floor(settings)
     figures["load_average"] = round(os.getloadavg()[0], 1)
     if options.json:
         print(json.dumps(figures))
-    else:
-        print(
-            f"source commit to recorded alert at {options.rate:g} rows a second: p50 {figures['p50_seconds']} s,"
-            f" p99 {figures['p99_seconds']} s over {figures['alerts']} alerts (empty warm build"
-            f" {figures['empty_build_seconds']} s, Delta commit {figures['delta_commit_seconds']} s;"
-            f" load {figures['load_average']})"
-        )
+        return
+    print(
+        f"source commit to recorded alert at {options.rate:g} rows a second: p50 {figures['p50_seconds']} s,"
+        f" p99 {figures['p99_seconds']} s, longest {figures['longest_seconds']} s over {figures['alerts']} alerts;"
+        f" delivered {figures['delivered_p99_seconds_more']} s later (p99), {figures['undelivered']} not;"
+        f" longest silence {figures['longest_silence_seconds']} s; the cycle's process {figures['cycle_mb']} MB,"
+        f" {figures['cycle_growth_percent']:+} % since the warm-up"
+        + (f"; idle {figures['idle_cpu_percent']} % of a core" if options.idle else "")
+        + f" (empty warm build {figures['empty_build_seconds']} s, Delta commit {figures['delta_commit_seconds']} s;"
+        f" load {figures['load_average']})"
+    )
 
 
 if __name__ == "__main__":
