@@ -8,7 +8,7 @@ from contextlib import closing
 
 from psycopg import errors, pq, sql
 
-from fraud_lakehouse.capture.postgres_connection import PostgresConnector, wait_results
+from fraud_lakehouse.capture.postgres_connection import PostgresConnector, end_copy, wait_results
 
 
 def acknowledge(connector: PostgresConnector, slot: str, publications: str, lsn: int) -> None:
@@ -38,6 +38,4 @@ def acknowledge(connector: PostgresConnector, slot: str, publications: str, lsn:
                 raw.flush()
                 select.select([raw.socket], [], [], 0.2)
                 raw.consume_input()
-        while (ended := raw.get_result()) is not None:
-            if ended.status == pq.ExecStatus.FATAL_ERROR:
-                raise errors.error_from_result(ended, encoding="utf-8")
+        end_copy(walsender)

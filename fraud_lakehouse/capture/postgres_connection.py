@@ -206,6 +206,17 @@ def wait_results(connection: psycopg.Connection[Any], timeout: float | None = No
     return results
 
 
+def end_copy(connection: psycopg.Connection[Any]) -> None:
+    """Read what the server says after the last row of a COPY; get_result() alone waits with the interpreter's lock held.
+
+    Raises:
+        psycopg.Error: the COPY failed, by its SQLSTATE; psycopg.OperationalError: the connection broke.
+    """
+    while (ended := _next_result(connection, None)) is not None:
+        if ended.status == pq.ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(ended, encoding="utf-8")
+
+
 def _next_result(connection: psycopg.Connection[Any], deadline: float | None) -> pq.abc.PGresult | None:
     raw = connection.pgconn
     while raw.flush():

@@ -13,6 +13,7 @@ from psycopg import errors, pq, sql
 from fraud_lakehouse.capture.field_limit import check_line
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_columns import SourceColumn
+from fraud_lakehouse.capture.postgres_connection import end_copy
 from fraud_lakehouse.capture.postgres_types import ColumnType
 
 _ESCAPES = {r"\\": "\\", r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\b": "\b", r"\f": "\f", r"\v": "\v"}
@@ -62,9 +63,7 @@ def copy_lines(
         if rows >= max_rows or len(lines) >= max_bytes:
             yield bytes(lines)
             lines, rows = bytearray(), 0
-    while (ended := raw.get_result()) is not None:
-        if ended.status == pq.ExecStatus.FATAL_ERROR:
-            raise errors.error_from_result(ended, encoding="utf-8")
+    end_copy(reader)
     if lines:
         yield bytes(lines)
 
