@@ -207,7 +207,7 @@ def wait_results(connection: psycopg.Connection[Any], timeout: float | None = No
 
 
 def end_copy(connection: psycopg.Connection[Any]) -> None:
-    """Read what the server says after the last row of a COPY; get_result() alone waits with the interpreter's lock held.
+    """Read what the server says after a COPY's last row; get_result() alone waits with the interpreter's lock held.
 
     Raises:
         psycopg.Error: the COPY failed, by its SQLSTATE; psycopg.OperationalError: the connection broke.
