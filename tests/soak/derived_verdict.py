@@ -96,6 +96,14 @@ class AlertBook:
     def __len__(self) -> int:
         return len(self._seen)
 
+    @staticmethod
+    def silent(lake: Lake, received: list[dict[str, Any]]) -> set[str]:
+        """Recorded alerts that the receiver has not got yet."""
+        if not lake.exists("gold", "alerts"):
+            return set()
+        recorded = pl.read_delta(lake.uri("gold", "alerts"))["alert_id"].to_list()
+        return set(recorded) - {str(message.get("alert_id")) for message in received}
+
     def judge(self, lake: Lake, received: list[dict[str, Any]]) -> Verdict:
         """No alert may be gone, twice, or other than it was; each must have been received at least once."""
         verdict = Verdict()
