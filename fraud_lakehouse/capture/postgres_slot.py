@@ -22,6 +22,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceIdentityError,
 )
 from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.sql_text import quoted
 
 _T = TypeVar("_T")
 _RESYNC = "run `fraud-lakehouse resync`: it makes the slot anew and lands what the lake lacks; no row is removed"
@@ -281,11 +282,6 @@ class ReplicationSlot:
             f"creating replication slot {self.name} waited {timeout:.0f} s for open transactions to end{who}",
             "end that transaction (commit it, or select pg_terminate_backend(pid)) and try again",
         )
-
-
-def quoted(name: str) -> str:
-    """A name in double quotes, as identifiers are quoted."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _lsn_or_none(lsn: int | None) -> str:

@@ -100,7 +100,7 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
         progress.backfilled()
         progress.start()
         with ExitStack() as children:
-            env = _environment(settings)
+            env = {**os.environ, **settings.environment()}
             generators = _generators(home, rate, begin, env)
             children.callback(generators.stop)
             generators.start(guard)
@@ -195,21 +195,6 @@ def _describe(home: Path, settings: Settings) -> None:
 def _dsn(settings: Settings) -> str:
     assert settings.postgres_dsn is not None
     return settings.postgres_dsn.get_secret_value()
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """Our environment with the demo's settings in it, for child processes."""
-    own = {
-        "FRAUD_LAKE": settings.lake,
-        "FRAUD_WORK": str(settings.work_dir),
-        "FRAUD_POSTGRES_DSN": _dsn(settings),
-        "FRAUD_POSTGRES_TABLES": "",
-        "FRAUD_KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers or "",
-        "FRAUD_KAFKA_TOPIC": settings.kafka_topic,
-        "FRAUD_KAFKA_CONFIG_FILE": "",
-        "FRAUD_UPDATE_DELAY": "",
-    }
-    return {**os.environ, **own}
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from fraud_lakehouse.sql_text import literal, quoted
+
 EVENT_COLUMNS = ("_op", "_lsn", "_seq", "_committed_at", "_unchanged", "_text")
 
 
@@ -64,8 +66,8 @@ def write_differences(
     query = _Query(schema, key)
     pl.DataFrame(schema=dict(bronze_schema)).write_parquet(folder / "columns.parquet")
     with duckdb.connect() as engine:
-        engine.execute(f"set memory_limit = {_literal(memory)}")
-        engine.execute(f"set temp_directory = {_literal(str(folder / 'spill'))}")
+        engine.execute(f"set memory_limit = {literal(memory)}")
+        engine.execute(f"set temp_directory = {literal(str(folder / 'spill'))}")
         engine.execute("set preserve_insertion_order = false")
         engine.execute("set timezone = 'UTC'")
         files = [str(folder / "columns.parquet"), *bronze]
@@ -79,7 +81,7 @@ def write_differences(
         assert rows is not None
         path = folder / "differences.parquet"
         options = "format parquet, compression zstd, row_group_size 100000"
-        engine.execute(f"copy ({query.rows(taken_at)}) to {_literal(str(path))} ({options})")
+        engine.execute(f"copy ({query.rows(taken_at)}) to {literal(str(path))} ({options})")
     return Differences(path, rows[0], counted.get("new", 0), counted.get("changed", 0), counted.get("gone", 0))
 
 
@@ -149,10 +151,10 @@ class _Query:
 
     def rows(self, taken_at: datetime) -> str:
         """The differences as events under the source's names."""
-        whole = ", ".join(f"{column} as {_quoted(name)}" for name, column in self._inside.items())
+        whole = ", ".join(f"{column} as {quoted(name)}" for name, column in self._inside.items())
         gone = ", ".join(column if name in self._key else f"null as {column}" for name, column in self._inside.items())
         unheld = " or ".join(f"{self._inside[name]} is null" for name in self._key)
-        moment = f"timestamptz {_literal(taken_at.astimezone(UTC).isoformat())}"
+        moment = f"timestamptz {literal(taken_at.astimezone(UTC).isoformat())}"
         events = (
             f"select {whole}, 'r' as _op, cast(null as varchar) as _unchanged, beside as _text"
             f" from snapshot semi join found using ({self._keys})"
@@ -164,16 +166,16 @@ class _Query:
         return f"select *, {moment} as _committed_at from ({events})"
 
     def _renamed(self) -> str:
-        own = [f"{_quoted(name)} as {column}" for name, column in self._inside.items()]
+        own = [f"{quoted(name)} as {column}" for name, column in self._inside.items()]
         keys = [f"{self._comparable(name)} as k{number}" for number, name in enumerate(self._key)]
         return ", ".join([*own, *keys, "_op as op", "_unchanged as unchanged", "_text as beside"])
 
     def _comparable(self, name: str) -> str:
-        kind, column = self._schema[name], _quoted(name)
+        kind, column = self._schema[name], quoted(name)
         if kind.is_integer() or kind in (pl.String(), pl.Boolean()):
             return column
         pointer = "/" + name.replace("~", "~0").replace("/", "~1")
-        return f"coalesce(cast({column} as varchar), json_extract_string(_text, {_literal(pointer)}))"
+        return f"coalesce(cast({column} as varchar), json_extract_string(_text, {literal(pointer)}))"
 
     def _differs(self, name: str) -> str:
         column = self._inside[name]
@@ -184,16 +186,8 @@ class _Query:
         )
 
     def _left_out(self, name: str, prefix: str) -> str:
-        return f"coalesce(json_contains({prefix}unchanged, {_literal(json.dumps(name))}), false)"
+        return f"coalesce(json_contains({prefix}unchanged, {literal(json.dumps(name))}), false)"
 
 
 def _files(paths: Sequence[str]) -> str:
-    return f"read_parquet([{', '.join(_literal(path) for path in paths)}], union_by_name = true)"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return f"read_parquet([{', '.join(literal(path) for path in paths)}], union_by_name = true)"

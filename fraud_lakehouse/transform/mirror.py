@@ -16,10 +16,11 @@ from deltalake import DeltaTable
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.lake import data_files, table_root
+from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform.changes import added_files
 from fraud_lakehouse.transform.handles import Mark, log_mark
 from fraud_lakehouse.transform.key_index import KeyIndex
-from fraud_lakehouse.transform.scan import columns, empty_sql, files_sql, quoted
+from fraud_lakehouse.transform.scan import columns, empty_sql, files_sql
 
 SCHEMA = "mirrors"
 ROW_NUMBERS = "mirror_row_numbers"

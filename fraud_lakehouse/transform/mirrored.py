@@ -12,9 +12,9 @@ from typing import Any
 import duckdb
 from deltalake import DeltaTable
 
+from fraud_lakehouse.sql_text import literal, quoted
 from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.mirror import Mirrors, Shape
-from fraud_lakehouse.transform.scan import literal, quoted
 
 SEEN_SCHEMA = "seen"
 

@@ -17,13 +17,14 @@ from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.mirror import Mirrors
 from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
 from fraud_lakehouse.transform.program import Call
-from fraud_lakehouse.transform.scan import empty_sql, files_sql, quoted, snapshot_sql
+from fraud_lakehouse.transform.scan import empty_sql, files_sql, snapshot_sql
 
 NEW_ROWS_SCHEMA = "new_rows"
 MOST_EMPTY_BUILDS = 64  # versions an empty result may lie behind before its position is committed alone

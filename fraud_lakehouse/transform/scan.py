@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from deltalake import DeltaTable
 
 from fraud_lakehouse.lake.lake import data_files
+from fraud_lakehouse.sql_text import literal, quoted
 
 _DUCKDB_TYPES = {
     "string": "varchar",
@@ -24,16 +25,6 @@ _DUCKDB_TYPES = {
     "timestamp": "timestamptz",
     "timestamp_ntz": "timestamp",
 }
-
-
-def quoted(name: str) -> str:
-    """An SQL identifier, quoted."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """An SQL string literal."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def columns(table: DeltaTable) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 from deltalake import (
@@ -29,7 +29,7 @@ from fraud_lakehouse.lake.durable import sync_versions
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import table_root
 from fraud_lakehouse.lake.refusal import is_refused
-from fraud_lakehouse.transform.scan import quoted
+from fraud_lakehouse.sql_text import quoted
 
 if TYPE_CHECKING:
     from fraud_lakehouse.lake.lake import Lake
@@ -124,32 +124,19 @@ def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:
     return DeltaTable.create(lake.uri(*plan.consumer), nullable, configuration=configuration)
 
 
-def _commit(plan: Plan, target: DeltaTable, data: pa.RecordBatchReader, mode: str) -> None:
-    positions, hooks = plan.transactions(), _hooks(target)
+def _commit(plan: Plan, target: DeltaTable, data: pa.RecordBatchReader, mode: Literal["append", "overwrite"]) -> None:
+    # An overwrite rebased over a compaction keeps the compacted rows (deltalake 1.6.6): never rebase it.
+    retries = None if mode == "append" else 0
     with _committing(plan):
-        if mode == "append":
-            commit = CommitProperties(app_transactions=positions)
-            write_deltalake(
-                target,
-                data,
-                mode="append",
-                schema_mode="merge",
-                commit_properties=commit,
-                post_commithook_properties=hooks,
-                writer_properties=_parquet(data.schema),
-            )
-        else:
-            # An overwrite rebased over a compaction keeps the compacted rows (deltalake 1.6.6): never rebase it.
-            commit = CommitProperties(app_transactions=positions, max_commit_retries=0)
-            write_deltalake(
-                target,
-                data,
-                mode="overwrite",
-                schema_mode="overwrite",
-                commit_properties=commit,
-                post_commithook_properties=hooks,
-                writer_properties=_parquet(data.schema),
-            )
+        write_deltalake(
+            target,
+            data,
+            mode=mode,
+            schema_mode="merge" if mode == "append" else "overwrite",
+            commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=retries),
+            post_commithook_properties=_hooks(target),
+            writer_properties=_parquet(data.schema),
+        )
 
 
 @contextmanager

@@ -18,12 +18,6 @@ def shared_lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     lake.transformer.close()
 
 
-@pytest.fixture
-def lake(shared_lake: SmallLake) -> SmallLake:
-    shared_lake.clear()
-    return shared_lake
-
-
 def landings(records: list[Row], rng: random.Random) -> Iterator[list[Row]]:
     """The records in commits; each takes some partitions only, so that one can run far ahead of another."""
     waiting = list(records)

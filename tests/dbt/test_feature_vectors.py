@@ -28,12 +28,6 @@ def shared_lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     lake.transformer.close()
 
 
-@pytest.fixture
-def lake(shared_lake: SmallLake) -> SmallLake:
-    shared_lake.clear()
-    return shared_lake
-
-
 def build(lake: SmallLake, *, full_refresh: bool = False) -> None:
     """Silver, then the vectors."""
     silver = ["--select", "silver.card_transactions", "silver.card_transactions_late"]

@@ -21,12 +21,6 @@ def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]
     lake.transformer.close()
 
 
-@pytest.fixture
-def lake(shared_lake: SmallLake) -> SmallLake:
-    shared_lake.clear()
-    return shared_lake
-
-
 def land(lake: SmallLake, commits: list[list[Change]]) -> None:
     for table in ("users", "transactions"):
         if rows := [row for commit in commits for name, row in commit if name == table]:
