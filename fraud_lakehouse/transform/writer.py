@@ -75,7 +75,7 @@ def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
 
 
 def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
-    """Upsert by key; rows marked `_delete` remove theirs. None when there is nothing to do."""
+    """Upsert by key, in which null equals null; rows marked `_delete` remove theirs. None when there is nothing to do."""
     target = plan.target
     assert target is not None, "merge needs a target; a first build appends"
     if rows.num_rows == 0:
@@ -85,7 +85,11 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
     if _all_true(rows, IS_NEW):
         _commit(plan, target, rows.select(stored).to_reader(), "append")
         return _done(plan, target, before, rows.num_rows, "append")
-    on = " and ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in key)
+    # Only a key that has nulls is compared so that they match: files are not left out by such a comparison.
+    on = " and ".join(
+        f"t.{quoted(name)} {'is not distinct from' if rows.column(name).null_count else '='} s.{quoted(name)}"
+        for name in key
+    )
     values = {quoted(name): f"s.{quoted(name)}" for name in stored}
     with _committing(plan):
         merger = target.merge(

@@ -164,6 +164,14 @@ def test_merge_updates_inserts_and_deletes_by_key(mini: Mini) -> None:
     assert dict(mini.table("gold", "latest").sort("bucket").iter_rows()) == {0: 0.0, 2: 7.0, 3: 8.0}
 
 
+def test_merge_finds_the_row_whose_key_is_null(mini: Mini) -> None:
+    mini.add(3, 5)  # 4 has no bucket
+    mini.build()
+    mini.add(8, 10)
+    mini.build()
+    assert mini.table("gold", "latest").sort("amount").rows() == [(3, 8.0), (None, 9.0)]
+
+
 def test_alerts_without_its_rules_is_refused(mini: Mini) -> None:
     mini.add(0, 120)
     mini.build()
