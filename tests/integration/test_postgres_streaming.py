@@ -19,15 +19,12 @@ from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from tests.integration.replayed import Replayed, read_whole, source_rows
+from tests.interruption import Crash, crash
 
 pytestmark = pytest.mark.postgres
 
 PIECE = 50
 Open = Callable[..., PostgresCapture]
-
-
-class Crash(BaseException):
-    """The process dies here (as far as the code under test can tell)."""
 
 
 @pytest.fixture
@@ -52,7 +49,6 @@ def ingest_of(database: str, tmp_path: Path) -> Iterator[Callable[[], PostgresIn
         return ingest
 
     yield open_ingest
-    failpoints.disarm()
     for ingest in opened:
         ingest.close()
 
@@ -119,10 +115,7 @@ def test_a_death_before_the_commit_leaves_no_row_and_all_is_landed_next_time(
         tables.execute(f"insert into {name} select g, 'x' from generate_series(1, 700) g")
     tables.commit()
 
-    def die() -> None:
-        raise Crash
-
-    failpoints.arm(point, 3 if point == "bronze.after_parquet" else 1, action=die)
+    failpoints.arm(point, 3 if point == "bronze.after_parquet" else 1, action=crash)
     with pytest.raises(Crash):
         first.step(100)
     if point != "postgres.before_position":

@@ -23,17 +23,10 @@ from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
 from tests.integration.replayed import Replayed
 from tests.integration.test_end_to_end import create_bank, lake_rows, operate, source_rows
+from tests.interruption import Crash, crash
 
 pytestmark = pytest.mark.postgres
 POINTS = ("resync.after_copy", "resync.before_commit", "resync.after_table", "resync.after_position")
-
-
-class Crash(BaseException):
-    """The process dies here (as far as the code under test can tell)."""
-
-
-def crash() -> None:
-    raise Crash
 
 
 def settings_of(database: str, tmp_path: Path, **values: Any) -> Settings:

@@ -6,7 +6,6 @@ import ast
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.lake import failpoints
 
 PACKAGE = Path(failpoints.__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True)
-def _disarmed() -> Iterator[None]:
-    yield
-    failpoints.disarm()
 
 
 def names_in_source() -> Counter[str]:

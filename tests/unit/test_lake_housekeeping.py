@@ -21,6 +21,7 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.maintenance import MARKER, DailyUpkeep, maintain_table
 from fraud_lakehouse.lake.writer_lock import process_lock
 from fraud_lakehouse.transform.changes import added_files
+from tests.interruption import Crash, crash
 
 SCHEMA: dict[str, pl.DataType] = {"x": pl.Int64()}
 DAY = 86_400.0
@@ -183,14 +184,6 @@ INTERRUPTED = (
 )
 
 
-class Killed(BaseException):
-    """Ends the upkeep where a killed process would."""
-
-
-def die() -> None:
-    raise Killed
-
-
 @pytest.mark.parametrize("point", INTERRUPTED)
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "a rival appends"])
 def test_upkeep_interrupted_at_each_step(
@@ -202,10 +195,10 @@ def test_upkeep_interrupted_at_each_step(
     housekeeping.checkpoint(table._handle, root_of(tmp_path))
     land(table, *range(21, 48))
     rival = opened(tmp_path)
-    failpoints.arm(point, action=die if killed else lambda: land(rival, 48))
+    failpoints.arm(point, action=crash if killed else lambda: land(rival, 48))
     try:
         maintain_table(Lake.at(tmp_path), "bronze", "t")
-    except Killed:
+    except Crash:
         pass
     finally:
         failpoints.disarm()

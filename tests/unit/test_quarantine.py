@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,23 +31,10 @@ from fraud_lakehouse.lake.quarantine import (
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.status import collect, render
 from tests.fixtures_kafka import card
+from tests.interruption import Crash, crash
 
 LONG = encode(card(7, merchant="m" * 300))
 ALL = Selection()
-
-
-class Crash(BaseException):
-    """The process dies here."""
-
-
-def crash() -> None:
-    raise Crash
-
-
-@pytest.fixture(autouse=True)
-def _disarmed() -> Iterator[None]:
-    yield
-    failpoints.disarm()
 
 
 def land(lake: Lake, values: list[bytes | None], first: int = 0, most_bytes: int = 400) -> None:

@@ -1,0 +1,34 @@
+"""Real Apache Kafka of the tests: one node a session, started where the first test needs it.
+
+Skipped, loudly, where Java, Maven or the artifacts cannot be had, unless FRAUD_TEST_REQUIRE_APACHE_KAFKA=1.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apache_kafka import VERSION, ApacheKafka, ApacheKafkaMissingError
+
+
+@pytest.fixture(scope="session")
+def apache_server() -> Iterator[ApacheKafka]:
+    """The running node itself; its data survive `restart()`."""
+    home = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-apache-kafka-"))
+    server = ApacheKafka(home)
+    try:
+        server.start()
+        yield server
+    except ApacheKafkaMissingError as reason:
+        told = f"NOT TESTED: Apache Kafka {VERSION} cannot be had here: {reason}"
+        if os.environ.get("FRAUD_TEST_REQUIRE_APACHE_KAFKA") == "1":
+            pytest.fail(told)
+        pytest.skip(told)
+    finally:
+        server.stop()
+        shutil.rmtree(home, ignore_errors=True)

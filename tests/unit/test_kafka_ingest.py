@@ -1,0 +1,158 @@
+"""Landing of Kafka against a model of it: whatever is interrupted, bronze holds each record exactly once."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fraud_lakehouse.capture.kafka_source import RetentionGapError, TopicRecreatedError
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake import failpoints
+from fraud_lakehouse.lake.audit import Audit
+from fraud_lakehouse.lake.batches import Batches
+from fraud_lakehouse.lake.ingest_kafka import KafkaIngest, accept_kafka
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import Settings
+from tests.drained import drain
+from tests.interruption import Crash, crash
+from tests.unit.model_kafka import ModelKafka, ModelTopic
+
+SETTINGS = Settings(lake="unused")
+KAFKA_POINTS = ["bronze.after_parquet", "bronze.after_commit", "kafka.before_group_commit", "control.after_parquet"]
+
+
+def kafka(folder: Path | str, model: ModelTopic) -> KafkaIngest:
+    return KafkaIngest(SETTINGS, Lake.at(folder), ModelKafka(model))  # type: ignore[arg-type]
+
+
+def landed_cards(lake: Lake) -> list[int]:
+    return pl.read_delta(lake.uri("bronze", "card_transactions"))["user_id"].sort().to_list()
+
+
+kafka_actions = st.one_of(
+    st.tuples(st.just("publish"), st.lists(st.integers(0, 2), min_size=1, max_size=6)),
+    st.tuples(st.just("step"), st.integers(1, 5)),
+    st.tuples(st.just("crash"), st.tuples(st.sampled_from(KAFKA_POINTS), st.integers(1, 2))),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(actions=st.lists(kafka_actions, max_size=14))
+def test_kafka_records_land_exactly_once_through_any_crash(actions: list[tuple[str, Any]]) -> None:
+    numbers = iter(range(1_000_000))
+    model = ModelTopic(partitions=3)
+    with tempfile.TemporaryDirectory() as folder:
+        ingest = kafka(folder, model)
+        for action, value in actions:
+            if action == "publish":
+                for partition in value:
+                    model.publish(partition, next(numbers))
+            else:
+                if action == "crash":
+                    failpoints.arm(*value, action=crash)
+                try:
+                    ingest.step(value if action == "step" else 3, 0)
+                except Crash:
+                    ingest = kafka(folder, model)
+                failpoints.disarm()
+        drain(ingest, 3, 0)
+        assert landed_cards(Lake.at(folder)) == sorted(v for values in model.records.values() for v in values)
+
+
+def test_kafka_batches_are_one_commit_for_all_partitions(tmp_path: Path) -> None:
+    model = ModelTopic()
+    for value in range(6):
+        model.publish(value % 2, value)
+    ingest = kafka(tmp_path, model)
+    (item,) = ingest.step(100, 0)
+    assert (item.rows, item.from_position, item.to_position, item.version) == (6, 0, 6, 1)
+    assert ingest.capture.group == {"kafka:C1:T1:0": 3, "kafka:C1:T1:1": 3}
+    batches = Batches(ingest.lake).read()
+    assert batches.sort("app_id").select("app_id", "from_position", "to_position", "rows").rows() == [
+        ("kafka:C1:T1:0", 0, 3, 3),
+        ("kafka:C1:T1:1", 0, 3, 3),
+    ]
+    assert ingest.step(100, 0) == []
+
+
+def test_a_recreated_topic_fails_closed_until_accepted(tmp_path: Path) -> None:
+    model = ModelTopic()
+    model.publish(0, 1)
+    ingest = kafka(tmp_path, model)
+    drain(ingest, 10, 0)
+    fresh = ModelTopic(topic_id="T2")
+    fresh.publish(0, 2)
+    for again in (kafka(tmp_path, fresh), kafka(tmp_path, fresh)):
+        with pytest.raises(TopicRecreatedError, match="accept-source kafka"):
+            again.step(10, 0)
+    assert landed_cards(ingest.lake) == [1]
+    assert accept_kafka(SETTINGS, ingest.lake, ModelKafka(fresh)) == "kafka:C1:T2"  # type: ignore[arg-type]
+    drain(kafka(tmp_path, fresh), 10, 0)
+    assert landed_cards(ingest.lake) == [1, 2]
+    assert [row.event for row in Audit(ingest.lake).rows("kafka")] == [
+        "registered",
+        "topic_recreated",
+        "accepted",
+        "resumed",
+    ]
+
+
+def test_a_topic_recreated_under_a_running_process_is_seen(tmp_path: Path) -> None:
+    model = ModelTopic()
+    model.publish(0, 1)
+    ingest = kafka(tmp_path, model)
+    drain(ingest, 10, 0)
+    model.topic_id = "T2"
+    with pytest.raises(TopicRecreatedError):
+        ingest.step(10, 0)
+    assert landed_cards(ingest.lake) == [1]
+
+
+def test_a_retention_gap_fails_closed_until_accepted(tmp_path: Path) -> None:
+    model = ModelTopic(partitions=1)
+    for value in range(3):
+        model.publish(0, value)
+    ingest = kafka(tmp_path, model)
+    drain(ingest, 10, 0)
+    for value in range(3, 9):
+        model.publish(0, value)
+    model.start[0] = 6
+    for _ in range(2):
+        with pytest.raises(RetentionGapError):
+            ingest.step(10, 0)
+    accept_kafka(SETTINGS, ingest.lake, ModelKafka(model))  # type: ignore[arg-type]
+    drain(ingest, 10, 0)
+    assert landed_cards(ingest.lake) == [0, 1, 2, 6, 7, 8]
+    rows = Audit(ingest.lake).rows("kafka")
+    assert [row.event for row in rows] == ["registered", "retention_gap", "accepted", "resumed"]
+    assert rows[2].detail["moved"] == {"kafka:C1:T1:0": [3, 6]}
+    assert json.dumps(rows[1].detail["problem"])
+
+
+def test_two_kafka_processes_land_each_record_once(tmp_path: Path) -> None:
+    model = ModelTopic()
+    model.publish(0, 1)
+    one, two = kafka(tmp_path, model), kafka(tmp_path, model)
+    drain(one, 10, 0)
+    drain(two, 10, 0)
+    model.publish(1, 2)
+    read = two.capture.read
+
+    def read_while_the_other_lands(*arguments: Any) -> Any:
+        batch = read(*arguments)
+        one.step(10, 0)
+        return batch
+
+    two.capture.read = read_while_the_other_lands  # type: ignore[method-assign]
+    with pytest.raises(ConcurrentWriterError):
+        two.step(10, 0)
+    two.capture.read = read  # type: ignore[method-assign]
+    drain(two, 10, 0)
+    assert landed_cards(one.lake) == [1, 2]
