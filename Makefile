@@ -14,6 +14,8 @@ READY := $(VENV)/.installed
 INSTALL := $(if $(shell uv --version 2>/dev/null),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 # Reset, so that a setting of the caller's shell neither hides pytest's skips nor changes what a test sees.
 PYTEST := env -u PYTEST_ADDOPTS $(BIN)/python -m pytest
+# Test processes, each with servers of its own; much of a test is waiting. What PYTEST_ARGS says comes later and wins.
+WORKERS ?= 2
 
 .PHONY: help demo test soak lint format docs bench lock clean
 
@@ -24,7 +26,7 @@ demo: $(READY) ## Run the whole product on embedded PostgreSQL and Kafka; Ctrl-C
 	@exec $(BIN)/fraud-lakehouse demo $(DEMO_ARGS)
 
 test: $(READY) ## Run all tests: unit, dbt, definitions, integration, faults (PYTEST_ARGS="tests/unit -x")
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) --numprocesses=$(WORKERS) $(PYTEST_ARGS)
 
 soak: $(READY) ## Break the product for as long as asked and print what was found (SOAK_ARGS="--minutes 30 --seed 7")
 	$(BIN)/python -m tests.soak.run $(SOAK_ARGS)
