@@ -10,17 +10,19 @@ import itertools
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
+from fraud_lakehouse.features.entries import DELAYS, CatalogueFile, Entry, Past, Source
 from fraud_lakehouse.features.window import Window
 
+__all__ = ["FILE", "Catalogue", "Feature", "Source", "load_catalogue"]
+
 FILE = "features.yml"
-Past = Literal["strict", "closed", "tumble"]
 _COUNTED = {
     "strict": "event time in [t - {window}, t): the {event} itself and those of equal time do not count",
     "closed": "event time in [t - {window}, t]: the {event} itself and those of equal time count",
@@ -31,71 +33,10 @@ _KNOWN = (
     "with delay {delay} after the {event}"
 )
 _EVER = "event time before t, however long ago: the {event} itself and those of equal time do not count"
-DELAYS = {"label_delay": "FRAUD_LABEL_DELAY"}
-"""Delays a measure may have: the setting each comes from; models read the var <delay>_seconds."""
 DELAYED_AGGREGATES = ("count", "sum", "mean")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FIELDS = re.compile(r"\{(\w+)\}")
 T = TypeVar("T")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Entity(_Strict):
-    """Whom features are about: the columns that say so. `partitions: large` means few keys with very many rows."""
-
-    key: list[str] = Field(min_length=1)
-    about: str
-    partitions: Literal["small", "large"] = "small"
-
-
-class Measure(_Strict):
-    """What is aggregated. With `decimals` sums are exact: values are rounded to so many decimals first.
-
-    With `delay` a row's value is known only that long after the row's event time, and counts from then on.
-    """
-
-    expression: str
-    unit: str
-    about: str
-    decimals: int | None = Field(None, ge=0, le=6)
-    delay: str | None = None
-
-
-class Source(_Strict):
-    """A stream of events: where its features go, which model has its rows, their id and event time."""
-
-    table: str
-    rows: str
-    id: str
-    time: str
-    event: str
-    entities: dict[str, Entity]
-    measures: dict[str, Measure]
-
-
-class Entry(_Strict):
-    """An entry of the file: one feature, or a family of one for each combination of its lists."""
-
-    name: str
-    source: str
-    table: str | None = None
-    entity: str | list[str]
-    measure: str | list[str] | None = None
-    aggregate: str | list[str] | None = None
-    window: str | list[str] | None = None
-    past: Past = "strict"
-    expression: str | None = None
-    definition: str | None = None
-    unit: str | None = None
-    owner: str = Field(min_length=1)
-
-
-class _File(_Strict):
-    sources: dict[str, Source]
-    features: list[Entry]
 
 
 @dataclass(frozen=True)
@@ -166,7 +107,7 @@ def load_catalogue(path: Path) -> Catalogue:
         TransformError: names the entry, what is wrong and what was expected.
     """
     try:
-        file = _File.model_validate(yaml.safe_load(path.read_text()))
+        file = CatalogueFile.model_validate(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
         raise TransformError(f"{path.name} is not YAML: {error}", "correct it") from None
     except ValidationError as error:
