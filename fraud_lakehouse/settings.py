@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     )
     replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the replica lane when live")
     late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
+    label_delay: int = Field(
+        604_800, ge=0, le=10 * 366 * 86_400, description="seconds from a card payment until its fraud label is known"
+    )
     batch_rows: int = Field(500_000, ge=1, description="most rows of one micro-batch and source")
     max_field_bytes: int = Field(
         64 * 1024 * 1024, ge=1, le=2**30, description="largest field of a PostgreSQL row; a larger one stops capture"

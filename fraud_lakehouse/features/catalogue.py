@@ -10,81 +10,33 @@ import itertools
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
+from fraud_lakehouse.features.entries import DELAYS, CatalogueFile, Entry, Past, Source
 from fraud_lakehouse.features.window import Window
 
+__all__ = ["FILE", "Catalogue", "Feature", "Source", "load_catalogue"]
+
 FILE = "features.yml"
-Past = Literal["strict", "closed", "tumble"]
 _COUNTED = {
     "strict": "event time in [t - {window}, t): the {event} itself and those of equal time do not count",
     "closed": "event time in [t - {window}, t]: the {event} itself and those of equal time count",
     "tumble": "event time in the window of {window}, aligned to the epoch, start included, end excluded",
 }
+_KNOWN = (
+    "event time in [t - delay - {window}, t - delay): those whose {measure} became known in the {window} before t, "
+    "with delay {delay} after the {event}"
+)
 _EVER = "event time before t, however long ago: the {event} itself and those of equal time do not count"
+DELAYED_AGGREGATES = ("count", "sum", "mean")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FIELDS = re.compile(r"\{(\w+)\}")
 T = TypeVar("T")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Entity(_Strict):
-    """Whom features are about: the columns that say so. `partitions: large` means few keys with very many rows."""
-
-    key: list[str] = Field(min_length=1)
-    about: str
-    partitions: Literal["small", "large"] = "small"
-
-
-class Measure(_Strict):
-    """What is aggregated. With `decimals` sums are exact: values are rounded to so many decimals first."""
-
-    expression: str
-    unit: str
-    about: str
-    decimals: int | None = Field(None, ge=0, le=6)
-
-
-class Source(_Strict):
-    """A stream of events: where its features go, which model has its rows, their id and event time."""
-
-    table: str
-    rows: str
-    id: str
-    time: str
-    event: str
-    entities: dict[str, Entity]
-    measures: dict[str, Measure]
-
-
-class Entry(_Strict):
-    """An entry of the file: one feature, or a family of one for each combination of its lists."""
-
-    name: str
-    source: str
-    table: str | None = None
-    entity: str | list[str]
-    measure: str | list[str] | None = None
-    aggregate: str | list[str] | None = None
-    window: str | list[str] | None = None
-    past: Past = "strict"
-    expression: str | None = None
-    definition: str | None = None
-    unit: str | None = None
-    owner: str = Field(min_length=1)
-
-
-class _File(_Strict):
-    sources: dict[str, Source]
-    features: list[Entry]
 
 
 @dataclass(frozen=True)
@@ -94,6 +46,7 @@ class Feature:
     Args:
         table: the model that has it as the column `name`.
         seconds: size of the window; None: all earlier rows.
+        delay: of its measure, a key of DELAYS; None: the value is known with the row.
         expression: for a feature computed from others, the SQL over their names; else None.
         empty: its value where no row counts.
     """
@@ -107,6 +60,7 @@ class Feature:
     window: str | None
     seconds: int | None
     past: Past
+    delay: str | None
     expression: str | None
     data_type: str
     empty: str
@@ -115,8 +69,10 @@ class Feature:
     owner: str
 
     def column(self) -> dict[str, Any]:
-        """Its column as dbt documents it: the description is the definition; entity, unit, owner, window are meta."""
+        """Its column as dbt documents it: the description is the definition, the rest (a delay too) is meta."""
         meta = {"entity": self.entity, "unit": self.unit, "owner": self.owner, "window": self.window or "all earlier"}
+        if self.delay is not None:
+            meta["delay"] = DELAYS[self.delay]
         described = {"name": self.name, "data_type": self.data_type, "description": self.definition}
         return {**described, "config": {"meta": meta}}
 
@@ -151,11 +107,12 @@ def load_catalogue(path: Path) -> Catalogue:
         TransformError: names the entry, what is wrong and what was expected.
     """
     try:
-        file = _File.model_validate(yaml.safe_load(path.read_text()))
+        file = CatalogueFile.model_validate(yaml.safe_load(path.read_text()))
     except yaml.YAMLError as error:
         raise TransformError(f"{path.name} is not YAML: {error}", "correct it") from None
     except ValidationError as error:
         raise TransformError(f"{path.name}: {_problems(error, path)}", "correct the entry it names") from None
+    _check_delays(file.sources, path.name)
     features: list[Feature] = []
     for entry in file.features:
         try:
@@ -164,6 +121,19 @@ def load_catalogue(path: Path) -> Catalogue:
             raise TransformError(f"{path.name}, feature {entry.name!r}: {error.problem}", error.fix) from None
     _check_names(features, path.name)
     return Catalogue(file.sources, [_resolved(feature, features, file.sources, path.name) for feature in features])
+
+
+def _check_delays(sources: dict[str, Source], file: str) -> None:
+    """Refuse a delay that is none, and a measure with one that has no exact sums."""
+    for source, described in sources.items():
+        for name, measure in described.measures.items():
+            if measure.delay is None:
+                continue
+            where = f"{file}, measure {name!r} of {source!r}"
+            if measure.delay not in DELAYS:
+                raise TransformError(f"{where}: unknown delay {measure.delay!r}", f"use one of {', '.join(DELAYS)}")
+            if measure.decimals is None:
+                raise TransformError(f"{where}: it has a delay but no decimals", "give it decimals; 0: whole numbers")
 
 
 def _family(sources: dict[str, Source], entry: Entry) -> list[Feature]:
@@ -197,6 +167,16 @@ def _feature(
             f"the aggregate {aggregate} {'needs a' if kind.windowed else 'takes no'} window",
             'give it one, such as "10 minutes"' if kind.windowed else "leave it out",
         )
+    delay = what.delay if what is not None else None
+    if delay is not None and (kind is None or aggregate not in DELAYED_AGGREGATES):
+        raise TransformError(
+            f"the measure {measure} is known only after its delay, which {aggregate or 'an expression'} cannot heed",
+            f"use one of {', '.join(DELAYED_AGGREGATES)}, or a measure without delay",
+        )
+    if delay is not None and entry.past != "strict":
+        raise TransformError(
+            f"the measure {measure} has a delay, which past: {entry.past} does not heed", "use past: strict"
+        )
     unit = (kind.unit if kind else None) or (what.unit if what else "")
     texts = {
         "entity": entity,
@@ -211,6 +191,9 @@ def _feature(
         "window": window.text if window else "",
     }
     counted = _COUNTED[entry.past] if window is not None else _EVER
+    if delay is not None:
+        counted, words["delay"] = _KNOWN, DELAYS[delay]
+    words["counted"] = _filled(counted, words)
     told = f"{kind.words}, of {{about}}; {counted}." if kind else ""
     return Feature(
         name=_filled(entry.name, texts),
@@ -222,6 +205,7 @@ def _feature(
         window=window.text if window else None,
         seconds=window.seconds if window else None,
         past=entry.past,
+        delay=delay,
         expression=_filled(entry.expression, texts) if entry.expression is not None else None,
         data_type=kind.data_type if kind else "double",
         empty=kind.empty if kind else "null",
@@ -236,8 +220,14 @@ def _resolved(feature: Feature, features: list[Feature], sources: dict[str, Sour
     if feature.expression is None:
         return feature
     beside = {other.name for other in features if other.table == feature.table and other.expression is None}
-    known = beside | set(sources[feature.source].measures)
+    measures = sources[feature.source].measures
+    known = beside | set(measures)
     for name in _FIELDS.findall(feature.expression):
+        if name in measures and (delay := measures[name].delay) is not None:
+            raise TransformError(
+                f"{file}, feature {feature.name!r}: its expression names {name!r} of the row itself",
+                f"that is known only {DELAYS[delay]} later: name a feature that aggregates it",
+            )
         if name not in known:
             raise TransformError(
                 f"{file}, feature {feature.name!r}: its expression names {name!r}",

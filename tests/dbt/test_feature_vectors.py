@@ -14,6 +14,7 @@ from tests.dbt import vectors_oracle as oracle
 from tests.dbt.small_lake import Row, SmallLake
 
 TABLE = "card_feature_vectors"
+LABEL_DELAY = 3 * 86_400
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,8 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="module", params=["drop", "correct"])
 def shared_lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
-    lake = SmallLake(tmp_path_factory.mktemp("vectors") / "lake", late_rows=request.param, idle_seconds=1e6)
+    root = tmp_path_factory.mktemp("vectors") / "lake"
+    lake = SmallLake(root, late_rows=request.param, idle_seconds=1e6, label_delay=LABEL_DELAY)
     yield lake
     lake.transformer.close()
 
@@ -74,7 +76,7 @@ def test_any_split_gives_what_brute_force_gives(lake: SmallLake, catalogue: Cata
         records = records[size:]
         build(lake)
 
-        wanted = oracle.vectors(that_count(lake), catalogue, set(told))
+        wanted = oracle.vectors(that_count(lake), catalogue, set(told), LABEL_DELAY)
         for trans_num, vector in wanted.items():
             if trans_num not in told or oracle.is_same(told[trans_num], vector) is not None:
                 versions[trans_num] = versions.get(trans_num, 0) + 1
@@ -84,6 +86,7 @@ def test_any_split_gives_what_brute_force_gives(lake: SmallLake, catalogue: Cata
         assert {trans_num: row["version"] for trans_num, row in found.items()} == versions
     assert len(told) > 50
     assert max(versions.values()) > 1, "nothing was corrected"
+    assert any(vector["merchant_frauds_7d"] for vector in told.values()), "no label was known"
 
     incremental = newest(lake.rows("gold", TABLE))
     build(lake, full_refresh=True)

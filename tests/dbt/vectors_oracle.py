@@ -34,6 +34,7 @@ def random_payments(seed: int, count: int, partitions: int) -> list[Row]:
         record["cc_num"] = rng.choice([record["user_id"] * 10, record["user_id"] * 10, 7, None])
         record["merchant"] = rng.choice(["one", "two", "three", None])
         record["category"] = rng.choice(["food", "travel"])
+        record["is_fraud"] = rng.choice([0, 0, 0, 1, 1, None, 2])
         if rng.random() < 0.05:
             record["user_id"] = None
         if rng.random() < 0.05:
@@ -54,20 +55,22 @@ def watermark(rows: list[Row]) -> datetime:
     return min(newest.values()) - cards_oracle.LATENESS
 
 
-def vectors(rows: list[Row], catalogue: Catalogue, told: set[str]) -> dict[str, Row]:
+def vectors(rows: list[Row], catalogue: Catalogue, told: set[str], label_delay: int) -> dict[str, Row]:
     """The features of each row the watermark has passed, by trans_num; `rows` are those that count.
 
-    A partition that was not known before sets the watermark back, but not behind what has been `told`.
+    A label is known `label_delay` seconds after its payment. A partition that was not known before sets the watermark
+    back, but not behind what has been `told`.
     """
     passed = watermark(rows)
     until = [row["t"] for row in rows if row["trans_num"] in told]
     passed = max([passed, *(moment + timedelta(microseconds=1) for moment in until)])
     counted = [row for row in rows if row["t"] is not None and row["t"] < passed]
     features = catalogue.of_table("card_feature_vectors")
-    return {row["trans_num"]: _vector(row, counted, features, catalogue) for row in counted}
+    delay = timedelta(seconds=label_delay)
+    return {row["trans_num"]: _vector(row, counted, features, catalogue, delay) for row in counted}
 
 
-def _vector(row: Row, counted: list[Row], features: list[Feature], catalogue: Catalogue) -> Row:
+def _vector(row: Row, counted: list[Row], features: list[Feature], catalogue: Catalogue, label_delay: timedelta) -> Row:
     entities = catalogue.sources["cards"].entities
     earlier = {
         name: [
@@ -79,15 +82,17 @@ def _vector(row: Row, counted: list[Row], features: list[Feature], catalogue: Ca
     told: Row = {}
     for feature in features:
         if feature.expression is None:
-            told[feature.name] = _measured(feature, row, earlier.get(feature.entity))
+            told[feature.name] = _measured(feature, row, earlier.get(feature.entity), label_delay)
     return told | {feature.name: _derived(feature.name, row["amt"], told) for feature in features if feature.expression}
 
 
-def _measured(feature: Feature, row: Row, earlier: list[Row] | None) -> Any:
+def _measured(feature: Feature, row: Row, earlier: list[Row] | None, label_delay: timedelta) -> Any:
     if earlier is None:
         return None
-    if feature.seconds is not None:
-        earlier = [other for other in earlier if other["t"] >= row["t"] - timedelta(seconds=feature.seconds)]
+    delay = label_delay if feature.measure == "fraud" else timedelta()
+    if feature.seconds is not None:  # what became known within the window, strictly before
+        begin = row["t"] - timedelta(seconds=feature.seconds)
+        earlier = [other for other in earlier if begin <= other["t"] + delay < row["t"]]
     events = [{"t": other["t"], "x": _value(feature.measure, other)} for other in earlier]
     return windows_oracle.aggregate(str(feature.aggregate), events, row["t"])
 
@@ -97,10 +102,17 @@ def _value(measure: str | None, row: Row) -> Any:
         return int(row["t"].hour < 6)
     if measure == "weekend":
         return int(row["t"].isoweekday() >= 6)
+    if measure == "fraud":
+        return row["is_fraud"] if row["is_fraud"] in (0, 1) else None
     return row[measure] if measure else None
 
 
 def _derived(name: str, amount: float | None, told: Row) -> float | None:
+    if name == "category_fraud_risk_30d":
+        return _drawn(told["category_frauds_30d"], told["category_labels_30d"], 100, 0.005)
+    if name == "merchant_fraud_risk_30d":
+        usual = told["category_fraud_share_30d"]
+        return _drawn(told["merchant_frauds_30d"], told["merchant_labels_30d"], 20, 0.005 if usual is None else usual)
     entity, _, kind = name.removesuffix("_30d").partition("_amt_")
     low, high = {
         "to_mean": (0, "mean"), "to_max": (0, "max"), "to_median": (0, "median"),
@@ -111,6 +123,11 @@ def _derived(name: str, amount: float | None, told: Row) -> float | None:
     if amount is None or minus is None or not divisor:
         return None
     return (amount - minus) / (divisor * 1.4826 if kind == "robust_z" else divisor)
+
+
+def _drawn(frauds: float | None, labels: int | None, more: int, share: float) -> float | None:
+    """The share of frauds, had `more` labels been of that share."""
+    return None if labels is None else ((frauds or 0) + more * share) / (labels + more)
 
 
 def is_same(found: Row, wanted: Row) -> str | None:

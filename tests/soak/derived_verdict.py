@@ -22,6 +22,7 @@ _VERSIONED = {
     "user_trans_amt_last_360min_versions": ["trans_num"],
     "user_trans_amt_last_360min_windowed_versions": ["window_start", "user_id"],
     "card_feature_vectors": ["trans_num"],
+    "transaction_feature_vectors": ["transaction_id"],
 }
 """Tables with a row for each version, by what a version is of: how many there are depends on the builds."""
 _ROUNDED = ["evidence"]  # text with sums of floats, whose last bits follow the order of addition

@@ -25,7 +25,10 @@ SOURCE: dict[str, Any] = {
     "time": "at",
     "event": "payment",
     "entities": {"user": {"key": ["user_id"], "about": "the user"}, "card": {"key": ["card"], "about": "the card"}},
-    "measures": {"amt": {"expression": "amt", "unit": "euros", "decimals": 2, "about": "amount"}},
+    "measures": {
+        "amt": {"expression": "amt", "unit": "euros", "decimals": 2, "about": "amount"},
+        "fraud": {"expression": "f", "unit": "share", "decimals": 0, "about": "label", "delay": "label_delay"},
+    },
 }
 ENTRY: dict[str, Any] = {
     "name": "{entity}_{measure}_{aggregate}_{window}",
@@ -103,6 +106,57 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], told: st
         load(tmp_path, {**ENTRY, **change})
 
 
+LATER: dict[str, Any] = {**ENTRY, "measure": "fraud", "aggregate": ["count", "sum", "mean"]}
+
+
+def test_a_delayed_measure_says_when_it_is_known(tmp_path: Path) -> None:
+    feature = load(tmp_path, {**LATER, "name": "f_{aggregate}_{window}", "entity": "user"}).features[-1]
+
+    assert (feature.name, feature.delay, feature.seconds) == ("f_mean_30d", "label_delay", 2_592_000)
+    assert feature.definition == (
+        "Mean of label, of the user; event time in [t - delay - 30 days, t - delay): those whose label became known"
+        " in the 30 days before t, with delay FRAUD_LABEL_DELAY after the payment."
+    )
+    assert feature.column()["config"]["meta"]["delay"] == "FRAUD_LABEL_DELAY"
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"aggregate": "median"}, "fraud is known only after its delay, which median cannot heed\n.*count, sum, mean"),
+        ({"aggregate": "distinct"}, "fraud is known only after its delay, which distinct cannot heed"),
+        ({"past": "closed"}, "the measure fraud has a delay, which past: closed does not heed\n.*past: strict"),
+        ({"past": "tumble"}, "the measure fraud has a delay, which past: tumble does not heed"),
+        (
+            {"aggregate": None, "expression": "1", "definition": "one", "unit": "one"},
+            "fraud is known only after its delay, which an expression cannot heed",
+        ),
+        (
+            {"aggregate": None, "measure": None, "expression": "{fraud}", "definition": "one", "unit": "one"},
+            "its expression names 'fraud' of the row itself\n.*FRAUD_LABEL_DELAY later",
+        ),
+    ],
+)
+def test_what_a_delayed_measure_cannot_be_used_for_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(TransformError, match=f"(?s){told}"):
+        load(tmp_path, {**LATER, **change})
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"delay": "lable_delay"}, "measure 'fraud' of 'cards': unknown delay 'lable_delay'\n.*label_delay"),
+        ({"decimals": None}, "measure 'fraud' of 'cards': it has a delay but no decimals\n.*0: whole numbers"),
+    ],
+)
+def test_what_is_wrong_with_a_delay_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    measures = {**SOURCE["measures"], "fraud": {**SOURCE["measures"]["fraud"], **change}}
+    path = tmp_path / "features.yml"
+    path.write_text(yaml.safe_dump({"sources": {"cards": {**SOURCE, "measures": measures}}, "features": []}))
+    with pytest.raises(TransformError, match=f"(?s){told}"):
+        load_catalogue(path)
+
+
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "features.yml").write_text("features: [")
     with pytest.raises(TransformError, match=r"features\.yml is not YAML"):
@@ -121,7 +175,9 @@ def test_every_feature_stands_in_the_documentation(tmp_path: Path) -> None:
     models = {node["name"]: node for node in nodes if node["resource_type"] == "model"}
 
     documented = [feature for feature in catalogue.features if feature.table in models]
-    assert {"card_feature_vectors", "user_trans_amt_last_360min"} <= {feature.table for feature in documented}
+    assert {"card_feature_vectors", "transaction_feature_vectors", "user_trans_amt_last_360min"} <= {
+        feature.table for feature in documented
+    }
     for feature in documented:
         column = models[feature.table]["columns"][feature.name]
         assert column["description"] == feature.definition

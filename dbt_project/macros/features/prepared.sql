@@ -3,9 +3,13 @@
     {{ return(var('features', []) | selectattr('table', 'equalto', table) | list) }}
 {% endmacro %}
 
-{#- The longest window among these features, in seconds. -#}
+{#- How far back these features look at most, in seconds: the longest window, behind its measure's delay. -#}
 {% macro longest_window(features) %}
-    {{ return(features | rejectattr('seconds', 'none') | map(attribute='seconds') | max if features else 0) }}
+    {%- set reaches = [0] -%}
+    {%- for feature in features if feature.seconds is not none -%}
+        {%- do reaches.append(delay_seconds(feature) + feature.seconds) -%}
+    {%- endfor -%}
+    {{ return(reaches | max) }}
 {% endmacro %}
 
 {#- The columns the blocks below compute from, of `relation` (the source's rows with `is_evaluated`, whether a row's

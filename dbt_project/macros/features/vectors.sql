@@ -13,7 +13,9 @@
 
     )
     {%- for entity_name, entity in source.entities.items() %}
-    {%- set own = features | selectattr('entity', 'equalto', entity_name) | rejectattr('aggregate', 'none') | list -%}
+    {%- set all_own = features | selectattr('entity', 'equalto', entity_name) | rejectattr('aggregate', 'none') | list -%}
+    {%- set delayed = all_own | rejectattr('delay', 'none') | list -%}
+    {%- set own = all_own | selectattr('delay', 'none') | list -%}
     {%- set summed = own | selectattr('aggregate', 'in', ['count', 'sum', 'mean', 'stddev']) | list -%}
     {%- set recent = own | selectattr('aggregate', 'in', ['seconds_since_last', 'is_first']) | list -%}
     {%- set different = own | selectattr('aggregate', 'equalto', 'distinct') | list -%}
@@ -52,6 +54,15 @@
 
     )
     {%- endfor -%}
+    {%- if delayed -%}
+    {%- do blocks.append([entity_name ~ '_delayed', delayed]) -%},
+
+    {{ entity_name }}_delayed as (
+
+        {{ delayed_block('prepared', entity, delayed, source.measures, touched) | indent(8) }}
+
+    )
+    {%- endif -%}
     {%- if recent -%}
     {%- do blocks.append([entity_name ~ '_recency', recent]) -%},
 

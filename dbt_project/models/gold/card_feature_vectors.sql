@@ -87,46 +87,23 @@ behind as (
 
 ),
 
+told as (
+
+    select * from transactions where not is_new and not is_behind_nothing
+
+),
+
+changes as (
+
+    select behind.*, _ingested_at as changed_at from behind
+
+),
+
 -- rows with a vector in whose windows a row has come to lie
 touched as (
-    {% for entity in source.entities.values() %}
-    {%- if not loop.first %}
-    union
-    {% endif %}
-    select later.trans_num
-    from transactions as later
-    where not later.is_new and not later.is_behind_nothing
-        and exists (
-            select 1
-            from behind
-            where {% for column in entity.key %}behind.{{ column }} = later.{{ column }} and {% endfor -%}
-            later.trans_date_trans_time > behind.trans_date_trans_time
-                and later.trans_date_trans_time <= behind.trans_date_trans_time + interval {{ horizon }} seconds
-        )
-    {% endfor %}
-    {%- for entity in features | selectattr('seconds', 'none') | rejectattr('aggregate', 'none') | map(attribute='entity') | unique %}
-    {%- set key = source.entities[entity].key %}
-    union
 
-    -- the next ones of the key, however much later
-    select later.trans_num
-    from transactions as later
-    inner join (
-        select
-            {%- for column in key %}
-            behind.{{ column }},
-            {%- endfor %}
-            min(later.trans_date_trans_time) as next_time
-        from behind
-        inner join transactions as later
-            on {% for column in key %}behind.{{ column }} = later.{{ column }} and {% endfor -%}
-            later.trans_date_trans_time > behind.trans_date_trans_time
-        group by {% for column in key %}behind.{{ column }}, {% endfor %}behind.trans_num
-    ) as next
-        on {% for column in key %}next.{{ column }} = later.{{ column }} and {% endfor -%}
-        next.next_time = later.trans_date_trans_time
-    where not later.is_new and not later.is_behind_nothing
-    {% endfor %}
+    {{ touched_rows(source, features, 'told', 'changes') | indent(4) }}
+
 ),
 
 evaluated as (
@@ -169,9 +146,7 @@ rows_of_vectors as (
 {% if incremental %}
 stored as (
 
-    select *
-    from {{ newest_versions(this, 'trans_num') }} as newest
-    where trans_num in (select trans_num from touched)
+    select * from {{ newest_versions_of(this, 'trans_num', 'touched') }} as newest
 
 ),
 

@@ -1,0 +1,109 @@
+{#- Which vectors a change of rows may change: those in whose windows the row lay before the change or lies after it. -#}
+
+{#- `candidates`: a relation of the rows that have a vector, with the source's id, keys and time. `changes`: a relation
+    of where changed rows lay and lie, with the keys, the time and changed_at (when that became known). Gives id and
+    changed_at of the candidates that are touched, the newest changed_at for each; a row is not touched by a change at
+    its own place. -#}
+{% macro touched_rows(source, features, candidates, changes) -%}
+    {%- set parts = [] -%}
+    {%- for name, entity in source.entities.items() -%}
+        {%- set own = features | selectattr('entity', 'equalto', name) | rejectattr('aggregate', 'none') | list -%}
+        {%- set reaches = reaches_of(own) -%}
+        {%- if reaches -%}
+            {%- do parts.append(touched_in_windows(source, entity.key, reaches, candidates, changes)) -%}
+        {%- endif -%}
+        {%- if own | selectattr('seconds', 'none') | list -%}
+            {%- do parts.append(touched_as_next(source, entity.key, candidates, changes)) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    select {{ source.id }}, max(changed_at) as changed_at
+    from (
+        {{ parts | join('\nunion all\n') | indent(8) }}
+    ) as touched_parts
+    where changed_at is not null and {{ source.id }} is not null
+    group by {{ source.id }}
+{%- endmacro %}
+
+{#- How far after a change features see it, as [from, until] in microseconds, one for each delay. -#}
+{% macro reaches_of(features) %}
+    {%- set longest = {} -%}
+    {%- for feature in features if feature.seconds is not none -%}
+        {%- set delay = delay_seconds(feature) -%}
+        {%- do longest.update({delay: [longest.get(delay, 0), feature.seconds] | max}) -%}
+    {%- endfor -%}
+    {%- set reaches = [] -%}
+    {%- for delay, seconds in longest.items() -%}
+        {%- do reaches.append([delay * 1000000 + 1, (delay + seconds) * 1000000]) -%}
+    {%- endfor -%}
+    {{ return(reaches) }}
+{% endmacro %}
+
+{#- Candidates in whose windows a change lies. -#}
+{% macro touched_in_windows(source, key, reaches, candidates, changes) -%}
+    {%- for begin, end in reaches %}
+    {{- '\nunion all\n' if not loop.first }}
+    select
+        {{ source.id }},
+        max(changed_at) over (
+            partition by {{ key | join(', ') }} order by _at range between {{ end }} preceding and {{ begin }} preceding
+        ) as changed_at
+    from (
+        {{ candidates_and_changes(source, key, candidates, changes) | indent(8) }}
+    ) as placed
+    {%- endfor %}
+{%- endmacro %}
+
+{#- Candidates that come next after a change, however much later: no other candidate's time lies between. -#}
+{% macro touched_as_next(source, key, candidates, changes) -%}
+    {%- set of_key = 'partition by ' ~ (key | join(', ')) ~ ' order by _at range between unbounded preceding and' -%}
+    select
+        {{ source.id }},
+        max(changed_at) over (partition by {{ key | join(', ') }}, candidate_before) as changed_at
+    from (
+        select
+            placed.*,
+            case
+                when {{ source.id }} is null
+                    then max(case when {{ source.id }} is not null then _at end) over ({{ of_key }} current row)
+                else max(case when {{ source.id }} is not null then _at end) over ({{ of_key }} 1 preceding)
+            end as candidate_before
+        from (
+            {{ candidates_and_changes(source, key, candidates, changes) | indent(12) }}
+        ) as placed
+    ) as between_candidates
+{%- endmacro %}
+
+{#- Both on one line of time, of keys that have changes; a change has no id. -#}
+{% macro candidates_and_changes(source, key, candidates, changes) -%}
+    {%- set complete = (key + [source.time]) | join(' is not null and ') ~ ' is not null' -%}
+    {%- set of_changes = ('row(' if key | length > 1 else '') ~ (key | join(', ')) ~ (')' if key | length > 1 else '') -%}
+    select
+        {{ source.id }},
+        {{ key | join(', ') }},
+        {{ microseconds(source.time) }} as _at,
+        null as changed_at
+    from {{ candidates }}
+    where {{ complete }}
+        and ({{ key | join(', ') }}) in (select {{ of_changes }} from {{ changes }} where {{ complete }})
+
+    union all
+
+    select null, {{ key | join(', ') }}, {{ microseconds(source.time) }}, changed_at
+    from {{ changes }}
+    where {{ complete }}
+{%- endmacro %}
+
+{#- The newest version of each row of `wanted` (a relation with the id), of a relation of versions. -#}
+{% macro newest_versions_of(relation, id, wanted) -%}
+    (
+        select versions.* {{ without(['_newest']) }}
+        from (
+            select
+                stored.*,
+                row_number() over (partition by stored.{{ id }} order by stored.version desc) as _newest
+            from {{ relation }} as stored
+            where stored.{{ id }} in (select {{ id }} from {{ wanted }})
+        ) as versions
+        where versions._newest = 1
+    )
+{%- endmacro %}
