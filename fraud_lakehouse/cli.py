@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
+from fraud_lakehouse.cli_features import features_commands
 from fraud_lakehouse.cli_quarantine import quarantine_commands
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.settings import Settings, load_settings
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(features_commands, name="features")
 app.add_typer(quarantine_commands, name="quarantine")
 
 

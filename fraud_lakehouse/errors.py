@@ -57,3 +57,9 @@ class TransformError(LakehouseError):
     """The dbt project does not parse or a model failed."""
 
     exit_code = 7
+
+
+class LabelsError(LakehouseError):
+    """Labels, or what is asked of them, cannot be used to tell features."""
+
+    exit_code = 8

@@ -1,1 +1,59 @@
-"""What features there are and what they mean: the catalogue of `dbt_project/features.yml`."""
+"""What features there are and what they mean: the catalogue of `dbt_project/features.yml`; and features of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from fraud_lakehouse.settings import Settings
+    from fraud_lakehouse.transform.runner import Transformer
+
+
+def as_of(
+    labels: pl.DataFrame,
+    source: str = "cards",
+    *,
+    features: Sequence[str] | None = None,
+    known_by: datetime | None = None,
+    stored: bool | None = None,
+    settings: Settings | None = None,
+    transformer: Transformer | None = None,
+) -> pl.DataFrame:
+    """The labels with features, each as of its own time: a training set that never looks ahead (docs/point-in-time.md).
+
+    Args:
+        labels: one row per decision. `event_time`: its time (without zone: UTC). Keys (`user_id`, `cc_num`, `merchant`,
+            `category`) and amounts (`amt`, of the bank `amount`) as far as features need them. `trans_num` (of the bank
+            `transaction_id`): the payment whose stored vector is wanted. `known_by`: by when what counts was known.
+        source: cards or bank.
+        features: names; None: all that the labels' columns allow.
+        known_by: for labels without one of their own. None: of cards whenever; of the bank the label's event_time; of
+            stored vectors the newest version.
+        stored: take stored vectors (True) or compute from silver (False); None: stored if the labels name payments.
+        settings: default: from the environment.
+        transformer: a warm one over the same settings; default: one is made for this call, which takes seconds.
+
+    Returns:
+        The labels' rows and columns in their order, and a column for each feature in the catalogue's order. Null where
+        the key or the time is null; where no row counts, the feature's `empty` (0 of counts).
+
+    Raises:
+        LabelsError: names the column or feature that is unknown, missing or of another type.
+        LakeError: a table is not in the lake.
+        TransformError: dbt cannot render the query.
+    """
+    from fraud_lakehouse.settings import load_settings
+    from fraud_lakehouse.transform.as_of import features_as_of
+    from fraud_lakehouse.transform.runner import Transformer
+
+    settings = settings or load_settings()
+    own = Transformer(settings) if transformer is None else None
+    try:
+        return features_as_of(own or transformer, settings, labels, source, features, known_by, stored)  # type: ignore[arg-type]
+    finally:
+        if own is not None:
+            own.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
 from fraud_lakehouse.features.entries import DELAYS, CatalogueFile, Entry, Past, Source
+from fraud_lakehouse.features.needs import needed_of, row_columns
 from fraud_lakehouse.features.window import Window
 
 __all__ = ["FILE", "Catalogue", "Feature", "Source", "load_catalogue"]
@@ -95,9 +97,14 @@ class Catalogue:
     def variables(self) -> dict[str, Any]:
         """The vars that models read: `feature_sources` by name, `features` as a list; plain values only."""
         return {
-            "feature_sources": {name: source.model_dump() for name, source in self.sources.items()},
-            "features": [asdict(feature) for feature in self.features],
+            "feature_sources": {name: _with_columns(source) for name, source in self.sources.items()},
+            "features": [asdict(feature) | self.needed(feature) for feature in self.features],
         }
+
+    def needed(self, feature: Feature) -> dict[str, Sequence[str]]:
+        """What must be known of a row before the feature can be told of it (features/needs.py)."""
+        beside = {other.name: other for other in self.of_table(feature.table) if other.expression is None}
+        return needed_of(feature, self.sources[feature.source], beside)
 
 
 def load_catalogue(path: Path) -> Catalogue:
@@ -134,6 +141,14 @@ def _check_delays(sources: dict[str, Source], file: str) -> None:
                 raise TransformError(f"{where}: unknown delay {measure.delay!r}", f"use one of {', '.join(DELAYS)}")
             if measure.decimals is None:
                 raise TransformError(f"{where}: it has a delay but no decimals", "give it decimals; 0: whole numbers")
+
+
+def _with_columns(source: Source) -> dict[str, Any]:
+    """The source as plain values; each measure with the columns of the row it is computed from."""
+    plain = source.model_dump()
+    for name, measure in plain["measures"].items():
+        measure["columns"] = row_columns(source, name)
+    return plain
 
 
 def _family(sources: dict[str, Source], entry: Entry) -> list[Feature]:

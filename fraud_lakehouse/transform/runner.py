@@ -218,6 +218,20 @@ class Transformer:
             for node in program.nodes
         ]
 
+    def rendered(self, text: str) -> str:
+        """The SQL that a template of macros stands for; nothing is run or written.
+
+        Raises:
+            TransformError: dbt cannot render it; the message is dbt's.
+        """
+        if self._manifest is None:
+            self.reload()
+        with _IN_PROCESS:
+            result = self._invoke(["compile", "--inline", text, "--no-populate-cache"])
+        if not result.success:
+            raise TransformError(f"dbt cannot render the query: {_reason(result)}", "correct the macro it names")
+        return str(result.result.results[0].node.compiled_code)
+
     def documentation(self) -> Path:
         """Generate dbt's static documentation page and give its path.
 
@@ -253,6 +267,12 @@ def _manifest(prepared: PreparedProject) -> Manifest:
     manifest = Manifest.from_msgpack(prepared.parsed_path.read_bytes())
     manifest.build_flat_graph()  # type: ignore[no-untyped-call]  # dbt leaves this one untyped
     return manifest
+
+
+def _reason(result: Any) -> str:
+    """Why a command failed: the exception's message, else that of its first node."""
+    nodes = result.result.results if result.result else []
+    return str(result.exception) if result.exception is not None else str(nodes[0].message if nodes else "no result")
 
 
 def _node_result(result: Any, commits: dict[str, Any]) -> NodeResult:

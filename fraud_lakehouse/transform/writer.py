@@ -75,7 +75,7 @@ def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
 
 
 def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
-    """Upsert by key, in which null equals null; rows marked `_delete` remove theirs. None when there is nothing to do."""
+    """Upsert by key (null equals null); rows marked `_delete` remove theirs. None when there is nothing to do."""
     target = plan.target
     assert target is not None, "merge needs a target; a first build appends"
     if rows.num_rows == 0:

@@ -1,10 +1,10 @@
 {#- The features of `table` for the evaluated rows of `relation` (the source's rows with is_evaluated; all count), as
     CTEs that end in `feature_vectors`: the source's id, time, key columns, what is `carried`, every feature.
     `history`: where not all rows that count lie in the relation, those of seconds_since_last and is_first do; then
-    only keys of evaluated rows are looked at. -#}
-{% macro feature_vectors(source_name, table, relation, history=none, carried=[]) -%}
-    {%- set source = var('feature_sources')[source_name] -%}
-    {%- set features = features_of(table) -%}
+    only keys of evaluated rows are looked at. `source` and `features`: those to compute instead of the catalogue's. -#}
+{% macro feature_vectors(source_name, table, relation, history=none, carried=[], source=none, features=none) -%}
+    {%- set source = source or var('feature_sources')[source_name] -%}
+    {%- set features = features_of(table) if features is none else features -%}
     {%- set touched = history is not none -%}
     {%- set blocks = [] -%}
     prepared as {{ computed_once() }} (

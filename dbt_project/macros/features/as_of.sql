@@ -1,0 +1,121 @@
+{#- Features of labels, each as of its own time: a query for a FROM, with the columns of `labels` and one for each feature.
+    One row per label, none is dropped. The contract is docs/point-in-time.md.
+    labels: a relation, or the name of a CTE, with an event_time and columns of keys and amounts named as in the
+    source's rows; other columns are kept. columns: the labels' column names (none: asked of the database).
+    source: cards or bank. features: names (none: all that the labels' columns allow).
+    known_by: a moment, as text, by which what counts was known; a column known_by of the labels goes before it.
+    stored: the labels name payments by the source's id: take the vectors the lake has of them. -#}
+{% macro features_as_of(labels, source='cards', features=none, known_by=none, columns=none, stored=false) %}
+    {%- if source not in var('feature_sources', {}) -%}
+        {{ exceptions.raise_compiler_error("features_as_of: unknown source '" ~ source ~ "'; use one of " ~ var('feature_sources', {}) | join(', ')) }}
+    {%- endif -%}
+    {%- set declared = var('feature_sources')[source] -%}
+    {%- set vectors = ref(declared.table) if stored else none -%}
+    {%- set rows = none if stored else rows_known(source) -%}
+    {%- if not execute -%}
+        {{ return('(select 1) as undecided') }}
+    {%- endif -%}
+    {%- set columns = columns or (adapter.get_columns_in_relation(labels) | map(attribute='name') | list) -%}
+    {%- set chosen = features_told_by(declared, features, columns, stored) -%}
+    {%- if stored -%}
+        {{ return(stored_as_of(labels, declared, chosen, known_by, columns, vectors)) }}
+    {%- endif -%}
+    {{ return(computed_as_of(labels, source, declared, chosen, known_by, columns, rows)) }}
+{% endmacro %}
+
+{#- The features asked for, or all that columns of this kind can tell; what cannot be told is refused by name. -#}
+{% macro features_told_by(declared, asked, columns, stored) %}
+    {%- set known = features_of(declared.table) -%}
+    {%- for name in asked or [] if name not in known | map(attribute='name') -%}
+        {{ exceptions.raise_compiler_error("features_as_of: there is no feature '" ~ name ~ "' in " ~ declared.table) }}
+    {%- endfor -%}
+    {%- for name in [declared.id if stored else 'event_time'] if name not in columns -%}
+        {{ exceptions.raise_compiler_error("features_as_of: the labels have no column '" ~ name ~ "'") }}
+    {%- endfor -%}
+    {%- set chosen = [] -%}
+    {%- for feature in known if asked is none or feature.name in asked -%}
+        {%- set missing = [] if stored else feature.needs | reject('in', columns) | list -%}
+        {%- if missing == [] -%}
+            {%- do chosen.append(feature) -%}
+        {%- elif asked is not none -%}
+            {{ exceptions.raise_compiler_error("features_as_of: feature '" ~ feature.name ~ "' needs the columns " ~ missing | join(', ') ~ " of the labels") }}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- if chosen == [] -%}
+        {{ exceptions.raise_compiler_error("features_as_of: the labels' columns " ~ columns | join(', ') ~ " have no entity's key in full") }}
+    {%- endif -%}
+    {%- for feature in chosen if feature.name in columns -%}
+        {{ exceptions.raise_compiler_error("features_as_of: the labels have a column named like the feature '" ~ feature.name ~ "'") }}
+    {%- endfor -%}
+    {{ return(chosen) }}
+{% endmacro %}
+
+{#- By the stored vectors: of each payment named the newest version known by then. -#}
+{% macro stored_as_of(labels, declared, chosen, known_by, columns, vectors) -%}
+    {%- set moment = known_by_of(known_by, columns, none) -%}
+    (
+        with numbered_labels as {{ computed_once() }} (
+
+            select labels.*, row_number() over () as _lake_label
+            from {{ labels }} as labels
+
+        ),
+
+        known_versions as (
+
+            select
+                numbered_labels._lake_label,
+                row_number() over (partition by numbered_labels._lake_label order by versions.version desc) as _lake_newest,
+                {{ 'versions.is_deleted' if declared.table in tables_with_deletions() else 'false' }} as _lake_gone
+                {%- for feature in chosen %},
+                versions.{{ feature.name }}
+                {%- endfor %}
+            from numbered_labels
+            inner join {{ vectors }} as versions
+                on numbered_labels.{{ declared.id }} = versions.{{ declared.id }}
+                {%- if moment is not none %}
+                and versions.known_at <= {{ moment }}
+                {%- endif %}
+
+        )
+
+        select
+            numbered_labels.* {{ without(['_lake_label']) }}
+            {%- for feature in chosen %},
+            known_versions.{{ feature.name }}
+            {%- endfor %}
+        from numbered_labels
+        left join known_versions
+            on numbered_labels._lake_label = known_versions._lake_label
+            and known_versions._lake_newest = 1
+            and not known_versions._lake_gone
+    ) as told
+{%- endmacro %}
+
+{#- Tables of vectors in which a payment's last version may say that it was deleted. -#}
+{% macro tables_with_deletions() %}
+    {{ return(['transaction_feature_vectors']) }}
+{% endmacro %}
+
+{#- When a label's row must have been known by, as SQL over numbered_labels: its own column, else the call's moment, else
+    `otherwise`. None: whenever. -#}
+{% macro known_by_of(known_by, columns, otherwise) %}
+    {%- set found = [] -%}
+    {%- if 'known_by' in columns -%}{%- do found.append('cast(known_by as ' ~ instant() ~ ')') -%}{%- endif -%}
+    {%- if known_by -%}
+        {%- do found.append('cast(' ~ sql_text(known_by) ~ ' as ' ~ instant() ~ ')') -%}
+    {%- elif otherwise -%}
+        {%- do found.append(otherwise) -%}
+    {%- elif found -%}
+        {%- do found.append("cast('9999-12-31 00:00:00+00' as " ~ instant() ~ ')') -%}
+    {%- endif -%}
+    {{ return(('coalesce(' ~ found | join(', ') ~ ')' if found | length > 1 else found[0]) if found else none) }}
+{% endmacro %}
+
+{#- The type of a moment, and of a time without zone. -#}
+{% macro instant() %}{{ return(adapter.dispatch('instant')()) }}{% endmacro %}
+{% macro default__instant() %}{{ return('timestamptz') }}{% endmacro %}
+{% macro spark__instant() %}{{ return('timestamp') }}{% endmacro %}
+{% macro zoneless() %}{{ return(adapter.dispatch('zoneless')()) }}{% endmacro %}
+{% macro default__zoneless() %}{{ return('timestamp') }}{% endmacro %}
+{% macro spark__zoneless() %}{{ return('timestamp_ntz') }}{% endmacro %}

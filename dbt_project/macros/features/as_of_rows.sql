@@ -1,0 +1,284 @@
+{#- What feature_vectors is given to tell features of labels: rows that count and are not evaluated, labels that are
+    evaluated and do not count. Used by features_as_of. -#}
+
+{#- All rows of a source that may ever count: its columns, and from when to when each was known (until: null: still is). -#}
+{% macro rows_known(source) %}
+    {%- if source == 'cards' -%}
+    {%- set payments = ref('card_transactions') -%}
+    {%- set late = ref('card_transactions_late') -%}
+    {%- set known -%}
+    select *, _ingested_at as _lake_known_from, cast(null as {{ instant() }}) as _lake_known_to
+    from {{ payments }}
+    where trans_date_trans_time is not null
+        {%- if var('late_rows') == 'drop' %}
+        and trans_num not in (select trans_num from {{ late }})
+        {%- endif %}
+    {%- endset -%}
+    {%- elif source == 'bank' -%}
+    {%- set versions = ref('transactions_history') -%}
+    {%- set known -%}
+    select
+        transaction_id,
+        user_id,
+        cast(transaction_date as {{ zoneless() }}) as transaction_date,
+        amount,
+        valid_from as _lake_known_from,
+        valid_to as _lake_known_to
+    from {{ versions }}
+    where transaction_date is not null
+    {%- endset -%}
+    {%- else -%}
+    {{ exceptions.raise_compiler_error("features_as_of: nobody has said when rows of the source '" ~ source ~ "' are known") }}
+    {%- endif -%}
+    {{ return(known) }}
+{% endmacro %}
+
+{#- The features computed from the source's rows by the macros that build the vectors. -#}
+{% macro computed_as_of(labels, source, declared, chosen, known_by, columns, rows) -%}
+    {%- set by_name = {} -%}
+    {%- for feature in features_of(declared.table) -%}{%- do by_name.update({feature.name: feature}) -%}{%- endfor -%}
+    {%- set base = [] -%}
+    {%- for feature in chosen -%}
+        {%- for name in (feature.uses if feature.expression else [feature.name]) if by_name[name] not in base -%}
+            {%- do base.append(by_name[name]) -%}
+        {%- endfor -%}
+    {%- endfor -%}
+    {%- set own = chosen | map(attribute='own') | sum(start=[]) | unique | list -%}
+    {%- set moment = known_by_of(known_by, columns, as_of_default(source)) -%}
+    {%- set in_views = 'known_by' in columns or (not known_by and moment is not none) -%}
+    {%- set counted = source_counted(declared, base, in_views) -%}
+    {%- set keys = feature_keys(counted) | reject('equalto', '_lake_view') | list -%}
+    {%- set plain = counted.measures.values() | map(attribute='columns') | sum(start=[]) | unique | reject('in', keys) | list -%}
+    (
+        with numbered_labels as {{ computed_once() }} (
+
+            select labels.*, row_number() over () as _lake_label
+            from {{ labels }} as labels
+
+        ),
+
+        timed_labels as {{ computed_once() }} (
+
+            select
+                {%- for key in keys %}
+                {{ key }},
+                {%- endfor %}
+                cast(event_time as {{ zoneless() }}) as {{ declared.time }},
+                {{ microseconds('cast(event_time as ' ~ zoneless() ~ ')') }} as _lake_at,
+                {{ microseconds(moment) if in_views else 'cast(null as bigint)' }} as _lake_view,
+                _lake_label
+            from numbered_labels
+            where event_time is not null
+
+        ),
+
+        known_rows as (
+
+            select
+                {%- for column in keys + plain %}
+                {{ column }},
+                {%- endfor %}
+                {{ declared.time }},
+                {{ microseconds(declared.time) }} as _lake_at,
+                {{ microseconds('_lake_known_from') }} as _lake_known_from,
+                {{ microseconds('_lake_known_to') }} as _lake_known_to
+            from (
+                {{ rows | indent(16) }}
+            ) as ever_known
+            {%- if moment is not none and not in_views %}
+            where _lake_known_from <= {{ moment }} and (_lake_known_to is null or _lake_known_to > {{ moment }})
+            {%- endif %}
+
+        ),
+        {% if in_views %}
+        {{ rows_in_views(counted, base) | indent(8) }}
+        {%- else %}
+        {{ rows_in_reach(base) | indent(8) }}
+        {%- endif %}
+
+        rows_and_labels as (
+
+            select
+                {%- for column in keys + plain %}
+                {{ column }},
+                {%- endfor %}
+                {{ declared.time }}, _lake_view, cast(null as bigint) as _lake_label,
+                cast(null as string) as {{ declared.id }}, true as _lake_counts, false as is_evaluated
+            from counted_rows
+
+            union all
+
+            select
+                {%- for key in keys %}
+                {{ key }},
+                {%- endfor %}
+                {%- for column in plain %}
+                null as {{ column }},
+                {%- endfor %}
+                {{ declared.time }}, _lake_view, _lake_label,
+                null as {{ declared.id }}, false as _lake_counts, true as is_evaluated
+            from timed_labels
+
+        ),
+
+        {{ feature_vectors(
+            source, declared.table, 'rows_and_labels', 'counted_history', ['_lake_label'], counted, features_counted(base)
+        ) | indent(8) }},
+
+        -- what expressions are computed from: the label's own measures, and the features they name
+        told_of_labels as (
+
+            select
+                numbered_labels._lake_label
+                {%- for name in own %},
+                {%- set measure = declared.measures[name] %}
+                {{ 'cast(' ~ measure.expression ~ ' as double)' if measure.decimals is not none else measure.expression }} as {{ name }}
+                {%- endfor %}
+            from (
+                select
+                    _lake_label, cast(event_time as {{ zoneless() }}) as {{ declared.time }}
+                    {%- for column in own_columns(declared, own) %},
+                    {{ column }}
+                    {%- endfor %}
+                from numbered_labels
+            ) as numbered_labels
+
+        ),
+
+        told as (
+
+            select
+                told_of_labels._lake_label
+                {%- for feature in chosen %},
+                cast({{ feature.expression or feature.name }} as {{ feature.data_type }}) as {{ feature.name }}
+                {%- endfor %}
+            from told_of_labels
+            left join feature_vectors on told_of_labels._lake_label = feature_vectors._lake_label
+
+        )
+
+        select
+            numbered_labels.* {{ without(['_lake_label']) }}
+            {%- for feature in chosen %},
+            told.{{ feature.name }}
+            {%- endfor %}
+        from numbered_labels
+        inner join told on numbered_labels._lake_label = told._lake_label
+    ) as told
+{%- endmacro %}
+
+{#- By when a row must be known where nobody says: of cards whenever (what is late does not count anyway), of the bank
+    when the label's own time comes. -#}
+{% macro as_of_default(source) %}
+    {{ return('cast(event_time as ' ~ instant() ~ ')' if source == 'bank' else none) }}
+{% endmacro %}
+
+{#- Columns of the label that its own measures are computed from, the event time left out. -#}
+{% macro own_columns(declared, own) %}
+    {%- set found = [] -%}
+    {%- for name in own -%}{%- do found.extend(declared.measures[name].columns) -%}{%- endfor -%}
+    {{ return(found | unique | list) }}
+{% endmacro %}
+
+{#- The source with what these features need of it: measures that are null in labels, so that no label counts, under
+    names of their own; with views each entity within a view only. -#}
+{% macro source_counted(declared, features, in_views) %}
+    {%- set entities = {} -%}
+    {%- for name in features | map(attribute='entity') | unique -%}
+        {%- set entity = declared.entities[name] -%}
+        {%- do entities.update({name: dict(entity, key=entity.key + (['_lake_view'] if in_views else []))}) -%}
+    {%- endfor -%}
+    {%- set measures = {} -%}
+    {%- for name in features | rejectattr('measure', 'none') | map(attribute='measure') | unique -%}
+        {%- set measure = declared.measures[name] -%}
+        {%- do measures.update(
+            {'counted_' ~ name: dict(measure, expression='case when _lake_counts then ' ~ measure.expression ~ ' end')}
+        ) -%}
+    {%- endfor -%}
+    {{ return(dict(declared, entities=entities, measures=measures)) }}
+{% endmacro %}
+
+{#- The features of those measures. -#}
+{% macro features_counted(features) %}
+    {%- set found = [] -%}
+    {%- for feature in features -%}
+        {%- do found.append(dict(feature, measure='counted_' ~ feature.measure) if feature.measure else feature) -%}
+    {%- endfor -%}
+    {{ return(found) }}
+{% endmacro %}
+
+{#- CTEs counted_rows (in reach of some label's windows) and counted_history (all): every label sees the same rows. -#}
+{% macro rows_in_reach(features) -%}
+counted_history as (
+
+    select known_rows.*, cast(null as bigint) as _lake_view from known_rows
+
+),
+
+counted_rows as (
+
+    select *
+    from counted_history
+    where _lake_at >= (select min(_lake_at) from timed_labels) - {{ longest_window(features | rejectattr('seconds', 'none') | list) * 1000000 }}
+        and _lake_at < (select max(_lake_at) from timed_labels)
+
+),
+{%- endmacro %}
+
+{#- The same where each label sees what was known at a moment of its own: a view. A row stands in each view in which it
+    counts for a label: in reach of its windows, or as the newest before them. -#}
+{% macro rows_in_views(counted, features) -%}
+numbered_rows as {{ computed_once() }} (
+
+    select known_rows.*, row_number() over () as _lake_row
+    from known_rows
+    where _lake_at < (select max(_lake_at) from timed_labels)
+
+),
+
+seen_in_views as {{ computed_once() }} (
+    {% for name, entity in counted.entities.items() %}
+    {%- set key = entity.key | reject('equalto', '_lake_view') | list %}
+    {%- set own = features | selectattr('entity', 'equalto', name) | list %}
+    {%- set reach = longest_window(own | rejectattr('seconds', 'none') | list) * 1000000 %}
+    {%- set visible %}
+    inner join numbered_rows as seen
+        on {% for column in key %}labels.{{ column }} = seen.{{ column }} and {% endfor -%}
+        seen._lake_known_from <= labels._lake_view
+        and (seen._lake_known_to is null or seen._lake_known_to > labels._lake_view)
+    {%- endset %}
+    {%- if not loop.first %}
+    union
+    {% endif %}
+    select labels._lake_view, seen._lake_row
+    from timed_labels as labels
+    {{- visible }}
+        and seen._lake_at < labels._lake_at
+        and seen._lake_at >= labels._lake_at - {{ reach }}
+    {%- if own | selectattr('seconds', 'none') | list %}
+
+    union
+
+    select labels._lake_view, max_by(seen._lake_row, seen._lake_at) as _lake_row
+    from timed_labels as labels
+    {{- visible }}
+        and seen._lake_at < labels._lake_at - {{ reach }}
+    group by labels._lake_view, labels._lake_label
+    {%- endif %}
+    {% endfor %}
+),
+
+counted_rows as {{ computed_once() }} (
+
+    select numbered_rows.*, seen_in_views._lake_view
+    from seen_in_views
+    inner join numbered_rows on seen_in_views._lake_row = numbered_rows._lake_row
+
+),
+
+counted_history as (
+
+    select * from counted_rows
+
+),
+{%- endmacro %}

@@ -1,0 +1,74 @@
+"""What must be known of a row before a feature can be told of it: columns of the row, and other features.
+
+Read from the SQL of measures and expressions by DuckDB's own parser; nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+
+from fraud_lakehouse.errors import TransformError
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.features.catalogue import Feature, Source
+
+
+@lru_cache(maxsize=512)
+def columns_of(expression: str) -> tuple[str, ...]:
+    """The columns an SQL expression names, each once, in their order.
+
+    Raises:
+        TransformError: it is no expression.
+    """
+    row = _parser().cursor().execute("select json_serialize_sql(?)", [f"select {expression}"]).fetchone()
+    parsed = json.loads(row[0]) if row else {"error": True}
+    if parsed["error"]:
+        raise TransformError(f"{expression!r} is no SQL expression: {parsed.get('error_message')}", "correct it")
+    return tuple(dict.fromkeys(_named(parsed["statements"])))
+
+
+@lru_cache(maxsize=1)
+def _parser() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect()  # opening one costs 40 ms
+
+
+def _named(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if node.get("class") == "COLUMN_REF":
+            yield str(node["column_names"][-1])
+            return
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            yield from _named(part)
+
+
+def row_columns(source: Source, measure: str) -> list[str]:
+    """Columns of the source's row that a measure is computed from, its event time left out."""
+    return [column for column in columns_of(source.measures[measure].expression) if column != source.time]
+
+
+def needed_of(feature: Feature, source: Source, beside: Mapping[str, Feature]) -> dict[str, Sequence[str]]:
+    """What a feature needs.
+
+    Args:
+        beside: the features of the same table, by name.
+
+    Returns:
+        `needs`: columns of the row it is told of, besides the event time; `uses`: features its expression is computed
+        from; `own`: measures of the row itself in its expression.
+    """
+    named = columns_of(feature.expression) if feature.expression is not None else ()
+    own = [name for name in named if name in source.measures]
+    uses = [name for name in named if name in beside and name not in own]
+    keys = [source.entities[entity].key for entity in (feature.entity, *(beside[name].entity for name in uses))]
+    columns = [
+        *(column for key in keys for column in key),
+        *(column for name in own for column in row_columns(source, name)),
+    ]
+    return {"needs": list(dict.fromkeys(columns)), "uses": uses, "own": own}
