@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     kafka_config_file: Path | None = Field(None, description="key=value lines of librdkafka properties")
     max_record_bytes: int = Field(1_048_576, ge=1, description="bytes of the longest Kafka value that is read")
 
+    publish_features: bool = Field(False, description="true or false: whether features are published to Kafka")
+    publish_topic_prefix: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,200}$", description="what the names of published topics begin with"
+    )
+
     update_delay: float = Field(0.0, ge=0, description="seconds between updates; 0 is live")
     allowed_lateness: float = Field(15.0, ge=0, description="seconds an event may be behind the watermark")
     idle_seconds: float = Field(
