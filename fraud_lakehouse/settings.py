@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     )
     replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the replica lane when live")
     late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
+    late_share: float = Field(
+        0.01, ge=0, le=1, description="share of an hour's card rows, 0 to 1, that may be late before a check warns"
+    )
     batch_rows: int = Field(500_000, ge=1, description="most rows of one micro-batch and source")
     max_field_bytes: int = Field(
         64 * 1024 * 1024, ge=1, le=2**30, description="largest field of a PostgreSQL row; a larger one stops capture"

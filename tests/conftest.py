@@ -6,6 +6,6 @@ from pathlib import Path
 
 pytest_plugins = [
     f"tests.{name}"
-    for name in ("fixtures_postgres", "fixtures_kafka")
+    for name in ("fixtures_postgres", "fixtures_kafka", "fixtures_apache_kafka")
     if Path(__file__).with_name(f"{name}.py").exists()
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from confluent_kafka import KafkaError, KafkaException
 
 from fraud_lakehouse.capture.kafka_config import reason_of
@@ -87,6 +89,11 @@ def publish_error(failure: KafkaException, bootstrap: str, topic: str, identity:
         f"Kafka at {bootstrap} did not take features for {topic}: {text}",
         "see the broker's log; it is tried again, and nothing is published twice",
     )
+
+
+def refuse(error: KafkaError) -> NoReturn:
+    """Raise what librdkafka gave back as a value."""
+    raise KafkaException(error)
 
 
 def missing_topic(bootstrap: str, topic: str) -> OutputTopicMissingError:

@@ -30,7 +30,7 @@ from fraud_lakehouse.publish.backlog import (
     is_newest,
     newest_versions,
 )
-from fraud_lakehouse.publish.errors import PositionUnclearError, PublishError, unclear
+from fraud_lakehouse.publish.errors import PositionUnclearError, PublishError, no_metadata, unclear
 from fraud_lakehouse.publish.feature_topic import FeatureTopic, feature_topics
 from fraud_lakehouse.publish.position import Position
 from fraud_lakehouse.publish.rebuilt import differences
@@ -44,7 +44,7 @@ TURN = "publish"
 ROWS = 10_000
 """Rows of a transaction at most."""
 RENEW_SECONDS = 24 * 3600.0
-"""A broker forgets offsets that nobody committed for a week (offsets.retention.minutes): the position is committed again."""
+"""A broker forgets offsets that nobody commits for a week (offsets.retention.minutes): they are committed again."""
 
 Choice = Literal["now", "topic", "start"]
 
@@ -154,6 +154,8 @@ class Publisher:
                 raise unclear(topic.name, "it has held records, and no position of this lake")
             position = begin(self._lake, topic)
             self._commit(topic, None, position)
+            if transactions.position(topic.name) != position:
+                raise no_metadata(self._clients.bootstrap, topic.name)
             self._record(topic, "publishing_begun", position)
         self._positions[topic.name] = position
         self._renewed.setdefault(topic.name, float("-inf"))
@@ -202,13 +204,17 @@ class Publisher:
     def _publish_differences(
         self, topic: FeatureTopic, rows: pl.DataFrame, behind: Position, content: Content, position: Position | None
     ) -> None:
-        """Killed in between, the old position stands, and what was published by then is in the topic and no difference."""
+        """Publish what the topic lacks.
+
+        Killed in between, a position of no table stands: the differences are looked for again, and what was published
+        by then is none.
+        """
         epoch = _next_epoch(content, position)
         wanted = differences(rows, content, topic)
-        until = position or replace(behind, version=-1, published=content.count)
+        until = Position("", epoch=epoch, published=content.count)
         for piece in wanted.iter_slices(ROWS):
             until = replace(until, published=until.published + piece.height)
-            self._commit(topic, piece, until, epoch)
+            self._commit(topic, piece, until)
         self._commit(topic, None, replace(behind, epoch=epoch, published=until.published))
 
     def _decide(self, topic: FeatureTopic, choice: Choice, error: PublishError) -> Position:
@@ -233,12 +239,8 @@ class Publisher:
         self._record(topic, "publishing_decided", self._positions[topic.name], choice=choice, reason=error.problem)
         return begun if choice != "topic" else self._positions[topic.name]
 
-    def _commit(
-        self, topic: FeatureTopic, rows: pl.DataFrame | None, position: Position, epoch: int | None = None
-    ) -> None:
-        messages = (
-            () if rows is None else topic.messages(rows, self._lake_id, position.epoch if epoch is None else epoch)
-        )
+    def _commit(self, topic: FeatureTopic, rows: pl.DataFrame | None, position: Position) -> None:
+        messages = () if rows is None else topic.messages(rows, self._lake_id, position.epoch)
         self._open().publish({topic.name: messages}, {topic.name: position})
         self._positions[topic.name] = position
         self._renewed[topic.name] = time.monotonic()

@@ -28,9 +28,8 @@ def differences(rows: pl.DataFrame, content: Content, topic: FeatureTopic) -> pl
     table = rows if "is_deleted" in rows.columns else rows.with_columns(is_deleted=pl.lit(False))
     told = _as_table(content.newest, rows, topic)
     keys = list(topic.key)
-    last = told.select(
-        *keys, pl.col(MEAN).alias("_mean"), pl.col(COUNT).alias("_count"), pl.col("is_deleted").alias("_deleted")
-    )
+    values = {"_mean": MEAN, "_count": COUNT, "_deleted": "is_deleted"}
+    last = told.select(*keys, **{name: pl.col(column) for name, column in values.items()})
     both = table.join(last, on=keys, how="left", nulls_equal=True)
     same_mean = pl.col(MEAN).eq_missing(pl.col("_mean")) | (
         (pl.col(MEAN) - pl.col("_mean")).abs() <= TOLERANCE * pl.max_horizontal(pl.col(MEAN).abs(), pl.lit(1.0))

@@ -11,7 +11,7 @@ import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from fraud_lakehouse.capture.kafka_config import KafkaClients
-from fraud_lakehouse.publish.errors import PublishError
+from fraud_lakehouse.publish.errors import PublishError, refuse
 from fraud_lakehouse.publish.feature_topic import (
     COUNT,
     DELETED,
@@ -64,9 +64,9 @@ def read_topic(clients: KafkaClients, topic: FeatureTopic, group: str, lake: str
                 elif error.code() == KafkaError._PARTITION_EOF:
                     left.discard(message.partition())
                 else:
-                    raise KafkaException(error)
+                    refuse(error)
             if time.monotonic() - heard > SILENT_SECONDS:
-                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, clients.last_error or "no answer"))
+                refuse(KafkaError(KafkaError._TIMED_OUT, clients.last_error or "no answer"))
     except KafkaException as error:
         raise PublishError(
             f"topic {topic.name} could not be read back from {clients.bootstrap}: {error.args[0].str()}",

@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from fraud_lakehouse.capture.kafka_config import KafkaClients, reason_of
 from fraud_lakehouse.lake.failpoints import failpoint
-from fraud_lakehouse.publish.errors import PublishError, missing_topic, no_metadata, publish_error, unclear
+from fraud_lakehouse.publish.errors import PublishError, missing_topic, no_metadata, publish_error, refuse, unclear
 from fraud_lakehouse.publish.feature_topic import Message
 from fraud_lakehouse.publish.position import Position
 
@@ -75,7 +75,7 @@ class Transactions:
                 if found is not None and found.error is None and found.partitions:
                     return
                 if found is not None and found.error is not None and found.error.code() not in _ABSENT:
-                    raise KafkaException(found.error)
+                    refuse(found.error)
             except KafkaException as error:
                 raise self._error(error, topic) from None
             if time.monotonic() > deadline:
@@ -92,7 +92,7 @@ class Transactions:
         try:
             (found,) = self._offsets().committed(asked, ANSWER_SECONDS)
             if found.error is not None:
-                raise KafkaException(found.error)
+                refuse(found.error)
         except KafkaException as error:
             raise self._error(error, topic) from None
         if found.offset < 0:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -23,33 +19,11 @@ from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.quarantine import Quarantine, Selection
 from fraud_lakehouse.settings import Settings
-from tests.apache_kafka import PASSWORD, USER, VERSION, ApacheKafka, ApacheKafkaMissingError, make_certificate
+from tests.apache_kafka import PASSWORD, USER, ApacheKafka, make_certificate
 from tests.fixtures_kafka import Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets
 
 pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(240)]
-
-
-@pytest.fixture(scope="session")
-def apache_server() -> Iterator[ApacheKafka]:
-    home = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-apache-kafka-"))
-    server = ApacheKafka(home)
-    try:
-        server.start()
-        yield server
-    except ApacheKafkaMissingError as reason:
-        told = f"Apache Kafka {VERSION} cannot be had here, capture is not tested against it: {reason}"
-        if os.environ.get("FRAUD_TEST_REQUIRE_APACHE_KAFKA") == "1":
-            pytest.fail(told)
-        pytest.skip(told)
-    finally:
-        server.stop()
-        shutil.rmtree(home, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def apache_kafka(apache_server: ApacheKafka) -> Broker:
-    return Broker(apache_server.bootstrap)
 
 
 class TestApacheKafka(CaptureContract):

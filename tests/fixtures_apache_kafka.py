@@ -1,0 +1,36 @@
+"""Apache Kafka for the tests that need what only it does; one server a session, topics of their own for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.apache_kafka import VERSION, ApacheKafka, ApacheKafkaMissingError
+from tests.fixtures_kafka import Broker
+
+
+@pytest.fixture(scope="session")
+def apache_server() -> Iterator[ApacheKafka]:
+    home = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-apache-kafka-"))
+    server = ApacheKafka(home)
+    try:
+        server.start()
+        yield server
+    except ApacheKafkaMissingError as reason:
+        told = f"Apache Kafka {VERSION} cannot be had here, nothing is tested against it: {reason}"
+        if os.environ.get("FRAUD_TEST_REQUIRE_APACHE_KAFKA") == "1":
+            pytest.fail(told)
+        pytest.skip(told)
+    finally:
+        server.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(apache_server: ApacheKafka) -> Broker:
+    return Broker(apache_server.bootstrap)
