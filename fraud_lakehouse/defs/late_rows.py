@@ -53,7 +53,7 @@ def late_check() -> dg.AssetChecksDefinition:
         asset=ASSET,
         name=CHECK,
         blocking=False,
-        description="At most FRAUD_LATE_SHARE of the card transactions of the last hour came after their window closed.",
+        description="At most FRAUD_LATE_SHARE of the last hour's card transactions came after their window had closed.",
     )
     def late_rows(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
         (evaluation,) = late_evaluation(lakehouse.lake, lakehouse.settings)
