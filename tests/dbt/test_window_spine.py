@@ -23,7 +23,7 @@ def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]
 
 
 def spine(rows: list[Row], windows: list[Row]) -> list[Row]:
-    """Each user's windows from their first to the last that the watermark has passed; those without payments count 0."""
+    """Each user's windows from the first to the last that the watermark has passed; without payments they count 0."""
     newest: dict[int, Any] = {}
     for row in rows:
         newest[row["_partition"]] = max(newest.get(row["_partition"], row["t"]), row["t"])
