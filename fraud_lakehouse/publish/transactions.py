@@ -144,7 +144,7 @@ class Transactions:
             producer.commit_transaction(COMMIT_SECONDS)
         except KafkaException as error:
             told = self._error(error, topic)
-            self._give_up(producer)
+            self._give_up(producer, is_fatal=reason_of(error).fatal())
             raise told from None
         except BaseException:
             self._give_up(producer)
@@ -174,12 +174,13 @@ class Transactions:
                 producer.poll(0)
                 return
 
-    def _give_up(self, producer: Producer) -> None:
+    def _give_up(self, producer: Producer, *, is_fatal: bool = False) -> None:
         """Abort what is open, and use this producer no more: who opens next learns what was committed."""
-        with suppress(KafkaException):
-            producer.purge(in_queue=True)
-            producer.abort_transaction(ANSWER_SECONDS)
         self._producer = None
+        producer.purge()
+        if not is_fatal:
+            with suppress(KafkaException):
+                producer.abort_transaction(ANSWER_SECONDS)
 
     def _offsets(self) -> Consumer:
         if self._consumer is None:
