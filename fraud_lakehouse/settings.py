@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     )
     replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the replica lane when live")
     late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
+    window_idle_seconds: float = Field(
+        0.0, ge=0, description="seconds without rows until a partition keeps no window open; 0: it always does"
+    )
     window_spine: bool = Field(False, description="true or false: whether windows with zero counts are stored")
     late_share: float = Field(
         0.01, ge=0, le=1, description="share of an hour's card rows, 0 to 1, that may be late before a check warns"

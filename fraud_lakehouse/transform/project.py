@@ -204,6 +204,7 @@ def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any])
     project["vars"]["allowed_lateness_seconds"] = settings.allowed_lateness
     project["vars"]["late_rows"] = settings.late_rows
     project["vars"]["idle_seconds"] = settings.idle_seconds
+    project["vars"]["window_idle_seconds"] = settings.window_idle_seconds
     project["vars"]["window_spine"] = settings.window_spine
     project["vars"] |= variables
     return json.dumps(project)  # also YAML, and quick to write: every cycle compares it
