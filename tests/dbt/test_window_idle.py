@@ -39,10 +39,9 @@ def windows(bronze_rows: list[Row]) -> list[Row]:
     landings = {row["_partition"]: row["_ingested_at"] for row in sorted(rows, key=lambda one: one["_ingested_at"])}
     awake = {partition for partition, at in landings.items() if max(landings.values()) - at < IDLE}
     newest = {one: max(row["t"] for row in rows if row["_partition"] == one) for one in awake}
-    # the oracle's own watermark is the smallest of its partitions: give it rows of one that is as far as the awake ones
-    watermark = min(newest.values())
-    behind = [{**row, "_partition": 0, "t": min(row["t"], watermark)} for row in rows if row["t"] <= watermark]
-    return [row for row in oracle.tumble(behind, late) if row["window_end"] <= watermark - oracle.LATENESS]
+    passed = min(newest.values())
+    # the oracle's own watermark is that of its slowest partition: as one partition that is as far as the slowest awake
+    return oracle.tumble([{**row, "_partition": 0} for row in rows if row["t"] <= passed], late)
 
 
 @pytest.mark.parametrize("seed", range(2))
