@@ -10,6 +10,7 @@ import threading
 
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.publish.errors import FencedError
 from fraud_lakehouse.publish.publisher import Publisher
 from fraud_lakehouse.settings import Settings
 
@@ -48,14 +49,19 @@ class PublishLane:
             try:
                 publisher = publisher or Publisher(self._settings, Lake.at(self._settings.lake))
                 publisher.step(self._ended.is_set)
+            except FencedError as error:
+                # a catch-up or a run of Dagster's came in between, once: it is over when we have the turn again
+                self.problem = str(error) if failures else None
+                self._ended.wait(PAUSES[min(failures, len(PAUSES) - 1)])
+                failures += 1
             except LakehouseError as error:
                 if self.problem != str(error):
                     log.warning("features are not published: %s", error)
                 self.problem = str(error)
                 self._ended.wait(PAUSES[min(failures, len(PAUSES) - 1)])
                 failures += 1
-                continue
-            self.problem, failures = None, 0
-            self._ended.wait(LOOK_SECONDS if self._settings.is_local else REMOTE_LOOK_SECONDS)
+            else:
+                self.problem, failures = None, 0
+                self._ended.wait(LOOK_SECONDS if self._settings.is_local else REMOTE_LOOK_SECONDS)
         if publisher is not None:
             publisher.close()
