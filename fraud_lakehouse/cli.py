@@ -124,6 +124,28 @@ def bench(
     raise typer.Exit(run_benchmark(name, as_json=as_json))
 
 
+@app.command()
+def publish(
+    begin: Annotated[
+        Optional[Literal["now", "topic", "start"]],  # noqa: UP045
+        typer.Option("--from", help="of a topic whose position is unclear: what counts as published"),
+    ] = None,
+) -> None:
+    """Publish the features that are pending to Kafka, each exactly once.
+
+    `--from` decides where a topic goes on whose position cannot be told (the error says why): `now` counts the rows
+    there are as published, `topic` counts what the topic holds and publishes the rest, `start` publishes everything
+    again. Topics whose position is clear just go on.
+    """
+    from fraud_lakehouse.lake.lake import Lake
+    from fraud_lakehouse.publish.publisher import Publisher
+
+    settings = _settings()
+    with Publisher(settings, Lake.at(settings.lake), begin) as publisher:
+        for done in publisher.step():
+            typer.echo(f"{done.topic}: {done.rows:,} rows published, {done.position.published:,} in all")
+
+
 @app.command("accept-source")
 def accept_source(source: Annotated[Literal["postgres", "kafka"], typer.Argument(help="which source")]) -> None:
     """Resume with another source: accept its present identity and continue from what it has.

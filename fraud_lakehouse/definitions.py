@@ -12,7 +12,9 @@ from fraud_lakehouse.defs import UPDATE_JOB
 from fraud_lakehouse.defs.alerts import alert_sensor, failure_sensor
 from fraud_lakehouse.defs.bronze import bronze_assets, bronze_key, bronze_tables
 from fraud_lakehouse.defs.checks import alert_checks, contract_checks
+from fraud_lakehouse.defs.late_rows import late_check
 from fraud_lakehouse.defs.live_run import live_job
+from fraud_lakehouse.defs.published import published_assets
 from fraud_lakehouse.defs.report import report_schedule
 from fraud_lakehouse.defs.resources import Parts, lakehouse_resource
 from fraud_lakehouse.defs.sensors import janitor_sensor, live_sensor, source_sensor
@@ -46,8 +48,8 @@ def build_definitions(
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
     return dg.Definitions(
-        assets=[*bronze_assets(settings), transform_assets(manifest)],
-        asset_checks=[alert_checks(rules), *contract_checks(bronze, silver), *slot_check(settings)],
+        assets=[*bronze_assets(settings), transform_assets(manifest), *published_assets(settings)],
+        asset_checks=[alert_checks(rules), *contract_checks(bronze, silver), late_check(), *slot_check(settings)],
         jobs=[dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."), live_job(keys, rules)],
         schedules=[report_schedule(), upkeep_schedule()],
         sensors=[

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     kafka_config_file: Path | None = Field(None, description="key=value lines of librdkafka properties")
     max_record_bytes: int = Field(1_048_576, ge=1, description="bytes of the longest Kafka value that is read")
 
+    publish_features: bool = Field(False, description="true or false: whether features are published to Kafka")
+    publish_topic_prefix: str = Field(
+        "", pattern=r"^[A-Za-z0-9._-]{0,200}$", description="what the names of published topics begin with"
+    )
+
     update_delay: float = Field(0.0, ge=0, description="seconds between updates; 0 is live")
     allowed_lateness: float = Field(15.0, ge=0, description="seconds an event may be behind the watermark")
     idle_seconds: float = Field(
@@ -52,6 +57,13 @@ class Settings(BaseSettings):
     late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
     label_delay: int = Field(
         604_800, ge=0, le=10 * 366 * 86_400, description="seconds from a card payment until its fraud label is known"
+    )
+    window_idle_seconds: float = Field(
+        0.0, ge=0, description="seconds without rows until a partition keeps no window open; 0: it always does"
+    )
+    window_spine: bool = Field(False, description="true or false: whether windows with zero counts are stored")
+    late_share: float = Field(
+        0.01, ge=0, le=1, description="share of an hour's card rows, 0 to 1, that may be late before a check warns"
     )
     batch_rows: int = Field(500_000, ge=1, description="most rows of one micro-batch and source")
     max_field_bytes: int = Field(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.apache_kafka import VERSION, ApacheKafka, ApacheKafkaMissingError
+from tests.fixtures_kafka import Broker
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,8 @@ def apache_server() -> Iterator[ApacheKafka]:
     finally:
         server.stop()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(apache_server: ApacheKafka) -> Broker:
+    return Broker(apache_server.bootstrap)

@@ -108,9 +108,13 @@ class KafkaClients:
         self.all_down = False
         """Whether a client found every broker away since the last answer."""
 
-    def consumer(self) -> Consumer:
-        """A consumer that never joins a group, commits nothing by itself and reports the end of each partition."""
-        return self._make(Consumer, _DEFAULTS, _OURS)
+    def consumer(self, group: str | None = None) -> Consumer:
+        """A consumer that never joins a group, commits nothing by itself and reports the end of each partition.
+
+        Args:
+            group: whose offsets it asks for, whatever the properties file says; default: the file's, else `GROUP`.
+        """
+        return self._make(Consumer, _DEFAULTS, _OURS | ({"group.id": group} if group else {}))
 
     def admin(self) -> AdminClient:
         """A client for metadata, identities and offsets."""
@@ -120,6 +124,11 @@ class KafkaClients:
         """An idempotent producer with batches for throughput."""
         defaults = {"linger.ms": 20, "compression.type": "lz4", "queue.buffering.max.messages": 200_000}
         return self._make(Producer, defaults, {"enable.idempotence": True})
+
+    def transactional_producer(self, identity: str) -> Producer:
+        """A producer of transactions; keys go to the partitions that Java's clients choose for them."""
+        defaults = {"linger.ms": 5, "compression.type": "lz4", "partitioner": "murmur2_random"}
+        return self._make(Producer, defaults, {"enable.idempotence": True, "transactional.id": identity})
 
     def forget_error(self) -> None:
         """Start a new wait: errors reported before it do not explain it."""

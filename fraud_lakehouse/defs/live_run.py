@@ -22,6 +22,7 @@ import dagster as dg
 from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS
 from fraud_lakehouse.defs.bronze import bronze_key
 from fraud_lakehouse.defs.checks import ALERTS_KEY, alert_evaluations
+from fraud_lakehouse.defs.late_rows import late_evaluation
 from fraud_lakehouse.defs.metadata import landed_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.slot_health import slot_evaluation
@@ -163,7 +164,8 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefini
         def check() -> None:
             began = time.monotonic()
             slot = slot_evaluation(lakehouse.settings, lakehouse.parts.slot)
-            for evaluation in (*alert_evaluations(lakehouse.lake, rules, lakehouse.settings), *slot):
+            late = late_evaluation(lakehouse.lake, lakehouse.settings)
+            for evaluation in (*alert_evaluations(lakehouse.lake, rules, lakehouse.settings), *late, *slot):
                 context.log_event(evaluation)  # type: ignore[arg-type]  # the annotation is narrower than the code
             metrics.observe("check", time.monotonic() - began)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fraud_lakehouse.detect.slot_health import SlotHealth
     from fraud_lakehouse.lake.ingest import Landed
     from fraud_lakehouse.live import CycleResult
+    from fraud_lakehouse.publish.publisher import Published
     from fraud_lakehouse.settings import Settings
     from fraud_lakehouse.transform.runner import BuildResult
 
@@ -69,6 +70,12 @@ def _repeat(
     run_live(settings, stop, report, is_over=is_over)
 
 
+def _publish(settings: Settings, lake: Lake) -> Sequence[Published]:
+    from fraud_lakehouse.publish.publisher import publish_features
+
+    return publish_features(settings, lake)
+
+
 def _slot_health(settings: Settings) -> SlotHealth:
     from fraud_lakehouse.capture.postgres import PostgresCapture
     from fraud_lakehouse.detect.slot_health import assess
@@ -90,6 +97,7 @@ class Parts:
     repeat: Repeat = field(default=_repeat)
     look: Callable[[str, Settings], NewData | None] = field(default=new_data)
     slot: Callable[[Settings], SlotHealth] = field(default=_slot_health)
+    publish: Callable[[Settings, Lake], Sequence[Published]] = field(default=_publish)
 
 
 @dataclass

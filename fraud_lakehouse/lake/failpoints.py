@@ -63,6 +63,11 @@ POINTS: dict[str, str] = {
     "alerts.before_send": "the alert is recorded | not sent",
     "alerts.after_answer": "the destination has answered | the attempt is not recorded",
     "alerts.after_record": "the attempt is recorded | the round has not ended",
+    # features to Kafka
+    "publish.before_produce": "a transaction is open | it has no message",
+    "publish.before_position": "its messages are handed over | not its position",
+    "publish.before_commit": "messages and position are in the transaction | it is not committed",
+    "publish.after_commit": "the transaction is committed | nothing else knows",
 }
 """Name -> what has happened before | what has not."""
 

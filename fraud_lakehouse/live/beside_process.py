@@ -20,6 +20,7 @@ from fraud_lakehouse.lake.failpoints import arm_from
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.maintenance import DailyUpkeep
 from fraud_lakehouse.lake.writer_lock import BESIDE, TURN_SECONDS, writer_lock
+from fraud_lakehouse.publish.lane import PublishLane
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.runner import Transformer
 
@@ -46,7 +47,7 @@ class _Changes(threading.Thread):
         self.changed.set()
 
 
-def serve(settings: Settings, lines: TextIO, say: TextIO) -> None:
+def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishLane) -> None:
     """Build the lanes after a change, at most every `replica_interval` seconds, until `lines` ends."""
     changes = _Changes(lines)
     changes.start()
@@ -55,7 +56,7 @@ def serve(settings: Settings, lines: TextIO, say: TextIO) -> None:
     transformer = Transformer(settings)
     try:
         while not changes.ended.is_set():
-            problem = _reload(transformer)
+            problem = _reload(transformer) or publishing.problem
             if not changes.changed.is_set() or time.monotonic() < due or not transformer.is_ready:
                 _tell(say, {"problem": problem or _keep_up(daily, settings, idle=not changes.changed.is_set())})
                 changes.ended.wait(PROJECT_SECONDS)
@@ -111,7 +112,8 @@ def main() -> None:
     if settings.failpoint:
         arm_from(settings.failpoint)
     try:
-        serve(settings, sys.stdin, answers)
+        with PublishLane(settings) as publishing:
+            serve(settings, sys.stdin, answers, publishing)
     except (BrokenPipeError, KeyboardInterrupt):
         return
 

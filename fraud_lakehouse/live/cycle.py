@@ -20,6 +20,7 @@ from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.live.source import Source, sources
+from fraud_lakehouse.publish.publisher import publish_features
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.runner import BuildResult, Transformer
 
@@ -139,6 +140,7 @@ class Cycle:
 
         Raises:
             GapError, SourceError, TransformError: at the first one; nothing is lost by it.
+            PublishError: everything else is done, but features could not be published.
         """
         while True:
             seconds: dict[str, float] = {}
@@ -155,6 +157,7 @@ class Cycle:
             self.transformer.build_lane("all").raise_for_errors()
         while (told := self.delivery.deliver_pending(wait=10.0)).pending and (told.delivered or told.digested):
             pass  # a round that was under way took none of the newest: they are the next round's
+        publish_features(self.settings, self.lake)
 
     def turn(self, part: str) -> AbstractContextManager[None]:
         """The turn of a part of the work among the processes of this machine."""

@@ -205,6 +205,8 @@ def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any])
     project["vars"]["late_rows"] = settings.late_rows
     project["vars"]["idle_seconds"] = settings.idle_seconds
     project["vars"]["label_delay_seconds"] = settings.label_delay
+    project["vars"]["window_idle_seconds"] = settings.window_idle_seconds
+    project["vars"]["window_spine"] = settings.window_spine
     project["vars"] |= variables
     return json.dumps(project)  # also YAML, and quick to write: every cycle compares it
 

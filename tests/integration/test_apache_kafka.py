@@ -26,11 +26,6 @@ from tests.kafka_contract import CaptureContract, drain, offsets
 pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(240)]
 
 
-@pytest.fixture(scope="session")
-def apache_kafka(apache_server: ApacheKafka) -> Broker:
-    return Broker(apache_server.bootstrap)
-
-
 class TestApacheKafka(CaptureContract):
     @pytest.fixture
     def broker(self, apache_kafka: Broker) -> Broker:

@@ -1,7 +1,6 @@
 {{ config(strategy='append', tags=['hot']) }}
 
 {%- set seconds = 360 * 60 %}
-{%- set lateness = 'interval ' ~ var('allowed_lateness_seconds') ~ ' seconds' %}
 {%- set incremental = is_incremental_build() %}
 {%- set new_payments = new_rows(ref('card_transactions')) %}
 {%- set new_late = new_rows(ref('card_transactions_late')) %}
@@ -9,8 +8,13 @@
     {%- set seen_times = seen_totals(
         ref('card_transactions'),
         key=['_topic', '_partition'],
-        columns={'_topic': '_topic', '_partition': '_partition', 'newest_time': 'trans_date_trans_time'},
-        totals={'newest_time': 'max(newest_time)'},
+        columns={
+            '_topic': '_topic',
+            '_partition': '_partition',
+            'newest_time': 'trans_date_trans_time',
+            'newest_landing': '_ingested_at',
+        },
+        totals={'newest_time': 'max(newest_time)', 'newest_landing': 'max(newest_landing)'},
     ) %}
     {%- set seen_ends = seen_totals(
         this, key=[], columns={'newest_end': 'window_end'}, totals={'newest_end': 'max(newest_end)'}
@@ -21,7 +25,7 @@
             when (select max(newest_end) from {{ seen_ends }}) is null then timestamp '0001-01-01 00:00:00'
             else least(
                 (select max(newest_end) from {{ seen_ends }}),
-                (select {{ window_floor('min(newest_time) - ' ~ lateness, seconds) }} from {{ seen_times }})
+                (select {{ window_floor('seen.watermark', seconds) }} from ({{ window_watermark(seen_times) }}) as seen)
             )
         end as newest_end
     {%- endset %}
@@ -38,22 +42,20 @@
             )
         )
     {%- endset %}
-    {%- set watermark_now -%}
-        select min(watermark) from (
-            select max(newest_time) - {{ lateness }} as watermark
-            from (
-                select _topic, _partition, newest_time from {{ seen_times }}
-                union all
-                select _topic, _partition, trans_date_trans_time as newest_time from {{ new_payments }}
-            ) as times
-            group by _topic, _partition
-        ) as partition_watermarks
+    {%- set all_times -%}
+        (
+            select _topic, _partition, newest_time, newest_landing from {{ seen_times }}
+            union all
+            select _topic, _partition, trans_date_trans_time as newest_time, _ingested_at as newest_landing
+            from {{ new_payments }}
+        )
     {%- endset %}
+    {%- set watermark_now = window_watermark(all_times) %}
 {%- endif %}
 
 with new_transactions as (
 
-    select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition from {{ new_payments }}
+    select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition, _ingested_at from {{ new_payments }}
 
 ),
 
@@ -76,27 +78,20 @@ late as (
 
 partition_times as (
 
-    select _topic, _partition, trans_date_trans_time as newest_time from new_transactions
+    select _topic, _partition, trans_date_trans_time as newest_time, _ingested_at as newest_landing
+    from new_transactions
     {%- if incremental %}
 
     union all
 
-    select _topic, _partition, newest_time from {{ seen_times }}
+    select _topic, _partition, newest_time, newest_landing from {{ seen_times }}
     {%- endif %}
-
-),
-
-partition_watermarks as (
-
-    select max(newest_time) - {{ lateness }} as watermark
-    from partition_times
-    group by _topic, _partition
 
 ),
 
 watermark as (
 
-    select min(watermark) as watermark from partition_watermarks
+    {{ window_watermark('partition_times') }}
 
 ),
 {% if incremental %}

@@ -1,0 +1,80 @@
+{{ config(materialized='delta' if var('window_spine') else 'view', strategy='overwrite', tags=['replica']) }}
+
+{%- set seconds = 360 * 60 %}
+
+with card_transactions as (
+
+    select trans_date_trans_time, _topic, _partition from {{ ref('card_transactions') }}
+
+),
+
+windowed as (
+
+    select * from {{ ref('user_trans_amt_last_360min_windowed') }}
+
+),
+
+partition_times as (
+
+    select max(trans_date_trans_time) as newest_time
+    from card_transactions
+    group by _topic, _partition
+
+),
+
+-- the last window that the watermark has passed, though it may hold no payment at all
+closed as (
+
+    select
+        {{ window_floor(
+            'min(newest_time) - interval ' ~ var('allowed_lateness_seconds') ~ ' seconds', seconds
+        ) }} - interval {{ seconds }} seconds as window_start
+    from partition_times
+
+),
+
+bounds as (
+
+    select window_start from windowed
+
+    union all
+
+    select closed.window_start
+    from closed
+    where closed.window_start > (select min(window_start) from windowed)
+
+),
+
+users as (
+
+    select user_id, min(window_start) as first_start
+    from windowed
+    group by user_id
+
+),
+
+every_window as (
+
+    select * from {{ spine('bounds', 'user_id', 'window_start', seconds, entities='users') }}
+
+),
+
+counted as (
+
+    select
+        every_window.window_start,
+        every_window.window_end,
+        every_window.user_id,
+        windowed.user_mean_trans_amt_last_360min,
+        coalesce(windowed.user_trans_count_last_360min, 0) as user_trans_count_last_360min
+    from every_window
+    inner join users
+        on every_window.user_id is not distinct from users.user_id
+        and every_window.window_start >= users.first_start
+    left join windowed
+        on every_window.user_id is not distinct from windowed.user_id
+        and every_window.window_start = windowed.window_start
+
+)
+
+select * from counted

@@ -1,0 +1,58 @@
+"""The topics features are published to, as assets: materializing one publishes what is pending, and shows the position.
+
+There are none unless FRAUD_PUBLISH_FEATURES is on. In live running the process beside the cycle publishes.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from fraud_lakehouse.defs import OWNERS
+from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
+from fraud_lakehouse.defs.table_key import table_key
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.publish.publisher import Published
+    from fraud_lakehouse.settings import Settings
+
+LAYER = "published"
+
+
+def published_assets(settings: "Settings") -> list[dg.AssetsDefinition]:
+    """One step for both topics."""
+    if not settings.publish_features:
+        return []
+    from fraud_lakehouse.publish.feature_topic import feature_topics
+
+    keys = {topic.name: table_key(LAYER, topic.name) for topic in feature_topics(settings.publish_topic_prefix)}
+    specs = [
+        dg.AssetSpec(
+            key=keys[topic.name],
+            deps=[table_key("gold", topic.table)],
+            description=f"Kafka topic {topic.name}. One message per row of gold/{topic.table}, each once.",
+            group_name=LAYER,
+            owners=OWNERS,
+            kinds={"kafka"},
+        )
+        for topic in feature_topics(settings.publish_topic_prefix)
+    ]
+
+    @dg.multi_asset(name="publish_features", specs=specs, can_subset=False)
+    def publish(lakehouse: dg.ResourceParam[Lakehouse]) -> Iterator[dg.MaterializeResult[None]]:
+        with stated_failures():
+            done = {one.topic: one for one in lakehouse.parts.publish(lakehouse.settings, lakehouse.lake)}
+        for name, key in keys.items():
+            yield dg.MaterializeResult(asset_key=key, metadata=published_metadata(done.get(name)))
+
+    return [publish]
+
+
+def published_metadata(done: "Published | None") -> dict[str, Any]:
+    """Rows published now and in all, and up to which version of the table; a table that is not there yet has none."""
+    if done is None:
+        return {"rows": 0}
+    position = done.position
+    return {"rows": done.rows, "published": position.published, "version": position.version, "epoch": position.epoch}
