@@ -34,7 +34,7 @@ AFTER_FAILURE_SECONDS = (1.0, 2.0, 5.0, 10.0)
 class CycleResult:
     """What one cycle did; seconds by step (capture, build, deliver).
 
-    `alert_seconds`: of alerts, from the source's commit until "landed", "recorded" and "delivered".
+    `alert_seconds`: of alerts, from the source's commit until "landed", "scored", "recorded" and "delivered".
     """
 
     landed: list[Landed] = field(default_factory=list)

@@ -44,7 +44,7 @@ class Metrics:
         )
         self._alert = Histogram(
             "fraud_alert_seconds",
-            "Seconds of an alert from the source's commit to landed, recorded and delivered",
+            "Seconds of an alert from the source's commit to landed, scored, recorded and delivered",
             ["until"],
             buckets=BUCKETS,
             registry=self._registry,
