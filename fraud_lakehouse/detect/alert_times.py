@@ -20,7 +20,7 @@ class AlertTimes:
             self._alerts.skip()
 
     def take(self) -> dict[str, list[float]]:
-        """Seconds since the source's commit by stage ("landed", "scored", "recorded"), of the alerts since the last call.
+        """Seconds from the source's commit to "landed", "scored", "recorded", of the alerts since the last call.
 
         Raises:
             LakeError: the table cannot be read.

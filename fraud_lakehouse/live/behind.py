@@ -55,6 +55,7 @@ class Backlog:
         self._unscored: dict[str, int] = defaultdict(int)
         self._scored_until: dict[str, datetime] = {}
         self._waiting: dict[str, Waiting] = {}
+        self._is_failing = False
 
     def landed(self, batches: Sequence[Landed]) -> None:
         """Rows came to bronze."""
@@ -65,10 +66,24 @@ class Backlog:
     def scored(self, batches: Sequence[Landed]) -> None:
         """The hot lane has read these batches."""
         with self._lock:
+            self._is_failing = False
             for batch in batches:
                 self._unscored[batch.source] -= batch.rows
                 if (newest := batch.newest_committed_at) is not None:
                     self._scored_until[batch.source] = max(self._scored_until.get(batch.source, newest), newest)
+
+    def failed(self) -> None:
+        """A model of the hot lane failed: what waits in bronze waits for a person."""
+        with self._lock:
+            self._is_failing = True
+
+    def is_full(self, source: str, rows: int) -> bool:
+        """Whether `rows` rows of a source wait to be scored: more are better left in the source, which has them safe.
+
+        Never while the hot lane fails: the source must not keep its log until a person has come.
+        """
+        with self._lock:
+            return self._unscored.get(source, 0) >= rows and not self._is_failing
 
     def at_source(self, source: str, waiting: Waiting) -> None:
         """What a source still has."""

@@ -70,7 +70,7 @@ class Capturing:
     Args:
         sources: what to capture; nobody else may use them meanwhile.
         work: folder of the turns.
-        rows: about the most rows of a micro-batch.
+        rows: about the most rows of a micro-batch; so many that are not scored yet hold up the landing of more.
     """
 
     def __init__(self, sources: Sequence[Source], work: Path, rows: int) -> None:
@@ -103,7 +103,11 @@ class Capturing:
     def _capture(self, source: Source) -> None:
         look_at, ask_at = 0.0, 0.0
         while not self._ending.is_set():
-            if not source.is_ready:
+            is_full = self.backlog.is_full(source.name, self._rows)
+            if is_full and time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + BACKLOG_SECONDS
+                self.backlog.at_source(source.name, source.backlog())
+            if is_full or not source.is_ready:
                 self._ending.wait(WAKE_SECONDS)
                 continue
             if not source.wait(WAKE_SECONDS) and time.monotonic() < look_at:

@@ -42,6 +42,8 @@ def run_until(cycle: Cycle, stop: Callable[[], bool], report: Callable[[CycleRes
                     if result.is_scored:
                         capturing.backlog.scored(unscored)
                         unscored.clear()
+                    elif result.builds:
+                        capturing.backlog.failed()
                     result = cycle.follow(result, is_busy=landings.is_waiting)
                     _finish(cycle, beside, replace(result, behind=capturing.backlog.now()), report)
                     due = time.monotonic() + IDLE_SECONDS

@@ -115,7 +115,7 @@ class Metrics:
         self._keep(step, seconds)
 
     def summary(self) -> dict[str, Any]:
-        """Counts since the start; who is behind; of each time percentiles of the newest 1,000, and the histogram of all.
+        """Counts since the start, who is behind, percentiles of the newest 1,000 of each time, and histograms of all.
 
         Keys: pid, since, at, cycles, rows, alerts, errors; seconds: {time: {count, p50, p95, p99, max}}; histograms:
         {step: {upper bound: observations up to it}}; behind: {source: {seconds, rows, source_rows, source_bytes}}.

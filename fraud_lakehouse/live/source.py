@@ -38,8 +38,8 @@ class Source:
     """One source: `problem` is why it gives nothing now, `stopped` that it needs a person.
 
     `waiting` asks the source what it still has. `be_patient` says whether a step may wait for a server that is away.
-    `is_shared` is true after a step in which another process was landing the same source: its rows are in bronze without
-    our having landed them.
+    `is_shared` is true after a step in which another process was landing the same source: its rows are in bronze
+    without our having landed them.
     """
 
     name: str
