@@ -2,10 +2,14 @@
 
 Embedded PostgreSQL and Kafka, the generators, an HTTP receiver of alerts, and either Dagster (code server, webserver,
 daemon, whose sensor starts the live run) or, with --no-dagster, `fraud-lakehouse live` alone. Beside the figures the
-floor, measured in the same run: one dbt build of the hot lane that finds nothing new, and one Delta commit of a row.
+floors, measured in the same run: one warm dbt build of the hot lane that finds nothing new, one Delta commit of a row,
+one event written into Dagster's storage. Of the processor time, how much each part took.
 
+--history ROWS lands so many rows (half of each source) and builds them before the cycle starts.
 --kill kills the process that runs the cycle (-9) half way: then the longest time without an alert is the figure.
 --idle SECONDS measures the processor time of the cycle without data afterwards.
+Above 1,000 rows a second the sources are filled by statements and messages made beforehand, else by the demo's
+generators. The slope is of the seconds from commit to alert over the time measured: above 0 the cycle falls behind.
 """
 
 from __future__ import annotations
@@ -21,14 +25,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import polars as pl
 import psutil
+from _feeding import feeding, preload
+from _processor import cpu_seconds
 
-from fraud_lakehouse.demo.generate import run_generators
 from fraud_lakehouse.demo.interface import DagsterServices
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
@@ -53,14 +60,27 @@ def median_seconds(action: Callable[[], object], times: int = 5) -> float:
     return sorted(taken)[times // 2]
 
 
-def floor(settings: Settings) -> dict[str, float]:
-    """Seconds of a warm build without new rows, and of a Delta commit of one row."""
+def floor(settings: Settings, home: Path) -> dict[str, float]:
+    """Seconds of a warm build by dbt that finds nothing new, of a Delta commit of a row, of an event of Dagster's."""
     transformer = Transformer(settings)
-    build = median_seconds(lambda: transformer.build_lane("hot"))
+    transformer.build_lane("hot")
+
+    def build_by_dbt() -> None:
+        transformer._proven.clear()  # else it would be done without dbt
+        transformer.build_lane("hot")
+
+    build = median_seconds(build_by_dbt)
     transformer.close()
     table = Appender.open(Lake.at(settings.lake), "control", "floor", {"n": pl.Int64()})
     commit = median_seconds(lambda: table.append(pl.DataFrame({"n": [1]}), {}))
-    return {"empty_build_seconds": round(build, 3), "delta_commit_seconds": round(commit, 3)}
+    (home / "floor").mkdir()
+    with dg.DagsterInstance.local_temp(str(home / "floor")) as instance:
+        event = median_seconds(lambda: instance.report_runless_asset_event(dg.AssetMaterialization("floor")), 20)
+    return {
+        "empty_build_seconds": round(build, 3),
+        "delta_commit_seconds": round(commit, 3),
+        "dagster_event_seconds": round(event, 4),
+    }
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -124,7 +144,7 @@ def wait_for_cycle(settings: Settings, other_than: int = 0) -> psutil.Process:
     sys.exit("no live cycle came up")
 
 
-def seconds_of(settings: Settings, since: datetime) -> dict[str, float]:
+def seconds_of(settings: Settings, since: datetime) -> dict[str, Any]:
     """Percentiles of the alerts whose source committed after `since`."""
     alerts = pl.read_delta(f"{settings.lake}/gold/alerts").filter(pl.col("source_committed_at") >= since)
     if alerts.is_empty():
@@ -142,19 +162,42 @@ def seconds_of(settings: Settings, since: datetime) -> dict[str, float]:
         "p99_seconds": round(float(recorded.quantile(0.99) or 0), 2),
         "longest_seconds": round(float(recorded.max() or 0), 2),
         "delivered_p99_seconds_more": round(float(delivered.quantile(0.99) or 0), 2),
+        "p50_until": {
+            name: round(
+                float(
+                    ((alerts[column] - alerts["source_committed_at"]).dt.total_microseconds() / 1e6).quantile(0.5) or 0
+                ),
+                2,
+            )
+            for name, column in (("landed", "landed_at"), ("scored", "scored_at"), ("recorded", "fired_at"))
+        },
+        "slope_seconds_per_minute": slope(alerts["source_committed_at"], recorded),
         "longest_silence_seconds": round(float((times.diff().dt.total_microseconds().max() or 0) / 1e6), 1),
     }
 
 
-def measure(settings: Settings, home: Path, options: argparse.Namespace) -> dict[str, float]:
+def slope(at: pl.Series, seconds: pl.Series) -> float:
+    """How many seconds a minute the time to the alert grows: least squares over the medians of each 5 s."""
+    frame = pl.DataFrame({"at": (at - at.min()).dt.total_microseconds() / 6e7, "seconds": seconds})
+    medians = frame.group_by((pl.col("at") * 12).floor().alias("slice")).agg(pl.col("at", "seconds").median())
+    variance = medians["at"].var()
+    found = medians.select(pl.cov("at", "seconds")).item() / variance if medians.height > 1 and variance else 0.0
+    return round(float(found), 2)
+
+
+def landed_per_second(settings: Settings, since: datetime, seconds: float) -> int:
+    """Rows that came to bronze in the time measured."""
+    batches = pl.read_delta(f"{settings.lake}/control/batches")
+    mine = batches.filter(pl.col("landed_at").is_between(since, since + timedelta(seconds=seconds)))
+    return round(mine["rows"].sum() / seconds)
+
+
+def measure(settings: Settings, home: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Percentiles over the alerts of `--seconds` at `--rate` rows a second, after a warm-up."""
-    stop = threading.Event()
-    generators = threading.Thread(target=run_generators, args=(settings, options.rate / 2, stop))
-    with cycle(settings, home, dagster=options.dagster):
-        generators.start()
+    with cycle(settings, home, dagster=options.dagster), feeding(settings, options.rate) as stop:
         running = wait_for_cycle(settings)
         time.sleep(WARM_UP_SECONDS)
-        began, memory = datetime.now(UTC), running.memory_info().rss
+        began, memory, used = datetime.now(UTC), running.memory_info().rss, cpu_seconds(home)
         if options.kill:
             time.sleep(options.seconds / 2)
             running.kill()
@@ -162,11 +205,15 @@ def measure(settings: Settings, home: Path, options: argparse.Namespace) -> dict
             time.sleep(options.seconds / 2)
         else:
             time.sleep(options.seconds)
-        figures: dict[str, float] = {"rate": options.rate, "cycle_mb": round(running.memory_info().rss / 1e6)}
+        lasted = (datetime.now(UTC) - began).total_seconds()
+        cpu = {part: round(100 * (now - used.get(part, 0.0)) / lasted) for part, now in cpu_seconds(home).items()}
+        figures: dict[str, Any] = {"rate": options.rate, "cycle_mb": round(running.memory_info().rss / 1e6)}
+        figures["cpu_percent"] = dict(sorted(cpu.items(), key=lambda item: -item[1]))
         figures["cycle_growth_percent"] = round(100 * (running.memory_info().rss / memory - 1), 1)
-        stop.set()
-        generators.join()
+        stop()
         time.sleep(5)  # the last alerts are delivered
+        figures["live"] = json.loads((settings.work_dir / "live.json").read_text())["seconds"]
+        figures["landed_per_second"] = landed_per_second(settings, began, lasted)
         if options.idle:
             figures["idle_cpu_percent"] = idle(running, options.idle)
     return figures | seconds_of(settings, began)
@@ -188,6 +235,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0, help="rows a second, both sources together")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--dagster", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--history", type=int, default=0, help="rows in the lake beforehand, half of each source")
     parser.add_argument("--kill", action="store_true", help="kill -9 the cycle half way")
     parser.add_argument("--idle", type=float, default=0.0, help="seconds without data to measure afterwards")
     options = parser.parse_args()
@@ -199,7 +247,9 @@ def main() -> None:
             settings = load_settings(
                 lake=str(home / "lake"), postgres_dsn=dsn, kafka_bootstrap_servers=kafka.bootstrap, alert_urls=url
             )
-            figures = measure(settings, home, options) | floor(settings)
+            if options.history:
+                preload(settings, options.history)
+            figures = measure(settings, home, options) | floor(settings, home)
     figures["load_average"] = round(os.getloadavg()[0], 1)
     if options.json:
         print(json.dumps(figures))
@@ -208,11 +258,13 @@ def main() -> None:
         f"source commit to recorded alert at {options.rate:g} rows a second: p50 {figures['p50_seconds']} s,"
         f" p99 {figures['p99_seconds']} s, longest {figures['longest_seconds']} s over {figures['alerts']} alerts;"
         f" delivered {figures['delivered_p99_seconds_more']} s later (p99), {figures['undelivered']} not;"
-        f" longest silence {figures['longest_silence_seconds']} s; the cycle's process {figures['cycle_mb']} MB,"
-        f" {figures['cycle_growth_percent']:+} % since the warm-up"
+        f" longest silence {figures['longest_silence_seconds']} s; {figures['landed_per_second']} rows a second landed,"
+        f" slope {figures['slope_seconds_per_minute']:+} s a minute; until {figures['p50_until']} (p50);"
+        f" the cycle's process {figures['cycle_mb']} MB, {figures['cycle_growth_percent']:+} % since the warm-up"
         + (f"; idle {figures['idle_cpu_percent']} % of a core" if options.idle else "")
-        + f" (empty warm build {figures['empty_build_seconds']} s, Delta commit {figures['delta_commit_seconds']} s;"
-        f" load {figures['load_average']})"
+        + f" (empty warm build {figures['empty_build_seconds']} s, Delta commit {figures['delta_commit_seconds']} s,"
+        f" event of Dagster {figures['dagster_event_seconds']} s; load {figures['load_average']})"
+        f"\nprocessor, percent of a core: {figures['cpu_percent']}"
     )
 
 

@@ -48,7 +48,11 @@ def build_definitions(
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
     return dg.Definitions(
-        assets=[*bronze_assets(settings), transform_assets(manifest), *published_assets(settings)],
+        assets=[
+            *bronze_assets(settings),
+            transform_assets(manifest, is_live=settings.update_delay == 0),
+            *published_assets(settings),
+        ],
         asset_checks=[alert_checks(rules), *contract_checks(bronze, silver), late_check(), *slot_check(settings)],
         jobs=[dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."), live_job(keys, rules)],
         schedules=[report_schedule(), upkeep_schedule()],

@@ -12,6 +12,10 @@ The JSON object (keys may be added, none is removed):
   alerts: {open, by_rule, by_severity, undelivered, destinations: [{destination, pending, failures, error}]}
     undelivered: alerts that at least one configured destination has not got; failures: in a row, up to now
   quarantined: card records that could not be read and were not replayed (`fraud-lakehouse quarantine list`)
+  live: null where no live cycle ever ran, else {running, age_seconds: since its summary was written, and the summary:
+    pid, since, at, cycles, rows, alerts, errors, seconds: {time: {count, p50, p95, p99, max}} of the newest 1,000,
+    histograms: {step: {upper bound: observations up to it}} since its start (steps: capture, build, check, deliver,
+    follow; total: commit to recorded alert), behind: {source: {seconds, rows, source_rows, source_bytes}}}
   problems: [{at, source, event, detail}]: gaps in control/audit that capture has not resumed from
 Nothing is changed by asking, in the lake or at a source.
 """
@@ -31,6 +35,7 @@ from deltalake import DeltaTable
 
 from fraud_lakehouse.capture.kafka import KafkaCapture
 from fraud_lakehouse.capture.postgres import PostgresCapture
+from fraud_lakehouse.detect.behind import live_state
 from fraud_lakehouse.detect.contracts import REQUIRED
 from fraud_lakehouse.detect.deliveries import TABLE as DELIVERIES
 from fraud_lakehouse.detect.destination import destinations
@@ -77,6 +82,7 @@ class Status:
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     alerts: dict[str, Any] = field(default_factory=dict)
     quarantined: int = 0
+    live: dict[str, Any] | None = None
     problems: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -104,6 +110,8 @@ def collect(settings: Settings) -> Status:
         status.layers[layer] = [_table(lake, layer, name, status.at) for name in _names(lake, layer)]
     status.alerts = _alerts(lake, settings)
     status.quarantined = open_count(lake.open(*_CARDS)) if lake.exists(*_CARDS) else 0
+    state = live_state(settings.work_dir)
+    status.live = {"running": state.running, "age_seconds": state.age, **state.summary} if state else None
     status.problems = landed.problems()
     if not any(status.layers.values()):
         status.message = f"there is no lake at {lake.root} yet; `fraud-lakehouse catch-up` or `live` begins one"

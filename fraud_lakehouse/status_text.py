@@ -35,6 +35,8 @@ def render(status: Status) -> str:
     for one in alerts["destinations"]:
         failing = f", failing ({one['failures']} in a row): {one['error']}" if one["failures"] else ""
         lines.append(f"  {one['destination']}: {one['pending']:,} pending{failing}")
+    if status.live:
+        lines += ["", *_live_lines(status.live)]
     if status.quarantined:
         lines += ["", f"Quarantine: {status.quarantined:,} unreadable records (fraud-lakehouse quarantine list)"]
     if status.problems:
@@ -43,6 +45,18 @@ def render(status: Status) -> str:
             f"  {one['at']} {one['source']} {one['event']}: {_sentence(one['detail'])}" for one in status.problems
         ]
     return "\n".join(lines)
+
+
+def _live_lines(live: Mapping[str, Any]) -> list[str]:
+    how = "runs" if live["running"] else f"does not run; it last did {_duration(live['age_seconds'])} ago"
+    done = f"{live['cycles']:,} cycles, {live['rows']:,} rows, {live['alerts']:,} alerts, {live['errors']:,} errors"
+    lines = [f"Live cycle {how}: {done}"]
+    for name, times in live["seconds"].items():
+        lines.append(f"  {name:<18}p50 {times['p50']:.2f} s, p99 {times['p99']:.2f} s, longest {times['max']:.2f} s")
+    for source, behind in live["behind"].items():
+        if live["running"] and (behind["seconds"] or behind["rows"]):
+            lines.append(f"  {source} waits for {behind['seconds']:.1f} s, {behind['rows']:,} rows not scored")
+    return lines
 
 
 def _source_lines(source: SourceStatus) -> list[str]:

@@ -5,7 +5,7 @@
 {% macro new_features(transactions=true, cards=true) -%}
     {% if transactions -%}
     select
-        source, transaction_id, user_id, amount, event_time, source_committed_at, landed_at,
+        source, transaction_id, user_id, amount, event_time, source_committed_at, landed_at, scored_at,
         prior_mean, prior_count, count_10min, sum_10min, user_exists, _lsn as position, _seq as sub_position
     from {{ new_rows(ref('transaction_features'), consumer='alerts') }}
     {%- endif %}
@@ -16,7 +16,7 @@
     {% endif %}
     {%- if cards -%}
     select
-        source, transaction_id, user_id, amount, event_time, source_committed_at, landed_at,
+        source, transaction_id, user_id, amount, event_time, source_committed_at, landed_at, scored_at,
         prior_mean, prior_count, count_10min, sum_10min, user_exists, _offset as position, _partition as sub_position
     from {{ new_rows(ref('card_transaction_features'), consumer='alerts') }}
     {%- endif %}
@@ -37,6 +37,7 @@
     event_time,
     source_committed_at,
     landed_at,
+    scored_at,
     cast({{ score }} as double) as score,
     {{ json_object([['reason', reason]] + terms) }} as evidence,
     source,

@@ -17,18 +17,20 @@ import polars as pl
 from fraud_lakehouse.defs.metadata import markdown_table
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
+from fraud_lakehouse.defs.transform import ALERTS_KEY
 from fraud_lakehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.detect.anomaly_rate import RateDrift
+    from fraud_lakehouse.detect.behind import KeepingUp
     from fraud_lakehouse.detect.contracts import ContractResult
     from fraud_lakehouse.detect.findings import Finding
     from fraud_lakehouse.detect.latency import Latency
     from fraud_lakehouse.settings import Settings
 
-ALERTS_KEY = dg.AssetKey(["gold", "alerts"])
 DRIFT = "anomaly_rate"
 LATENCY = "alert_latency"
+BEHIND = "cycle_behind"
 WINDOW = timedelta(hours=1)
 CARD_TABLE = "card_transactions"
 
@@ -39,7 +41,7 @@ def rule_check_name(rule: str) -> str:
 
 
 def alert_checks(rules: Sequence[str]) -> dg.AssetChecksDefinition:
-    """On gold/alerts: a non-blocking check per rule, on the share of transactions that raise alerts, on their delay."""
+    """On gold/alerts, none blocking: one per rule, the share of transactions that raise alerts, delay and backlog."""
     specs = [
         dg.AssetCheckSpec(
             rule_check_name(rule),
@@ -63,7 +65,14 @@ def alert_checks(rules: Sequence[str]) -> dg.AssetChecksDefinition:
         description="99 of 100 alerts of the last 10 minutes were recorded within FRAUD_ALERT_SECONDS of the commit.",
     )
 
-    @dg.multi_asset_check(name="findings", specs=[*specs, drift, latency], can_subset=True)
+    behind = dg.AssetCheckSpec(
+        BEHIND,
+        asset=ALERTS_KEY,
+        blocking=False,
+        description="The live cycle, if one runs, has scored what each source committed FRAUD_ALERT_SECONDS ago.",
+    )
+
+    @dg.multi_asset_check(name="findings", specs=[*specs, drift, latency, behind], can_subset=True)
     def findings(
         context: dg.AssetCheckExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> Iterator[dg.AssetCheckResult]:
@@ -78,6 +87,7 @@ def alert_checks(rules: Sequence[str]) -> dg.AssetChecksDefinition:
 def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") -> Iterator[dg.AssetCheckEvaluation]:
     """Every check on gold/alerts, evaluated now; the live run logs these as they are."""
     from fraud_lakehouse.detect.anomaly_rate import evaluate_drift
+    from fraud_lakehouse.detect.behind import keeping_up
     from fraud_lakehouse.detect.findings import evaluate_rules
     from fraud_lakehouse.detect.latency import evaluate_latency
 
@@ -87,6 +97,8 @@ def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") ->
     yield _warning(DRIFT, drift.passed, drift_metadata(drift))
     latency = evaluate_latency(lake, settings.alert_seconds + settings.update_delay)
     yield _warning(LATENCY, latency.passed, latency_metadata(latency))
+    behind = keeping_up(settings.work_dir, settings.alert_seconds + settings.update_delay)
+    yield _warning(BEHIND, behind.passed, behind_metadata(behind))
 
 
 def finding_metadata(finding: "Finding") -> dict[str, Any]:
@@ -117,6 +129,18 @@ def latency_metadata(latency: "Latency") -> dict[str, Any]:
         "of older rows": latency.older,
         "limit": latency.limit,
         **{name: value for name, value in times.items() if value is not None},
+    }
+
+
+def behind_metadata(behind: "KeepingUp") -> dict[str, Any]:
+    """By how much the live cycle is behind: seconds, and rows that are not scored, by source."""
+    if not behind.running:
+        return {"live cycle": "none runs", "limit": behind.limit}
+    return {
+        "limit": behind.limit,
+        **({"reason": "; ".join(behind.reasons)} if behind.reasons else {}),
+        **{f"{source}, seconds": seconds for source, seconds in behind.seconds.items()},
+        **{f"{source}, rows": rows for source, rows in behind.rows.items()},
     }
 
 

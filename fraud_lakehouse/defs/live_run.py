@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,17 @@ import dagster as dg
 
 from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS
 from fraud_lakehouse.defs.bronze import bronze_key
-from fraud_lakehouse.defs.checks import ALERTS_KEY, alert_evaluations
+from fraud_lakehouse.defs.checks import alert_evaluations
 from fraud_lakehouse.defs.late_rows import late_evaluation
 from fraud_lakehouse.defs.metadata import landed_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.slot_health import slot_evaluation
+from fraud_lakehouse.defs.transform import ALERTS_KEY
 
 if TYPE_CHECKING:
     from fraud_lakehouse.lake.ingest import Landed
     from fraud_lakehouse.live import CycleResult
+    from fraud_lakehouse.live.behind import Behind
     from fraud_lakehouse.transform.runner import NodeResult
 
 log = logging.getLogger(__name__)
@@ -52,11 +54,19 @@ class LiveReport:
         keys: asset key of each model by its dbt unique id.
         emit: takes each event.
         say: takes each line for the run's log.
+        alert_seconds: how far the cycle may be behind a source before the log says so.
     """
 
     def __init__(
-        self, keys: dict[str, dg.AssetKey], seconds: float, emit: Callable[[Any], None], say: Callable[[str], None]
+        self,
+        keys: dict[str, dg.AssetKey],
+        seconds: float,
+        emit: Callable[[Any], None],
+        say: Callable[[str], None],
+        alert_seconds: float = 10.0,
     ) -> None:
+        self._alert_seconds = alert_seconds
+        self._behind: Mapping[str, Behind] = {}
         self._keys = keys
         self._seconds = seconds
         self._emit = emit
@@ -77,6 +87,7 @@ class LiveReport:
         self._steps.update(result.seconds)
         self._alerts += result.alerts
         self._problems.update(result.problems)
+        self._behind = result.behind
         if time.monotonic() >= self._due:
             self.flush()
             self._due = time.monotonic() + self._seconds
@@ -94,6 +105,9 @@ class LiveReport:
         if rows := sum(batch.rows for batches in self._landed.values() for batch in batches):
             steps = ", ".join(f"{step} {seconds / self._cycles:.2f} s" for step, seconds in self._steps.items())
             self._say(f"{rows} rows, {self._alerts} alerts in {self._cycles} cycles; a cycle took: {steps}")
+        for source, behind in self._behind.items():
+            if behind.seconds > self._alert_seconds:
+                self._say(f"{source} is behind: {behind}")
         for source, problem in self._problems.items():
             self._say(f"{source}: {problem}")
         self._clear()
@@ -105,6 +119,7 @@ class LiveReport:
         self._built: dict[str, list[NodeResult]] = defaultdict(list)
         self._steps: Counter[str] = Counter()
         self._problems: dict[str, str] = {}
+        self._behind = {}
 
 
 class Reporter:
@@ -157,15 +172,16 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefini
     ) -> None:
         from fraud_lakehouse.live.metrics import Metrics
 
-        metrics = Metrics.of(lakehouse.settings)
-        report = LiveReport(keys, config.report_seconds, context.log_event, context.log.info)
+        settings = lakehouse.settings
+        report = LiveReport(keys, config.report_seconds, context.log_event, context.log.info, settings.alert_seconds)
+        metrics = Metrics.of(settings)
         until = time.monotonic() + config.run_seconds
 
         def check() -> None:
             began = time.monotonic()
-            slot = slot_evaluation(lakehouse.settings, lakehouse.parts.slot)
-            late = late_evaluation(lakehouse.lake, lakehouse.settings)
-            for evaluation in (*alert_evaluations(lakehouse.lake, rules, lakehouse.settings), *late, *slot):
+            slot = slot_evaluation(settings, lakehouse.parts.slot)
+            late = late_evaluation(lakehouse.lake, settings)
+            for evaluation in (*alert_evaluations(lakehouse.lake, rules, settings), *late, *slot):
                 context.log_event(evaluation)  # type: ignore[arg-type]  # the annotation is narrower than the code
             metrics.observe("check", time.monotonic() - began)
 

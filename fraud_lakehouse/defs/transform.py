@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 Manifest = Mapping[str, Any]
 STORED = "delta"  # the materialization that leaves a table; others are views inside a build
 REPORT_KEY = dg.AssetKey(["gold", "daily_report"])
+ALERTS_KEY = dg.AssetKey(["gold", "alerts"])
+# The live run reports gold/alerts every minute, also when nothing came; other tables only when they have new rows.
+LIVE_FRESHNESS = dg.FreshnessPolicy.time_window(timedelta(minutes=5), warn_window=timedelta(minutes=2))
 REPORT_FRESHNESS = dg.FreshnessPolicy.cron("0 1 * * *", lower_bound_delta=timedelta(hours=1), timezone="UTC")
 
 
@@ -48,8 +51,12 @@ def models(manifest: Manifest) -> dict[str, dg.AssetKey]:
     return {uid: model_key(node) for uid, node in manifest["nodes"].items() if node["resource_type"] == "model"}
 
 
-def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
-    """One step that builds any selection of the models."""
+def transform_assets(manifest: Manifest, *, is_live: bool) -> dg.AssetsDefinition:
+    """One step that builds any selection of the models.
+
+    Args:
+        is_live: a live run is to report gold/alerts all the time, rows or not; it is stale without.
+    """
     from dagster_dbt import dbt_assets
 
     nodes = manifest["nodes"]
@@ -57,7 +64,7 @@ def transform_assets(manifest: Manifest) -> dg.AssetsDefinition:
 
     @dbt_assets(
         manifest=manifest,
-        dagster_dbt_translator=_translator(),
+        dagster_dbt_translator=_translator(is_live=is_live),
         name="dbt_build",
         pool=LAKE_POOL,
     )
@@ -154,8 +161,10 @@ def _table(node: Mapping[str, Any]) -> tuple[str, str]:
     return str(node["fqn"][1]), str(node["alias"])
 
 
-def _translator() -> "DagsterDbtTranslator":
+def _translator(*, is_live: bool) -> "DagsterDbtTranslator":
     from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings
+
+    freshness = {REPORT_KEY: REPORT_FRESHNESS, **({ALERTS_KEY: LIVE_FRESHNESS} if is_live else {})}
 
     class Translator(DagsterDbtTranslator):
         """Layer = folder = asset group = first part of the key."""
@@ -173,8 +182,8 @@ def _translator() -> "DagsterDbtTranslator":
             spec = super().get_asset_spec(manifest, unique_id, project)
             stored = self.get_resource_props(manifest, unique_id)["config"].get("materialized") == STORED
             kinds = {"dbt", "deltalake" if stored else "view"}
-            if spec.key == REPORT_KEY:
-                return spec.replace_attributes(kinds=kinds, freshness_policy=REPORT_FRESHNESS)
+            if policy := freshness.get(spec.key):
+                return spec.replace_attributes(kinds=kinds, freshness_policy=policy)
             return spec.replace_attributes(kinds=kinds)
 
     return Translator(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True))

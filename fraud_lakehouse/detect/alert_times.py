@@ -1,4 +1,4 @@
-"""How long newly recorded alerts took: from the source's commit until landed, and until recorded."""
+"""How long newly recorded alerts took: from the source's commit until landed, scored and recorded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fraud_lakehouse.detect.outbox import ALERTS
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.storage_errors import lake_errors
 
-_UNTIL = {"landed": "landed_at", "recorded": "fired_at"}
+_UNTIL = {"landed": "landed_at", "scored": "scored_at", "recorded": "fired_at"}
 
 
 class AlertTimes:
@@ -20,7 +20,7 @@ class AlertTimes:
             self._alerts.skip()
 
     def take(self) -> dict[str, list[float]]:
-        """Seconds since the source's commit by stage ("landed", "recorded"), of the alerts since the last call.
+        """Seconds from the source's commit to "landed", "scored", "recorded", of the alerts since the last call.
 
         Raises:
             LakeError: the table cannot be read.

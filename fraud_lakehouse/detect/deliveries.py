@@ -14,7 +14,7 @@ from typing import NamedTuple
 import polars as pl
 
 from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, scan
 
 TABLE = ("gold", "alert_deliveries")
 DONE = ("delivered", "digest")
@@ -45,6 +45,15 @@ class DeliveryLog:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._appender: Appender | None = None
+
+    def missing(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """Those of the attempts that the table has not."""
+        if not attempts or not self._lake.exists(*TABLE):
+            return list(attempts)
+        names = ["alert_id", "destination", "attempt"]
+        rows = scan(self._lake.open(*TABLE)).filter(pl.col("alert_id").is_in({one.alert_id for one in attempts}))
+        known = set(rows.select(names).collect().iter_rows())
+        return [one for one in attempts if (one.alert_id, one.destination, one.attempt) not in known]
 
     def append(self, attempts: Sequence[Attempt]) -> None:
         """Record attempts in one Delta commit, on disk when this returns. Creates the table when it is not there.

@@ -1,25 +1,29 @@
 """Hand recorded alerts to their destinations: each once, none waiting for another's dead destination.
 
-Alerts are recorded in gold/alerts before anything here sees them, and each attempt is recorded in
-gold/alert_deliveries as soon as the destination has answered. So an alert reaches a destination at least once, and
-exactly once unless its answer is lost (no answer within the socket timeout, 4 s for most services) or the process
-dies between the answer and the record of it. The alert_id is the idempotency key by which a receiver can drop such a
-repeat. Processes of one machine take turns (`delivery.lock`), so that no two send the same alert.
+Alerts are recorded in gold/alerts before anything here sees them. Each attempt is noted on local disk (journal.py) as
+soon as the destination has answered, and committed to gold/alert_deliveries within half a second. So an alert reaches
+a destination at least once, and exactly once unless its answer is lost (no answer within the socket timeout, 4 s for
+most services) or the process dies between the answer and the note of it. The alert_id is the idempotency key by which a
+receiver can drop such a repeat. Processes of one machine take turns (`delivery.lock`), so that no two send the same
+alert.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from zlib import crc32
 
 import polars as pl
 
 from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
 from fraud_lakehouse.detect.destination import Destination, destinations
+from fraud_lakehouse.detect.journal import Journal
 from fraud_lakehouse.detect.message import alert_message, digest_message
 from fraud_lakehouse.detect.outbox import Backoff, Outbox, Queue
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
@@ -27,6 +31,10 @@ from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import process_lock
 from fraud_lakehouse.settings import Settings
+
+log = logging.getLogger(__name__)
+
+RECORD_SECONDS = 0.5  # of attempts: a commit of each would take most of a round
 
 
 @dataclass(frozen=True)
@@ -61,13 +69,15 @@ class Delivery:
         self._destinations = destinations(settings)
         self._outbox = Outbox(lake, [one.name for one in self._destinations])
         self._log = DeliveryLog(lake)
+        self._journal = Journal(settings.work_dir / f"deliveries-{crc32(lake.root.encode()):08x}.jsonl")
         self._lock_path = settings.work_dir / "delivery.lock"
         self._turn: ExitStack | None = None
         self._rounds: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
         self._commit = threading.Lock()
         self._buffer = threading.Lock()
-        self._unrecorded: list[Attempt] = []
+        self._unrecorded: list[Attempt] = []  # while there is one, the turn is kept
+        self._record_due = 0.0
         self._recorded: list[Attempt] = []
         self._seconds: list[float] = []
 
@@ -79,7 +89,7 @@ class Delivery:
         background and is in a later report; its destination gets no second round meanwhile.
 
         Raises:
-            LakeError: the tables cannot be read, or an answered attempt cannot be recorded.
+            LakeError: the tables cannot be read, or an answered attempt can be neither noted nor recorded.
         """
         if not self._destinations:
             return DeliveryReport(notes=("no destination configured (FRAUD_ALERT_URLS)",))
@@ -94,7 +104,7 @@ class Delivery:
 
     def _deliver(self, wait: float) -> DeliveryReport:
         idle = [one for one in self._destinations if not self._is_running(one.name)]  # before the tables are read
-        self._record(())
+        self._record()
         self._outbox.refresh()
         now = datetime.now(UTC)
         for destination in idle:
@@ -109,17 +119,26 @@ class Delivery:
         """Let no further message begin, and wait at most `wait` seconds for those under way."""
         self._closing.set()
         self._join(wait)
-        self._end_turn()
+        self._end_turn()  # else with the process; what is not recorded then is in the journal
 
     def _take_turn(self) -> None:
         """Hold the lake's delivery lock until no message of ours is under way."""
         if self._turn is None:
-            turn = ExitStack()
-            turn.enter_context(process_lock(self._lock_path, 0, "is delivering this lake's alerts"))
-            self._turn = turn
+            with ExitStack() as turn:
+                turn.enter_context(process_lock(self._lock_path, 0, "is delivering this lake's alerts"))
+                self._recover()
+                self._turn = turn.pop_all()
+
+    def _recover(self) -> None:
+        """Record what a process noted that died before it had recorded it."""
+        if noted := self._journal.read():
+            if missing := self._log.missing(noted):
+                self._log.append(missing)
+            self._journal.replace(())
 
     def _end_turn(self) -> None:
-        if self._turn is not None and not any(thread.is_alive() for thread in self._rounds.values()):
+        busy = self._unrecorded or any(thread.is_alive() for thread in self._rounds.values())
+        if self._turn is not None and not busy:
             self._turn.close()
             self._turn = None
 
@@ -140,6 +159,11 @@ class Delivery:
             thread.join(max(0.0, until - time.monotonic()))
 
     def _round(self, destination: Destination, due: pl.DataFrame, tries: dict[str, tuple[int, datetime]]) -> None:
+        self._send_all(destination, due, tries)
+        with suppress(LakeError):  # kept: the next deliver_pending raises it before anything is sent
+            self._record()
+
+    def _send_all(self, destination: Destination, due: pl.DataFrame, tries: dict[str, tuple[int, datetime]]) -> None:
         ranked = due.sort(["score", "fired_at"], descending=[True, False], nulls_last=True)
         singles = sorted(
             ranked.head(self._burst).iter_rows(named=True), key=lambda alert: tries.get(alert["alert_id"], (0,))[0]
@@ -174,15 +198,26 @@ class Delivery:
             ids, status = ids[:1], "failed"
         rows = [Attempt(one, destination.name, tries.get(one, (0,))[0] + 1, now, status, error) for one in ids]
         try:
-            self._record(rows)
+            self._note_attempts(rows)
+            if time.monotonic() >= self._record_due:
+                self._record()
         except LakeError:  # kept: the next deliver_pending raises it before anything is sent
             return False
         return error is None
 
-    def _record(self, attempts: Iterable[Attempt]) -> None:
-        """Commit attempts, with those of other rounds that came meanwhile; on failure they stay to be committed."""
+    def _note_attempts(self, attempts: Sequence[Attempt]) -> None:
+        """Put attempts into the journal, to be recorded soon; where it cannot be written they are recorded now."""
         with self._buffer:
             self._unrecorded.extend(attempts)
+            try:
+                self._journal.add(attempts)
+            except LakeError:
+                self._record_due = 0.0
+                log.warning("deliveries are recorded one by one, without a journal", exc_info=True)
+        failpoint("alerts.after_journal")
+
+    def _record(self) -> None:
+        """Commit the attempts noted by all rounds; on failure they stay to be committed."""
         with self._commit:
             with self._buffer:
                 batch = list(self._unrecorded)
@@ -192,6 +227,8 @@ class Delivery:
                 with self._buffer:
                     del self._unrecorded[: len(batch)]
                     self._recorded.extend(batch)
+                    self._journal.replace(self._unrecorded)
+                self._record_due = time.monotonic() + RECORD_SECONDS
 
     def _report(self) -> DeliveryReport:
         with self._buffer:

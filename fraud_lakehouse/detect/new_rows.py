@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from fraud_lakehouse.lake.lake import Lake, scan
+from fraud_lakehouse.lake.schemas import frame_schema
 from fraud_lakehouse.transform.changes import added_files
 
 
@@ -54,7 +55,10 @@ class NewRows:
         added = added_files(handle, after)
         if not added.append_only:
             return Rows(None, only_new=False)
-        return Rows(pl.scan_parquet(added.files, missing_columns="insert") if added.files else None, only_new=True)
+        if not added.files:
+            return Rows(None, only_new=True)
+        schema = frame_schema(handle.schema())
+        return Rows(pl.scan_parquet(added.files, schema=schema, missing_columns="insert"), only_new=True)
 
     def _is_unchanged(self) -> bool:
         """Whether a local table is known to have no newer version; costs two file lookups instead of an open."""

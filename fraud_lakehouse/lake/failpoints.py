@@ -61,7 +61,8 @@ POINTS: dict[str, str] = {
     "model.{model}.after_fsync": "committed and flushed | dbt does not know",
     # delivery
     "alerts.before_send": "the alert is recorded | not sent",
-    "alerts.after_answer": "the destination has answered | the attempt is not recorded",
+    "alerts.after_answer": "the destination has answered | the attempt is not noted",
+    "alerts.after_journal": "the attempt is noted on local disk | not in the lake",
     "alerts.after_record": "the attempt is recorded | the round has not ended",
     # features to Kafka
     "publish.before_produce": "a transaction is open | it has no message",

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.live.behind import Backlog
 from fraud_lakehouse.live.source import Source
 
 LOOK_SECONDS = 1.0  # a step at least this often: new tables, and log of others that the server may recycle
 WAKE_SECONDS = 0.2  # how long a thread waits for data before it looks whether it should end
+BACKLOG_SECONDS = 5.0  # how often a source is asked what it still has
 PACE_SECONDS = 0.2  # from one commit of a source to the next: smaller batches cost more than they save
 
 
@@ -34,6 +36,12 @@ class Landings:
             self._landed += landed
             self._is_shared |= is_shared
             self._changed.notify()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something to take."""
+        with self._changed:
+            return bool(self._landed) or self._is_shared
 
     def fail(self, error: Exception) -> None:
         """End the loop with this error."""
@@ -62,11 +70,12 @@ class Capturing:
     Args:
         sources: what to capture; nobody else may use them meanwhile.
         work: folder of the turns.
-        rows: about the most rows of a micro-batch.
+        rows: about the most rows of a micro-batch; so many that are not scored yet hold up the landing of more.
     """
 
     def __init__(self, sources: Sequence[Source], work: Path, rows: int) -> None:
         self.landings = Landings()
+        self.backlog = Backlog()
         self._work = work
         self._rows = rows
         self._ending = threading.Event()
@@ -92,9 +101,13 @@ class Capturing:
             self.landings.fail(error)
 
     def _capture(self, source: Source) -> None:
-        look_at = 0.0
+        look_at, ask_at = 0.0, 0.0
         while not self._ending.is_set():
-            if not source.is_ready:
+            is_full = self.backlog.is_full(source.name, self._rows)
+            if is_full and time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + BACKLOG_SECONDS
+                self.backlog.at_source(source.name, source.backlog())
+            if is_full or not source.is_ready:
                 self._ending.wait(WAKE_SECONDS)
                 continue
             if not source.wait(WAKE_SECONDS) and time.monotonic() < look_at:
@@ -102,7 +115,11 @@ class Capturing:
             began = time.monotonic()
             look_at = began + LOOK_SECONDS
             landed = source.land(self._work, self._rows)
+            self.backlog.landed(landed)
             if landed or source.is_shared:
                 self.landings.put(landed, is_shared=source.is_shared)
+            if began >= ask_at and not source.problem:
+                self.backlog.at_source(source.name, source.backlog())
+                ask_at = began + BACKLOG_SECONDS
             if sum(batch.rows for batch in landed) < self._rows:  # a full batch means that more is there
                 self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))

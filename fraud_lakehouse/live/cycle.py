@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fraud_lakehouse.detect.alert_times import AlertTimes
 from fraud_lakehouse.detect.delivery import Delivery, DeliveryReport
@@ -19,6 +19,7 @@ from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
+from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.source import Source, sources
 from fraud_lakehouse.publish.publisher import publish_features
 from fraud_lakehouse.settings import Settings
@@ -28,14 +29,15 @@ log = logging.getLogger(__name__)
 
 PROJECT_SECONDS = 2.0  # between two looks whether the project has changed
 HOT_SECONDS = 30.0  # a hot build at least this often: another process may have landed rows and died before building
+FOLLOW_SECONDS = 3.0  # how long the models beside the alerts wait while there are always new rows to score
 AFTER_FAILURE_SECONDS = (1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
 class CycleResult:
-    """What one cycle did; seconds by step (capture, build, deliver).
+    """What one cycle did; seconds by step (capture, build, deliver, follow).
 
-    `alert_seconds`: of alerts, from the source's commit until "landed", "recorded" and "delivered".
+    `alert_seconds`: of alerts, from the source's commit until "landed", "scored", "recorded" and "delivered".
     """
 
     landed: list[Landed] = field(default_factory=list)
@@ -44,6 +46,12 @@ class CycleResult:
     problems: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     alert_seconds: dict[str, list[float]] = field(default_factory=dict)
+    behind: Mapping[str, Behind] = field(default_factory=dict)
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether every row landed before it has been scored."""
+        return bool(self.builds) and not any(has_broken_model(build) for build in self.builds)
 
     @property
     def rows(self) -> int:
@@ -77,9 +85,7 @@ class Cycle:
                 "no source is configured",
                 "set FRAUD_POSTGRES_DSN, FRAUD_KAFKA_BOOTSTRAP_SERVERS or both (see .env.example), or try `make demo`",
             )
-        self._hot_stale = True
-        self._hot_due = 0.0
-        self._hot_failures = 0
+        self._alerts, self._follow = _Part("alerts"), _Part("follow")
         self._project_due = 0.0
 
     def capture(self, *, strict: bool = False) -> list[Landed]:
@@ -97,7 +103,7 @@ class Cycle:
         return landed
 
     def run(self, landed: Sequence[Landed], *, is_shared: bool = False, wait: float = 0.0) -> CycleResult:
-        """What follows rows landed in bronze: the hot lane if there is something new, and the alerts.
+        """What follows rows landed in bronze: scoring them if there are new ones, and the alerts. Then call `follow`.
 
         Args:
             landed: the batches.
@@ -106,34 +112,48 @@ class Cycle:
         """
         seconds: dict[str, float] = {}
         builds: list[BuildResult] = []
-        self._hot_stale |= bool(landed) or is_shared
-        if (self._hot_stale and not self._hot_failures) or time.monotonic() >= self._hot_due:
+        self._alerts.is_stale |= bool(landed) or is_shared
+        if self._alerts.is_due:
             with _timed(seconds, "build"):
-                builds.append(self.build_hot())
+                builds.append(self.build_alerts())
         with _timed(seconds, "deliver"):
             delivery = self.delivery.deliver_pending(wait)
         times = self._alert_times.take() | ({"delivered": list(delivery.seconds)} if delivery.seconds else {})
         return CycleResult(list(landed), builds, delivery, self.problems, seconds, times)
 
-    def build_hot(self) -> BuildResult:
-        """Build the hot lane in its turn; failing models are logged and built again after a pause.
+    def build_alerts(self) -> BuildResult:
+        """Build what alerts are made from, in the hot lane's turn; failing models are built again after a pause.
 
         Raises:
             TransformError: dbt cannot run, or refuses the project while none is in use.
         """
         self._take_over_project()
+        self._follow.is_stale = True
+        return self._build(self._alerts)
+
+    def follow(self, result: CycleResult, *, is_busy: bool) -> CycleResult:
+        """After the alerts: the other models of the hot lane, if they are due; returns the result with their build.
+
+        Args:
+            is_busy: rows wait to be scored; these models then wait for up to `FOLLOW_SECONDS`.
+        """
+        if not self._follow.is_due or (is_busy and time.monotonic() < self._follow.built_at + FOLLOW_SECONDS):
+            return result
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "follow"):
+            built = self._build(self._follow)
+        return replace(result, builds=[*result.builds, built], seconds=result.seconds | seconds)
+
+    def _build(self, part: _Part) -> BuildResult:
         with self.turn(HOT):
-            result = self.transformer.build_lane("hot")
-        self._hot_failures = self._hot_failures + 1 if has_broken_model(result) else 0
-        self._hot_stale = False
-        pauses = (HOT_SECONDS, *AFTER_FAILURE_SECONDS)
-        self._hot_due = time.monotonic() + pauses[min(self._hot_failures, len(pauses) - 1)]
+            result = self.transformer.build_lane(part.lane)
+        part.note(result)
         log_failures(result)
         return result
 
     def warm_up(self) -> None:
         """Import, parse and build once, so that the first micro-batch costs what any other does."""
-        self.build_hot()
+        self.build_alerts()
 
     def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:
         """Run cycles until the sources are drained, then build every layer and deliver.
@@ -146,7 +166,7 @@ class Cycle:
             seconds: dict[str, float] = {}
             with _timed(seconds, "capture"):
                 landed = self.capture(strict=True)
-            result = self.run(landed)
+            result = self.follow(self.run(landed), is_busy=bool(landed))
             for build in result.builds:
                 build.raise_for_errors()
             report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
@@ -191,6 +211,30 @@ class Cycle:
         if time.monotonic() >= self._project_due:
             self.transformer.reload(parse=not self.transformer.is_ready)
             self._project_due = time.monotonic() + PROJECT_SECONDS
+
+
+@dataclass
+class _Part:
+    """A part of the hot lane: whether there are new rows for it, when it was built, how often it failed in a row."""
+
+    lane: str
+    is_stale: bool = True
+    built_at: float = 0.0
+    due: float = 0.0
+    failures: int = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be built now; after a failure not before its pause is over."""
+        return (self.is_stale and not self.failures) or time.monotonic() >= self.due
+
+    def note(self, result: BuildResult) -> None:
+        """It was built."""
+        self.is_stale = False
+        self.failures = self.failures + 1 if has_broken_model(result) else 0
+        pauses = (HOT_SECONDS, *AFTER_FAILURE_SECONDS)
+        self.built_at = time.monotonic()
+        self.due = self.built_at + pauses[min(self.failures, len(pauses) - 1)]
 
 
 def has_broken_model(result: BuildResult) -> bool:

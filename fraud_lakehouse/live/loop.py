@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fraud_lakehouse.errors import GapError
+from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.live.capturing import Capturing
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
@@ -30,12 +31,21 @@ def run_until(cycle: Cycle, stop: Callable[[], bool], report: Callable[[CycleRes
         if settings.update_delay:
             _at_intervals(cycle, beside, stop, report)
             return
-        with Capturing(cycle.sources, settings.work_dir, settings.batch_rows) as landings:
-            due = 0.0
+        capturing = Capturing(cycle.sources, settings.work_dir, settings.batch_rows)
+        with capturing as landings:
+            due, unscored = 0.0, list[Landed]()
             while not stop():
                 landed, is_shared = landings.take(SLICE_SECONDS)
                 if landed or is_shared or time.monotonic() >= due:
-                    _finish(cycle, beside, cycle.run(landed, is_shared=is_shared), report)
+                    result = cycle.run(landed, is_shared=is_shared)
+                    unscored += landed
+                    if result.is_scored:
+                        capturing.backlog.scored(unscored)
+                        unscored.clear()
+                    elif result.builds:
+                        capturing.backlog.failed()
+                    result = cycle.follow(result, is_busy=landings.is_waiting)
+                    _finish(cycle, beside, replace(result, behind=capturing.backlog.now()), report)
                     due = time.monotonic() + IDLE_SECONDS
 
 
@@ -44,7 +54,7 @@ def _at_intervals(
 ) -> None:
     while not stop():
         due = time.monotonic() + cycle.settings.update_delay
-        _finish(cycle, beside, cycle.run(cycle.capture(), is_shared=True), report)
+        _finish(cycle, beside, cycle.follow(cycle.run(cycle.capture(), is_shared=True), is_busy=False), report)
         while not stop() and time.monotonic() < due:
             time.sleep(min(SLICE_SECONDS, max(0.0, due - time.monotonic())))
 

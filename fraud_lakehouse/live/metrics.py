@@ -11,13 +11,14 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.cycle import CycleResult
 from fraud_lakehouse.settings import Settings
 
@@ -36,7 +37,7 @@ class Metrics:
         self._write_due = 0.0
         self._since = datetime.now(UTC)
         self._newest: dict[str, deque[float]] = {}
-        self._behind: dict[str, dict[str, Any]] = {}
+        self._behind: Mapping[str, Behind] = {}
         self._counts = {"cycles": 0, "rows": 0, "alerts": 0, "errors": 0}
         self._registry = CollectorRegistry()
         self._seconds = Histogram(
@@ -44,7 +45,7 @@ class Metrics:
         )
         self._alert = Histogram(
             "fraud_alert_seconds",
-            "Seconds of an alert from the source's commit to landed, recorded and delivered",
+            "Seconds of an alert from the source's commit to landed, scored, recorded and delivered",
             ["until"],
             buckets=BUCKETS,
             registry=self._registry,
@@ -57,8 +58,14 @@ class Metrics:
         )
         self._lag = Gauge(
             "fraud_source_behind_seconds",
-            "Age of the newest row of a source when it had been scored",
+            "Age of a source's oldest commit that is not scored; 0 when nothing waits",
             ["source"],
+            registry=self._registry,
+        )
+        self._lag_rows = Gauge(
+            "fraud_source_behind_rows",
+            "Rows of a source that are not scored: landed, and still in the source",
+            ["source", "where"],
             registry=self._registry,
         )
 
@@ -93,27 +100,34 @@ class Metrics:
             for value in values:
                 self._alert.labels(until).observe(value)
                 self._keep(f"alert {until}", value)
+                if until == "recorded":
+                    self.observe("total", value)
         for part in result.problems:
             self._count("errors", 1)
             self._errors.labels(part).inc()
-        self._note_lag(result.landed)
+        self._note_behind(result.behind)
         if time.monotonic() >= self._write_due:
             self.write()
 
     def observe(self, step: str, seconds: float) -> None:
-        """One time of a step: capture, build, check, deliver."""
+        """One time of a step: capture, build, check, deliver, follow; total: from the source's commit to the alert."""
         self._seconds.labels(step).observe(seconds)
         self._keep(step, seconds)
 
     def summary(self) -> dict[str, Any]:
-        """Counts since the start; count, p50, p95, p99 and greatest of the newest 1,000 of each time; who is behind."""
+        """Counts since the start, who is behind, percentiles of the newest 1,000 of each time, and histograms of all.
+
+        Keys: pid, since, at, cycles, rows, alerts, errors; seconds: {time: {count, p50, p95, p99, max}}; histograms:
+        {step: {upper bound: observations up to it}}; behind: {source: {seconds, rows, source_rows, source_bytes}}.
+        """
         return {
             "pid": os.getpid(),
             "since": self._since.isoformat(),
             "at": datetime.now(UTC).isoformat(),
             **self._counts,
             "seconds": {name: percentiles(list(values)) for name, values in sorted(self._newest.items())},
-            "behind": self._behind,
+            "histograms": self._histograms(),
+            "behind": {source: asdict(behind) for source, behind in self._behind.items()},
         }
 
     def write(self) -> None:
@@ -126,15 +140,20 @@ class Metrics:
         except OSError as error:
             log.warning("no summary for `status` in %s: %s", self._path, error)
 
-    def _note_lag(self, landed: list[Landed]) -> None:
-        """How old the newest row of each source was when it had been scored: 0 to 2 s, or the cycle is behind."""
-        for source in {batch.source for batch in landed}:
-            mine = [batch for batch in landed if batch.source == source]
-            times = [batch.newest_committed_at for batch in mine if batch.newest_committed_at is not None]
-            if times:
-                age = (datetime.now(UTC) - max(times)).total_seconds()
-                self._lag.labels(source).set(age)
-                self._behind[source] = {"seconds": round(age, 1), "rows": sum(batch.rows for batch in mine)}
+    def _note_behind(self, behind: Mapping[str, Behind]) -> None:
+        self._behind = behind
+        for source, one in behind.items():
+            self._lag.labels(source).set(one.seconds)
+            self._lag_rows.labels(source, "landed").set(one.rows)
+            if one.source_rows is not None:
+                self._lag_rows.labels(source, "source").set(one.source_rows)
+
+    def _histograms(self) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for sample in (sample for metric in self._seconds.collect() for sample in metric.samples):
+            if sample.name.endswith("_bucket"):
+                found.setdefault(sample.labels["step"], {})[sample.labels["le"]] = int(sample.value)
+        return found
 
     def _count(self, name: str, by: int) -> None:
         self._counts[name] += by

@@ -16,6 +16,7 @@ from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
 from fraud_lakehouse.lake.ingest import KafkaIngest, Landed, PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, TurnTakenError, writer_lock
+from fraud_lakehouse.live.behind import Waiting
 from fraud_lakehouse.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,14 +37,16 @@ class Waitable(Protocol):
 class Source:
     """One source: `problem` is why it gives nothing now, `stopped` that it needs a person.
 
-    `be_patient` says whether a step may wait for a server that is away. `is_shared` is true after a step in which
-    another process was landing the same source: its rows are in bronze without our having landed them.
+    `waiting` asks the source what it still has. `be_patient` says whether a step may wait for a server that is away.
+    `is_shared` is true after a step in which another process was landing the same source: its rows are in bronze
+    without our having landed them.
     """
 
     name: str
     step: Callable[[int], list[Landed]]
     capture: Waitable
     close: Callable[[], None]
+    waiting: Callable[[], Waiting] = Waiting
     be_patient: Callable[[bool], None] = lambda patient: None
     problem: str | None = None
     stopped: bool = False
@@ -95,6 +98,14 @@ class Source:
             self._note(error)
             return False
 
+    def backlog(self) -> Waiting:
+        """What the source still has beyond what was landed; unknown when it does not answer."""
+        try:
+            return self.waiting()
+        except (SourceError, GapError) as error:
+            log.info("%s does not say how far it is behind: %s", self.name, error)
+            return Waiting()
+
     def _note(self, error: SourceError | GapError | ConcurrentWriterError) -> None:
         self.problem = str(error)
         # Only a person can say that a gap is acceptable; looked at again, in case somebody has.
@@ -109,8 +120,22 @@ def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
     """The configured sources; nothing is connected yet."""
     if settings.postgres_dsn is not None:
         postgres = PostgresIngest(settings, lake)
-        yield Source("postgres", postgres.step, postgres.capture, postgres.close, postgres.capture.be_patient)
+        log_ahead = postgres.capture.lag
+        yield Source(
+            "postgres",
+            postgres.step,
+            postgres.capture,
+            postgres.close,
+            lambda: Waiting(size=log_ahead().bytes_behind),
+            postgres.capture.be_patient,
+        )
     if settings.kafka_bootstrap_servers is not None:
         kafka = KafkaIngest(settings, lake)
-        patience = kafka.capture.be_patient
-        yield Source("kafka", lambda rows: kafka.step(rows, KAFKA_PATIENCE), kafka.capture, kafka.close, patience)
+        yield Source(
+            "kafka",
+            lambda rows: kafka.step(rows, KAFKA_PATIENCE),
+            kafka.capture,
+            kafka.close,
+            lambda: Waiting(rows=kafka.capture.lag().rows),
+            kafka.capture.be_patient,
+        )

@@ -6,13 +6,11 @@ Correctness does not rest on it: two cycles at once would only take turns and be
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from fraud_lakehouse.lake.writer_lock import TurnTakenError, process_lock
+from fraud_lakehouse.lake.writer_lock import TurnTakenError, is_held, process_lock
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 from fraud_lakehouse.live.loop import run_until
 from fraud_lakehouse.settings import Settings
@@ -54,21 +52,6 @@ def live_turn(work: Path, stop: Callable[[], bool]) -> Iterator[bool]:
                 yield False
                 return
         yield True
-
-
-def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _acquired(path: Path, held: ExitStack, stop: Callable[[], bool]) -> bool:

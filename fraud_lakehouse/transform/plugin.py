@@ -50,6 +50,7 @@ class Plugin(BasePlugin):
         self._built: dict[Key, Any] = {}
         self._columns: dict[str, list[str]] = {}
         self._declared: dict[Key, list[tuple[str, str]]] = {}
+        self._growing: dict[Key, list[tuple[str, str]]] = {}  # of tables that get newly declared columns
         self._keeps_views = True
         self._new_rows_sql: dict[str, str] = {}
 
@@ -91,17 +92,18 @@ class Plugin(BasePlugin):
         for table in call["tables"]:
             key: Key = (table["layer"], table["name"])
             self._declared[key] = list(table["columns"].items())
+            self._growing[key] = self._declared[key] if table["is_ours"] else []
             if self._keeps_views or key not in self._views:
-                self._refresh(key, self._declared[key])
+                self._refresh(key)
 
-    def _refresh(self, key: Key, declared: list[tuple[str, str]]) -> None:
+    def _refresh(self, key: Key) -> None:
         table = self._handles.get(key)
         if table is not None:
             seen = (str(table.metadata().id), table.version())
             if self._views.get(key) != seen:
-                self._create_view(key, snapshot_sql(table))
+                self._create_view(key, snapshot_sql(table, self._growing.get(key, [])))
                 self._views[key] = seen
-        elif declared and self._views.get(key) != ("", -1):
+        elif (declared := self._declared.get(key)) and self._views.get(key) != ("", -1):
             self._create_view(key, empty_sql(declared))
             self._views[key] = ("", -1)
 
@@ -129,10 +131,10 @@ class Plugin(BasePlugin):
         name = f"{plan.consumer[0]}.{plan.consumer[1]} <- {upstream[0]}.{upstream[1]}"
         relation = f"{NEW_ROWS_SCHEMA}.{quoted(name)}"
         if read is None:
-            self._refresh(upstream, self._declared.get(upstream, []))
+            self._refresh(upstream)
             sql = f"select * from {quoted(upstream[0])}.{quoted(upstream[1])} where false"
         else:
-            sql = files_sql(read.table, read.files)
+            sql = files_sql(read.table, read.files, self._growing.get(upstream, []))
         if self._new_rows_sql.get(relation) != sql:  # rules ask for the same rows
             self._conn.cursor().execute(f"create or replace view {relation} as {sql}")
             self._new_rows_sql[relation] = sql
@@ -155,7 +157,7 @@ class Plugin(BasePlugin):
             else:
                 table, version = (read.table, read.from_version) if read is not None else (None, -1)
             if table is None:
-                self._refresh(mirrored.upstream, self._declared.get(mirrored.upstream, []))
+                self._refresh(mirrored.upstream)
             mirrored.answer(self._mirrors, cursor, table, version)
 
     def _write(self, call: dict[str, Any]) -> int:
@@ -178,7 +180,7 @@ class Plugin(BasePlugin):
         commits[call["model"]] = commit
         if self._keeps_views:
             self._views.pop(plan.consumer, None)
-            self._refresh(plan.consumer, [])
+            self._refresh(plan.consumer)
         return commit.rows if commit else 0
 
     def _is_settled(self, plan: Plan, call: dict[str, Any]) -> bool:
@@ -195,7 +197,7 @@ class Plugin(BasePlugin):
         if not self._keeps_views:
             for key in self._declared:
                 if f"{quoted(key[0])}.{quoted(key[1])}" in call["sql"]:
-                    self._refresh(key, self._declared[key])
+                    self._refresh(key)
         self._answer(plan)
         names = self._names(cursor, call["sql"])
         sql = _typed(call["sql"], names, call["columns"], call["model"])

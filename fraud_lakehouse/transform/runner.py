@@ -24,10 +24,13 @@ log = logging.getLogger(__name__)
 
 LANES = {
     "hot": ["--select", "tag:hot"],
+    "alerts": ["--select", "+alerts,tag:hot"],
+    "follow": ["--select", "tag:hot", "--exclude", "+alerts"],
     "replica": ["--select", "tag:replica"],
     "features": ["--select", "tag:features"],
     "all": [],
 }
+_UNTESTED = ("hot", "alerts", "follow")
 _QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats", "--no-write-json"]
 _IN_PROCESS = threading.Lock()  # dbt keeps one adapter per process
 
@@ -150,9 +153,12 @@ class Transformer:
             raise
 
     def build_lane(self, lane: str, *, full_refresh: bool = False) -> BuildResult:
-        """Build a lane: "hot", "features", "replica" or "all". The hot lane runs no tests."""
+        """Build a lane: "hot", "features", "replica" or "all". The hot lane runs no tests.
+
+        "alerts" and "follow" are its parts: what alerts are made from, and what is written beside them.
+        """
         options = [*LANES[lane], *(["--full-refresh"] if full_refresh else [])]
-        return self.build(options, tests=lane != "hot")
+        return self.build(options, tests=lane not in _UNTESTED)
 
     def build(self, options: list[str], *, tests: bool = True) -> BuildResult:
         """Run `dbt build` with these options; unit tests belong to pytest and are left out.

@@ -11,6 +11,8 @@ from deltalake import DeltaTable
 from fraud_lakehouse.lake.lake import data_files
 from fraud_lakehouse.sql_text import literal, quoted
 
+Columns = Sequence[tuple[str, str]]  # name and type
+
 _DUCKDB_TYPES = {
     "string": "varchar",
     "long": "bigint",
@@ -39,25 +41,29 @@ def _duckdb_type(delta_type: object) -> str:
     raise ValueError(f"nested Delta type {delta_type!r} is not used by any layer")
 
 
-def files_sql(table: DeltaTable, files: Sequence[str]) -> str:
+def files_sql(table: DeltaTable, files: Sequence[str], declared: Columns = ()) -> str:
     """A SELECT over the given files with the table's current columns.
 
-    Files written before a column was added read as null there. Without files: no row, same columns.
+    Files written before a column was added read as null there, and so do `declared` columns that the table will get
+    with the next rows its model writes. Without files: no row, same columns.
     """
     named = columns(table)
+    present = {name for name, _ in named}
+    absent = [(name, kind) for name, kind in declared if name not in present and kind]
     if not files:
-        return empty_sql(named)
-    names = ", ".join(quoted(name) for name, _ in named)
+        return empty_sql([*named, *absent])
+    nulls = [f"cast(null as {kind}) as {quoted(name)}" for name, kind in absent]
+    names = ", ".join([*(quoted(name) for name, _ in named), *nulls])
     paths = ", ".join(literal(path) for path in files)
     return f"select {names} from read_parquet([{paths}], union_by_name = true)"
 
 
-def snapshot_sql(table: DeltaTable) -> str:
+def snapshot_sql(table: DeltaTable, declared: Columns = ()) -> str:
     """A SELECT over the handle's whole version."""
-    return files_sql(table, data_files(table))
+    return files_sql(table, data_files(table), declared)
 
 
-def empty_sql(named: Sequence[tuple[str, str]]) -> str:
+def empty_sql(named: Columns) -> str:
     """A SELECT with these columns and no row."""
     parts = ", ".join(f"cast(null as {kind}) as {quoted(name)}" for name, kind in named)
     return f"select {parts} where false"

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
 
+import polars as pl
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from fraud_lakehouse.transform import plugin
 from tests.dbt import cards_oracle
@@ -59,8 +60,9 @@ def compact(lake: SmallLake) -> None:
 def results(lake: SmallLake) -> dict[tuple[str, str], list[Row]]:
     """Rows of all tables, without the times of building."""
     lake.build("replica")
+    of_a_run = ("scored_at", "fired_at")
     return {
-        key: [{name: value for name, value in row.items() if name != "fired_at"} for row in lake.rows(*key)]
+        key: [{name: value for name, value in row.items() if name not in of_a_run} for row in lake.rows(*key)]
         for key in RESULTS
     }
 
@@ -171,3 +173,21 @@ def test_a_moved_and_deleted_transaction_closes_its_stored_version(lake: SmallLa
         if row["weight"] == -1
     }
     assert closed == {(3, 0, "u"), (4, 1, "d")}
+
+
+def test_a_lake_of_before_a_column_came_goes_on_with_either_source(lake: SmallLake) -> None:
+    records, log = cards_oracle.random_records(5, count=40, partitions=1), random_log(5, transactions=40)
+    land(lake, records[:20], log)
+    lake.build("hot")
+    for table in ("transaction_features", "card_transaction_features", "alerts"):
+        uri = lake.lake.uri("gold", table)
+        without = pl.read_delta(uri).drop("scored_at")
+        write_deltalake(uri, without.to_arrow(), mode="overwrite", schema_mode="overwrite")
+    before = {row["alert_id"] for row in lake.rows("gold", "alerts")}
+    restart()
+    velocity = [{**records[20], "trans_num": f"burst{number}", "_offset": 1000 + number} for number in range(30)]
+    land(lake, velocity, [])
+    lake.build("hot")
+    assert "scored_at" not in lake.rows("gold", "transaction_features")[0], "no row came to it"
+    fired = [row for row in lake.rows("gold", "alerts") if row["alert_id"] not in before]
+    assert fired and all(row["landed_at"] <= row["scored_at"] <= row["fired_at"] for row in fired)

@@ -17,6 +17,7 @@ from fraud_lakehouse.defs.live_run import LiveReport, finish_cycle_first
 from fraud_lakehouse.defs.resources import Parts
 from fraud_lakehouse.errors import GapError
 from fraud_lakehouse.live import CycleResult
+from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.transform.runner import BuildResult, NodeResult
 from tests.definitions.stand import landed
 
@@ -57,6 +58,13 @@ def test_a_problem_of_a_source_is_in_the_log() -> None:
     assert lines == ["kafka: no broker answers"]
 
 
+def test_the_log_says_that_the_cycle_is_behind_and_by_how_much() -> None:
+    lines: list[str] = []
+    report = LiveReport(KEYS, 0.0, lambda event: None, lines.append, alert_seconds=10.0)
+    report.add(replace(CycleResult(), behind={"kafka": Behind(42.0, 30_000, 5_000), "postgres": Behind(2.0, 9)}))
+    assert lines == ["kafka is behind: 42.0 s, 30,000 rows, 5,000 more in the source"]
+
+
 def _live(stand: Callable[..., Any], manifest: dict[str, Any], repeat: Any) -> dg.JobDefinition:
     settings = stand(update_delay=0.0).settings
     return build_definitions(settings, parts=Parts(repeat=repeat), manifest=manifest).resolve_job_def("live")
@@ -83,7 +91,7 @@ def test_the_live_run_repeats_reports_and_ends_by_itself(
     materialized = {event.asset_key.to_user_string() for event in events if event.is_step_materialization}
     assert materialized == {"bronze/users", "gold/alerts"}
     checked = {evaluation.check_name for evaluation in result.get_asset_check_evaluations()}
-    assert {"rule_velocity", "anomaly_rate"} <= checked
+    assert {"rule_velocity", "anomaly_rate", "alert_latency", "cycle_behind"} <= checked
 
 
 def test_a_live_run_that_needs_a_person_fails_with_the_reason(

@@ -95,7 +95,7 @@ def lake_rows(settings: Settings, table: str, key: str) -> list[tuple[object, ..
 def content(settings: Settings, layer: str, table: str) -> pl.DataFrame:
     """A table's rows in a fixed order, without the times at which they were computed."""
     frame = pl.read_delta(f"{settings.lake}/{layer}/{table}")
-    return frame.drop("fired_at", "known_at", strict=False).sort(pl.all(), nulls_last=True)
+    return frame.drop("scored_at", "fired_at", "known_at", strict=False).sort(pl.all(), nulls_last=True)
 
 
 def test_silver_equals_the_source_under_concurrent_writers(database: str, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_silver_equals_the_source_under_concurrent_writers(database: str, tmp_pa
         for writer in writers:
             writer.start()
         while any(writer.is_alive() for writer in writers):
-            cycle.run(cycle.capture(strict=True))
+            cycle.follow(cycle.run(cycle.capture(strict=True)), is_busy=False)
         for writer in writers:
             writer.join()
         with psycopg.connect(database, autocommit=True) as connection:

@@ -17,7 +17,7 @@ from fraud_lakehouse.transform.runner import Transformer
 from tests.soak.bronze_verdict import Verdict
 from tests.soak.ledger import TABLES
 
-_OF_A_RUN = ["fired_at", "known_at", "version"]  # when something was computed, and how often, not what
+_OF_A_RUN = ["scored_at", "fired_at", "known_at", "version"]  # when something was computed, and how often, not what
 _VERSIONED = {
     "user_trans_amt_last_360min_versions": ["trans_num"],
     "user_trans_amt_last_360min_windowed_versions": ["window_start", "user_id"],

@@ -112,6 +112,7 @@ MORE_KILLS = [
     killed_at(point)
     for point in (
         "alerts.before_send",
+        "alerts.after_journal",
         "alerts.after_record",
         *(
             f"model.{model}.{where}"

@@ -10,13 +10,15 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
+from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
 from fraud_lakehouse.detect.delivery import Delivery
+from fraud_lakehouse.detect.journal import Journal
 from fraud_lakehouse.detect.outbox import Backoff
 from fraud_lakehouse.errors import LakeError, SettingsError
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import process_lock
 from fraud_lakehouse.settings import Settings
-from tests.alert_receiver import Receiver, attempts, record_alerts
+from tests.alert_receiver import FIRED, Receiver, attempts, record_alerts
 
 AT_ONCE = Backoff(first=0.0, longest=0.0)
 
@@ -129,8 +131,6 @@ def test_failure_is_recorded_and_waits_its_time_across_restarts(lake: Lake) -> N
 
 
 def test_backoff_doubles_up_to_its_longest() -> None:
-    from tests.alert_receiver import FIRED
-
     backoff = Backoff(first=5.0, longest=60.0)
     assert [(backoff.until(n, FIRED) - FIRED).total_seconds() for n in (1, 2, 3, 4, 5, 4000)] == [5, 10, 20, 40, 60, 60]
 
@@ -178,24 +178,72 @@ def test_compaction_and_a_rebuilt_table_repeat_nothing(lake: Lake, receiver: Rec
     assert len(receiver.received) == 3
 
 
-def test_what_cannot_be_recorded_stops_further_sending(
+def no_space(*_: object) -> None:
+    raise LakeError("no space left")
+
+
+def test_what_cannot_be_recorded_is_not_sent_again(
     lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record_alerts(lake, 0, 3)
     delivery = Delivery(settings(receiver.url), lake)
-    append = delivery._log.append
+    monkeypatch.setattr(DeliveryLog, "append", no_space)
+    delivery.deliver_pending(wait=5)
+    sent = len(receiver.received)
+    for _ in range(2):
+        with pytest.raises(LakeError, match="no space left"):
+            delivery.deliver_pending(wait=5)
+    assert len(receiver.received) == sent, "nothing more is sent"
+    monkeypatch.undo()
+    assert delivery.deliver_pending(wait=5).delivered + delivery.deliver_pending(wait=5).delivered == 3
+    assert sorted(receiver.alert_ids) == ["a0", "a1", "a2"]
 
-    def no_space(_: object) -> None:
-        raise LakeError("no space left")
 
-    monkeypatch.setattr(delivery._log, "append", no_space)
+def test_what_can_be_neither_noted_nor_recorded_stops_further_sending(
+    lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_alerts(lake, 0, 3)
+    delivery = Delivery(settings(receiver.url), lake)
+    monkeypatch.setattr(DeliveryLog, "append", no_space)
+    monkeypatch.setattr(Journal, "add", no_space)
     delivery.deliver_pending(wait=5)
     with pytest.raises(LakeError, match="no space left"):
         delivery.deliver_pending(wait=5)
     assert len(receiver.received) == 1
-    monkeypatch.setattr(delivery._log, "append", append)
-    assert delivery.deliver_pending(wait=5).delivered == 3
-    assert sorted(receiver.alert_ids) == ["a0", "a1", "a2"]
+
+
+def test_without_a_journal_each_answer_is_recorded_at_once(
+    lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_alerts(lake, 0, 3)
+    monkeypatch.setattr(Journal, "add", no_space)
+    assert Delivery(settings(receiver.url), lake).deliver_pending(wait=5).delivered == 3
+    assert lake.open("gold", "alert_deliveries").version() >= 3
+
+
+def test_answers_are_recorded_together(lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fraud_lakehouse.detect.delivery.RECORD_SECONDS", 60.0)
+    delivery = Delivery(settings(receiver.url), lake)
+    record_alerts(lake, 0, 1)
+    assert delivery.deliver_pending(wait=5).delivered == 1
+    before = lake.open("gold", "alert_deliveries").version()
+    record_alerts(lake, 1, 12)
+    assert delivery.deliver_pending(wait=5).delivered == 12
+    assert lake.open("gold", "alert_deliveries").version() == before + 1
+    assert not list(settings().work_dir.glob("*.jsonl")), "the lake has them"
+
+
+def test_what_a_dead_process_noted_is_recorded_and_not_sent_again(lake: Lake, receiver: Receiver) -> None:
+    record_alerts(lake, 0, 3)
+    delivery = Delivery(settings(receiver.url), lake)
+    sent = [Attempt(f"a{number}", delivery._destinations[0].name, 1, FIRED, "delivered") for number in (0, 1)]
+    DeliveryLog(lake).append(sent[:1])  # the commit came, the journal still has both
+    delivery._journal.add(sent)
+    with delivery._journal._path.open("ab") as file:
+        file.write(b'["a2", "torn')
+    assert delivery.deliver_pending(wait=5).pending == 0
+    assert receiver.alert_ids == ["a2"]
+    assert sorted(row["alert_id"] for row in attempts(lake)) == ["a0", "a1", "a2"]
 
 
 @pytest.mark.parametrize("url", ["nonsense", "unknown://secret-token/x", "json://", "https://secret-token.invalid/a"])

@@ -12,6 +12,7 @@ import pytest
 from fraud_lakehouse.errors import GapError, LakeError, SourceError
 from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.live.behind import Waiting
 from fraud_lakehouse.live.capturing import Capturing, Landings
 from fraud_lakehouse.live.source import Source
 from tests.definitions.stand import landed
@@ -36,8 +37,8 @@ class Scripted:
         return self.steps.pop(0)() if self.steps else []
 
 
-def source(name: str, scripted: Scripted) -> Source:
-    return Source(name, scripted.step, scripted, lambda: None)
+def source(name: str, scripted: Scripted, waiting: Callable[[], Waiting] = Waiting) -> Source:
+    return Source(name, scripted.step, scripted, lambda: None, waiting)
 
 
 def rows(table: str, start: int) -> Callable[[], list[Landed]]:
@@ -83,6 +84,33 @@ def test_a_source_with_a_gap_waits_for_a_person_and_one_that_is_away_is_asked_ag
     assert postgres.stopped and postgres.problem is not None and "the slot is gone" in postgres.problem
     assert len(gone.steps) == 1, "nothing is skipped behind a gap"
     assert kafka.problem is None
+
+
+def test_rows_wait_in_the_source_while_as_many_as_a_batch_are_not_scored(tmp_path: Path) -> None:
+    scripted = Scripted(*(rows("card_transactions", at) for at in range(4)))
+    capturing = Capturing([source("kafka", scripted, lambda: Waiting(rows=len(scripted.steps)))], tmp_path, 2)
+    with capturing as landings:
+        first = taken(landings, 2)
+        assert capturing.backlog.is_full("kafka", 2)
+        assert landings.take(1.0) == ([], False), "the third stays in the source"
+        assert capturing.backlog.now()["kafka"].source_rows == 2
+        capturing.backlog.scored(first)
+        assert len(taken(landings, 2)) == 2
+
+
+def unreachable() -> Waiting:
+    raise SourceError("no broker", "start it")
+
+
+def test_the_backlog_knows_what_was_landed_and_what_the_source_still_has(tmp_path: Path) -> None:
+    postgres = source("postgres", Scripted(rows("transactions", 0)), lambda: Waiting(size=8192))
+    kafka = source("kafka", Scripted(rows("card_transactions", 0)), unreachable)
+    capturing = Capturing([postgres, kafka], tmp_path, 1000)
+    with capturing as landings:
+        taken(landings, 2)
+    behind = capturing.backlog.now()
+    assert {name: one.rows for name, one in behind.items()} == {"postgres": 1, "kafka": 1}
+    assert (behind["postgres"].source_bytes, behind["kafka"].source_rows) == (8192, None)
 
 
 def test_a_lake_that_cannot_be_written_ends_the_loop(tmp_path: Path) -> None:

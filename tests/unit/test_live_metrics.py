@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fraud_lakehouse.demo.services import free_port
 from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.cycle import CycleResult
 from fraud_lakehouse.live.metrics import Metrics, percentiles
 from fraud_lakehouse.transform.runner import BuildResult, NodeResult
@@ -24,6 +25,7 @@ def cycle(rows: int, age: float) -> CycleResult:
         {"kafka": "no broker"},
         {"build": 0.2, "deliver": 0.01},
         {"recorded": [0.9, 1.1]},
+        {"postgres": Behind(age, rows, None, 512)},
     )
 
 
@@ -36,7 +38,11 @@ def test_the_summary_counts_times_and_says_who_is_behind(tmp_path: Path) -> None
     assert (summary["cycles"], summary["rows"], summary["alerts"], summary["errors"]) == (2, 15, 4, 2)
     assert summary["seconds"]["alert recorded"]["count"] == 4
     assert summary["seconds"]["build"]["p50"] == 0.2
-    assert summary["behind"]["postgres"]["rows"] == 5 and 42 <= summary["behind"]["postgres"]["seconds"] < 60
+    behind = {"seconds": 42.0, "rows": 5, "source_rows": None, "source_bytes": 512}
+    assert summary["behind"]["postgres"] == behind
+    total = summary["histograms"]["total"]
+    assert (total["0.75"], total["1.0"], total["+Inf"]) == (0, 2, 4)
+    assert set(summary["histograms"]) == {"capture", "build", "deliver", "total"}
 
 
 def test_prometheus_reads_the_same(tmp_path: Path) -> None:
@@ -47,6 +53,8 @@ def test_prometheus_reads_the_same(tmp_path: Path) -> None:
         text = answer.read().decode()
     assert 'fraud_rows_landed_total{table="transactions"} 10.0' in text
     assert 'fraud_cycle_seconds_count{step="build"} 1.0' in text
+    assert 'fraud_source_behind_seconds{source="postgres"} 1.0' in text
+    assert 'fraud_source_behind_rows{source="postgres",where="landed"} 10.0' in text
     assert 'fraud_alert_seconds_bucket{le="1.0",until="recorded"} 1.0' in text
     assert "fraud_alerts_recorded_total 2.0" in text
 

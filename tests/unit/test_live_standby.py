@@ -8,7 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
-from fraud_lakehouse.live.standby import is_held, live_turn
+from fraud_lakehouse.lake.writer_lock import is_held
+from fraud_lakehouse.live.standby import live_turn
 
 HOLDER = """
 import sys, time

@@ -21,6 +21,10 @@ from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batch, Batches
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.writer_lock import process_lock
+from fraud_lakehouse.live import CycleResult
+from fraud_lakehouse.live.behind import Behind
+from fraud_lakehouse.live.metrics import Metrics
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status import collect, render, to_json
 from tests.alert_receiver import Receiver, record_alerts
@@ -216,3 +220,20 @@ def test_it_is_quick_over_many_tables_and_versions(lake: Lake) -> None:
     began = time.monotonic()
     collect(settings(lake))
     assert time.monotonic() - began < 1
+
+
+def test_the_live_cycle_is_shown_with_its_figures(lake: Lake) -> None:
+    chosen = settings(lake)
+    assert collect(chosen).live is None
+    metrics = Metrics(chosen.work_dir)
+    for step, seconds in {"capture": 0.05, "build": 0.4, "check": 0.1, "deliver": 0.01, "total": 0.9}.items():
+        metrics.observe(step, seconds)
+    metrics.note(CycleResult(behind={"kafka": Behind(42.0, 30_000)}))
+    with process_lock(chosen.work_dir / "live.lock", 0, "runs"):
+        report = collect(chosen)
+    shown = json.loads(to_json(report))["live"]
+    assert shown["running"] and shown["age_seconds"] < 60 and shown["cycles"] == 1
+    assert set(shown["histograms"]) == {"capture", "build", "check", "deliver", "total"}
+    assert shown["behind"]["kafka"]["rows"] == 30_000
+    assert "kafka waits for 42.0 s, 30,000 rows not scored" in render(report)
+    assert "Live cycle does not run" in render(collect(chosen))

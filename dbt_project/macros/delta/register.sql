@@ -1,12 +1,13 @@
-{#- on-run-start: a view for every table of the lake, at its newest version; absent tables are empty. -#}
+{#- on-run-start: a view for every table of the lake, at its newest version; absent tables are empty. Of a table that
+    is ours, columns that its yml has newly declared read as null until its model has written a row. -#}
 {% macro register_lake() %}
     {%- if execute -%}
         {%- set tables = [] -%}
         {%- for node in graph.sources.values() -%}
-            {%- do tables.append({'layer': node.schema, 'name': node.identifier, 'columns': lake_columns(node)}) -%}
+            {%- do tables.append({'layer': node.schema, 'name': node.identifier, 'columns': lake_columns(node), 'is_ours': false}) -%}
         {%- endfor -%}
         {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.config.materialized == 'delta' -%}
-            {%- do tables.append({'layer': node.schema, 'name': node.alias, 'columns': lake_columns(node)}) -%}
+            {%- do tables.append({'layer': node.schema, 'name': node.alias, 'columns': lake_columns(node), 'is_ours': not node.config.get('source_types')}) -%}
         {%- endfor -%}
         {%- do lake_call('register', {'tables': tables, 'keeps_views': lake_keeps_views()}) -%}
     {%- endif -%}

@@ -57,6 +57,7 @@ new_alerts as (
         event_time,
         source_committed_at,
         landed_at,
+        scored_at,
         current_timestamp as fired_at,
         score,
         evidence,

@@ -217,6 +217,7 @@ features as (
         count_10min,
         coalesce(sum_10min, 0) as sum_10min,
         cast(null as boolean) as user_exists,
+        current_timestamp as scored_at,
         _topic,
         _partition,
         _offset

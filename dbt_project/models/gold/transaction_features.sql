@@ -264,6 +264,7 @@ features as (
         count_10min,
         cast(sum_10min as double) as sum_10min,
         user_exists,
+        current_timestamp as scored_at,
         _lsn,
         _seq
     from decided
