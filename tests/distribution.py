@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 LONGEST_FIRST = ("tests/soak", "tests/integration", "tests/dbt", "tests/definitions", "tests/unit")
 """The many short files of tests/unit come last, so that the workers end together."""
-ON_ONE_WORKER = {
-    "tests/integration/test_apache_kafka.py": "Apache Kafka",  # one Java server instead of two
-    "tests/soak/test_apache_faults.py": "Apache Kafka",
-}
+APACHE_KAFKA = frozenset(
+    {
+        "tests/integration/test_apache_kafka.py",
+        "tests/integration/test_publish.py",
+        "tests/integration/test_published_features.py",
+        "tests/soak/test_apache_faults.py",
+    }
+)
+"""On one worker, which so has the only Java server; first of all, since they are the longest together."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -27,19 +32,32 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return ON_ONE_WORKER.get(file, file)
+            file = _file(nodeid)
+            return "Apache Kafka" if file in APACHE_KAFKA else file
 
     config.option.loadscopereorder = False  # it would go by the number of tests
     return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Bring the long files to the front in the workers; a run in one process keeps its order."""
+    """Bring the long files to the front in the workers; a run in one process keeps its order.
+
+    Raises:
+        pytest.UsageError: a file with tests of Apache Kafka is not known as one.
+    """
+    marked = {_file(item.nodeid) for item in items if item.get_closest_marker("apache_kafka")}
+    if unknown := marked - APACHE_KAFKA:
+        raise pytest.UsageError(f"{', '.join(sorted(unknown))} would start a Kafka of its own: add it to {__file__}")
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: _rank(item.nodeid))
+        items.sort(key=lambda item: _rank(_file(item.nodeid)))
 
 
-def _rank(nodeid: str) -> int:
-    folder = nodeid.partition("::")[0].rpartition("/")[0]
+def _rank(file: str) -> int:
+    folder = file.rpartition("/")[0]
+    if file in APACHE_KAFKA:
+        return -1
     return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
