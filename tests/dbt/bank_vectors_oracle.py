@@ -52,6 +52,9 @@ def _value(measure: str | None, row: Row) -> Any:
 
 
 def _derived(name: str, amount: Any, told: Row) -> float | None:
+    if name == "user_amount_sum_24h_to_usual":
+        usual = told["user_amount_sum_30d"]
+        return told["user_amount_sum_24h"] / (usual / 30) if usual and told["user_amount_sum_24h"] is not None else None
     low, high = {
         "user_amount_to_mean_30d": (None, "mean"), "user_amount_to_max_30d": (None, "max"),
         "user_amount_to_median_30d": (None, "median"), "user_amount_z_30d": ("mean", "stddev"),

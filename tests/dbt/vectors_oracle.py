@@ -108,6 +108,10 @@ def _value(measure: str | None, row: Row) -> Any:
 
 
 def _derived(name: str, amount: float | None, told: Row) -> float | None:
+    if name.endswith("_to_usual"):
+        recent = name.removesuffix("_to_usual")
+        whole, parts = told[f"{recent.rpartition('_')[0]}_30d"], 720 if recent.endswith("_1h") else 30
+        return told[recent] / (whole / parts) if told[recent] is not None and whole else None
     if name == "category_fraud_risk_30d":
         return _drawn(told["category_frauds_30d"], told["category_labels_30d"], 100, 0.005)
     if name == "merchant_fraud_risk_30d":
