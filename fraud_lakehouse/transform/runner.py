@@ -105,6 +105,7 @@ class Transformer:
         self._refused: tuple[PreparedProject, TransformError] | None = None
         self._recorded: dict[tuple[str, ...], Program] = {}
         self._proven: set[tuple[str, ...]] = set()
+        self._rendered: dict[str, str] = {}
         self._scratch = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-dbt-"))
         write_profile(settings, self._scratch)
 
@@ -141,6 +142,7 @@ class Transformer:
         self._project = prepared
         self._recorded.clear()
         self._proven.clear()
+        self._rendered.clear()
         return True
 
     def _parse(self, planned: PreparedProject) -> None:
@@ -232,11 +234,13 @@ class Transformer:
         """
         if self._manifest is None:
             self.reload()
-        with _IN_PROCESS:
-            result = self._invoke(["compile", "--inline", text, "--no-populate-cache"])
-        if not result.success:
-            raise TransformError(f"dbt cannot render the query: {_reason(result)}", "correct the macro it names")
-        return str(result.result.results[0].node.compiled_code)
+        if text not in self._rendered:
+            with _IN_PROCESS:
+                result = self._invoke(["compile", "--inline", text, "--no-populate-cache"])
+            if not result.success:
+                raise TransformError(f"dbt cannot render the query: {_reason(result)}", "correct the macro it names")
+            self._rendered[text] = str(result.result.results[0].node.compiled_code)
+        return self._rendered[text]
 
     def documentation(self) -> Path:
         """Generate dbt's static documentation page and give its path.
