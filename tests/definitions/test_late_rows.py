@@ -11,13 +11,17 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
+from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
+
 KEY = dg.AssetCheckKey(dg.AssetKey(["silver", "card_transactions"]), "late_rows")
 
 
 def _rows(count: int) -> pl.DataFrame:
     now = datetime.now(UTC)
+    more = {"trans_date_trans_time": pl.Datetime("us"), "_ingested_at": pl.Datetime("us", "UTC")}
+    schema = CARD_SCHEMA | more | {"seconds_late": pl.Float64()}
     rows = [{"trans_num": str(n), "_ingested_at": now, "seconds_late": 20.0 + n} for n in range(count)]
-    return pl.DataFrame(rows, schema_overrides={"_ingested_at": pl.Datetime("us", "UTC")})
+    return pl.DataFrame([dict.fromkeys(schema) | row for row in rows], schema=schema)
 
 
 @pytest.mark.parametrize("limit, passed", [(0.2, True), (0.1, False)])
