@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from fraud_lakehouse.lake.ingest import Landed
@@ -19,6 +20,9 @@ LOOK_SECONDS = 1.0  # a step at least this often: new tables, and log of others 
 WAKE_SECONDS = 0.2  # how long a thread waits for data before it looks whether it should end
 BACKLOG_SECONDS = 5.0  # how often a source is asked what it still has
 PACE_SECONDS = 0.2  # from one commit of a source to the next: smaller batches cost more than they save
+LONGEST_PACE_SECONDS = 1.0  # the same while the loop is busy with what was landed before
+GATHER_SECONDS = 0.1  # how long a batch waits for that of another source which is being landed
+_NEWEST_SHARE = 0.3  # of a newest duration in the one that is expected
 
 
 class Landings:
@@ -26,16 +30,32 @@ class Landings:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
+        self._is_wanted = False
+        self._landing = 0
+        self._taken_at = 0.0
+        self._busy_seconds = 0.0  # how long the loop was busy with a batch, lately
         self._landed: list[Landed] = []
         self._is_shared = False
         self._error: Exception | None = None
+
+    @contextmanager
+    def landing(self) -> Iterator[None]:
+        """Within the block a batch is being landed, to be `put`."""
+        with self._changed:
+            self._landing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._landing -= 1
+                self._changed.notify_all()
 
     def put(self, landed: Sequence[Landed], *, is_shared: bool = False) -> None:
         """Add batches; `is_shared`: another process has landed some as well."""
         with self._changed:
             self._landed += landed
             self._is_shared |= is_shared
-            self._changed.notify()
+            self._changed.notify_all()
 
     @property
     def is_waiting(self) -> bool:
@@ -47,7 +67,7 @@ class Landings:
         """End the loop with this error."""
         with self._changed:
             self._error = error
-            self._changed.notify()
+            self._changed.notify_all()
 
     def take(self, timeout: float) -> tuple[list[Landed], bool]:
         """Everything landed since the last call, waiting at most `timeout` seconds for the first; and `is_shared`.
@@ -56,12 +76,34 @@ class Landings:
             LakeError: a thread could not write the lake (or whatever else ended it).
         """
         with self._changed:
+            if self._taken_at:
+                self._busy_seconds += _NEWEST_SHARE * (time.monotonic() - self._taken_at - self._busy_seconds)
+                self._taken_at = 0.0
+            self._is_wanted = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._landed or self._is_shared or self._error, timeout)
+            if self._landed:
+                self._changed.wait_for(lambda: not self._landing or self._error, GATHER_SECONDS)
+            self._is_wanted = False
             if self._error is not None:
                 raise self._error
             landed, self._landed = self._landed, []
             is_shared, self._is_shared = self._is_shared, False
+            self._taken_at = time.monotonic() if landed else 0.0
             return landed, is_shared
+
+    def wait_for_demand(self, lead: float, until: float) -> None:
+        """Wait until the loop has nothing to do, or is about to in `lead` seconds; at most `until` (monotonic clock).
+
+        A batch landed earlier would only wait, and the rows that came after it for another one.
+        """
+        with self._changed:
+            while not (self._is_wanted or self._error):
+                ready = self._taken_at + self._busy_seconds - lead if self._taken_at else until
+                left = min(until, ready) - time.monotonic()
+                if left <= 0:
+                    return
+                self._changed.wait(left)
 
 
 class Capturing:
@@ -101,7 +143,7 @@ class Capturing:
             self.landings.fail(error)
 
     def _capture(self, source: Source) -> None:
-        look_at, ask_at = 0.0, 0.0
+        look_at, ask_at, lead = 0.0, 0.0, 0.0
         while not self._ending.is_set():
             is_full = self.backlog.is_full(source.name, self._rows)
             if is_full and time.monotonic() >= ask_at:
@@ -114,12 +156,16 @@ class Capturing:
                 continue
             began = time.monotonic()
             look_at = began + LOOK_SECONDS
-            landed = source.land(self._work, self._rows)
-            self.backlog.landed(landed)
-            if landed or source.is_shared:
-                self.landings.put(landed, is_shared=source.is_shared)
+            with self.landings.landing():
+                landed = source.land(self._work, self._rows)
+                self.backlog.landed(landed)
+                if landed or source.is_shared:
+                    self.landings.put(landed, is_shared=source.is_shared)
             if began >= ask_at and not source.problem:
                 self.backlog.at_source(source.name, source.backlog())
                 ask_at = began + BACKLOG_SECONDS
+            if landed:
+                lead += _NEWEST_SHARE * (time.monotonic() - began - lead)
             if sum(batch.rows for batch in landed) < self._rows:  # a full batch means that more is there
                 self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))
+                self.landings.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)

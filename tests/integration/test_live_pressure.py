@@ -32,7 +32,7 @@ insert into users select n, 'user ' || n, 'u@example.org', now() from generate_s
 """
 PAY = (
     "insert into transactions (user_id, transaction_date, amount)"
-    " select 1 + n % 50, timestamp '2026-01-01' + n * interval '1 hour', 50 from generate_series(1, %s) n"
+    " select 1 + n %% 50, timestamp '2026-01-01' + n * interval '1 hour', 50 from generate_series(1, %s) n"
 )
 UNKNOWN = (
     "insert into transactions (user_id, transaction_date, amount) values (9999, now(), 50) returning transaction_id"

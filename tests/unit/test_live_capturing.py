@@ -86,7 +86,10 @@ def test_a_source_with_a_gap_waits_for_a_person_and_one_that_is_away_is_asked_ag
     assert kafka.problem is None
 
 
-def test_rows_wait_in_the_source_while_as_many_as_a_batch_are_not_scored(tmp_path: Path) -> None:
+def test_rows_wait_in_the_source_while_as_many_as_a_batch_are_not_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraud_lakehouse.live.capturing.BACKLOG_SECONDS", 0.0)
     scripted = Scripted(*(rows("card_transactions", at) for at in range(4)))
     capturing = Capturing([source("kafka", scripted, lambda: Waiting(rows=len(scripted.steps)))], tmp_path, 2)
     with capturing as landings:
@@ -130,3 +133,44 @@ def test_rows_that_another_process_is_landing_are_built_too(tmp_path: Path) -> N
     ):
         assert landings.take(30) == ([], True)
         assert len(scripted.steps) == 1, "its turn is not ours"
+
+
+def test_batches_of_two_sources_that_land_together_are_taken_together() -> None:
+    landings, second = Landings(), threading.Event()
+
+    def land_later() -> None:
+        with landings.landing():
+            second.set()
+            time.sleep(0.02)
+            landings.put([landed("card_transactions", 1, 0, 1)])
+
+    thread = threading.Thread(target=land_later)
+    thread.start()
+    second.wait(30)
+    landings.put([landed("transactions", 1, 0, 1)])
+    found, _ = landings.take(30)
+    thread.join()
+    assert {batch.table for batch in found} == {"transactions", "card_transactions"}
+
+
+def test_while_the_loop_is_busy_a_source_lands_just_before_it_is_ready() -> None:
+    landings = Landings()
+    for _ in range(8):  # it learns that a batch keeps the loop busy for 0.1 s
+        landings.put([landed("transactions", 1, 0, 1)])
+        landings.take(30)
+        time.sleep(0.1)
+    landings.put([landed("transactions", 1, 0, 1)])
+    landings.take(30)
+    busy_from = time.monotonic()
+    landings.wait_for_demand(lead=0.02, until=busy_from + 60)
+    assert 0.01 < time.monotonic() - busy_from < 30
+
+
+def test_a_loop_with_nothing_to_do_is_served_at_once() -> None:
+    landings = Landings()
+    taking = threading.Thread(target=landings.take, args=(30,))
+    taking.start()
+    landings.wait_for_demand(lead=0.0, until=time.monotonic() + 60)
+    assert taking.is_alive()
+    landings.put([landed("transactions", 1, 0, 1)])
+    taking.join()

@@ -225,6 +225,7 @@ def test_it_is_quick_over_many_tables_and_versions(lake: Lake) -> None:
 def test_the_live_cycle_is_shown_with_its_figures(lake: Lake) -> None:
     chosen = settings(lake)
     assert collect(chosen).live is None
+    chosen.work_dir.mkdir(parents=True)
     metrics = Metrics(chosen.work_dir)
     for step, seconds in {"capture": 0.05, "build": 0.4, "check": 0.1, "deliver": 0.01, "total": 0.9}.items():
         metrics.observe(step, seconds)
