@@ -111,7 +111,7 @@ def decode(records: RawRecords, most_bytes: int = MAX_RECORD_BYTES) -> pl.DataFr
     raw = {row: values[row] for row in read.errors}
     columns = [
         pl.repeat(records.topic, count, dtype=pl.String, eager=True).alias("_topic"),
-        pl.Series("_partition", records.partitions, pl.Int32),
+        _partitions(records.partitions).alias("_partition"),
         pl.Series("_offset", records.offsets, pl.Int64),
         _timestamps(records.timestamps).alias("_timestamp"),
         _sparse("_raw", raw, count),
@@ -122,6 +122,12 @@ def decode(records: RawRecords, most_bytes: int = MAX_RECORD_BYTES) -> pl.DataFr
         _sparse("_quarantined_at", {}, count),
     ]
     return read.frame.hstack(columns)
+
+
+def _partitions(numbers: Sequence[int]) -> pl.Series:
+    if numbers and numbers.count(numbers[0]) == len(numbers):
+        return pl.repeat(numbers[0], len(numbers), dtype=pl.Int32, eager=True)
+    return pl.Series(numbers, dtype=pl.Int32)
 
 
 def _sparse(name: str, values: Mapping[int, Any] | Sequence[Any], count: int) -> pl.Series:
