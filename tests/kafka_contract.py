@@ -76,6 +76,20 @@ class CaptureContract:
         assert capture.lag(positions).rows == capture.lag().rows == 0
         assert capture.read(positions, 500) is None
 
+    def test_a_batch_says_whether_more_is_there(self, broker: Broker) -> None:
+        topic = broker.new_topic(1)
+        broker.publish(topic, [encode(card(n)) for n in range(25)], 0)
+        with KafkaCapture(broker.settings(topic)) as capture:
+            positions: dict[str, int] = {}
+            batches = []
+            while not batches or batches[-1].more:
+                batch = capture.read(dict(positions), 10, hasty=bool(batches))
+                assert batch is not None
+                positions.update(batch.positions)
+                batches.append(batch)
+            assert capture.read(positions, 10) is None
+        assert offsets(batches) == [(0, offset) for offset in range(25)]
+
     def test_same_position_gives_the_same_records_again(
         self, broker: Broker, topic: str, capture: KafkaCapture
     ) -> None:

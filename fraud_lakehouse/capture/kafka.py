@@ -41,12 +41,14 @@ class KafkaBatch:
             without rows can be among them: seen empty for the first time, or moved past transaction markers.
         first: by app_id, the first offset of this batch; partitions with rows only.
         newest_timestamp: newest record timestamp (UTC); None when no record has one.
+        more: whether records behind these are known to be there.
     """
 
     frame: pl.DataFrame
     positions: dict[str, int]
     first: dict[str, int]
     newest_timestamp: datetime | None
+    more: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,13 @@ class KafkaCapture:
         return [topic.app_id(number) for number in range(topic.partitions)]
 
     def read(
-        self, positions: Mapping[str, int | None], max_rows: int, timeout: float = 0.0, max_bytes: int = BATCH_BYTES
+        self,
+        positions: Mapping[str, int | None],
+        max_rows: int,
+        timeout: float = 0.0,
+        max_bytes: int = BATCH_BYTES,
+        *,
+        hasty: bool = False,
     ) -> KafkaBatch | None:
         """The next micro-batch after `positions`.
 
@@ -119,10 +127,11 @@ class KafkaCapture:
             max_rows: most rows of the batch.
             timeout: seconds to wait for a record when there is none.
             max_bytes: payload bytes after which the batch is full.
+            hasty: not to wait for a broker that says nothing, this time.
 
         Returns:
             None when every partition was seen at its end and nothing came within `timeout`: the topic is drained. When
-            not patient, also when the broker has said nothing for a moment.
+            hasty or not patient, also when the broker has said nothing for a moment.
 
         Raises:
             RetentionGapError, LogTruncatedError, TopicRecreatedError: records are lost; nothing is skipped.
@@ -133,7 +142,7 @@ class KafkaCapture:
         if self._reader is None:
             self._reader = KafkaReader(self._clients, self._source, topic)
         reader = self._reader
-        reader.hasty = not self._patient
+        reader.hasty = hasty or not self._patient
         if wanted != self._told or not reader.assigned:
             self._told = {}
             reader.assign(wanted)
@@ -157,6 +166,7 @@ class KafkaCapture:
             },
             first={topic.app_id(number): offset for number, offset in first.iter_rows()},
             newest_timestamp=cast("datetime | None", frame["_timestamp"].max()),
+            more=reader.more,
         )
 
     def be_patient(self, patient: bool) -> None:

@@ -25,9 +25,14 @@ class Chunk:
 
     Bytes and numbers are nothing to Python's garbage collector, messages are: taken by more than its threshold of 700,
     they wake it with every portion.
+
+    Args:
+        topic: their topic.
+        only: the partition that all of them are of, where there is but one: it is not asked of each.
     """
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, only: int | None = None) -> None:
+        self._only = only
         self.records = RawRecords(topic, [], [], [], [], [], [])
         self.rows = 0
 
@@ -37,7 +42,10 @@ class Chunk:
         Returns:
             by partition, the offset after the newest of them.
         """
-        partitions = cast("list[int]", list(map(Message.partition, messages)))
+        if self._only is None:
+            partitions = cast("list[int]", list(map(Message.partition, messages)))
+        else:
+            partitions = [self._only] * len(messages)
         first, last = cast(int, messages[0].offset()), cast(int, messages[-1].offset())
         alone = partitions.count(partitions[0]) == len(partitions)
         # Offsets of one partition only rise: as many as there are records from the first to the last are without holes.

@@ -117,10 +117,12 @@ def _read_plain(values: Sequence[bytes | None], most_bytes: int) -> pl.DataFrame
         frame = pl.scan_ndjson(io.BytesIO(joined), schema=FIELD_TYPES).collect()
     except pl.exceptions.PolarsError:
         return None
-    whole = frame.height == len(values) and not any(column.null_count() for column in frame.iter_columns())
-    if not whole or not frame["is_fraud"].is_between(0, 1).all():
+    if frame.height != len(values) or any(column.null_count() for column in frame.iter_columns()):
         return None
-    return None if _wrong_times(frame["trans_date_trans_time"].unique()).any() else frame
+    flags, times = frame["is_fraud"], frame["trans_date_trans_time"].unique()
+    if (flags < 0).any() or (flags > 1).any():
+        return None
+    return None if _wrong_times(times).any() else frame
 
 
 def _only_twelve(joined: bytes, lines: int) -> bool:
@@ -161,7 +163,7 @@ def _read_each(values: Sequence[bytes | None], most_bytes: int) -> ReadValues:
             rows.append(row)
             if extra is not None:
                 read.extras[index] = extra
-    times = pl.Series([row and row.trans_date_trans_time for row in rows], dtype=pl.String)
+    times = pl.Series("time", [row and row.trans_date_trans_time for row in rows], pl.String)
     for index in _wrong_times(times).arg_true().to_list():
         text = times[index]
         shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
@@ -227,6 +229,7 @@ def _reason(error: Exception) -> str:
 
 def _wrong_times(texts: pl.Series) -> pl.Series:
     """Whether each text is no time of the form YYYY-MM-DD HH:MM:SS; null where there is no text."""
-    times = texts.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False)
-    wrong = times.is_null() | ~texts.str.contains(_TIME_SHAPE) | texts.str.starts_with("0000")
-    return texts.is_not_null() & wrong
+    text = pl.col(texts.name)
+    time = text.str.to_datetime("%Y-%m-%d %H:%M:%S", time_unit="us", strict=False)
+    wrong = time.is_null() | ~text.str.contains(_TIME_SHAPE) | text.str.starts_with("0000")
+    return texts.to_frame().select(text.is_not_null() & wrong).to_series()

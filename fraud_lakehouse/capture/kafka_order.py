@@ -46,21 +46,22 @@ class ArrivalOrder:
         Args:
             frame: gives their columns (at least `_partition` and `_offset`); called when they are handed out.
         """
-        moments = pl.Series(_CLOCK, timestamps, pl.Int64).fill_null(0)
-        newest = pl.DataFrame([pl.Series("_partition", partitions, pl.Int32), moments])
+        moments = pl.DataFrame([pl.Series(_CLOCK, timestamps, pl.Int64)])
+        clock = pl.col(_CLOCK).fill_null(0).cum_max()
         column = pl.Series(_CLOCK, [], pl.Int64)
-        numbers = newest["_partition"].unique()
-        if numbers.len() == 1:
-            column = moments.cum_max().clip(self.clocks.get(numbers[0], 0))
-            self.clocks[numbers[0]] = column[-1]
-        elif numbers.len():
+        numbers = frozenset(partitions)
+        if len(numbers) == 1:
+            (number,) = numbers
+            column = moments.select(clock.clip(self.clocks.get(number, 0)))[_CLOCK]
+            self.clocks[number] = column[-1]
+        elif numbers:
+            newest = moments.with_columns(pl.Series("_partition", partitions, pl.Int32))
             known = {number: self.clocks.get(number, 0) for number in numbers}
             before = pl.col("_partition").replace_strict(known, return_dtype=pl.Int64)
-            clock = pl.max_horizontal(pl.col(_CLOCK).cum_max().over("_partition"), before)
-            newest = newest.select("_partition", clock)
+            newest = newest.select("_partition", pl.max_horizontal(clock.over("_partition"), before))
             column = newest[_CLOCK]
             self.clocks |= dict(newest.group_by("_partition").max().iter_rows())
-        self._hold(frame, column, frozenset(numbers))
+        self._hold(frame, column, numbers)
 
     def ready(self, horizon: int | None) -> int:
         """How many held records have a clock up to `horizon` (None: all)."""

@@ -124,6 +124,11 @@ class KafkaReader:
         self.handed |= {number: offset for number, offset in self.next.items() if number not in held}
         return frame
 
+    @property
+    def more(self) -> bool:
+        """Whether records are known to be there behind those that `take` gave last."""
+        return self._behind or self._order.rows > 0
+
     def wait(self, timeout: float) -> bool:
         """Whether a record (or an error, which `take` will raise) is there, waiting up to `timeout` seconds for it."""
         deadline = time.monotonic() + timeout
@@ -213,7 +218,7 @@ class KafkaReader:
             messages = [message]
         # consume() waits for the full number: while far behind that is wanted, since small chunks cost more a record.
         patience = _PORTION_SECONDS if self._behind else 0
-        chunk, wanted = Chunk(self._topic.name), len(messages)
+        chunk, wanted = Chunk(self._topic.name, next(iter(self.next)) if len(self.next) == 1 else None), len(messages)
         while len(messages) >= wanted:
             self._add(chunk, messages)
             if (wanted := min(most - chunk.rows, _PORTION)) <= 0:

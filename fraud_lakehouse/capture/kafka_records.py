@@ -110,8 +110,8 @@ def decode(records: RawRecords, most_bytes: int = MAX_RECORD_BYTES) -> pl.DataFr
     read = read_values(values, most_bytes)
     raw = {row: values[row] for row in read.errors}
     columns = [
-        pl.repeat(records.topic, count, dtype=pl.String, eager=True).alias("_topic"),
-        pl.Series("_partition", records.partitions, pl.Int32),
+        _same("_topic", records.topic, count),
+        _partitions(records.partitions),
         pl.Series("_offset", records.offsets, pl.Int64),
         _timestamps(records.timestamps).alias("_timestamp"),
         _sparse("_raw", raw, count),
@@ -124,14 +124,24 @@ def decode(records: RawRecords, most_bytes: int = MAX_RECORD_BYTES) -> pl.DataFr
     return read.frame.hstack(columns)
 
 
+def _same(name: str, value: Any, count: int) -> pl.Series:
+    """A column of one value; `pl.repeat` takes longer than all that a chunk has of it."""
+    return pl.Series(name, [value], CARD_SCHEMA[name]).new_from_index(0, count)
+
+
+def _partitions(numbers: Sequence[int]) -> pl.Series:
+    if numbers and numbers.count(numbers[0]) == len(numbers):
+        return _same("_partition", numbers[0], len(numbers))
+    return pl.Series("_partition", numbers, pl.Int32)
+
+
 def _sparse(name: str, values: Mapping[int, Any] | Sequence[Any], count: int) -> pl.Series:
     """A column of all values, or of those few that are there by row."""
     if isinstance(values, Mapping):
         values = [values.get(row) for row in range(count)] if values else ()
     elif values.count(None) == len(values):
         values = ()
-    kind = CARD_SCHEMA[name]
-    return pl.Series(name, values, kind) if values else pl.repeat(None, count, dtype=kind, eager=True).alias(name)
+    return pl.Series(name, values, CARD_SCHEMA[name]) if values else _same(name, None, count)
 
 
 def _header_texts(headers: Sequence[Sequence[Header] | None]) -> dict[int, str]:
@@ -155,6 +165,8 @@ def _header(name: str, value: bytes | str | None) -> tuple[str, str, str | None]
 def _timestamps(milliseconds: Sequence[int | None]) -> pl.Series:
     """Milliseconds as microsecond UTC times; beyond the years 1 to 9999, which a producer may claim, null."""
     low, high = (int(datetime(*day, tzinfo=UTC).timestamp() * 1000) for day in ((1, 1, 1), (9999, 12, 31)))
-    series = pl.Series(milliseconds, dtype=pl.Int64)
-    series = pl.select(pl.when(series.is_between(low, high)).then(series)).to_series()
-    return (series * 1000).cast(pl.Datetime("us", "UTC"))
+    frame = pl.DataFrame([pl.Series("moment", milliseconds, pl.Int64)])
+    moment = pl.col("moment")
+    return frame.select(
+        (pl.when(moment.is_between(low, high)).then(moment) * 1000).cast(pl.Datetime("us", "UTC"))
+    ).to_series()

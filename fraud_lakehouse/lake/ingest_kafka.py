@@ -1,19 +1,25 @@
 """From a Kafka topic to bronze/card_transactions, exactly once.
 
-One step: read from our own positions (never the group's) -> append the rows of all partitions with every partition's
-next offset in one Delta commit -> (fsynced) -> commit the group's offsets, which only dashboards look at.
+One step: read from our own positions (never the group's) -> write the rows where no reader sees them -> commit the
+rows of all partitions with every partition's next offset in one Delta commit -> (fsynced) -> commit the group's
+offsets, which only dashboards look at.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from typing import Self
 
 import polars as pl
 
-from fraud_lakehouse.capture.kafka import KafkaBatch, KafkaCapture
+from fraud_lakehouse.capture.kafka import BATCH_BYTES, KafkaBatch, KafkaCapture
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
 from fraud_lakehouse.capture.kafka_source import KafkaTopic, TopicRecreatedError
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakeError, SourceError
@@ -27,6 +33,12 @@ from fraud_lakehouse.settings import Settings
 
 SOURCE = "kafka"
 TABLE = "card_transactions"
+
+PIECE_ROWS = 100_000
+"""Rows of one data file while a backlog of one partition is read."""
+
+PIECE_BYTES = BATCH_BYTES // 2
+"""Payload bytes of it: one piece is written while another is read."""
 
 
 class KafkaIngest:
@@ -108,49 +120,116 @@ class KafkaIngest:
         began = time.monotonic()
         before = positions_of(self._bronze, self.capture.topic)
         failpoint("kafka.before_read")
-        records = self.capture.read(before, max_rows, timeout)
-        if records is None:
+        try:
+            batch = self._stage(before, max_rows, timeout)
+        except BaseException:
+            self._bronze.discard()
+            raise
+        if batch is None:
             return []
-        failpoint("kafka.after_decode")
-        if self.capture.topic.identity != self._identity:
-            raise self._recreated(self.capture.topic)
-        if any(self._bronze.position(app_id) is not None for app_id in records.positions.keys() - before.keys()):
+        if any(self._bronze.position(app_id) is not None for app_id in batch.positions.keys() - before.keys()):
+            self._bronze.discard()
             return self._land(max_rows, timeout)  # a partition new to us that another writer has landed from
-        version = self._bronze.append(records.frame, records.positions)
+        version = self._bronze.commit(batch.positions)
         item = Landed(
             TABLE,
-            records.frame.height,
-            sum(records.first.values()),
-            sum(records.positions.values()),
+            sum(batch.rows.values()),
+            sum(batch.first.values()),
+            sum(batch.positions.values()),
             version,
-            records.newest_timestamp,
+            batch.newest_timestamp,
             time.monotonic() - began,
             SOURCE,
         )
         failpoint("kafka.before_group_commit")
-        self.capture.commit_group(records.positions)
+        self.capture.commit_group(batch.positions)
         failpoint("kafka.after_group_commit")
-        self._note(item, records)
+        self._note(item, batch)
         return [item] if item.rows else []
 
-    def _note(self, item: Landed, records: KafkaBatch) -> None:
+    def _stage(self, before: Mapping[str, int | None], max_rows: int, timeout: float) -> _Staged | None:
+        """Read records and write them for the next commit, a backlog in pieces: one is written while the next is read.
+
+        What was read before the source failed is handed to the commit; the next step meets the failure again.
+        """
+        batch = _Staged()
+        # Several partitions are put in order by time: for each piece, all that waits would be sorted again.
+        whole = self.capture.topic.partitions > 1
+        with ThreadPoolExecutor(1, "kafka-stage") as writer:
+            writing: Future[None] | None = None
+            left = max_rows
+            while left > 0 and batch.more and batch.size < BATCH_BYTES:
+                onward = writing is not None
+                reached = {**before, **batch.positions}
+                most = left if whole else min(left, PIECE_ROWS)
+                try:
+                    records = self.capture.read(
+                        reached, most, 0.0 if onward else timeout, BATCH_BYTES if whole else PIECE_BYTES, hasty=onward
+                    )
+                except (SourceError, GapError):
+                    if writing is None:
+                        raise
+                    break
+                if records is None:
+                    break
+                failpoint("kafka.after_decode")
+                if self.capture.topic.identity != self._identity:
+                    raise self._recreated(self.capture.topic)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(self._bronze.stage, records.frame)
+                batch.add(records)
+                left = 0 if whole else left - records.frame.height
+            if writing is None:
+                return None
+            writing.result()
+        return batch
+
+    def _note(self, item: Landed, batch: _Staged) -> None:
         """Add the batch to control/batches: for status only, so a failure is left to the next lake write to tell."""
-        counts = dict(records.frame.group_by("_partition").len().iter_rows())
         batches = [
             Batch(
                 SOURCE,
                 app_id,
                 TABLE,
-                records.first.get(app_id, position),
+                batch.first.get(app_id, position),
                 position,
-                counts.get(int(app_id.rpartition(":")[2]), 0),
+                batch.rows.get(int(app_id.rpartition(":")[2]), 0),
                 item.newest_committed_at,
                 item.seconds,
             )
-            for app_id, position in records.positions.items()
+            for app_id, position in batch.positions.items()
         ]
         with contextlib.suppress(LakeError):
-            self._batches.commit([batch for batch in batches if batch.rows], {})
+            self._batches.commit([one for one in batches if one.rows], {})
+
+
+@dataclass
+class _Staged:
+    """A batch that is written and not committed: as `KafkaBatch`, all its pieces together.
+
+    Args:
+        rows: by partition, how many.
+        size: bytes of the columns in memory.
+        more: whether there may be records behind.
+    """
+
+    positions: dict[str, int] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)
+    rows: Counter[int] = field(default_factory=Counter)
+    newest_timestamp: datetime | None = None
+    size: int = 0
+    more: bool = True
+
+    def add(self, records: KafkaBatch) -> None:
+        """Take in the piece that follows."""
+        self.positions |= records.positions
+        self.first = records.first | self.first
+        self.rows.update(dict(records.frame.group_by("_partition").len().iter_rows()))
+        times = [moment for moment in (self.newest_timestamp, records.newest_timestamp) if moment is not None]
+        self.newest_timestamp = max(times, default=None)
+        self.size += int(records.frame.estimated_size())
+        self.more = records.more
 
 
 def positions_of(bronze: BronzeTable, topic: KafkaTopic) -> dict[str, int | None]:

@@ -50,8 +50,17 @@ class ModelKafka:
     def close(self) -> None:
         pass
 
-    def read(self, positions: Mapping[str, int | None], max_rows: int, timeout: float) -> KafkaBatch | None:
+    def read(
+        self,
+        positions: Mapping[str, int | None],
+        max_rows: int,
+        timeout: float,
+        max_bytes: int,
+        *,
+        hasty: bool = False,
+    ) -> KafkaBatch | None:
         assert timeout == 0
+        more = False
         rows: list[dict[str, Any]] = []
         after: dict[str, int] = {}
         first: dict[str, int] = {}
@@ -65,9 +74,10 @@ class ModelKafka:
             for offset, value in enumerate(values, begin):
                 rows.append({"user_id": value, "_partition": number, "_offset": offset, "_timestamp": NOON})
             after[app_id] = begin + len(values)
+            more |= after[app_id] < len(self.model.records.get(number, []))
             if values:
                 first[app_id] = begin
-        return KafkaBatch(pl.DataFrame(rows, schema=CARD_SCHEMA), after, first, NOON) if rows else None
+        return KafkaBatch(pl.DataFrame(rows, schema=CARD_SCHEMA), after, first, NOON, more) if rows else None
 
     def commit_group(self, positions: Mapping[str, int]) -> None:
         self.group = dict(positions)

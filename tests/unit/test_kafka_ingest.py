@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.capture.kafka_source import RetentionGapError, TopicRecreatedError
-from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import failpoints
+from fraud_lakehouse.errors import ConcurrentWriterError, LakeError, SourceError
+from fraud_lakehouse.lake import failpoints, ingest_kafka
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
 from fraud_lakehouse.lake.ingest_kafka import KafkaIngest, accept_kafka
@@ -44,16 +44,17 @@ kafka_actions = st.one_of(
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(actions=st.lists(kafka_actions, max_size=14))
-def test_kafka_records_land_exactly_once_through_any_crash(actions: list[tuple[str, Any]]) -> None:
+@given(actions=st.lists(kafka_actions, max_size=14), partitions=st.sampled_from([1, 3]))
+def test_kafka_records_land_exactly_once_through_any_crash(actions: list[tuple[str, Any]], partitions: int) -> None:
     numbers = iter(range(1_000_000))
-    model = ModelTopic(partitions=3)
-    with tempfile.TemporaryDirectory() as folder:
+    model = ModelTopic(partitions)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ingest_kafka, "PIECE_ROWS", 2)
         ingest = kafka(folder, model)
         for action, value in actions:
             if action == "publish":
                 for partition in value:
-                    model.publish(partition, next(numbers))
+                    model.publish(partition % partitions, next(numbers))
             else:
                 if action == "crash":
                     failpoints.arm(*value, action=crash)
@@ -80,6 +81,66 @@ def test_kafka_batches_are_one_commit_for_all_partitions(tmp_path: Path) -> None
         ("kafka:C1:T1:1", 0, 3, 3),
     ]
     assert ingest.step(100, 0) == []
+
+
+def backlog(monkeypatch: pytest.MonkeyPatch, folder: Path, rows: int) -> KafkaIngest:
+    """A landing of one partition with so many records, read in pieces of three."""
+    monkeypatch.setattr(ingest_kafka, "PIECE_ROWS", 3)
+    model = ModelTopic(partitions=1)
+    for value in range(rows):
+        model.publish(0, value)
+    return kafka(folder, model)
+
+
+def data_files(folder: Path) -> int:
+    return len(list((folder / "bronze" / "card_transactions").glob("*.parquet")))
+
+
+def test_a_backlog_is_written_in_pieces_and_committed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ingest = backlog(monkeypatch, tmp_path, 12)
+    (item,) = ingest.step(8, 0)
+    assert (item.rows, item.from_position, item.to_position, item.version) == (8, 0, 8, 1)
+    assert data_files(tmp_path) == 3
+    (item,) = ingest.step(8, 0)
+    assert (item.rows, item.from_position, item.to_position, item.version) == (4, 8, 12, 2)
+    assert landed_cards(ingest.lake) == list(range(12))
+    batches = Batches(ingest.lake).read().select("from_position", "to_position", "rows").sort("from_position")
+    assert batches.rows() == [(0, 8, 8), (8, 12, 4)]
+
+
+def test_what_was_read_before_the_source_failed_is_landed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ingest = backlog(monkeypatch, tmp_path, 10)
+    read = ingest.capture.read
+
+    def read_until_it_fails(positions: Any, *arguments: Any, **options: Any) -> Any:
+        if positions["kafka:C1:T1:0"] == 6:
+            raise SourceError("the broker is away", "wait")
+        return read(positions, *arguments, **options)
+
+    ingest.capture.read = read_until_it_fails  # type: ignore[method-assign]
+    (item,) = ingest.step(100, 0)
+    assert (item.rows, item.to_position) == (6, 6)
+    with pytest.raises(SourceError, match="away"):
+        ingest.step(100, 0)
+    ingest.capture.read = read  # type: ignore[method-assign]
+    drain(ingest, 100, 0)
+    assert landed_cards(ingest.lake) == list(range(10))
+
+
+def test_a_piece_that_cannot_be_written_leaves_none_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ingest = backlog(monkeypatch, tmp_path, 10)
+    failpoints.arm("bronze.before_parquet", 3, failpoints.ACTIONS["enospc"])
+    with pytest.raises(LakeError, match="space"):
+        ingest.step(100, 0)
+    assert data_files(tmp_path) == 0
+    (item,) = ingest.step(100, 0)
+    assert (item.rows, item.version) == (10, 1)
+
+
+def test_a_batch_of_large_records_ends_at_its_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ingest = backlog(monkeypatch, tmp_path, 10)
+    monkeypatch.setattr(ingest_kafka, "BATCH_BYTES", 1)
+    assert [item.rows for _ in range(4) for item in ingest.step(100, 0)] == [3, 3, 3, 1]
 
 
 def test_a_recreated_topic_fails_closed_until_accepted(tmp_path: Path) -> None:
@@ -145,8 +206,8 @@ def test_two_kafka_processes_land_each_record_once(tmp_path: Path) -> None:
     model.publish(1, 2)
     read = two.capture.read
 
-    def read_while_the_other_lands(*arguments: Any) -> Any:
-        batch = read(*arguments)
+    def read_while_the_other_lands(*arguments: Any, **options: Any) -> Any:
+        batch = read(*arguments, **options)
         one.step(10, 0)
         return batch
 
