@@ -48,7 +48,7 @@ BATCHES = st.lists(st.lists(OPERATION, min_size=1, max_size=12), min_size=1, max
 
 @pytest.fixture(scope="module")
 def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
-    lake = SmallLake(tmp_path_factory.mktemp("bank vectors") / "lake")
+    lake = SmallLake(tmp_path_factory.mktemp("bank_vectors") / "lake")
     yield lake
     lake.transformer.close()
 
