@@ -87,7 +87,7 @@ def read_back(bootstrap: str, topic: str) -> list[tuple[str | None, Row, dict[st
         consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
         left = set(partitions)
         while left:
-            for message in consumer.consume(1000, 5.0):
+            for message in consumer.consume(1000, 0.2):
                 if message.error() is None:
                     key = message.key()
                     found.append(

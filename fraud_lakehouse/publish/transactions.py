@@ -21,6 +21,13 @@ from fraud_lakehouse.publish.position import Position
 ANSWER_SECONDS = 15.0
 COMMIT_SECONDS = 60.0
 _CREATED_SECONDS = 3.0
+_AGAIN_SECONDS = 0.2
+_UNSETTLED = {
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
+}
 _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE}
 
 
@@ -80,7 +87,7 @@ class Transactions:
                 raise self._error(error, topic) from None
             if time.monotonic() > deadline:
                 raise missing_topic(self._clients.bootstrap, topic)
-            time.sleep(0.2)
+            time.sleep(_AGAIN_SECONDS)
 
     def position(self, topic: str) -> Position | None:
         """What is published, as committed; None: never anything. Waits for transactions that are being decided.
@@ -88,13 +95,7 @@ class Transactions:
         Raises:
             PublishError: no answer, or an answer that this program did not write.
         """
-        asked = [TopicPartition(topic, 0)]
-        try:
-            (found,) = self._offsets().committed(asked, ANSWER_SECONDS)
-            if found.error is not None:
-                refuse(found.error)
-        except KafkaException as error:
-            raise self._error(error, topic) from None
+        found = self._committed(topic)
         if found.offset < 0:
             return None
         if not found.metadata:
@@ -103,6 +104,21 @@ class Transactions:
             return Position.parse(found.metadata, found.offset)
         except (ValueError, TypeError):
             raise unclear(topic, f"the offset of group {self.group} was not written by this program") from None
+
+    def _committed(self, topic: str) -> TopicPartition:
+        """The group's offset; a broker that has just started is given the time to find who keeps it."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while True:
+            try:
+                (found,) = self._offsets().committed([TopicPartition(topic, 0)], ANSWER_SECONDS)
+                if found.error is not None:
+                    refuse(found.error)
+            except KafkaException as error:
+                if reason_of(error).code() not in _UNSETTLED or time.monotonic() > deadline:
+                    raise self._error(error, topic) from None
+                time.sleep(_AGAIN_SECONDS)
+            else:
+                return found
 
     def is_untouched(self, topic: str) -> bool:
         """Whether the topic never held a record.
