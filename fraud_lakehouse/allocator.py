@@ -1,8 +1,8 @@
 """How polars and delta-rs give memory back, for processes that run for long. To be said before either is loaded.
 
-Both bring jemalloc, which by default keeps four arenas a processor and what was freed in each for ten seconds: a process
-that commits once a second never gives it back (60 MB more in 500 commits of one table, 40 MB and level as set here, at
-the same processor time).
+Both bring jemalloc, which by default has four arenas a processor and keeps what was freed in each for ten seconds: of a
+process that commits once a second it never gives anything back (60 MB more in 500 commits to one table; 40 MB and level
+as set here, at the same processor time).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from fraud_lakehouse.cli_features import features_commands
 from fraud_lakehouse.allocator import give_memory_back
+from fraud_lakehouse.cli_features import features_commands
 from fraud_lakehouse.cli_quarantine import quarantine_commands
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.settings import Settings, load_settings
