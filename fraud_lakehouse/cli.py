@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
+from fraud_lakehouse.allocator import give_memory_back
 from fraud_lakehouse.cli_features import features_commands
 from fraud_lakehouse.cli_quarantine import quarantine_commands
 from fraud_lakehouse.errors import LakehouseError
@@ -76,6 +77,7 @@ def live() -> None:
 
     A second one on the same lake stands by and goes on when the first one ends, or is killed.
     """
+    give_memory_back()
     from fraud_lakehouse.live import CycleResult, run_live
     from fraud_lakehouse.live.metrics import Metrics
 

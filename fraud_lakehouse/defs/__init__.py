@@ -5,6 +5,10 @@ Nothing here knows how to capture, land, transform or detect; `definitions.py` p
 
 from __future__ import annotations
 
+from fraud_lakehouse.allocator import give_memory_back
+
+give_memory_back()  # the first module of the product that a run imports
+
 OWNERS = ["team:fraud-platform"]
 
 # Batch runs take turns: dagster.yaml gives every pool one run at a time. Live runs take turns in `live/standby.py`.

@@ -228,7 +228,7 @@ class Appender:
         self._sync_log()
         failpoint(f"{self.layer}.after_fsync")
         if housekeeping.is_due(before, self.version):
-            self._handle = housekeeping.keep_house(self._handle, self.path)
+            self._handle = housekeeping.keep_house(self._handle, self.path, before)
             self._durable = self.version
 
     def _sync_log(self) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from deltalake import DeltaTable
 
+from fraud_lakehouse.lake import housekeeping
 from fraud_lakehouse.lake.lake import Lake, table_root
 
 Key = tuple[str, str]  # (layer, table)
 Mark = tuple[int, int]  # inode and modification time (ns)
-REOPEN_AFTER = 100  # versions; a handle grows slower with each commit made on it
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Handles:
             return self._reopen(key)
         if _has_next(known.table):
             known.table.update_incremental()
-        if known.table.version() - known.opened_at >= REOPEN_AFTER:
+        if housekeeping.is_due(known.opened_at, known.table.version()):
             return self._reopen(key)
         self._keep(key, known.table, known.opened_at)
         return known.table

@@ -168,7 +168,7 @@ def _done(plan: Plan, target: DeltaTable, before: int, rows: int, strategy: str)
     failpoint(f"model.{plan.consumer[1]}.after_fsync")
     root = _local(target)
     if root is not None and housekeeping.is_due(before, target.version()):
-        housekeeping.keep_house(target, root)
+        housekeeping.keep_house(target, root, before)
     return Commit(rows, target.version(), strategy)
 
 

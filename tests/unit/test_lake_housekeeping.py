@@ -37,6 +37,7 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table whose life is ten times as short: a checkpoint every 10 commits, 20 entries kept, packs of 10."""
     monkeypatch.setattr(housekeeping, "CHECKPOINT_INTERVAL", 10)
+    monkeypatch.setattr(housekeeping, "HOUSE_INTERVAL", 10)
     monkeypatch.setattr(housekeeping, "TIERS", (Tier(0, housekeeping.MEBIBYTE, 4),))
     monkeypatch.setattr(past_log, "KEPT", 20)
     monkeypatch.setattr(past_log, "PACK", 10)
