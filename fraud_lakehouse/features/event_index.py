@@ -51,7 +51,7 @@ class Wanted:
     @property
     def seconds(self) -> set[int]:
         """The windows' lengths."""
-        return {window[-1] for window in (*self.totals, *self.distinct)}
+        return {seconds for *_, seconds in self.totals} | {seconds for _, seconds in self.distinct}
 
 
 class EventIndex:
@@ -200,9 +200,13 @@ def _combined(codes: Sequence[pl.Series]) -> pl.Series:
     return combined
 
 
+def _whole(value: Any) -> int:
+    """A value of a series of whole numbers; 0 for none."""
+    return 0 if value is None else int(value)
+
+
 def _size(codes: pl.Series) -> int:
-    largest = codes.max()
-    return 1 if largest is None else int(largest) + 1  # type: ignore[call-overload]
+    return _whole(codes.max()) + 1
 
 
 def _by_column(distinct: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
@@ -216,7 +220,7 @@ def _running(total: str, units: pl.Series) -> pl.Series | None:
     """What lies before each place, and behind the last; None: the place itself tells."""
     if total == "n":
         return None if units.null_count() == 0 else _before(units.is_not_null().cast(_PLACE))
-    largest = max(abs(int(bound)) for bound in (units.min() or 0, units.max() or 0))  # type: ignore[call-overload]
+    largest = max(abs(_whole(units.min())), abs(_whole(units.max())))
     fits = total == "s" and largest * len(units) < _MOST
     wide = pl.col("units").fill_null(0).cast(pl.Int64 if fits else pl.Int128)
     return _before(units.alias("units").to_frame().select(wide if total == "s" else wide * wide).to_series())
@@ -242,7 +246,7 @@ def _distinct(
     end and, where p lies before its start, ended.
     """
     places = len(codes)
-    keys = _combined([_combined_key(order), codes])
+    keys = _combined([order.begin_of_key.cast(pl.Int64), codes])
     by_value = (keys * places + pl.int_range(places, eager=True)).drop_nulls().sort()
     place = by_value % max(places, 1)
     repeats = pl.DataFrame({"place": place, "value": by_value - place}).select(
@@ -268,11 +272,6 @@ def _distinct(
             (pl.col("seen").cast(pl.Int64) - pl.col("begun").cast(pl.Int64) + pl.col("ended")).cast(_PLACE)
         ).to_series()
     return found
-
-
-def _combined_key(order: _Order) -> pl.Series:
-    """By place: a number for its key."""
-    return order.begin_of_key.cast(pl.Int64)
 
 
 def _marked(numbers: pl.Series, size: int) -> pl.Series:
