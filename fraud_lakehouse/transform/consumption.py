@@ -15,6 +15,7 @@ from deltalake import DeltaTable, Transaction
 from fraud_lakehouse.lake.lake import data_files
 from fraud_lakehouse.transform.changes import added_files
 from fraud_lakehouse.transform.handles import Handles, Key
+from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.mirrored import Mirrored
 
 
@@ -42,6 +43,7 @@ class Plan:
     keep_rows: bool
     reads: dict[Key, Read] = field(default_factory=dict)
     mirrored: list[Mirrored] = field(default_factory=list)
+    indexed: Indexed | None = None
     asked: set[Key] = field(default_factory=set)
     readers: set[str] = field(default_factory=set)
 

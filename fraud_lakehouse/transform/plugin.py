@@ -21,6 +21,7 @@ from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.handles import Handles, Key
+from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.mirror import Mirrors
 from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
 from fraud_lakehouse.transform.program import Call
@@ -30,7 +31,7 @@ NEW_ROWS_SCHEMA = "new_rows"
 MOST_EMPTY_BUILDS = 64  # versions an empty result may lie behind before its position is committed alone
 
 MOST_KNOWN_QUERIES = 500
-BATCH_ROWS = 100_000
+BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
 _INTERNAL = (writer.DELETE, writer.IS_NEW)
 
 commits: dict[str, writer.Commit | None] = {}  # by model id, since the last `commits.clear()`
@@ -77,6 +78,7 @@ class Plugin(BasePlugin):
             "plan": self._incremental,
             "new_rows": self._new_rows,
             "seen": self._seen,
+            "index": self._index,
             "write": self._write,
         }
         return operations[operation](call)
@@ -145,6 +147,11 @@ class Plugin(BasePlugin):
         self._plan(call).mirrored.append(mirrored)
         return mirrored.relation
 
+    def _index(self, call: dict[str, Any]) -> dict[str, str]:
+        indexed = Indexed.of(call)
+        self._plan(call).indexed = indexed
+        return indexed.relations
+
     def _answer(self, plan: Plan) -> None:
         """Put the mirrored relations that a model asked for in place, in the order it asked."""
         cursor = self._conn.cursor()
@@ -199,16 +206,27 @@ class Plugin(BasePlugin):
                 if f"{quoted(key[0])}.{quoted(key[1])}" in call["sql"]:
                     self._refresh(key)
         self._answer(plan)
+        if plan.indexed is not None:
+            plan.indexed.answer(cursor)
+        try:
+            return self._run(cursor, plan, call)
+        finally:
+            if plan.indexed is not None:
+                plan.indexed.forget(cursor)
+
+    def _run(self, cursor: DuckDBPyConnection, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
+        """Run the SQL, now that all it reads is in place, into one commit."""
         names = self._names(cursor, call["sql"])
         sql = _typed(call["sql"], names, call["columns"], call["model"])
         strategy = call["strategy"]
         if strategy == "merge" and plan.incremental:
             return writer.merge(plan, cursor.sql(sql).to_arrow_table(), call["unique_key"])
         stored = _stored_only(sql, names)
+        rows = min(100_000, BATCH_VALUES // len(names))
         if strategy == "append" and plan.incremental:
-            return writer.append(self._lake, plan, cursor.sql(stored).to_arrow_reader(BATCH_ROWS))
+            return writer.append(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
         if strategy in ("overwrite", "append", "merge"):
-            return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(BATCH_ROWS))
+            return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
         raise TransformError(
             f"model {call['model']} has the unknown strategy {strategy!r}",
             "use one of overwrite, append, merge",

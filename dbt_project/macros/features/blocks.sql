@@ -93,11 +93,7 @@
     select
         _row
         {%- for feature in features %},
-        {% if feature.aggregate == 'is_first' -%}
-        _last is null
-        {%- else -%}
-        (_at - _last) / 1e6
-        {%- endif %} as {{ feature.name }}
+        {{ from_last(feature, '_last') }} as {{ feature.name }}
         {%- endfor %}
     from (
         {%- if history %}
@@ -128,6 +124,11 @@
         {%- endif %}
     ) as told
     where _row is not null
+{%- endmacro %}
+
+{#- A feature of recency from the time of the last earlier row, null if there is none. -#}
+{% macro from_last(feature, last) -%}
+    {% if feature.aggregate == 'is_first' %}{{ last }} is null{% else %}(_at - {{ last }}) / 1e6{% endif %}
 {%- endmacro %}
 
 {#- The time of whole microseconds since 1970. -#}

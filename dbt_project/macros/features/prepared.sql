@@ -15,8 +15,8 @@
 {#- The columns the blocks below compute from, of `relation` (the source's rows with `is_evaluated`, whether a row's
     features are asked for; all rows are counted): _row (a number), _at (microseconds), the key columns, and a column
     for each measure; with decimals also as whole units and their square, so that sums are exact in any order. A value
-    beyond what 18 digits hold, or that is no number, is null there. -#}
-{% macro prepared_rows(source, relation, carried=[]) -%}
+    beyond what 18 digits hold, or that is no number, is null there. Without `squares` these are left out. -#}
+{% macro prepared_rows(source, relation, carried=[], squares=true) -%}
     select
         row_number() over () as _row,
         is_evaluated,
@@ -33,8 +33,10 @@
         {%- endif %}
         {%- else %},
         cast({{ measure.expression }} as double) as {{ name }},
-        units_of_{{ name }},
+        units_of_{{ name }}
+        {%- if squares %},
         cast(units_of_{{ name }} as {{ wide_integer() }}) * units_of_{{ name }} as square_of_{{ name }}
+        {%- endif %}
         {%- endif %}
         {%- endfor %}
     from (

@@ -142,18 +142,19 @@
     {%- endfor %}
 {%- endmacro %}
 
-{#- A feature from the totals of its window. -#}
-{% macro from_totals(feature, decimals) -%}
+{#- A feature from the totals of its window, whose columns may have a prefix. -#}
+{% macro from_totals(feature, decimals, prefix='') -%}
     {%- set part = feature.measure ~ '_' ~ feature.seconds -%}
+    {%- set n, s, q = prefix ~ 'n_' ~ part, prefix ~ 's_' ~ part, prefix ~ 'q_' ~ part -%}
     {%- set unit = 10 ** decimals -%}
     {%- if feature.aggregate == 'count' -%}
-        n_{{ part }}
+        {{ n }}
     {%- elif feature.aggregate == 'sum' -%}
-        case when n_{{ part }} > 0 then cast(s_{{ part }} as double) / {{ unit }} end
+        case when {{ n }} > 0 then cast({{ s }} as double) / {{ unit }} end
     {%- elif feature.aggregate == 'mean' -%}
-        case when n_{{ part }} > 0 then cast(s_{{ part }} as double) / n_{{ part }} / {{ unit }} end
+        case when {{ n }} > 0 then cast({{ s }} as double) / {{ n }} / {{ unit }} end
     {%- else -%}
-        {{ exact_deviation('n_' ~ part, 's_' ~ part, 'q_' ~ part) }} / {{ unit }}
+        {{ exact_deviation(n, s, q) }} / {{ unit }}
     {%- endif -%}
 {%- endmacro %}
 

@@ -1,45 +1,56 @@
 {#- The features of `table` for the evaluated rows of `relation` (the source's rows with is_evaluated; all count), as
     CTEs that end in `feature_vectors`: the source's id, time, key columns, what is `carried`, every feature.
     `history`: where not all rows that count lie in the relation, those of seconds_since_last and is_first do; then
-    only keys of evaluated rows are looked at. `source` and `features`: those to compute instead of the catalogue's. -#}
-{% macro feature_vectors(source_name, table, relation, history=none, carried=[], source=none, features=none) -%}
+    only keys of evaluated rows are looked at. `source` and `features`: those to compute instead of the catalogue's.
+    `indexed`: what indexed_rows answered for the same rows, which are then all evaluated and read from there. -#}
+{% macro feature_vectors(source_name, table, relation, history=none, carried=[], source=none, features=none, indexed=none) -%}
     {%- set source = source or var('feature_sources')[source_name] -%}
     {%- set features = features_of(table) if features is none else features -%}
     {%- set touched = history is not none -%}
+    {%- set blocks_of = {} -%}
+    {%- for name in source.entities -%}{%- do blocks_of.update({name: feature_blocks(features, name)}) -%}{%- endfor -%}
     {%- set blocks = [] -%}
+    {%- if indexed %}
+    prepared as (
+
+        select * from {{ indexed.rows }}
+
+    ),
+
+    looked_up as (
+
+        {{ looked_up(indexed.told, source, blocks_of) | indent(8) }}
+
+    )
+    {%- else %}
     prepared as {{ computed_once() }} (
 
         {{ prepared_rows(source, relation, carried) | indent(8) }}
 
     )
+    {%- endif %}
     {%- for entity_name, entity in source.entities.items() %}
-    {%- set all_own = features | selectattr('entity', 'equalto', entity_name) | rejectattr('aggregate', 'none') | list -%}
-    {%- set delayed = all_own | rejectattr('delay', 'none') | list -%}
-    {%- set own = all_own | selectattr('delay', 'none') | list -%}
-    {%- set summed = own | selectattr('aggregate', 'in', ['count', 'sum', 'mean', 'stddev']) | list -%}
-    {%- set recent = own | selectattr('aggregate', 'in', ['seconds_since_last', 'is_first']) | list -%}
-    {%- set different = own | selectattr('aggregate', 'equalto', 'distinct') | list -%}
-    {%- set valued = own | rejectattr('aggregate', 'in', ['count', 'sum', 'mean', 'stddev', 'seconds_since_last', 'is_first', 'distinct']) | list -%}
-    {%- if summed -%}
-    {%- do blocks.append([entity_name ~ '_totals', summed]) -%},
-
-    {{ entity_name }}_totals as (
-
-        {{ totals('prepared', entity, summed, source.measures, touched) | indent(8) }}
-
-    )
-    {%- endif -%}
-    {%- if valued -%}
-    {%- do blocks.append([entity_name ~ '_values', valued]) -%},
+    {%- set own = blocks_of[entity_name] -%}
+    {%- if own.valued -%}
+    {%- do blocks.append([entity_name ~ '_values', own.valued]) -%},
 
     {{ entity_name }}_values as (
 
-        {{ values_block('prepared', entity, valued, touched) | indent(8) }}
+        {{ values_block('prepared', entity, own.valued, touched) | indent(8) }}
 
     )
     {%- endif -%}
-    {%- for measure in different | map(attribute='measure') | unique -%}
-    {%- set counted = different | selectattr('measure', 'equalto', measure) | list -%}
+    {%- if own.summed and not indexed -%}
+    {%- do blocks.append([entity_name ~ '_totals', own.summed]) -%},
+
+    {{ entity_name }}_totals as (
+
+        {{ totals('prepared', entity, own.summed, source.measures, touched) | indent(8) }}
+
+    )
+    {%- endif -%}
+    {%- for measure in (own.different if not indexed else []) | map(attribute='measure') | unique -%}
+    {%- set counted = own.different | selectattr('measure', 'equalto', measure) | list -%}
     {%- do blocks.append([entity_name ~ '_' ~ measure ~ '_distinct', counted]) -%},
 
     {{ entity_name }}_{{ measure }}_seen as {{ computed_once() }} (
@@ -54,21 +65,21 @@
 
     )
     {%- endfor -%}
-    {%- if delayed -%}
-    {%- do blocks.append([entity_name ~ '_delayed', delayed]) -%},
+    {%- if own.delayed -%}
+    {%- do blocks.append([entity_name ~ '_delayed', own.delayed]) -%},
 
     {{ entity_name }}_delayed as (
 
-        {{ delayed_block('prepared', entity, delayed, source.measures, touched) | indent(8) }}
+        {{ delayed_block('prepared', entity, own.delayed, source.measures, touched) | indent(8) }}
 
     )
     {%- endif -%}
-    {%- if recent -%}
-    {%- do blocks.append([entity_name ~ '_recency', recent]) -%},
+    {%- if own.recent and not indexed -%}
+    {%- do blocks.append([entity_name ~ '_recency', own.recent]) -%},
 
     {{ entity_name }}_recency as (
 
-        {{ recency_block('prepared', entity, recent, source, history) | indent(8) }}
+        {{ recency_block('prepared', entity, own.recent, source, history) | indent(8) }}
 
     )
     {%- endif -%}
@@ -76,18 +87,19 @@
 
     aggregated as (
 
+        {% set rows = 'looked_up' if indexed else 'prepared' -%}
         select
-            prepared.*
+            {{ rows }}.*
             {%- for block, members in blocks %}
             {%- for feature in members %},
             {{ block }}.{{ feature.name }}
             {%- endfor %}
             {%- endfor %}
-        from prepared
+        from {{ rows }}
         {%- for block, members in blocks %}
-        left join {{ block }} on prepared._row = {{ block }}._row
+        left join {{ block }} on {{ rows }}._row = {{ block }}._row
         {%- endfor %}
-        where prepared.is_evaluated
+        where {{ rows }}.is_evaluated
 
     ),
 

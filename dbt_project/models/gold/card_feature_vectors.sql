@@ -17,46 +17,51 @@
 {%- set begin = one_row(
     "select least(" ~ first_new ~ ", (select max(event_time) from " ~ this ~ ")) - interval " ~ horizon ~ " seconds"
 ) if incremental else none %}
+{#- A first or full build: every row that counts, looked up in an index where the engine has one. -#}
+{%- set all_rows -%}
+select new_transactions.*, true as is_evaluated
+from {{ new }} as new_transactions
+cross join (
+    {{ lake_watermark(new, 'trans_date_trans_time') | indent(4) }}
+) as lake_watermark
+where new_transactions.trans_date_trans_time < lake_watermark.watermark
+    and {{ counts | replace('trans_num not', 'new_transactions.trans_num not') }}
+{%- endset %}
+{%- set indexed = indexed_rows('cards', 'card_feature_vectors', all_rows) if not incremental else none %}
 
-with new_transactions as (
+with newest_landing as (
+
+    select max(_ingested_at) as known_at from {{ ref('card_transactions') if incremental else new }}
+
+),
+{% if incremental %}
+new_transactions as (
 
     select * from {{ new }} where {{ counts }}
 
 ),
-
-{%- if incremental %}
 
 emitted as (
 
     select max(event_time) as until from {{ this }}
 
 ),
-{%- endif %}
 
 lake_watermark as (
 
-    {{ lake_watermark(ref('card_transactions') if incremental else new, 'trans_date_trans_time') | indent(4) }}
+    {{ lake_watermark(ref('card_transactions'), 'trans_date_trans_time') | indent(4) }}
 
 ),
 
 -- a partition that was not known before sets it back; what has been told stays told
 watermark as (
-    {% if incremental %}
+
     select greatest(lake_watermark.watermark, emitted.until + interval 1 microseconds) as watermark
     from lake_watermark
     cross join emitted
-    {%- else %}
-    select watermark from lake_watermark
-    {%- endif %}
 
 ),
 
-newest_landing as (
-
-    select max(_ingested_at) as known_at from {{ ref('card_transactions') if incremental else new }}
-
-),
-{% if incremental %}
 -- rows that count from `begin` on
 transactions as (
 
@@ -135,14 +140,11 @@ history as (
 {% else %}
 rows_of_vectors as (
 
-    select new_transactions.*, true as is_evaluated
-    from new_transactions
-    cross join watermark
-    where new_transactions.trans_date_trans_time < watermark.watermark
+    {{ all_rows | indent(4) }}
 
 ),
 {% endif %}
-{{ feature_vectors('cards', 'card_feature_vectors', 'rows_of_vectors', 'history' if incremental else none) }},
+{{ feature_vectors('cards', 'card_feature_vectors', 'rows_of_vectors', 'history' if incremental else none, indexed=indexed) }},
 {% if incremental %}
 stored as (
 

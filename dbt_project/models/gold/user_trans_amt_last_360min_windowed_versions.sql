@@ -158,7 +158,7 @@ closed as (
 
     select
         windowed.window_start,
-        windowed.window_end,
+        windowed.window_start + interval {{ seconds }} seconds as window_end,
         windowed.user_id,
         avg(windowed.amt) as user_mean_trans_amt_last_360min,
         count(windowed.amt) as user_trans_count_last_360min
@@ -168,7 +168,7 @@ closed as (
         {%- if var('late_rows') == 'drop' %}
         and not exists (select 1 from late where late.trans_num = windowed.trans_num)
         {%- endif %}
-    group by windowed.window_start, windowed.window_end, windowed.user_id
+    group by windowed.window_start, windowed.user_id
 
 ),
 {% if incremental %}

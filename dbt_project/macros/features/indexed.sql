@@ -1,0 +1,78 @@
+{#- Vectors of very many rows at once: what totals, distinct_block and recency_block say is looked up in an index over the
+    rows (fraud_lakehouse/features/event_index.py) instead of computed by windows and joined. The features are made of
+    it by the same SQL. Answers none where there is no such index: then those blocks are to be used. -#}
+
+{#- The relations {rows, told} for feature_vectors. `rows`: SQL, standing for itself, of the source's rows that count. -#}
+{% macro indexed_rows(source_name, table, rows, carried=[]) %}
+    {%- if not execute or lake_is_unit_test() -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {{ return(adapter.dispatch('indexed_rows')(source_name, table, rows, carried)) }}
+{% endmacro %}
+{% macro spark__indexed_rows(source_name, table, rows, carried) %}{{ return(none) }}{% endmacro %}
+{% macro default__indexed_rows(source_name, table, rows, carried) %}
+    {%- set source = var('feature_sources')[source_name] -%}
+    {%- set entities = {} -%}
+    {%- for name, entity in source.entities.items() -%}
+        {%- set blocks = feature_blocks(features_of(table), name) -%}
+        {%- if blocks.summed or blocks.different or blocks.recent -%}
+            {%- set distinct = [] -%}
+            {%- for feature in blocks.different -%}{%- do distinct.append([feature.measure, feature.seconds]) -%}{%- endfor -%}
+            {%- do entities.update({name: {
+                'key': entity.key, 'totals': total_parts(blocks.summed), 'distinct': distinct, 'last': blocks.recent != [],
+            }}) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {%- set call = lake_consumer() -%}
+    {%- do call.update({
+        'sql': prepared_rows(source, '(' ~ rows ~ ')', carried, squares=false),
+        'entities': entities,
+    }) -%}
+    {{ return(lake_call('index', call)) }}
+{% endmacro %}
+
+{#- The blocks of an entity looked up: all columns of prepared_rows and these features, for every row. -#}
+{% macro looked_up(told, source, blocks_of) -%}
+    select
+        told.*
+        {%- for name, blocks in blocks_of.items() %}
+        {%- for feature in blocks.summed %},
+        {{ from_totals(feature, source.measures[feature.measure].decimals, name ~ '__') }} as {{ feature.name }}
+        {%- endfor %}
+        {%- for feature in blocks.different %},
+        {{ name }}__distinct_{{ feature.measure }}_{{ feature.seconds }} as {{ feature.name }}
+        {%- endfor %}
+        {%- for feature in blocks.recent %},
+        case when {{ of_entity('', source.entities[name].key, false) }} then {{ from_last(feature, name ~ '__last') }} end as {{ feature.name }}
+        {%- endfor %}
+        {%- endfor %}
+    from (
+        select
+            * replace (
+                {%- set wide = [] -%}
+                {%- for name, blocks in blocks_of.items() -%}
+                    {%- for total, measure, seconds in total_parts(blocks.summed) if total != 'n' -%}
+                        {%- do wide.append(name ~ '__' ~ total ~ '_' ~ measure ~ '_' ~ seconds) -%}
+                    {%- endfor -%}
+                {%- endfor -%}
+                {%- for column in wide %}
+                cast({{ column }} as {{ wide_integer() }}) as {{ column }}{{ ',' if not loop.last }}
+                {%- endfor %}
+            )
+        from {{ told }}
+    ) as told
+{%- endmacro %}
+
+{#- The aggregated features of an entity by the block that computes them. -#}
+{% macro feature_blocks(features, entity) %}
+    {%- set all_own = features | selectattr('entity', 'equalto', entity) | rejectattr('aggregate', 'none') | list -%}
+    {%- set own = all_own | selectattr('delay', 'none') | list -%}
+    {%- set sums, recencies = ['count', 'sum', 'mean', 'stddev'], ['seconds_since_last', 'is_first'] -%}
+    {{ return({
+        'delayed': all_own | rejectattr('delay', 'none') | list,
+        'summed': own | selectattr('aggregate', 'in', sums) | list,
+        'recent': own | selectattr('aggregate', 'in', recencies) | list,
+        'different': own | selectattr('aggregate', 'equalto', 'distinct') | list,
+        'valued': own | rejectattr('aggregate', 'in', sums + recencies + ['distinct']) | list,
+    }) }}
+{% endmacro %}

@@ -1,0 +1,278 @@
+"""Which events of the same key lie in each event's windows, and their totals: looked up instead of summed for each row.
+
+Events lie in order of time. For an entity they are put in order of (key, time); a window strictly past is then a range
+of places there, found by binary search, and a total is a difference of two running totals. Totals are whole numbers of
+128 bits: neither order nor where counting began changes a digit. What features are made of totals is SQL's matter
+(dbt_project/macros/features), which computes the same by itself where there is no such index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+UNITS = "units_of_"
+_MOST = 2**62
+_PLACE = pl.UInt32  # 4,294,967,295 events, which is also what polars counts to
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is told of an entity.
+
+    `totals`: (n, s or q, measure, seconds) for number, sum and sum of squares of column units_of_<measure> (bigint).
+    `distinct`: (column, seconds) for the number of its different values. `last`: the time of the last earlier event.
+    """
+
+    key: tuple[str, ...]
+    totals: tuple[tuple[str, str, int], ...] = ()
+    distinct: tuple[tuple[str, int], ...] = ()
+    last: bool = False
+
+    @staticmethod
+    def of(call: dict[str, Any]) -> Wanted:
+        """From the lists of a macro's call."""
+        return Wanted(
+            tuple(call["key"]),
+            tuple((total, measure, int(seconds)) for total, measure, seconds in call["totals"]),
+            tuple((column, int(seconds)) for column, seconds in call["distinct"]),
+            bool(call["last"]),
+        )
+
+    @property
+    def measured(self) -> set[str]:
+        """The columns whose different values are counted."""
+        return {column for column, _ in self.distinct}
+
+    @property
+    def seconds(self) -> set[int]:
+        """The windows' lengths."""
+        return {seconds for *_, seconds in self.totals} | {seconds for _, seconds in self.distinct}
+
+
+class EventIndex:
+    """The index over `events`: a table in any order, with _at (microseconds, no null) and the columns asked for."""
+
+    def __init__(self, events: pa.Table, entities: dict[str, Wanted]) -> None:
+        at = _column(events, "_at")
+        by_time = at.arg_sort().cast(_PLACE)
+        number = _inverse(by_time)
+        at = at.gather(by_time)
+        codes = {
+            column: _codes(_column(events, column)).gather(by_time)
+            for column in sorted({name for wanted in entities.values() for name in (*wanted.key, *wanted.measured)})
+        }
+        bounds = {
+            seconds: _first_not_before(at, at - seconds * 1_000_000)
+            for seconds in sorted({length for wanted in entities.values() for length in wanted.seconds})
+        }
+        now = _first_not_before(at, at)
+        units = {
+            name: _column(events, f"{UNITS}{name}").gather(by_time)
+            for name in sorted({measure for wanted in entities.values() for _, measure, _ in wanted.totals})
+        }
+        self._entities = {
+            name: _EntityIndex(wanted, number, at, codes, units, bounds, now) for name, wanted in entities.items()
+        }
+
+    def rows(self, first: int, count: int) -> pl.DataFrame:
+        """What is told of `count` events from the one numbered `first` (from 0, as given) on.
+
+        Columns: <entity>__<total>_<measure>_<seconds> (n bigint; s and q decimal(38, 0)),
+        <entity>__distinct_<column>_<seconds> (bigint), <entity>__last (microseconds); null where the key has a null.
+        """
+        return pl.DataFrame(
+            [
+                values.alias(f"{name}__{column}")
+                for name, entity in self._entities.items()
+                for column, values in entity.rows(first, count)
+            ]
+        )
+
+
+class _EntityIndex:
+    """Places are numbers in the order of (key, time) of the events whose key is complete."""
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        number: pl.Series,
+        at: pl.Series,
+        codes: dict[str, pl.Series],
+        units: dict[str, pl.Series],
+        bounds: dict[int, pl.Series],
+        now: pl.Series,
+    ) -> None:
+        self._wanted = wanted
+        order = _Order(_combined([codes[column] for column in wanted.key]))
+        self._places = order.places.gather(number)
+        self._end = order.first_not_before(now)
+        self._starts = {seconds: order.first_not_before(bounds[seconds]) for seconds in sorted(wanted.seconds)}
+        self._running: dict[tuple[str, str], pl.Series | None] = {}
+        for total, measure in {window[:2] for window in wanted.totals}:
+            self._running[total, measure] = _running(total, units[measure].gather(order.events))
+        at = at.gather(order.events)
+        self._distinct = {
+            column: _distinct(at, codes[column].gather(order.events), order, self._starts, self._end, lengths)
+            for column, lengths in _by_column(wanted.distinct).items()
+        }
+        if wanted.last:
+            frame = pl.DataFrame({"end": self._end, "begin": order.begin_of_key})
+            before = frame.select(pl.when(pl.col("end") > pl.col("begin")).then(pl.col("end") - 1)).to_series()
+            self._last = at.gather(before)
+
+    def rows(self, first: int, count: int) -> list[tuple[str, pl.Series]]:
+        place = self._places.slice(first, count)
+        end = self._end.gather(place)
+        told: list[tuple[str, pl.Series]] = []
+        starts = {seconds: values.gather(place) for seconds, values in self._starts.items()}
+        until: dict[tuple[str, str], pl.Series] = {}
+        for total, measure, seconds in self._wanted.totals:
+            running = self._running[total, measure]
+            if running is None:
+                values = end - starts[seconds]
+            else:
+                if (total, measure) not in until:
+                    until[total, measure] = running.gather(end)
+                values = until[total, measure] - running.gather(starts[seconds])
+            kind: pl.DataType = pl.Int64() if total == "n" else pl.Decimal(38, 0)
+            told.append((f"{total}_{measure}_{seconds}", values.cast(kind)))
+        for column, seconds in self._wanted.distinct:
+            told.append((f"distinct_{column}_{seconds}", self._distinct[column][seconds].gather(place).cast(pl.Int64)))
+        if self._wanted.last:
+            told.append(("last", self._last.gather(place)))
+        return told
+
+
+class _Order:
+    """Events by (key, time): `events` (the number of the event at each place), `places` (the place of each event)."""
+
+    def __init__(self, key: pl.Series) -> None:
+        self._size = len(key)
+        number = pl.int_range(self._size, eager=True)
+        self._by_key = (key * self._size + number).drop_nulls().sort()
+        self.events = (self._by_key % max(self._size, 1)).cast(_PLACE)
+        self._key_begins = self._by_key - self.events.cast(pl.Int64)
+        self.places = _inverse(self.events, self._size)
+
+    def first_not_before(self, numbers: pl.Series) -> pl.Series:
+        """By place: the first place of the same key whose event is not before the one of number `numbers`."""
+        return _first_not_before(self._by_key, self._key_begins + numbers.gather(self.events).cast(pl.Int64))
+
+    @property
+    def begin_of_key(self) -> pl.Series:
+        """By place: the first place of the same key."""
+        return _first_not_before(self._by_key, self._key_begins)
+
+
+def _column(events: pa.Table, name: str) -> pl.Series:
+    return pl.Series(name, pl.from_arrow(events.column(name)))
+
+
+def _inverse(numbers: pl.Series, size: int | None = None) -> pl.Series:
+    """Where each number stands among `numbers`, which are different and less than `size`; null: nowhere."""
+    nowhere = pl.Series("place", [None], _PLACE).new_from_index(0, len(numbers) if size is None else size)
+    return nowhere.scatter(numbers, pl.int_range(len(numbers), dtype=_PLACE, eager=True))
+
+
+def _first_not_before(ascending: pl.Series, values: pl.Series) -> pl.Series:
+    return ascending.search_sorted(values, side="left").cast(_PLACE)
+
+
+def _codes(values: pl.Series) -> pl.Series:
+    """A number for each value, equal for equal ones; null for null."""
+    encoded = values.to_frame().unique().drop_nulls().with_row_index("code")
+    return values.to_frame().join(encoded, on=values.name, how="left", maintain_order="left")["code"].cast(pl.Int64)
+
+
+def _combined(codes: Sequence[pl.Series]) -> pl.Series:
+    """One number for several; small enough to be multiplied by the number of events. Null where one is."""
+    combined, most = codes[0], _size(codes[0])
+    for code in codes[1:]:
+        combined, most = combined * _size(code) + code, most * _size(code)
+        if most * max(len(code), 1) > _MOST:
+            combined = combined.rank("dense").cast(pl.Int64)
+            most = _size(combined)
+    return combined
+
+
+def _whole(value: Any) -> int:
+    """A value of a series of whole numbers; 0 for none."""
+    return 0 if value is None else int(value)
+
+
+def _size(codes: pl.Series) -> int:
+    return _whole(codes.max()) + 1
+
+
+def _by_column(distinct: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for column, seconds in distinct:
+        found.setdefault(column, []).append(seconds)
+    return found
+
+
+def _running(total: str, units: pl.Series) -> pl.Series | None:
+    """What lies before each place, and behind the last; None: the place itself tells."""
+    if total == "n":
+        return None if units.null_count() == 0 else _before(units.is_not_null().cast(_PLACE))
+    largest = max(abs(_whole(units.min())), abs(_whole(units.max())))
+    fits = total == "s" and largest * len(units) < _MOST
+    wide = pl.col("units").fill_null(0).cast(pl.Int64 if fits else pl.Int128)
+    return _before(units.alias("units").to_frame().select(wide if total == "s" else wide * wide).to_series())
+
+
+def _before(values: pl.Series) -> pl.Series:
+    """Sums of the values before each place, and of all."""
+    nothing = pl.Series("nothing", [0], values.dtype)
+    return nothing.append(values.cum_sum().cast(values.dtype).alias("nothing"))
+
+
+def _distinct(
+    at: pl.Series,
+    codes: pl.Series,
+    order: _Order,
+    starts: dict[int, pl.Series],
+    end: pl.Series,
+    lengths: Sequence[int],
+) -> dict[int, pl.Series]:
+    """Numbers of different values by window and place: events with a value, less those that repeat one of the window.
+
+    An event repeats one at place p for windows that begin at p or before: those events are begun before the window's
+    end and, where p lies before its start, ended.
+    """
+    places = len(codes)
+    keys = _combined([order.begin_of_key.cast(pl.Int64), codes])
+    by_value = (keys * places + pl.int_range(places, eager=True)).drop_nulls().sort()
+    place = by_value % max(places, 1)
+    repeats = pl.DataFrame({"place": place, "value": by_value - place}).select(
+        pl.col("place").cast(_PLACE),
+        pl.when(pl.col("value") == pl.col("value").shift()).then(pl.col("place").shift()).cast(_PLACE).alias("earlier"),
+    )
+    repeats = repeats.drop_nulls()
+    gap = at.gather(repeats["place"]) - at.gather(repeats["earlier"])
+    seen = _before(codes.is_not_null().cast(_PLACE))
+    found = {}
+    for seconds in lengths:
+        within = repeats.filter(gap < seconds * 1_000_000)
+        begun, ended = (_before(_marked(within[column], places)) for column in ("place", "earlier"))
+        frame = pl.DataFrame(
+            {
+                "seen": seen.gather(end) - seen.gather(starts[seconds]),
+                "begun": begun.gather(end),
+                "ended": ended.gather(starts[seconds]),
+            }
+        )
+        # in 64 bits: begun events of earlier keys have all ended, of this key some lie before the window
+        found[seconds] = frame.select(
+            (pl.col("seen").cast(pl.Int64) - pl.col("begun").cast(pl.Int64) + pl.col("ended")).cast(_PLACE)
+        ).to_series()
+    return found
+
+
+def _marked(numbers: pl.Series, size: int) -> pl.Series:
+    return pl.zeros(size, dtype=_PLACE, eager=True).scatter(numbers, 1)
