@@ -93,8 +93,12 @@ def lake_rows(settings: Settings, table: str, key: str) -> list[tuple[object, ..
 
 
 def content(settings: Settings, layer: str, table: str) -> pl.DataFrame:
-    """A table's rows in a fixed order, without the times at which they were computed."""
+    """A table's rows in a fixed order, without the times at which they were computed; the newest version of each."""
     frame = pl.read_delta(f"{settings.lake}/{layer}/{table}")
+    if table == "transaction_feature_vectors":  # how many versions there are depends on the builds
+        frame = (
+            frame.sort("version").unique("transaction_id", keep="last").filter(~pl.col("is_deleted")).drop("version")
+        )
     return frame.drop("scored_at", "fired_at", "known_at", strict=False).sort(pl.all(), nulls_last=True)
 
 
