@@ -10,7 +10,6 @@
 {#- count, sum and mean of delayed measures of one entity: _row and the features for every evaluated row whose key is
     complete. What had become known by t, less what had by t - window: one running total, looked up twice. -#}
 {% macro delayed_block(prepared, entity, features, measures, touched) -%}
-    {%- set key = entity.key | join(', ') -%}
     {%- set names = features | map(attribute='measure') | unique | list -%}
     {%- set ends = [] -%}
     {%- for feature in features -%}
@@ -24,38 +23,111 @@
         {{ from_known(feature, measures[feature.measure].decimals) }} as {{ feature.name }}
         {%- endfor %}
     from (
-        select
-            _row,
-            is_evaluated
-            {%- for end in ends %}
-            {%- for name in names %},
-            coalesce(last_value(n_{{ name }}) over until_{{ end }}, 0) as n_{{ name }}_{{ end }},
-            coalesce(last_value(s_{{ name }}) over until_{{ end }}, 0) as s_{{ name }}_{{ end }}
-            {%- endfor %}
-            {%- endfor %}
-        from (
-            select
-                _row,
-                is_evaluated,
-                {{ key }},
-                _at
-                {%- for name in names %},
-                count(units_of_{{ name }}) over up_to as n_{{ name }},
-                coalesce(sum(units_of_{{ name }}) over up_to, 0) as s_{{ name }}
-                {%- endfor %}
-            from {{ prepared }}
-            where {{ of_entity(prepared, entity.key, touched) }}
-            window up_to as (partition by {{ key }} order by _at range between unbounded preceding and current row)
-        ) as running
-        window
-            {%- for end in ends %}
-            until_{{ end }} as (
-                partition by {{ key }} order by _at
-                range between unbounded preceding and {{ end * 1000000 + 1 }} preceding
-            ){{ ',' if not loop.last }}
-            {%- endfor %}
+        {%- if entity.partitions == 'large' %}
+        {{ known_of_large(prepared, entity.key, names, ends, touched) | indent(8) }}
+        {%- else %}
+        {{ known_by_frame(prepared, entity.key, names, ends, touched) | indent(8) }}
+        {%- endif %}
     ) as known
     where is_evaluated
+{%- endmacro %}
+
+{#- n (rows with the measure) and s (its sum in units) of each of the measures `names` over rows more than so many
+    seconds before t, for each of `ends`. -#}
+{% macro known_by_frame(prepared, key, names, ends, touched) -%}
+    {%- set keys = key | join(', ') -%}
+    select
+        _row,
+        is_evaluated
+        {%- for end in ends %}
+        {%- for name in names %},
+        coalesce(last_value(n_{{ name }}) over until_{{ end }}, 0) as n_{{ name }}_{{ end }},
+        coalesce(last_value(s_{{ name }}) over until_{{ end }}, 0) as s_{{ name }}_{{ end }}
+        {%- endfor %}
+        {%- endfor %}
+    from (
+        select
+            _row,
+            is_evaluated,
+            {{ keys }},
+            _at
+            {%- for name in names %},
+            count(units_of_{{ name }}) over up_to as n_{{ name }},
+            coalesce(sum(units_of_{{ name }}) over up_to, 0) as s_{{ name }}
+            {%- endfor %}
+        from {{ prepared }}
+        where {{ of_entity(prepared, key, touched) }}
+        window up_to as (partition by {{ keys }} order by _at range between unbounded preceding and current row)
+    ) as running
+    window
+        {%- for end in ends %}
+        until_{{ end }} as (
+            partition by {{ keys }} order by _at range between unbounded preceding and {{ end * 1000000 + 1 }} preceding
+        ){{ ',' if not loop.last }}
+        {%- endfor %}
+{%- endmacro %}
+
+{#- The same for few keys with very many rows, where finding each row's frame costs most. -#}
+{% macro known_of_large(prepared, key, names, ends, touched) %}
+    {{ return(adapter.dispatch('known_of_large')(prepared, key, names, ends, touched)) }}
+{% endmacro %}
+{% macro spark__known_of_large(prepared, key, names, ends, touched) -%}
+    {{ known_by_frame(prepared, key, names, ends, touched) }}
+{%- endmacro %}
+{% macro default__known_of_large(prepared, key, names, ends, touched) -%}
+    {%- set keys = key | join(', ') -%}
+    with by_time as (
+
+        select
+            {{ keys }},
+            _at
+            {%- for name in names %},
+            count(units_of_{{ name }}) as n_{{ name }},
+            coalesce(sum(units_of_{{ name }}), 0) as s_{{ name }}
+            {%- endfor %}
+        from {{ prepared }}
+        where {{ of_entity(prepared, key, touched) }}
+        group by {{ keys }}, _at
+
+    ),
+
+    running as {{ computed_once() }} (
+
+        select
+            {{ keys }},
+            _at
+            {%- for name in names %},
+            sum(n_{{ name }}) over up_to as n_{{ name }},
+            sum(s_{{ name }}) over up_to as s_{{ name }}
+            {%- endfor %}
+        from by_time
+        window up_to as (partition by {{ keys }} order by _at rows between unbounded preceding and current row)
+
+    ),
+
+    evaluated as (
+
+        select _row, {{ keys }}, _at
+        from {{ prepared }}
+        where is_evaluated and {{ of_entity(prepared, key, false) }}
+
+    )
+
+    select
+        evaluated._row,
+        true as is_evaluated
+        {%- for end in ends %}
+        {%- for name in names %},
+        coalesce(until_{{ end }}.n_{{ name }}, 0) as n_{{ name }}_{{ end }},
+        coalesce(until_{{ end }}.s_{{ name }}, 0) as s_{{ name }}_{{ end }}
+        {%- endfor %}
+        {%- endfor %}
+    from evaluated
+    {%- for end in ends %}
+    asof left join running as until_{{ end }}
+        on {% for column in key %}evaluated.{{ column }} = until_{{ end }}.{{ column }} and {% endfor -%}
+        evaluated._at - {{ end * 1000000 }} > until_{{ end }}._at
+    {%- endfor %}
 {%- endmacro %}
 
 {#- A feature from the totals known at both ends of its window. -#}
