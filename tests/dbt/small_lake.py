@@ -69,9 +69,8 @@ class SmallLake:
         self.lake = Lake.at(root)
         self.root = root
         self.late_rows = settings.get("late_rows", "drop")
-        self.transformer = Transformer(
-            load_settings(lake=str(root), work=root.parent / f"{root.name}-work", **settings)
-        )
+        self.settings = load_settings(lake=str(root), work=root.parent / f"{root.name}-work", **settings)
+        self.transformer = Transformer(self.settings)
 
     def clear(self) -> None:
         for layer in ("bronze", "silver", "gold"):

@@ -19,9 +19,9 @@
     {%- set known -%}
     select
         transaction_id,
-        user_id,
+        cast(user_id as bigint) as user_id,
         cast(transaction_date as {{ zoneless() }}) as transaction_date,
-        amount,
+        {{ try_cast('amount', 'decimal(38, 9)') }} as amount,
         valid_from as _lake_known_from,
         valid_to as _lake_known_to
     from {{ versions }}
@@ -46,7 +46,7 @@
     {%- set own = chosen | map(attribute='own') | sum(start=[]) | unique | list -%}
     {%- set moment = known_by_of(known_by, columns, as_of_default(source)) -%}
     {%- set in_views = 'known_by' in columns or (not known_by and moment is not none) -%}
-    {%- set counted = source_counted(declared, base, in_views) -%}
+    {%- set counted = source_counted(declared, base, '_lake_view' if in_views else (microseconds(moment) if moment is not none else none), in_views) -%}
     {%- set keys = feature_keys(counted) | reject('equalto', '_lake_view') | list -%}
     {%- set plain = counted.measures.values() | map(attribute='columns') | sum(start=[]) | unique | reject('in', keys) | list -%}
     (
@@ -102,7 +102,7 @@
                 {%- for column in keys + plain %}
                 {{ column }},
                 {%- endfor %}
-                {{ declared.time }}, _lake_view, cast(null as bigint) as _lake_label,
+                {{ declared.time }}, _lake_at, _lake_view, cast(null as bigint) as _lake_label,
                 cast(null as string) as {{ declared.id }}, true as _lake_counts, false as is_evaluated
             from counted_rows
 
@@ -115,7 +115,7 @@
                 {%- for column in plain %}
                 null as {{ column }},
                 {%- endfor %}
-                {{ declared.time }}, _lake_view, _lake_label,
+                {{ declared.time }}, _lake_at, _lake_view, _lake_label,
                 null as {{ declared.id }}, false as _lake_counts, true as is_evaluated
             from timed_labels
 
@@ -181,8 +181,9 @@
 {% endmacro %}
 
 {#- The source with what these features need of it: measures that are null in labels, so that no label counts, under
-    names of their own; with views each entity within a view only. -#}
-{% macro source_counted(declared, features, in_views) %}
+    names of their own; with views each entity within a view only. What is known only some time after its row must have
+    been known by `moment` (microseconds; none: whenever) too. -#}
+{% macro source_counted(declared, features, moment, in_views) %}
     {%- set entities = {} -%}
     {%- for name in features | map(attribute='entity') | unique -%}
         {%- set entity = declared.entities[name] -%}
@@ -191,8 +192,12 @@
     {%- set measures = {} -%}
     {%- for name in features | rejectattr('measure', 'none') | map(attribute='measure') | unique -%}
         {%- set measure = declared.measures[name] -%}
+        {%- set counts = '_lake_counts' -%}
+        {%- if measure.delay and moment is not none -%}
+            {%- set counts = '_lake_counts and _lake_at + ' ~ delay_seconds(measure) * 1000000 ~ ' <= ' ~ moment -%}
+        {%- endif -%}
         {%- do measures.update(
-            {'counted_' ~ name: dict(measure, expression='case when _lake_counts then ' ~ measure.expression ~ ' end')}
+            {'counted_' ~ name: dict(measure, expression='case when ' ~ counts ~ ' then ' ~ measure.expression ~ ' end')}
         ) -%}
     {%- endfor -%}
     {{ return(dict(declared, entities=entities, measures=measures)) }}
@@ -219,7 +224,7 @@ counted_rows as (
 
     select *
     from counted_history
-    where _lake_at >= (select min(_lake_at) from timed_labels) - {{ longest_window(features | rejectattr('seconds', 'none') | list) * 1000000 }}
+    where _lake_at >= (select min(_lake_at) from timed_labels) - {{ longest_window(features) * 1000000 }}
         and _lake_at < (select max(_lake_at) from timed_labels)
 
 ),
@@ -240,7 +245,7 @@ seen_in_views as {{ computed_once() }} (
     {% for name, entity in counted.entities.items() %}
     {%- set key = entity.key | reject('equalto', '_lake_view') | list %}
     {%- set own = features | selectattr('entity', 'equalto', name) | list %}
-    {%- set reach = longest_window(own | rejectattr('seconds', 'none') | list) * 1000000 %}
+    {%- set reach = longest_window(own) * 1000000 %}
     {%- set visible %}
     inner join numbered_rows as seen
         on {% for column in key %}labels.{{ column }} = seen.{{ column }} and {% endfor -%}
