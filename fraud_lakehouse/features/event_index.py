@@ -24,12 +24,13 @@ _PLACE = pl.UInt32  # 4,294,967,295 events, which is also what polars counts to
 class Wanted:
     """What is told of an entity.
 
-    `totals`: (n, s or q, measure, seconds) for number, sum and sum of squares of column units_of_<measure> (bigint).
+    `totals`: (n, s or q, measure, seconds, delay) for number, sum and sum of squares of column units_of_<measure>
+    (bigint) over the events of [t - delay - seconds, t - delay); the delay is in seconds too.
     `distinct`: (column, seconds) for the number of its different values. `last`: the time of the last earlier event.
     """
 
     key: tuple[str, ...]
-    totals: tuple[tuple[str, str, int], ...] = ()
+    totals: tuple[tuple[str, str, int, float], ...] = ()
     distinct: tuple[tuple[str, int], ...] = ()
     last: bool = False
 
@@ -38,7 +39,7 @@ class Wanted:
         """From the lists of a macro's call."""
         return Wanted(
             tuple(call["key"]),
-            tuple((total, measure, int(seconds)) for total, measure, seconds in call["totals"]),
+            tuple((total, measure, int(seconds), float(delay)) for total, measure, seconds, delay in call["totals"]),
             tuple((column, int(seconds)) for column, seconds in call["distinct"]),
             bool(call["last"]),
         )
@@ -49,9 +50,11 @@ class Wanted:
         return {column for column, _ in self.distinct}
 
     @property
-    def seconds(self) -> set[int]:
-        """The windows' lengths."""
-        return {seconds for *_, seconds in self.totals} | {seconds for _, seconds in self.distinct}
+    def bounds(self) -> set[int]:
+        """How far before an event its windows begin and end, in microseconds."""
+        windows = [(_microseconds(delay + seconds), _microseconds(delay)) for _, _, seconds, delay in self.totals]
+        windows += [(_microseconds(seconds), 0) for _, seconds in self.distinct]
+        return {0} | {bound for window in windows for bound in window}
 
 
 class EventIndex:
@@ -67,16 +70,15 @@ class EventIndex:
             for column in sorted({name for wanted in entities.values() for name in (*wanted.key, *wanted.measured)})
         }
         bounds = {
-            seconds: _first_not_before(at, at - seconds * 1_000_000)
-            for seconds in sorted({length for wanted in entities.values() for length in wanted.seconds})
+            before: _first_not_before(at, at - before)
+            for before in sorted({before for wanted in entities.values() for before in wanted.bounds})
         }
-        now = _first_not_before(at, at)
         units = {
             name: _column(events, f"{UNITS}{name}").gather(by_time)
-            for name in sorted({measure for wanted in entities.values() for _, measure, _ in wanted.totals})
+            for name in sorted({measure for wanted in entities.values() for _, measure, *_ in wanted.totals})
         }
         self._entities = {
-            name: _EntityIndex(wanted, number, at, codes, units, bounds, now) for name, wanted in entities.items()
+            name: _EntityIndex(wanted, number, at, codes, units, bounds) for name, wanted in entities.items()
         }
 
     def rows(self, first: int, count: int) -> pl.DataFrame:
@@ -105,40 +107,41 @@ class _EntityIndex:
         codes: dict[str, pl.Series],
         units: dict[str, pl.Series],
         bounds: dict[int, pl.Series],
-        now: pl.Series,
     ) -> None:
         self._wanted = wanted
         order = _Order(_combined([codes[column] for column in wanted.key]))
         self._places = order.places.gather(number)
-        self._end = order.first_not_before(now)
-        self._starts = {seconds: order.first_not_before(bounds[seconds]) for seconds in sorted(wanted.seconds)}
+        self._bounds = {before: order.first_not_before(bounds[before]) for before in sorted(wanted.bounds)}
         self._running: dict[tuple[str, str], pl.Series | None] = {}
         for total, measure in {window[:2] for window in wanted.totals}:
             self._running[total, measure] = _running(total, units[measure].gather(order.events))
         at = at.gather(order.events)
         self._distinct = {
-            column: _distinct(at, codes[column].gather(order.events), order, self._starts, self._end, lengths)
+            column: _distinct(at, codes[column].gather(order.events), order, self._bounds, lengths)
             for column, lengths in _by_column(wanted.distinct).items()
         }
         if wanted.last:
-            frame = pl.DataFrame({"end": self._end, "begin": order.begin_of_key})
+            frame = pl.DataFrame({"end": self._bounds[0], "begin": order.begin_of_key})
             before = frame.select(pl.when(pl.col("end") > pl.col("begin")).then(pl.col("end") - 1)).to_series()
             self._last = at.gather(before)
 
     def rows(self, first: int, count: int) -> list[tuple[str, pl.Series]]:
         place = self._places.slice(first, count)
-        end = self._end.gather(place)
+        bounds = {before: places.gather(place) for before, places in self._bounds.items()}
         told: list[tuple[str, pl.Series]] = []
-        starts = {seconds: values.gather(place) for seconds, values in self._starts.items()}
-        until: dict[tuple[str, str], pl.Series] = {}
-        for total, measure, seconds in self._wanted.totals:
+        known: dict[tuple[str, str, int], pl.Series] = {}
+
+        def until(total: str, measure: str, before: int) -> pl.Series:
             running = self._running[total, measure]
             if running is None:
-                values = end - starts[seconds]
-            else:
-                if (total, measure) not in until:
-                    until[total, measure] = running.gather(end)
-                values = until[total, measure] - running.gather(starts[seconds])
+                return bounds[before]
+            if (total, measure, before) not in known:
+                known[total, measure, before] = running.gather(bounds[before])
+            return known[total, measure, before]
+
+        for total, measure, seconds, delay in self._wanted.totals:
+            begin, end = _microseconds(delay + seconds), _microseconds(delay)
+            values = until(total, measure, end) - until(total, measure, begin)
             kind: pl.DataType = pl.Int64() if total == "n" else pl.Decimal(38, 0)
             told.append((f"{total}_{measure}_{seconds}", values.cast(kind)))
         for column, seconds in self._wanted.distinct:
@@ -167,6 +170,10 @@ class _Order:
     def begin_of_key(self) -> pl.Series:
         """By place: the first place of the same key."""
         return _first_not_before(self._by_key, self._key_begins)
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)
 
 
 def _column(events: pa.Table, name: str) -> pl.Series:
@@ -236,8 +243,7 @@ def _distinct(
     at: pl.Series,
     codes: pl.Series,
     order: _Order,
-    starts: dict[int, pl.Series],
-    end: pl.Series,
+    bounds: dict[int, pl.Series],
     lengths: Sequence[int],
 ) -> dict[int, pl.Series]:
     """Numbers of different values by window and place: events with a value, less those that repeat one of the window.
@@ -258,13 +264,14 @@ def _distinct(
     seen = _before(codes.is_not_null().cast(_PLACE))
     found = {}
     for seconds in lengths:
-        within = repeats.filter(gap < seconds * 1_000_000)
+        start, end = bounds[_microseconds(seconds)], bounds[0]
+        within = repeats.filter(gap < _microseconds(seconds))
         begun, ended = (_before(_marked(within[column], places)) for column in ("place", "earlier"))
         frame = pl.DataFrame(
             {
-                "seen": seen.gather(end) - seen.gather(starts[seconds]),
+                "seen": seen.gather(end) - seen.gather(start),
                 "begun": begun.gather(end),
-                "ended": ended.gather(starts[seconds]),
+                "ended": ended.gather(start),
             }
         )
         # in 64 bits: begun events of earlier keys have all ended, of this key some lie before the window

@@ -1,7 +1,7 @@
-"""What a model asks of an index over its rows (`indexed_rows` in SQL), and the two relations that answer it.
+"""What a model asks of an index over its rows (`indexed_rows` in SQL), and the relation that answers it.
 
-`rows`: the rows themselves; `told`: the same rows, each with its totals, as a stream that can be read once. Neither is
-kept: memory holds the rows and the index while the model is written. Names follow from the model alone.
+The relation has the rows, each with its totals and what queries beside have computed of it. It is a stream that can be
+read once: memory holds the rows and the index while the model is written. Its name follows from the model alone.
 """
 
 from __future__ import annotations
@@ -10,62 +10,75 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.features.event_index import UNITS, EventIndex, Wanted
-from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform.handles import Key
 
 STREAM_ROWS = 16_384
+ROWS = "lake_rows"  # what queries beside call the rows
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """A question: the SQL of a model's rows (with _row, _at, key columns and units of measures), and what is wanted."""
+    """A question: the SQL of a model's rows (with _row, _at, key columns and units of measures), and what is wanted.
+
+    `beside`: queries over `lake_rows`, the rows without units, each with _row and columns of other names; a row that a
+    query leaves out gets nulls.
+    """
 
     consumer: Key
     sql: str
     entities: dict[str, Wanted]
+    beside: tuple[str, ...] = ()
 
     @staticmethod
     def of(call: dict[str, Any]) -> Indexed:
         """The question of a macro's call."""
         entities = {name: Wanted.of(wanted) for name, wanted in call["entities"].items()}
-        return Indexed((call["consumer"][0], call["consumer"][1]), call["sql"], entities)
+        return Indexed((call["consumer"][0], call["consumer"][1]), call["sql"], entities, tuple(call["beside"]))
 
     @property
-    def relations(self) -> dict[str, str]:
-        """SQL names of the relations, which only the cursor sees that `answer` was given."""
-        return {part: quoted(name) for part, name in self._names.items()}
-
-    @property
-    def _names(self) -> dict[str, str]:
-        model = ".".join(self.consumer)
-        return {"rows": f"rows of {model}", "told": f"told of {model}"}
+    def name(self) -> str:
+        """The relation's name, which only the cursor knows that `answer` was given."""
+        return f"told of {'.'.join(self.consumer)}"
 
     def answer(self, cursor: DuckDBPyConnection) -> None:
-        """Run the SQL, build the index, put both relations in place."""
+        """Run the SQL, build the index, put the relation in place."""
         rows = cursor.sql(self.sql).to_arrow_table()
         index = EventIndex(rows, self.entities)
-        summed = {f"{UNITS}{measure}" for wanted in self.entities.values() for _, measure, _ in wanted.totals}
-        rows = rows.drop_columns(sorted(summed))  # which the index knows
-        cursor.register(self._names["rows"], rows)
-        stream = pa.RecordBatchReader.from_batches(_told(rows, index, 0, 0).schema, _batches(rows, index))
-        cursor.register(self._names["told"], stream)
+        rows = rows.select([column for column in rows.column_names if not column.startswith(UNITS)])
+        cursor.register(ROWS, rows)
+        beside = [_beside(rows, cursor.sql(sql).to_arrow_table()) for sql in self.beside]
+        cursor.unregister(ROWS)
+        told = _Told(rows, index, beside)
+        cursor.register(self.name, pa.RecordBatchReader.from_batches(told.part(0, 0).schema, told.batches()))
 
     def forget(self, cursor: DuckDBPyConnection) -> None:
-        """Take the relations away, and their memory with them."""
-        for name in self._names.values():
-            cursor.unregister(name)
+        """Take the relation away, and its memory with it."""
+        cursor.unregister(self.name)
 
 
-def _batches(rows: pa.Table, index: EventIndex) -> Iterator[pa.RecordBatch]:
-    for first in range(0, rows.num_rows, STREAM_ROWS):
-        yield from _told(rows, index, first, min(STREAM_ROWS, rows.num_rows - first)).to_batches()
+def _beside(rows: pa.Table, found: pa.Table) -> pl.DataFrame:
+    """A query's columns, by the order of the rows."""
+    order = pl.DataFrame(rows.select(["_row"]))
+    return order.join(pl.DataFrame(found), on="_row", how="left", maintain_order="left").drop("_row")
 
 
-def _told(rows: pa.Table, index: EventIndex, first: int, count: int) -> pa.Table:
-    told = index.rows(first, count).to_arrow()
-    columns = [*rows.slice(first, count).columns, *told.columns]
-    return pa.table(columns, names=[*rows.column_names, *told.column_names]).combine_chunks()
+@dataclass(frozen=True)
+class _Told:
+    rows: pa.Table
+    index: EventIndex
+    beside: list[pl.DataFrame]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        for first in range(0, self.rows.num_rows, STREAM_ROWS):
+            yield from self.part(first, min(STREAM_ROWS, self.rows.num_rows - first)).to_batches()
+
+    def part(self, first: int, count: int) -> pa.Table:
+        frames = [self.index.rows(first, count), *(frame.slice(first, count) for frame in self.beside)]
+        parts = [self.rows.slice(first, count), *(frame.to_arrow() for frame in frames)]
+        columns = [column for part in parts for column in part.columns]
+        return pa.table(columns, names=[name for part in parts for name in part.column_names]).combine_chunks()

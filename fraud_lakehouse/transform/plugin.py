@@ -147,10 +147,10 @@ class Plugin(BasePlugin):
         self._plan(call).mirrored.append(mirrored)
         return mirrored.relation
 
-    def _index(self, call: dict[str, Any]) -> dict[str, str]:
+    def _index(self, call: dict[str, Any]) -> str:
         indexed = Indexed.of(call)
         self._plan(call).indexed = indexed
-        return indexed.relations
+        return quoted(indexed.name)
 
     def _answer(self, plan: Plan) -> None:
         """Put the mirrored relations that a model asked for in place, in the order it asked."""

@@ -7,20 +7,32 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.features import event_index
 from fraud_lakehouse.features.event_index import EventIndex, Wanted
 
 Row = dict[str, Any]
-SCHEMA = pa.schema([("_at", pa.int64()), ("user", pa.int64()), ("shop", pa.string()), ("units_of_x", pa.int64())])
+SCHEMA = pa.schema(
+    [
+        ("_at", pa.int64()),
+        ("user", pa.int64()),
+        ("shop", pa.string()),
+        ("units_of_x", pa.int64()),
+        ("units_of_late", pa.int64()),
+    ]
+)
 SECONDS = (1, 3)
 KEYS = {"user": ("user",), "user_shop": ("user", "shop")}
 ENTITIES = {
     name: Wanted(
         key,
-        tuple((total, "x", seconds) for seconds in SECONDS for total in "nsq"),
+        (
+            *((total, "x", seconds, 0) for seconds in SECONDS for total in "nsq"),
+            ("n", "late", 2, 1),
+            ("s", "late", 2, 1),
+        ),
         tuple(("shop", seconds) for seconds in SECONDS),
         last=True,
     )
@@ -34,6 +46,7 @@ _events = st.lists(
             ),
             "user": st.sampled_from([1, 1, 2, -(2**62), None]),
             "shop": st.sampled_from(["a", "a", "b", "", None]),
+            "units_of_late": st.sampled_from([None, 1, 0]),
             "units_of_x": st.one_of(st.none(), st.integers(-9, 9), st.sampled_from([10**18, -(10**18)])),
         }
     ),
@@ -47,6 +60,14 @@ def wanted(row: Row, events: list[Row]) -> Row:
         known = all(row[column] is not None for column in key)
         past = [other for other in events if other["_at"] < row["_at"] and all(other[c] == row[c] for c in key)]
         told[f"{name}__last"] = max((other["_at"] for other in past), default=None) if known else None
+        moment = row["_at"] - 1_000_000
+        late = [
+            o["units_of_late"]
+            for o in past
+            if moment - 2_000_000 <= o["_at"] < moment and o["units_of_late"] is not None
+        ]
+        told[f"{name}__n_late_2"] = len(late) if known else None
+        told[f"{name}__s_late_2"] = sum(late) if known else None
         for seconds in SECONDS:
             window = [other for other in past if other["_at"] >= row["_at"] - seconds * 1_000_000]
             units = [other["units_of_x"] for other in window if other["units_of_x"] is not None]
@@ -66,11 +87,13 @@ def check(events: list[Row]) -> None:
 
 
 @given(events=_events)
+@settings(deadline=None)
 def test_index_equals_brute_force(events: list[Row]) -> None:
     check(events)
 
 
 @given(events=_events)
+@settings(deadline=None)
 def test_keys_too_large_to_be_combined_are_numbered_anew(events: list[Row]) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(event_index, "_MOST", 20)

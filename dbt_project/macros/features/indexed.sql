@@ -2,7 +2,7 @@
     rows (fraud_lakehouse/features/event_index.py) instead of computed by windows and joined. The features are made of
     it by the same SQL. Answers none where there is no such index: then those blocks are to be used. -#}
 
-{#- The relations {rows, told} for feature_vectors. `rows`: SQL, standing for itself, of the source's rows that count. -#}
+{#- The relation for feature_vectors. `rows`: SQL, standing for itself, of the source's rows that count. -#}
 {% macro indexed_rows(source_name, table, rows, carried=[]) %}
     {%- if not execute or lake_is_unit_test() -%}
         {{ return(none) }}
@@ -12,53 +12,63 @@
 {% macro spark__indexed_rows(source_name, table, rows, carried) %}{{ return(none) }}{% endmacro %}
 {% macro default__indexed_rows(source_name, table, rows, carried) %}
     {%- set source = var('feature_sources')[source_name] -%}
-    {%- set entities = {} -%}
+    {%- set entities, beside = {}, [] -%}
     {%- for name, entity in source.entities.items() -%}
         {%- set blocks = feature_blocks(features_of(table), name) -%}
-        {%- if blocks.summed or blocks.different or blocks.recent -%}
-            {%- set distinct = [] -%}
-            {%- for feature in blocks.different -%}{%- do distinct.append([feature.measure, feature.seconds]) -%}{%- endfor -%}
+        {%- set totals, distinct = [], [] -%}
+        {%- for feature in blocks.summed + blocks.delayed -%}
+            {%- for total, measure, seconds in total_parts([feature]) if [total, measure, seconds, delay_seconds(feature)] not in totals -%}
+                {%- do totals.append([total, measure, seconds, delay_seconds(feature)]) -%}
+            {%- endfor -%}
+        {%- endfor -%}
+        {%- for feature in blocks.different -%}{%- do distinct.append([feature.measure, feature.seconds]) -%}{%- endfor -%}
+        {%- if totals or distinct or blocks.recent -%}
             {%- do entities.update({name: {
-                'key': entity.key, 'totals': total_parts(blocks.summed), 'distinct': distinct, 'last': blocks.recent != [],
+                'key': entity.key, 'totals': totals, 'distinct': distinct, 'last': blocks.recent != [],
             }}) -%}
+        {%- endif -%}
+        {%- if blocks.valued -%}
+            {%- do beside.append(values_block('lake_rows', entity, blocks.valued, false)) -%}
         {%- endif -%}
     {%- endfor -%}
     {%- set call = lake_consumer() -%}
     {%- do call.update({
         'sql': prepared_rows(source, '(' ~ rows ~ ')', carried, squares=false),
         'entities': entities,
+        'beside': beside,
     }) -%}
     {{ return(lake_call('index', call)) }}
 {% endmacro %}
 
-{#- The blocks of an entity looked up: all columns of prepared_rows and these features, for every row. -#}
-{% macro looked_up(told, source, blocks_of) -%}
+{#- The aggregated features of every row, beside all columns of prepared_rows, from the relation that indexed_rows answered. -#}
+{% macro looked_up(told, source, features) -%}
+    {%- set wide = [] -%}
     select
         told.*
-        {%- for name, blocks in blocks_of.items() %}
-        {%- for feature in blocks.summed %},
+        {%- for name, entity in source.entities.items() %}
+        {%- set blocks = feature_blocks(features, name) -%}
+        {%- for total, measure, seconds in total_parts(blocks.summed + blocks.delayed) if total != 'n' -%}
+            {%- do wide.append(name ~ '__' ~ total ~ '_' ~ measure ~ '_' ~ seconds) -%}
+        {%- endfor -%}
+        {%- for feature in blocks.summed + blocks.delayed %},
         {{ from_totals(feature, source.measures[feature.measure].decimals, name ~ '__') }} as {{ feature.name }}
         {%- endfor %}
         {%- for feature in blocks.different %},
         {{ name }}__distinct_{{ feature.measure }}_{{ feature.seconds }} as {{ feature.name }}
         {%- endfor %}
         {%- for feature in blocks.recent %},
-        case when {{ of_entity('', source.entities[name].key, false) }} then {{ from_last(feature, name ~ '__last') }} end as {{ feature.name }}
+        case when {{ of_entity(told, entity.key, false) }} then {{ from_last(feature, name ~ '__last') }} end as {{ feature.name }}
         {%- endfor %}
         {%- endfor %}
     from (
         select
-            * replace (
-                {%- set wide = [] -%}
-                {%- for name, blocks in blocks_of.items() -%}
-                    {%- for total, measure, seconds in total_parts(blocks.summed) if total != 'n' -%}
-                        {%- do wide.append(name ~ '__' ~ total ~ '_' ~ measure ~ '_' ~ seconds) -%}
-                    {%- endfor -%}
-                {%- endfor -%}
+            *
+            {%- if wide %} replace (
                 {%- for column in wide %}
                 cast({{ column }} as {{ wide_integer() }}) as {{ column }}{{ ',' if not loop.last }}
                 {%- endfor %}
             )
+            {%- endif %}
         from {{ told }}
     ) as told
 {%- endmacro %}

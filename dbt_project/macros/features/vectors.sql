@@ -7,30 +7,21 @@
     {%- set source = source or var('feature_sources')[source_name] -%}
     {%- set features = features_of(table) if features is none else features -%}
     {%- set touched = history is not none -%}
-    {%- set blocks_of = {} -%}
-    {%- for name in source.entities -%}{%- do blocks_of.update({name: feature_blocks(features, name)}) -%}{%- endfor -%}
     {%- set blocks = [] -%}
-    {%- if indexed %}
-    prepared as (
+    {%- if indexed -%}
+    aggregated as (
 
-        select * from {{ indexed.rows }}
+        {{ looked_up(indexed, source, features) | indent(8) }}
 
     ),
-
-    looked_up as (
-
-        {{ looked_up(indexed.told, source, blocks_of) | indent(8) }}
-
-    )
-    {%- else %}
+    {%- else -%}
     prepared as {{ computed_once() }} (
 
         {{ prepared_rows(source, relation, carried) | indent(8) }}
 
     )
-    {%- endif %}
     {%- for entity_name, entity in source.entities.items() %}
-    {%- set own = blocks_of[entity_name] -%}
+    {%- set own = feature_blocks(features, entity_name) -%}
     {%- if own.valued -%}
     {%- do blocks.append([entity_name ~ '_values', own.valued]) -%},
 
@@ -40,7 +31,7 @@
 
     )
     {%- endif -%}
-    {%- if own.summed and not indexed -%}
+    {%- if own.summed -%}
     {%- do blocks.append([entity_name ~ '_totals', own.summed]) -%},
 
     {{ entity_name }}_totals as (
@@ -49,7 +40,7 @@
 
     )
     {%- endif -%}
-    {%- for measure in (own.different if not indexed else []) | map(attribute='measure') | unique -%}
+    {%- for measure in own.different | map(attribute='measure') | unique -%}
     {%- set counted = own.different | selectattr('measure', 'equalto', measure) | list -%}
     {%- do blocks.append([entity_name ~ '_' ~ measure ~ '_distinct', counted]) -%},
 
@@ -74,7 +65,7 @@
 
     )
     {%- endif -%}
-    {%- if own.recent and not indexed -%}
+    {%- if own.recent -%}
     {%- do blocks.append([entity_name ~ '_recency', own.recent]) -%},
 
     {{ entity_name }}_recency as (
@@ -87,21 +78,21 @@
 
     aggregated as (
 
-        {% set rows = 'looked_up' if indexed else 'prepared' -%}
         select
-            {{ rows }}.*
+            prepared.*
             {%- for block, members in blocks %}
             {%- for feature in members %},
             {{ block }}.{{ feature.name }}
             {%- endfor %}
             {%- endfor %}
-        from {{ rows }}
+        from prepared
         {%- for block, members in blocks %}
-        left join {{ block }} on {{ rows }}._row = {{ block }}._row
+        left join {{ block }} on prepared._row = {{ block }}._row
         {%- endfor %}
-        where {{ rows }}.is_evaluated
+        where prepared.is_evaluated
 
     ),
+    {%- endif %}
 
     feature_vectors as (
 
