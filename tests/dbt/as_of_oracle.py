@@ -88,6 +88,11 @@ def _derived(name: str, amount: Any, told: Row) -> float | None:
     if name == "merchant_fraud_risk_30d":
         usual = told["category_fraud_share_30d"]
         return _drawn(told["merchant_frauds_30d"], told["merchant_labels_30d"], 20, 0.005 if usual is None else usual)
+    if name.endswith("_to_usual"):
+        recent = told[name.removesuffix("_to_usual")]
+        long = told[re.sub("_(24h|1h)_to_usual$", "_30d", name)]
+        parts = 30 if "_24h_" in name else 720
+        return None if recent is None or not long else recent / (long / parts)
     found = _AGAINST.fullmatch(name)
     assert found, f"the oracle does not know {name}"
     entity, measure, kind = found.groups()

@@ -12,10 +12,12 @@
     {%- endif %}
 {%- endset %}
 {%- set stored_columns = stored_columns_of(this) if incremental else none %}
-{#- Where to begin reading: the longest window before the first row whose vector may be new or change. -#}
+{#- Where to begin reading: the longest window before the first row whose vector may be new or change. From the start
+    while nothing has been told: the watermark had not passed any row yet. -#}
 {%- set first_new = "(select min(trans_date_trans_time) from " ~ new ~ " where " ~ counts ~ ")" %}
 {%- set begin = one_row(
-    "select least(" ~ first_new ~ ", (select max(event_time) from " ~ this ~ ")) - interval " ~ horizon ~ " seconds"
+    "select case when max(event_time) is not null then least(" ~ first_new ~ ", max(event_time)) end - interval "
+    ~ horizon ~ " seconds from " ~ this
 ) if incremental else none %}
 {#- A first or full build: every row that counts, looked up in an index where the engine has one. -#}
 {%- set all_rows -%}
@@ -68,7 +70,7 @@ transactions as (
     select
         stored.*,
         stored.trans_num in (select trans_num from new_transactions) as is_new,
-        stored.trans_date_trans_time > emitted.until as is_behind_nothing
+        coalesce(stored.trans_date_trans_time > emitted.until, true) as is_behind_nothing
     from {{ ref('card_transactions') }} as stored
     cross join emitted
     cross join watermark
