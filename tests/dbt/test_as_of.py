@@ -57,7 +57,7 @@ CATALOGUE = load_catalogue(shipped_project() / FILE)  # no fixture: hypothesis w
 
 @pytest.fixture(scope="module", params=["drop", "correct"])
 def shared_lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
-    lake = SmallLake(tmp_path_factory.mktemp("as of") / "lake", late_rows=request.param, label_delay=DELAY)
+    lake = SmallLake(tmp_path_factory.mktemp("as_of") / "lake", late_rows=request.param, label_delay=DELAY)
     yield lake
     lake.transformer.close()
 
@@ -155,7 +155,7 @@ def test_bank_as_known_then_is_the_table_as_it_was_then(lake: SmallLake, seed: i
     log, rng = random_log(seed, transactions=120), random.Random(seed)
     changes: list[Change] = [change for commit in log for change in commit]
     lake.land("transactions", [row for table, row in changes if table == "transactions"])
-    lake.transformer.build(["--select", "transactions_history"], tests=False).raise_for_errors()
+    lake.transformer.build(["--select", "transactions_history"]).raise_for_errors()
     labels, wanted = [], []
     for _ in range(60):
         lsn = rng.choice(changes)[1]["_lsn"]
@@ -163,7 +163,7 @@ def test_bank_as_known_then_is_the_table_as_it_was_then(lake: SmallLake, seed: i
         known_by = committed_at(lsn) - timedelta(microseconds=int(before))
         at = BANK_START + timedelta(minutes=rng.randrange(90), microseconds=rng.choice([0, 0, 1]))
         labels.append({"user_id": rng.randrange(1, 7), "amount": 12.5, "t": at, "known_by": known_by})
-        until = [commit for commit in log if commit[0][1]["_lsn"] < lsn + (not before)]
+        until = [commit for commit in log if commit and commit[0][1]["_lsn"] < lsn + (not before)]
         state = Replayed().replay(until).transactions.values()
         rows = [{**row, "t": row["transaction_date"], "known_from": known_by, "known_to": None} for row in state]
         wanted.append(oracle.features_of(labels[-1], rows, CATALOGUE, "bank"))
@@ -185,7 +185,7 @@ def test_a_labels_own_payment_and_its_ties_do_not_count(lake: SmallLake) -> None
 
 def test_the_bank_knows_nothing_before_its_first_commit(lake: SmallLake, caplog: pytest.LogCaptureFixture) -> None:
     lake.land("transactions", [row for table, row in random_log(0, 3)[0] if table == "transactions"])
-    lake.transformer.build(["--select", "transactions_history"], tests=False).raise_for_errors()
+    lake.transformer.build(["--select", "transactions_history"]).raise_for_errors()
     label = {"user_id": 1, "t": BANK_START}
     (told,) = ask(lake, [label], "bank", {"user_id": pl.Int64()}, features=["user_amount_count_30d"])
     assert told["user_amount_count_30d"] == 0
