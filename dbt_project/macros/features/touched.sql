@@ -92,18 +92,3 @@
     from {{ changes }}
     where {{ complete }}
 {%- endmacro %}
-
-{#- The newest version of each row of `wanted` (a relation with the id), of a relation of versions. -#}
-{% macro newest_versions_of(relation, id, wanted) -%}
-    (
-        select versions.* {{ without(['_newest']) }}
-        from (
-            select
-                stored.*,
-                row_number() over (partition by stored.{{ id }} order by stored.version desc) as _newest
-            from {{ relation }} as stored
-            where stored.{{ id }} in (select {{ id }} from {{ wanted }})
-        ) as versions
-        where versions._newest = 1
-    )
-{%- endmacro %}

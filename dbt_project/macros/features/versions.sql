@@ -1,6 +1,5 @@
-{#- Of a relation with versions of rows (columns version and known_at): the newest of each `id`, or the newest known
-    at a moment (`known_by`, an expression). -#}
-{% macro newest_versions(relation, id, known_by=none) -%}
+{#- The newest version of each row of `wanted` (a relation with the id), of a relation of versions. -#}
+{% macro newest_versions_of(relation, id, wanted) -%}
     (
         select versions.* {{ without(['_newest']) }}
         from (
@@ -8,9 +7,7 @@
                 stored.*,
                 row_number() over (partition by stored.{{ id }} order by stored.version desc) as _newest
             from {{ relation }} as stored
-            {%- if known_by %}
-            where stored.known_at <= {{ known_by }}
-            {%- endif %}
+            where stored.{{ id }} in (select {{ id }} from {{ wanted }})
         ) as versions
         where versions._newest = 1
     )
