@@ -36,7 +36,7 @@ class Landings:
         self._busy_seconds = 0.0  # how long the loop was busy with a batch, lately
         self._landed: list[Landed] = []
         self._is_shared = False
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     @contextmanager
     def landing(self) -> Iterator[None]:
@@ -63,7 +63,7 @@ class Landings:
         with self._changed:
             return bool(self._landed) or self._is_shared
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """End the loop with this error."""
         with self._changed:
             self._error = error
@@ -139,7 +139,7 @@ class Capturing:
     def _follow(self, source: Source) -> None:
         try:
             self._capture(source)
-        except Exception as error:  # noqa: BLE001  # the loop raises it
+        except BaseException as error:  # noqa: BLE001  # the loop raises it; a panic of a Rust library is no Exception
             self.landings.fail(error)
 
     def _capture(self, source: Source) -> None:

@@ -51,12 +51,19 @@ class Live:
 
     def __init__(self) -> None:
         self.results: list[CycleResult] = []
-        self.error: Exception | None = None
+        self.ended = False
+        self.error: BaseException | None = None
 
     @property
     def batches(self) -> list[int]:
         """Rows of `transactions` in each batch landed."""
         return [batch.rows for one in list(self.results) for batch in one.landed if batch.table == "transactions"]
+
+    def __str__(self) -> str:
+        last = self.results[-1] if self.results else None
+        return (
+            f"ended: {self.ended}, error: {self.error!r}, batches: {self.batches}, last of {len(self.results)}: {last}"
+        )
 
     @property
     def is_behind(self) -> bool:
@@ -73,8 +80,10 @@ def running(settings: Settings) -> Iterator[Live]:
         try:
             with Cycle(settings) as cycle:
                 run_until(cycle, stop.is_set, live.results.append)
-        except Exception as error:  # noqa: BLE001  told below
+        except BaseException as error:  # noqa: BLE001  told below
             live.error = error
+        finally:
+            live.ended = True
 
     thread = threading.Thread(target=repeat)
     thread.start()
@@ -86,10 +95,11 @@ def running(settings: Settings) -> Iterator[Live]:
     assert live.error is None, live.error
 
 
-def until(ready: Callable[[], object], what: str, seconds: float = 120.0) -> None:
+def until(ready: Callable[[], object], what: str, live: Live, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
-        assert time.monotonic() < deadline, f"it did not happen: {what}"
+        assert not live.ended, f"the loop ended before it happened: {what} ({live})"
+        assert time.monotonic() < deadline, f"it did not happen: {what} ({live})"
         time.sleep(0.05)
 
 
@@ -123,7 +133,7 @@ def test_a_burst_is_taken_in_larger_batches_and_nothing_is_dropped(
     with running(settings) as live:
         for _ in range(5):
             bank.execute(PAY, (10,))
-        until(lambda: sum(live.batches) == 50 and not live.is_behind, "the calm before")
+        until(lambda: sum(live.batches) == 50 and not live.is_behind, "the calm before", live)
         calm = max(live.batches)
         for _ in range(60):
             bank.execute(PAY, (200,))
@@ -135,7 +145,7 @@ def test_a_burst_is_taken_in_larger_batches_and_nothing_is_dropped(
         # A batch is as large as asked for, but for its last transaction; one more is landed while one is scored.
         assert most < 3 * settings.batch_rows, "what waits in memory is bounded, the rest stays in the source"
         last = unknown_user(bank)
-        until(lambda: alerted(settings, last), "calm again")
+        until(lambda: alerted(settings, last), "calm again", live)
     for layer, name in (("bronze", "transactions"), ("gold", "transaction_features")):
         ids = table(settings, layer, name)["transaction_id"]
         assert (len(ids), ids.n_unique()) == (12_051, 12_051), name
@@ -150,15 +160,15 @@ def test_alerts_flow_past_a_dead_and_a_hanging_destination_and_a_slow_reader(
         settings = load_settings(
             lake=str(tmp_path / "lake"), postgres_dsn=database, alert_urls=f"{hanging.url},{dead.url},{good.url}"
         )
-        with running(settings):
+        with running(settings) as live:
             first = unknown_user(bank)
-            until(lambda: first in told(good), "the first alert")
+            until(lambda: first in told(good), "the first alert", live)
             alerts = scan(Lake.at(settings.lake).open("gold", "alerts"))  # a reader begins, and takes its time
             before = alerts.collect()
             later = []
             for _ in range(5):
                 later.append(unknown_user(bank))
-                until(lambda: later[-1] in told(good), "an alert past what is slow or dead")
+                until(lambda: later[-1] in told(good), "an alert past what is slow or dead", live)
             assert hanging.received == [] and dead.received == []
             assert alerts.collect().equals(before), "the reader has its version to the end"
             hanging.released.set()
@@ -173,7 +183,7 @@ def test_alerts_flow_beside_a_run_that_builds_everything(
     settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database)
     fired = []
     with running(settings) as live:
-        until(lambda: not live.is_behind, "the start")
+        until(lambda: not live.is_behind, "the start", live)
         everything = subprocess.Popen(
             [sys.executable, "-m", "fraud_lakehouse.cli", "catch-up"],
             env={**os.environ, **settings.environment()},
@@ -181,9 +191,9 @@ def test_alerts_flow_beside_a_run_that_builds_everything(
         )
         while everything.poll() is None:
             fired.append(unknown_user(bank))
-            until(lambda: alerted(settings, fired[-1]), "an alert while everything is built")
+            until(lambda: alerted(settings, fired[-1]), "an alert while everything is built", live)
         assert everything.returncode == 0
-        until(lambda: not live.is_behind, "the end")
+        until(lambda: not live.is_behind, "the end", live)
     assert len(fired) > 1, "at least one came while the other process built"
     counted = Counter(table(settings, "gold", "alerts").filter(rule="unknown_user")["transaction_id"].to_list())
     assert counted == Counter(fired)
@@ -195,11 +205,11 @@ def test_switching_between_live_and_runs_loses_no_position(
 ) -> None:
     lake, fired = str(tmp_path / "lake"), list[str]()
 
-    def live(delay: float) -> None:
+    def live_cycle(delay: float) -> None:
         settings = load_settings(lake=lake, postgres_dsn=database, update_delay=delay)
-        with running(settings):
+        with running(settings) as live:
             fired.append(unknown_user(bank))
-            until(lambda: alerted(settings, fired[-1]), f"an alert of a cycle every {delay} s")
+            until(lambda: alerted(settings, fired[-1]), f"an alert of a cycle every {delay} s", live)
 
     def requested_run() -> None:
         definitions = build_definitions(load_settings(lake=lake, postgres_dsn=database, update_delay=60.0))
@@ -211,10 +221,10 @@ def test_switching_between_live_and_runs_loses_no_position(
                 instance=instance, tags=request.tags, asset_selection=request.asset_selection
             ).success
 
-    live(0.0)
+    live_cycle(0.0)
     requested_run()
-    live(0.0)
-    live(0.5)
+    live_cycle(0.0)
+    live_cycle(0.5)
     requested_run()
     settings = load_settings(lake=lake, postgres_dsn=database)
     bronze = table(settings, "bronze", "transactions")
