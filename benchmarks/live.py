@@ -6,7 +6,8 @@ floors, measured in the same run: one warm dbt build of the hot lane that finds 
 one event written into Dagster's storage. Of the processor time, how much each part took.
 
 --history ROWS lands so many rows (half of each source) and builds them before the cycle starts.
---kill kills the process that runs the cycle (-9) half way: then the longest time without an alert is the figure.
+--kill kills the process that runs the cycle (-9) half way: then the longest time without an alert is the figure, and
+where it went: seconds from the kill until the next process held the turn, landed, and recorded an alert.
 --idle SECONDS measures the processor time of the cycle without data afterwards.
 Above 1,000 rows a second the sources are filled by statements and messages made beforehand, else by the demo's
 generators. The slope is of the seconds from commit to alert over the time measured: above 0 the cycle falls behind.
@@ -198,10 +199,13 @@ def measure(settings: Settings, home: Path, options: argparse.Namespace) -> dict
         running = wait_for_cycle(settings)
         time.sleep(WARM_UP_SECONDS)
         began, memory, used = datetime.now(UTC), running.memory_info().rss, cpu_seconds(home)
+        killed_at = turned_at = None
         if options.kill:
             time.sleep(options.seconds / 2)
+            killed_at = datetime.now(UTC)
             running.kill()
             running = wait_for_cycle(settings, running.pid)
+            turned_at = datetime.now(UTC)
             time.sleep(options.seconds / 2)
         else:
             time.sleep(options.seconds)
@@ -216,7 +220,21 @@ def measure(settings: Settings, home: Path, options: argparse.Namespace) -> dict
         figures["landed_per_second"] = landed_per_second(settings, began, lasted)
         if options.idle:
             figures["idle_cpu_percent"] = idle(running, options.idle)
+    if killed_at and turned_at:
+        figures["seconds_after_kill"] = recovery(settings, killed_at, turned_at)
     return figures | seconds_of(settings, began)
+
+
+def recovery(settings: Settings, killed_at: datetime, turned_at: datetime) -> dict[str, float]:
+    """Seconds from the kill until the next process held the turn, had landed rows, and had recorded an alert."""
+    landed = pl.read_delta(f"{settings.lake}/control/batches")["landed_at"]
+    fired = pl.read_delta(f"{settings.lake}/gold/alerts")["fired_at"]
+    after = {
+        "turn": turned_at,
+        "landed": landed.filter(landed > turned_at).min(),
+        "alert": fired.filter(fired > turned_at).min(),
+    }
+    return {name: round((at - killed_at).total_seconds(), 1) for name, at in after.items() if isinstance(at, datetime)}
 
 
 def idle(process: psutil.Process, seconds: float) -> float:
@@ -262,6 +280,7 @@ def main() -> None:
         f" slope {figures['slope_seconds_per_minute']:+} s a minute; until {figures['p50_until']} (p50);"
         f" the cycle's process {figures['cycle_mb']} MB, {figures['cycle_growth_percent']:+} % since the warm-up"
         + (f"; idle {figures['idle_cpu_percent']} % of a core" if options.idle else "")
+        + (f"; seconds after the kill until {figures['seconds_after_kill']}" if options.kill else "")
         + f" (empty warm build {figures['empty_build_seconds']} s, Delta commit {figures['delta_commit_seconds']} s,"
         f" event of Dagster {figures['dagster_event_seconds']} s; load {figures['load_average']})"
         f"\nprocessor, percent of a core: {figures['cpu_percent']}"

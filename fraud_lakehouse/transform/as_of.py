@@ -25,6 +25,7 @@ from fraud_lakehouse.features.labels import typed_labels
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.schemas import frame_schema
 from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.transform.engine import PLANNING
 from fraud_lakehouse.transform.scan import snapshot_sql
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def _reading(
             "memory_limit": settings.duckdb_memory,
             "temp_directory": spill,
             "preserve_insertion_order": False,
+            **PLANNING,
         }
         with duckdb.connect(config=options) as connection:
             connection.execute("set TimeZone = 'UTC'")

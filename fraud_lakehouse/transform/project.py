@@ -28,6 +28,7 @@ from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.transform.engine import PLANNING
 from fraud_lakehouse.transform.scan import columns
 
 _INTEGER = re.compile("smallint|integer|bigint")
@@ -167,7 +168,7 @@ def _profiles(settings: Settings) -> str:
         "disable_transactions": True,
         "plugins": [{"module": "fraud_lakehouse.transform.plugin", "alias": "delta", "config": {"lake": lake.root}}],
         "settings": {"TimeZone": "UTC"},
-        "config_options": {"memory_limit": settings.duckdb_memory, "temp_directory": spill},
+        "config_options": {"memory_limit": settings.duckdb_memory, "temp_directory": spill, **PLANNING},
     }
     return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
 
