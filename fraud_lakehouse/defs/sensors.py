@@ -32,6 +32,8 @@ UNFINISHED = [
 ]
 GRACE_SECONDS = 120.0  # between "started" and the first step, on a busy machine
 LIVE_TICK_SECONDS = 5
+WATCH_SECONDS = 4.0  # of these: Dagster evaluates no sensor more often, and a killed live run must not wait for that
+WATCH_SLICE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 120.0
 
 
@@ -95,6 +97,8 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason(f"FRAUD_UPDATE_DELAY is {settings.update_delay:g} s: runs are requested by new data.")
         if not any(configured(settings, source) for source in SETTING):
             return dg.SkipReason(f"There is no source: set {' or '.join(SETTING.values())}.")
+        started = context.instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=[dg.DagsterRunStatus.STARTED]))
+        watch_over(settings, [run.run_id for run in started])
         bury_dead_runs(context.instance, settings)
         records = context.instance.get_run_records(dg.RunsFilter(job_name=LIVE_JOB), limit=10)
         alive = [record for record in records if not record.dagster_run.is_finished]
@@ -163,6 +167,16 @@ def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float 
             forget_lock(settings, run.run_id)
             dead.append(run.run_id)
     return dead
+
+
+def watch_over(settings: Settings, run_ids: Sequence[str], seconds: float = WATCH_SECONDS) -> None:
+    """Return as soon as the process of one of these runs is gone, or none of them runs, or the time is over."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        states = [lock_state(settings, run_id) for run_id in run_ids]
+        if "free" in states or "held" not in states:
+            return
+        time.sleep(WATCH_SLICE_SECONDS)
 
 
 def pause_after_failures(newest_first: Sequence[tuple[dg.DagsterRunStatus, float]], now: float) -> float:

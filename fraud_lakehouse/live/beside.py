@@ -27,6 +27,8 @@ _RESTART_SECONDS = (0.0, 2.0, 10.0, 60.0)
 class Beside:
     """The parent's handle: says what has changed, takes what was built. A context manager.
 
+    The process starts at the first call, which is after the first alerts: imports beside them would delay them.
+
     Args:
         settings: handed to the process by its environment.
     """
@@ -43,7 +45,6 @@ class Beside:
         self._is_stale = True
 
     def __enter__(self) -> Beside:
-        self._keep_running()
         return self
 
     def __exit__(self, *exception: object) -> None:

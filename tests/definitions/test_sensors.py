@@ -20,6 +20,7 @@ from fraud_lakehouse.defs.sensors import (
     bury_dead_runs,
     pause_after_failures,
     successor_of,
+    watch_over,
 )
 from fraud_lakehouse.errors import GapError, SourceError
 
@@ -205,6 +206,28 @@ def test_a_started_run_whose_process_is_gone_is_ended(stand: Callable[..., Any],
     ended = instance.get_run_by_id(run.run_id)
     assert ended is not None and ended.status == FAILURE
     assert lock_state(made.settings, run.run_id) == "absent"
+
+
+def test_the_end_of_a_live_run_is_seen_during_the_tick(
+    stand: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, naps = stand().settings, 0
+
+    def nap(_seconds: float) -> None:
+        nonlocal naps
+        naps += 1
+        assert naps < 10, "the tick goes on though the run's process is gone"
+        if naps == 3:
+            alive.__exit__(None, None, None)
+            killed.touch()
+
+    monkeypatch.setattr(time, "sleep", nap)
+    watch_over(settings, ["not-begun"], 60.0)
+    assert naps == 0, "a run that has not begun is not waited for"
+    alive, killed = run_lock(settings, "run"), settings.work_dir / "runs" / "run.lock"
+    alive.__enter__()
+    watch_over(settings, ["not-begun", "run"], 60.0)
+    assert naps == 3
 
 
 def test_a_run_may_take_its_time_to_reach_its_first_step(
