@@ -11,7 +11,7 @@ PARTS = {  # part -> what its command line has; the first that fits
     "beside": "live.beside_process",
     "webserver": "dagster-webserver",
     "daemon": "dagster-daemon",
-    "run": "execute_run",
+    "live run": "spawn_main",
     "code server": "api grpc",
     "live": "fraud_lakehouse.cli live",
     "generators": "_feeding.py",

@@ -226,6 +226,10 @@ class Plugin(BasePlugin):
         if strategy == "append" and plan.incremental:
             return writer.append(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
         if strategy in ("overwrite", "append", "merge"):
+            # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
+            is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
+            if is_new and writer.can_replace(self._lake, plan, cursor, stored):
+                return writer.replace(self._lake, plan, cursor, stored)
             return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
         raise TransformError(
             f"model {call['model']} has the unknown strategy {strategy!r}",

@@ -31,8 +31,11 @@ from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import table_root
 from fraud_lakehouse.lake.refusal import is_refused
 from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.transform import copied
 
 if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
     from fraud_lakehouse.lake.lake import Lake
     from fraud_lakehouse.transform.consumption import Plan
 
@@ -73,6 +76,39 @@ def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
     before = target.version()
     _commit(plan, target, counted, "overwrite")
     return _done(plan, target, before, counted.rows, "overwrite")
+
+
+def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> Commit:
+    """As `overwrite`, by a file that the engine writes, where `can_replace`."""
+    action, written, rows = copied.copy_rows(cursor, sql, Path(lake.uri(*plan.consumer)))
+    schema = pa.schema([_delta_field(field) for field in written])
+    target = plan.target or _create(lake, plan, schema)
+    before = target.version()
+    try:
+        with _committing(plan):
+            target.create_write_transaction(
+                [action],
+                "overwrite",
+                schema,
+                commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0),
+                post_commithook_properties=_NO_HOOKS,
+            )
+    except ConcurrentWriterError:
+        Path(lake.uri(*plan.consumer), action.path).unlink(missing_ok=True)
+        raise
+    target.update_incremental()
+    return _done(plan, target, before, rows, "overwrite")
+
+
+def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> bool:
+    """Whether the engine may write the file itself: a local table that is new or has exactly these columns."""
+    if not lake.is_local or not copied.can_copy(cursor, sql):
+        return False
+    if plan.target is None:
+        return True
+    wanted = cursor.sql(f"select * from ({sql}) limit 0").to_arrow_table().schema
+    stored = pa.schema(plan.target.schema().to_arrow())
+    return [_delta_field(field) for field in wanted] == [_delta_field(field) for field in stored]
 
 
 def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:

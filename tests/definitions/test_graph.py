@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from fraud_lakehouse.definitions import build_definitions
+from fraud_lakehouse.defs.live_run import ALERTS_SECONDS
 from fraud_lakehouse.errors import SettingsError
 
 LAYERS = ("bronze", "silver", "gold")
@@ -51,6 +53,21 @@ def test_alerts_go_back_to_all_bronze_tables(stand: Callable[..., Any]) -> None:
         seen.add(key)
         todo |= graph.get(key).parent_keys - seen
     assert {_key(f"bronze/{table}") for table in ("users", "transactions", "card_transactions")} <= seen
+
+
+def test_alerts_are_overdue_after_minutes_in_live_mode_and_the_report_after_its_hour(stand: Callable[..., Any]) -> None:
+    def policy(table: str, delay: float) -> Any:
+        graph = stand(update_delay=delay).definitions.resolve_asset_graph()
+        return graph.get(_key(table)).freshness_policy
+
+    live = policy("gold/alerts", 0.0)
+    assert (live.fail_window.to_timedelta(), live.warn_window.to_timedelta()) == (
+        timedelta(minutes=5),
+        timedelta(minutes=2),
+    )
+    assert timedelta(seconds=ALERTS_SECONDS) < live.warn_window.to_timedelta(), "a quiet day is reported in time"
+    assert policy("gold/alerts", 60.0) is None, "runs by new data: without data there is none"
+    assert policy("gold/daily_report", 0.0).deadline_cron == "0 1 * * *"
 
 
 def test_layer_is_folder_group_and_first_part_of_the_key(stand: Callable[..., Any]) -> None:

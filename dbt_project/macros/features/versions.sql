@@ -13,6 +13,51 @@
     )
 {%- endmacro %}
 
+{#- Of new rows of a table of versions (the CTE `versions`) what a merge by `key` needs: the newest of each key, with
+    _is_new; with `deletions` (a column is_deleted) also _delete. `corrects`: whether some may be corrections, which are
+    few; of all others theirs is the only version. -#}
+{% macro merge_of_versions(versions, key, columns, corrects, deletions=false) -%}
+    {%- set same -%}
+        {%- for column in key -%}
+            {{ ' and ' if not loop.first }}corrected.{{ column }} is not distinct from versions.{{ column }}
+        {%- endfor -%}
+    {%- endset -%}
+    {%- set is_corrected -%}
+        exists (select 1 from {{ versions }} as corrected where corrected.version > 1 and {{ same }})
+    {%- endset -%}
+    select
+        {{ columns | join(', ') }},
+        true as _is_new
+        {%- if deletions %},
+        false as _delete
+        {%- endif %}
+    from {{ versions }} as versions
+    {%- if corrects %}
+    where not {{ is_corrected }}
+
+    union all
+
+    select
+        {{ columns | join(', ') }},
+        first_version = 1 as _is_new
+        {%- if deletions %},
+        is_deleted as _delete
+        {%- endif %}
+    from (
+        select
+            versions.*,
+            row_number() over (partition by {{ key | join(', ') }} order by version desc) as recency,
+            min(version) over (partition by {{ key | join(', ') }}) as first_version
+        from {{ versions }} as versions
+        where {{ is_corrected }}
+    ) as ranked
+    where recency = 1
+        {%- if deletions %}
+        and not (first_version = 1 and is_deleted)
+        {%- endif %}
+    {%- endif %}
+{%- endmacro %}
+
 {#- Whether two relations differ in some of these features; a feature that `stored` has no column for is null there. -#}
 {% macro features_differ(features, computed, stored, stored_columns=none) -%}
     (
@@ -32,6 +77,13 @@
         {{ return(none) }}
     {%- endif -%}
     {{ return(run_query(query).rows[0]) }}
+{% endmacro %}
+
+{#- Whether a relation has rows (that fulfil a condition), while the model is compiled; true in a unit test. Only for a
+    full build: a build done again without dbt keeps the answer. -#}
+{% macro has_rows(relation, where='true') %}
+    {%- set found = one_row('select exists (select 1 from ' ~ relation ~ ' where ' ~ where ~ ')') -%}
+    {{ return(true if found is none else found[0]) }}
 {% endmacro %}
 
 {#- Names of the columns a table has; none in a unit test. -#}

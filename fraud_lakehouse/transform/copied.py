@@ -1,0 +1,97 @@
+"""A whole table's rows as one Parquet file that the engine writes by itself, and the Delta action that adds it.
+
+For local tables that are built from nothing: no row passes through Arrow and another writer, which takes a third of
+the time of building one. Only kinds of columns that both write alike are written so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake.transaction import AddAction
+from duckdb import DuckDBPyConnection
+
+from fraud_lakehouse.lake import durable
+from fraud_lakehouse.sql_text import literal
+
+_ALIKE = re.compile(
+    r"TINYINT|SMALLINT|INTEGER|BIGINT|FLOAT|DOUBLE|BOOLEAN|VARCHAR|DATE|TIMESTAMP( WITH TIME ZONE)?|DECIMAL\(\d+,\d+\)"
+)
+
+
+def can_copy(cursor: DuckDBPyConnection, sql: str) -> bool:
+    """Whether every column of a query is of a kind that is copied as Arrow would hand it over."""
+    return all(_ALIKE.fullmatch(str(row[1])) for row in cursor.execute(f"describe {sql}").fetchall())
+
+
+def copy_rows(cursor: DuckDBPyConnection, sql: str, root: Path) -> tuple[AddAction, pa.Schema, int]:
+    """Write a query's rows as a file in a table's folder, flushed; a file that fails half way is removed.
+
+    Returns:
+        the action that adds it, the file's columns, the number of rows.
+
+    Raises:
+        duckdb.Error: the query fails.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    name = f"part-00000-{uuid.uuid4()}-c000.snappy.parquet"
+    path = root / name
+    try:
+        cursor.execute(f"copy ({sql}) to {literal(str(path))} (format parquet, compression snappy)")
+        durable.sync_file(path)
+        durable.sync_folder(root)
+        metadata = pq.read_metadata(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    schema = metadata.schema.to_arrow_schema()
+    statistics = json.dumps(_statistics(metadata, schema))
+    action = AddAction(name, path.stat().st_size, {}, time.time_ns() // 1_000_000, True, statistics)
+    return action, schema, metadata.num_rows
+
+
+def _statistics(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, Any]:
+    """Delta's statistics: number of rows, nulls, and the least and greatest of whole numbers, dates and instants."""
+    found: dict[str, Any] = {"numRecords": metadata.num_rows, "minValues": {}, "maxValues": {}, "nullCount": {}}
+    for number, field in enumerate(schema):
+        chunks = [metadata.row_group(group).column(number).statistics for group in range(metadata.num_row_groups)]
+        if all(chunk is not None and chunk.has_null_count for chunk in chunks):
+            found["nullCount"][field.name] = sum(chunk.null_count for chunk in chunks)
+        if pa.types.is_integer(field.type) or pa.types.is_date(field.type) or pa.types.is_timestamp(field.type):
+            try:
+                bounds = list(_bounds(chunks))
+            except (ValueError, OverflowError):  # a time beyond what Python has
+                continue
+            if bounds:
+                found["minValues"][field.name] = _stated(min(least for least, _ in bounds), field.type)
+                found["maxValues"][field.name] = _stated(max(greatest for _, greatest in bounds), field.type)
+    return found
+
+
+def _bounds(chunks: list[Any]) -> Iterator[tuple[Any, Any]]:
+    """Least and greatest of each row group that has values.
+
+    Raises:
+        ValueError: one does not tell.
+    """
+    for chunk in chunks:
+        if chunk is not None and chunk.has_min_max:
+            yield chunk.min, chunk.max
+        elif chunk is None or chunk.num_values:
+            raise ValueError
+
+
+def _stated(value: Any, kind: pa.DataType) -> int | str:
+    """A bound as the Delta protocol writes it: instants and dates as ISO text."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=None).isoformat(timespec="microseconds") + ("Z" if kind.tz else "")
+    return value.isoformat() if isinstance(value, date) else int(value)
