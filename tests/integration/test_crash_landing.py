@@ -41,7 +41,9 @@ settings = Settings(**json.loads(given))
 if source == "postgres":
     from fraud_lakehouse.lake.ingest_postgres import PostgresIngest as Ingest
 else:
+    from fraud_lakehouse.lake import ingest_kafka
     from fraud_lakehouse.lake.ingest_kafka import KafkaIngest as Ingest
+    ingest_kafka.PIECE_ROWS = min(ingest_kafka.PIECE_ROWS, int(max_rows) // 5)
 extra = () if source == "postgres" else (0.5,)
 arm_from(point)
 with Ingest(settings, Lake.at(settings.lake)) as ingest:
@@ -237,3 +239,21 @@ def test_kafka_killed_while_landing(kafka: Broker, tmp_path: Path, point: str) -
     assert sorted(good["user_id"]) == [number for number in range(400) if number % 50 != 49]
     bad = landed.filter(pl.col("_error").is_not_null())
     assert bad["_raw"].to_list() == [b"not json"] * 8
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("point", ["kafka.after_decode:2", "bronze.after_parquet:3", "bronze.before_commit"])
+def test_kafka_killed_between_the_pieces_of_one_batch(kafka: Broker, tmp_path: Path, point: str) -> None:
+    topic = kafka.new_topic(1)
+    kafka.publish(topic, [encode(card(number, user_id=number)) for number in range(1_000)])
+    given = {"lake": str(tmp_path / "lake"), "kafka_bootstrap_servers": kafka.bootstrap, "kafka_topic": topic}
+    settings = Settings(**given)  # type: ignore[arg-type]
+    lake = Lake.at(settings.lake)
+    killed_at("kafka", point, 1_000, given)
+    assert list(Path(lake.uri("bronze", "card_transactions")).glob("*.parquet")), "a piece was written"
+    assert pl.read_delta(lake.uri("bronze", "card_transactions")).height == 0, "and none is seen"
+    with KafkaIngest(settings, lake) as ingest:
+        while ingest.step(1_000, 0.5):
+            pass
+    landed = pl.read_delta(lake.uri("bronze", "card_transactions"))
+    assert sorted(landed["_offset"]) == list(range(1_000))
