@@ -226,7 +226,7 @@ def measure(settings: Settings, home: Path, options: argparse.Namespace) -> dict
         figures["live"] = json.loads((settings.work_dir / "live.json").read_text())["seconds"]
         figures["landed_per_second"] = landed_per_second(settings, began, lasted)
         if options.idle:
-            figures["idle_cpu_percent"] = idle(running, options.idle)
+            figures["idle_cpu_percent"] = idle(settings, options.idle)
     if killed_at and turned_at:
         figures["seconds_after_kill"] = recovery(settings, killed_at, turned_at)
     return figures | seconds_of(settings, began)
@@ -244,14 +244,19 @@ def recovery(settings: Settings, killed_at: datetime, turned_at: datetime) -> di
     return {name: round((at - killed_at).total_seconds(), 1) for name, at in after.items() if isinstance(at, datetime)}
 
 
-def idle(process: psutil.Process, seconds: float) -> float:
-    """Percent of one core that the cycle and the process beside it use without data."""
+def idle(settings: Settings, seconds: float) -> float:
+    """Percent of one core that the cycle and the process beside it use without data; anew if another takes over."""
     time.sleep(30)
-    family = [process, *process.children(recursive=True)]
-    before = sum(sum(one.cpu_times()[:2]) for one in family)
-    time.sleep(seconds)
-    after = sum(sum(one.cpu_times()[:2]) for one in family)
-    return round(100 * (after - before) / seconds, 1)
+    while True:
+        process = wait_for_cycle(settings)
+        try:
+            family = [process, *process.children(recursive=True)]
+            before = sum(sum(one.cpu_times()[:2]) for one in family)
+            time.sleep(seconds)
+            after = sum(sum(one.cpu_times()[:2]) for one in family)
+        except psutil.NoSuchProcess:
+            continue
+        return round(100 * (after - before) / seconds, 1)
 
 
 def main() -> None:
