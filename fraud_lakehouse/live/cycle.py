@@ -152,8 +152,16 @@ class Cycle:
         return result
 
     def warm_up(self) -> None:
-        """Import, parse and build once, so that the first micro-batch costs what any other does."""
-        self.build_alerts()
+        """Import, parse and build, so that the first micro-batch costs what any other does.
+
+        As much as possible without the turn, which the cycle that runs meanwhile needs. Builds twice: what two builds did
+        alike is done without dbt from then on (transform/program.py).
+        """
+        self._take_over_project()
+        self.transformer.warm_up("hot")
+        for _ in range(2):
+            self.build_alerts()
+            self._build(self._follow)
 
     def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:
         """Run cycles until the sources are drained, then build every layer and deliver.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 from fraud_lakehouse.errors import GapError
@@ -17,17 +18,24 @@ SLICE_SECONDS = 0.2  # how long `stop` may go unheard
 MODELS = "models"  # what `problems` calls trouble of the process beside
 
 
-def run_until(cycle: Cycle, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
+def run_until(
+    cycle: Cycle, stop: Callable[[], bool], report: Callable[[CycleResult], None], beside: Beside | None = None
+) -> None:
     """Repeat cycles, waking on data, until `stop()`; the cycle under way is finished first.
 
     With an update delay the sources are asked once in that time instead.
+
+    Args:
+        beside: what works beside the cycle; default: one of this call's own, whose end is waited for.
 
     Raises:
         GapError: every source has stopped and needs a person.
         LakeError: the lake cannot be written.
     """
     settings = cycle.settings
-    with Beside(settings) as beside:
+    with ExitStack() as ending:
+        if beside is None:
+            beside = ending.enter_context(Beside(settings))
         if settings.update_delay:
             _at_intervals(cycle, beside, stop, report)
             return

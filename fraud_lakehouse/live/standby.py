@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fraud_lakehouse.lake.writer_lock import TurnTakenError, is_held, process_lock
+from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 from fraud_lakehouse.live.loop import run_until
 from fraud_lakehouse.settings import Settings
@@ -34,13 +35,14 @@ def run_live(
         GapError: every source has stopped and needs a person.
         LakeError: the lake cannot be written.
     """
-    with Cycle(settings) as cycle:
+    # The process beside is waited for after the turn: the build it is in would hold up the successor for seconds.
+    with Cycle(settings) as cycle, Beside(settings) as beside:
         if is_held(settings.work_dir / "live.lock"):
             cycle.warm_up()  # else rows are landed meanwhile: a restart after a kill does not wait for dbt's imports
         with live_turn(settings.work_dir, stop) as is_ours:
             if is_ours:
                 queue = settings.work_dir / "live.queue"
-                run_until(cycle, lambda: stop() or (is_over() and is_held(queue)), report)
+                run_until(cycle, lambda: stop() or (is_over() and is_held(queue)), report, beside)
 
 
 @contextmanager
