@@ -81,20 +81,23 @@ def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
 def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> Commit:
     """As `overwrite`, by a file that the engine writes, where `can_replace`."""
     action, written, rows = copied.copy_rows(cursor, sql, Path(lake.uri(*plan.consumer)))
+    file = Path(lake.uri(*plan.consumer), action.path)
+    if not rows:
+        file.unlink()
     schema = pa.schema([_delta_field(field) for field in written])
     target = plan.target or _create(lake, plan, schema)
     before = target.version()
     try:
         with _committing(plan):
             target.create_write_transaction(
-                [action],
+                [action] if rows else [],
                 "overwrite",
                 schema,
                 commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0),
                 post_commithook_properties=_NO_HOOKS,
             )
     except ConcurrentWriterError:
-        Path(lake.uri(*plan.consumer), action.path).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         raise
     target.update_incremental()
     return _done(plan, target, before, rows, "overwrite")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dbt.cli.main import dbtRunner
 
+from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.project import dbt_arguments, prepare_project, write_profile
 
@@ -22,3 +23,6 @@ def test_unit_tests_pass_and_every_model_builds_on_an_empty_lake(tmp_path: Path)
     outcomes = [(str(run.node.resource_type), run.node.name, str(run.status), run.message) for run in result.result]
     assert [outcome for outcome in outcomes if outcome[2] not in ("success", "pass")] == []
     assert sum(outcome[0] == "unit_test" for outcome in outcomes) >= 35
+    lake = Lake.at(settings.lake)
+    files = {f"{layer}/{name}": lake.open(layer, name).file_uris() for layer in LAYERS for name in lake.tables(layer)}
+    assert len(files) > 10 and not any(files.values()), "a table without rows has no file: it would count as news"
