@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 PROJECT_SECONDS = 2.0  # between two looks whether the project has changed
 HOT_SECONDS = 30.0  # a hot build at least this often: another process may have landed rows and died before building
 FOLLOW_SECONDS = 3.0  # how long the models beside the alerts wait while there are always new rows to score
+GIVE_WAY_SECONDS = 1.0  # between two builds of a standby: the alerts that one has recorded are delivered by the cycle
 AFTER_FAILURE_SECONDS = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -159,9 +160,9 @@ class Cycle:
         """
         self._take_over_project()
         self.transformer.warm_up("hot")
-        for _ in range(2):
-            self.build_alerts()
-            self._build(self._follow)
+        for build in (self.build_alerts, lambda: self._build(self._follow)) * 2:
+            build()
+            time.sleep(GIVE_WAY_SECONDS)
 
     def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:
         """Run cycles until the sources are drained, then build every layer and deliver.
