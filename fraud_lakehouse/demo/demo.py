@@ -163,6 +163,7 @@ def _cycle(settings: Settings, stack: ExitStack) -> Cycle:
 
 def _run(cycle: Cycle, stopper: Stopper, progress: Progress, generators: Service) -> None:
     from fraud_lakehouse.live import run_until
+    from fraud_lakehouse.live.beside import Beside
 
     told = False
 
@@ -173,7 +174,8 @@ def _run(cycle: Cycle, stopper: Stopper, progress: Progress, generators: Service
             typer.echo(f"the generators have ended: {generators.log_tail()}")
         return stopper.stop.is_set()
 
-    run_until(cycle, asked, progress.note)
+    with Beside(cycle.settings) as beside:
+        run_until(cycle, beside, asked, progress.note)
 
 
 def _drain(cycle: Cycle, stopper: Stopper, progress: Progress) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
 
 from fraud_lakehouse.errors import GapError
@@ -18,43 +17,38 @@ SLICE_SECONDS = 0.2  # how long `stop` may go unheard
 MODELS = "models"  # what `problems` calls trouble of the process beside
 
 
-def run_until(
-    cycle: Cycle, stop: Callable[[], bool], report: Callable[[CycleResult], None], beside: Beside | None = None
-) -> None:
+def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
     """Repeat cycles, waking on data, until `stop()`; the cycle under way is finished first.
 
     With an update delay the sources are asked once in that time instead.
 
     Args:
-        beside: what works beside the cycle; default: one of this call's own, whose end is waited for.
+        beside: works beside the cycle; the caller ends it, and decides what waits for its end.
 
     Raises:
         GapError: every source has stopped and needs a person.
         LakeError: the lake cannot be written.
     """
     settings = cycle.settings
-    with ExitStack() as ending:
-        if beside is None:
-            beside = ending.enter_context(Beside(settings))
-        if settings.update_delay:
-            _at_intervals(cycle, beside, stop, report)
-            return
-        capturing = Capturing(cycle.sources, settings.work_dir, settings.batch_rows)
-        with capturing as landings:
-            due, unscored = 0.0, list[Landed]()
-            while not stop():
-                landed, is_shared = landings.take(SLICE_SECONDS)
-                if landed or is_shared or time.monotonic() >= due:
-                    result = cycle.run(landed, is_shared=is_shared)
-                    unscored += landed
-                    if result.is_scored:
-                        capturing.backlog.scored(unscored)
-                        unscored.clear()
-                    elif result.builds:
-                        capturing.backlog.failed()
-                    result = cycle.follow(result, is_busy=landings.is_waiting)
-                    _finish(cycle, beside, replace(result, behind=capturing.backlog.now()), report)
-                    due = time.monotonic() + IDLE_SECONDS
+    if settings.update_delay:
+        _at_intervals(cycle, beside, stop, report)
+        return
+    capturing = Capturing(cycle.sources, settings.work_dir, settings.batch_rows)
+    with capturing as landings:
+        due, unscored = 0.0, list[Landed]()
+        while not stop():
+            landed, is_shared = landings.take(SLICE_SECONDS)
+            if landed or is_shared or time.monotonic() >= due:
+                result = cycle.run(landed, is_shared=is_shared)
+                unscored += landed
+                if result.is_scored:
+                    capturing.backlog.scored(unscored)
+                    unscored.clear()
+                elif result.builds:
+                    capturing.backlog.failed()
+                result = cycle.follow(result, is_busy=landings.is_waiting)
+                _finish(cycle, beside, replace(result, behind=capturing.backlog.now()), report)
+                due = time.monotonic() + IDLE_SECONDS
 
 
 def _at_intervals(

@@ -42,7 +42,7 @@ def run_live(
         with live_turn(settings.work_dir, stop) as is_ours:
             if is_ours:
                 queue = settings.work_dir / "live.queue"
-                run_until(cycle, lambda: stop() or (is_over() and is_held(queue)), report, beside)
+                run_until(cycle, beside, lambda: stop() or (is_over() and is_held(queue)), report)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ if source == "postgres":
 else:
     from fraud_lakehouse.lake import ingest_kafka
     from fraud_lakehouse.lake.ingest_kafka import KafkaIngest as Ingest
-    ingest_kafka.PIECE_ROWS = min(ingest_kafka.PIECE_ROWS, int(max_rows) // 5)
+    ingest_kafka.PIECE_ROWS = min(ingest_kafka.PIECE_ROWS, int(max_rows) // 5)  # a full batch is several pieces
 extra = () if source == "postgres" else (0.5,)
 arm_from(point)
 with Ingest(settings, Lake.at(settings.lake)) as ingest:

@@ -21,6 +21,7 @@ import pytest
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.live import Cycle, CycleResult, run_until
+from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.settings import Settings, load_settings
 from tests.alert_receiver import Receiver
 
@@ -78,8 +79,8 @@ def running(settings: Settings) -> Iterator[Live]:
 
     def repeat() -> None:
         try:
-            with Cycle(settings) as cycle:
-                run_until(cycle, stop.is_set, live.results.append)
+            with Cycle(settings) as cycle, Beside(settings) as beside:
+                run_until(cycle, beside, stop.is_set, live.results.append)
         except BaseException as error:  # noqa: BLE001  told below
             live.error = error
         finally:

@@ -18,7 +18,8 @@ with new_versions as (
 newest as (
 
     {{ merge_of_versions(
-        'new_versions', ['window_start', 'user_id'], columns, corrects=is_incremental_build() or has_rows(new, 'version > 1'), deletions=true
+        'new_versions', ['window_start', 'user_id'], columns,
+        corrects=is_incremental_build() or has_rows(new, 'version > 1'), deletions=true
     ) | indent(4) }}
 
 )
