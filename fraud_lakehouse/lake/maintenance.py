@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -179,10 +180,11 @@ def _vacuum(handle: DeltaTable, root: Path, since: float) -> list[int]:
     sizes: list[int] = []
     for entry in os.scandir(root):
         if entry.name.endswith(".parquet") and entry.name[0] not in "_." and entry.name not in needed:
-            found = entry.stat()
-            if found.st_mtime < since:
-                os.unlink(entry.path)
-                sizes.append(found.st_size)
+            with suppress(FileNotFoundError):  # another process vacuums as well
+                found = entry.stat()
+                if found.st_mtime < since:
+                    os.unlink(entry.path)
+                    sizes.append(found.st_size)
     return sizes
 
 

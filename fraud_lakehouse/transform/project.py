@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,9 +92,19 @@ def prepare_project(settings: Settings, shipped: Path | None = None, *, parse: b
         parse: False only says which one it would be.
 
     Raises:
-        TransformError: dbt refuses the project; the message is dbt's.
+        TransformError: dbt refuses the project; the message is dbt's. Or a file went away while it was read.
     """
     shipped = shipped or shipped_project()
+    try:
+        return _prepare(settings, shipped, parse=parse)
+    except FileNotFoundError as error:
+        raise TransformError(
+            f"{error.filename} went away while the dbt project was read",
+            "nothing, if it was being edited: it is read again",
+        ) from error
+
+
+def _prepare(settings: Settings, shipped: Path, *, parse: bool) -> PreparedProject:
     lake = Lake.at(settings.lake)
     bank = {name: name if _is_like_shipped(lake, name) else f"bank_{name}" for name in BANK}
     generated = _generated_files(lake, {CARDS, *bank.values()})
@@ -128,8 +139,9 @@ def prepare_project(settings: Settings, shipped: Path | None = None, *, parse: b
 def _forget_old(home: Path, current: Path) -> None:
     """Remove prepared projects that nobody made in the last week; who still runs one has its manifest in memory."""
     for folder in home.iterdir():
-        if folder != current and time.time() - folder.stat().st_mtime > KEPT_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has renamed or removed what it was building there
+            if folder != current and time.time() - folder.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def dbt_arguments(prepared: PreparedProject, profiles: Path, target: Path) -> list[str]:

@@ -126,12 +126,18 @@ class Transformer:
         """Take over a changed project or newly captured tables; answers whether anything changed.
 
         Args:
-            parse: False takes over only what another process has parsed (dbt's parser needs seconds).
+            parse: False takes over only what another process has parsed (dbt's parser needs seconds), and leaves it
+                to that one to tell what is wrong with a change.
 
         Raises:
             TransformError: the changed project does not parse; the one in use stays. The same one is not parsed again.
         """
-        prepared = prepare_project(self._settings, self._shipped, parse=False)
+        try:
+            prepared = prepare_project(self._settings, self._shipped, parse=False)
+        except TransformError:
+            if parse or not self.is_ready:
+                raise
+            return False
         if prepared == self._project and self._manifest is not None:
             return False
         if not prepared.is_parsed:

@@ -13,6 +13,7 @@ import polars as pl
 import psycopg
 import pytest
 
+from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.settings import Settings, load_settings
@@ -71,7 +72,7 @@ def test_a_broken_change_of_the_models_is_refused_and_the_old_one_goes_on(tmp_pa
     project = tmp_path / "project"
     shutil.copytree(shipped_project(), project, ignore=shutil.ignore_patterns("target", "logs"))
     settings = load_settings(lake=str(tmp_path / "lake"), cache=tmp_path / "cache")
-    model = project / "models" / "gold" / "user_avg.sql"
+    model, catalogue = project / "models" / "gold" / "user_avg.sql", project / "features.yml"
     hot, beside = Transformer(settings, project), Transformer(settings, project)
     try:
         assert hot.reload() and beside.reload()
@@ -82,6 +83,13 @@ def test_a_broken_change_of_the_models_is_refused_and_the_old_one_goes_on(tmp_pa
                 beside.reload()
         assert not hot.reload(parse=False), "the old one stays"
         assert not hot.build_lane("replica").failed
+        model.write_text(good)
+        features = catalogue.read_text()
+        catalogue.write_text("features: [")
+        with pytest.raises(TransformError, match="is not YAML"):
+            beside.reload()
+        assert not hot.reload(parse=False), "it is told by who parses"
+        catalogue.write_text(features)
         model.write_text(good + "\n-- changed")
         assert not hot.reload(parse=False), "dbt has not parsed it yet"
         assert beside.reload() and hot.reload(parse=False)
