@@ -60,7 +60,9 @@ def merge_small_files(handle: DeltaTable, root: Path, tier: Tier) -> int:
         return 0
     schema = schemas.frame_schema(handle.schema())
     files = [root / name for name in chosen["path"]]
-    merged = pl.scan_parquet(files, schema=schema, missing_columns="insert", glob=False).collect()
+    merged = pl.scan_parquet(
+        files, schema=schema, missing_columns="insert", extra_columns="ignore", glob=False
+    ).collect()
     added = write_parquet(root, merged, new_rows=False)
     now = time.time_ns() // 1_000_000
     removed = [

@@ -35,7 +35,10 @@ class Read:
 
 @dataclass
 class Plan:
-    """What one build of a consumer reads, and the handle it must commit on (that is the fence)."""
+    """What one build of a consumer reads, and the handle it must commit on (that is the fence).
+
+    `shared`: the upstream whose rows are the result, but for columns.
+    """
 
     consumer: Key
     target: DeltaTable | None
@@ -44,6 +47,7 @@ class Plan:
     reads: dict[Key, Read] = field(default_factory=dict)
     mirrored: list[Mirrored] = field(default_factory=list)
     indexed: Indexed | None = None
+    shared: Key | None = None
     asked: set[Key] = field(default_factory=set)
     readers: set[str] = field(default_factory=set)
 

@@ -79,6 +79,7 @@ class Plugin(BasePlugin):
             "new_rows": self._new_rows,
             "seen": self._seen,
             "index": self._index,
+            "share": self._share,
             "write": self._write,
         }
         return operations[operation](call)
@@ -151,6 +152,9 @@ class Plugin(BasePlugin):
         indexed = Indexed.of(call)
         self._plan(call).indexed = indexed
         return quoted(indexed.name)
+
+    def _share(self, call: dict[str, Any]) -> None:
+        self._plan(call).shared = (call["upstream"][0], call["upstream"][1])
 
     def _answer(self, plan: Plan) -> None:
         """Put the mirrored relations that a model asked for in place, in the order it asked."""
@@ -226,6 +230,8 @@ class Plugin(BasePlugin):
         if strategy == "append" and plan.incremental:
             return writer.append(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
         if strategy in ("overwrite", "append", "merge"):
+            if writer.can_share(self._lake, plan, cursor, stored):
+                return writer.share(self._lake, plan, cursor, stored)
             # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
             is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
             if is_new and writer.can_replace(self._lake, plan, cursor, stored):

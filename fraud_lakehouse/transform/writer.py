@@ -80,24 +80,39 @@ def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
 
 def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> Commit:
     """As `overwrite`, by a file that the engine writes, where `can_replace`."""
-    action, written, rows = copied.copy_rows(cursor, sql, Path(lake.uri(*plan.consumer)))
-    file = Path(lake.uri(*plan.consumer), action.path)
-    if not rows:
-        file.unlink()
-    schema = pa.schema([_delta_field(field) for field in written])
+    root = Path(lake.uri(*plan.consumer))
+    file = copied.copy_rows(cursor, sql, root)
+    return _take(lake, plan, root, [file], pa.schema([_delta_field(field) for field in file.schema]))
+
+
+def share(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> Commit:
+    """As `overwrite`, by the files of the table whose rows these are, where `can_share`."""
+    assert plan.shared is not None
+    root, schema = Path(lake.uri(*plan.consumer)), _schema_of(cursor, sql)
+    files = copied.link_files(plan.reads[plan.shared].files, schema.names, root)
+    return _take(lake, plan, root, files, schema)
+
+
+def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema: pa.Schema) -> Commit:
+    """Commit these files as the whole content."""
+    rows = sum(file.rows for file in files)
+    for file in files:
+        if not file.rows:
+            (root / file.action.path).unlink()
     target = plan.target or _create(lake, plan, schema)
     before = target.version()
     try:
         with _committing(plan):
             target.create_write_transaction(
-                [action] if rows else [],
+                [file.action for file in files if file.rows],
                 "overwrite",
                 schema,
                 commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0),
                 post_commithook_properties=_NO_HOOKS,
             )
     except ConcurrentWriterError:
-        file.unlink(missing_ok=True)
+        for file in files:
+            (root / file.action.path).unlink(missing_ok=True)
         raise
     target.update_incremental()
     return _done(plan, target, before, rows, "overwrite")
@@ -107,11 +122,27 @@ def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) ->
     """Whether the engine may write the file itself: a local table that is new or has exactly these columns."""
     if not lake.is_local or not copied.can_copy(cursor, sql):
         return False
-    if plan.target is None:
-        return True
-    wanted = cursor.sql(f"select * from ({sql}) limit 0").to_arrow_table().schema
-    stored = pa.schema(plan.target.schema().to_arrow())
-    return [_delta_field(field) for field in wanted] == [_delta_field(field) for field in stored]
+    return plan.target is None or _schema_of(cursor, sql) == _schema(plan.target)
+
+
+def can_share(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> bool:
+    """Whether the model has said whose rows its own are (`take_files_of`), all are read, and its columns theirs."""
+    read = plan.reads.get(plan.shared) if plan.shared is not None else None
+    if read is None or read.from_version >= 0 or not lake.is_local:
+        return False
+    wanted = _schema_of(cursor, sql)
+    if plan.target is not None and wanted != _schema(plan.target):
+        return False
+    return set(wanted) <= set(_schema(read.table))
+
+
+def _schema_of(cursor: DuckDBPyConnection, sql: str) -> pa.Schema:
+    """A query's columns as Delta stores them."""
+    return pa.schema([_delta_field(field) for field in cursor.sql(sql).limit(0).to_arrow_table().schema])
+
+
+def _schema(table: DeltaTable) -> pa.Schema:
+    return pa.schema([_delta_field(field) for field in pa.schema(table.schema().to_arrow())])
 
 
 def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:

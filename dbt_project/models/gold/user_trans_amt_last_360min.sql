@@ -8,6 +8,10 @@
     'user_mean_trans_amt_last_360min',
     'user_trans_count_last_360min',
 ] %}
+{%- set corrects = is_incremental_build() or has_rows(new, 'version > 1') %}
+{%- if not corrects %}
+    {%- do take_files_of(ref('user_trans_amt_last_360min_versions')) %}
+{%- endif %}
 
 with new_versions as (
 
@@ -17,9 +21,7 @@ with new_versions as (
 
 newest as (
 
-    {{ merge_of_versions(
-        'new_versions', ['trans_num'], columns, corrects=is_incremental_build() or has_rows(new, 'version > 1')
-    ) | indent(4) }}
+    {{ merge_of_versions('new_versions', ['trans_num'], columns, corrects) | indent(4) }}
 
 )
 
