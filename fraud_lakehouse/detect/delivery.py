@@ -52,6 +52,17 @@ class DeliveryReport:
     notes: tuple[str, ...] = ()
     seconds: tuple[float, ...] = ()
 
+    def after(self, earlier: DeliveryReport) -> DeliveryReport:
+        """This report and the one before it as one."""
+        return DeliveryReport(
+            earlier.delivered + self.delivered,
+            earlier.failed + self.failed,
+            self.pending,
+            earlier.digested + self.digested,
+            tuple(dict.fromkeys((*earlier.notes, *self.notes))),
+            (*earlier.seconds, *self.seconds),
+        )
+
 
 class Delivery:
     """Delivers the alerts of a lake to the settings' destinations.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,8 +26,14 @@ class TurnTakenError(ConcurrentWriterError):
     """Another process has the turn, and did not end it in the time given."""
 
 
+def _nothing() -> None:
+    pass
+
+
 @contextmanager
-def writer_lock(folder: Path, timeout: float, part: str = BESIDE) -> Iterator[None]:
+def writer_lock(
+    folder: Path, timeout: float, part: str = BESIDE, meanwhile: Callable[[], None] = _nothing
+) -> Iterator[None]:
     """Hold `<folder>/<part>.lock` for the length of the block.
 
     Who waits holds `<part>.queue` meanwhile: a busy cycle, which takes the lock again at once, queues behind it.
@@ -36,6 +42,7 @@ def writer_lock(folder: Path, timeout: float, part: str = BESIDE) -> Iterator[No
         folder: local folder (`settings.work_dir`), created if needed.
         timeout: seconds to wait for another holder; 0 tries once.
         part: a source's name ("postgres", "kafka") for landing its rows, HOT or BESIDE.
+        meanwhile: called again and again until the turn is free.
 
     Raises:
         TurnTakenError: another process still holds it; names its pid.
@@ -46,7 +53,7 @@ def writer_lock(folder: Path, timeout: float, part: str = BESIDE) -> Iterator[No
     descriptor = _open(path)
     try:
         with process_lock(folder / f"{part}.queue", timeout, "waits to write into this lake"):
-            _acquire(descriptor, path, deadline, "is writing into this lake already")
+            _acquire(descriptor, path, deadline, "is writing into this lake already", meanwhile)
         with _named(descriptor):
             yield
     finally:
@@ -106,7 +113,9 @@ def _named(descriptor: int) -> Iterator[None]:
     os.ftruncate(descriptor, 0)
 
 
-def _acquire(descriptor: int, path: Path, deadline: float, activity: str) -> None:
+def _acquire(
+    descriptor: int, path: Path, deadline: float, activity: str, meanwhile: Callable[[], None] = _nothing
+) -> None:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,4 +127,5 @@ def _acquire(descriptor: int, path: Path, deadline: float, activity: str) -> Non
                     f"process {holder} {activity} (it holds {path})",
                     "wait for it to finish, or stop it; a dead process never holds the lock",
                 ) from None
+            meanwhile()
             time.sleep(_POLL_SECONDS)

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 PROJECT_SECONDS = 2.0  # between two looks whether the project has changed
 HOT_SECONDS = 30.0  # a hot build at least this often: another process may have landed rows and died before building
 FOLLOW_SECONDS = 3.0  # how long the models beside the alerts wait while there are always new rows to score
-GIVE_WAY_SECONDS = 1.0  # between two builds of a standby: the alerts that one has recorded are delivered by the cycle
+GIVE_WAY_SECONDS = 1.0  # between two builds of a standby: the cycle builds what has waited for the turn
+DELIVER_SECONDS = 0.2  # between two looks for alerts to deliver while another process has the turn
 AFTER_FAILURE_SECONDS = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -88,6 +89,8 @@ class Cycle:
             )
         self._alerts, self._follow = _Part("alerts"), _Part("follow")
         self._project_due = 0.0
+        self._early = DeliveryReport()  # what was delivered while the turn was waited for
+        self._deliver_due = 0.0
 
     def capture(self, *, strict: bool = False) -> list[Landed]:
         """Land at most one micro-batch of each source, one after the other.
@@ -116,13 +119,14 @@ class Cycle:
         self._alerts.is_stale |= bool(landed) or is_shared
         if self._alerts.is_due:
             with _timed(seconds, "build"):
-                builds.append(self.build_alerts())
+                builds.append(self._build_alerts(self._deliver))
         with _timed(seconds, "deliver"):
-            delivery = self.delivery.deliver_pending(wait)
+            delivery = self.delivery.deliver_pending(wait).after(self._early)
+        self._early = DeliveryReport()
         times = self._alert_times.take() | ({"delivered": list(delivery.seconds)} if delivery.seconds else {})
         return CycleResult(list(landed), builds, delivery, self.problems, seconds, times)
 
-    def build_alerts(self) -> BuildResult:
+    def _build_alerts(self, meanwhile: Callable[[], None] = lambda: None) -> BuildResult:
         """Build what alerts are made from, in the hot lane's turn; failing models are built again after a pause.
 
         Raises:
@@ -130,7 +134,7 @@ class Cycle:
         """
         self._take_over_project()
         self._follow.is_stale = True
-        return self._build(self._alerts)
+        return self._build(self._alerts, meanwhile)
 
     def follow(self, result: CycleResult, *, is_busy: bool) -> CycleResult:
         """After the alerts: the other models of the hot lane, if they are due; returns the result with their build.
@@ -142,15 +146,22 @@ class Cycle:
             return result
         seconds: dict[str, float] = {}
         with _timed(seconds, "follow"):
-            built = self._build(self._follow)
+            built = self._build(self._follow, self._deliver)
         return replace(result, builds=[*result.builds, built], seconds=result.seconds | seconds)
 
-    def _build(self, part: _Part) -> BuildResult:
-        with self.turn(HOT):
+    def _build(self, part: _Part, meanwhile: Callable[[], None] = lambda: None) -> BuildResult:
+        """Build a part of the hot lane; `meanwhile` is called while another process has the turn."""
+        with writer_lock(self.settings.work_dir, TURN_SECONDS, HOT, meanwhile):
             result = self.transformer.build_lane(part.lane)
         part.note(result)
         log_failures(result)
         return result
+
+    def _deliver(self) -> None:
+        """Deliver what another process records in its turn: a standby that warms up, a run."""
+        if time.monotonic() >= self._deliver_due:
+            self._early = self.delivery.deliver_pending(0.0).after(self._early)
+            self._deliver_due = time.monotonic() + DELIVER_SECONDS
 
     def warm_up(self) -> None:
         """Import, parse and build, so that the first micro-batch costs what any other does.
@@ -160,8 +171,10 @@ class Cycle:
         """
         self._take_over_project()
         self.transformer.warm_up("hot")
-        for build in (self.build_alerts, lambda: self._build(self._follow)) * 2:
-            build()
+        for _ in range(2):
+            self._build_alerts()
+            time.sleep(GIVE_WAY_SECONDS)
+            self._build(self._follow)
             time.sleep(GIVE_WAY_SECONDS)
 
     def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:

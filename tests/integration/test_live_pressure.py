@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ import pytest
 
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.lake.lake import Lake, scan
+from fraud_lakehouse.lake.writer_lock import HOT, is_held, writer_lock
 from fraud_lakehouse.live import Cycle, CycleResult, run_until
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.transform.runner import Transformer
 from tests.alert_receiver import Receiver
 
 SCHEMA = """
@@ -109,6 +111,11 @@ def unknown_user(bank: psycopg.Connection[Any]) -> str:
     row = bank.execute(UNKNOWN).fetchone()
     assert row is not None
     return str(row[0])
+
+
+def delivered(live: Live) -> int:
+    """Alerts that the loop reports as delivered."""
+    return sum(one.delivery.delivered for one in live.results if one.delivery)
 
 
 def told(receiver: Receiver) -> list[str]:
@@ -198,6 +205,28 @@ def test_alerts_flow_beside_a_run_that_builds_everything(
     assert len(fired) > 1, "at least one came while the other process built"
     counted = Counter(table(settings, "gold", "alerts").filter(rule="unknown_user")["transaction_id"].to_list())
     assert counted == Counter(fired)
+
+
+@pytest.mark.postgres
+def test_what_another_process_records_is_delivered_while_it_still_has_the_turn(
+    bank: psycopg.Connection[Any], database: str, tmp_path: Path
+) -> None:
+    bank.execute(PAY, (20,))
+    with Receiver() as receiver:
+        settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database, alert_urls=receiver.url)
+        with running(settings) as live, closing(Transformer(settings)) as other:
+            first = unknown_user(bank)
+            until(lambda: first in told(receiver), "the first alert", live)
+            with writer_lock(settings.work_dir, 60.0, HOT):
+                second = unknown_user(bank)
+                until(lambda: table(settings, "bronze", "transactions").height == 22, "the landing", live)
+                until(lambda: is_held(settings.work_dir / "hot.queue"), "the loop waits for the turn", live)
+                other.build_lane("alerts").raise_for_errors()
+                until(lambda: second in told(receiver), "delivered by a loop that waits", live)
+            third = unknown_user(bank)
+            until(lambda: third in told(receiver), "the turn is taken again", live)
+            until(lambda: delivered(live) == 3, "none of them is left out of the loop's reports", live)
+        assert Counter(told(receiver)) == Counter([first, second, third])
 
 
 @pytest.mark.postgres
