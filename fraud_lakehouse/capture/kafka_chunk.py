@@ -54,7 +54,10 @@ class Chunk:
         records = self.records
         records.partitions.extend(partitions)
         records.offsets.extend(offsets)
-        records.timestamps.extend([moment if kind else None for kind, moment in map(Message.timestamp, messages)])
+        kinds, moments = zip(*map(Message.timestamp, messages), strict=True)
+        if not all(kinds):
+            moments = tuple(moment if kind else None for kind, moment in zip(kinds, moments, strict=True))
+        records.timestamps.extend(moments)
         records.values.extend(cast("Iterable[bytes | None]", map(Message.value, messages)))
         records.keys.extend(cast("Iterable[bytes | None]", map(Message.key, messages)))
         records.headers.extend(cast("Iterable[list[Header] | None]", map(Message.headers, messages)))

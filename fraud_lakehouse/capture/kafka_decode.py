@@ -81,14 +81,25 @@ class _RecordError(Exception):
     """Why a record cannot be read."""
 
 
-def read_values(values: Sequence[bytes | None], most_bytes: int = MAX_RECORD_BYTES) -> ReadValues:
+def joined(values: Sequence[bytes | None]) -> bytes | None:
+    """The values with a newline between two; None where one is a tombstone."""
+    try:
+        return b"\n".join(values)  # type: ignore[arg-type]  # refused where there is a None
+    except TypeError:
+        return None
+
+
+def read_values(
+    values: Sequence[bytes | None], most_bytes: int = MAX_RECORD_BYTES, lines: bytes | None = None
+) -> ReadValues:
     """Read values strictly, in their order; never raises on their content.
 
     Args:
         values: the payloads; None is a tombstone.
         most_bytes: a longer value is not looked into.
+        lines: the values `joined`, where they are at hand.
     """
-    frame = _read_plain(values, most_bytes)
+    frame = _read_plain(values, joined(values) if lines is None else lines, most_bytes)
     if frame is not None:
         return ReadValues(frame)
     if len(values) <= _PIECE:
@@ -104,17 +115,14 @@ def read_values(values: Sequence[bytes | None], most_bytes: int = MAX_RECORD_BYT
     return read
 
 
-def _read_plain(values: Sequence[bytes | None], most_bytes: int) -> pl.DataFrame | None:
+def _read_plain(values: Sequence[bytes | None], lines: bytes | None, most_bytes: int) -> pl.DataFrame | None:
     """The columns of values that are all plain and good, else None."""
-    if None in values or not values:
+    if not lines or not _only_twelve(lines, len(values)):
         return None
-    joined = b"\n".join(values)  # type: ignore[arg-type]  # no None among them
-    if len(joined) > most_bytes and max(map(len, values)) > most_bytes:  # type: ignore[arg-type]
-        return None
-    if not _only_twelve(joined, len(values)):
+    if not _are_short(lines, most_bytes) and max(map(len, values)) > most_bytes:  # type: ignore[arg-type]
         return None
     try:
-        frame = pl.scan_ndjson(io.BytesIO(joined), schema=FIELD_TYPES).collect()
+        frame = pl.scan_ndjson(io.BytesIO(lines), schema=FIELD_TYPES).collect()
     except pl.exceptions.PolarsError:
         return None
     if frame.height != len(values) or any(column.null_count() for column in frame.iter_columns()):
@@ -123,6 +131,12 @@ def _read_plain(values: Sequence[bytes | None], most_bytes: int) -> pl.DataFrame
     if (flags < 0).any() or (flags > 1).any():
         return None
     return None if _wrong_times(times).any() else frame
+
+
+def _are_short(lines: bytes, most_bytes: int) -> bool:
+    """Whether no line can be longer: the half of one that is would be a whole one of these parts, without its end."""
+    part = max(most_bytes // 2, 1)
+    return all(lines.find(b"\n", start, start + part) >= 0 for start in range(0, len(lines) - part + 1, part))
 
 
 def _only_twelve(joined: bytes, lines: int) -> bool:

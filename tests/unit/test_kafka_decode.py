@@ -19,7 +19,7 @@ GOOD = encode(card(1))
 
 def plain(*values: bytes) -> bool:
     """Whether the values are read at once."""
-    return kafka_decode._read_plain(list(values), 10_000) is not None
+    return kafka_decode._read_plain(list(values), kafka_decode.joined(values), 10_000) is not None
 
 
 def alone(values: list[bytes | None]) -> list[tuple[object, ...]]:
@@ -157,6 +157,23 @@ def test_a_key_there_twice_is_an_error(key: bytes) -> None:
         assert read_values([value]).errors == {0: f"$.{key.decode()}: there more than once"}
     nested = replaced(b"}", b',"y":{"%b":1,"%b":2}}' % (key, key))  # its text is kept as it came: nothing is lost
     assert read_values([nested]).extras == {0: f'{{"y":{{"{key.decode()}":1,"{key.decode()}":2}}}}'}
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=30), st.integers(-60, 200))
+def test_only_values_that_are_too_long_are_kept_whole(blanks: list[int], over: int) -> None:
+    values = [GOOD + b" " * count for count in blanks]
+    errors = read_values(values, len(GOOD) + over).errors
+    assert set(errors) == {row for row, count in enumerate(blanks) if count > over}
+    assert all(error.startswith("longer than FRAUD_MAX_RECORD_BYTES") for error in errors.values())
+
+
+@given(st.lists(st.integers(0, 40), max_size=20), st.integers(1, 50))
+def test_lines_are_short_only_if_none_is_longer(sizes: list[int], most: int) -> None:
+    lines = b"\n".join(b"x" * size for size in sizes)
+    assert not kafka_decode._are_short(lines, most) or max(sizes, default=0) <= most
+    assert kafka_decode._are_short(lines, 4 * max(sizes, default=0) + 4), (
+        "no line is looked at where all are far shorter"
+    )
 
 
 def test_a_value_that_is_too_long_is_kept_whole() -> None:
