@@ -226,10 +226,11 @@ class KafkaReader:
             messages = self._consumer.consume(wanted, patience)
         else:
             self._add(chunk, messages)
+        records = chunk.records
+        size = records.size
         if chunk.rows:
-            records = chunk.records
             self._order.add(self._ahead.submit(records), records.partitions, records.timestamps)
-        return chunk.rows, chunk.records.size
+        return chunk.rows, size
 
     def _add(self, chunk: Chunk, messages: list[Message]) -> None:
         if any(map(Message.error, messages)):
