@@ -166,8 +166,8 @@ class Cycle:
     def warm_up(self) -> None:
         """Import, parse and build, so that the first micro-batch costs what any other does.
 
-        As much as possible without the turn, which the cycle that runs meanwhile needs. Builds twice: what two builds
-        did alike is done without dbt from then on (transform/program.py).
+        As much as possible without the turn, which the cycle that runs meanwhile needs: with much history it takes
+        long. Builds twice: what two builds did alike is done without dbt from then on (transform/program.py).
         """
         self._take_over_project()
         self.transformer.warm_up("hot")

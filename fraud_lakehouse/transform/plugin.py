@@ -8,6 +8,7 @@ operation, `config` is a dict that carries the arguments and receives the answer
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,7 @@ _INTERNAL = (writer.DELETE, writer.IS_NEW)
 
 commits: dict[str, writer.Commit | None] = {}  # by model id, since the last `commits.clear()`
 calls: list[Call] = []  # of all models, since the last `calls.clear()`
+rehearsal = threading.Event()  # while it is set, what builds from new rows need is put in place and nothing is written
 
 
 class Plugin(BasePlugin):
@@ -182,6 +184,10 @@ class Plugin(BasePlugin):
                 f"{plan.consumer[1]} was asked for without {', '.join(sorted(missing))}: rows would be passed over",
                 "build the whole lane (--select tag:hot)",
             )
+        if rehearsal.is_set():
+            if plan.target is not None and plan.incremental and plan.indexed is None:
+                self._commit(plan, call)
+            return 0
         commit = None if self._is_settled(plan, call) else self._commit(plan, call)
         if commit is None:
             self._settle(plan)
@@ -220,19 +226,22 @@ class Plugin(BasePlugin):
                 plan.indexed.forget(cursor)
 
     def _run(self, cursor: DuckDBPyConnection, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
-        """Run the SQL, now that all it reads is in place, into one commit."""
+        """Run the SQL, now that all it reads is in place, into one commit; in a rehearsal only make its relation."""
         names = self._names(cursor, call["sql"])
         sql = _typed(call["sql"], names, call["columns"], call["model"])
         strategy = call["strategy"]
-        is_kept = bool(call["columns"]) and plan.indexed is None  # an index's rows are this cursor's alone
-        if strategy == "merge" and plan.incremental:
-            rows_to_merge = self._relation(cursor, sql, is_kept=is_kept).to_arrow_table()
-            return writer.merge(plan, rows_to_merge, call["unique_key"])
         stored = _stored_only(sql, names)
         rows = min(100_000, BATCH_VALUES // len(names))
-        if strategy == "append" and plan.incremental:
-            reader = self._relation(cursor, stored, is_kept=is_kept).to_arrow_reader(rows)
-            return writer.append(self._lake, plan, reader)
+        if plan.incremental and strategy in ("append", "merge"):
+            is_kept = bool(call["columns"]) and plan.indexed is None  # an index's rows are this cursor's alone
+            relation = self._relation(cursor, sql if strategy == "merge" else stored, is_kept=is_kept)
+            if rehearsal.is_set():
+                return None
+            if strategy == "merge":
+                return writer.merge(plan, relation.to_arrow_table(), call["unique_key"])
+            return writer.append(self._lake, plan, relation.to_arrow_reader(rows))
+        if rehearsal.is_set():
+            return None
         if strategy in ("overwrite", "append", "merge"):
             if writer.can_share(self._lake, plan, cursor, stored):
                 return writer.share(self._lake, plan, cursor, stored)

@@ -30,6 +30,8 @@ LANES = {
     "features": ["--select", "tag:features"],
     "all": [],
 }
+_NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
+_NO_TESTS = (*_NO_UNIT_TESTS, "--exclude-resource-type", "test")
 _UNTESTED = ("hot", "alerts", "follow")
 _QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats", "--no-write-json"]
 _IN_PROCESS = threading.Lock()  # dbt keeps one adapter per process
@@ -178,9 +180,7 @@ class Transformer:
         """
         if self._manifest is None:
             self.reload()
-        excluded = ["unit_test"] if tests else ["unit_test", "test"]
-        kinds = [part for kind in excluded for part in ("--exclude-resource-type", kind)]
-        command = ["build", *options, *kinds]
+        command = ["build", *options, *(_NO_UNIT_TESTS if tests else _NO_TESTS)]
         started = time.monotonic()
         with _IN_PROCESS:
             nodes = self._repeat(command)
@@ -249,13 +249,22 @@ class Transformer:
         return self._rendered[text]
 
     def warm_up(self, lane: str) -> None:
-        """Import dbt and compile a lane, so that its first build takes less of a turn; the lake is only read."""
+        """Rehearse a lane's build, so that the first one takes less of a turn; the lake is only read.
+
+        dbt is imported, the models are compiled, and what they have read before is read into memory.
+        """
         if self._manifest is None:
             self.reload()
         with _IN_PROCESS:
-            result = self._invoke(["compile", *LANES[lane], "--no-populate-cache"])
+            from fraud_lakehouse.transform import plugin
+
+            plugin.rehearsal.set()
+            try:
+                result = self._invoke(["build", *LANES[lane], *_NO_TESTS])
+            finally:
+                plugin.rehearsal.clear()
         if not result.success:
-            log.info("dbt does not compile the lane %s: %s", lane, _reason(result))  # its build tells it by model
+            log.info("a rehearsal of the lane %s failed: %s", lane, _reason(result))  # its build tells it by model
 
     def documentation(self) -> Path:
         """Generate dbt's static documentation page and give its path.

@@ -12,6 +12,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from fraud_lakehouse.transform import plugin
+from fraud_lakehouse.transform.mirror import Mirror, Mirrors
 from tests.dbt import cards_oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
 from tests.dbt.transactions_oracle import Change, random_log
@@ -94,6 +95,8 @@ def test_many_warm_builds_give_what_one_cold_build_gives(lake: SmallLake) -> Non
             compact(lake)
         if number == 9:
             restart()
+        if number in (9, 11):
+            lake.transformer.warm_up("hot")
     land(lake, records, log)
     lake.build("hot")
     warm = results(lake)
@@ -113,6 +116,33 @@ def test_many_warm_builds_give_what_one_cold_build_gives(lake: SmallLake) -> Non
     cold = results(lake)
     for table, key in RESULTS.items():
         assert_same(warm[table], cold[table], *key)
+
+
+def test_a_rehearsal_reads_what_the_build_needs_and_writes_nothing(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake.transformer.warm_up("hot")
+    assert not any(lake.lake.tables(layer) for layer in ("silver", "gold")), "nothing to build from"
+    records = cards_oracle.random_records(2, count=60, partitions=1)
+    land(lake, records[:30], [])
+    lake.build("hot")
+    land(lake, records[30:], [])
+    restart()
+    versions = {key: lake.lake.open(*key).version() for key in RESULTS if lake.lake.exists(*key)}
+    made: list[str] = []
+    make = Mirrors._make
+
+    def noted(mirrors: Mirrors, mirror: Mirror, table: DeltaTable, version: int) -> None:
+        made.append(mirror.name)
+        make(mirrors, mirror, table, version)
+
+    monkeypatch.setattr(Mirrors, "_make", noted)
+    lake.transformer.warm_up("hot")
+    assert made, "what was read before is in memory now"
+    assert versions == {key: lake.lake.open(*key).version() for key in versions}, "nothing is written"
+    made.clear()
+    result = lake.build("hot")
+    assert result.rows("card_transaction_features") > 0 and not made
 
 
 def test_a_repeated_build_does_what_dbt_does(lake: SmallLake) -> None:
