@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import cast
 
 import polars as pl
@@ -33,8 +34,14 @@ class Chunk:
 
     def __init__(self, topic: str, only: int | None = None) -> None:
         self._only = only
-        self.records = RawRecords(topic, [], [], [], [], [], [])
+        self._offsets: list[int] | range = range(0)
+        self._records = RawRecords(topic, [], self._offsets, [], [], [], [])
         self.rows = 0
+
+    @property
+    def records(self) -> RawRecords:
+        """All of them."""
+        return replace(self._records, offsets=self._offsets)
 
     def add(self, messages: list[Message]) -> dict[int, int]:
         """Add records (no events), in their order.
@@ -51,13 +58,10 @@ class Chunk:
         # Offsets of one partition only rise: as many as there are records from the first to the last are without holes.
         whole = alone and last - first == len(messages) - 1
         offsets = range(first, last + 1) if whole else cast("list[int]", list(map(Message.offset, messages)))
-        records = self.records
+        self._offsets = _joined(self._offsets, offsets)
+        records = self._records
         records.partitions.extend(partitions)
-        records.offsets.extend(offsets)
-        kinds, moments = zip(*map(Message.timestamp, messages), strict=True)
-        if not all(kinds):
-            moments = tuple(moment if kind else None for kind, moment in zip(kinds, moments, strict=True))
-        records.timestamps.extend(moments)
+        records.timestamps.extend([moment if kind else None for kind, moment in map(Message.timestamp, messages)])
         records.values.extend(cast("Iterable[bytes | None]", map(Message.value, messages)))
         records.keys.extend(cast("Iterable[bytes | None]", map(Message.key, messages)))
         records.headers.extend(cast("Iterable[list[Header] | None]", map(Message.headers, messages)))
@@ -65,6 +69,15 @@ class Chunk:
         if alone:
             return {partitions[0]: last + 1}
         return {partition: offset + 1 for partition, offset in zip(partitions, offsets, strict=True)}
+
+
+def _joined(before: list[int] | range, after: list[int] | range) -> list[int] | range:
+    """Offsets and those that follow; without a hole they stay a range, which costs nothing a record."""
+    if isinstance(before, range) and isinstance(after, range) and (not before or before.stop == after.start):
+        return range(before.start if before else after.start, after.stop)
+    joined = before if isinstance(before, list) else list(before)
+    joined.extend(after)
+    return joined
 
 
 class DecodeAhead:

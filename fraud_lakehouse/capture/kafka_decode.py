@@ -81,25 +81,14 @@ class _RecordError(Exception):
     """Why a record cannot be read."""
 
 
-def joined(values: Sequence[bytes | None]) -> bytes | None:
-    """The values with a newline between two; None where one is a tombstone."""
-    try:
-        return b"\n".join(values)  # type: ignore[arg-type]  # refused where there is a None
-    except TypeError:
-        return None
-
-
-def read_values(
-    values: Sequence[bytes | None], most_bytes: int = MAX_RECORD_BYTES, lines: bytes | None = None
-) -> ReadValues:
+def read_values(values: Sequence[bytes | None], most_bytes: int = MAX_RECORD_BYTES) -> ReadValues:
     """Read values strictly, in their order; never raises on their content.
 
     Args:
         values: the payloads; None is a tombstone.
         most_bytes: a longer value is not looked into.
-        lines: the values `joined`, where they are at hand.
     """
-    frame = _read_plain(values, joined(values) if lines is None else lines, most_bytes)
+    frame = _read_plain(values, most_bytes)
     if frame is not None:
         return ReadValues(frame)
     if len(values) <= _PIECE:
@@ -115,9 +104,12 @@ def read_values(
     return read
 
 
-def _read_plain(values: Sequence[bytes | None], lines: bytes | None, most_bytes: int) -> pl.DataFrame | None:
+def _read_plain(values: Sequence[bytes | None], most_bytes: int) -> pl.DataFrame | None:
     """The columns of values that are all plain and good, else None."""
-    if not lines or not _only_twelve(lines, len(values)):
+    if None in values or not values:
+        return None
+    lines = b"\n".join(values)  # type: ignore[arg-type]  # no None among them
+    if not _only_twelve(lines, len(values)):
         return None
     if not _are_short(lines, most_bytes) and max(map(len, values)) > most_bytes:  # type: ignore[arg-type]
         return None

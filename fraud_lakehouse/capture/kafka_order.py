@@ -29,9 +29,13 @@ class ArrivalOrder:
 
     A record's clock is the newest timestamp (ms) of its partition up to it: it never falls within a partition, so that
     every cut by clock takes whole prefixes of the partitions.
+
+    Args:
+        alone: there is one partition only, which is in order as it is: all records of a piece get its newest clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = False) -> None:
+        self._alone = alone
         self._pieces: list[_Piece] = []
         self.clocks: dict[int, int] = {}
         """Newest clock by partition."""
@@ -46,6 +50,12 @@ class ArrivalOrder:
         Args:
             frame: gives their columns (at least `_partition` and `_offset`); called when they are handed out.
         """
+        if self._alone and timestamps:
+            number, newest_clock = partitions[0], max(filter(None, timestamps), default=0)
+            self.clocks[number] = max(newest_clock, self.clocks.get(number, 0))
+            column = pl.Series(_CLOCK, [self.clocks[number]], pl.Int64).new_from_index(0, len(timestamps))
+            self._hold(frame, column, frozenset((number,)))
+            return
         moments = pl.DataFrame([pl.Series(_CLOCK, timestamps, pl.Int64)])
         clock = pl.col(_CLOCK).fill_null(0).cum_max()
         column = pl.Series(_CLOCK, [], pl.Int64)
@@ -65,7 +75,7 @@ class ArrivalOrder:
 
     def ready(self, horizon: int | None) -> int:
         """How many held records have a clock up to `horizon` (None: all)."""
-        if horizon is None:
+        if horizon is None or self._alone:
             return self.rows
         return sum(int((piece.clocks <= horizon).sum()) for piece in self._pieces)
 

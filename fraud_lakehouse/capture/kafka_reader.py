@@ -84,7 +84,7 @@ class KafkaReader:
             SourceError: the broker does not answer.
         """
         self._held, self._ended, self.next, self._settled, self._silent = [], set(), {}, 0.0, 0.0
-        self._order = ArrivalOrder()
+        self._order = ArrivalOrder(alone=len(offsets) == 1)
         known = {partition: offset for partition, offset in offsets.items() if offset is not None}
         starts = self._source.starts(offsets)  # asking here saves the 0.5 s that librdkafka takes to find "beginning"
         check_range(self._topic.name, known, starts, {})
@@ -227,10 +227,9 @@ class KafkaReader:
         else:
             self._add(chunk, messages)
         records = chunk.records
-        size = records.size
         if chunk.rows:
             self._order.add(self._ahead.submit(records), records.partitions, records.timestamps)
-        return chunk.rows, size
+        return chunk.rows, records.size
 
     def _add(self, chunk: Chunk, messages: list[Message]) -> None:
         if any(map(Message.error, messages)):
@@ -239,7 +238,9 @@ class KafkaReader:
             return
         ends = chunk.add(messages)
         self.next |= {partition: max(end, self.next.get(partition) or 0) for partition, end in ends.items()}
-        self._ended -= {partition for partition in ends if self.next[partition] != self._high(partition)}
+        self._ended -= {
+            partition for partition in self._ended.intersection(ends) if self.next[partition] != self._high(partition)
+        }
 
     def _noted_error(self, message: Message) -> bool:
         """Whether the message is no record but an event, which then is dealt with; some raise."""

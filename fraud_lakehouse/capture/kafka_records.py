@@ -11,7 +11,6 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -23,7 +22,6 @@ from fraud_lakehouse.capture.kafka_decode import (
     MAX_RECORD_BYTES,
     TOMBSTONE,
     CardTransaction,
-    joined,
     read_values,
 )
 
@@ -75,22 +73,16 @@ class RawRecords:
 
     topic: str
     partitions: list[int]
-    offsets: list[int]
+    offsets: Sequence[int]
     timestamps: list[int | None]
     values: list[bytes | None]
     keys: list[bytes | None] = field(default_factory=list)
     headers: list[list[Header] | None] = field(default_factory=list)
 
-    @cached_property
-    def lines(self) -> bytes | None:
-        """The values with a newline between two; None where one is a tombstone. Once all records are there."""
-        return joined(self.values)
-
     @property
     def size(self) -> int:
-        """Bytes of values and keys, more or less; of `lines`, which are needed anyway: adding up takes as long."""
-        values = sum(map(len, filter(None, self.values))) if self.lines is None else len(self.lines)
-        return values + sum(map(len, filter(None, self.keys)))
+        """Bytes of values and keys."""
+        return sum(map(len, filter(None, self.values))) + sum(map(len, filter(None, self.keys)))
 
 
 def stable_user_id(last: str, first: str, dob: str) -> int:
@@ -115,7 +107,7 @@ def decode(records: RawRecords, most_bytes: int = MAX_RECORD_BYTES) -> pl.DataFr
     and kept whole in `_raw`.
     """
     values, count = records.values, len(records.values)
-    read = read_values(values, most_bytes, records.lines)
+    read = read_values(values, most_bytes)
     raw = {row: values[row] for row in read.errors}
     columns = [
         _same("_topic", records.topic, count),

@@ -19,7 +19,7 @@ GOOD = encode(card(1))
 
 def plain(*values: bytes) -> bool:
     """Whether the values are read at once."""
-    return kafka_decode._read_plain(list(values), kafka_decode.joined(values), 10_000) is not None
+    return kafka_decode._read_plain(list(values), 10_000) is not None
 
 
 def alone(values: list[bytes | None]) -> list[tuple[object, ...]]:

@@ -59,3 +59,17 @@ def test_every_cut_is_a_prefix_of_each_partition(
     assert len(taken) == total == sum(ends.values())
     for partition in ends:
         assert [offset for number, offset in taken if number == partition] == list(range(ends[partition]))
+
+
+@given(st.lists(st.lists(st.none() | st.integers(0, 50), min_size=1, max_size=5), max_size=6), st.integers(1, 6))
+def test_a_partition_alone_is_handed_out_as_it_is(added: list[list[int | None]], most: int) -> None:
+    order, told, taken = ArrivalOrder(alone=True), ArrivalOrder(), list[tuple[int, int]]()
+    for timestamps in added:
+        hold(order, 0, len(taken) + order.rows, timestamps)
+        hold(told, 0, 0, timestamps)
+        assert order.clocks == told.clocks
+        assert order.ready(order.clocks[0]) == order.rows
+        taken += order.release(most, order.clocks[0]).rows()
+    if order.rows:
+        taken += order.release(1000, None).rows()
+    assert taken == [(0, offset) for offset in range(sum(map(len, added)))]
