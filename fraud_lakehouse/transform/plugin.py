@@ -243,11 +243,12 @@ class Plugin(BasePlugin):
         if rehearsal.is_set():
             return None
         if strategy in ("overwrite", "append", "merge"):
-            if writer.can_share(self._lake, plan, cursor, stored):
-                return writer.share(self._lake, plan, cursor, stored)
+            kinds = {name: call["columns"].get(name, "") for name in names if name not in _INTERNAL}
+            if writer.can_share(self._lake, plan, kinds):
+                return writer.share(self._lake, plan, list(kinds))
             # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
             is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
-            if is_new and writer.can_replace(self._lake, plan, cursor, stored):
+            if is_new and writer.can_replace(self._lake, plan, cursor, stored, list(kinds.values())):
                 return writer.replace(self._lake, plan, cursor, stored)
             return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
         raise TransformError(

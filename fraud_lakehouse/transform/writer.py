@@ -6,7 +6,7 @@ model meanwhile, deltalake refuses it and the model fails, to be built again fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from fraud_lakehouse.lake.lake import table_root
 from fraud_lakehouse.lake.refusal import is_refused
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import copied
+from fraud_lakehouse.transform.scan import columns
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -85,12 +86,12 @@ def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> Com
     return _take(lake, plan, root, [file], pa.schema([_delta_field(field) for field in file.schema]))
 
 
-def share(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> Commit:
+def share(lake: Lake, plan: Plan, names: Sequence[str]) -> Commit:
     """As `overwrite`, by the files of the table whose rows these are, where `can_share`."""
     assert plan.shared is not None
-    root, schema = Path(lake.uri(*plan.consumer)), _schema_of(cursor, sql)
-    files = copied.link_files(plan.reads[plan.shared].files, schema.names, root)
-    return _take(lake, plan, root, files, schema)
+    root, read = Path(lake.uri(*plan.consumer)), plan.reads[plan.shared]
+    files = copied.link_files(read.files, names, root)
+    return _take(lake, plan, root, files, _part(read.table, names))
 
 
 def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema: pa.Schema) -> Commit:
@@ -118,22 +119,38 @@ def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema
     return _done(plan, target, before, rows, "overwrite")
 
 
-def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> bool:
-    """Whether the engine may write the file itself: a local table that is new or has exactly these columns."""
-    if not lake.is_local or not copied.can_copy(cursor, sql):
+def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> bool:
+    """Whether the engine may write the file itself: a local table that is new or has exactly these columns.
+
+    Args:
+        kinds: types of the columns where they are known.
+    """
+    if not lake.is_local or not copied.can_copy(cursor, sql, kinds):
         return False
     return plan.target is None or _schema_of(cursor, sql) == _schema(plan.target)
 
 
-def can_share(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> bool:
-    """Whether the model has said whose rows its own are (`take_files_of`), all are read, and its columns theirs."""
+def can_share(lake: Lake, plan: Plan, kinds: Mapping[str, str]) -> bool:
+    """Whether the model has said whose rows its own are (`take_files_of`), all are read, and its columns theirs.
+
+    Args:
+        kinds: declared types of the model's columns, in their order.
+    """
     read = plan.reads.get(plan.shared) if plan.shared is not None else None
     if read is None or read.from_version >= 0 or not lake.is_local:
         return False
-    wanted = _schema_of(cursor, sql)
-    if plan.target is not None and wanted != _schema(plan.target):
+    if (
+        not kinds
+        or not {name: kind.lower() for name, kind in kinds.items()}.items() <= dict(columns(read.table)).items()
+    ):
         return False
-    return set(wanted) <= set(_schema(read.table))
+    return plan.target is None or _part(read.table, list(kinds)) == _schema(plan.target)
+
+
+def _part(table: DeltaTable, names: Sequence[str]) -> pa.Schema:
+    """These columns of a table, in this order."""
+    schema = _schema(table)
+    return pa.schema([schema.field(name) for name in names])
 
 
 def _schema_of(cursor: DuckDBPyConnection, sql: str) -> pa.Schema:
