@@ -6,7 +6,7 @@ feature has gone blind. Counts per evaluated transaction, so that a busy hour is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from fraud_lakehouse.detect.outbox import ALERTS
+from fraud_lakehouse.detect.rows_per_hour import hours_ago, rows_per_hour
 from fraud_lakehouse.lake.lake import Lake, scan
 
 FEATURES = ("transaction_features", "card_transaction_features")
@@ -62,8 +63,10 @@ def evaluate_drift(lake: Lake, hours: int = 24, limit: float = 4.0, now: datetim
     now = now or datetime.now(UTC)
     since = now - (hours + 1) * _HOUR
     # an alert counts in the hour its transaction landed, so that numerator and denominator go together
-    transactions = _per_hour(lake, [("gold", name) for name in FEATURES], since, now)
-    alerts = _per_hour(lake, [ALERTS], since, now)
+    transactions = Counter[int]()
+    for name in FEATURES:
+        transactions.update(rows_per_hour(lake, ("gold", name), "landed_at", since, now))
+    alerts = _alerted_per_hour(lake, since, now)
     rows, found = transactions.get(0, 0), alerts.get(0, 0)
     past = {hour: count for hour, count in transactions.items() if hour > 0 and count}
     past_rows, past_found = sum(past.values()), sum(alerts.get(hour, 0) for hour in past)
@@ -113,15 +116,10 @@ def _distance(found: int, expected: float, share: float, past: dict[int, tuple[i
     return float((found - expected) / (overdispersion * mean * (1 + share)) ** 0.5)
 
 
-def _per_hour(lake: Lake, tables: Sequence[tuple[str, str]], since: datetime, now: datetime) -> dict[int, int]:
-    """Events that landed, by hours before `now` (0 is the last hour); several rules' alerts on one count once."""
-    counts: dict[int, int] = {}
-    for table in tables:
-        if not lake.exists(*table):
-            continue
-        rows = scan(lake.open(*table)).filter(pl.col("landed_at") > since, pl.col("landed_at") <= now)
-        hour = ((pl.lit(now) - pl.col("landed_at")).dt.total_microseconds() // 3_600_000_000).alias("hour")
-        number = pl.struct("source", "transaction_id").n_unique() if table == ALERTS else pl.len()
-        for ago, count in rows.group_by(hour).agg(number.alias("rows")).collect().iter_rows():
-            counts[ago] = counts.get(ago, 0) + count
-    return counts
+def _alerted_per_hour(lake: Lake, since: datetime, now: datetime) -> dict[int, int]:
+    """Transactions with alerts, by hours since they landed before `now`; those of several rules count once."""
+    if not lake.exists(*ALERTS):
+        return {}
+    rows = scan(lake.open(*ALERTS)).filter(pl.col("landed_at") > since, pl.col("landed_at") <= now)
+    by_hour = rows.group_by(hours_ago(pl.col("landed_at"), now).alias("hour"))
+    return dict(by_hour.agg(pl.struct("source", "transaction_id").n_unique().alias("rows")).collect().iter_rows())

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
+from fraud_lakehouse.detect.rows_per_hour import rows_per_hour
 from fraud_lakehouse.lake.lake import Lake, scan
 
 CARDS = ("silver", "card_transactions")
@@ -54,19 +55,13 @@ def evaluate_late_rows(
     """
     until = now or datetime.now(UTC)
     since = until - window
-    landed = pl.col("_ingested_at").is_between(since, until, closed="right")
-    rows = _one(lake, CARDS, landed.sum().alias("rows")).get("rows", 0)
-    late = _one(
-        lake,
-        LATE,
-        landed.sum().alias("late"),
-        pl.col("seconds_late").filter(landed).max().alias("worst"),
-        pl.len().alias("total"),
+    rows = sum(rows_per_hour(lake, CARDS, "_ingested_at", since, until).values())
+    if not lake.exists(*LATE):
+        return LateRows(since, until, rows, 0, None, 0, limit)
+    late = scan(lake.open(*LATE))
+    landed = late.filter(pl.col("_ingested_at") > since, pl.col("_ingested_at") <= until)
+    recent, total = pl.collect_all(
+        [landed.select(pl.len().alias("late"), pl.col("seconds_late").max()), late.select(pl.len())]
     )
-    return LateRows(since, until, rows, late.get("late", 0), late.get("worst"), late.get("total", 0), limit)
-
-
-def _one(lake: Lake, table: tuple[str, str], *measures: pl.Expr) -> dict[str, int]:
-    if not lake.exists(*table):
-        return {}
-    return scan(lake.open(*table)).select(*measures).collect().to_dicts()[0]
+    count, worst = recent.row(0)
+    return LateRows(since, until, rows, count, worst, total.item(), limit)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fraud_lakehouse.lake.lake import Lake, scan
-from fraud_lakehouse.lake.schemas import frame_schema
+from fraud_lakehouse.lake.lake import Lake, scan, scan_files
 from fraud_lakehouse.transform.changes import added_files
 
 
@@ -57,8 +56,7 @@ class NewRows:
             return Rows(None, only_new=False)
         if not added.files:
             return Rows(None, only_new=True)
-        schema = frame_schema(handle.schema())
-        return Rows(pl.scan_parquet(added.files, schema=schema, missing_columns="insert"), only_new=True)
+        return Rows(scan_files(handle, added.files), only_new=True)
 
     def _is_unchanged(self) -> bool:
         """Whether a local table is known to have no newer version; costs two file lookups instead of an open."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -34,11 +35,21 @@ def scan(table: DeltaTable) -> pl.LazyFrame:
     """The rows of the handle's version, also where delta-rs encodes the path, which polars does not read."""
     if "%" not in table.table_uri or _is_remote(table.table_uri):
         return pl.scan_delta(table)
-    schema, files = frame_schema(table.schema()), data_files(table)
+    return scan_files(table, data_files(table))
+
+
+def scan_files(table: DeltaTable, files: Sequence[str]) -> pl.LazyFrame:
+    """The rows of some of a table's files (paths or URIs), with the table's columns."""
+    schema = frame_schema(table.schema())
     if not files:
         return pl.LazyFrame(schema=schema)
     return pl.scan_parquet(
-        files, schema=schema, glob=False, hive_partitioning=False, missing_columns="insert", extra_columns="ignore"
+        list(files),
+        schema=schema,
+        glob=False,
+        hive_partitioning=False,
+        missing_columns="insert",
+        extra_columns="ignore",
     )
 
 

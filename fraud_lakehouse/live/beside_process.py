@@ -27,7 +27,7 @@ from fraud_lakehouse.transform.runner import Transformer
 LANES = ("replica", "features")
 SHARE = 5.0  # the lanes may take a fifth of the time: they wait five times what they last took
 PROJECT_SECONDS = 2.0
-_NICE = 5
+_NICE = 10
 
 
 class _Changes(threading.Thread):
