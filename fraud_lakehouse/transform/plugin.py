@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
@@ -239,7 +240,8 @@ class Plugin(BasePlugin):
                 return None
             if strategy == "merge":
                 return writer.merge(plan, relation.to_arrow_table(), call["unique_key"])
-            return writer.append(self._lake, plan, relation.to_arrow_reader(rows))
+            with closing(relation.to_arrow_reader(rows)) as reader:  # one left open would refuse the next
+                return writer.append(self._lake, plan, reader)
         if rehearsal.is_set():
             return None
         if strategy in ("overwrite", "append", "merge"):

@@ -8,10 +8,14 @@ from datetime import timedelta
 from decimal import Decimal
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from fraud_lakehouse.transform import plugin
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.transform import plugin, writer
+from fraud_lakehouse.transform.consumption import Plan
 from fraud_lakehouse.transform.mirror import Mirror, Mirrors
 from tests.dbt import cards_oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
@@ -143,6 +147,28 @@ def test_a_rehearsal_reads_what_the_build_needs_and_writes_nothing(
     made.clear()
     result = lake.build("hot")
     assert result.rows("card_transaction_features") > 0 and not made
+
+
+def test_a_build_that_fails_half_way_through_its_rows_is_built_by_the_next(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = cards_oracle.random_records(3, count=80, partitions=1)
+    for number in range(3):
+        land(lake, records[20 * number : 20 * number + 20], [])
+        lake.build("hot")
+    kept: list[object] = []
+
+    def refuse(_lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> None:
+        kept.append((reader, reader.read_next_batch()))
+        raise ConcurrentWriterError(f"{plan.consumer[1]} was built by another process", "nothing is lost")
+
+    land(lake, records[60:], [])
+    with monkeypatch.context() as patched:
+        patched.setattr(writer, "append", refuse)
+        assert lake.transformer.build_lane("hot").failed and kept
+    assert lake.build("hot").rows("card_transaction_features") > 0
+    stored = {row["trans_num"] for row in lake.rows("silver", "card_transactions")}
+    assert stored == {row["trans_num"] for row in records if "trans_num" in row}
 
 
 def test_a_repeated_build_does_what_dbt_does(lake: SmallLake) -> None:
