@@ -35,8 +35,9 @@ def run_live(
         GapError: every source has stopped and needs a person.
         LakeError: the lake cannot be written.
     """
-    # The process beside is waited for after the turn: the build it is in would hold up the successor for seconds.
-    with Cycle(settings) as cycle, Beside(settings) as beside:
+    # The process beside is waited for last: the build it is in would keep the successor for seconds from the turn, and
+    # from delivering alerts, which the cycle's end lets go of.
+    with Beside(settings) as beside, Cycle(settings) as cycle:
         if is_held(settings.work_dir / "live.lock"):
             cycle.warm_up()  # else rows are landed meanwhile: a restart after a kill does not wait for dbt's imports
         with live_turn(settings.work_dir, stop) as is_ours:

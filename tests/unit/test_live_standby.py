@@ -8,8 +8,12 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from fraud_lakehouse.lake.writer_lock import is_held
-from fraud_lakehouse.live.standby import live_turn
+from fraud_lakehouse.live import standby
+from fraud_lakehouse.live.standby import live_turn, run_live
+from fraud_lakehouse.settings import Settings
 
 HOLDER = """
 import sys, time
@@ -52,3 +56,34 @@ def test_a_standby_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
 def test_a_standby_that_is_told_to_stop_does_not_wait(tmp_path: Path) -> None:
     with live_turn(tmp_path, never) as first, live_turn(tmp_path, lambda: True) as second:
         assert first and not second
+
+
+def test_the_process_beside_is_waited_for_once_turn_and_deliveries_are_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn, held_at_end = tmp_path / "live.lock", []
+
+    class Part:
+        def __init__(self, _settings: Settings) -> None:
+            self.is_open = True
+            opened.append(self)
+
+        def __enter__(self) -> Part:
+            return self
+
+    class FakeCycle(Part):
+        def __exit__(self, *exception: object) -> None:
+            self.is_open = False
+            held_at_end.append(("cycle", is_held(turn)))
+
+    class FakeBeside(Part):
+        def __exit__(self, *exception: object) -> None:
+            cycle_is_open = any(one.is_open for one in opened if isinstance(one, FakeCycle))
+            held_at_end.append(("beside", is_held(turn) or cycle_is_open))
+
+    opened: list[Part] = []
+    monkeypatch.setattr(standby, "Cycle", FakeCycle)
+    monkeypatch.setattr(standby, "Beside", FakeBeside)
+    monkeypatch.setattr(standby, "run_until", lambda *arguments: held_at_end.append(("loop", is_held(turn))))
+    run_live(Settings(work=str(tmp_path)), never, lambda result: None)
+    assert held_at_end == [("loop", True), ("cycle", False), ("beside", False)]
