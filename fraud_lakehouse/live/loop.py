@@ -62,7 +62,8 @@ def _at_intervals(
 
 
 def _finish(cycle: Cycle, beside: Beside, result: CycleResult, report: Callable[[CycleResult], None]) -> None:
-    if result.landed or result.builds:
+    # A build without rows is the look every half minute whether another process left some: no news for those beside.
+    if result.landed or any(node.rows for build in result.builds for node in build.nodes):
         beside.note_change()
     problems = dict(result.problems)
     if beside.problem:
