@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
 from fraud_lakehouse.detect.destination import Destination, destinations
 from fraud_lakehouse.detect.journal import Journal
 from fraud_lakehouse.detect.message import alert_message, digest_message
-from fraud_lakehouse.detect.outbox import Backoff, Outbox, Queue
+from fraud_lakehouse.detect.outbox import Backoff, Outbox, Queue, Tries
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake
@@ -34,6 +34,7 @@ from fraud_lakehouse.settings import Settings
 
 log = logging.getLogger(__name__)
 
+DIGEST_ALERTS = 10_000  # of one message: what waited for a dead destination is brought into memory bit by bit
 RECORD_SECONDS = 0.5  # of attempts: a commit of each would take most of a round
 
 
@@ -42,7 +43,7 @@ class DeliveryReport:
     """What happened since the previous report, counted per alert and destination.
 
     `delivered` one by one, `digested` as part of a digest, `failed` attempts, `pending` still to go; `notes` are
-    sentences for people: no destination, why one failed. `seconds`: of each delivered, from the source's commit on.
+    sentences for people: no destination, why one failed. `seconds`: of each that arrived, from the source's commit on.
     """
 
     delivered: int = 0
@@ -69,14 +70,22 @@ class Delivery:
 
     Args:
         backoff: when a failed destination, and a failed alert, is tried again.
+        clock: gives the time, UTC.
 
     Raises:
         SettingsError: an entry of FRAUD_ALERT_URLS is wrong.
     """
 
-    def __init__(self, settings: Settings, lake: Lake, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        lake: Lake,
+        backoff: Backoff | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._burst = settings.alert_burst
         self._backoff = backoff or Backoff()
+        self._clock = clock
         self._destinations = destinations(settings)
         self._outbox = Outbox(lake, [one.name for one in self._destinations])
         self._log = DeliveryLog(lake)
@@ -95,9 +104,9 @@ class Delivery:
     def deliver_pending(self, wait: float = 1.0) -> DeliveryReport:
         """Start a round for each idle destination with due alerts; wait at most `wait` seconds for them.
 
-        A round sends the due alerts; of more than `alert_burst` the highest scores one by one and the others as one
-        digest. It ends at the first failure, to be tried again later. A round not finished in time goes on in the
-        background and is in a later report; its destination gets no second round meanwhile.
+        A round sends the due alerts; of more than `alert_burst` the highest scores one by one and the others, at most
+        `DIGEST_ALERTS`, as one digest. It ends at the first failure, to be tried again later. A round not finished in
+        time goes on in the background and is in a later report; its destination gets no second round meanwhile.
 
         Raises:
             LakeError: the tables cannot be read, or an answered attempt can be neither noted nor recorded.
@@ -117,7 +126,7 @@ class Delivery:
         idle = [one for one in self._destinations if not self._is_running(one.name)]  # before the tables are read
         self._record()
         self._outbox.refresh()
-        now = datetime.now(UTC)
+        now = self._clock()
         for destination in idle:
             queue = self._outbox.queues[destination.name]
             due = queue.due(now, self._backoff)
@@ -157,7 +166,7 @@ class Delivery:
         thread = self._rounds.get(name)
         return thread is not None and thread.is_alive()
 
-    def _start(self, destination: Destination, due: pl.DataFrame, tries: dict[str, tuple[int, datetime]]) -> None:
+    def _start(self, destination: Destination, due: pl.DataFrame, tries: dict[str, Tries]) -> None:
         thread = threading.Thread(
             target=self._round, args=(destination, due, tries), name=f"alerts {destination.name}", daemon=True
         )
@@ -169,15 +178,19 @@ class Delivery:
         for thread in self._rounds.values():
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _round(self, destination: Destination, due: pl.DataFrame, tries: dict[str, tuple[int, datetime]]) -> None:
-        self._send_all(destination, due, tries)
+    def _round(self, destination: Destination, due: pl.DataFrame, tries: dict[str, Tries]) -> None:
+        try:
+            self._send_all(destination, due, tries)
+        except LakeError as error:
+            log.warning("alerts for %s wait: %s", destination.name, error)
         with suppress(LakeError):  # kept: the next deliver_pending raises it before anything is sent
             self._record()
 
-    def _send_all(self, destination: Destination, due: pl.DataFrame, tries: dict[str, tuple[int, datetime]]) -> None:
+    def _send_all(self, destination: Destination, due: pl.DataFrame, tries: dict[str, Tries]) -> None:
         ranked = due.sort(["score", "fired_at"], descending=[True, False], nulls_last=True)
         singles = sorted(
-            ranked.head(self._burst).iter_rows(named=True), key=lambda alert: tries.get(alert["alert_id"], (0,))[0]
+            self._outbox.rows.of(ranked.head(self._burst)).iter_rows(named=True),
+            key=lambda alert: _attempts(tries, alert["alert_id"]),
         )  # stable: one that keeps failing comes last, so that it holds nothing up
         for alert in singles:
             if self._closing.is_set():
@@ -187,12 +200,18 @@ class Delivery:
             failpoint("alerts.after_answer")
             if not self._answered(destination, [alert["alert_id"]], "delivered", error, tries):
                 return
-            if (committed := alert["source_committed_at"]) is not None:
-                self._seconds.append((datetime.now(UTC) - committed).total_seconds())
-        rest = ranked.slice(self._burst)
+            self._time([alert["source_committed_at"]])
+        rest = self._outbox.rows.of(ranked.slice(self._burst, DIGEST_ALERTS))
         if not rest.is_empty() and not self._closing.is_set():
             error = destination.send(digest_message(rest))
-            self._answered(destination, rest["alert_id"].to_list(), "digest", error, tries)
+            if self._answered(destination, rest["alert_id"].to_list(), "digest", error, tries):
+                self._time(rest["source_committed_at"].to_list())
+
+    def _time(self, committed: Sequence[datetime | None]) -> None:
+        """Note how long alerts that have arrived took from their source's commit."""
+        now = self._clock()
+        with self._buffer:
+            self._seconds.extend((now - one).total_seconds() for one in committed if one is not None)
 
     def _answered(
         self,
@@ -200,14 +219,14 @@ class Delivery:
         ids: list[str],
         status: str,
         error: str | None,
-        tries: dict[str, tuple[int, datetime]],
+        tries: dict[str, Tries],
     ) -> bool:
         """Record the answer to a message; returns whether it was accepted and recorded."""
-        now = datetime.now(UTC)
+        now = self._clock()
         if error is not None:
             error = f"digest of {len(ids)} alerts: {error}" if status == "digest" else error
             ids, status = ids[:1], "failed"
-        rows = [Attempt(one, destination.name, tries.get(one, (0,))[0] + 1, now, status, error) for one in ids]
+        rows = [Attempt(one, destination.name, _attempts(tries, one) + 1, now, status, error) for one in ids]
         try:
             self._note_attempts(rows)
             if time.monotonic() >= self._record_due:
@@ -259,7 +278,11 @@ class Delivery:
         )
 
     def _note(self, failed: Attempt, queue: Queue) -> str:
-        retry = ""
-        if queue.failures and queue.last_failed_at:
-            retry = f"; next try at {self._backoff.until(queue.failures, queue.last_failed_at):%T} UTC"
+        due = queue.next_try(failed.alert_id, self._backoff)
+        retry = f"; next try at {due:%T} UTC" if due else ""
         return f"{failed.destination}: attempt {failed.attempt} failed: {failed.error}{retry}"
+
+
+def _attempts(tries: Mapping[str, Tries], alert_id: str) -> int:
+    """Failed attempts so far."""
+    return tries[alert_id].attempt if alert_id in tries else 0

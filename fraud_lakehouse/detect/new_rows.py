@@ -32,6 +32,11 @@ class NewRows:
         self._id: str | None = None
         self._version = -1
 
+    @property
+    def is_at_start(self) -> bool:
+        """Whether the next read gives every row there is."""
+        return self._id is None
+
     def skip(self) -> None:
         """Take the rows there are as read."""
         self.read()

@@ -4,6 +4,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ from deltalake import DeltaTable
 
 from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
 from fraud_lakehouse.detect.delivery import Delivery
+from fraud_lakehouse.detect.destination import Destination
 from fraud_lakehouse.detect.journal import Journal
 from fraud_lakehouse.detect.outbox import Backoff
 from fraud_lakehouse.errors import LakeError, SettingsError
@@ -93,6 +95,7 @@ def test_flood_sends_the_highest_scores_and_one_digest(lake: Lake, receiver: Rec
     record_alerts(lake, 0, 30)
     report = Delivery(settings(receiver.url, burst=5), lake).deliver_pending(wait=10)
     assert (report.delivered, report.digested, report.pending) == (5, 25, 0)
+    assert len(report.seconds) == 30 and min(report.seconds) > 0, "how long it took is known of those in a digest too"
     assert receiver.alert_ids == ["a29", "a28", "a27", "a26", "a25"]
     digest = receiver.received[-1]
     assert digest["alerts"] == 25
@@ -117,14 +120,16 @@ def test_failure_is_recorded_and_waits_its_time_across_restarts(lake: Lake) -> N
         assert (report.delivered, report.failed, report.pending) == (0, 1, 2), "a dead destination costs one attempt"
         assert "503" in report.notes[0]
         again = Delivery(settings(server.url), lake, patient).deliver_pending(wait=5)
-        assert (again.failed, again.pending) == (0, 2)
+        assert (again.failed, again.pending) == (1, 2), "and one of another alert, which may be another matter"
+        third = Delivery(settings(server.url), lake, patient).deliver_pending(wait=5)
+        assert (third.failed, third.pending) == (0, 2)
         eager = Delivery(settings(server.url), lake, AT_ONCE)
         assert [eager.deliver_pending(wait=5).failed for _ in range(2)] == [1, 1]
         server.status = 200
         assert eager.deliver_pending(wait=5).delivered == 2
         assert sorted(server.alert_ids) == ["a0", "a1"]
     rows = attempts(lake)
-    assert [row["status"] for row in rows] == ["failed", "failed", "failed", "delivered", "delivered"]
+    assert [row["status"] for row in rows] == ["failed"] * 4 + ["delivered"] * 2
     by_alert = {alert: [row["attempt"] for row in rows if row["alert_id"] == alert] for alert in ("a0", "a1")}
     assert all(found == list(range(1, len(found) + 1)) for found in by_alert.values())
     assert all("503" in row["error"] for row in rows if row["status"] == "failed")
@@ -133,6 +138,83 @@ def test_failure_is_recorded_and_waits_its_time_across_restarts(lake: Lake) -> N
 def test_backoff_doubles_up_to_its_longest() -> None:
     backoff = Backoff(first=5.0, longest=60.0)
     assert [(backoff.until(n, FIRED) - FIRED).total_seconds() for n in (1, 2, 3, 4, 5, 4000)] == [5, 10, 20, 40, 60, 60]
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = FIRED
+
+    def __call__(self) -> datetime:
+        """The time, UTC."""
+        self.now += timedelta(milliseconds=1)
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, *ids: str) -> None:
+    """The destination does not accept these alerts."""
+    send = Destination.send
+    monkeypatch.setattr(Destination, "send", lambda self, one: "refused" if one.key in ids else send(self, one))
+
+
+def test_an_alert_that_always_fails_backs_off_alone(
+    lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, "a9")
+    clock, tried = Clock(), 0
+    delivery = Delivery(settings(receiver.url), lake, clock=clock)
+    record_alerts(lake, 9, 1)
+    for _ in range(100):  # a quiet night: nothing else comes
+        tried += delivery.deliver_pending(wait=5).failed
+        clock.wait(60)
+    assert 10 <= tried <= 16, "it is tried ever more seldom, up to every 15 minutes"
+    record_alerts(lake, 0, 1)
+    assert delivery.deliver_pending(wait=5).delivered == 1, "a new alert does not wait for it"
+    record_alerts(lake, 1, 3)
+    delivery.deliver_pending(wait=5)
+    assert sorted(receiver.alert_ids) == ["a0", "a1", "a2", "a3"]
+
+
+def test_alerts_that_always_fail_back_off_while_others_arrive(
+    lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, "a900", "a901")
+    clock = Clock()
+    delivery = Delivery(settings(receiver.url), lake, clock=clock)
+    record_alerts(lake, 900, 2)
+    for number in range(60):
+        record_alerts(lake, number, 1)
+        delivery.deliver_pending(wait=5)
+        clock.wait(30)
+    assert len(receiver.alert_ids) >= 59
+    failed = [row["alert_id"] for row in attempts(lake) if row["status"] == "failed"]
+    assert all(failed.count(one) <= 10 for one in ("a900", "a901")), "each on its own, although others are accepted"
+
+
+def test_a_new_alert_is_tried_soon_at_a_destination_that_has_been_dead_for_long(lake: Lake, receiver: Receiver) -> None:
+    receiver.status = 503
+    clock = Clock()
+    delivery = Delivery(settings(receiver.url), lake, clock=clock)
+    record_alerts(lake, 0, 5)
+    for _ in range(50):
+        delivery.deliver_pending(wait=5)
+        clock.wait(200)
+    clock.wait(900)
+    assert delivery.deliver_pending(wait=5).failed == 1, "it has failed just now"
+    receiver.status = 200
+    record_alerts(lake, 5, 1)
+    assert delivery.deliver_pending(wait=5).delivered == 0
+    clock.wait(30)
+    delivery.deliver_pending(wait=5)
+    assert "a5" in receiver.alert_ids
+    clock.wait(10)
+    delivery.deliver_pending(wait=5)
+    assert len(receiver.alert_ids) == 6, "what the dead destination refused is no fault of the alerts"
 
 
 def test_slow_and_dead_destinations_delay_nothing_else(lake: Lake, receiver: Receiver) -> None:
@@ -152,16 +234,36 @@ def test_slow_and_dead_destinations_delay_nothing_else(lake: Lake, receiver: Rec
 
 
 def test_an_alert_that_always_fails_holds_up_no_other(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fraud_lakehouse.detect.destination import Destination
-
-    send = Destination.send
-    monkeypatch.setattr(Destination, "send", lambda self, one: "refused" if one.key == "a4" else send(self, one))
+    refusing(monkeypatch, "a4")
     record_alerts(lake, 0, 5)
     with Receiver() as server:
         delivery = Delivery(settings(server.url), lake, AT_ONCE)
         assert delivery.deliver_pending(wait=5).failed == 1
         report = delivery.deliver_pending(wait=5)
         assert (report.delivered, report.failed, report.pending) == (4, 1, 1)
+
+
+def test_what_waits_for_a_dead_destination_is_kept_small_and_sent_whole(
+    lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraud_lakehouse.detect.alert_rows.KEPT", 4)
+    monkeypatch.setattr("fraud_lakehouse.detect.delivery.DIGEST_ALERTS", 10)
+    receiver.status = 503
+    delivery = Delivery(settings(receiver.url, burst=3), lake, AT_ONCE)
+    for number in range(0, 100, 2):
+        record_alerts(lake, number, 2)
+        delivery.deliver_pending(wait=5)
+    (queue,) = delivery._outbox.queues.values()
+    assert (queue.pending.height, queue.pending.columns) == (100, ["alert_id", "score", "fired_at"])
+    assert queue.pending.n_chunks() < 100 and delivery._outbox.rows._kept.height == 4
+    receiver.status = 200
+    report = delivery.deliver_pending(wait=5)
+    assert (report.delivered, report.digested, report.pending) == (3, 10, 87), "bit by bit"
+    while delivery.deliver_pending(wait=5).pending:
+        pass
+    assert {one["evidence"]["prior_count"] for one in receiver.received if "alert_id" in one} == {7}
+    told = receiver.alert_ids + [one for digest in receiver.received for one in digest.get("alert_ids", [])]
+    assert sorted(told) == sorted(f"a{number}" for number in range(100)), "each once"
 
 
 def test_compaction_and_a_rebuilt_table_repeat_nothing(lake: Lake, receiver: Receiver) -> None:
