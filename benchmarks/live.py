@@ -10,7 +10,9 @@ one event written into Dagster's storage. Of the processor time, how much each p
 where it went: seconds from the kill until the next process held the turn, landed, and recorded an alert.
 --idle SECONDS measures the processor time of the cycle without data afterwards.
 Above 1,000 rows a second the sources are filled by statements and messages made beforehand, else by the demo's
-generators. The slope is of the seconds from commit to alert over the time measured: above 0 the cycle falls behind.
+generators. An alert is recorded at its `fired_at`, read just before the commit that makes it visible and durable; when
+it was delivered is read after both. The slope is of the seconds from commit to alert over the time measured: above 0
+the cycle falls behind.
 """
 
 from __future__ import annotations
