@@ -90,10 +90,11 @@ def live() -> None:
             steps = ", ".join(f"{step} {took:.2f} s" for step, took in result.seconds.items())
             typer.echo(f"{result.rows:,} rows, {result.alerts:,} alerts ({steps})")
         for source, behind in result.behind.items():
-            if behind.seconds > settings.alert_seconds:
+            if behind.exceeds(settings.alert_seconds):
                 typer.echo(f"{source} is behind: {behind}")
 
-    run_live(settings, stop.is_set, report)
+    with metrics:
+        run_live(settings, stop.is_set, report)
 
 
 @app.command()

@@ -15,7 +15,9 @@ The JSON object (keys may be added, none is removed):
   live: null where no live cycle ever ran, else {running, age_seconds: since its summary was written, and the summary:
     pid, since, at, cycles, rows, alerts, errors, seconds: {time: {count, p50, p95, p99, max}} of the newest 1,000,
     histograms: {step: {upper bound: observations up to it}} since its start (steps: capture, build, check, deliver,
-    follow; total: commit to recorded alert), behind: {source: {seconds, rows, source_rows, source_bytes}}}
+    follow; total: commit to recorded alert), behind: {source: {seconds: age of the oldest row known not to be scored,
+    rows: landed and not scored, source_rows, source_bytes, retained_bytes: not landed, and kept for the slot,
+    away_since: ISO time of its last answer if that is too long ago, else null}}}
   problems: [{at, source, event, detail}]: gaps in control/audit that capture has not resumed from
 Nothing is changed by asking, in the lake or at a source.
 """

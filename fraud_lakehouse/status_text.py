@@ -54,9 +54,18 @@ def _live_lines(live: Mapping[str, Any]) -> list[str]:
     for name, times in live["seconds"].items():
         lines.append(f"  {name:<18}p50 {times['p50']:.2f} s, p99 {times['p99']:.2f} s, longest {times['max']:.2f} s")
     for source, behind in live["behind"].items():
-        if live["running"] and (behind["seconds"] or behind["rows"]):
-            lines.append(f"  {source} waits for {behind['seconds']:.1f} s, {behind['rows']:,} rows not scored")
+        waits = behind["seconds"] or behind["rows"] or behind["source_rows"] or behind.get("away_since")
+        if live["running"] and waits:
+            lines.append(f"  {source} waits for {_behind_words(behind)}")
     return lines
+
+
+def _behind_words(behind: Mapping[str, Any]) -> str:
+    words = [f"{behind['seconds']:.1f} s", f"{behind['rows']:,} rows not scored"]
+    words += [f"{behind['source_rows']:,} rows in the source"] if behind["source_rows"] else []
+    words += [f"{behind['source_bytes']:,} bytes of log in the source"] if behind["source_bytes"] else []
+    words += [f"no answer from it since {behind['away_since']}"] if behind.get("away_since") else []
+    return ", ".join(words)
 
 
 def _source_lines(source: SourceStatus) -> list[str]:

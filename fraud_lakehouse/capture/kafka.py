@@ -199,7 +199,7 @@ class KafkaCapture:
         """Records between positions and the end of each partition.
 
         Args:
-            positions: as for `read`; without them, what this object has handed out so far.
+            positions: as for `read`; without them, what this object has `passed` so far.
 
         Raises:
             SourceError: the broker does not answer.
@@ -208,12 +208,19 @@ class KafkaCapture:
         numbers = range(topic.partitions)
         starts, ends = self._source.starts(numbers), self._ends(topic)
         found: dict[str, PartitionLag] = {}
+        reached = self.passed() if positions is None else positions
         for number in numbers:
-            position = self._told.get(number) if positions is None else positions.get(topic.app_id(number))
+            position = reached.get(topic.app_id(number))
             begin = starts[number] if position is None else position
             end = max(ends[number], starts[number])
             found[topic.app_id(number)] = PartitionLag(position, starts[number], end, max(end - begin, 0))
         return KafkaLag(sum(part.rows for part in found.values()), found)
+
+    def passed(self) -> dict[str, int]:
+        """By app_id, the next offset to hand out, of partitions that were read; past markers without a record."""
+        if self._topic is None or self._reader is None or not self._reader.assigned:
+            return {}
+        return self._topic.positions(self._reader.passed)
 
     def close(self) -> None:
         """Leave the broker and forget the topic's identity. The object can be used again."""

@@ -117,12 +117,17 @@ class KafkaReader:
         if not self._order.rows:
             return None
         frame = self._order.release(max_rows, horizon)
-        held = self._order.partitions()
         last = frame.group_by("_partition").agg(pl.col("_offset").max())
         self.handed |= {number: offset + 1 for number, offset in last.iter_rows()}
-        # Nothing held of a partition: what lies between its last record and its end are transaction markers.
-        self.handed |= {number: offset for number, offset in self.next.items() if number not in held}
+        self.handed = self.passed
         return frame
+
+    @property
+    def passed(self) -> dict[int, int | None]:
+        """Next offset to hand out of each partition, as `next`: also past markers that came after the last `take`."""
+        held = self._order.partitions()
+        # Nothing held of a partition: what lies between its last record and its end are transaction markers.
+        return self.handed | {number: offset for number, offset in self.next.items() if number not in held}
 
     @property
     def more(self) -> bool:

@@ -108,6 +108,11 @@ class PostgresCapture:
         return self._slot.name
 
     @property
+    def seen_lsn(self) -> int:
+        """Up to where `changes` has read the log, with rows or without; 0 before the first time."""
+        return self._seen
+
+    @property
     def place(self) -> str:
         """`host:port/database as user`, for people."""
         return self._connector.place

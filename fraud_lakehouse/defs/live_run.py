@@ -106,7 +106,7 @@ class LiveReport:
             steps = ", ".join(f"{step} {seconds / self._cycles:.2f} s" for step, seconds in self._steps.items())
             self._say(f"{rows} rows, {self._alerts} alerts in {self._cycles} cycles; a cycle took: {steps}")
         for source, behind in self._behind.items():
-            if behind.seconds > self._alert_seconds:
+            if behind.exceeds(self._alert_seconds):
                 self._say(f"{source} is behind: {behind}")
         for source, problem in self._problems.items():
             self._say(f"{source}: {problem}")
@@ -174,7 +174,6 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefini
 
         settings = lakehouse.settings
         report = LiveReport(keys, config.report_seconds, context.log_event, context.log.info, settings.alert_seconds)
-        metrics = Metrics.of(settings)
         until = time.monotonic() + config.run_seconds
 
         def check() -> None:
@@ -185,13 +184,13 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefini
                 context.log_event(evaluation)  # type: ignore[arg-type]  # the annotation is narrower than the code
             metrics.observe("check", time.monotonic() - began)
 
-        reporter = Reporter(report, check, config.check_seconds)
+        reporter, metrics = Reporter(report, check, config.check_seconds), Metrics.of(settings)
 
         def cycle_done(result: "CycleResult") -> None:
             metrics.note(result)
             reporter.add(result)
 
-        with stated_failures(), finish_cycle_first() as interrupted, reporter:
+        with stated_failures(), finish_cycle_first() as interrupted, reporter, metrics:
             lakehouse.repeat(interrupted.is_set, lambda: time.monotonic() >= until, cycle_done)
 
     @dg.job(

@@ -62,7 +62,7 @@ def live_state(work: Path, now: datetime | None = None) -> LiveState | None:
 
 
 def keeping_up(work: Path, limit: float, now: datetime | None = None) -> KeepingUp:
-    """Judge whether the live cycle keeps up.
+    """Judge whether the live cycle keeps up; it does not with a source that does not say what it holds.
 
     Args:
         limit: seconds that the oldest row not yet scored may be old.
@@ -76,6 +76,12 @@ def keeping_up(work: Path, limit: float, now: datetime | None = None) -> Keeping
         f"{source} is {one['seconds']:.0f} s behind, with {one['rows']:,} rows landed and not scored"
         for source, one in behind.items()
         if one["seconds"] > limit
+    ]
+    reasons += [
+        f"{source} has not said since {one['away_since']} what it holds: it is away, waits for a person, or is busy "
+        "with one batch (see `fraud-lakehouse status`)"
+        for source, one in behind.items()
+        if one.get("away_since")
     ]
     if state.age > SILENT_SECONDS and _is_alive(state.summary["pid"]):
         reasons.append(f"the cycle of process {state.summary['pid']} has ended no round for {state.age:.0f} s")

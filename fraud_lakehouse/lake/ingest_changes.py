@@ -32,10 +32,11 @@ IDLE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class _Staged:
-    """Rows of one table that wait for their commit: the table as described last, and the newest commit time."""
+    """Rows of one table that wait for their commit: the table as described last, oldest and newest commit time."""
 
     info: TableInfo
     rows: int
+    oldest: datetime | None
     newest: datetime | None
 
 
@@ -135,14 +136,16 @@ class ChangeIngest:
                     adapt(table, info)
                 table.stage(frame)
                 rows = frame.height + (before.rows if before else 0)
-                staged[name] = _Staged(info, rows, newest_of(frame))
+                oldest = before.oldest if before else oldest_of(frame)
+                staged[name] = _Staged(info, rows, oldest, newest_of(frame))
         return staged
 
     def _commit(self, staged: _Staged, start: int, end: int, began: float) -> Landed:
         name = staged.info.name
         table = self.table(staged.info)
         version = table.commit({self.capture.app_id_of(name): end})
-        return Landed(name, staged.rows, start, end, version, staged.newest, time.monotonic() - began, SOURCE)
+        seconds = time.monotonic() - began
+        return Landed(name, staged.rows, start, end, version, staged.newest, seconds, SOURCE, staged.oldest)
 
     def _discard(self) -> None:
         for table in self._tables.values():
@@ -194,3 +197,8 @@ def batch_row(item: Landed, capture: PostgresCapture) -> Batch:
 def newest_of(frame: pl.DataFrame) -> datetime | None:
     """The newest commit time of a frame of events, UTC."""
     return cast("datetime | None", frame["_committed_at"].max())
+
+
+def oldest_of(frame: pl.DataFrame) -> datetime | None:
+    """The oldest commit time of a frame of events, UTC."""
+    return cast("datetime | None", frame["_committed_at"].min())

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Self
+from typing import Self, cast
 
 import polars as pl
 
@@ -140,6 +140,7 @@ class KafkaIngest:
             batch.newest_timestamp,
             time.monotonic() - began,
             SOURCE,
+            batch.oldest_timestamp,
         )
         failpoint("kafka.before_group_commit")
         self.capture.commit_group(batch.positions)
@@ -217,6 +218,7 @@ class _Staged:
     positions: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
     rows: Counter[int] = field(default_factory=Counter)
+    oldest_timestamp: datetime | None = None
     newest_timestamp: datetime | None = None
     size: int = 0
     more: bool = True
@@ -226,8 +228,9 @@ class _Staged:
         self.positions |= records.positions
         self.first = records.first | self.first
         self.rows.update(dict(records.frame.group_by("_partition").len().iter_rows()))
-        times = [moment for moment in (self.newest_timestamp, records.newest_timestamp) if moment is not None]
-        self.newest_timestamp = max(times, default=None)
+        oldest = cast("datetime | None", records.frame["_timestamp"].min())
+        self.oldest_timestamp = min(filter(None, (self.oldest_timestamp, oldest)), default=None)
+        self.newest_timestamp = max(filter(None, (self.newest_timestamp, records.newest_timestamp)), default=None)
         self.size += int(records.frame.estimated_size())
         self.more = records.more
 

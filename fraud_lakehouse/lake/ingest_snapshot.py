@@ -19,7 +19,7 @@ from fraud_lakehouse.lake.batches import Batch, Batches
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.evolution import adapt, settle
 from fraud_lakehouse.lake.failpoints import failpoint
-from fraud_lakehouse.lake.ingest_changes import SOURCE, ChangeIngest, batch_row, newest_of
+from fraud_lakehouse.lake.ingest_changes import SOURCE, ChangeIngest, batch_row, newest_of, oldest_of
 from fraud_lakehouse.lake.landed import Landed
 
 _STAGED_CHUNKS = 8  # of one commit: on an object store they wait in memory
@@ -86,7 +86,7 @@ class SnapshotIngest:
         nothing = pl.DataFrame(schema=dict(info.frame_schema))
         table.append(nothing, fence)
         adapt(table, info)
-        rows, newest, staged = 0, None, 0
+        rows, oldest, newest, staged = 0, None, None, 0
         try:
             for frame in read_ahead(iter(chunks)):
                 _check_alone(table, fence)
@@ -94,6 +94,7 @@ class SnapshotIngest:
                     continue
                 table.stage(frame)
                 rows, newest, staged = rows + frame.height, newest_of(frame), staged + 1
+                oldest = oldest or oldest_of(frame)
                 if staged == _STAGED_CHUNKS:
                     table.commit(fence)
                     staged = 0
@@ -103,7 +104,7 @@ class SnapshotIngest:
             table.discard()
             raise
         settle(table, info, member)
-        return Landed(info.name, rows, 0, lsn, version, newest, time.monotonic() - began, SOURCE)
+        return Landed(info.name, rows, 0, lsn, version, newest, time.monotonic() - began, SOURCE, oldest)
 
 
 def _check_alone(table: BronzeTable, fence: Mapping[str, int]) -> None:

@@ -19,6 +19,7 @@ class Landed:
         newest_committed_at: newest commit (or record) time in the source, UTC; None if it has none.
         seconds: from asking the source until the rows were durable.
         source: "postgres" or "kafka".
+        oldest_committed_at: oldest commit (or record) time in the source, likewise.
     """
 
     table: str
@@ -29,6 +30,7 @@ class Landed:
     newest_committed_at: datetime | None
     seconds: float
     source: str
+    oldest_committed_at: datetime | None = None
 
     @property
     def run_key(self) -> str:

@@ -173,7 +173,8 @@ class Resync:
             raise
         settle(table, info, member)
         newest = copied.taken_at if rows else None
-        return Landed(info.name, rows, before or 0, lsn, version, newest, time.monotonic() - began, SOURCE), found
+        seconds = time.monotonic() - began
+        return Landed(info.name, rows, before or 0, lsn, version, newest, seconds, SOURCE, newest), found
 
 
 def _copy(snapshot: Snapshot, info: TableInfo, folder: Path) -> _Copied:

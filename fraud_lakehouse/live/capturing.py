@@ -117,7 +117,7 @@ class Capturing:
 
     def __init__(self, sources: Sequence[Source], work: Path, rows: int) -> None:
         self.landings = Landings()
-        self.backlog = Backlog()
+        self.backlog = Backlog(source.name for source in sources)
         self._work = work
         self._rows = rows
         self._ending = threading.Event()
@@ -148,7 +148,7 @@ class Capturing:
             is_full = self.backlog.is_full(source.name, self._rows)
             if is_full and time.monotonic() >= ask_at:
                 ask_at = time.monotonic() + BACKLOG_SECONDS
-                self.backlog.at_source(source.name, source.backlog())
+                self._ask(source)
             if is_full or not source.is_ready:
                 self._ending.wait(WAKE_SECONDS)
                 continue
@@ -161,11 +161,18 @@ class Capturing:
                 self.backlog.landed(landed)
                 if landed or source.is_shared:
                     self.landings.put(landed, is_shared=source.is_shared)
-            if began >= ask_at and not source.problem:
-                self.backlog.at_source(source.name, source.backlog())
-                ask_at = began + BACKLOG_SECONDS
+            if not source.problem:
+                self.backlog.read(source.name, source.position())
+                if began >= ask_at:
+                    self._ask(source)
+                    ask_at = began + BACKLOG_SECONDS
             if landed:
                 lead += _NEWEST_SHARE * (time.monotonic() - began - lead)
             if sum(batch.rows for batch in landed) < self._rows:  # a full batch means that more is there
                 self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))
                 self.landings.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)
+
+    def _ask(self, source: Source) -> None:
+        """Note what the source still has; that it does not answer is told by the time of its last answer."""
+        if (waiting := source.backlog()) is not None:
+            self.backlog.at_source(source.name, waiting, source.position())

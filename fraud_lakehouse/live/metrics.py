@@ -11,15 +11,15 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.cycle import CycleResult
+from fraud_lakehouse.live.endpoint import Endpoint
 from fraud_lakehouse.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,16 @@ WRITE_SECONDS = 5.0
 
 
 class Metrics:
-    """Takes in cycles; `show` serves them, `write` leaves a summary in `<work>/live.json`."""
+    """Takes in cycles; leaves a summary in `<work>/live.json`, and serves them once there is one, until `close`.
 
-    def __init__(self, work: Path) -> None:
+    A process that stands by has no cycle to tell of: the port belongs to the one that has the live turn.
+
+    Args:
+        work: folder of the summary (`settings.work_dir`).
+        host, port: where Prometheus reads; port 0: nowhere.
+    """
+
+    def __init__(self, work: Path, host: str = "127.0.0.1", port: int = 0) -> None:
         self._path = work / "live.json"
         self._write_due = 0.0
         self._since = datetime.now(UTC)
@@ -56,33 +63,38 @@ class Metrics:
         self._errors = Counter(
             "fraud_errors", "Cycles in which a part had a problem", ["part"], registry=self._registry
         )
-        self._lag = Gauge(
-            "fraud_source_behind_seconds",
-            "Age of a source's oldest commit that is not scored; 0 when nothing waits",
-            ["source"],
-            registry=self._registry,
+        self._lag = self._gauge(
+            "fraud_source_behind_seconds", "Age of a source's oldest row known not to be scored; 0 when none is"
         )
-        self._lag_rows = Gauge(
-            "fraud_source_behind_rows",
-            "Rows of a source that are not scored: landed, and still in the source",
-            ["source", "where"],
-            registry=self._registry,
+        self._lag_rows = self._gauge(
+            "fraud_source_behind_rows", "Rows of a source that are not scored: landed, and still in the source", "where"
         )
+        self._lag_bytes = self._gauge(
+            "fraud_source_behind_bytes", "Bytes of PostgreSQL's log beyond what is landed, other tables' included"
+        )
+        self._slot = self._gauge(
+            "fraud_slot_retained_bytes", "Bytes of log that the PostgreSQL server keeps for the replication slot"
+        )
+        self._away = self._gauge(
+            "fraud_source_away_seconds", "How long a source has not said what it holds; 0 while it answers"
+        )
+        self._endpoint = Endpoint(host, port, self._registry) if port else None
 
     @staticmethod
     def of(settings: Settings) -> Metrics:
-        """Metrics served as the settings say."""
-        metrics = Metrics(settings.work_dir)
-        if settings.metrics_port:
-            metrics.show(settings.metrics_host, settings.metrics_port)
-        return metrics
+        """Metrics served where the settings say."""
+        return Metrics(settings.work_dir, settings.metrics_host, settings.metrics_port)
 
-    def show(self, host: str, port: int) -> None:
-        """Serve the metrics over HTTP; a taken port (a predecessor that is about to end) is only logged."""
-        try:
-            start_http_server(port, addr=host, registry=self._registry)
-        except OSError as error:
-            log.warning("no metrics on %s:%d: %s", host, port, error.strerror)
+    def close(self) -> None:
+        """Let go of the port, for the next live cycle."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def note(self, result: CycleResult) -> None:
         """Take in one cycle, when it has ended."""
@@ -106,6 +118,8 @@ class Metrics:
             self._count("errors", 1)
             self._errors.labels(part).inc()
         self._note_behind(result.behind)
+        if self._endpoint is not None:
+            self._endpoint.open()
         if time.monotonic() >= self._write_due:
             self.write()
 
@@ -118,7 +132,7 @@ class Metrics:
         """Counts since the start, who is behind, percentiles of the newest 1,000 of each time, and histograms of all.
 
         Keys: pid, since, at, cycles, rows, alerts, errors; seconds: {time: {count, p50, p95, p99, max}}; histograms:
-        {step: {upper bound: observations up to it}}; behind: {source: {seconds, rows, source_rows, source_bytes}}.
+        {step: {upper bound: observations up to it}}; behind: {source: the fields of `Behind`, times as ISO 8601}.
         """
         return {
             "pid": os.getpid(),
@@ -127,7 +141,7 @@ class Metrics:
             **self._counts,
             "seconds": {name: percentiles(list(values)) for name, values in sorted(self._newest.items())},
             "histograms": self._histograms(),
-            "behind": {source: asdict(behind) for source, behind in self._behind.items()},
+            "behind": {source: behind.plain() for source, behind in self._behind.items()},
         }
 
     def write(self) -> None:
@@ -141,12 +155,20 @@ class Metrics:
             log.warning("no summary for `status` in %s: %s", self._path, error)
 
     def _note_behind(self, behind: Mapping[str, Behind]) -> None:
-        self._behind = behind
+        self._behind, now = behind, datetime.now(UTC)
         for source, one in behind.items():
             self._lag.labels(source).set(one.seconds)
             self._lag_rows.labels(source, "landed").set(one.rows)
+            self._away.labels(source).set((now - one.away_since).total_seconds() if one.away_since else 0.0)
             if one.source_rows is not None:
                 self._lag_rows.labels(source, "source").set(one.source_rows)
+            if one.source_bytes is not None:
+                self._lag_bytes.labels(source).set(one.source_bytes)
+            if one.retained_bytes is not None:
+                self._slot.labels(source).set(one.retained_bytes)
+
+    def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
+        return Gauge(name, about, ["source", *labels], registry=self._registry)
 
     def _histograms(self) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {}

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from fraud_lakehouse.capture.kafka import KafkaLag
+from fraud_lakehouse.capture.postgres import PostgresLag
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
 from fraud_lakehouse.lake.ingest import KafkaIngest, Landed, PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
@@ -23,6 +25,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 KAFKA_PATIENCE = 0.05  # seconds a step waits for a first record; waiting for data is `wait`'s part
+LOG = "log"  # the one part of PostgreSQL
 BUSY_SECONDS = 0.2  # how long a live step waits for another process that is landing this source
 
 
@@ -37,7 +40,8 @@ class Waitable(Protocol):
 class Source:
     """One source: `problem` is why it gives nothing now, `stopped` that it needs a person.
 
-    `waiting` asks the source what it still has. `be_patient` says whether a step may wait for a server that is away.
+    `waiting` asks the source what it still has; `position` is up to where each part of it has been read, without asking
+    (the parts are those of `Waiting.ends`). `be_patient` says whether a step may wait for a server that is away.
     `is_shared` is true after a step in which another process was landing the same source: its rows are in bronze
     without our having landed them.
     """
@@ -47,6 +51,7 @@ class Source:
     capture: Waitable
     close: Callable[[], None]
     waiting: Callable[[], Waiting] = Waiting
+    position: Callable[[], Mapping[str, int]] = dict
     be_patient: Callable[[bool], None] = lambda patient: None
     problem: str | None = None
     stopped: bool = False
@@ -98,13 +103,13 @@ class Source:
             self._note(error)
             return False
 
-    def backlog(self) -> Waiting:
-        """What the source still has beyond what was landed; unknown when it does not answer."""
+    def backlog(self) -> Waiting | None:
+        """What the source still has beyond what was landed; None when it does not answer."""
         try:
             return self.waiting()
         except (SourceError, GapError) as error:
             log.info("%s does not say how far it is behind: %s", self.name, error)
-            return Waiting()
+            return None
 
     def _note(self, error: SourceError | GapError | ConcurrentWriterError) -> None:
         self.problem = str(error)
@@ -120,13 +125,13 @@ def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
     """The configured sources; nothing is connected yet."""
     if settings.postgres_dsn is not None:
         postgres = PostgresIngest(settings, lake)
-        log_ahead = postgres.capture.lag
         yield Source(
             "postgres",
             postgres.step,
             postgres.capture,
             postgres.close,
-            lambda: Waiting(size=log_ahead().bytes_behind),
+            lambda: postgres_waiting(postgres.capture.lag()),
+            lambda: {LOG: postgres.capture.seen_lsn},
             postgres.capture.be_patient,
         )
     if settings.kafka_bootstrap_servers is not None:
@@ -136,6 +141,17 @@ def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
             lambda rows: kafka.step(rows, KAFKA_PATIENCE),
             kafka.capture,
             kafka.close,
-            lambda: Waiting(rows=kafka.capture.lag().rows),
+            lambda: kafka_waiting(kafka.capture.lag()),
+            kafka.capture.passed,
             kafka.capture.be_patient,
         )
+
+
+def postgres_waiting(lag: PostgresLag) -> Waiting:
+    """What the log still holds beyond the slot's position."""
+    return Waiting(size=lag.bytes_behind, retained=lag.retained_bytes, ends={LOG: lag.current_lsn})
+
+
+def kafka_waiting(lag: KafkaLag) -> Waiting:
+    """What the topic still holds; of partitions that are read to the end, no end."""
+    return Waiting(rows=lag.rows, ends={app_id: part.end for app_id, part in lag.partitions.items() if part.rows})

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -63,6 +64,13 @@ def test_the_log_says_that_the_cycle_is_behind_and_by_how_much() -> None:
     report = LiveReport(KEYS, 0.0, lambda event: None, lines.append, alert_seconds=10.0)
     report.add(replace(CycleResult(), behind={"kafka": Behind(42.0, 30_000, 5_000), "postgres": Behind(2.0, 9)}))
     assert lines == ["kafka is behind: 42.0 s, 30,000 rows, 5,000 more in the source"]
+
+
+def test_the_log_says_that_a_source_does_not_answer() -> None:
+    lines: list[str] = []
+    report = LiveReport(KEYS, 0.0, lambda event: None, lines.append, alert_seconds=10.0)
+    report.add(replace(CycleResult(), behind={"postgres": Behind(0.0, 0, away_since=datetime(2026, 3, 1, tzinfo=UTC))}))
+    assert lines == ["postgres is behind: 0.0 s, 0 rows, no answer from it since 2026-03-01 00:00:00 UTC"]
 
 
 def _live(stand: Callable[..., Any], manifest: dict[str, Any], repeat: Any) -> dg.JobDefinition:

@@ -114,6 +114,12 @@ def test_only_committed_transactions_are_read_and_the_end_is_the_end(broker: Bro
         assert capture.lag(positions).rows == 0
         producer.commit_transaction(10)
         assert [row for batch in drain(capture, positions) for row in batch.frame["trans_num"]] == [f"{99:032x}"]
+        producer.begin_transaction()
+        producer.produce(topic, encode(card(100)))
+        producer.flush(10)
+        producer.abort_transaction(10)
+        assert not drain(capture, positions)
+        assert capture.lag().rows == 0, "nothing will ever be handed out of what lies behind the last record"
 
 
 def producer(broker: Broker, **config: object) -> Producer:

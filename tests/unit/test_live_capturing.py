@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -108,12 +109,15 @@ def unreachable() -> Waiting:
 def test_the_backlog_knows_what_was_landed_and_what_the_source_still_has(tmp_path: Path) -> None:
     postgres = source("postgres", Scripted(rows("transactions", 0)), lambda: Waiting(size=8192))
     kafka = source("kafka", Scripted(rows("card_transactions", 0)), unreachable)
+    began = datetime.now(UTC)
     capturing = Capturing([postgres, kafka], tmp_path, 1000)
     with capturing as landings:
         taken(landings, 2)
     behind = capturing.backlog.now()
     assert {name: one.rows for name, one in behind.items()} == {"postgres": 1, "kafka": 1}
     assert (behind["postgres"].source_bytes, behind["kafka"].source_rows) == (8192, None)
+    later = capturing.backlog.now(datetime.now(UTC) + timedelta(minutes=1))
+    assert later["kafka"].away_since is not None and later["kafka"].away_since - began < timedelta(seconds=30)
 
 
 def test_a_lake_that_cannot_be_written_ends_the_loop(tmp_path: Path) -> None:

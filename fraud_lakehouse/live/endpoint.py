@@ -1,0 +1,62 @@
+"""The HTTP endpoint that Prometheus reads: one port, which the live cycles of a machine hand on.
+
+What is served is decided in `live/metrics.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0  # a predecessor keeps the port until the process beside it has ended its build
+
+
+class Endpoint:
+    """Serves a registry from `open` on, as soon as the port is free, until `close`; a thread does it.
+
+    The port is taken while a predecessor is about to end. An address that cannot be had is tried again until `close`,
+    and logged after `PATIENCE_SECONDS`, once: figures that cannot be shown stop nothing.
+    """
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        self._host = host
+        self._port = port
+        self._registry = registry
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Begin to serve; nothing happens when it was called before."""
+        if self._thread is None and not self._closing.is_set():
+            self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Let go of the port; it is free when this returns, and stays so."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _serve(self) -> None:
+        told_at: float | None = time.monotonic() + PATIENCE_SECONDS
+        while not self._closing.is_set():
+            try:
+                server, thread = start_http_server(self._port, addr=self._host, registry=self._registry)
+            except OSError as error:
+                if told_at is not None and time.monotonic() >= told_at:
+                    where, why = f"{self._host}:{self._port}", error.strerror or error
+                    log.warning("no metrics on %s: %s; free it, or set FRAUD_METRICS_PORT to another", where, why)
+                    told_at = None
+                self._closing.wait(RETRY_SECONDS)
+                continue
+            self._closing.wait()
+            server.shutdown()
+            server.server_close()
+            thread.join()
