@@ -45,6 +45,7 @@ from fraud_lakehouse.detect.outbox import ALERTS, Outbox
 from fraud_lakehouse.detect.slot_health import assess
 from fraud_lakehouse.lake.audit import IDENTITY_EVENTS
 from fraud_lakehouse.lake.lake import Lake, scan
+from fraud_lakehouse.lake.postgres_orders import awaited_position
 from fraud_lakehouse.lake.quarantine import open_count
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status_text import render
@@ -187,7 +188,9 @@ def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed
     found.last_batch = _shown(last)
     with capture:
         lag, retention = capture.lag(), capture.retention()
-    found.slot_health = assess(retention, allowed_bytes).evidence() if retention.exists else None
+    awaited = awaited_position(landed.lake, identity) if identity and not retention.exists else None
+    if retention.exists or awaited is not None:
+        found.slot_health = assess(retention, allowed_bytes, awaited).evidence()
     found.lag_bytes = lag.bytes_behind if position is None else max(0, lag.current_lsn - position)
     found.retained_bytes, found.wal_status = lag.retained_bytes, lag.wal_status
     if position is not None and last is not None and landed.batches is not None:

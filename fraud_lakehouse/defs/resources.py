@@ -79,10 +79,19 @@ def _publish(settings: Settings, lake: Lake) -> Sequence[Published]:
 def _slot_health(settings: Settings) -> SlotHealth:
     from fraud_lakehouse.capture.postgres import PostgresCapture
     from fraud_lakehouse.detect.slot_health import assess
+    from fraud_lakehouse.lake.postgres_orders import awaited_position
 
+    lake, allowed = Lake.at(settings.lake), settings.slot_retained_bytes
     with PostgresCapture(settings) as capture:
         capture.be_patient(False)
-        return assess(capture.retention(), settings.slot_retained_bytes)
+        found = capture.retention()
+        while not found.exists:
+            awaited = awaited_position(lake, capture.app_id)
+            found = capture.retention()
+            # A resync says so before it drops the slot and makes it anew: it is lost only where nobody has begun one.
+            if not found.exists and awaited_position(lake, capture.app_id) == awaited:
+                return assess(found, allowed, awaited)
+        return assess(found, allowed, None)
 
 
 Repeat = Callable[["Settings", Callable[[], bool], Callable[[], bool], Callable[["CycleResult"], None]], None]

@@ -105,7 +105,7 @@ def slot_message(slot: str, health: "SlotHealth", number: int) -> Message:
     titles = {
         "ok": f"[pipeline] replication slot {slot} is well again",
         "warning": f"[pipeline] replication slot {slot} keeps much log",
-        "error": f"[pipeline] replication slot {slot} is in danger",
+        "error": f"[pipeline] replication slot {slot} is {'lost' if health.lost else 'in danger'}",
     }
     body = "\n".join(health.reasons) or "The server keeps little log for it."
     urgency = {"ok": "info", "warning": "warning", "error": "failure"}

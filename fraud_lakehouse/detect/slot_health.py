@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from fraud_lakehouse.capture.postgres_retention import Retention
+from fraud_lakehouse.capture.postgres_slot import format_lsn
 
 WARN_SHARE = 0.5
 ALERT_SHARE = 0.8
@@ -37,6 +38,7 @@ class SlotHealth:
         level: the worst of the reasons.
         reasons: sentences, each with its figures and what to do; none when all is well.
         used_share: retained log over what may be retained; None without a slot or after its loss.
+        lost: the changes since our position are gone; it is no use to start capture.
         limit_bytes: what may be retained: the server's limit, else the setting's.
         retention: the facts.
     """
@@ -46,6 +48,7 @@ class SlotHealth:
     used_share: float | None
     limit_bytes: int
     retention: Retention
+    lost: bool = False
 
     def evidence(self) -> dict[str, Any]:
         """Level, reasons and facts as plain values; sizes in bytes, times in seconds."""
@@ -54,7 +57,7 @@ class SlotHealth:
         return {"level": self.level.value, "reasons": list(self.reasons), "used_share": share, **facts}
 
 
-def assess(found: Retention, allowed_bytes: int) -> SlotHealth:
+def assess(found: Retention, allowed_bytes: int, awaited: int | None) -> SlotHealth:
     """Judge what the server keeps.
 
     Half of the limit is a warning, four fifths an error; so are half and four fifths of the time after which the server
@@ -63,14 +66,14 @@ def assess(found: Retention, allowed_bytes: int) -> SlotHealth:
     Args:
         found: the server's side.
         allowed_bytes: what it may keep where it sets no limit (FRAUD_SLOT_RETAINED_BYTES).
+        awaited: the LSN after which capture reads on from the slot, which must then exist; None: nothing was landed, or
+            its position was given up (`lake/postgres_orders.py`).
     """
     limit = allowed_bytes if found.limit_bytes is None else found.limit_bytes
-    if not found.exists:
+    if not found.exists and awaited is None:
         return SlotHealth(Level.OK, (), None, limit, found)
-    if found.wal_status == "lost" or found.invalidation_reason is not None:
-        why = found.invalidation_reason or "lost"
-        lost = f"the server has given the slot up ({why}); run `fraud-lakehouse resync`"
-        return SlotHealth(Level.ERROR, (lost,), None, limit, found)
+    if lost := _loss(found, awaited):
+        return SlotHealth(Level.ERROR, (f"{lost}; run `fraud-lakehouse resync`",), None, limit, found, lost=True)
     share = _used(found, limit)
     judged = [
         _by_share(share, f"{_size(found.retained_bytes or 0)} of log are kept for the slot, of {_size(limit)}"),
@@ -80,6 +83,15 @@ def assess(found: Retention, allowed_bytes: int) -> SlotHealth:
     said = [(level, words) for level, words in judged if level is not Level.OK]
     worst = max((level for level, _ in said), key=lambda level: level.rank, default=Level.OK)
     return SlotHealth(worst, tuple(words for _, words in said), share, limit, found)
+
+
+def _loss(found: Retention, awaited: int | None) -> str | None:
+    """Why the changes since our position cannot be had any more; None where they can."""
+    if not found.exists:
+        return f"the slot is gone, but the lake has changes up to {format_lsn(awaited or 0)}: those after it are lost"
+    if found.wal_status == "lost" or found.invalidation_reason is not None:
+        return f"the server has given the slot up ({found.invalidation_reason or 'lost'})"
+    return None
 
 
 def _used(found: Retention, limit: int) -> float:

@@ -33,6 +33,19 @@ def accept_postgres(settings: Settings, lake: Lake, capture: PostgresCapture | N
     return app_id
 
 
+def awaited_position(lake: Lake, app_id: str) -> int | None:
+    """The LSN after which the next capture reads on from the slot `app_id` (`pg:<system id>:<slot>`).
+
+    None where nothing was landed through it, or an operator gave its position up: then it may be missing.
+    """
+    if not lake.exists("control", "batches"):
+        return None
+    position = lake.open("control", "batches").transaction_version(app_id)
+    if position is None or not lake.exists("control", "audit"):
+        return position
+    return None if Audit(lake).order(SOURCE, app_id, position) else position
+
+
 def forget_slot(settings: Settings, lake: Lake, capture: PostgresCapture | None = None) -> bool:
     """Drop the slot on the server, so that it keeps no more log; the lake keeps everything it has.
 

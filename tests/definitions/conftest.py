@@ -19,6 +19,8 @@ from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.project import prepare_project
 from tests.definitions.stand import ScriptedBuilder, ScriptedIngest, Stand
 
+LANDED = 0x16B3748  # where the slot of a wiring's lake is awaited to go on
+
 
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
             found = new.get("slot")
             if isinstance(found, Exception):
                 raise found
-            return assess(retention[-1], 2**30)
+            return assess(retention[-1], 2**30, LANDED)
 
         retention = [Retention(True, 0, "reserved")]
         parts = Parts(ingest=lambda source, *_: ingests[source], builder=lambda _: builder, look=look, slot=slot)

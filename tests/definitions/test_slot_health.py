@@ -79,3 +79,20 @@ def test_a_server_that_is_away_or_not_configured_is_no_alert(
     made.new["slot"] = SourceError("the server is down", "start it")
     assert _tick(made, instance, None) == ("Cannot look at the slot: the server is down. start it", None)
     assert "is not set" in _tick(stand(postgres_dsn=None), instance, None)[0]
+
+
+def test_a_slot_that_was_given_up_is_not_well_again_when_it_is_dropped(
+    stand: Callable[..., Any], instance: dg.DagsterInstance
+) -> None:
+    with Receiver() as receiver:
+        made = stand(alert_urls=(receiver.url,))
+        cursor: str | None = None
+        for found in (Retention(True, None, "lost"), Retention(False), made.retention[0]):
+            made.retention.append(found)
+            said, cursor = _tick(made, instance, cursor)
+        titles = [one["title"] for one in receiver.received]
+    assert titles == [
+        "[pipeline] replication slot fraud_lakehouse is lost",
+        "[pipeline] replication slot fraud_lakehouse is well again",
+    ]
+    assert said == "The slot is ok."

@@ -271,7 +271,7 @@ def test_the_server_says_how_near_the_loss_is(database: str, tmp_path: Path) -> 
 
     def health(allowed: int) -> SlotHealth:
         with PostgresCapture(settings) as capture:
-            return assess(capture.retention(), allowed)
+            return assess(capture.retention(), allowed, None)
 
     well = health(10 * 2**30)
     assert (well.level, well.retention.limit_bytes, well.retention.safe_bytes) == (Level.OK, None, None)
@@ -283,7 +283,7 @@ def test_the_server_says_how_near_the_loss_is(database: str, tmp_path: Path) -> 
         assert kept.wal_status == "reserved"
         assert kept.retained_bytes is not None and kept.retained_bytes > 3_000_000
         shares = [(3, Level.OK), (1.6, Level.WARNING), (1.1, Level.ERROR)]
-        assert all(assess(kept, int(kept.retained_bytes * times)).level is level for times, level in shares)
+        assert all(assess(kept, int(kept.retained_bytes * times), None).level is level for times, level in shares)
         connection.execute("alter system set max_slot_wal_keep_size = '128MB'")
         connection.execute("select pg_reload_conf()")
         try:

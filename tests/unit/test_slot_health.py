@@ -30,14 +30,25 @@ WELL = Retention(True, 0, "reserved")
         ({"inactive_seconds": 1e6}, Level.OK, ""),
         ({"inactive_seconds": 50.0, "idle_limit_seconds": 100.0}, Level.WARNING, "50 s"),
         ({"inactive_seconds": 81.0, "idle_limit_seconds": 100.0}, Level.ERROR, "after 100 s"),
-        ({"exists": False, "retained_bytes": None, "wal_status": None}, Level.OK, ""),
     ],
 )
 def test_levels(facts: dict[str, object], level: Level, words: str) -> None:
-    health = assess(replace(WELL, **facts), 100 * MIB)  # type: ignore[arg-type]
+    health = assess(replace(WELL, **facts), 100 * MIB, 0x16B3748)  # type: ignore[arg-type]
     assert health.level is level
     assert words in " ".join(health.reasons)
     assert bool(health.reasons) == (level is not Level.OK)
+
+
+def test_a_missing_slot_is_a_loss_where_capture_would_read_on_from_it() -> None:
+    missing = Retention(False)
+    before_the_first_snapshot = assess(missing, 100 * MIB, None)
+    assert (before_the_first_snapshot.level, before_the_first_snapshot.lost) == (Level.OK, False)
+    dropped = assess(missing, 100 * MIB, 0x1_016B3748)
+    assert (dropped.level, dropped.lost) == (Level.ERROR, True)
+    (reason,) = dropped.reasons
+    assert "1/16B3748" in reason and "fraud-lakehouse resync" in reason
+    invalidated = assess(replace(WELL, wal_status="lost", retained_bytes=None), 100 * MIB, 0x1_016B3748)
+    assert (invalidated.level, invalidated.lost) == (dropped.level, True), "dropping it does not make it well"
 
 
 @given(
@@ -49,4 +60,4 @@ def test_levels(facts: dict[str, object], level: Level, words: str) -> None:
 def test_more_log_is_never_better(first: int, more: int, limit: int | None, status: str) -> None:
     little = Retention(True, first, status, None if limit is None else limit - first, limit)
     much = replace(little, retained_bytes=first + more, safe_bytes=None if limit is None else limit - first - more)
-    assert assess(much, 10**8).level.rank >= assess(little, 10**8).level.rank
+    assert assess(much, 10**8, None).level.rank >= assess(little, 10**8, None).level.rank
