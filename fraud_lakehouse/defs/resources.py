@@ -5,7 +5,6 @@ The parts' constructors are values (`Parts`), so that tests hand in their own. N
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import dagster as dg
 
 from fraud_lakehouse.defs.positions import NewData, new_data
-from fraud_lakehouse.defs.run_lock import run_lock
+from fraud_lakehouse.defs.run_lock import hold_lock
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, writer_lock
@@ -168,12 +167,13 @@ def lakehouse_resource(settings: Settings, parts: Parts) -> dg.ResourceDefinitio
 
     @dg.resource(description="Settings, lake and working parts of one run.")
     def lakehouse(context: dg.InitResourceContext) -> Iterator[Lakehouse]:
-        with run_lock(settings, context.run.run_id if context.run else f"outside-{os.getpid()}"):
-            handle = Lakehouse(settings, parts)
-            try:
-                yield handle
-            finally:
-                handle.close()
+        if context.run:
+            hold_lock(settings, context.run.run_id)
+        handle = Lakehouse(settings, parts)
+        try:
+            yield handle
+        finally:
+            handle.close()
 
     return lakehouse
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -22,24 +20,23 @@ def _path(settings: Settings, run_id: str) -> Path:
     return settings.work_dir / "runs" / f"{run_id}.lock"
 
 
-@contextmanager
-def run_lock(settings: Settings, run_id: str) -> Iterator[None]:
-    """Hold the run's lock while the block runs. The file goes with it unless the process is killed."""
+def hold_lock(settings: Settings, run_id: str) -> int:
+    """Hold the run's lock until this process is gone; returns the descriptor, which nobody is to close.
+
+    Longer than the run's last step: Dagster writes what became of a run after its resources are closed. So a lock
+    that is free means that nothing more will be written.
+    """
     path = _path(settings, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     unseen = path.with_suffix(".new")  # appears under its name only once it is locked
     handle = os.open(unseen, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        unseen.rename(path)
-        yield
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(handle)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    unseen.rename(path)
+    return handle
 
 
 def lock_state(settings: Settings, run_id: str) -> State:
-    """Whether a process holds the run's lock; "absent": the run has not begun its first step, or has ended."""
+    """Whether a process holds the run's lock; "free": its process is gone; "absent": its first step has not begun."""
     try:
         handle = os.open(_path(settings, run_id), os.O_RDWR)
     except FileNotFoundError:
@@ -53,6 +50,12 @@ def lock_state(settings: Settings, run_id: str) -> State:
     return "free"
 
 
+def free_locks(settings: Settings) -> list[str]:
+    """The ids of runs whose process is gone and whose lock has not been forgotten."""
+    ids = sorted(path.stem for path in (settings.work_dir / "runs").glob("*.lock"))
+    return [run_id for run_id in ids if lock_state(settings, run_id) == "free"]
+
+
 def forget_lock(settings: Settings, run_id: str) -> None:
-    """Remove what a killed run left."""
+    """Remove what is left of a run whose process is gone."""
     _path(settings, run_id).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import dagster as dg
 from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS, UPDATE_JOB
 from fraud_lakehouse.defs.bronze import SETTING, configured
 from fraud_lakehouse.defs.positions import NewData
-from fraud_lakehouse.defs.run_lock import forget_lock, lock_state
+from fraud_lakehouse.defs.run_lock import forget_lock, free_locks, lock_state
 from fraud_lakehouse.errors import SourceError
 
 if TYPE_CHECKING:
@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 Tick = dg.RunRequest | dg.SkipReason
 RANGE_TAG = "fraud/range"
 SOURCE_TAG = "fraud/source"
+# Not NOT_STARTED: such a run was created and, its daemon killed, never submitted. Asked for again, it is submitted.
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+SUBMITTED = [status for status in dg.DagsterRunStatus if status != dg.DagsterRunStatus.NOT_STARTED]
 GRACE_SECONDS = 120.0  # between "started" and the first step, on a busy machine
 LIVE_TICK_SECONDS = 5
 WATCH_SECONDS = 4.0  # of these: Dagster evaluates no sensor more often, and a killed live run must not wait for that
@@ -41,7 +42,7 @@ def request_for(
     instance: dg.DagsterInstance, source: str, data: NewData, selection: Sequence[dg.AssetKey]
 ) -> dg.RunRequest:
     """The run that lands a range. The run key is the range; of a range whose run failed, also the attempt's number."""
-    earlier = len(instance.get_runs(dg.RunsFilter(tags={RANGE_TAG: data.run_key})))
+    earlier = len(instance.get_runs(dg.RunsFilter(tags={RANGE_TAG: data.run_key}, statuses=SUBMITTED)))
     key = data.run_key if not earlier else f"{data.run_key}#{earlier + 1}"
     return dg.RunRequest(run_key=key, tags={RANGE_TAG: data.run_key, SOURCE_TAG: source}, asset_selection=[*selection])
 
@@ -93,42 +94,67 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
         " next without a gap: it ends when that one stands by. A killed one is replaced at once.",
     )
     def keep_live(context: dg.SensorEvaluationContext) -> Tick:
-        if settings.update_delay > 0:
-            return dg.SkipReason(f"FRAUD_UPDATE_DELAY is {settings.update_delay:g} s: runs are requested by new data.")
-        if not any(configured(settings, source) for source in SETTING):
-            return dg.SkipReason(f"There is no source: set {' or '.join(SETTING.values())}.")
+        if why := why_no_live(settings):
+            stopped = stop_live_runs(context.instance)
+            return dg.SkipReason(" ".join([why, *(f"Live run {run[:8]} is told to stop." for run in stopped)]))
         started = context.instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=[dg.DagsterRunStatus.STARTED]))
         watch_over(settings, [run.run_id for run in started])
         bury_dead_runs(context.instance, settings)
-        records = context.instance.get_run_records(dg.RunsFilter(job_name=LIVE_JOB), limit=10)
-        alive = [record for record in records if not record.dagster_run.is_finished]
-        if alive:
-            return successor_of(alive, time.time())
-        pause = pause_after_failures(
-            [(record.dagster_run.status, record.end_time or 0.0) for record in records], time.time()
-        )
-        if pause > 0:
-            return dg.SkipReason(f"The last live runs failed; the next starts in {pause:.0f} s.")
-        return dg.RunRequest()
+        alive = context.instance.get_run_records(dg.RunsFilter(job_name=LIVE_JOB, statuses=UNFINISHED))
+        newest = context.instance.get_run_records(dg.RunsFilter(job_name=LIVE_JOB, statuses=SUBMITTED), limit=10)
+        return next_live_run(alive, newest, time.time())
 
     return keep_live
 
 
-def successor_of(alive: Sequence[dg.RunRecord], now: float) -> Tick:
-    """The run that takes over from the one live run whose time is over; else why there is none.
+def why_no_live(settings: Settings) -> str | None:
+    """Why the settings have no live run; None where they have one."""
+    if settings.update_delay > 0:
+        return f"FRAUD_UPDATE_DELAY is {settings.update_delay:g} s: runs are requested by new data."
+    if not any(configured(settings, source) for source in SETTING):
+        return f"There is no source: set {' or '.join(SETTING.values())}."
+    return None
+
+
+def stop_live_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Stop live runs as the UI does: each ends with its cycle. Answers their ids, but not of those that are stopping.
+
+    Their processes were started with the settings of then, and go on until they are told.
+    """
+    going = [status for status in UNFINISHED if status != dg.DagsterRunStatus.CANCELING]
+    runs = [run.run_id for run in instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=going))]
+    for run_id in runs:
+        instance.run_coordinator.cancel_run(run_id)
+    return runs
+
+
+def next_live_run(alive: Sequence[dg.RunRecord], newest: Sequence[dg.RunRecord], now: float) -> Tick:
+    """The live run to start now: the first, one that takes over or one that replaces a lost one; or why there is none.
+
+    Its run key names the live run that was newest before it, whatever has become of that one. So a standby that was
+    lost is replaced while its predecessor still lives, and what is asked twice of the same state is one run.
 
     Args:
-        alive: live runs that have not ended.
+        alive: live runs that have not ended, newest first.
+        newest: the last live runs that were ever submitted, newest first.
         now: seconds since the epoch.
     """
-    run = alive[0].dagster_run
+    if alive and (why := _why_none_takes_over(alive, now)):
+        return dg.SkipReason(why)
+    ended = [(record.dagster_run.status, record.end_time or 0.0) for record in newest]
+    if (pause := pause_after_failures(ended, now)) > 0:
+        return dg.SkipReason(f"The last live runs failed; the next starts in {pause:.0f} s.")
+    return dg.RunRequest(run_key=f"after-{newest[0].dagster_run.run_id}" if newest else "first")
+
+
+def _why_none_takes_over(alive: Sequence[dg.RunRecord], now: float) -> str | None:
+    """Why no run is to take over from the live ones; None when it is time."""
+    run, started = alive[0].dagster_run, alive[0].start_time
     said = f"Live run {run.run_id[:8]} is {run.status.value.lower()}."
     if len(alive) > 1:
-        return dg.SkipReason(f"{said} It follows {alive[1].dagster_run.run_id[:8]}.")
-    started = alive[0].start_time
-    if run.status != dg.DagsterRunStatus.STARTED or started is None or now - started < LIVE_SECONDS:
-        return dg.SkipReason(said)
-    return dg.RunRequest(run_key=f"after-{run.run_id}")
+        return f"{said} It follows {alive[1].dagster_run.run_id[:8]}."
+    is_over = started is not None and now - started >= LIVE_SECONDS
+    return None if run.status == dg.DagsterRunStatus.STARTED and is_over else said
 
 
 def janitor_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -142,15 +168,17 @@ def janitor_sensor(settings: Settings) -> dg.SensorDefinition:
     )
     def end_dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         dead = bury_dead_runs(context.instance, settings)
+        forget_ended_runs(context.instance, settings)
         return dg.SkipReason(f"Ended {', '.join(run[:8] for run in dead)}." if dead else "Every started run is alive.")
 
     return end_dead_runs
 
 
 def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float | None = None) -> list[str]:
-    """Mark started runs as failed whose process is gone; answers their ids.
+    """Mark started runs as failed whose process is gone, those that were being stopped as canceled; answers their ids.
 
-    A run without a lock is given GRACE_SECONDS to reach its first step.
+    A run without a lock is given GRACE_SECONDS to reach its first step. One that ended in order is none of them: its
+    process has the lock until Dagster has written the end, which is asked for after the lock.
     """
     clock = time.time() if now is None else now
     dead = []
@@ -163,10 +191,21 @@ def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float 
             current = instance.get_run_by_id(run.run_id)
             if current is None or current.is_finished:
                 continue
-            instance.report_run_failed(run, "The run's process is gone (killed, or its machine restarted).")
+            if current.status == dg.DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run, "The run's process was gone before it could be stopped in order.")
+            else:
+                instance.report_run_failed(run, "The run's process is gone (killed, or its machine restarted).")
             forget_lock(settings, run.run_id)
             dead.append(run.run_id)
     return dead
+
+
+def forget_ended_runs(instance: dg.DagsterInstance, settings: Settings) -> None:
+    """Remove the locks of runs that have ended, and of those whose history was deleted."""
+    for run_id in free_locks(settings):
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            forget_lock(settings, run_id)
 
 
 def watch_over(settings: Settings, run_ids: Sequence[str], seconds: float = WATCH_SECONDS) -> None:

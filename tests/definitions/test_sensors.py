@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from fraud_lakehouse.defs import LIVE_SECONDS
 from fraud_lakehouse.defs.positions import NewData, lsn_range, offset_range
-from fraud_lakehouse.defs.run_lock import lock_state, run_lock
+from fraud_lakehouse.defs.run_lock import hold_lock, lock_state
 from fraud_lakehouse.defs.sensors import (
     GRACE_SECONDS,
     RANGE_TAG,
     SOURCE_TAG,
     bury_dead_runs,
+    forget_ended_runs,
     pause_after_failures,
-    successor_of,
     watch_over,
 )
 from fraud_lakehouse.errors import GapError, SourceError
 
 FIRST = NewData("postgres", "0/16B3748-0/16B5F10")
 FAILURE, SUCCESS = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
+RUN_KEY_TAG = "dagster/run_key"
 
 
 class Ticks:
@@ -50,6 +50,46 @@ class Ticks:
     def run(self, request: dg.RunRequest) -> dg.ExecuteInProcessResult:
         """Execute a requested run."""
         return self.stand.materialize(self.instance, tags=request.tags, asset_selection=request.asset_selection)
+
+
+class LiveTicks(Ticks):
+    """Drives keep_live and submits what it requests as the daemon does (dagster/_daemon/sensor.py): a run key whose
+    run exists is skipped whatever became of that run, unless it was never submitted: then that run is."""
+
+    def submitted(self) -> dg.DagsterRun | None:
+        """One tick; the run that was submitted, if there was one."""
+        context = dg.build_sensor_context(instance=self.instance)
+        (request,) = self.sensor.evaluate_tick(context).run_requests or [None]
+        return None if request is None else self.submit(request)
+
+    def submit(self, request: dg.RunRequest) -> dg.DagsterRun | None:
+        """The run of a request, now starting; none where there has been one of its key."""
+        assert request.run_key
+        tags = {**request.tags, RUN_KEY_TAG: request.run_key}
+        if existing := self.instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: request.run_key})):
+            (run,) = existing
+            return self.report(run, "RUN_STARTING") if run.status == dg.DagsterRunStatus.NOT_STARTED else None
+        job = self.stand.definitions.resolve_job_def("live")
+        return self.report(self.instance.create_run_for_job(job, tags=tags), "RUN_STARTING")
+
+    def report(self, run: dg.DagsterRun, what: str) -> dg.DagsterRun:
+        """Let Dagster record an event that changes a run's status."""
+        event = dg.DagsterEvent(dg.DagsterEventType[what].value, job_name="live")
+        self.instance.report_dagster_event(event, run_id=run.run_id)
+        return self.now(run)
+
+    def now(self, run: dg.DagsterRun) -> dg.DagsterRun:
+        """The run as it is now."""
+        found = self.instance.get_run_by_id(run.run_id)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def live(stand: Callable[..., Any], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> LiveTicks:
+    """Ticks of keep_live, which waits for nothing; a live run's time is over as soon as it has started."""
+    monkeypatch.setattr("fraud_lakehouse.defs.sensors.LIVE_SECONDS", 0.0)
+    return LiveTicks(stand(update_delay=0.0), "keep_live", instance)
 
 
 @pytest.fixture
@@ -132,44 +172,113 @@ def test_live_mode_leaves_capturing_to_the_live_run(ticks: Callable[..., Ticks])
     assert requests == [] and "live run" in why
 
 
-def test_exactly_one_live_run_is_kept(ticks: Callable[..., Ticks]) -> None:
-    live = ticks("keep_live", update_delay=0.0)
-    requests, _ = live.tick()
-    assert len(requests) == 1
-    run = live.instance.create_run_for_job(
-        live.stand.definitions.resolve_job_def("live"), status=dg.DagsterRunStatus.STARTING
-    )
-    requests, why = live.tick()
-    assert requests == [] and run.run_id[:8] in why
-    live.instance.report_run_failed(run, "killed")
-    requests, _ = live.tick()
-    assert len(requests) == 1, "one crash is replaced at once"
+def test_one_live_run_is_kept_and_a_crashed_one_replaced_at_once(live: LiveTicks) -> None:
+    first = live.submitted()
+    assert first is not None
+    assert live.submitted() is None, "it is starting"
+    live.instance.report_run_failed(first, "killed")
+    second = live.submitted()
+    assert second is not None and second.run_id != first.run_id
+    assert live.submitted() is None
 
 
-def _live_runs(ages: list[float], status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED) -> list[dg.RunRecord]:
-    """Live runs, newest first, that started so many seconds before 10,000."""
-    now = datetime.now(UTC)
-    return [
-        dg.RunRecord(
-            storage_id=number,
-            dagster_run=dg.DagsterRun(job_name="live", run_id=f"{number:08}", status=status),
-            create_timestamp=now,
-            update_timestamp=now,
-            start_time=10_000.0 - age,
-        )
-        for number, age in enumerate(ages)
-    ]
+def test_a_live_run_is_followed_by_one_when_its_time_is_over(live: LiveTicks, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = live.submitted()
+    assert first is not None
+    live.report(first, "RUN_START")
+    monkeypatch.setattr("fraud_lakehouse.defs.sensors.LIVE_SECONDS", 300.0)
+    assert "is started" in live.tick()[1], "its time is not over"
+    monkeypatch.setattr("fraud_lakehouse.defs.sensors.LIVE_SECONDS", 0.0)
+    standby = live.submitted()
+    assert standby is not None and standby.tags[RUN_KEY_TAG] == f"after-{first.run_id}"
+    live.report(standby, "RUN_START")
+    assert f"follows {first.run_id[:8]}" in live.tick()[1], "one stands by, though both have started long ago"
+    live.report(first, "RUN_SUCCESS")
+    third = live.submitted()
+    assert third is not None and third.tags[RUN_KEY_TAG] == f"after-{standby.run_id}"
 
 
-def test_the_next_live_run_is_requested_while_the_one_before_it_still_runs() -> None:
-    young = successor_of(_live_runs([LIVE_SECONDS - 1]), 10_000)
-    assert isinstance(young, dg.SkipReason)
-    over = successor_of(_live_runs([LIVE_SECONDS + 1]), 10_000)
-    assert isinstance(over, dg.RunRequest) and over.run_key == "after-00000000"
-    standing_by = successor_of(_live_runs([5, LIVE_SECONDS + 6]), 10_000)
-    assert isinstance(standing_by, dg.SkipReason) and "follows" in str(standing_by.skip_message)
-    stopping = successor_of(_live_runs([LIVE_SECONDS + 1], dg.DagsterRunStatus.CANCELING), 10_000)
-    assert isinstance(stopping, dg.SkipReason)
+@pytest.mark.parametrize("end", ["RUN_FAILURE", "RUN_CANCELED"])
+def test_a_standby_that_is_lost_is_replaced_while_its_predecessor_lives(live: LiveTicks, end: str) -> None:
+    first = live.submitted()
+    assert first is not None
+    live.report(first, "RUN_START")
+    for _ in range(2):
+        standby = live.submitted()
+        assert standby is not None, "the predecessor ends only when somebody stands by"
+        assert live.submitted() is None, "never two"
+        live.report(standby, end)
+    assert live.now(first).status == dg.DagsterRunStatus.STARTED
+
+
+def test_standbys_that_keep_failing_pause(live: LiveTicks) -> None:
+    first = live.submitted()
+    assert first is not None
+    live.report(first, "RUN_START")
+    for _ in range(2):
+        standby = live.submitted()
+        assert standby is not None
+        live.report(standby, "RUN_FAILURE")
+    assert "the next starts in" in live.tick()[1]
+
+
+def test_what_is_asked_twice_of_the_same_state_is_one_live_run(live: LiveTicks) -> None:
+    context = dg.build_sensor_context(instance=live.instance)
+    (one,), (again,) = (live.sensor.evaluate_tick(context).run_requests or [] for _ in range(2))
+    assert live.submit(one) is not None
+    assert live.submit(again) is None, "the daemon was killed before it had noted the tick"
+
+
+def test_a_live_run_that_was_never_submitted_is_submitted_later(live: LiveTicks) -> None:
+    job = live.stand.definitions.resolve_job_def("live")
+    created = live.instance.create_run_for_job(job, tags={RUN_KEY_TAG: "first"})
+    assert created.status == dg.DagsterRunStatus.NOT_STARTED, "the daemon was killed at this moment"
+    run = live.submitted()
+    assert run is not None and run.run_id == created.run_id
+    assert live.submitted() is None
+
+
+def test_a_live_run_that_is_being_stopped_is_followed_when_it_has_ended(live: LiveTicks) -> None:
+    first = live.submitted()
+    assert first is not None
+    live.instance.report_run_canceling(live.report(first, "RUN_START"))
+    assert live.submitted() is None
+    live.instance.report_run_canceled(live.now(first))
+    assert live.submitted() is not None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"update_delay": 60.0}, {"update_delay": 0.0, "postgres_dsn": None, "kafka_bootstrap_servers": None}]
+)
+def test_live_runs_are_stopped_once_the_settings_have_none(
+    live: LiveTicks, stand: Callable[..., Any], changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def terminate(
+        _launcher: object, run_id: str
+    ) -> bool:  # Dagster's own launcher does as much, and signals the process
+        told.append(run_id)
+        (run,) = live.instance.get_runs(dg.RunsFilter(run_ids=[run_id]))
+        live.instance.report_run_canceling(run)
+        return True
+
+    monkeypatch.setattr(type(live.instance.run_launcher), "terminate", terminate)
+    first = live.submitted()
+    assert first is not None
+    live.report(first, "RUN_START")
+    standby = live.submitted()
+    assert standby is not None
+    other = Ticks(stand(**changes), "keep_live", live.instance)
+    requests, why = other.tick()
+    assert requests == [] and sorted(told) == sorted([first.run_id, standby.run_id])
+    assert f"Live run {first.run_id[:8]} is told to stop." in why
+    other.tick()
+    assert len(told) == 2, "once each"
+    for run in (first, standby):
+        live.instance.report_run_canceled(live.now(run))
+    again = live.submitted()
+    assert again is not None and again.tags[RUN_KEY_TAG] == f"after-{standby.run_id}", "and the other way round"
 
 
 def test_no_live_run_with_an_update_delay_or_without_sources(ticks: Callable[..., Ticks]) -> None:
@@ -194,18 +303,73 @@ def test_live_runs_that_keep_failing_pause(ended: list[tuple[dg.DagsterRunStatus
     assert pause_after_failures(ended, now=101.0) == seconds
 
 
+def _started(made: Any, instance: dg.DagsterInstance) -> dg.DagsterRun:
+    job = made.definitions.resolve_job_def("update")
+    return instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+
+
+def _status(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRunStatus:
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    return found.status
+
+
 def test_a_started_run_whose_process_is_gone_is_ended(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     made = stand()
-    job = made.definitions.resolve_job_def("update")
-    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
-    with run_lock(made.settings, run.run_id):
-        assert lock_state(made.settings, run.run_id) == "held"
-        assert bury_dead_runs(instance, made.settings) == []
-    (made.settings.work_dir / "runs" / f"{run.run_id}.lock").touch()  # what a killed process leaves
+    run = _started(made, instance)
+    process = hold_lock(made.settings, run.run_id)
+    assert lock_state(made.settings, run.run_id) == "held"
+    assert bury_dead_runs(instance, made.settings) == []
+    os.close(process)  # what the kernel does when a process is killed
     assert bury_dead_runs(instance, made.settings) == [run.run_id]
-    ended = instance.get_run_by_id(run.run_id)
-    assert ended is not None and ended.status == FAILURE
+    assert _status(instance, run) == FAILURE
     assert lock_state(made.settings, run.run_id) == "absent"
+
+
+def test_a_run_that_was_being_stopped_when_its_process_went_is_canceled(
+    stand: Callable[..., Any], instance: dg.DagsterInstance
+) -> None:
+    made = stand()
+    run = _started(made, instance)
+    os.close(hold_lock(made.settings, run.run_id))
+    instance.report_run_canceling(run)
+    assert bury_dead_runs(instance, made.settings) == [run.run_id]
+    assert _status(instance, run) == dg.DagsterRunStatus.CANCELED
+
+
+def test_a_run_is_not_dead_between_its_last_step_and_the_end_that_dagster_writes(
+    stand: Callable[..., Any], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = stand()
+    buried: list[list[str]] = []
+    write = type(instance).handle_new_event
+
+    def look_before_the_end_is_written(self: dg.DagsterInstance, event: Any, **more: Any) -> Any:
+        if event.is_dagster_event and event.dagster_event_type == dg.DagsterEventType.RUN_SUCCESS:
+            (run,) = self.get_runs()
+            assert run.status == dg.DagsterRunStatus.STARTED
+            buried.append(bury_dead_runs(self, made.settings, time.time() + 10 * GRACE_SECONDS))
+        return write(self, event, **more)
+
+    monkeypatch.setattr(type(instance), "handle_new_event", look_before_the_end_is_written)
+    result = made.materialize(instance)
+    assert result.success and buried == [[]]
+    assert _status(instance, result.dagster_run) == SUCCESS
+
+
+def test_what_ended_runs_leave_is_removed(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
+    made = stand()
+    alive, ended, killed = (_started(made, instance) for _ in range(3))
+    process = hold_lock(made.settings, alive.run_id)
+    for run in (ended, killed):
+        os.close(hold_lock(made.settings, run.run_id))
+    os.close(hold_lock(made.settings, "deleted-from-the-history"))
+    instance.report_run_canceled(ended)
+    forget_ended_runs(instance, made.settings)
+    states = [lock_state(made.settings, run.run_id) for run in (alive, ended, killed)]
+    assert states == ["held", "absent", "free"], "a killed run's is left to those who end it"
+    assert lock_state(made.settings, "deleted-from-the-history") == "absent"
+    os.close(process)
 
 
 def test_the_end_of_a_live_run_is_seen_during_the_tick(
@@ -218,14 +382,12 @@ def test_the_end_of_a_live_run_is_seen_during_the_tick(
         naps += 1
         assert naps < 10, "the tick goes on though the run's process is gone"
         if naps == 3:
-            alive.__exit__(None, None, None)
-            killed.touch()
+            os.close(process)
 
     monkeypatch.setattr(time, "sleep", nap)
     watch_over(settings, ["not-begun"], 60.0)
     assert naps == 0, "a run that has not begun is not waited for"
-    alive, killed = run_lock(settings, "run"), settings.work_dir / "runs" / "run.lock"
-    alive.__enter__()
+    process = hold_lock(settings, "run")
     watch_over(settings, ["not-begun", "run"], 60.0)
     assert naps == 3
 
@@ -234,8 +396,7 @@ def test_a_run_may_take_its_time_to_reach_its_first_step(
     stand: Callable[..., Any], instance: dg.DagsterInstance
 ) -> None:
     made = stand()
-    job = made.definitions.resolve_job_def("update")
-    run = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+    run = _started(made, instance)
     now = time.time()
     assert bury_dead_runs(instance, made.settings, now) == []
     assert bury_dead_runs(instance, made.settings, now + GRACE_SECONDS + 1) == [run.run_id]
