@@ -19,6 +19,7 @@ from fraud_lakehouse.defs.report import report_schedule
 from fraud_lakehouse.defs.resources import Parts, lakehouse_resource
 from fraud_lakehouse.defs.sensors import janitor_sensor, live_sensor, source_sensor
 from fraud_lakehouse.defs.slot_health import slot_check, slot_sensor
+from fraud_lakehouse.defs.source_watch import watch_sensor
 from fraud_lakehouse.defs.transform import Manifest, load_manifest, models, transform_assets
 from fraud_lakehouse.defs.upkeep import upkeep_schedule
 from fraud_lakehouse.settings import Settings, load_settings
@@ -66,6 +67,7 @@ def build_definitions(
             alert_sensor(settings),
             failure_sensor(settings),
             slot_sensor(settings, parts.slot),
+            watch_sensor(settings),
         ],
         resources={"lakehouse": lakehouse_resource(settings, parts)},
         executor=dg.in_process_executor,

@@ -5,6 +5,7 @@ How a message is sent, retried and recorded is in `detect/`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -75,7 +76,8 @@ def failure_sensor(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason("FRAUD_ALERT_URLS is not set.")
         if failed_before(context.instance, context.dagster_run):
             return dg.SkipReason(f"The run of {context.dagster_run.job_name} before this one failed too, and was told.")
-        notify(settings, failure_message(context.dagster_run, context.failure_event.message or ""))
+        problem = problem_of(context.failure_event, context.get_step_failure_events())
+        notify(settings, failure_message(context.dagster_run, problem))
         return None
 
     return report_failed_runs
@@ -90,12 +92,28 @@ def failed_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     return bool(ended) and ended[0].status == dg.DagsterRunStatus.FAILURE
 
 
+def problem_of(failure: dg.DagsterEvent, steps: Sequence[dg.DagsterEvent]) -> str:
+    """What went wrong, in the words of the steps that failed: what their errors say, and what to do.
+
+    Args:
+        failure: the run's failure, which names its steps; it is all there is of a run whose process was killed.
+        steps: the failures of its steps.
+    """
+    said = [step.step_failure_data.user_failure_data for step in steps]
+    lines = []
+    for one in said:
+        if one is not None and one.description:
+            fix = one.metadata.get("what to do")
+            lines.append(one.description + (f"\nWhat to do: {fix.value}" if fix is not None else ""))
+    return "\n".join(lines) or failure.message or ""
+
+
 def failure_message(run: dg.DagsterRun, problem: str) -> Message:
     """What a failed run says to people; its run id is the idempotency key."""
     return Message(
         key=run.run_id,
         title=f"[pipeline] run of {run.job_name} failed",
-        body=f"{problem}\nRun: {run.run_id}\nThe next run continues where this one stopped; nothing is lost.",
+        body=f"{problem}\nRun: {run.run_id}\nThe next run continues where this one stopped; nothing is skipped.",
         urgency="failure",
         payload={"run_id": run.run_id, "job": run.job_name, "problem": problem},
     )

@@ -16,6 +16,7 @@ import dagster as dg
 
 from fraud_lakehouse.capture.postgres_names import bronze_name
 from fraud_lakehouse.defs import LAKE_POOL, OWNERS
+from fraud_lakehouse.defs.capture_check import ASSETS, CHECK, capture_spec, failing_check
 from fraud_lakehouse.defs.metadata import landed_metadata, table_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
@@ -126,13 +127,14 @@ def _source_step(source: str, declared: list[str], specs: list[dg.AssetSpec]) ->
     @dg.multi_asset(
         name=f"capture_{source}",
         specs=specs,
+        check_specs=[capture_spec(source)],
         can_subset=False,
         pool=LAKE_POOL,
     )
     def capture(
         context: dg.AssetExecutionContext, config: DrainConfig, lakehouse: dg.ResourceParam[Lakehouse]
-    ) -> Iterator[dg.MaterializeResult[None]]:
-        with stated_failures():
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        with stated_failures(), failing_check(source, context.log_event):
             step, rows = lakehouse.ingest(source).step, lakehouse.settings.batch_rows
             landed, drained = drain(step, rows, config.max_batches, lambda: lakehouse.writing(source))
         by_table: dict[str, list[Landed]] = defaultdict(list)
@@ -148,6 +150,7 @@ def _source_step(source: str, declared: list[str], specs: list[dg.AssetSpec]) ->
                 yield dg.MaterializeResult(asset_key=bronze_key(table), metadata=metadata)
             else:
                 context.log_event(dg.AssetMaterialization(asset_key=bronze_key(table), metadata=metadata))
+        yield dg.AssetCheckResult(asset_key=ASSETS[source], check_name=CHECK, passed=True)
         context.log.info("%s: %d rows landed, caught up: %s", source, sum(batch.rows for batch in landed), drained)
 
     return capture

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS
-from fraud_lakehouse.defs.bronze import bronze_key
+from fraud_lakehouse.defs.bronze import SETTING, bronze_key, configured
+from fraud_lakehouse.defs.capture_check import LiveCaptureChecks
 from fraud_lakehouse.defs.checks import alert_evaluations
 from fraud_lakehouse.defs.late_rows import late_evaluation
 from fraud_lakehouse.defs.metadata import landed_metadata
@@ -53,8 +54,9 @@ class LiveReport:
     Args:
         keys: asset key of each model by its dbt unique id.
         emit: takes each event.
-        say: takes each line for the run's log.
+        say, warn: take each line for the run's log.
         alert_seconds: how far the cycle may be behind a source before the log says so.
+        checks: evaluates, from the problems of the cycles, what there is to say of the sources.
     """
 
     def __init__(
@@ -63,8 +65,12 @@ class LiveReport:
         seconds: float,
         emit: Callable[[Any], None],
         say: Callable[[str], None],
+        warn: Callable[[str], None],
         alert_seconds: float = 10.0,
+        checks: Callable[[Mapping[str, str]], Iterable[dg.AssetCheckEvaluation]] = lambda problems: (),
     ) -> None:
+        self._warn = warn
+        self._checks = checks
         self._alert_seconds = alert_seconds
         self._behind: Mapping[str, Behind] = {}
         self._keys = keys
@@ -82,8 +88,10 @@ class LiveReport:
             self._landed[batch.table].append(batch)
         for build in result.builds:
             for node in build.nodes:
-                if node.unique_id in self._keys:
+                if node.ok and node.unique_id in self._keys:
                     self._built[node.unique_id].append(node)
+                elif node.resource_type == "model" and not node.ok:
+                    self._failed[node.name] = node
         self._steps.update(result.seconds)
         self._alerts += result.alerts
         self._problems.update(result.problems)
@@ -107,9 +115,17 @@ class LiveReport:
             self._say(f"{rows} rows, {self._alerts} alerts in {self._cycles} cycles; a cycle took: {steps}")
         for source, behind in self._behind.items():
             if behind.exceeds(self._alert_seconds):
-                self._say(f"{source} is behind: {behind}")
+                self._warn(f"{source} is behind: {behind}")
+        for name, node in self._failed.items():
+            if node.status != "skipped":
+                self._warn(f"model {name} failed: {node.message or node.status}")
+        if skipped := [name for name, node in self._failed.items() if node.status == "skipped"]:
+            self._warn(f"not built, because a model before them failed: {', '.join(sorted(skipped))}")
         for source, problem in self._problems.items():
-            self._say(f"{source}: {problem}")
+            self._warn(f"{source}: {problem}")
+        if self._cycles:  # else it is not known that there is no problem
+            for evaluation in self._checks(self._problems):
+                self._emit(evaluation)
         self._clear()
 
     def _clear(self) -> None:
@@ -117,6 +133,7 @@ class LiveReport:
         self._alerts = 0
         self._landed: dict[str, list[Landed]] = defaultdict(list)
         self._built: dict[str, list[NodeResult]] = defaultdict(list)
+        self._failed: dict[str, NodeResult] = {}
         self._steps: Counter[str] = Counter()
         self._problems: dict[str, str] = {}
         self._behind = {}
@@ -173,7 +190,16 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefini
         from fraud_lakehouse.live.metrics import Metrics
 
         settings = lakehouse.settings
-        report = LiveReport(keys, config.report_seconds, context.log_event, context.log.info, settings.alert_seconds)
+        sources = [source for source in SETTING if configured(settings, source)]
+        report = LiveReport(
+            keys,
+            config.report_seconds,
+            context.log_event,
+            context.log.info,
+            context.log.warning,
+            settings.alert_seconds,
+            LiveCaptureChecks(lakehouse.lake, sources).evaluations,
+        )
         until = time.monotonic() + config.run_seconds
 
         def check() -> None:

@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fraud_lakehouse.errors import GapError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.lake import Lake
 
@@ -53,10 +54,23 @@ def new_data(source: str, settings: Settings) -> NewData | None:
     """What the source ("postgres" or "kafka") holds beyond the lake; None if nothing.
 
     Raises:
+        GapError: rows beyond the lake's position are gone, or the source is another one; recorded in control/audit.
         LakehouseError: the source or the lake cannot be asked.
     """
     lake = Lake.at(settings.lake)
-    return _new_in_postgres(settings, lake) if source == "postgres" else _new_in_kafka(settings, lake)
+    while True:
+        version = _batches_version(lake)
+        try:
+            return _new_in_postgres(settings, lake) if source == "postgres" else _new_in_kafka(settings, lake)
+        except GapError:
+            if _batches_version(lake) != version:
+                continue  # another process landed, and acknowledged, what this look still expected: look again
+            with Audit(lake).gaps(source):
+                raise
+
+
+def _batches_version(lake: Lake) -> int | None:
+    return lake.open("control", "batches").version() if lake.exists("control", "batches") else None
 
 
 def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:

@@ -13,9 +13,11 @@ import dagster as dg
 
 from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS, UPDATE_JOB
 from fraud_lakehouse.defs.bronze import SETTING, configured
+from fraud_lakehouse.defs.capture_check import Trouble, report_look
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.run_lock import forget_lock, free_locks, lock_state
-from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.errors import GapError, SourceError
+from fraud_lakehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
@@ -72,8 +74,12 @@ def source_sensor(
             return dg.SkipReason(f"Run {runs[0].run_id[:8]} is landing {runs[0].tags[RANGE_TAG]}.")
         try:
             data = look(source, settings)
-        except SourceError as error:
+        except (SourceError, GapError) as error:
+            report_look(context.instance, Lake.at(settings.lake), source, Trouble.of(error))
+            if isinstance(error, GapError):
+                raise
             return dg.SkipReason(f"Cannot look at {source}: {error.problem}. {error.fix}".strip())
+        report_look(context.instance, Lake.at(settings.lake), source, None)
         if data is None:
             return dg.SkipReason(f"Nothing new in {source}.")
         context.update_cursor(data.run_key)

@@ -100,10 +100,15 @@ class Audit:
 
     def _record_gap(self, source: str, error: GapError) -> None:
         event = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).lower()
-        rows = self.rows(source)
-        if rows and rows[-1].event == event and rows[-1].detail.get("problem") == error.problem:
+        stopped = self.stopped(source)
+        if stopped is not None and stopped.event == event:  # its words name the log's end, which moves on
             return
         self.record(source, event, {"problem": error.problem, "fix": error.fix, "gap": True})
+
+    def stopped(self, source: str) -> AuditRow | None:
+        """The row of the gap at which capture of a source stopped; None unless it is the newest."""
+        rows = self.rows(source)
+        return rows[-1] if rows and rows[-1].detail.get("gap") else None
 
     def resumed(self, source: str) -> None:
         """Record that capture works again, if the newest row says that it stopped."""

@@ -9,7 +9,8 @@ import dagster as dg
 import pytest
 from deltalake import write_deltalake
 
-from fraud_lakehouse.defs.alerts import DestinationError, deliver, failed_before, failure_message, notify
+from fraud_lakehouse.defs.alerts import DestinationError, deliver, failed_before, failure_message, notify, problem_of
+from fraud_lakehouse.errors import GapError
 from tests.alert_receiver import Receiver, alert_rows
 
 
@@ -73,3 +74,15 @@ def test_a_failure_reaches_every_destination(stand: Callable[..., Any], instance
         (told,) = good.received
     assert told["problem"] == "the slot was dropped"
     assert told["run_id"] == run.run_id
+
+
+def test_a_failed_run_is_told_in_the_words_of_its_error(
+    stand: Callable[..., Any], instance: dg.DagsterInstance
+) -> None:
+    made = stand()
+    made.ingests["postgres"].steps = [GapError("the slot was dropped", "run `fraud-lakehouse resync`")]
+    result = made.materialize(instance)
+    (failure,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.RUN_FAILURE]
+    steps = [event for event in result.all_events if event.is_step_failure]
+    assert problem_of(failure, steps) == "the slot was dropped\nWhat to do: run `fraud-lakehouse resync`"
+    assert problem_of(failure, []) == failure.message, "killed: no step says why"

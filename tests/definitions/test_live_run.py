@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 
 from fraud_lakehouse.definitions import build_definitions
+from fraud_lakehouse.defs.capture_check import newest_evaluation
 from fraud_lakehouse.defs.live_run import LiveReport, finish_cycle_first
 from fraud_lakehouse.defs.resources import Parts
 from fraud_lakehouse.errors import GapError
@@ -36,7 +37,7 @@ def _cycle(rows: int) -> CycleResult:
 def test_cycles_are_reported_together_at_most_every_so_often() -> None:
     events: list[Any] = []
     lines: list[str] = []
-    report = LiveReport(KEYS, 3600.0, events.append, lines.append)
+    report = LiveReport(KEYS, 3600.0, events.append, lines.append, lines.append)
     report.add(_cycle(1))  # the first is shown at once
     first = len(events)
     for _ in range(5):
@@ -54,23 +55,51 @@ def test_cycles_are_reported_together_at_most_every_so_often() -> None:
 
 def test_a_problem_of_a_source_is_in_the_log() -> None:
     lines: list[str] = []
-    report = LiveReport(KEYS, 0.0, lambda event: None, lines.append)
+    report = LiveReport(KEYS, 0.0, lambda event: None, lambda line: None, lines.append)
     report.add(replace(CycleResult(), problems={"kafka": "no broker answers"}))
     assert lines == ["kafka: no broker answers"]
 
 
 def test_the_log_says_that_the_cycle_is_behind_and_by_how_much() -> None:
     lines: list[str] = []
-    report = LiveReport(KEYS, 0.0, lambda event: None, lines.append, alert_seconds=10.0)
+    report = LiveReport(KEYS, 0.0, lambda event: None, lambda line: None, lines.append, alert_seconds=10.0)
     report.add(replace(CycleResult(), behind={"kafka": Behind(42.0, 30_000, 5_000), "postgres": Behind(2.0, 9)}))
     assert lines == ["kafka is behind: 42.0 s, 30,000 rows, 5,000 more in the source"]
 
 
 def test_the_log_says_that_a_source_does_not_answer() -> None:
     lines: list[str] = []
-    report = LiveReport(KEYS, 0.0, lambda event: None, lines.append, alert_seconds=10.0)
+    report = LiveReport(KEYS, 0.0, lambda event: None, lambda line: None, lines.append, alert_seconds=10.0)
     report.add(replace(CycleResult(), behind={"postgres": Behind(0.0, 0, away_since=datetime(2026, 3, 1, tzinfo=UTC))}))
     assert lines == ["postgres is behind: 0.0 s, 0 rows, no answer from it since 2026-03-01 00:00:00 UTC"]
+
+
+def test_a_model_that_fails_is_named_with_its_error_and_not_materialized() -> None:
+    events: list[Any] = []
+    warnings: list[str] = []
+    report = LiveReport(KEYS, 3600.0, events.append, lambda line: None, warnings.append)
+    report.flush()
+    rules = "model.fraud_lakehouse.rule_velocity"
+    failed = BuildResult(
+        [
+            NodeResult(rules, "rule_velocity", "model", "error", 0.02, message="column amt is missing"),
+            NodeResult(ALERTS, "alerts", "model", "skipped", 0.0),
+        ],
+        0.1,
+    )
+    for _ in range(5):
+        report.add(replace(_cycle(0), landed=[], builds=[failed]))
+    report.flush()
+    assert events == [], "gold/alerts goes stale while it cannot be built"
+    said = [
+        "model rule_velocity failed: column amt is missing",
+        "not built, because a model before them failed: alerts",
+    ]
+    assert warnings == said * 2, "with the first cycle, and once for the four that followed"
+    report.add(_cycle(0))
+    report.flush()
+    assert [event.asset_key for event in events] == [dg.AssetKey(["bronze", "users"]), KEYS[ALERTS]]
+    assert warnings == said * 2
 
 
 def _live(stand: Callable[..., Any], manifest: dict[str, Any], repeat: Any) -> dg.JobDefinition:
@@ -100,6 +129,23 @@ def test_the_live_run_repeats_reports_and_ends_by_itself(
     assert materialized == {"bronze/users", "gold/alerts"}
     checked = {evaluation.check_name for evaluation in result.get_asset_check_evaluations()}
     assert {"rule_velocity", "anomaly_rate", "alert_latency", "cycle_behind"} <= checked
+
+
+def test_a_live_run_that_ends_with_a_gap_says_so_in_the_check(
+    stand: Callable[..., Any], manifest: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    def repeat(_settings: Any, _stop: Any, _is_over: Any, report: Callable[[CycleResult], None]) -> None:
+        report(_cycle(2))
+        gap = GapError("the slot was dropped", "run resync")
+        report(replace(CycleResult(), problems={"postgres": str(gap)}))
+        raise gap
+
+    job = _live(stand, manifest, repeat)
+    job.execute_in_process(instance=instance, run_config=_config(5.0), raise_on_error=False)
+    found = newest_evaluation(instance, "postgres")
+    assert found is not None and found.trouble is not None
+    assert (found.trouble.problem, found.trouble.fix) == ("the slot was dropped", "run resync")
+    assert newest_evaluation(instance, "kafka") is None, "nothing is known of it yet"
 
 
 def test_a_live_run_that_needs_a_person_fails_with_the_reason(

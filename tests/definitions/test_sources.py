@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,19 @@ import polars as pl
 import psycopg
 import pytest
 
+from fraud_lakehouse.capture.postgres_errors import SlotLostError
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.positions import new_data
+from fraud_lakehouse.defs.resources import Parts
+from fraud_lakehouse.detect.slot_health import Level
+from fraud_lakehouse.lake.audit import Audit
+from fraud_lakehouse.lake.ingest import resync
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.postgres_orders import forget_slot
+from fraud_lakehouse.live import CycleResult
+from fraud_lakehouse.live.source import sources
 from fraud_lakehouse.settings import Settings, load_settings
+from tests.alert_receiver import Receiver
 from tests.fixtures_kafka import Broker, card
 
 SCHEMA = """
@@ -114,6 +124,92 @@ def test_log_of_other_tables_is_not_new_data(
     assert new_data("postgres", settings) is None
     bank.execute("update users set name = 'Ann' where user_id = 1")
     assert new_data("postgres", settings) is not None
+
+
+@pytest.mark.postgres
+def test_a_slot_that_was_dropped_is_recorded_and_told_until_a_resync(
+    bank: psycopg.Connection[Any],
+    database: str,
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+    manifest: dict[str, Any],
+) -> None:
+    with Receiver() as receiver:
+        settings = load_settings(
+            lake=str(tmp_path / "lake"), postgres_dsn=database, update_delay=60.0, alert_urls=(receiver.url,)
+        )
+        lake, definitions = Lake.at(settings.lake), build_definitions(settings, manifest=manifest)
+        cursors: dict[str, str | None] = {}
+
+        def watch() -> list[str]:
+            before = len(receiver.received)
+            for sensor in ("watch_sources", "watch_slot"):
+                context = dg.build_sensor_context(instance=instance, cursor=cursors.get(sensor))
+                cursors[sensor] = definitions.resolve_sensor_def(sensor).evaluate_tick(context).cursor
+            return [one["title"] for one in receiver.received[before:]]
+
+        assert Parts().slot(settings).level is Level.OK, "there is nothing to lose before the first snapshot"
+        (snapshot,), _ = _tick(definitions, instance, "new_data_postgres")
+        keys = [dg.AssetKey(["bronze", table]) for table in ("users", "transactions")]
+        assert _run(definitions, instance, dg.RunRequest(asset_selection=keys, tags=snapshot.tags)).success
+        assert watch() == []
+
+        bank.execute("select pg_drop_replication_slot(%s)", [settings.postgres_slot])
+        for user in (1, 2):
+            _pay(bank, user, 10.0)  # the log's end is in the error's words
+            with pytest.raises(SlotLostError, match="fraud-lakehouse resync"):
+                _tick(definitions, instance, "new_data_postgres")
+        assert [row.event for row in Audit(lake).rows("postgres")][-2:] == ["snapshot", "slot_lost"], "once"
+        slot = f"[pipeline] replication slot {settings.postgres_slot}"
+        assert watch() == ["[pipeline] capture of postgres has stopped and needs a person", f"{slot} is lost"]
+        assert watch() == []
+
+        assert Parts().slot(settings).lost
+        forget_slot(settings, lake)
+        assert not Parts().slot(settings).lost, "its position was given up"
+        resync(settings, lake, [])
+        assert _read(settings, "bronze/transactions").height == 2
+        _tick(definitions, instance, "new_data_postgres")
+        assert watch() == ["[pipeline] postgres is captured again", f"{slot} is well again"]
+
+
+@pytest.mark.postgres
+def test_live_and_batch_runs_go_on_where_the_other_stopped(
+    bank: psycopg.Connection[Any],
+    database: str,
+    tmp_path: Path,
+    instance: dg.DagsterInstance,
+    manifest: dict[str, Any],
+) -> None:
+    def land_only(settings: Settings, _stop: Any, _is_over: Any, report: Callable[[CycleResult], None]) -> None:
+        (postgres,) = sources(settings, Lake.at(settings.lake))
+        while landed := postgres.land(settings.work_dir, settings.batch_rows):
+            report(CycleResult(landed))
+        postgres.close()
+
+    given = {"lake": str(tmp_path / "lake"), "postgres_dsn": database}
+    batch = build_definitions(load_settings(**given, update_delay=60.0), manifest=manifest)
+    live_settings = load_settings(**given, update_delay=0.0)
+    live = build_definitions(live_settings, parts=Parts(repeat=land_only), manifest=manifest)
+    keys = [dg.AssetKey(["bronze", table]) for table in ("users", "transactions")]
+
+    def batch_run() -> str:
+        (request,), _ = _tick(batch, instance, "new_data_postgres")
+        assert _run(batch, instance, dg.RunRequest(asset_selection=keys, tags=request.tags)).success
+        return str(request.run_key)
+
+    _pay(bank, 1, 10.0)
+    assert batch_run() == "postgres:snapshot"
+    _pay(bank, 2, 20.0, 21.0)
+    assert _tick(live, instance, "new_data_postgres")[0] == []
+    assert live.resolve_job_def("live").execute_in_process(instance=instance).success
+    _pay(bank, 3, 30.0)
+    assert batch_run().startswith("postgres:0/"), "from the position that the live run left"
+    _pay(bank, 4, 40.0, 41.0)
+    assert live.resolve_job_def("live").execute_in_process(instance=instance).success
+    captured = _read(live_settings, "bronze/transactions").sort("_lsn", "_seq")
+    assert captured["amount"].cast(pl.Float64).to_list() == [10.0, 20.0, 21.0, 30.0, 40.0, 41.0]
+    assert captured["_op"].to_list() == ["r", "c", "c", "c", "c", "c"]
 
 
 @pytest.mark.kafka

@@ -1,0 +1,214 @@
+"""A source that is not captured: the check that shows it, and what people are told of it, once each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from fraud_lakehouse.defs.alerts import DestinationError
+from fraud_lakehouse.defs.capture_check import (
+    ASKED_SECONDS,
+    ASSETS,
+    REPEAT_SECONDS,
+    Evaluated,
+    LiveCaptureChecks,
+    Trouble,
+    capture_evaluation,
+    check_key,
+    newest_evaluation,
+    report_look,
+)
+from fraud_lakehouse.defs.positions import NewData
+from fraud_lakehouse.defs.source_watch import LASTING_SECONDS, next_state
+from fraud_lakehouse.errors import GapError, SourceError
+from fraud_lakehouse.lake.audit import Audit
+from fraud_lakehouse.lake.lake import Lake
+from tests.alert_receiver import Receiver
+from tests.definitions.stand import landed
+
+GAP = GapError("the slot was dropped", "run `fraud-lakehouse resync`")
+AWAY = SourceError("no answer from db:5432", "check that it runs")
+
+
+def _tick(made: Any, instance: dg.DagsterInstance, cursor: str | None) -> tuple[str, str | None]:
+    data = made.sensor("watch_sources").evaluate_tick(dg.build_sensor_context(instance=instance, cursor=cursor))
+    return data.skip_message or "", data.cursor
+
+
+def _look(made: Any, instance: dg.DagsterInstance, found: NewData | Exception | None) -> None:
+    """A tick of the sensor that looks for new data in PostgreSQL."""
+    made.new["postgres"] = found
+    sensor = made.sensor("new_data_postgres")
+    if isinstance(found, GapError):
+        with pytest.raises(GapError):
+            sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
+    else:
+        sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
+
+
+def test_a_gap_that_a_tick_finds_is_told_at_once_and_when_it_is_over(
+    stand: Callable[..., Any], instance: dg.DagsterInstance
+) -> None:
+    with Receiver() as receiver:
+        made = stand(alert_urls=(receiver.url,), kafka_bootstrap_servers=None)
+        cursor: str | None = None
+        for found in (None, GAP, GAP, None, NewData("postgres", "0/1-0/2")):
+            _look(made, instance, found)
+            said, cursor = _tick(made, instance, cursor)
+        stopped, well = receiver.received
+    assert stopped["title"] == "[pipeline] capture of postgres has stopped and needs a person"
+    assert (stopped["problem"], stopped["what_to_do"]) == (GAP.problem, GAP.fix)
+    assert well["title"] == "[pipeline] postgres is captured again"
+    assert said == "postgres: captured"
+
+
+def test_a_gap_is_over_when_capture_has_resumed_not_when_a_look_sees_none(
+    stand: Callable[..., Any], instance: dg.DagsterInstance
+) -> None:
+    lake = Lake.at(stand().settings.lake)
+    audit = Audit(lake)
+    with pytest.raises(GapError), audit.gaps("kafka"):
+        raise GapError("records 5 to 9 are gone", "run accept-source")
+    report_look(instance, lake, "kafka", Trouble.of(GAP))
+    report_look(instance, lake, "kafka", None)
+    found = newest_evaluation(instance, "kafka")
+    assert found is not None and found.trouble is not None and found.trouble.is_gap
+    audit.resumed("kafka")
+    report_look(instance, lake, "kafka", None)
+    found = newest_evaluation(instance, "kafka")
+    assert found is not None and found.trouble is None
+
+
+def test_a_gap_is_one_row_of_the_audit_though_its_words_change(stand: Callable[..., Any]) -> None:
+    audit = Audit(Lake.at(stand().settings.lake))
+    for end in ("0/10", "0/20"):
+        with pytest.raises(GapError), audit.gaps("postgres"):
+            raise GapError(f"those up to {end} are not in the log any more")
+    audit.resumed("postgres")
+    with pytest.raises(GapError), audit.gaps("postgres"):
+        raise GapError("again")
+    assert [row.event for row in audit.rows("postgres")] == ["gap", "resumed", "gap"]
+
+
+def test_a_source_that_is_away_is_told_when_it_lasts() -> None:
+    away = Trouble.of(AWAY)
+    state = {"level": "well", "since": None, "number": 0}
+    seen = []
+    for at, trouble in [
+        (0.0, None),
+        (10.0, away),
+        (20.0, None),  # a restart of its server
+        (30.0, away),
+        (29.0 + LASTING_SECONDS, away),
+        (30.0 + LASTING_SECONDS, away),
+        (90.0 + LASTING_SECONDS, away),
+        (99.0 + LASTING_SECONDS, Trouble.of(GAP)),
+        (120.0 + LASTING_SECONDS, away),
+        (150.0 + LASTING_SECONDS, None),
+    ]:
+        state = next_state(state, Evaluated(at, trouble))
+        seen.append((state["level"], state["number"]))
+    assert seen == [
+        *[("well", 0)] * 5,
+        *[("away", 1)] * 2,
+        *[("stopped", 2)] * 2,
+        ("well", 3),
+    ]
+
+
+def test_a_message_that_was_not_taken_is_sent_again(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
+    instance.report_runless_asset_event(capture_evaluation("kafka", Trouble.of(GAP)))
+    with Receiver(status=500) as receiver, pytest.raises(DestinationError):
+        _tick(stand(alert_urls=(receiver.url,)), instance, None)
+    with Receiver() as receiver:
+        cursor = _tick(stand(alert_urls=(receiver.url,)), instance, None)[1]
+        assert cursor is not None and json.loads(cursor)["kafka"]["level"] == "stopped"
+        assert [one["source"] for one in receiver.received] == ["kafka"]
+
+
+def test_without_destinations_or_captures_nothing_is_sent(
+    stand: Callable[..., Any], instance: dg.DagsterInstance
+) -> None:
+    made = stand()
+    assert _tick(made, instance, None)[0] == "Nothing was captured yet."
+    _look(made, instance, AWAY)
+    assert _tick(made, instance, None)[0] == "postgres: no answer from db:5432"
+
+
+def test_trouble_that_lasts_is_an_evaluation_a_minute_not_one_a_tick(
+    stand: Callable[..., Any], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.at(stand().settings.lake)
+
+    def evaluations() -> int:
+        return len(instance.event_log_storage.get_asset_check_execution_history(check_key("postgres"), limit=50))
+
+    for _ in range(3):
+        report_look(instance, lake, "postgres", Trouble.of(AWAY))
+    assert evaluations() == 1
+    monkeypatch.setattr("fraud_lakehouse.defs.capture_check.REPEAT_SECONDS", 0.0)
+    report_look(instance, lake, "postgres", Trouble.of(AWAY))
+    assert evaluations() == 2
+    for _ in range(3):
+        report_look(instance, lake, "postgres", None)
+    assert evaluations() == 3, "that all is well is said once"
+
+
+def test_a_run_that_captures_evaluates_the_check(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
+    made = stand()
+
+    def troubles() -> list[Trouble | None]:
+        found = [newest_evaluation(instance, source) for source in ("postgres", "kafka")]
+        return [one.trouble for one in found if one is not None]
+
+    made.ingests["postgres"].steps = [[landed("users", 3, 10, 20)]]
+    made.ingests["kafka"].steps = [GAP]
+    assert not made.materialize(instance).success
+    assert troubles() == [None, Trouble.of(GAP)]
+    made.ingests["kafka"].steps = [AWAY]
+    assert not made.materialize(instance).success
+    assert troubles() == [None, Trouble.of(AWAY)]
+    assert made.materialize(instance).success
+    assert troubles() == [None, None], "the next run continues"
+    assert not made.definitions.resolve_asset_graph().get_check_spec(check_key("kafka")).blocking
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_live_run_says_of_each_source_when_trouble_comes_and_goes(stand: Callable[..., Any]) -> None:
+    clock, lake = Clock(), Lake.at(stand().settings.lake)
+    checks = LiveCaptureChecks(lake, ["postgres", "kafka"], clock)
+
+    def said(problems: dict[str, str]) -> dict[str, tuple[bool, str | None]]:
+        sources = {asset: source for source, asset in ASSETS.items()}
+        return {sources[one.asset_key]: (one.passed, one.description) for one in checks.evaluations(problems)}
+
+    away = {"postgres": "no answer from db:5432\n  -> check that it runs", "models": "others' trouble"}
+    assert said({}) == {}, "it may not have been asked yet"
+    assert said(away) == {"postgres": (False, "no answer from db:5432")}
+    assert said(away) == {}
+    clock.now += ASKED_SECONDS
+    assert said(away) == {"kafka": (True, None)}, "one source with trouble beside a healthy one"
+    clock.now += REPEAT_SECONDS
+    assert said(away) == {"postgres": (False, "no answer from db:5432"), "kafka": (True, None)}
+    assert said({}) == {"postgres": (True, None)}
+
+
+def test_a_live_run_tells_a_gap_from_a_source_that_is_away(stand: Callable[..., Any]) -> None:
+    lake = Lake.at(stand().settings.lake)
+    with pytest.raises(GapError), Audit(lake).gaps("postgres"):
+        raise GAP
+    (found,) = LiveCaptureChecks(lake, ["postgres"]).evaluations({"postgres": str(GAP)})
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert found.metadata["what to do"].value == GAP.fix
