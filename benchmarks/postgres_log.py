@@ -20,7 +20,7 @@ from uuid import uuid4
 import psycopg
 from _postgres import CREATE, program, server_cpu, settings_of, version_of, write_inserts, write_mixed
 
-from fraud_lakehouse.capture.postgres_slot import format_lsn
+from fraud_lakehouse.capture.postgres_slot_state import format_lsn
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
 from fraud_lakehouse.lake.lake import Lake

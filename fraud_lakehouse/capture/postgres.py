@@ -31,7 +31,8 @@ from fraud_lakehouse.capture.postgres_publication import (
     unpublished_error,
 )
 from fraud_lakehouse.capture.postgres_retention import Retention, retention
-from fraud_lakehouse.capture.postgres_slot import ReplicationSlot, SlotState
+from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
+from fraud_lakehouse.capture.postgres_slot_state import SlotState
 from fraud_lakehouse.capture.postgres_snapshot import Snapshot
 from fraud_lakehouse.capture.postgres_timeline import Timeline, read_timeline, timeline_number
 from fraud_lakehouse.errors import SettingsError
@@ -139,7 +140,7 @@ class PostgresCapture:
         """
         return self._link.run(lambda connection: read_timeline(self._connector, timeline_number(connection)))
 
-    def preflight(self) -> None:
+    def preflight(self, position: int | None = None) -> None:
         """Check everything that capture needs and that can be known before a position is.
 
         Raises:
@@ -149,7 +150,7 @@ class PostgresCapture:
         self._link.run(check_server)
         tables = self.tables()
         self._link.run(lambda connection: check_publication(connection, self._slot.publication, tables))
-        self._link.run(lambda connection: check_slot(connection, self._slot))
+        self._link.run(lambda connection: check_slot(connection, self._slot, position))
 
     def new_tables(self) -> list[TableInfo]:
         """Tables that joined since `tables` was first asked: their snapshot is due."""
@@ -276,7 +277,7 @@ class PostgresCapture:
 
     def acknowledge(self, lsn: int) -> None:
         """Let the server discard its log up to `lsn`; only after that position is durable in the lake."""
-        self._link.run(lambda connection: self._slot.acknowledge(lsn))
+        self._link.run(lambda connection: self._slot.acknowledge(connection, lsn))
 
     def lag(self) -> PostgresLag:
         """Where the slot stands."""

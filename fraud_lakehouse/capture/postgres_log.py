@@ -40,7 +40,7 @@ class LogReader:
             if before.current <= asked.position:
                 return Peeked(before.current, iter(()))
             until = None if asked.until == LAST_LSN else asked.until
-            return Peeked(before.current, self._closing(self._slot.peek(connection, max_rows, until)))
+            return Peeked(before.current, self._closing(self._slot.peek(connection, asked.position, max_rows, until)))
 
         return self.link.run(begin)
 

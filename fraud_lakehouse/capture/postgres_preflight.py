@@ -51,8 +51,11 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
         raise WalLevelError("the server's max_wal_senders is 0", "set max_wal_senders to 10 and restart the server")
 
 
-def check_slot(connection: psycopg.Connection[Any], slot: ReplicationSlot) -> None:
+def check_slot(connection: psycopg.Connection[Any], slot: ReplicationSlot, position: int | None = None) -> None:
     """Check that the slot is free for us, or that one can still be created.
+
+    Args:
+        position: the lake's, to be named where the slot is at fault.
 
     Raises:
         SlotInUseError: another process reads it (names its pid).
@@ -60,11 +63,11 @@ def check_slot(connection: psycopg.Connection[Any], slot: ReplicationSlot) -> No
         SourceError: it is another database's, or no slot is free.
     """
     state = slot.state(connection)
-    slot.check_usable(state)
+    slot.check_usable(state, position)
     deadline = time.monotonic() + slot.patience
     while state.active_pid is not None:
         if time.monotonic() > deadline:
-            raise slot.in_use_error(f"active for PID {state.active_pid}")
+            raise slot.in_use_error(state, position)
         time.sleep(0.05)
         state = slot.state(connection)
     row = connection.execute(_SERVER).fetchone()

@@ -1,4 +1,4 @@
-"""The replication slot: state, creation, peek, acknowledgement. Decodes nothing."""
+"""The replication slot: its checks, creation, peek, acknowledgement. Decodes nothing."""
 
 from __future__ import annotations
 
@@ -21,41 +21,21 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceBusyError,
     SourceIdentityError,
 )
+from fraud_lakehouse.capture.postgres_slot_state import SlotState, format_lsn, lsn_or_none, parse_lsn, read_state
 from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.sql_text import quoted
 
 _T = TypeVar("_T")
 _RESYNC = "run `fraud-lakehouse resync`: it makes the slot anew and lands what the lake lacks; no row is removed"
+_OWN_SLOT = (
+    "choose another name in FRAUD_POSTGRES_SLOT (a lake that was filled through this one then goes on with"
+    " `fraud-lakehouse resync`)"
+)
 _START_OVER = "`fraud-lakehouse accept-source postgres` begins again with a new snapshot"
-_STATE = """
-select (pg_current_wal_flush_lsn() - '0/0')::int8, s.slot_name is not null, s.active_pid,
-       (s.confirmed_flush_lsn - '0/0')::int8, (s.restart_lsn - '0/0')::int8, s.wal_status, s.plugin,
-       s.database = current_database(), s.database, to_jsonb(s) ->> 'invalidation_reason'
-  from (select) as one left join pg_replication_slots s on s.slot_name = %s
-"""
 _PEEK = (
     "select data from"
     " pg_logical_slot_peek_binary_changes($1, $2::pg_lsn, $3, 'proto_version', '1', 'publication_names', $4)"
 )
-
-
-@dataclass(frozen=True)
-class SlotState:
-    """The slot as the server sees it; LSNs as integers, None where the server has none.
-
-    `current` is the LSN up to which the server's log is flushed, read in the same statement.
-    """
-
-    current: int
-    exists: bool
-    active_pid: int | None
-    confirmed: int | None
-    restart: int | None
-    wal_status: str | None
-    plugin: str | None
-    same_database: bool | None
-    database: str | None
-    invalidation_reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,17 +44,6 @@ class CreatedSlot:
 
     lsn: int
     snapshot: str
-
-
-def parse_lsn(text: str) -> int:
-    """`16/B374D848` as an integer."""
-    high, low = text.split("/")
-    return (int(high, 16) << 32) | int(low, 16)
-
-
-def format_lsn(lsn: int) -> str:
-    """An integer as `16/B374D848`."""
-    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 class ReplicationSlot:
@@ -95,9 +64,7 @@ class ReplicationSlot:
 
     def state(self, connection: psycopg.Connection[Any]) -> SlotState:
         """The slot and the log's end now."""
-        row = connection.execute(_STATE, (self.name,)).fetchone()
-        assert row is not None  # the left join always gives one row
-        return SlotState(*row)
+        return read_state(connection, self.name)
 
     def check(self, state: SlotState, position: int) -> None:
         """Check that the slot still holds everything after `position`.
@@ -125,7 +92,7 @@ class ReplicationSlot:
             anew = state.restart is not None and state.restart >= position
             raise SlotAheadError(
                 f"replication slot {self.name} was acknowledged up to {format_lsn(state.confirmed)}"
-                f" (it keeps log from {_lsn_or_none(state.restart)}), but the lake has only {format_lsn(position)}: "
+                f" (it keeps log from {lsn_or_none(state.restart)}), but the lake has only {format_lsn(position)}: "
                 + (
                     "it was dropped and created anew, or another lake reads it"
                     if anew
@@ -141,17 +108,16 @@ class ReplicationSlot:
             SlotLostError: it was invalidated.
             SourceError: it belongs to another database or another plugin.
         """
-        self.check_ours(state)
+        self.check_ours(state, position)
         if state.wal_status == "lost":
-            lake = "" if position is None else f", the lake has {format_lsn(position)}"
             raise SlotLostError(
                 f"replication slot {self.name} was invalidated by the server ({state.invalidation_reason or 'lost'}):"
                 " it needed more log than max_slot_wal_keep_size allows, or was idle for too long"
-                f" (acknowledged {_lsn_or_none(state.confirmed)}, log ends at {format_lsn(state.current)}{lake})",
+                f" ({state.places(position)})",
                 f"raise max_slot_wal_keep_size, then {_RESYNC}",
             )
 
-    def check_ours(self, state: SlotState) -> None:
+    def check_ours(self, state: SlotState, position: int | None = None) -> None:
         """Check that the slot, if there is one, is of our database and plugin.
 
         Raises:
@@ -159,8 +125,9 @@ class ReplicationSlot:
         """
         if state.exists and (state.plugin != "pgoutput" or not state.same_database):
             raise SourceError(
-                f"replication slot {self.name} belongs to database {state.database} with plugin {state.plugin}",
-                "choose another name in FRAUD_POSTGRES_SLOT",
+                f"replication slot {self.name} belongs to database {state.database} with plugin {state.plugin}"
+                f" ({state.places(position)})",
+                _OWN_SLOT,
             )
 
     def drop(self, connection: psycopg.Connection[Any]) -> None:
@@ -171,7 +138,8 @@ class ReplicationSlot:
         """
         state = self.state(connection)
         if state.exists:
-            self._patiently(lambda: connection.execute("select pg_drop_replication_slot(%s)", (self.name,)))
+            drop = "select pg_drop_replication_slot(%s)"
+            self._patiently(connection, lambda: connection.execute(drop, (self.name,)))
 
     def create(
         self, walsender: psycopg.Connection[Any], *, temporary: bool = False, timeout: float = 60.0
@@ -212,12 +180,15 @@ class ReplicationSlot:
         return CreatedSlot(parse_lsn(lsn.decode()), snapshot.decode())
 
     def peek(
-        self, connection: psycopg.Connection[Any], max_rows: int, until: int | None = None
+        self, connection: psycopg.Connection[Any], position: int, max_rows: int, until: int | None = None
     ) -> Iterator[list[bytes]]:
         """Messages of whole transactions not yet acknowledged, in chunks, without consuming them.
 
         The server stops after the transaction in which `max_rows` messages were reached, or about where its log
         reaches `until`. It decodes all before it sends the first: errors but a lost connection are raised here.
+
+        Args:
+            position: the slot's position in the lake, to be named where the slot is at fault.
 
         Raises:
             SlotLostError, SlotInUseError, SourceError: by SQLSTATE; psycopg.OperationalError: connection lost.
@@ -231,32 +202,43 @@ class ReplicationSlot:
             return chain([first], chunks)
 
         try:
-            return self._patiently(begin)
+            return self._patiently(connection, begin, position)
         except errors.ObjectNotInPrerequisiteState as error:
-            raise SlotLostError(f"replication slot {self.name} cannot be read: {words_of(error)}", _RESYNC) from None
+            state = self.state(connection)
+            self.check(state, position)  # says it better where it can
+            raise SlotLostError(
+                f"replication slot {self.name} cannot be read: {words_of(error)} ({state.places(position)})",
+                _RESYNC,
+            ) from None
         except errors.UndefinedObject as error:
-            if not self.state(connection).exists:
-                raise SlotLostError(f"replication slot {self.name} does not exist any more", _RESYNC) from None
+            self.check(self.state(connection), position)
             raise SourceError(
                 f"publication {self.publication} was dropped while changes were pending: {words_of(error)}",
                 f"CREATE PUBLICATION {quoted(self.publication)} again; if the error stays, {_RESYNC}",
             ) from None
 
-    def acknowledge(self, lsn: int) -> None:
+    def acknowledge(self, connection: psycopg.Connection[Any], lsn: int) -> None:
         """Tell the server that everything up to `lsn` is durable here: it may discard that log.
 
         It takes 6 to 11 ms, whereas pg_replication_slot_advance decodes all of it once more.
-        """
-        self._patiently(lambda: acknowledge(self._connector, self.name, quoted(self.publication), lsn))
 
-    def in_use_error(self, words: str) -> SlotInUseError:
-        """The error for a slot that another process holds; `words` name the holder."""
+        Raises:
+            SlotInUseError: another process reads it; psycopg.Error: by SQLSTATE.
+        """
+        self._patiently(connection, lambda: acknowledge(self._connector, self.name, quoted(self.publication), lsn), lsn)
+
+    def in_use_error(self, state: SlotState, position: int | None = None) -> SlotInUseError:
+        """The error for a slot that another process holds; the lake's position is named if known."""
+        holder = f"pid {state.active_pid}" if state.active_pid is not None else "another process"
+        end_it = f": select pg_terminate_backend({state.active_pid})" if state.active_pid is not None else ""
         return SlotInUseError(
-            f"replication slot {self.name} is in use by another process: {words}",
-            "stop that reader, or choose another name in FRAUD_POSTGRES_SLOT",
+            f"replication slot {self.name} is in use by {holder} ({state.places(position)})",
+            f"end that reader{end_it}; if it needs the slot, {_OWN_SLOT}",
         )
 
-    def _patiently(self, action: Callable[[], _T]) -> _T:
+    def _patiently(
+        self, connection: psycopg.Connection[Any], action: Callable[[], _T], position: int | None = None
+    ) -> _T:
         """Run; while another process holds the slot, try again for `patience` seconds.
 
         Raises:
@@ -266,9 +248,9 @@ class ReplicationSlot:
         while True:
             try:
                 return action()
-            except errors.ObjectInUse as error:
+            except errors.ObjectInUse:
                 if time.monotonic() > deadline:
-                    raise self.in_use_error(words_of(error)) from None
+                    raise self.in_use_error(self.state(connection), position) from None
                 time.sleep(0.05)
 
     def _blocked(self, timeout: float) -> SourceBusyError:
@@ -282,10 +264,6 @@ class ReplicationSlot:
             f"creating replication slot {self.name} waited {timeout:.0f} s for open transactions to end{who}",
             "end that transaction (commit it, or select pg_terminate_backend(pid)) and try again",
         )
-
-
-def _lsn_or_none(lsn: int | None) -> str:
-    return "nowhere" if lsn is None else format_lsn(lsn)
 
 
 def words_of(error: psycopg.Error) -> str:

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import errors, pq
 
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector, wait_results
-from fraud_lakehouse.capture.postgres_slot import parse_lsn
+from fraud_lakehouse.capture.postgres_slot_state import parse_lsn
 
 _NUMBER = """
 select case when pg_is_in_recovery() then 0

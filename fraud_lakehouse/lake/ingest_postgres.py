@@ -184,7 +184,7 @@ class PostgresIngest:
         order = self._audit.order(SOURCE, self.capture.app_id, position)
         self._identity.check(position)
         try:
-            self.capture.preflight()
+            self.capture.preflight(position)
         except SlotLostError:  # to be made anew, unless the lake has a position in it
             if position is not None and order is None:
                 self.capture.resume(position)

@@ -16,7 +16,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceIdentityError,
     TimelineError,
 )
-from fraud_lakehouse.capture.postgres_slot import format_lsn
+from fraud_lakehouse.capture.postgres_slot_state import format_lsn
 from fraud_lakehouse.capture.postgres_timeline import Timeline
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.ingest_changes import SOURCE

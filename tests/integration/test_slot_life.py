@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +22,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceIdentityError,
     TimelineError,
 )
-from fraud_lakehouse.capture.postgres_slot import format_lsn
+from fraud_lakehouse.capture.postgres_slot_state import format_lsn, parse_lsn
 from fraud_lakehouse.defs.positions import NewData, new_data
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.detect.slot_health import Level, SlotHealth, assess
@@ -32,7 +33,7 @@ from fraud_lakehouse.lake.ingest import PostgresIngest, accept, forget_postgres_
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings
-from tests.integration.test_resync import bronze, land, settings_of, state
+from tests.integration.test_resync import bronze, invalidated, land, settings_of, state
 
 pytestmark = pytest.mark.postgres
 
@@ -98,6 +99,52 @@ def test_a_slot_dropped_or_created_anew_is_told_with_positions(database: str, tm
             land(settings)
 
 
+def test_a_slot_in_use_is_told_with_positions_and_what_frees_it(database: str, tmp_path: Path) -> None:
+    settings = begin(database, tmp_path)
+    at, lake = position(settings), Lake.at(settings.lake)
+    insert(database)
+    with PostgresIngest(settings, lake) as ingest, PostgresCapture(settings) as other:
+        reader = other._connector.connect(replication=True)
+        options = "(proto_version '1', publication_names 'fraud_lakehouse')"
+        reader.pgconn.exec_(f'START_REPLICATION SLOT "{other.slot}" LOGICAL 0/0 {options}'.encode())
+        ingest.capture._slot.patience = 0.2
+        kept, confirmed = (slot_lsn(database, settings, f"{name}_lsn") for name in ("restart", "confirmed_flush"))
+        places = rf"acknowledged {confirmed}, keeps log from {kept}, log ends at \S+"
+        held = rf"by pid {reader.info.backend_pid} \({places}, the lake has {at}\)"
+        with pytest.raises(SlotInUseError, match=held) as in_use:
+            ingest.step(100)
+        with pytest.raises(SlotInUseError, match=held):
+            ingest.capture.acknowledge(parse_lsn(at))
+        assert "choose another name in FRAUD_POSTGRES_SLOT" in in_use.value.fix and "resync" in in_use.value.fix
+        with psycopg.connect(database, autocommit=True) as connection:
+            (freed,) = re.findall(r"select pg_terminate_backend\(\d+\)", in_use.value.fix)
+            connection.execute(freed)
+        ingest.capture._slot.patience = 10.0
+        assert sum(item.rows for item in ingest.step(100)) == 1
+        reader.close()
+    assert ids(settings) == [1, 2, 3]
+
+
+def test_a_slot_that_goes_away_just_before_it_is_read_is_told_with_positions(database: str, tmp_path: Path) -> None:
+    """The checks before a peek name most losses; what happens between them and the peek is named as well."""
+    settings = begin(database, tmp_path)
+    at = position(settings)
+    with PostgresCapture(settings) as capture, psycopg.connect(database, autocommit=True) as connection:
+        with invalidated(connection, settings.postgres_slot):
+            confirmed = slot_lsn(database, settings, "confirmed_flush_lsn")
+            told = rf"invalidated by the server .*\(acknowledged {confirmed}, keeps log from .*, the lake has {at}\)"
+            with pytest.raises(SlotLostError, match=told) as lost:
+                capture._slot.peek(connection, parse_lsn(at), 10)
+            assert "fraud-lakehouse resync" in lost.value.fix
+        connection.execute("select pg_drop_replication_slot(%s)", [settings.postgres_slot])
+        with pytest.raises(SlotLostError, match=rf"up to {at}: those from there to \S+ are not in the log"):
+            capture._slot.peek(connection, parse_lsn(at), 10)
+        connection.execute("select pg_create_physical_replication_slot(%s)", [settings.postgres_slot])
+        with pytest.raises(SourceError, match=rf"with plugin None \(acknowledged nowhere, .*, the lake has {at}\)"):
+            capture._slot.peek(connection, parse_lsn(at), 10)
+        connection.execute("select pg_drop_replication_slot(%s)", [settings.postgres_slot])
+
+
 def test_a_slot_of_another_name_takes_over_without_taking_anything_back(database: str, tmp_path: Path) -> None:
     settings = begin(database, tmp_path)
     other = settings.model_copy(update={"postgres_slot": settings.postgres_slot + "_b"})
@@ -134,7 +181,7 @@ def test_a_forgotten_slot_keeps_no_log_and_is_resynced_by_itself(database: str, 
         options = "(proto_version '1', publication_names 'fraud_lakehouse')"
         reader.pgconn.exec_(f'START_REPLICATION SLOT "{capture.slot}" LOGICAL 0/0 {options}'.encode())
         capture._slot.patience = 0.2
-        with pytest.raises(SlotInUseError, match=rf"PID {reader.info.backend_pid}"):
+        with pytest.raises(SlotInUseError, match=rf"pid {reader.info.backend_pid}"):
             capture.drop_slot()
     assert forget_postgres_slot(settings, lake)
     assert not forget_postgres_slot(settings, lake)

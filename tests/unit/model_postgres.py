@@ -81,7 +81,7 @@ class ModelPostgres:
     def app_id_of(self, table: str) -> str:
         return f"{self.app_id}:{table}"
 
-    def preflight(self) -> None:
+    def preflight(self, position: int | None = None) -> None:
         pass
 
     def close(self) -> None:
