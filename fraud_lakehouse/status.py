@@ -7,7 +7,8 @@ The JSON object (keys may be added, none is removed):
     lag_rows: Kafka only; lag_bytes: PostgreSQL only, WAL beyond the position; lag_seconds: 0 when nothing is behind,
     else the age of the newest landed row; error: why the source did not answer, else null;
     PostgreSQL also has retained_bytes (WAL the slot keeps on the server), wal_status and slot_health: {level: ok,
-    warning or error, reasons, used_share, limit_bytes, safe_bytes, inactive_seconds, ...} (detect/slot_health.py)
+    warning or error, reasons, used_share, limit_bytes, safe_bytes, inactive_seconds, ...} (detect/slot_health.py), and
+    left_out: [{table, problem, fix}], the tables asked for that cannot be captured as they are now
   layers: {bronze|silver|gold: [{table, rows, version, freshness_seconds, error}]}: seconds since rows last changed
   alerts: {open, by_rule, by_severity, undelivered, destinations: [{destination, pending, failures, error}]}
     undelivered: alerts that at least one configured destination has not got; failures: in a row, up to now
@@ -72,6 +73,7 @@ class SourceStatus:
     retained_bytes: int | None = None
     wal_status: str | None = None
     slot_health: dict[str, Any] | None = None
+    left_out: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -188,6 +190,10 @@ def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed
     found.last_batch = _shown(last)
     with capture:
         lag, retention = capture.lag(), capture.retention()
+        capture.tables()
+    found.left_out = [
+        {"table": one.table, "problem": one.error.problem, "fix": one.error.fix} for one in capture.refused
+    ]
     awaited = awaited_position(landed.lake, identity) if identity and not retention.exists else None
     if retention.exists or awaited is not None:
         found.slot_health = assess(retention, allowed_bytes, awaited).evidence()

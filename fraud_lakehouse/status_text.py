@@ -88,6 +88,7 @@ def _source_lines(source: SourceStatus) -> list[str]:
         lines.append(f"  slot keeps {source.retained_bytes or 0:,} bytes of WAL ({source.wal_status})")
     if source.slot_health:
         lines += [f"  slot {source.slot_health['level']}: {reason}" for reason in source.slot_health["reasons"]]
+    lines += [f"  left out {one['table']}: {_sentence(one)}" for one in source.left_out]
     lines += [f"  ERROR {line}" for line in (source.error or "").splitlines()]
     return lines
 

@@ -6,7 +6,7 @@ here: no connection, no position of the lake beyond the numbers given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -53,6 +53,7 @@ def decode(
     part: Part | None = None,
     described: dict[int, Relation] | None = None,
     until: int = _LAST_LSN,
+    left_out: Collection[int] = (),
 ) -> Decoded:
     """Decode whole transactions, or a part of one.
 
@@ -66,6 +67,7 @@ def decode(
         part: of which transaction the messages are a part.
         described: relations by oid as earlier messages of the same peek described them; brought up to date here.
         until: transactions that end after this LSN are left out.
+        left_out: oids of tables whose events are left out, whatever their names.
 
     Raises:
         TableWithoutPositionError: a table of `tables` is not in `after`.
@@ -84,6 +86,9 @@ def decode(
     for relation, events in _events(rows, relations):
         source = (relation.schema, relation.table)
         name = names.get(source) or bronze_name(*source)
+        # A name of another table's (public.a__b and a.b are both a__b) does not make it that table.
+        if relation.oid in left_out or (source not in names and name in tables):
+            continue
         if name not in after:
             _check_foreign(name, tables)
             continue

@@ -30,6 +30,7 @@ from fraud_lakehouse.capture.postgres_publication import (
     published,
     unpublished_error,
 )
+from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_retention import Retention, retention
 from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
 from fraud_lakehouse.capture.postgres_slot_state import SlotState
@@ -80,7 +81,8 @@ class PostgresCapture:
         self._runs = Runs(settings.work_dir)
         self._max_field_bytes = settings.max_field_bytes
         self._tables: dict[str, TableInfo] = {}
-        self._refused: set[str] = set()
+        self.refused: list[Refusal] = []
+        """The tables asked for that cannot be captured, as `tables` saw them last."""
         self._published: frozenset[tuple[str, str]] | None = None
         self._seen = 0
 
@@ -101,7 +103,7 @@ class PostgresCapture:
         """Close, and take whatever server answers next: the caller compares its identity with the lake's."""
         self._link.forget()
         self._log.link.forget()
-        self._tables, self._published, self._seen = {}, None, 0
+        self._tables, self.refused, self._published, self._seen = {}, [], None, 0
 
     @property
     def slot(self) -> str:
@@ -140,16 +142,22 @@ class PostgresCapture:
         """
         return self._link.run(lambda connection: read_timeline(self._connector, timeline_number(connection)))
 
-    def preflight(self, position: int | None = None) -> None:
-        """Check everything that capture needs and that can be known before a position is.
+    def preflight(self, position: int | None = None, *, every_table: bool = True) -> None:
+        """Check everything that capture needs before the log can be asked.
+
+        Args:
+            position: the slot's position in the lake, to be named where the slot is at fault.
+            every_table: refuse to begin while there is a table that cannot be captured; without, it is in `refused`.
 
         Raises:
             SourceError: the subclass in `postgres_errors` that names the cause and its remedy.
             SlotLostError: the slot was invalidated.
         """
         self._link.run(check_server)
-        tables = self.tables()
-        self._link.run(lambda connection: check_publication(connection, self._slot.publication, tables))
+        self._link.run(lambda connection: check_publication(connection, self._slot.publication))
+        self.tables()
+        if every_table and self.refused:
+            raise self.refused[0].error
         self._link.run(lambda connection: check_slot(connection, self._slot, position))
 
     def new_tables(self) -> list[TableInfo]:
@@ -158,17 +166,11 @@ class PostgresCapture:
         return [table for table in self.tables() if table.name not in before]
 
     def tables(self) -> list[TableInfo]:
-        """The tables to capture, read from the catalog now.
-
-        Raises:
-            SourceTableError: one is missing or cannot be captured. Once there are some, only for one of these: a new
-                table that cannot be captured is logged and left out.
-        """
-        captured, publication = {table.oid for table in self._tables.values()}, self._slot.publication
-        found = self._link.run(lambda c: discover(c, self._configured, publication, captured, self._refused))
-        self._tables = {table.name: table for table in found}
+        """The tables that can be captured, read from the catalog now; `refused` then has the others asked for."""
+        found = self._link.run(lambda connection: discover(connection, self._configured, self._slot.publication))
+        self._tables, self.refused = {table.name: table for table in found.tables}, found.refused
         self._published = None
-        return found
+        return found.tables
 
     def memberships(self, tables: Sequence[TableInfo]) -> dict[str, str]:
         """By bronze name, what tells each published table's membership from any earlier one."""
@@ -269,6 +271,7 @@ class PostgresCapture:
             self._runs,
             self._base_types,
             self._max_field_bytes,
+            frozenset(refusal.oid for refusal in self.refused if refusal.in_log),
         )
 
     def be_patient(self, patient: bool) -> None:

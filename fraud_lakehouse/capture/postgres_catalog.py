@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +12,10 @@ from psycopg import sql
 
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
 from fraud_lakehouse.capture.postgres_names import bronze_names, column_names
+from fraud_lakehouse.capture.postgres_refusal import Refusal, Standing, refusal_of
 from fraud_lakehouse.capture.postgres_traces import read_shapes
 from fraud_lakehouse.capture.postgres_types import ColumnType
-
-log = logging.getLogger(__name__)
+from fraud_lakehouse.sql_text import qualified
 
 _FIRST_NOT_BUILT_IN = 10000  # lower oids are written down in PostgreSQL's sources; none of them is a domain
 STORED_IN_LOG = 180000  # the first version whose log can carry stored generated columns
@@ -105,20 +104,39 @@ class TableInfo:
         return self.identifier() if self.partitioned else sql.SQL("only {}").format(self.identifier())
 
 
+@dataclass(frozen=True)
+class Catalog:
+    """The tables that can be captured, and those asked for that cannot."""
+
+    tables: list[TableInfo]
+    refused: list[Refusal]
+
+
+# What adding a table takes is owning (or being a member of the owner of) both the publication and the table.
 _TABLES = """
+with members as materialized (
+  select schemaname, tablename from pg_publication_tables where pubname = %(publication)s
+)
 select n.nspname, c.relname, c.oid::int8, c.relreplident::text, c.relpersistence::text, c.relkind::text,
-       has_table_privilege(c.oid, 'select'),
        (select array_agg(a.attname::text order by k.ordinality)
           from pg_index i
          cross join lateral unnest(i.indkey::int2[]) with ordinality as k(attnum, ordinality)
           join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
          where i.indrelid = c.oid and k.ordinality <= i.indnkeyatts and i.indisvalid
-           and case c.relreplident when 'i' then i.indisreplident else i.indisprimary and i.indimmediate end)
+           and case c.relreplident when 'i' then i.indisreplident else i.indisprimary and i.indimmediate end),
+       has_schema_privilege(n.oid, 'usage'), has_table_privilege(c.oid, 'select'),
+       coalesce(p.pubname, ''), coalesce(p.pubviaroot, true), m.tablename is not null or r.oid is not null,
+       coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') is not null,
+       coalesce(pg_has_role(p.pubowner, 'usage') and pg_has_role(c.relowner, 'usage'), false)
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
+  left join pg_publication p on p.pubname = %(publication)s
+  left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid
+  left join members m on m.schemaname = n.nspname and m.tablename = c.relname
  where c.relkind in ('r', 'p') and not c.relispartition
-   and (case when %(wanted)s::text[] is null then n.nspname = 'public'
-             else n.nspname || '.' || c.relname = any(%(wanted)s::text[]) end)
+   and (case when cardinality(%(names)s::text[]) = 0 then n.nspname = 'public'
+             else (n.nspname::text, c.relname::text) in (select * from unnest(%(schemas)s::text[], %(names)s::text[]))
+        end)
  order by n.nspname, c.relname
 """
 
@@ -155,51 +173,26 @@ def base_types(connection: psycopg.Connection[Any], oids: Sequence[int]) -> dict
     return {row[0]: ColumnType(row[1], row[2]) for row in connection.execute(_BASE_TYPES, (own,)).fetchall()}
 
 
-def discover(
-    connection: psycopg.Connection[Any],
-    configured: Sequence[str],
-    publication: str = "",
-    captured: Collection[int] = (),
-    refused: set[str] | None = None,
-) -> list[TableInfo]:
+def discover(connection: psycopg.Connection[Any], configured: Sequence[str], publication: str) -> Catalog:
     """The tables to capture: those configured (`[schema.]table`), or every table of schema public.
 
     Args:
         publication: the one that the log is read through; it says whether the log carries stored generated columns.
-        captured: oids of the tables that are captured already: what is wrong with others then holds up none of them.
-        refused: what was logged to be wrong with those others, so that it is logged once.
-
-    Raises:
-        SourceTableError: one is missing, not readable, unlogged, or has no key or replica identity;
-            names the table and the statement that mends it.
     """
-
-    def refuse(error: SourceTableError, oid: int = 0) -> None:
-        if not captured or oid in captured:
-            raise error
-        if refused is not None and error.problem not in refused:
-            refused.add(error.problem)
-            log.warning("not captured: %s", error)
-
-    wanted = [name if "." in name else f"public.{name}" for name in configured] or None
+    wanted = [qualified(name) for name in configured]
     # Read first: what the catalog then shows holds at this position, or came later.
     (position,) = connection.execute(_POSITION).fetchone() or (0,)
-    rows = connection.execute(_TABLES, {"wanted": wanted}).fetchall()
-    missing = sorted(set(wanted or ()) - {f"{row[0]}.{row[1]}" for row in rows})
-    if missing:
-        fix = "correct FRAUD_POSTGRES_TABLES (schema.table, comma separated), or create the table"
-        refuse(SourceTableError(f"the database has no table {', '.join(missing)}", fix))
-    if not rows:
-        fix = "create one, or name tables elsewhere in FRAUD_POSTGRES_TABLES"
-        refuse(SourceTableError("there is no table in schema public", fix))
-    rows = [row for row in rows if row[4] != "u" or wanted is not None]
+    named = {"schemas": [schema for schema, _ in wanted], "names": [name for _, name in wanted]}
+    rows = connection.execute(_TABLES, {**named, "publication": publication}).fetchall()
+    refused = _absent(wanted, {row[:2] for row in rows})
+    rows = [row for row in rows if row[4] != "u" or wanted]
     by_age = sorted(rows, key=lambda row: int(row[2]))
     names = dict(zip((row[2] for row in by_age), bronze_names(row[:2] for row in by_age), strict=True))
     columns, left_out = _columns(connection, list(names), publication)
     roots = [row[2] for row in rows if row[5] == "p"]
-    shapes = read_shapes(connection, {row[2]: row[7] or () for row in rows}, roots)
+    shapes = read_shapes(connection, {row[2]: row[6] or () for row in rows}, roots)
     tables = []
-    for schema, table, oid, identity, persistence, kind, readable, key in rows:
+    for schema, table, oid, identity, persistence, kind, key, *rights in rows:
         own = {column.source_name: column.name for column in columns.get(oid, ())}
         info = TableInfo(
             name=names[oid],
@@ -214,13 +207,22 @@ def discover(
             lsn=position,
             shape=shapes[oid],
         )
-        try:
-            _check(connection, info, identity, persistence, readable)
-        except SourceTableError as error:
-            refuse(error, oid)
-        else:
+        refusal = refusal_of(info, Standing(identity, persistence, *rights))
+        if refusal is None:
             tables.append(info)
-    return tables
+        else:
+            refused.append(refusal)
+    return Catalog(tables, refused)
+
+
+def _absent(wanted: Sequence[tuple[str, str]], present: Collection[tuple[str, str]]) -> list[Refusal]:
+    """What is asked for and not there."""
+    if not wanted:
+        fix = "create one, or name tables elsewhere in FRAUD_POSTGRES_TABLES"
+        return [] if present else [Refusal("public.*", SourceTableError("there is no table in schema public", fix))]
+    fix = "correct FRAUD_POSTGRES_TABLES (schema.table, comma separated), or create the table"
+    missing = [f"{schema}.{table}" for schema, table in sorted(set(wanted) - set(present))]
+    return [Refusal(name, SourceTableError(f"the database has no table {name}", fix)) for name in missing]
 
 
 def _columns(
@@ -248,35 +250,3 @@ def named_columns(columns: Sequence[tuple[str, ColumnType]]) -> list[ColumnInfo]
         ColumnInfo(name, kind, "" if name == source else source)
         for name, (source, kind) in zip(own, columns, strict=True)
     ]
-
-
-def _check(
-    connection: psycopg.Connection[Any], info: TableInfo, identity: str, persistence: str, readable: bool
-) -> None:
-    quoted = info.identifier().as_string(connection)
-    if persistence != "p":
-        raise SourceTableError(
-            f"table {info.source_name} is not written to the log (unlogged)", f"ALTER TABLE {quoted} SET LOGGED"
-        )
-    if not readable:
-        raise SourceTableError(
-            f"the user may not read table {info.source_name}",
-            f"GRANT SELECT ON {quoted} TO the user of FRAUD_POSTGRES_DSN",
-        )
-    if identity == "n":
-        raise SourceTableError(
-            f"table {info.source_name} has replica identity NOTHING: updates and deletes would not be logged",
-            f"ALTER TABLE {quoted} REPLICA IDENTITY DEFAULT",
-        )
-    if unseen := [name for name in info.key if name in info.left_out]:
-        raise SourceTableError(
-            f"the key of table {info.source_name} has the generated column {unseen[0]}, which the log does not carry",
-            f"ALTER TABLE {quoted} REPLICA IDENTITY USING INDEX ... without it, or leave the table out with"
-            " FRAUD_POSTGRES_TABLES",
-        )
-    if not info.key:
-        raise SourceTableError(
-            f"table {info.source_name} has no primary key (or replica identity index) that identifies a row",
-            f"ALTER TABLE {quoted} ADD PRIMARY KEY (...), or ALTER TABLE {quoted} REPLICA IDENTITY USING INDEX ...,"
-            " or leave it out by naming the tables in FRAUD_POSTGRES_TABLES",
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -71,6 +71,7 @@ class Changes:
         runs: cuts the messages.
         base_types: given oids of user-defined types, those that are domains and their base types.
         max_field_bytes: a larger field is refused.
+        left_out: oids of tables that are not captured although the log has changes of them.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Changes:
         runs: Runs,
         base_types: Callable[[Sequence[int]], Mapping[int, ColumnType]],
         max_field_bytes: int,
+        left_out: Collection[int] = (),
     ) -> None:
         self.start_lsn = question.position
         self.end_lsn = question.position
@@ -97,6 +99,7 @@ class Changes:
         self._runs = runs
         self._base_types = base_types
         self._max_field_bytes = max_field_bytes
+        self._left_out = left_out
         self._received = 0
         self._pieces = self._read()
 
@@ -126,6 +129,7 @@ class Changes:
                     part=run.part,
                     described=described,
                     until=asked.until,
+                    left_out=self._left_out,
                 )
                 if decoded.end_lsn:
                     end, newest = decoded.end_lsn, decoded.newest_committed_at_us

@@ -1,4 +1,4 @@
-"""The publication: which tables the slot's log carries, and that it carries all of each."""
+"""The publication: which tables the slot's log carries. What it leaves out of one table is in `postgres_refusal`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from fraud_lakehouse.capture.postgres_errors import ReplicationRightError, Sourc
 from fraud_lakehouse.capture.postgres_slot import words_of
 from fraud_lakehouse.errors import SourceError
 
-_KNOWN = """
-select p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate, p.pubviaroot,
-       (select array_agg(r.prrelid::regclass::text) from pg_publication_rel r
-         where r.prpubid = p.oid and (to_jsonb(r) ->> 'prqual' is not null or to_jsonb(r) ->> 'prattrs' is not null))
-  from pg_publication p where p.pubname = %s
-"""
+_COMPLETE = "select pubinsert and pubupdate and pubdelete and pubtruncate from pg_publication where pubname = %s"
 
 _MEMBERS = """
 select t.schemaname, t.tablename, p.oid::text || '/' || coalesce(r.oid::text, '-')
@@ -47,33 +42,20 @@ def memberships(connection: psycopg.Connection[Any], name: str, tables: Iterable
     return {table: member for table, member in found.items() if member is not None}
 
 
-def check_publication(connection: psycopg.Connection[Any], name: str, tables: Iterable[TableInfo]) -> bool:
-    """Check that the publication, if it exists, leaves nothing of a table out; returns whether it exists.
+def check_publication(connection: psycopg.Connection[Any], name: str) -> bool:
+    """Check that the publication, if it exists, publishes all operations; returns whether it exists.
 
     Raises:
-        SourceError: it leaves out operations, rows, columns, or names partitions instead of their root.
+        SourceError: it leaves some out.
     """
-    known = connection.execute(_KNOWN, (name,)).fetchone()
-    if known is None:
-        return False
-    complete, via_root, filtered = known
-    quoted = sql.Identifier(name).as_string(connection)
-    if not complete:
+    known = connection.execute(_COMPLETE, (name,)).fetchone()
+    if known is not None and not known[0]:
+        quoted = sql.Identifier(name).as_string(connection)
         raise SourceError(
             f"publication {name} does not publish every operation",
             f"ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')",
         )
-    if filtered:
-        raise SourceError(
-            f"publication {name} has a row filter or a column list for {', '.join(filtered)}",
-            "publish these tables whole, or choose another name in FRAUD_POSTGRES_PUBLICATION",
-        )
-    if not via_root and any(table.partitioned for table in tables):
-        raise SourceError(
-            f"publication {name} publishes partitions under their own names",
-            f"ALTER PUBLICATION {quoted} SET (publish_via_partition_root = true)",
-        )
-    return True
+    return known is not None
 
 
 def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: Sequence[TableInfo]) -> None:
@@ -81,9 +63,9 @@ def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: S
 
     Raises:
         ReplicationRightError: the user may not; quotes the statement for somebody who may.
-        SourceError: it exists and leaves something out.
+        SourceError: it exists and leaves operations out.
     """
-    exists = check_publication(connection, name, tables)
+    exists = check_publication(connection, name)
     members = published(connection, name)
     missing = [table for table in tables if (table.schema, table.table) not in members]
     if not missing:

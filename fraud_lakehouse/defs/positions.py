@@ -79,6 +79,7 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
     Log of other tables alone counts once it is more than IDLE_BYTES: a run lets the server recycle it.
     """
     from fraud_lakehouse.capture.postgres import PostgresCapture
+    from fraud_lakehouse.lake.postgres_refusals import PostgresRefusals
 
     with PostgresCapture(settings) as capture:
         position = _position(lake, "control", "batches", capture.app_id)
@@ -87,6 +88,7 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
         if order := Audit(lake).order("postgres", capture.app_id, position):
             return NewData("postgres", f"{order}-at-{_lsn(position)}")
         found = capture.tables()
+        PostgresRefusals(lake, capture).check()
         tables = {table.name: capture.app_id_of(table.name) for table in found}
         after = {name: _position(lake, "bronze", name, app_id) for name, app_id in tables.items()}
         if new := sorted(name for name, at in after.items() if at is None):

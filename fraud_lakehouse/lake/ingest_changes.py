@@ -24,6 +24,7 @@ from fraud_lakehouse.lake.evolution import adapt
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.landed import Landed
+from fraud_lakehouse.lake.postgres_refusals import PostgresRefusals
 
 SOURCE = "postgres"
 IDLE_BYTES = 16 * 1024 * 1024
@@ -55,6 +56,7 @@ class ChangeIngest:
         self.batches = batches
         self.dropped: dict[str, int] = {}
         """Positions of bronze tables the source no longer has: the log may still hold their last events."""
+        self._refusals = PostgresRefusals(lake, capture)
         self._tables: dict[str, BronzeTable] = {}
         self._idle_since = time.monotonic()
 
@@ -85,11 +87,12 @@ class ChangeIngest:
             what was landed, one item per table with rows; [] when the log holds nothing new.
 
         Raises:
-            SourceError: the source cannot be read, or a table lacks its snapshot.
+            SourceError: the source cannot be read, or not a table any more whose changes the log has.
             GapError: changes are gone.
             ConcurrentWriterError: another writer was first; nothing was written twice.
             LakeError: the lake could not be written; nothing was acknowledged.
         """
+        self._refusals.heed()
         self._discard()  # of a call that was interrupted
         try:
             return self._land(max_rows, until)

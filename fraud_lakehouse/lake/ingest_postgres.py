@@ -23,6 +23,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceTableError,
     TimelineChangedError,
 )
+from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
@@ -98,7 +99,7 @@ class PostgresIngest:
             names: bronze names, or `[schema.]table` of the source; none: every captured table.
 
         Raises:
-            SourceTableError: no such table is captured. Otherwise as `step`.
+            SourceTableError: no such table is captured. SourceError: why that table cannot be. Otherwise as `step`.
         """
         self._start_over()
         try:
@@ -107,7 +108,7 @@ class PostgresIngest:
                 self._start_or_give_up()
                 self._ready = True
                 tables = self.capture.tables()
-                wanted = [_captured(tables, name) for name in names] or tables
+                wanted = [_captured(tables, self.capture.refused, name) for name in names] or tables
                 self._look()
                 done = self._resync.last
                 if done is not None and {info.name for info in wanted} <= set(done.found):
@@ -183,8 +184,9 @@ class PostgresIngest:
         position = self._batches.position(self.capture.app_id)
         order = self._audit.order(SOURCE, self.capture.app_id, position)
         self._identity.check(position)
+        is_first = position is None and order in (None, "accepted")  # somebody is there to mend it, or to leave it out
         try:
-            self.capture.preflight(position)
+            self.capture.preflight(position, every_table=is_first)
         except SlotLostError:  # to be made anew, unless the lake has a position in it
             if position is not None and order is None:
                 self.capture.resume(position)
@@ -256,15 +258,18 @@ class PostgresIngest:
             return []
 
 
-def _captured(tables: Sequence[TableInfo], name: str) -> TableInfo:
+def _captured(tables: Sequence[TableInfo], refused: Sequence[Refusal], name: str) -> TableInfo:
     """The captured table of that name.
 
     Raises:
-        SourceTableError: there is none; names those there are.
+        SourceTableError: there is none; names those there are. SourceError: why there is none.
     """
     for info in tables:
         if name in (info.name, info.source_name, info.table):
             return info
+    for refusal in refused:
+        if name in (refusal.name, refusal.table, refusal.table.partition(".")[2]):
+            raise refusal.error
     raise SourceTableError(
         f"no table {name} is captured", f"name one of: {', '.join(sorted(info.name for info in tables))}"
     )

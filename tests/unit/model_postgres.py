@@ -19,6 +19,7 @@ from fraud_lakehouse.capture.postgres import PostgresLag
 from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, TableInfo
 from fraud_lakehouse.capture.postgres_changes import ChangePiece
 from fraud_lakehouse.capture.postgres_errors import SlotAheadError, SlotLostError
+from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_timeline import Timeline
 from fraud_lakehouse.capture.postgres_traces import Shape
 from fraud_lakehouse.capture.postgres_types import ColumnType
@@ -73,6 +74,7 @@ class ModelPostgres:
     def __init__(self, server: ModelServer, lake: Lake) -> None:
         self.server = server
         self.lake = lake
+        self.refused: list[Refusal] = []
 
     @property
     def app_id(self) -> str:
@@ -81,7 +83,7 @@ class ModelPostgres:
     def app_id_of(self, table: str) -> str:
         return f"{self.app_id}:{table}"
 
-    def preflight(self, position: int | None = None) -> None:
+    def preflight(self, position: int | None = None, *, every_table: bool = True) -> None:
         pass
 
     def close(self) -> None:

@@ -118,6 +118,20 @@ def test_a_captured_table_without_a_position_fails_closed_and_a_foreign_one_is_l
     assert decode(log, {}, {}, 0).frames == {}
 
 
+def test_a_table_is_told_by_its_oid_and_source_not_by_its_name_in_the_lake() -> None:
+    anew = Table(1002, "payments", PAYMENTS.columns, ())
+    log = [
+        *transaction(100, PAYMENTS.relation(), PAYMENTS.insert("1", "a", "1")),
+        *transaction(200, anew.relation(), anew.insert("2", "a", "1")),
+    ]
+    assert decode(log, {}, {"payments": 0}, 0, left_out={1002}).frames["payments"]["id"].to_list() == [1]
+    other = Table(1003, "b", PAYMENTS.columns, ("id",), schema="a")  # would be a__b, which is another's name
+    known = {"a__b": TableInfo("a__b", "public", "a__b", (), ("id",))}
+    log = transaction(100, other.relation(), other.insert("1", "a", "1"))
+    assert decode(log, known, {"a__b": 0}, 0).frames == {}
+    assert decode(log, {}, {"a__b": 0}, 0).frames["a__b"]["id"].to_list() == [1]
+
+
 def test_columns_added_and_dropped_within_a_batch() -> None:
     later = Table(1001, "payments", (("id", INT8, -1), ("amount", NUMERIC, NUMERIC_10_2), ("kind", TEXT, -1)), ("id",))
     result = decoded(

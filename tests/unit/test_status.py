@@ -15,8 +15,10 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from fraud_lakehouse import status as module
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
+from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_retention import Retention
 from fraud_lakehouse.detect.delivery import Delivery
+from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batch, Batches
 from fraud_lakehouse.lake.bronze import BronzeTable
@@ -103,6 +105,11 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int) -> No
         def partitions(self) -> list[str]:
             return [f"{KAFKA}:0", f"{KAFKA}:1"]
 
+        refused = (Refusal("public.tmp", SourceError("table public.tmp has no key", "give it one")),)
+
+        def tables(self) -> list[object]:
+            return []
+
         def retention(self) -> Retention:
             return Retention(True, 3 * 2**30, "reserved")
 
@@ -137,6 +144,15 @@ def test_a_slot_in_danger_shows_why(lake: Lake, monkeypatch: pytest.MonkeyPatch)
     report = collect(settings(lake, postgres_dsn="x", slot_retained_bytes=2**30))
     assert json.loads(to_json(report))["sources"][0]["slot_health"]["level"] == "error"
     assert "slot error: 3.0 GiB of log are kept for the slot, of 1.0 GiB" in render(report)
+
+
+def test_a_table_that_is_left_out_shows_with_what_mends_it(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(lake)
+    answering(monkeypatch, current_lsn=5096, end=10)
+    report = collect(settings(lake, postgres_dsn="x"))
+    (shown,) = json.loads(to_json(report))["sources"][0]["left_out"]
+    assert shown == {"table": "public.tmp", "problem": "table public.tmp has no key", "fix": "give it one"}
+    assert "left out public.tmp: table public.tmp has no key -> give it one" in render(report)
 
 
 def test_nothing_behind_is_no_lag(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

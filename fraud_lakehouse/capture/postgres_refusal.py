@@ -1,0 +1,127 @@
+"""What keeps one table of the source from being captured, with the statement that mends it. Asks no server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fraud_lakehouse.capture.postgres_errors import ReplicationRightError, SourceTableError
+from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.sql_text import quoted
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.capture.postgres_catalog import TableInfo
+
+_LEAVE_OUT = "or leave it out by naming the others in FRAUD_POSTGRES_TABLES"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A table that cannot be captured as it is.
+
+    Args:
+        table: `schema.table` of the source.
+        error: what is wrong, and what mends it.
+        name: its bronze table; empty where the source has no such table.
+        oid: 0 where the source has no such table.
+        in_log: whether it is published: the log has changes of it, which are passed over while it is left out.
+    """
+
+    table: str
+    error: SourceError
+    name: str = ""
+    oid: int = 0
+    in_log: bool = False
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the catalog says of a table's admission, beside its description.
+
+    Args:
+        identity: `pg_class.relreplident`.
+        persistence: `pg_class.relpersistence`.
+        enters_schema: whether the user has USAGE on its schema.
+        readable: whether the user may select from it.
+        publication: the publication's name; empty where it does not exist yet.
+        via_root: whether the publication names the roots of partitions.
+        published: whether the table is in it.
+        filtered: whether it is there with a row filter or a column list.
+        may_publish: whether the user may add it.
+    """
+
+    identity: str
+    persistence: str
+    enters_schema: bool
+    readable: bool
+    publication: str
+    via_root: bool
+    published: bool
+    filtered: bool
+    may_publish: bool
+
+
+def refusal_of(info: TableInfo, standing: Standing) -> Refusal | None:
+    """Why the table cannot be captured, None if it can; of several reasons the one to mend first."""
+    error = next(_errors(info, standing), None)
+    if error is None:
+        return None
+    return Refusal(info.source_name, error, info.name, info.oid, in_log=standing.published)
+
+
+def _errors(info: TableInfo, standing: Standing) -> Iterator[SourceError]:
+    table = f"{quoted(info.schema)}.{quoted(info.table)}"
+    if standing.persistence != "p":
+        yield SourceTableError(
+            f"table {info.source_name} is not written to the log (unlogged)", f"ALTER TABLE {table} SET LOGGED"
+        )
+    if not standing.enters_schema:
+        yield SourceTableError(
+            f"the user may not enter schema {info.schema} of table {info.source_name}",
+            f"GRANT USAGE ON SCHEMA {quoted(info.schema)} TO the user of FRAUD_POSTGRES_DSN",
+        )
+    if not standing.readable:
+        yield SourceTableError(
+            f"the user may not read table {info.source_name}",
+            f"GRANT SELECT ON {table} TO the user of FRAUD_POSTGRES_DSN",
+        )
+    if standing.identity == "n":
+        yield SourceTableError(
+            f"table {info.source_name} has replica identity NOTHING: updates and deletes would not be logged",
+            f"ALTER TABLE {table} REPLICA IDENTITY DEFAULT",
+        )
+    if unseen := [name for name in info.key if name in info.left_out]:
+        yield SourceTableError(
+            f"the key of table {info.source_name} has the generated column {unseen[0]}, which the log does not carry",
+            f"ALTER TABLE {table} REPLICA IDENTITY USING INDEX ... without it, {_LEAVE_OUT}",
+        )
+    if not info.key:
+        yield SourceTableError(
+            f"table {info.source_name} has no primary key (or replica identity index) that identifies a row",
+            f"ALTER TABLE {table} ADD PRIMARY KEY (...), or ALTER TABLE {table} REPLICA IDENTITY USING INDEX ...,"
+            f" {_LEAVE_OUT}",
+        )
+    if standing.publication:
+        yield from _publication_errors(info, standing, table)
+
+
+def _publication_errors(info: TableInfo, standing: Standing, table: str) -> Iterator[SourceError]:
+    publication = quoted(standing.publication)
+    only = "" if info.partitioned else "ONLY "
+    if standing.filtered:
+        yield SourceTableError(
+            f"publication {standing.publication} has a row filter or a column list for {info.source_name}",
+            f"ALTER PUBLICATION {publication} DROP TABLE {table}; ALTER PUBLICATION {publication} ADD TABLE"
+            f" {only}{table}; or choose another name in FRAUD_POSTGRES_PUBLICATION",
+        )
+    if info.partitioned and not standing.via_root:
+        yield SourceTableError(
+            f"publication {standing.publication} publishes partitions under their own names, not as {info.source_name}",
+            f"ALTER PUBLICATION {publication} SET (publish_via_partition_root = true)",
+        )
+    if not (standing.published or standing.may_publish):
+        yield ReplicationRightError(
+            f"table {info.source_name} is not in publication {standing.publication}, and the user may not add it",
+            f"let an owner of both run: ALTER PUBLICATION {publication} ADD TABLE {only}{table}",
+        )

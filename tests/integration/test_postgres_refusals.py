@@ -1,0 +1,147 @@
+"""A table that cannot be captured holds up no other, and a restart does not change that; each is told with its cure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from fraud_lakehouse.capture.postgres_errors import SourceTableError
+from fraud_lakehouse.defs.positions import new_data
+from fraud_lakehouse.lake.ingest import PostgresIngest, forget_postgres_slot, resync
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.status import collect, render
+from tests.integration.test_resync import audited, bronze, land, settings_of, state
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def settings(database: str, source: psycopg.Connection, tmp_path: Path) -> Settings:
+    """A lake that has payments with one row."""
+    source.execute("insert into payments (note) values ('a')")
+    settings = settings_of(database, tmp_path)
+    land(settings)
+    return settings
+
+
+def notes(settings: Settings) -> list[str]:
+    return [row["note"] for row in state(settings, "payments", "id")]
+
+
+def left_out(settings: Settings) -> dict[str, str]:
+    """What `status` says of the tables that are left out: what mends each."""
+    (postgres,) = collect(settings).sources
+    assert postgres.error is None
+    return {one["table"]: one["fix"] for one in postgres.left_out}
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if "not captured" in one.getMessage()]
+
+
+def test_a_new_process_goes_on_beside_a_table_without_a_key(
+    settings: Settings, source: psycopg.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    source.execute("create table tmp as select 1 as id")
+    for number in (1, 2):
+        source.execute("insert into payments (note) values ('b')")
+        with PostgresIngest(settings, Lake.at(settings.lake)) as ingest:
+            for _ in range(3):
+                ingest.step(1000)
+            assert len(told(caplog)) == number, "once in each process's log"
+    assert 'ALTER TABLE "public"."tmp" ADD PRIMARY KEY' in told(caplog)[0]
+    assert notes(settings) == ["a", "b", "b"]
+    assert 'ALTER TABLE "public"."tmp" ADD PRIMARY KEY' in left_out(settings)["public.tmp"]
+    assert "left out public.tmp: table public.tmp has no primary key" in render(collect(settings))
+    assert new_data("postgres", settings) is None, "and it keeps requesting no run"
+    forget_postgres_slot(settings, Lake.at(settings.lake))
+    source.execute("insert into payments (note) values ('c')")
+    land(settings)
+    resync(settings, Lake.at(settings.lake), [])
+    with pytest.raises(SourceTableError, match=r"table public\.tmp has no primary key"):
+        resync(settings, Lake.at(settings.lake), ["tmp"])
+    assert notes(settings) == ["a", "b", "b", "c"]
+    source.execute("alter table tmp add primary key (id)")
+    land(settings)
+    assert state(settings, "tmp", "id") == [{"id": 1}]
+    assert left_out(settings) == {}
+
+
+def test_the_very_first_start_refuses_and_lands_nothing(
+    database: str, source: psycopg.Connection, tmp_path: Path
+) -> None:
+    settings = settings_of(database, tmp_path)
+    source.execute("create table tmp (id int)")
+    for _ in range(2):
+        with pytest.raises(SourceTableError, match=r"table public\.tmp has no primary key"):
+            land(settings)
+    assert Lake.at(settings.lake).tables("bronze") == []
+    source.execute("insert into payments (note) values ('a')")
+    source.execute("drop table tmp")
+    land(settings)
+    assert notes(settings) == ["a"]
+
+
+def test_a_captured_table_that_loses_its_key_stops_capture_until_it_is_mended(
+    settings: Settings, source: psycopg.Connection
+) -> None:
+    source.execute("alter table payments drop constraint payments_pkey")
+    source.execute("insert into payments (note) values ('b')")
+    for _ in range(2):  # each a new process
+        with pytest.raises(SourceTableError, match=r"table public\.payments has no primary key"):
+            land(settings)
+    with pytest.raises(SourceTableError, match=r"table public\.payments has no primary key"):
+        new_data("postgres", settings)
+    source.execute("alter table payments add primary key (id)")
+    land(settings)
+    assert bronze(settings, "payments")["_op"].to_list() == ["r", "c"], "nothing was passed over"
+    assert notes(settings) == ["a", "b"]
+
+
+def test_a_table_named_in_the_settings_that_is_gone_holds_up_no_other(
+    settings: Settings, source: psycopg.Connection
+) -> None:
+    source.execute("create table cards (id int primary key)")
+    source.execute("insert into cards values (1)")
+    named = settings.model_copy(update={"postgres_tables": ("payments", "cards")})
+    land(named)
+    source.execute("insert into cards values (2)")
+    source.execute("drop table cards")
+    source.execute("insert into payments (note) values ('b')")
+    land(named)
+    assert notes(named) == ["a", "b"]
+    assert bronze(named, "cards")["id"].to_list() == [1, 2], "the log's last events of it too"
+    assert "or create the table" in left_out(named)["public.cards"]
+    source.execute("create table cards (id int primary key)")
+    source.execute("insert into cards values (3)")
+    land(named)
+    assert state(named, "cards", "id") == [{"id": 3}]
+    assert left_out(named) == {}
+
+
+def test_a_table_made_anew_without_a_key_is_left_out_of_the_log_until_it_has_one(
+    database: str, source: psycopg.Connection, tmp_path: Path
+) -> None:
+    """The publication has every table, so the log has changes of it."""
+    settings = settings_of(database, tmp_path)
+    source.execute("create publication fraud_lakehouse for all tables with (publish_via_partition_root = true)")
+    source.execute("create table cards (id int primary key, kind text)")
+    source.execute("insert into cards values (1, 'x')")
+    land(settings)
+    source.execute("insert into cards values (2, 'x')")
+    source.execute("drop table cards")
+    source.execute("create table cards (id int, colour int)")
+    source.execute("insert into cards values (3, 7)")
+    source.execute("insert into payments (note) values ('a')")
+    for _ in range(2):
+        land(settings)
+    assert notes(settings) == ["a"]
+    assert bronze(settings, "cards").select("id", "kind").rows() == [(1, "x"), (2, "x")]
+    source.execute("alter table cards add primary key (id)")
+    source.execute("insert into cards values (4, 8)")
+    land(settings)
+    assert state(settings, "cards", "id") == [{"id": 3, "colour": 7}, {"id": 4, "colour": 8}]
+    assert audited(settings)[-1] == "resync"
