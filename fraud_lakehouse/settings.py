@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from fraud_lakehouse.errors import SettingsError
+from fraud_lakehouse.sql_text import listed_tables, qualified
 
 CommaList = Annotated[tuple[str, ...], NoDecode]
 
@@ -31,7 +32,9 @@ class Settings(BaseSettings):
     cache: Path | None = Field(None, description="folder of parsed dbt projects; default: ~/.cache/fraud_lakehouse")
 
     postgres_dsn: SecretStr | None = Field(None, description="libpq connection string or URI")
-    postgres_tables: CommaList = Field((), description="comma list of [schema.]table; default: discover public.*")
+    postgres_tables: CommaList = Field(
+        (), description='comma list of [schema.]table, a name with a comma as "a,b"; default: discover public.*'
+    )
     postgres_slot: str = Field("fraud_lakehouse", pattern=r"^[a-z0-9_]{1,63}$", description="replication slot")
     postgres_publication: str = Field("fraud_lakehouse", min_length=1, max_length=63, description="publication")
     slot_retained_bytes: int = Field(
@@ -81,7 +84,19 @@ class Settings(BaseSettings):
     )
     alert_burst: int = Field(20, ge=1, description="alerts delivered one by one per round; the rest as a digest")
 
-    @field_validator("postgres_tables", "alert_urls", mode="before")
+    @field_validator("postgres_tables", mode="before")
+    @classmethod
+    def _split_tables(cls, value: Any) -> Any:
+        return listed_tables(value) if isinstance(value, str) else value
+
+    @field_validator("postgres_tables")
+    @classmethod
+    def _check_tables(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for table in value:
+            qualified(table)
+        return value
+
+    @field_validator("alert_urls", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -22,6 +22,7 @@ from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.sql_text import qualified
 
 if TYPE_CHECKING:
     from fraud_lakehouse.lake.ingest import Landed
@@ -49,8 +50,7 @@ def configured(settings: "Settings", source: str) -> bool:
 
 def bronze_tables(settings: "Settings") -> dict[str, list[str]]:
     """Bronze tables by source: those the models read, those named in the settings, those already in the lake."""
-    qualified = (table if "." in table else f"public.{table}" for table in settings.postgres_tables)
-    named = {bronze_name(*table.split(".", 1)) for table in qualified}
+    named = {bronze_name(*qualified(table)) for table in settings.postgres_tables}
     landed = set(Lake.at(settings.lake).tables("bronze"))
     return {"postgres": sorted((MODELLED_TABLES | named | landed) - {CARD_TABLE}), "kafka": [CARD_TABLE]}
 

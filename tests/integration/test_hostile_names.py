@@ -17,6 +17,7 @@ from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.status import collect, render, to_json
 
 pytestmark = pytest.mark.postgres
@@ -28,6 +29,7 @@ TABLES = [
     ("public", "a_b"),
     ("public", "pay$day"),
     ("public", "Überweisung 100% {{ x }}"),
+    ("public", 'a,b."c,d"'),
     ('audit"; log', "order's\\lines"),
 ]
 
@@ -46,7 +48,7 @@ def settings(database: str, source: psycopg.Connection, tmp_path: Path) -> Setti
         lake=str(tmp_path / "lake"),
         postgres_dsn=database,
         postgres_slot=conninfo_to_dict(database)["dbname"],
-        postgres_tables=("users", *(f"{schema}.{table}" for schema, table in TABLES)),
+        postgres_tables=",".join(["users", *(f"{quoted(schema)}.{quoted(table)}" for schema, table in TABLES)]),
     )
 
 
