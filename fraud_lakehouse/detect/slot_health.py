@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from fraud_lakehouse.capture.postgres_retention import Retention
-from fraud_lakehouse.capture.postgres_slot import format_lsn
+from fraud_lakehouse.capture.postgres_slot_state import format_lsn
 
 WARN_SHARE = 0.5
 ALERT_SHARE = 0.8
