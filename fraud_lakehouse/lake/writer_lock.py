@@ -42,7 +42,7 @@ def writer_lock(
         folder: local folder (`settings.work_dir`), created if needed.
         timeout: seconds to wait for another holder; 0 tries once.
         part: a source's name ("postgres", "kafka") for landing its rows, HOT or BESIDE.
-        meanwhile: called again and again until the turn is free.
+        meanwhile: called again and again until the turn is free; what it raises gives the waiting up.
 
     Raises:
         TurnTakenError: another process still holds it; names its pid.
@@ -52,7 +52,7 @@ def writer_lock(
     path = folder / f"{part}.lock"
     descriptor = _open(path)
     try:
-        with process_lock(folder / f"{part}.queue", timeout, "waits to write into this lake"):
+        with process_lock(folder / f"{part}.queue", timeout, "waits to write into this lake", meanwhile):
             _acquire(descriptor, path, deadline, "is writing into this lake already", meanwhile)
         with _named(descriptor):
             yield
@@ -61,11 +61,12 @@ def writer_lock(
 
 
 @contextmanager
-def process_lock(path: Path, timeout: float, activity: str) -> Iterator[None]:
+def process_lock(path: Path, timeout: float, activity: str, meanwhile: Callable[[], None] = _nothing) -> Iterator[None]:
     """Hold one lock file for the length of the block.
 
     Args:
         activity: what its holder does, for the message of who does not get it.
+        meanwhile: called again and again until the lock is free.
 
     Raises:
         TurnTakenError: another process still holds it after `timeout` seconds; names its pid.
@@ -73,7 +74,7 @@ def process_lock(path: Path, timeout: float, activity: str) -> Iterator[None]:
     """
     descriptor = _open(path)
     try:
-        _acquire(descriptor, path, time.monotonic() + timeout, activity)
+        _acquire(descriptor, path, time.monotonic() + timeout, activity, meanwhile)
         with _named(descriptor):
             yield
     finally:

@@ -22,7 +22,7 @@ from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.compaction import Tier, merge_small_files
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.maintenance import maintain, maintain_table
-from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.lake.writer_lock import is_held, process_lock, writer_lock
 
 SCHEMA: dict[str, pl.DataType] = {"x": pl.Int64(), "text": pl.String()}
 
@@ -180,6 +180,13 @@ def test_a_busy_holder_lets_a_waiting_process_in(tmp_path: Path) -> None:
             turns += 1
             assert turns < 100, "the waiting process never got its turn"
         assert waiting.stdout.read() == "held\n"
+
+
+def test_who_waits_in_the_queue_does_its_other_work_meanwhile(tmp_path: Path) -> None:
+    with ExitStack() as first_in_line:
+        first_in_line.enter_context(process_lock(tmp_path / "beside.queue", 0, "waits"))
+        with writer_lock(tmp_path, 30, meanwhile=first_in_line.close):
+            assert not is_held(tmp_path / "beside.queue")
 
 
 def test_the_lock_is_free_after_an_error(tmp_path: Path) -> None:
