@@ -83,9 +83,15 @@ def live() -> None:
 
     settings, stop = _settings(), _stop_on_signal()
     metrics = Metrics.of(settings)
+    told: dict[str, str] = {}
 
     def report(result: CycleResult) -> None:
         metrics.note(result)
+        for part in sorted({*told, *result.problems}):
+            if result.problems.get(part) != told.get(part):
+                typer.echo(f"{part}: {result.problems.get(part, 'well again')}")
+        told.clear()
+        told.update(result.problems)
         if result.rows or result.alerts:
             steps = ", ".join(f"{step} {took:.2f} s" for step, took in result.seconds.items())
             typer.echo(f"{result.rows:,} rows, {result.alerts:,} alerts ({steps})")

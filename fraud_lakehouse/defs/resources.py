@@ -41,8 +41,11 @@ class Ingest:
 class Builder(Protocol):
     """The warm dbt process."""
 
-    def build(self, options: list[str]) -> BuildResult:
-        """Run `dbt build` with these options, tests included."""
+    def warm_up(self, options: list[str]) -> None:
+        """Do what a build needs and no turn is needed for."""
+
+    def build(self, options: list[str], *, tests: bool = True) -> BuildResult:
+        """Run `dbt build` with these options, tests included unless told otherwise."""
 
 
 def _ingest(source: str, settings: Settings, lake: Lake) -> Ingest:

@@ -1,7 +1,8 @@
 """What no alert waits for, in a process of its own: here the parent's handle, in `beside_process.py` what it does.
 
 The process ends with its parent (its standard input closes), and is started again should it die.
-Talk: the parent writes a line for each change; the child answers one JSON object a line.
+Talk: the parent writes a line for each change; the child answers one JSON object a line: `problems` by part, and of a
+build its `nodes` and `seconds`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from fraud_lakehouse.transform.runner import BuildResult, NodeResult
 log = logging.getLogger(__name__)
 
 _RESTART_SECONDS = (0.0, 2.0, 10.0, 60.0)
+GRACE_SECONDS = 30.0  # for the build it is in, once it is told to end; what is cut off is built by the next process
+_TERMINATE_SECONDS = 5.0
 
 
 class Beside:
@@ -39,7 +42,7 @@ class Beside:
         self._reader: threading.Thread | None = None
         self._lock = threading.Lock()
         self._built: list[BuildResult] = []
-        self._problem: str | None = None
+        self._problems: dict[str, str] = {}
         self._starts = 0
         self._start_at = 0.0
         self._is_stale = True
@@ -52,8 +55,9 @@ class Beside:
         if process is None:
             return
         assert process.stdin is not None
-        process.stdin.close()
-        self._bury(process)
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+        self._bury(process, GRACE_SECONDS)
 
     @property
     def pid(self) -> int | None:
@@ -61,10 +65,10 @@ class Beside:
         return self._process.pid if self._process is not None else None
 
     @property
-    def problem(self) -> str | None:
-        """What is wrong there, for people."""
+    def problems(self) -> dict[str, str]:
+        """What is wrong there, by part (live/problems.py)."""
         with self._lock:
-            return self._problem
+            return dict(self._problems)
 
     def note_change(self) -> None:
         """Tell that there are new rows."""
@@ -91,8 +95,11 @@ class Beside:
         if self._process is not None:
             if self._process.poll() is None:
                 return
-            log.error("the process beside the cycle ended with code %s; it is started again", self._process.returncode)
+            problem = f"the process beside the cycle ended with code {self._process.returncode}; it is started again"
+            log.error("%s", problem)
             self._bury(self._process)
+            with self._lock:
+                self._problems = {"beside": problem}
             self._process = None
             self._start_at = time.monotonic() + _RESTART_SECONDS[min(self._starts, len(_RESTART_SECONDS) - 1)]
         if time.monotonic() < self._start_at:
@@ -112,8 +119,18 @@ class Beside:
         if self._is_stale:
             self.note_change()
 
-    def _bury(self, process: subprocess.Popen[str]) -> None:
-        """Wait for its end, and close what led to it."""
+    def _bury(self, process: subprocess.Popen[str], grace: float | None = None) -> None:
+        """Wait for its end, or put one to it after `grace` seconds, and close what led to it.
+
+        Each of its commits is whole or not there, so it may be ended at any point.
+        """
+        for end, seconds in ((process.terminate, grace), (process.kill, _TERMINATE_SECONDS)):
+            try:
+                process.wait(seconds)
+                break
+            except subprocess.TimeoutExpired:
+                log.warning("the process beside the cycle does not end by itself: it is ended")
+                end()
         process.wait()
         if self._reader is not None:
             self._reader.join()
@@ -126,7 +143,7 @@ class Beside:
         for line in lines:
             said: dict[str, Any] = json.loads(line)
             with self._lock:
-                self._problem = said.get("problem")
+                self._problems = said["problems"]
                 if "nodes" in said:
                     nodes = [NodeResult(**node) for node in said["nodes"]]
                     self._built.append(BuildResult(nodes, said["seconds"]))

@@ -1,7 +1,7 @@
 """The process beside the cycle: the replica and the features lane, when there is something new, and daily upkeep.
 
-It parses a changed dbt project too, so that the hot lane takes it over without waiting for dbt's parser. It yields the
-processor to the cycle. How the cycle talks to it is in `beside.py`.
+It parses and rehearses a changed dbt project too, so that the hot lane takes it over without waiting for dbt's parser,
+and takes over none that is broken. It yields the processor to the cycle. How the cycle talks to it is in `beside.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -20,6 +21,7 @@ from fraud_lakehouse.lake.failpoints import arm_from
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.maintenance import DailyUpkeep
 from fraud_lakehouse.lake.writer_lock import BESIDE, TURN_SECONDS, writer_lock
+from fraud_lakehouse.live.problems import broken_models
 from fraud_lakehouse.publish.lane import PublishLane
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.runner import Transformer
@@ -27,6 +29,7 @@ from fraud_lakehouse.transform.runner import Transformer
 LANES = ("replica", "features")
 SHARE = 5.0  # the lanes may take a fifth of the time: they wait five times what they last took
 PROJECT_SECONDS = 2.0
+AFTER_FAILURE_SECONDS = (5.0, 15.0, 60.0, 300.0)  # until lanes with a broken model are built again
 _NICE = 10
 
 
@@ -47,60 +50,117 @@ class _Changes(threading.Thread):
         self.changed.set()
 
 
+class _EndedError(Exception):
+    """The parent is gone, or wants this process to end."""
+
+
 def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishLane) -> None:
     """Build the lanes after a change, at most every `replica_interval` seconds, until `lines` ends."""
     changes = _Changes(lines)
     changes.start()
-    due = 0.0
-    daily = DailyUpkeep(Lake.at(settings.lake))
-    transformer = Transformer(settings)
-    try:
-        while not changes.ended.is_set():
-            problem = _reload(transformer) or publishing.problem
-            if not changes.changed.is_set() or time.monotonic() < due or not transformer.is_ready:
-                _tell(say, {"problem": problem or _keep_up(daily, settings, idle=not changes.changed.is_set())})
-                changes.ended.wait(PROJECT_SECONDS)
-                continue
-            changes.changed.clear()
-            began = time.monotonic()
-            for lane in LANES:
-                try:
-                    with writer_lock(settings.work_dir, TURN_SECONDS, BESIDE):
-                        result = transformer.build_lane(lane)
-                except LakehouseError as error:
-                    problem = str(error)
-                    changes.changed.set()  # to be built again
-                    continue
-                nodes = [asdict(node) for node in result.nodes]
-                _tell(say, {"problem": problem, "seconds": result.seconds, "nodes": nodes})
-            _tell(say, {"problem": problem})
-            took = time.monotonic() - began
-            due = time.monotonic() + max(settings.replica_interval, settings.update_delay, SHARE * took)
-    finally:
-        transformer.close()
+    with closing(Transformer(settings)) as transformer, suppress(_EndedError):
+        work = _Work(settings, transformer, changes, say)
+        while True:
+            work.step(publishing.problem)
 
 
-def _keep_up(daily: DailyUpkeep, settings: Settings, *, idle: bool) -> str | None:
-    """Maintain a table, if it is time for one; why it could not be done."""
-    try:
-        with writer_lock(settings.work_dir, TURN_SECONDS, BESIDE):
-            daily.step(idle=idle)
-    except LakehouseError as error:
-        return str(error)
-    return None
+class _Work:
+    """What is done again and again, and what is wrong with it."""
 
+    def __init__(self, settings: Settings, transformer: Transformer, changes: _Changes, say: TextIO) -> None:
+        self._settings = settings
+        self._transformer = transformer
+        self._changes = changes
+        self._say = say
+        self._daily = DailyUpkeep(Lake.at(settings.lake))
+        self._problems: dict[str, str] = {}
+        self._broken: dict[str, dict[str, str]] = {}  # by lane
+        self._due = 0.0
+        self._failures = 0
 
-def _reload(transformer: Transformer) -> str | None:
-    try:
-        transformer.reload()
-    except LakehouseError as error:
-        return str(error)
-    return None
+    def step(self, unpublished: str | None) -> None:
+        """Build the lanes if they are due, else look after the tables and wait a moment.
 
+        Args:
+            unpublished: why features are not published.
 
-def _tell(say: TextIO, answer: dict[str, Any]) -> None:
-    say.write(json.dumps(answer) + "\n")
-    say.flush()
+        Raises:
+            _EndedError: the parent is gone.
+        """
+        self._go_on()
+        self._note("publish", unpublished)
+        if self._accept():
+            self._changes.changed.set()
+            self._due = 0.0
+        if self._changes.changed.is_set() and time.monotonic() >= self._due and self._transformer.is_ready:
+            self._build()
+        else:
+            self._tell({})
+            self._keep_up(idle=not self._changes.changed.is_set())
+            self._changes.ended.wait(PROJECT_SECONDS)
+
+    def _build(self) -> None:
+        self._changes.changed.clear()
+        began = time.monotonic()
+        for lane in LANES:
+            told: dict[str, Any] = {}
+            try:
+                with self._turn():
+                    result = self._transformer.build_lane(lane)
+            except LakehouseError as error:
+                self._broken[lane] = {f"lane {lane}": str(error)}
+            else:
+                self._broken[lane] = broken_models(result)
+                told = {"seconds": result.seconds, "nodes": [asdict(node) for node in result.nodes]}
+            self._tell(told)
+            self._go_on()
+        took = time.monotonic() - began
+        pause = max(self._settings.replica_interval, self._settings.update_delay, SHARE * took)
+        if any(self._broken.values()):
+            self._changes.changed.set()  # to be built again
+            pause = max(pause, AFTER_FAILURE_SECONDS[min(self._failures, len(AFTER_FAILURE_SECONDS) - 1)])
+            self._failures += 1
+        else:
+            self._failures = 0
+        self._due = time.monotonic() + pause
+
+    def _accept(self) -> bool:
+        """Take over a changed project, or note why it is refused."""
+        try:
+            is_new = self._transformer.accept()
+        except LakehouseError as error:
+            self._note("project", str(error))
+            return False
+        self._note("project", None)
+        return is_new
+
+    def _keep_up(self, *, idle: bool) -> None:
+        """Maintain a table, if it is time for one."""
+        try:
+            with self._turn():
+                self._daily.step(idle=idle)
+        except LakehouseError as error:
+            self._note("upkeep", str(error))
+        else:
+            self._note("upkeep", None)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        return writer_lock(self._settings.work_dir, TURN_SECONDS, BESIDE, self._go_on)
+
+    def _go_on(self) -> None:
+        if self._changes.ended.is_set():
+            raise _EndedError
+
+    def _note(self, part: str, problem: str | None) -> None:
+        if problem is None:
+            self._problems.pop(part, None)
+        else:
+            self._problems[part] = problem
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        broken = {part: why for lane in self._broken.values() for part, why in lane.items()}
+        self._say.write(json.dumps({"problems": {**self._problems, **broken}, **answer}) + "\n")
+        self._say.flush()
 
 
 def main() -> None:

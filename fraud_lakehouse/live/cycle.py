@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from fraud_lakehouse.detect.alert_times import AlertTimes
@@ -20,6 +20,7 @@ from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.live.behind import Behind
+from fraud_lakehouse.live.problems import broken_models
 from fraud_lakehouse.live.source import Source, sources
 from fraud_lakehouse.publish.publisher import publish_features
 from fraud_lakehouse.settings import Settings
@@ -40,6 +41,7 @@ class CycleResult:
     """What one cycle did; seconds by step (capture, build, deliver, follow).
 
     `alert_seconds`: of alerts, from the source's commit until "landed", "scored", "recorded" and "delivered".
+    `problems`: what is wrong now, by part (live/problems.py).
     """
 
     landed: list[Landed] = field(default_factory=list)
@@ -53,7 +55,7 @@ class CycleResult:
     @property
     def is_scored(self) -> bool:
         """Whether every row landed before it has been scored."""
-        return bool(self.builds) and not any(has_broken_model(build) for build in self.builds)
+        return bool(self.builds) and not any(broken_models(build) for build in self.builds)
 
     @property
     def rows(self) -> int:
@@ -130,7 +132,7 @@ class Cycle:
         """Build what alerts are made from, in the hot lane's turn; failing models are built again after a pause.
 
         Raises:
-            TransformError: dbt cannot run, or refuses the project while none is in use.
+            TransformError: dbt cannot run, or the project is refused and none was accepted before.
         """
         self._take_over_project()
         self._follow.is_stale = True
@@ -147,7 +149,8 @@ class Cycle:
         seconds: dict[str, float] = {}
         with _timed(seconds, "follow"):
             built = self._build(self._follow, self._deliver)
-        return replace(result, builds=[*result.builds, built], seconds=result.seconds | seconds)
+        builds = [*result.builds, built]
+        return replace(result, builds=builds, seconds=result.seconds | seconds, problems=self.problems)
 
     def _build(self, part: _Part, meanwhile: Callable[[], None] = lambda: None) -> BuildResult:
         """Build a part of the hot lane; `meanwhile` is called while another process has the turn."""
@@ -170,7 +173,7 @@ class Cycle:
         long. Builds twice: what two builds did alike is done without dbt from then on (transform/program.py).
         """
         self._take_over_project()
-        self.transformer.warm_up("hot")
+        self.transformer.warm_up()
         for _ in range(2):
             self._build_alerts()
             time.sleep(GIVE_WAY_SECONDS)
@@ -194,21 +197,22 @@ class Cycle:
             report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
             if not landed:
                 break
-        self.transformer.reload()
-        with self.turn(HOT), self.turn(BESIDE):
-            self.transformer.build_lane("all").raise_for_errors()
+        self.transformer.accept()
+        # One turn at a time, and in the hot one no test: the alerts of a live cycle beside wait for it.
+        for part in (self._alerts, self._follow):
+            self._build(part, self._deliver).raise_for_errors()
+        with writer_lock(self.settings.work_dir, TURN_SECONDS, BESIDE, self._deliver):
+            self.transformer.build_lane("rest").raise_for_errors()
+        log_failures(self.transformer.build_lane("hot_tests"))
         while (told := self.delivery.deliver_pending(wait=10.0)).pending and (told.delivered or told.digested):
             pass  # a round that was under way took none of the newest: they are the next round's
         publish_features(self.settings, self.lake)
 
-    def turn(self, part: str) -> AbstractContextManager[None]:
-        """The turn of a part of the work among the processes of this machine."""
-        return writer_lock(self.settings.work_dir, TURN_SECONDS, part)
-
     @property
     def problems(self) -> dict[str, str]:
-        """By source: why it gives nothing at the moment."""
-        return {source.name: source.problem for source in self.sources if source.problem}
+        """What is wrong at the moment: by source why it gives nothing, by model why it cannot be built."""
+        sources = {source.name: source.problem for source in self.sources if source.problem}
+        return {**sources, **self._alerts.broken, **self._follow.broken}
 
     @property
     def all_stopped(self) -> bool:
@@ -229,21 +233,22 @@ class Cycle:
         self.close()
 
     def _take_over_project(self) -> None:
-        """Use a changed dbt project once the process beside has parsed it; the first one is parsed here."""
+        """Use a changed dbt project once the process beside has accepted it; the first one is accepted here."""
         if time.monotonic() >= self._project_due:
-            self.transformer.reload(parse=not self.transformer.is_ready)
+            self.transformer.follow()
             self._project_due = time.monotonic() + PROJECT_SECONDS
 
 
 @dataclass
 class _Part:
-    """A part of the hot lane: whether there are new rows for it, when it was built, how often it failed in a row."""
+    """A part of the hot lane: whether there are new rows for it, when it was built, what failed, how often in a row."""
 
     lane: str
     is_stale: bool = True
     built_at: float = 0.0
     due: float = 0.0
     failures: int = 0
+    broken: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_due(self) -> bool:
@@ -253,15 +258,11 @@ class _Part:
     def note(self, result: BuildResult) -> None:
         """It was built."""
         self.is_stale = False
-        self.failures = self.failures + 1 if has_broken_model(result) else 0
+        self.broken = broken_models(result)
+        self.failures = self.failures + 1 if self.broken else 0
         pauses = (HOT_SECONDS, *AFTER_FAILURE_SECONDS)
         self.built_at = time.monotonic()
         self.due = self.built_at + pauses[min(self.failures, len(pauses) - 1)]
-
-
-def has_broken_model(result: BuildResult) -> bool:
-    """Whether a model failed (a failing test leaves the rows where they belong)."""
-    return any(node.resource_type == "model" for node in result.failed)
 
 
 def log_failures(result: BuildResult) -> None:

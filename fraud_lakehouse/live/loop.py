@@ -11,16 +11,16 @@ from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.live.capturing import Capturing
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
+from fraud_lakehouse.live.intervals import Intervals
 
 IDLE_SECONDS = 1.0  # a cycle at least this often: an alert whose destination failed is due again
 SLICE_SECONDS = 0.2  # how long `stop` may go unheard
-MODELS = "models"  # what `problems` calls trouble of the process beside
 
 
 def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
     """Repeat cycles, waking on data, until `stop()`; the cycle under way is finished first.
 
-    With an update delay the sources are asked once in that time instead.
+    With an update delay the sources are drained once in that time instead (intervals.py).
 
     Args:
         beside: works beside the cycle; the caller ends it, and decides what waits for its end.
@@ -54,20 +54,20 @@ def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Ca
 def _at_intervals(
     cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]
 ) -> None:
+    intervals = Intervals(cycle)
     while not stop():
-        due = time.monotonic() + cycle.settings.update_delay
-        _finish(cycle, beside, cycle.follow(cycle.run(cycle.capture(), is_shared=True), is_busy=False), report)
-        while not stop() and time.monotonic() < due:
-            time.sleep(min(SLICE_SECONDS, max(0.0, due - time.monotonic())))
+        for result in intervals.cycles(stop):
+            _finish(cycle, beside, result, report)
+        until = time.monotonic() + IDLE_SECONDS
+        while not stop() and not intervals.is_time and time.monotonic() < until:
+            time.sleep(SLICE_SECONDS)
 
 
 def _finish(cycle: Cycle, beside: Beside, result: CycleResult, report: Callable[[CycleResult], None]) -> None:
     # A build without rows is the look every half minute whether another process left some: no news for those beside.
     if result.landed or any(node.rows for build in result.builds for node in build.nodes):
         beside.note_change()
-    problems = dict(result.problems)
-    if beside.problem:
-        problems[MODELS] = beside.problem
-    report(replace(result, builds=[*result.builds, *beside.take()], problems=problems))
+    built = beside.take()
+    report(replace(result, builds=[*result.builds, *built], problems={**result.problems, **beside.problems}))
     if cycle.all_stopped:
         raise GapError("; ".join(cycle.problems.values()), "resolve it as each message says, then start again")

@@ -8,9 +8,9 @@ operation, `config` is a dict that carries the arguments and receives the answer
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable
 from contextlib import closing
+from enum import Enum
 from typing import Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
@@ -38,7 +38,16 @@ _INTERNAL = (writer.DELETE, writer.IS_NEW)
 
 commits: dict[str, writer.Commit | None] = {}  # by model id, since the last `commits.clear()`
 calls: list[Call] = []  # of all models, since the last `calls.clear()`
-rehearsal = threading.Event()  # while it is set, what builds from new rows need is put in place and nothing is written
+
+
+class Rehearsal(Enum):
+    """A build that writes nothing."""
+
+    READ = "what builds from new rows need of the past is read into memory"
+    BIND = "the SQL of every model is held against its tables' columns; nothing of the past is read"
+
+
+rehearsal: Rehearsal | None = None  # the one that goes on
 
 
 class Plugin(BasePlugin):
@@ -50,7 +59,7 @@ class Plugin(BasePlugin):
         self._handles = Handles(self._lake)
         self._consumption = Consumption(self._handles)
         self._plans: dict[Key, Plan] = {}
-        self._views: dict[Key, tuple[str, int]] = {}
+        self._views: dict[Key, tuple[str, int, list[tuple[str, str]]]] = {}
         self._built: dict[Key, Any] = {}
         self._columns: dict[str, list[str]] = {}
         self._relations: dict[str, DuckDBPyRelation] = {}
@@ -106,13 +115,16 @@ class Plugin(BasePlugin):
     def _refresh(self, key: Key) -> None:
         table = self._handles.get(key)
         if table is not None:
-            seen = (str(table.metadata().id), table.version())
-            if self._views.get(key) != seen:
-                self._create_view(key, snapshot_sql(table, self._growing.get(key, [])))
-                self._views[key] = seen
-        elif (declared := self._declared.get(key)) and self._views.get(key) != ("", -1):
-            self._create_view(key, empty_sql(declared))
-            self._views[key] = ("", -1)
+            growing = self._growing.get(key, [])
+            self._show(key, (str(table.metadata().id), table.version(), growing), lambda: snapshot_sql(table, growing))
+        elif declared := self._declared.get(key):
+            self._show(key, ("", -1, declared), lambda: empty_sql(declared))
+
+    def _show(self, key: Key, seen: tuple[str, int, list[tuple[str, str]]], sql: Callable[[], str]) -> None:
+        """Put a table's view in place, unless it is: of this version, with these columns besides its own."""
+        if self._views.get(key) != seen:
+            self._create_view(key, sql())
+            self._views[key] = seen
 
     def _create_view(self, key: Key, sql: str) -> None:
         self._conn.cursor().execute(f"create or replace view {quoted(key[0])}.{quoted(key[1])} as {sql}")
@@ -171,6 +183,8 @@ class Plugin(BasePlugin):
                 version = table.version() if table is not None and (plan.incremental or not own) else -1
             else:
                 table, version = (read.table, read.from_version) if read is not None else (None, -1)
+            if rehearsal is Rehearsal.BIND:
+                version = -1
             if table is None:
                 self._refresh(mirrored.upstream)
             mirrored.answer(self._mirrors, cursor, table, version)
@@ -185,8 +199,8 @@ class Plugin(BasePlugin):
                 f"{plan.consumer[1]} was asked for without {', '.join(sorted(missing))}: rows would be passed over",
                 "build the whole lane (--select tag:hot)",
             )
-        if rehearsal.is_set():
-            if plan.target is not None and plan.incremental and plan.indexed is None:
+        if rehearsal is not None:
+            if plan.indexed is None and (rehearsal is Rehearsal.BIND or (plan.target is not None and plan.incremental)):
                 self._commit(plan, call)
             return 0
         commit = None if self._is_settled(plan, call) else self._commit(plan, call)
@@ -228,35 +242,39 @@ class Plugin(BasePlugin):
 
     def _run(self, cursor: DuckDBPyConnection, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
         """Run the SQL, now that all it reads is in place, into one commit; in a rehearsal only make its relation."""
-        names = self._names(cursor, call["sql"])
-        sql = _typed(call["sql"], names, call["columns"], call["model"])
         strategy = call["strategy"]
+        if strategy not in ("overwrite", "append", "merge"):
+            raise TransformError(
+                f"model {call['model']} has the unknown strategy {strategy!r}",
+                "use one of overwrite, append, merge",
+            )
+        text = f"{call['sql']}\n"  # it may end with a comment, which would go on over what is put around it
+        names = self._names(cursor, text)
+        sql = _typed(text, names, call["columns"], call["model"])
         stored = _stored_only(sql, names)
+        if rehearsal is Rehearsal.BIND:
+            cursor.execute(f"describe {sql}")
+            return None
         rows = min(100_000, BATCH_VALUES // len(names))
-        if plan.incremental and strategy in ("append", "merge"):
+        if plan.incremental and strategy != "overwrite":
             is_kept = bool(call["columns"]) and plan.indexed is None  # an index's rows are this cursor's alone
             relation = self._relation(cursor, sql if strategy == "merge" else stored, is_kept=is_kept)
-            if rehearsal.is_set():
+            if rehearsal is not None:
                 return None
             if strategy == "merge":
                 return writer.merge(plan, relation.to_arrow_table(), call["unique_key"])
             with closing(relation.to_arrow_reader(rows)) as reader:  # one left open would refuse the next
                 return writer.append(self._lake, plan, reader)
-        if rehearsal.is_set():
+        if rehearsal is not None:
             return None
-        if strategy in ("overwrite", "append", "merge"):
-            kinds = {name: call["columns"].get(name, "") for name in names if name not in _INTERNAL}
-            if writer.can_share(self._lake, plan, kinds):
-                return writer.share(self._lake, plan, list(kinds))
-            # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
-            is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
-            if is_new and writer.can_replace(self._lake, plan, cursor, stored, list(kinds.values())):
-                return writer.replace(self._lake, plan, cursor, stored)
-            return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
-        raise TransformError(
-            f"model {call['model']} has the unknown strategy {strategy!r}",
-            "use one of overwrite, append, merge",
-        )
+        kinds = {name: call["columns"].get(name, "") for name in names if name not in _INTERNAL}
+        if writer.can_share(self._lake, plan, kinds):
+            return writer.share(self._lake, plan, list(kinds))
+        # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
+        is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
+        if is_new and writer.can_replace(self._lake, plan, cursor, stored, list(kinds.values())):
+            return writer.replace(self._lake, plan, cursor, stored)
+        return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
 
     def _inputs(self, call: dict[str, Any]) -> Any:
         """The model's SQL and the versions it reads; None when a view among them hides what is read."""

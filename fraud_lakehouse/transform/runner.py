@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import tempfile
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.transform.accepted import Accepted
 from fraud_lakehouse.transform.program import Program
 from fraud_lakehouse.transform.project import PreparedProject, dbt_arguments, prepare_project, write_profile
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
 
     from fraud_lakehouse.settings import Settings
+    from fraud_lakehouse.transform.plugin import Rehearsal
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +31,15 @@ LANES = {
     "follow": ["--select", "tag:hot", "--exclude", "+alerts"],
     "replica": ["--select", "tag:replica"],
     "features": ["--select", "tag:features"],
+    "rest": ["--exclude", "tag:hot"],
+    "hot_tests": ["--select", "tag:hot", "--resource-type", "test"],
     "all": [],
 }
 _NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
 _NO_TESTS = (*_NO_UNIT_TESTS, "--exclude-resource-type", "test")
 _UNTESTED = ("hot", "alerts", "follow")
 _QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats", "--no-write-json"]
+REHEARSE_SECONDS = 30.0  # until a project whose rehearsal failed is rehearsed again: a table may have been to blame
 _IN_PROCESS = threading.Lock()  # dbt keeps one adapter per process
 
 
@@ -104,7 +110,8 @@ class Transformer:
         self._shipped = shipped
         self._project: PreparedProject | None = None
         self._manifest: Manifest | None = None
-        self._refused: tuple[PreparedProject, TransformError] | None = None
+        self._accepted = Accepted(settings)
+        self._refused: tuple[PreparedProject, TransformError, float] | None = None
         self._recorded: dict[tuple[str, ...], Program] = {}
         self._proven: set[tuple[str, ...]] = set()
         self._rendered: dict[str, str] = {}
@@ -124,48 +131,105 @@ class Transformer:
         """Whether there is a parsed project to build."""
         return self._manifest is not None
 
-    def reload(self, *, parse: bool = True) -> bool:
+    def reload(self) -> bool:
         """Take over a changed project or newly captured tables; answers whether anything changed.
-
-        Args:
-            parse: False takes over only what another process has parsed (dbt's parser needs seconds), and leaves it
-                to that one to tell what is wrong with a change.
 
         Raises:
             TransformError: the changed project does not parse; the one in use stays. The same one is not parsed again.
         """
+        prepared = self._parsed()
+        return not self._is_in_use(prepared) and self._take_over(prepared)
+
+    def accept(self) -> bool:
+        """Take over a changed project if the SQL of the hot lane holds by it; `follow` then does, in each process.
+
+        Answers whether anything changed. Nothing is written, and no row is read but new ones.
+
+        Raises:
+            TransformError: it does not parse, or a model of the hot lane does not hold; names the model and why. The
+                project in use stays; a process that has none yet takes the one accepted before.
+        """
         try:
-            prepared = prepare_project(self._settings, self._shipped, parse=False)
+            prepared = self._parsed()
+            if prepared != self._accepted.read():
+                self._examine(prepared)
         except TransformError:
-            if parse or not self.is_ready:
-                raise
+            if not self.is_ready and (before := self._accepted.read()) is not None:
+                self._take_over(before)
+            raise
+        self._accepted.keep(prepared)
+        return not self._is_in_use(prepared) and self._take_over(prepared)
+
+    def follow(self) -> bool:
+        """Take over the project that was accepted last by any process of this lake; answers whether it is another.
+
+        A process that has none yet accepts the one it finds, or goes on with the one accepted before.
+
+        Raises:
+            TransformError: the one found is refused, and none was accepted before.
+        """
+        if not self.is_ready:
+            try:
+                return self.accept()
+            except TransformError as error:
+                if self._manifest is None:
+                    raise
+                log.error("%s; the models accepted before stay in use", error)  # noqa: TRY400  its text says it all
+                return True
+        accepted = self._accepted.read()
+        if accepted is None or self._is_in_use(accepted):
             return False
-        if prepared == self._project and self._manifest is not None:
-            return False
-        if not prepared.is_parsed:
-            if not parse:
-                return False
-            self._parse(prepared)
-        self._manifest = _manifest(prepared)
+        try:
+            return self._take_over(accepted)
+        except TransformError:
+            return False  # cleared away just now: it is prepared again, and accepted
+
+    def _is_in_use(self, prepared: PreparedProject) -> bool:
+        return prepared == self._project and self.is_ready
+
+    def _take_over(self, prepared: PreparedProject) -> bool:
+        try:
+            self._manifest = _manifest(prepared)
+        except FileNotFoundError as error:
+            raise TransformError(
+                f"{error.filename} went away while it was read", "nothing: it is made again"
+            ) from error
         self._project = prepared
         self._recorded.clear()
         self._proven.clear()
         self._rendered.clear()
         return True
 
-    def _parse(self, planned: PreparedProject) -> None:
-        if self._refused is not None and self._refused[0] == planned:
+    def _parsed(self) -> PreparedProject:
+        """The project as it is now, parsed; one that was refused is not parsed again."""
+        planned = prepare_project(self._settings, self._shipped, parse=False)
+        if self._refused is not None and self._refused[0] == planned and time.monotonic() < self._refused[2]:
             raise self._refused[1]
+        if planned.is_parsed:
+            return planned
         try:
-            prepare_project(self._settings, self._shipped)
+            return prepare_project(self._settings, self._shipped)
         except TransformError as error:
-            self._refused = planned, error
+            self._refused = planned, error, math.inf
             raise
 
-    def build_lane(self, lane: str, *, full_refresh: bool = False) -> BuildResult:
-        """Build a lane: "hot", "features", "replica" or "all". The hot lane runs no tests.
+    def _examine(self, prepared: PreparedProject) -> None:
+        """Rehearse the hot lane by a project, and accept it."""
+        from fraud_lakehouse.transform.plugin import Rehearsal
 
-        "alerts" and "follow" are its parts: what alerts are made from, and what is written beside them.
+        result = self._rehearse(LANES["hot"], Rehearsal.BIND, prepared, _manifest(prepared))
+        try:
+            _raise_for_errors(result)
+        except TransformError as error:
+            self._refused = prepared, error, time.monotonic() + REHEARSE_SECONDS
+            raise
+        self._accepted.write(prepared)
+
+    def build_lane(self, lane: str, *, full_refresh: bool = False) -> BuildResult:
+        """Build a lane: "hot", "features", "replica", "rest" (all but hot) or "all". The hot lane runs no tests.
+
+        "alerts" and "follow" are its parts: what alerts are made from, and what is written beside them. "hot_tests" are
+        its tests: they read only, so they need no turn.
         """
         options = [*LANES[lane], *(["--full-refresh"] if full_refresh else [])]
         return self.build(options, tests=lane not in _UNTESTED)
@@ -248,23 +312,32 @@ class Transformer:
             self._rendered[text] = str(result.result.results[0].node.compiled_code)
         return self._rendered[text]
 
-    def warm_up(self, lane: str) -> None:
-        """Rehearse a lane's build, so that the first one takes less of a turn; the lake is only read.
+    def warm_up(self, options: list[str] | None = None) -> None:
+        """Rehearse a build, so that the first one takes less of a turn; the lake is only read.
 
         dbt is imported, the models are compiled, and what they have read before is read into memory.
+
+        Args:
+            options: of the build; default: the hot lane's.
         """
         if self._manifest is None:
             self.reload()
-        with _IN_PROCESS:
-            from fraud_lakehouse.transform import plugin
+        assert self._manifest is not None
+        from fraud_lakehouse.transform.plugin import Rehearsal
 
-            plugin.rehearsal.set()
-            try:
-                result = self._invoke(["build", *LANES[lane], *_NO_TESTS])
-            finally:
-                plugin.rehearsal.clear()
+        result = self._rehearse(options or LANES["hot"], Rehearsal.READ, self.project, self._manifest)
         if not result.success:
-            log.info("a rehearsal of the lane %s failed: %s", lane, _reason(result))  # its build tells it by model
+            log.info("a rehearsal failed: %s", _reason(result))  # the build tells it by model
+
+    def _rehearse(self, options: list[str], rehearsal: Rehearsal, project: PreparedProject, manifest: Manifest) -> Any:
+        from fraud_lakehouse.transform import plugin
+
+        with _IN_PROCESS:
+            plugin.rehearsal = rehearsal
+            try:
+                return self._run(["build", *options, *_NO_TESTS], project, manifest)
+            finally:
+                plugin.rehearsal = None
 
     def documentation(self) -> Path:
         """Generate dbt's static documentation page and give its path.
@@ -288,10 +361,13 @@ class Transformer:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _invoke(self, command: list[str]) -> Any:
+        return self._run(command, self.project, self._manifest)
+
+    def _run(self, command: list[str], project: PreparedProject, manifest: Manifest | None) -> Any:
         from dbt.cli.main import dbtRunner
 
-        folders = dbt_arguments(self.project, self._scratch, self._scratch / "target")
-        return dbtRunner(manifest=self._manifest).invoke([*_QUIET, *command, *folders])
+        folders = dbt_arguments(project, self._scratch, self._scratch / "target")
+        return dbtRunner(manifest=manifest).invoke([*_QUIET, *command, *folders])
 
 
 def _manifest(prepared: PreparedProject) -> Manifest:
@@ -301,6 +377,14 @@ def _manifest(prepared: PreparedProject) -> Manifest:
     manifest = Manifest.from_msgpack(prepared.parsed_path.read_bytes())
     manifest.build_flat_graph()  # type: ignore[no-untyped-call]  # dbt leaves this one untyped
     return manifest
+
+
+def _raise_for_errors(result: Any) -> None:
+    """Raise for what went wrong in a rehearsal: dbt itself, or a model."""
+    if result.exception is not None:
+        raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
+    nodes = result.result.results if result.result else []
+    BuildResult([_node_result(node, {}) for node in nodes], 0.0).raise_for_errors()
 
 
 def _reason(result: Any) -> str:

@@ -100,7 +100,7 @@ def test_many_warm_builds_give_what_one_cold_build_gives(lake: SmallLake) -> Non
         if number == 9:
             restart()
         if number in (9, 11):
-            lake.transformer.warm_up("hot")
+            lake.transformer.warm_up()
     land(lake, records, log)
     lake.build("hot")
     warm = results(lake)
@@ -125,7 +125,7 @@ def test_many_warm_builds_give_what_one_cold_build_gives(lake: SmallLake) -> Non
 def test_a_rehearsal_reads_what_the_build_needs_and_writes_nothing(
     lake: SmallLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake.transformer.warm_up("hot")
+    lake.transformer.warm_up()
     assert not any(lake.lake.tables(layer) for layer in ("silver", "gold")), "nothing to build from"
     records = cards_oracle.random_records(2, count=60, partitions=1)
     land(lake, records[:30], [])
@@ -141,12 +141,37 @@ def test_a_rehearsal_reads_what_the_build_needs_and_writes_nothing(
         make(mirrors, mirror, table, version)
 
     monkeypatch.setattr(Mirrors, "_make", noted)
-    lake.transformer.warm_up("hot")
+    lake.transformer.warm_up()
     assert made, "what was read before is in memory now"
     assert versions == {key: lake.lake.open(*key).version() for key in versions}, "nothing is written"
     made.clear()
     result = lake.build("hot")
     assert result.rows("card_transaction_features") > 0 and not made
+
+
+def test_a_project_is_accepted_without_reading_the_past_or_writing(
+    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = cards_oracle.random_records(2, count=60, partitions=1)
+    land(lake, records[:30], [])
+    lake.build("hot")
+    land(lake, records[30:], [])
+    versions = {key: lake.lake.open(*key).version() for key in RESULTS if lake.lake.exists(*key)}
+    made: list[int] = []
+    make = Mirrors._make
+
+    def noted(mirrors: Mirrors, mirror: Mirror, table: DeltaTable, version: int) -> None:
+        made.append(version)
+        make(mirrors, mirror, table, version)
+
+    monkeypatch.setattr(Mirrors, "_make", noted)
+    restart()
+    assert lake.transformer.accept() is False, "the one in use"
+    assert set(made) == {-1}, "no row of the past was read"
+    assert versions == {key: lake.lake.open(*key).version() for key in versions}, "nothing is written"
+    made.clear()
+    assert not lake.transformer.accept() and not made, "it is rehearsed once"
+    assert lake.build("hot").rows("card_transaction_features") > 0
 
 
 def test_a_build_that_fails_half_way_through_its_rows_is_built_by_the_next(

@@ -52,9 +52,16 @@ class ScriptedBuilder:
     broken: dict[str, str] = field(default_factory=dict)
     asked: list[list[str]] = field(default_factory=list)
 
-    def build(self, options: list[str]) -> BuildResult:
-        """Results of the selected models and of the tests on them."""
-        self.asked.append(options)
+    def warm_up(self, options: list[str]) -> None:
+        """Noted as if it were a build."""
+        self.asked.append(["warm up", *options])
+
+    def build(self, options: list[str], *, tests: bool = True) -> BuildResult:
+        """Results of the selected models, and of the tests (on them and others) unless told otherwise."""
+        self.asked.append([*options, *([] if tests else ["without tests"])])
+        kinds = {"model", "test"} if tests else {"model"}
+        if options[-2:] == ["--resource-type", "test"]:
+            options, kinds = options[:-2], {"test"}
         hot = {
             node["name"]
             for node in self.manifest["nodes"].values()
@@ -73,7 +80,7 @@ class ScriptedBuilder:
                 continue
             node = self.manifest["nodes"][unique_id]
             kind, name = node["resource_type"], node["name"]
-            if kind == "model" and name not in names:
+            if kind not in kinds or (kind == "model" and name not in names):
                 continue
             good = "success" if kind == "model" else "pass"
             status = self.broken.get(unique_id, good)

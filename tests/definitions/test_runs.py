@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from deltalake import write_deltalake
 
 from fraud_lakehouse.defs.bronze import MOST_REFUSALS, drain
+from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError
 from tests.definitions.stand import AT, landed
 
@@ -44,8 +46,12 @@ def test_materialize_all_materializes_every_layer(stand: Callable[..., Any], ins
     assert found["bronze/users"]["rows"] == 6
     assert (found["bronze/users"]["from_position"], found["bronze/users"]["to_position"]) == ("10", "20")
     assert found["bronze/card_transactions"]["rows"] == 5
-    lanes = [["--select", "tag:hot"], ["--exclude", "tag:hot"]]
-    assert made.builder.asked == lanes, "two dbt builds: what alerts come from waits for nothing else"
+    assert made.builder.asked == [
+        ["warm up", "--select", "tag:hot"],
+        ["--select", "tag:hot", "without tests"],
+        ["--select", "tag:hot", "--resource-type", "test"],
+        ["--exclude", "tag:hot"],
+    ], "what alerts come from waits for nothing else"
 
 
 def test_one_source_alone_is_enough(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
@@ -55,6 +61,26 @@ def test_one_source_alone_is_enough(stand: Callable[..., Any], instance: dg.Dags
     assert result.success
     assert "bronze/card_transactions" not in _materialized(result)
     assert "silver/card_transactions" in _materialized(result)
+
+
+def test_only_the_models_of_the_hot_lane_are_built_in_its_turn(
+    stand: Callable[..., Any], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, writing = stand(), Lakehouse.writing
+
+    @contextmanager
+    def noted(lakehouse: Lakehouse, part: str) -> Iterator[None]:
+        with writing(lakehouse, part):
+            made.builder.asked.append([f"{part} begins"])
+            yield
+            made.builder.asked.append([f"{part} ends"])
+
+    monkeypatch.setattr(Lakehouse, "writing", noted)
+    assert made.materialize(instance).success
+    asked = [" ".join(options) for options in made.builder.asked]
+    turn = asked[asked.index("hot begins") : asked.index("hot ends") + 1]
+    assert turn == ["hot begins", "--select tag:hot without tests", "hot ends"]
+    assert asked.index("warm up --select tag:hot") < asked.index("hot begins")
 
 
 def test_a_selection_builds_only_its_models(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:

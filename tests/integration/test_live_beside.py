@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.settings import Settings, load_settings
@@ -68,31 +70,85 @@ def test_it_builds_what_no_alert_waits_for_and_survives_a_kill(database: str, tm
     assert beside.pid is None
 
 
-def test_a_broken_change_of_the_models_is_refused_and_the_old_one_goes_on(tmp_path: Path) -> None:
-    project = tmp_path / "project"
-    shutil.copytree(shipped_project(), project, ignore=shutil.ignore_patterns("target", "logs"))
+def test_a_stop_waits_neither_for_a_turn_nor_for_a_process_that_hangs(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = landed(database, tmp_path)
+    with writer_lock(settings.work_dir, 0, BESIDE), Beside(settings) as beside:
+        beside.note_change()
+        until(lambda: is_held(settings.work_dir / "beside.queue"))
+    monkeypatch.setattr("fraud_lakehouse.live.beside.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("fraud_lakehouse.live.beside._TERMINATE_SECONDS", 0.1)
+    with Beside(settings) as beside:
+        beside.note_change()
+        hanging = beside.pid
+        assert hanging is not None
+        os.kill(hanging, signal.SIGSTOP)
+    with pytest.raises(ProcessLookupError):
+        os.kill(hanging, 0)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the dbt project, to be changed."""
+    copied = tmp_path / "project"
+    shutil.copytree(shipped_project(), copied, ignore=shutil.ignore_patterns("target", "logs"))
+    return copied
+
+
+def test_a_change_that_does_not_parse_is_refused_and_the_old_one_goes_on(project: Path, tmp_path: Path) -> None:
     settings = load_settings(lake=str(tmp_path / "lake"), cache=tmp_path / "cache")
     model, catalogue = project / "models" / "gold" / "user_avg.sql", project / "features.yml"
-    hot, beside = Transformer(settings, project), Transformer(settings, project)
-    try:
-        assert hot.reload() and beside.reload()
+    with closing(Transformer(settings, project)) as hot, closing(Transformer(settings, project)) as beside:
+        assert hot.follow() and beside.accept()
         good = model.read_text()
         model.write_text(good + "{{ ref('no_such_model') }}")
         for _ in range(2):  # the second time without parsing it again
-            with pytest.raises(Exception, match="no_such_model"):
-                beside.reload()
-        assert not hot.reload(parse=False), "the old one stays"
+            with pytest.raises(TransformError, match="no_such_model"):
+                beside.accept()
+        assert not hot.follow(), "the old one stays"
         assert not hot.build_lane("replica").failed
         model.write_text(good)
         features = catalogue.read_text()
         catalogue.write_text("features: [")
         with pytest.raises(TransformError, match="is not YAML"):
-            beside.reload()
-        assert not hot.reload(parse=False), "it is told by who parses"
+            beside.accept()
+        assert not hot.follow(), "it is told by who parses"
         catalogue.write_text(features)
         model.write_text(good + "\n-- changed")
-        assert not hot.reload(parse=False), "dbt has not parsed it yet"
-        assert beside.reload() and hot.reload(parse=False)
-    finally:
-        hot.close()
-        beside.close()
+        assert not hot.follow(), "dbt has not parsed it yet"
+        assert beside.accept() and hot.follow()
+
+
+def test_sql_that_does_not_hold_is_refused_by_the_model_and_taken_once_it_is_mended(
+    project: Path, tmp_path: Path, database: str
+) -> None:
+    settings = landed(database, tmp_path)
+    gold = project / "models" / "gold"
+    rule, features = gold / "rule_unknown_user.sql", gold / "transaction_features.sql"
+    with closing(Transformer(settings, project)) as hot, closing(Transformer(settings, project)) as beside:
+        assert hot.follow() and beside.accept()
+        for model in (rule, features):
+            good = model.read_text()
+            model.write_text(good.replace("select * from", "select no_such_column, * from"))
+            for _ in range(2):  # the second time from memory
+                with pytest.raises(TransformError, match=rf"(?s){model.stem}.*no_such_column"):
+                    beside.accept()
+            assert not hot.follow(), "the old one stays"
+            assert not hot.build_lane("hot").failed
+            with closing(Transformer(settings, project)) as successor:
+                assert successor.follow(), "a process that starts meanwhile goes on with the old one"
+                assert successor.project == hot.project
+            model.write_text(good + "\n-- mended")
+            assert beside.accept() and hot.follow()
+            assert hot.project == beside.project
+        assert not hot.build_lane("hot").failed
+
+
+def test_a_first_start_with_a_broken_rule_says_so_and_uses_nothing(project: Path, tmp_path: Path) -> None:
+    rule = project / "models" / "gold" / "rule_unknown_user.sql"
+    rule.write_text(rule.read_text().replace("user_exists = false", "no_such_column = false"))
+    with closing(Transformer(load_settings(lake=str(tmp_path / "lake")), project)) as first:
+        with pytest.raises(TransformError, match=r"(?s)rule_unknown_user.*no_such_column"):
+            first.follow()
+        assert not first.is_ready

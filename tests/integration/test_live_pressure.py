@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.lake.lake import Lake, scan
-from fraud_lakehouse.lake.writer_lock import HOT, is_held, writer_lock
+from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, is_held, writer_lock
 from fraud_lakehouse.live import Cycle, CycleResult, run_until
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.settings import Settings, load_settings
@@ -205,6 +206,40 @@ def test_alerts_flow_beside_a_run_that_builds_everything(
     assert len(fired) > 1, "at least one came while the other process built"
     counted = Counter(table(settings, "gold", "alerts").filter(rule="unknown_user")["transaction_id"].to_list())
     assert counted == Counter(fired)
+
+
+@pytest.mark.postgres
+def test_a_catch_up_keeps_no_turn_of_the_hot_lane_while_it_waits_for_the_other(
+    bank: psycopg.Connection[Any], database: str, tmp_path: Path
+) -> None:
+    bank.execute(PAY, (20,))
+    settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database)
+    with Cycle(settings) as cycle, ThreadPoolExecutor(1) as thread:
+        with writer_lock(settings.work_dir, 0, BESIDE):
+            catching_up = thread.submit(cycle.catch_up)
+            while not is_held(settings.work_dir / "beside.queue"):
+                assert not catching_up.done(), catching_up.exception()
+                time.sleep(0.05)
+            with writer_lock(settings.work_dir, 0, HOT):
+                pass
+        catching_up.result(120)
+    assert table(settings, "silver", "transactions").height == 20
+
+
+@pytest.mark.postgres
+def test_an_update_delay_drains_more_than_a_batch_at_once(
+    bank: psycopg.Connection[Any], database: str, tmp_path: Path
+) -> None:
+    bank.execute(PAY, (20,))
+    settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database, batch_rows=10, update_delay=3600.0)
+    with Cycle(settings) as cycle:
+        cycle.capture(strict=True)
+    for _ in range(40):
+        unknown_user(bank)
+    with running(settings) as live:
+        until(lambda: sum(live.batches) == 40, "all of them in the first interval", live)
+        assert len(live.batches) > 2
+    assert table(settings, "gold", "alerts").filter(rule="unknown_user").height == 40
 
 
 @pytest.mark.postgres

@@ -1,0 +1,74 @@
+"""The cycle with an update delay: the sources are drained once an interval, in cycles of a micro-batch each.
+
+In between alerts are delivered again where that failed, failed models are built again, and a source that was away is
+drained as soon as it may be asked again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from fraud_lakehouse.lake.landed import Landed
+from fraud_lakehouse.live.behind import Backlog
+from fraud_lakehouse.live.cycle import Cycle, CycleResult
+
+
+class Intervals:
+    """Knows when the sources are to be drained, and does it.
+
+    Args:
+        cycle: with `update_delay` seconds in its settings.
+    """
+
+    def __init__(self, cycle: Cycle) -> None:
+        self._cycle = cycle
+        self._backlog = Backlog()
+        self._unscored: list[Landed] = []
+        self._due = 0.0
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the sources are to be drained now."""
+        away = (source for source in self._cycle.sources if source.problem)
+        return time.monotonic() >= self._due or any(source.is_ready for source in away)
+
+    def cycles(self, stop: Callable[[], bool]) -> Iterator[CycleResult]:
+        """The cycles that are to be run now: those of a drain if it is time for one, else one without a capture."""
+        if not self.is_time:
+            yield self._follow_up([])
+            return
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._cycle.settings.update_delay
+        began, is_first = datetime.now(UTC), True
+        while is_first or not stop():
+            landed = self._cycle.capture()
+            self._backlog.landed(landed)
+            for source in self._cycle.sources:
+                if not source.problem:
+                    self._backlog.at_source(source.name, source.backlog())
+            has_more = self._has_more(landed, began)
+            yield self._follow_up(landed, is_first=is_first, is_busy=has_more)
+            if not has_more:
+                return
+            is_first = False
+
+    def _has_more(self, landed: Sequence[Landed], began: datetime) -> bool:
+        """Whether a source may have more of what it had when the drain began; what comes later is the next one's."""
+        is_full = sum(batch.rows for batch in landed) >= self._cycle.settings.batch_rows
+        return is_full or any(
+            batch.newest_committed_at is None or batch.newest_committed_at < began for batch in landed
+        )
+
+    def _follow_up(self, landed: Sequence[Landed], *, is_first: bool = False, is_busy: bool = False) -> CycleResult:
+        """The rest of a cycle. The first of a drain builds in any case: another process may have landed rows."""
+        result = self._cycle.run(landed, is_shared=is_first)
+        self._unscored += landed
+        if result.is_scored:
+            self._backlog.scored(self._unscored)
+            self._unscored.clear()
+        elif result.builds:
+            self._backlog.failed()
+        return replace(self._cycle.follow(result, is_busy=is_busy), behind=self._backlog.now())

@@ -1,0 +1,130 @@
+"""The process beside: what fails there is told by name, tried again and taken back; it ends when its parent does."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
+from fraud_lakehouse.live import beside_process
+from fraud_lakehouse.publish.lane import PublishLane
+from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+
+
+def built(name: str, status: str = "success", message: str = "") -> BuildResult:
+    return BuildResult([NodeResult(f"model.x.{name}", name, "model", status, 0.1, message=message)], 0.1)
+
+
+class ScriptedTransformer:
+    """Builds the lanes with the scripted results, the last of them again and again; refuses while `refusal` is set."""
+
+    def __init__(self, *results: BuildResult) -> None:
+        self.results = list(results)
+        self.refusal: str | None = None
+        self.changes = 0
+        self.is_ready = True
+
+    def accept(self) -> bool:
+        """Whether there is a change."""
+        if self.refusal:
+            raise TransformError(self.refusal, "mend it")
+        self.changes -= 1
+        return self.changes >= 0
+
+    def build_lane(self, lane: str) -> BuildResult:
+        """The next result for the replica lane, a good one for the other."""
+        if lane != "replica":
+            return built("vectors")
+        return self.results.pop(0) if len(self.results) > 1 else self.results[0]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@contextmanager
+def serving(
+    settings: Settings, transformer: ScriptedTransformer, monkeypatch: pytest.MonkeyPatch, *, changes: int = 1
+) -> Iterator[Iterator[dict[str, Any]]]:
+    """The process's work in a thread, told of changes; gives its answers. Its parent goes away at the end."""
+    monkeypatch.setattr(beside_process, "Transformer", lambda _settings: transformer)
+    monkeypatch.setattr(beside_process, "AFTER_FAILURE_SECONDS", (0.0,))
+    monkeypatch.setattr(beside_process, "PROJECT_SECONDS", 0.01)
+    (read_lines, write_lines), (read_answers, write_answers) = os.pipe(), os.pipe()
+    with open(read_lines) as lines, open(read_answers) as answers, open(write_answers, "w") as say:
+        thread = threading.Thread(
+            target=beside_process.serve, args=(settings, lines, say, PublishLane(settings)), daemon=True
+        )
+        with open(write_lines, "w") as parent:
+            parent.write("changed\n" * changes)
+            parent.flush()
+            thread.start()
+            yield (json.loads(line) for line in answers)
+        thread.join(30)
+        assert not thread.is_alive(), "it ends with its parent"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(lake=str(tmp_path / "lake"), replica_interval=0.0)
+
+
+def until(answers: Iterator[dict[str, Any]], problems: dict[str, str]) -> list[dict[str, Any]]:
+    """The answers up to the first with these problems."""
+    found: list[dict[str, Any]] = []
+    for answer in answers:
+        found.append(answer)
+        if answer["problems"] == problems:
+            return found
+    raise AssertionError(f"not told: {problems}; but {found[-3:]}")
+
+
+def nodes(answers: Sequence[dict[str, Any]]) -> list[str]:
+    return [node["name"] for answer in answers for node in answer.get("nodes", [])]
+
+
+def test_a_failing_model_is_told_by_name_built_again_and_taken_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer = ScriptedTransformer(built("users", "error", "Binder Error: no such column"), built("users"))
+    with serving(settings, transformer, monkeypatch) as answers:
+        until(answers, {"model users": "Binder Error: no such column"})
+        mended = until(answers, {})
+    assert "users" in nodes(mended), "built again without a change of the rows"
+
+
+def test_a_changed_project_is_built_by_at_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformer = ScriptedTransformer(built("users"))
+    transformer.changes = 1
+    with serving(settings, transformer, monkeypatch, changes=0) as answers:
+        assert nodes([next(answers)]) == ["users"]
+
+
+def test_a_refused_project_and_a_broken_model_are_told_side_by_side(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer = ScriptedTransformer(built("users", "skipped"))
+    transformer.refusal = "dbt could not build rule_velocity"
+    with serving(settings, transformer, monkeypatch) as answers:
+        refused = str(TransformError(transformer.refusal, "mend it"))
+        skipped = "skipped: a model before it failed"
+        until(answers, {"project": refused, "model users": skipped})
+        transformer.refusal = None
+        until(answers, {"model users": skipped})
+
+
+def test_its_parents_end_is_noticed_while_it_waits_for_its_turn(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer = ScriptedTransformer(built("users"))
+    with writer_lock(settings.work_dir, 0, BESIDE), serving(settings, transformer, monkeypatch):
+        while not is_held(settings.work_dir / "beside.queue"):
+            pass

@@ -1,0 +1,164 @@
+"""The cycle and its intervals over scripted sources and models: what is told, and when the sources are drained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.live import cycle as cycle_module
+from fraud_lakehouse.live.behind import Waiting
+from fraud_lakehouse.live.cycle import Cycle
+from fraud_lakehouse.live.intervals import Intervals
+from fraud_lakehouse.live.source import Source
+from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+from tests.definitions.stand import landed
+
+BATCH = 10
+
+
+class ScriptedModels:
+    """The lanes built, each with the message that `broken` has for it as a failing model."""
+
+    def __init__(self) -> None:
+        self.broken: dict[str, str] = {}
+        self.asked: list[str] = []
+
+    def follow(self) -> bool:
+        """No change."""
+        return False
+
+    def build_lane(self, lane: str) -> BuildResult:
+        """One model, named like its lane."""
+        self.asked.append(lane)
+        status = "error" if lane in self.broken else "success"
+        node = NodeResult(f"model.x.{lane}", lane, "model", status, 0.1, message=self.broken.get(lane, ""))
+        return BuildResult([node], 0.1)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Backlogged:
+    """A source with so many rows; each step lands at most a batch of them, or raises what `error` has."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.landed = 0
+        self.error: SourceError | None = None
+        self.is_flowing = False
+
+    def wait(self, timeout: float) -> bool:
+        """Not asked by intervals."""
+        raise AssertionError(timeout)
+
+    def step(self, most: int) -> list[Landed]:
+        """One batch: committed long ago, or, where rows keep coming, just now."""
+        if self.error is not None:
+            raise self.error
+        count = 1 if self.is_flowing and not self.rows else min(most, self.rows)
+        if not count:
+            return []
+        at = datetime.now(UTC) if self.is_flowing and not self.rows else datetime.now(UTC) - timedelta(hours=1)
+        self.rows = max(0, self.rows - count)
+        self.landed += count
+        return [replace(landed("transactions", count, self.landed - count, self.landed), newest_committed_at=at)]
+
+
+@pytest.fixture
+def models() -> ScriptedModels:
+    return ScriptedModels()
+
+
+Make = Callable[..., Cycle]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: ScriptedModels) -> Make:
+    """Makes a cycle over scripted sources."""
+
+    def of(*backlogged: Backlogged, **settings: Any) -> Cycle:
+        found = [
+            Source(f"source {at}", one.step, one, lambda: None, lambda one=one: Waiting(rows=one.rows))
+            for at, one in enumerate(backlogged)
+        ]
+        monkeypatch.setattr(cycle_module, "sources", lambda _settings, _lake: found)
+        monkeypatch.setattr(cycle_module, "Transformer", lambda _settings: models)
+        return Cycle(load_settings(lake=str(tmp_path / "lake"), batch_rows=BATCH, **settings))
+
+    return of
+
+
+def never() -> bool:
+    return False
+
+
+def test_failing_hot_models_are_problems_until_they_are_well_again(make: Make, models: ScriptedModels) -> None:
+    models.broken = {"alerts": "Binder Error: no such column", "follow": "Out of Memory"}
+    with make(Backlogged(0)) as cycle:
+        result = cycle.follow(cycle.run([landed("transactions", 1, 0, 1)]), is_busy=False)
+        assert result.problems == {"model alerts": "Binder Error: no such column", "model follow": "Out of Memory"}
+        assert not result.is_scored
+        models.broken = {}
+        cycle._alerts.due = cycle._follow.due = 0.0
+        result = cycle.follow(cycle.run([]), is_busy=False)
+        assert result.problems == {} and result.is_scored
+
+
+def test_an_interval_drains_the_sources_batch_by_batch(make: Make) -> None:
+    first, second = Backlogged(4 * BATCH + 3), Backlogged(BATCH)
+    with make(first, second, update_delay=3600.0) as cycle:
+        intervals = Intervals(cycle)
+        results = list(intervals.cycles(never))
+        assert (first.landed, second.landed) == (4 * BATCH + 3, BATCH)
+        assert max(one.rows for one in results) <= 2 * BATCH, "a micro-batch of each source at a time"
+        told = [one.behind["source 0"].source_rows for one in results]
+        assert told == sorted(told, reverse=True) and told[-1] == 0
+        first.rows = 1
+        assert not intervals.is_time
+        (between,) = intervals.cycles(never)
+        assert between.rows == 0 and between.delivery is not None, "deliveries are tried again"
+
+
+def test_a_drain_ends_where_rows_keep_coming_and_when_it_is_to_stop(make: Make) -> None:
+    flowing = Backlogged(2 * BATCH)
+    flowing.is_flowing = True
+    with make(flowing, update_delay=3600.0) as cycle:
+        results = list(Intervals(cycle).cycles(never))
+        assert flowing.rows == 0 and results[-1].rows == 1, "what comes after it began is the next one's"
+        flowing.rows = 100 * BATCH
+        assert len(list(Intervals(cycle).cycles(lambda: True))) == 1
+
+
+def test_a_source_that_was_away_is_drained_before_the_interval_is_over(make: Make) -> None:
+    away = Backlogged(BATCH)
+    away.error = SourceError("no broker answers", "start it")
+    with make(away, update_delay=3600.0) as cycle:
+        intervals = Intervals(cycle)
+        (result,) = intervals.cycles(never)
+        assert "no broker answers" in result.problems["source 0"]
+        assert not intervals.is_time, "asked again after a pause"
+        away.error = None
+        cycle.sources[0].retry_at = 0.0
+        assert intervals.is_time
+        assert sum(one.rows for one in intervals.cycles(never)) == BATCH
+        assert cycle.problems == {} and not intervals.is_time
+
+
+def test_a_failed_model_is_built_again_between_two_intervals(make: Make, models: ScriptedModels) -> None:
+    models.broken = {"alerts": "Out of Memory"}
+    with make(Backlogged(BATCH), update_delay=3600.0) as cycle:
+        intervals = Intervals(cycle)
+        behind = list(intervals.cycles(never))[-1].behind
+        assert behind["postgres"].rows == BATCH, "landed, not scored"
+        models.broken = {}
+        cycle._alerts.due = 0.0
+        (result,) = intervals.cycles(never)
+        assert result.is_scored and result.behind["postgres"].rows == 0
