@@ -148,7 +148,7 @@ class Capturing:
             is_full = self.backlog.is_full(source.name, self._rows)
             if is_full and time.monotonic() >= ask_at:
                 ask_at = time.monotonic() + BACKLOG_SECONDS
-                self._ask(source)
+                ask(source, self.backlog)
             if is_full or not source.is_ready:
                 self._ending.wait(WAKE_SECONDS)
                 continue
@@ -164,7 +164,7 @@ class Capturing:
             if not source.problem:
                 self.backlog.read(source.name, source.position())
                 if began >= ask_at:
-                    self._ask(source)
+                    ask(source, self.backlog)
                     ask_at = began + BACKLOG_SECONDS
             if landed:
                 lead += _NEWEST_SHARE * (time.monotonic() - began - lead)
@@ -172,7 +172,8 @@ class Capturing:
                 self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))
                 self.landings.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)
 
-    def _ask(self, source: Source) -> None:
-        """Note what the source still has; that it does not answer is told by the time of its last answer."""
-        if (waiting := source.backlog()) is not None:
-            self.backlog.at_source(source.name, waiting, source.position())
+
+def ask(source: Source, backlog: Backlog) -> None:
+    """Note what a source still has; that it does not answer is told by the time of its last answer."""
+    if (waiting := source.backlog()) is not None:
+        backlog.at_source(source.name, waiting, source.position())

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.live.behind import Backlog
+from fraud_lakehouse.live.capturing import ask
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 
 
@@ -48,7 +49,8 @@ class Intervals:
             self._backlog.landed(landed)
             for source in self._cycle.sources:
                 if not source.problem:
-                    self._backlog.at_source(source.name, source.backlog())
+                    self._backlog.read(source.name, source.position())
+                    ask(source, self._backlog)
             has_more = self._has_more(landed, began)
             yield self._follow_up(landed, is_first=is_first, is_busy=has_more)
             if not has_more:
