@@ -11,7 +11,8 @@ import dagster as dg
 from fraud_lakehouse.defs import UPDATE_JOB
 from fraud_lakehouse.defs.alerts import alert_sensor, failure_sensor
 from fraud_lakehouse.defs.bronze import bronze_assets, bronze_key, bronze_tables
-from fraud_lakehouse.defs.checks import alert_checks, contract_checks
+from fraud_lakehouse.defs.checks import alert_checks
+from fraud_lakehouse.defs.contract_checks import contract_checks, contracted_tables
 from fraud_lakehouse.defs.late_rows import late_check
 from fraud_lakehouse.defs.live_run import live_job
 from fraud_lakehouse.defs.published import published_assets
@@ -47,6 +48,7 @@ def build_definitions(
     keys = models(manifest)
     bronze = [table for source, tables in bronze_tables(settings).items() for table in tables]
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
+    contracted = contracted_tables(bronze, silver)
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
     return dg.Definitions(
         assets=[
@@ -54,8 +56,11 @@ def build_definitions(
             transform_assets(manifest, is_live=settings.update_delay == 0),
             *published_assets(settings),
         ],
-        asset_checks=[alert_checks(rules), *contract_checks(bronze, silver), late_check(), *slot_check(settings)],
-        jobs=[dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."), live_job(keys, rules)],
+        asset_checks=[alert_checks(rules), *contract_checks(contracted), late_check(), *slot_check(settings)],
+        jobs=[
+            dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."),
+            live_job(keys, rules, contracted),
+        ],
         schedules=[report_schedule(), upkeep_schedule()],
         sensors=[
             *(

@@ -1,13 +1,11 @@
-"""Asset checks that say what a dbt test cannot: fraud findings with their evidence, drift, broken contracts.
+"""Asset checks on gold/alerts that say what a dbt test cannot: fraud findings with their evidence, drift, delay.
 
-Findings and drift never block (real fraud must not stop the pipeline); a broken contract does. What is looked at
-and when it passes is decided in `detect/`.
+They never block: real fraud must not stop the pipeline. What is looked at and when it passes is decided in `detect/`.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +14,12 @@ import polars as pl
 
 from fraud_lakehouse.defs.metadata import markdown_table
 from fraud_lakehouse.defs.resources import Lakehouse
-from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.defs.transform import ALERTS_KEY
 from fraud_lakehouse.lake.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.detect.anomaly_rate import RateDrift
     from fraud_lakehouse.detect.behind import KeepingUp
-    from fraud_lakehouse.detect.contracts import ContractResult
     from fraud_lakehouse.detect.findings import Finding
     from fraud_lakehouse.detect.latency import Latency
     from fraud_lakehouse.settings import Settings
@@ -32,7 +28,6 @@ DRIFT = "anomaly_rate"
 LATENCY = "alert_latency"
 BEHIND = "cycle_behind"
 WINDOW = timedelta(hours=1)
-CARD_TABLE = "card_transactions"
 
 
 def rule_check_name(rule: str) -> str:
@@ -142,72 +137,6 @@ def behind_metadata(behind: "KeepingUp") -> dict[str, Any]:
         **{f"{source}, seconds": seconds for source, seconds in behind.seconds.items()},
         **{f"{source}, rows": rows for source, rows in behind.rows.items()},
     }
-
-
-def contract_checks(bronze: Sequence[str], silver: Sequence[str]) -> list[dg.AssetChecksDefinition]:
-    """Blocking checks of what later layers rely on: columns, positions and the quarantined share.
-
-    Args:
-        bronze: names of bronze tables.
-        silver: names of silver tables; those without a fixed contract get no check.
-    """
-    from fraud_lakehouse.detect.contracts import REQUIRED, check_bronze, check_columns
-
-    def silver_contracts(lake: Lake, table: str) -> list["ContractResult"]:
-        return [check_columns(lake, "silver", table)]
-
-    fixed = [table for table in silver if ("silver", table) in REQUIRED]
-    return [
-        _contracts("bronze", bronze, check_bronze, ("columns", "positions")),
-        _contracts("silver", fixed, silver_contracts, ("columns",)),
-    ]
-
-
-Evaluate = Callable[[Lake, str], list["ContractResult"]]
-_CONTRACTS = {
-    "columns": "The columns that later layers read exist with a type they may have.",
-    "positions": "No position is there twice and no batch reaches back behind another.",
-    "quarantine": "At most 5 % of the newest records are unreadable.",
-}
-
-
-def _contracts(layer: str, tables: Sequence[str], evaluate: Evaluate, names: Sequence[str]) -> dg.AssetChecksDefinition:
-    keys = {table: table_key(layer, table) for table in tables}
-    specs = [
-        dg.AssetCheckSpec(name, asset=keys[table], blocking=True, description=_CONTRACTS[name])
-        for table in tables
-        for name in [*names, *(["quarantine"] if (layer, table) == ("bronze", CARD_TABLE) else [])]
-    ]
-
-    @dg.multi_asset_check(name=f"{layer}_contracts", specs=specs, can_subset=True)
-    def contracts(
-        context: dg.AssetCheckExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
-    ) -> Iterator[dg.AssetCheckResult]:
-        wanted = context.selected_asset_check_keys
-        for table in (table for table in tables if any(key.asset_key == keys[table] for key in wanted)):
-            found = {one.contract: one for one in evaluate(lakehouse.lake, table)}
-            for key in (key for key in wanted if key.asset_key == keys[table]):
-                yield contract_result(key, found.get(key.name))
-
-    return contracts
-
-
-def contract_result(key: dg.AssetCheckKey, found: "ContractResult | None") -> dg.AssetCheckResult:
-    """A contract's outcome with its problems; one that could not be looked at has not passed."""
-    problems = list(found.problems) if found else ["not looked at, because the table's columns are wrong"]
-    numbers = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in _numbers(found)}
-    return dg.AssetCheckResult(
-        asset_key=key.asset_key,
-        check_name=key.name,
-        passed=not problems,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description="; ".join(problems) or None,
-        metadata={**numbers, "problems": dg.MetadataValue.md("\n".join(f"- {one}" for one in problems))},
-    )
-
-
-def _numbers(found: "ContractResult | None") -> list[tuple[str, Any]]:
-    return list(found.numbers.items()) if found else []
 
 
 def _warning(name: str, passed: bool, metadata: dict[str, Any]) -> dg.AssetCheckEvaluation:

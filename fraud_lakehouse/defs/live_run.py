@@ -23,6 +23,7 @@ from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS
 from fraud_lakehouse.defs.bronze import SETTING, bronze_key, configured
 from fraud_lakehouse.defs.capture_check import LiveCaptureChecks
 from fraud_lakehouse.defs.checks import alert_evaluations
+from fraud_lakehouse.defs.contract_checks import ContractRounds
 from fraud_lakehouse.defs.late_rows import late_evaluation
 from fraud_lakehouse.defs.metadata import landed_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
@@ -180,8 +181,16 @@ class Reporter:
         self._report.flush()
 
 
-def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefinition:
-    """The job `live`: one op that repeats the cycle until its time is over and the next run stands by."""
+def live_job(
+    keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Sequence[tuple[str, str]]
+) -> dg.JobDefinition:
+    """The job `live`: one op that repeats the cycle until its time is over and the next run stands by.
+
+    Args:
+        keys: asset key of each model by its dbt unique id.
+        rules: names of the rules.
+        contracted: layer and name of the tables whose contracts are evaluated.
+    """
 
     @dg.op(name="repeat_cycle", description="Repeats capture, land, build, deliver; wakes on data.")
     def repeat_cycle(
@@ -200,6 +209,7 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefini
             settings.alert_seconds,
             LiveCaptureChecks(lakehouse.lake, sources).evaluations,
         )
+        contracts = ContractRounds(lakehouse.lake, contracted)
         until = time.monotonic() + config.run_seconds
 
         def check() -> None:
@@ -208,6 +218,10 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str]) -> dg.JobDefini
             late = late_evaluation(lakehouse.lake, settings)
             for evaluation in (*alert_evaluations(lakehouse.lake, rules, settings), *late, *slot):
                 context.log_event(evaluation)  # type: ignore[arg-type]  # the annotation is narrower than the code
+            for evaluation in contracts.evaluations():
+                context.log_event(evaluation)  # type: ignore[arg-type]
+                if not evaluation.passed:
+                    context.log.error("%s does not hold: %s", _named(evaluation), evaluation.description)
             metrics.observe("check", time.monotonic() - began)
 
         reporter, metrics = Reporter(report, check, config.check_seconds), Metrics.of(settings)
@@ -251,6 +265,10 @@ def finish_cycle_first() -> Iterator[threading.Event]:
             signal.signal(number, handler)
     if received:
         signal.raise_signal(received[0])
+
+
+def _named(evaluation: dg.AssetCheckEvaluation) -> str:
+    return f"contract {evaluation.check_name} of {evaluation.asset_key.to_user_string()}"
 
 
 def _built_metadata(nodes: Sequence["NodeResult"]) -> dict[str, Any]:

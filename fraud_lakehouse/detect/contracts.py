@@ -168,12 +168,13 @@ def check_positions(lake: Lake, table: str, recent_rows: int = RECENT_ROWS) -> C
     return ContractResult("positions", name, tuple(problems), numbers)
 
 
-def check_bronze(lake: Lake, table: str) -> list[ContractResult]:
+def check_bronze(lake: Lake, table: str, recent_rows: int = RECENT_ROWS) -> list[ContractResult]:
     """All contracts of a bronze table; a table whose columns are wrong is not looked into further."""
     columns = check_columns(lake, "bronze", table)
     if not columns.passed:
         return [columns]
-    return [columns, check_positions(lake, table), *([check_quarantine(lake)] if table == CARDS else [])]
+    quarantine = [check_quarantine(lake, recent_rows=recent_rows)] if table == CARDS else []
+    return [columns, check_positions(lake, table, recent_rows), *quarantine]
 
 
 def _type_name(kind: object) -> str:

@@ -11,13 +11,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
+import polars as pl
 import pytest
+from deltalake import write_deltalake
 
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.capture_check import newest_evaluation
+from fraud_lakehouse.defs.contract_checks import ContractRounds, contracted_tables
 from fraud_lakehouse.defs.live_run import LiveReport, finish_cycle_first
 from fraud_lakehouse.defs.resources import Parts
 from fraud_lakehouse.errors import GapError
+from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.live import CycleResult
 from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.transform.runner import BuildResult, NodeResult
@@ -129,6 +133,35 @@ def test_the_live_run_repeats_reports_and_ends_by_itself(
     assert materialized == {"bronze/users", "gold/alerts"}
     checked = {evaluation.check_name for evaluation in result.get_asset_check_evaluations()}
     assert {"rule_velocity", "anomaly_rate", "alert_latency", "cycle_behind"} <= checked
+
+
+def test_a_live_run_says_which_contract_does_not_hold(
+    stand: Callable[..., Any], manifest: dict[str, Any], instance: dg.DagsterInstance
+) -> None:
+    contracted = contracted_tables(["card_transactions", "transactions", "users"], ["users", "payees"])
+    assert contracted[-2:] == [("bronze", "users"), ("silver", "users")], "payees has no columns of its own"
+    made = stand(update_delay=0.0)
+    write_deltalake(f"{made.settings.lake}/bronze/users", pl.DataFrame({"user_id": ["not a number"]}))
+    rounds = ContractRounds(Lake.at(made.settings.lake), contracted)
+    found = {(one.asset_key.to_user_string(), one.check_name): one for _ in contracted for one in rounds.evaluations()}
+    assert set(found) == {
+        *(("bronze/card_transactions", name) for name in ("columns", "positions", "quarantine")),
+        *((f"bronze/{table}", name) for table in ("transactions", "users") for name in ("columns", "positions")),
+        ("silver/users", "columns"),
+    }, "each table once in so many rounds"
+    assert [key for key, one in found.items() if not one.passed] == [
+        ("bronze/users", "columns"),
+        ("bronze/users", "positions"),
+    ]
+    assert "user_id is string" in str(found["bronze/users", "columns"].description)
+
+    def repeat(_settings: Any, _stop: Any, _is_over: Any, report: Callable[[CycleResult], None]) -> None:
+        report(_cycle(2))
+
+    result = _live(stand, manifest, repeat).execute_in_process(instance=instance, run_config=_config(0.0))
+    evaluated = {one.asset_check_key for one in result.get_asset_check_evaluations()}
+    checks = made.definitions.resolve_asset_graph().asset_check_keys
+    assert evaluated <= set(checks) and {"columns"} <= {key.name for key in evaluated}, "one table of those that exist"
 
 
 def test_a_live_run_that_ends_with_a_gap_says_so_in_the_check(
