@@ -96,6 +96,14 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def is_ours(path: Path) -> bool:
+    """Whether this process holds a lock file."""
+    try:
+        return path.read_text().strip() == str(os.getpid())
+    except FileNotFoundError:
+        return False
+
+
 def _open(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,16 +5,16 @@ Threads that land and the loop that scores share it. What is too far behind is j
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from fraud_lakehouse.lake.landed import Landed
 
-AWAY_SECONDS = 15.0  # a source is asked every 5 s; one that has not answered for so long is told as away
 ASKS = 720  # answers that are remembered of a source: an hour
 
 
@@ -45,8 +45,8 @@ class Behind:
         rows: landed in bronze, not scored.
         source_rows, source_bytes, retained_bytes: not landed, and what the server keeps, when the source was asked
             last; None where the source counts no such thing.
-        away_since: when the source said last what it holds (UTC), if that is longer ago than `AWAY_SECONDS`: it is
-            away, waits for a person, or is busy with one batch, and how far it is behind is not known. Else None.
+        away_since: when the source said last what it holds (UTC), if that is longer ago than it should be: it is away,
+            waits for a person, or is busy with one batch, and how far it is behind is not known. Else None.
     """
 
     seconds: float
@@ -77,10 +77,12 @@ class Backlog:
 
     Args:
         sources: names of those that are asked from now on.
+        away_after: seconds without an answer after which a source is told as away.
         at: now (UTC, default: the clock), as for every call that takes it.
     """
 
-    def __init__(self, sources: Iterable[str] = (), at: datetime | None = None) -> None:
+    def __init__(self, sources: Iterable[str] = (), away_after: float = math.inf, at: datetime | None = None) -> None:
+        self._away_after = away_after
         self._lock = threading.Lock()
         self._sources = {name: _Source(at or datetime.now(UTC)) for name in sources}
         self._is_failing = False
@@ -127,7 +129,7 @@ class Backlog:
         """By source, how far it is behind."""
         at = at or datetime.now(UTC)
         with self._lock:
-            return {name: source.behind(at) for name, source in sorted(self._sources.items())}
+            return {name: source.behind(at, self._away_after) for name, source in sorted(self._sources.items())}
 
     def _source(self, name: str, at: datetime) -> _Source:
         if name not in self._sources:
@@ -167,9 +169,9 @@ class _Source:
         while self._unread and all(position.get(part, end) >= end for part, end in self._unread[0][1].items()):
             self._unread.popleft()
 
-    def behind(self, at: datetime) -> Behind:
+    def behind(self, at: datetime, away_after: float) -> Behind:
         waiting, oldest = self._waiting, self._oldest()
-        is_away = at - self._answered_at > timedelta(seconds=AWAY_SECONDS)
+        is_away = (at - self._answered_at).total_seconds() > away_after
         return Behind(
             max(0.0, round((at - oldest).total_seconds(), 1)) if oldest else 0.0,
             self.rows,

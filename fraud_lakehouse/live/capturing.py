@@ -19,6 +19,7 @@ from fraud_lakehouse.live.source import Source
 LOOK_SECONDS = 1.0  # a step at least this often: new tables, and log of others that the server may recycle
 WAKE_SECONDS = 0.2  # how long a thread waits for data before it looks whether it should end
 BACKLOG_SECONDS = 5.0  # how often a source is asked what it still has
+AWAY_SECONDS = 15.0  # without an answer to that, after which the source is told as away
 PACE_SECONDS = 0.2  # from one commit of a source to the next: smaller batches cost more than they save
 LONGEST_PACE_SECONDS = 1.0  # the same while the loop is busy with what was landed before
 GATHER_SECONDS = 0.1  # how long a batch waits for that of another source which is being landed
@@ -117,7 +118,7 @@ class Capturing:
 
     def __init__(self, sources: Sequence[Source], work: Path, rows: int) -> None:
         self.landings = Landings()
-        self.backlog = Backlog(source.name for source in sources)
+        self.backlog = Backlog((source.name for source in sources), AWAY_SECONDS)
         self._work = work
         self._rows = rows
         self._ending = threading.Event()
@@ -148,7 +149,7 @@ class Capturing:
             is_full = self.backlog.is_full(source.name, self._rows)
             if is_full and time.monotonic() >= ask_at:
                 ask_at = time.monotonic() + BACKLOG_SECONDS
-                ask(source, self.backlog)
+                source.tell(self.backlog)
             if is_full or not source.is_ready:
                 self._ending.wait(WAKE_SECONDS)
                 continue
@@ -164,16 +165,10 @@ class Capturing:
             if not source.problem:
                 self.backlog.read(source.name, source.position())
                 if began >= ask_at:
-                    ask(source, self.backlog)
+                    source.tell(self.backlog)
                     ask_at = began + BACKLOG_SECONDS
             if landed:
                 lead += _NEWEST_SHARE * (time.monotonic() - began - lead)
             if sum(batch.rows for batch in landed) < self._rows:  # a full batch means that more is there
                 self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))
                 self.landings.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)
-
-
-def ask(source: Source, backlog: Backlog) -> None:
-    """Note what a source still has; that it does not answer is told by the time of its last answer."""
-    if (waiting := source.backlog()) is not None:
-        backlog.at_source(source.name, waiting, source.position())

@@ -8,26 +8,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, start_http_server
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.5
-PATIENCE_SECONDS = 60.0  # a predecessor keeps the port until the process beside it has ended its build
+PATIENCE_SECONDS = 60.0
 
 
 class Endpoint:
-    """Serves a registry from `open` on, as soon as the port is free, until `close`; a thread does it.
+    """Serves a registry from `open` on, as soon as the port is free, until `close` or the end of our turn, by a thread.
 
-    The port is taken while a predecessor is about to end. An address that cannot be had is tried again until `close`,
-    and logged after `PATIENCE_SECONDS`, once: figures that cannot be shown stop nothing.
+    The port is taken until a predecessor has seen that its turn is over. An address that cannot be had is tried again
+    and again, and logged after `PATIENCE_SECONDS`, once: figures that cannot be shown stop nothing.
+
+    Args:
+        has_turn: whether the figures of this process are the ones to show.
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, has_turn: Callable[[], bool]) -> None:
         self._host = host
         self._port = port
         self._registry = registry
+        self._has_turn = has_turn
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -46,7 +51,7 @@ class Endpoint:
 
     def _serve(self) -> None:
         told_at: float | None = time.monotonic() + PATIENCE_SECONDS
-        while not self._closing.is_set():
+        while self._is_wanted():
             try:
                 server, thread = start_http_server(self._port, addr=self._host, registry=self._registry)
             except OSError as error:
@@ -56,7 +61,11 @@ class Endpoint:
                     told_at = None
                 self._closing.wait(RETRY_SECONDS)
                 continue
-            self._closing.wait()
+            while self._is_wanted():
+                self._closing.wait(RETRY_SECONDS)
             server.shutdown()
             server.server_close()
             thread.join()
+
+    def _is_wanted(self) -> bool:
+        return not self._closing.is_set() and self._has_turn()

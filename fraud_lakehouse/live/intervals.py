@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 
 from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.live.behind import Backlog
-from fraud_lakehouse.live.capturing import ask
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 
 
@@ -50,7 +49,7 @@ class Intervals:
             for source in self._cycle.sources:
                 if not source.problem:
                     self._backlog.read(source.name, source.position())
-                    ask(source, self._backlog)
+                    source.tell(self._backlog)
             has_more = self._has_more(landed, began)
             yield self._follow_up(landed, is_first=is_first, is_busy=has_more)
             if not has_more:

@@ -10,13 +10,14 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from fraud_lakehouse.lake.writer_lock import is_ours
 from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.cycle import CycleResult
 from fraud_lakehouse.live.endpoint import Endpoint
@@ -30,16 +31,20 @@ WRITE_SECONDS = 5.0
 
 
 class Metrics:
-    """Takes in cycles; leaves a summary in `<work>/live.json`, and serves them once there is one, until `close`.
+    """Takes in cycles; leaves a summary in `<work>/live.json`, and serves them once there is one.
 
-    A process that stands by has no cycle to tell of: the port belongs to the one that has the live turn.
+    The port belongs to the process that has the live turn: one that stands by has no cycle to tell of yet, and one that
+    has handed over lets go of it.
 
     Args:
         work: folder of the summary (`settings.work_dir`).
         host, port: where Prometheus reads; port 0: nowhere.
+        has_turn: whether this process has the live turn.
     """
 
-    def __init__(self, work: Path, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, work: Path, host: str = "127.0.0.1", port: int = 0, has_turn: Callable[[], bool] = lambda: True
+    ) -> None:
         self._path = work / "live.json"
         self._write_due = 0.0
         self._since = datetime.now(UTC)
@@ -78,15 +83,16 @@ class Metrics:
         self._away = self._gauge(
             "fraud_source_away_seconds", "How long a source has not said what it holds; 0 while it answers"
         )
-        self._endpoint = Endpoint(host, port, self._registry) if port else None
+        self._endpoint = Endpoint(host, port, self._registry, has_turn) if port else None
 
     @staticmethod
     def of(settings: Settings) -> Metrics:
         """Metrics served where the settings say."""
-        return Metrics(settings.work_dir, settings.metrics_host, settings.metrics_port)
+        work = settings.work_dir
+        return Metrics(work, settings.metrics_host, settings.metrics_port, lambda: is_ours(work / "live.lock"))
 
     def close(self) -> None:
-        """Let go of the port, for the next live cycle."""
+        """Let go of the port."""
         if self._endpoint is not None:
             self._endpoint.close()
 

@@ -18,7 +18,7 @@ from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
 from fraud_lakehouse.lake.ingest import KafkaIngest, Landed, PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, TurnTakenError, writer_lock
-from fraud_lakehouse.live.behind import Waiting
+from fraud_lakehouse.live.behind import Backlog, Waiting
 from fraud_lakehouse.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,11 @@ class Source:
         except (SourceError, GapError) as error:
             log.info("%s does not say how far it is behind: %s", self.name, error)
             return None
+
+    def tell(self, backlog: Backlog) -> None:
+        """Let a backlog know what the source still has, if it answers; else its last answer grows old."""
+        if (waiting := self.backlog()) is not None:
+            backlog.at_source(self.name, waiting, self.position())
 
     def _note(self, error: SourceError | GapError | ConcurrentWriterError) -> None:
         self.problem = str(error)

@@ -26,7 +26,7 @@ class Followed:
 
     def __init__(self, source: Source, work: Path) -> None:
         self.source = source
-        self.backlog = Backlog([source.name], NOW)
+        self.backlog = Backlog([source.name], at=NOW)
         self._work = work
 
     def land(self) -> list[Landed]:
@@ -42,9 +42,8 @@ class Followed:
 
     def ask(self, ago: float) -> None:
         """Ask the source what it has, so many seconds ago."""
-        waiting = self.source.backlog()
+        waiting, at = self.source.backlog(), NOW - timedelta(seconds=ago)
         assert waiting is not None
-        at = NOW - timedelta(seconds=ago)
         self.backlog.at_source(self.source.name, waiting, self.source.position(), at)
 
     @property

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fraud_lakehouse.detect.behind import keeping_up, live_state
 from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.lake.writer_lock import process_lock
-from fraud_lakehouse.live.behind import AWAY_SECONDS, Backlog, Waiting
+from fraud_lakehouse.live.behind import Backlog, Waiting
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -55,7 +55,7 @@ def test_rows_without_a_time_are_as_old_as_their_landing() -> None:
 
 
 def test_what_the_source_still_holds_is_as_old_as_the_first_look_at_it() -> None:
-    backlog = Backlog(["kafka"], ago(60.0))
+    backlog = Backlog(["kafka"], at=ago(60.0))
     backlog.at_source("kafka", kafka_has(0, 100), {"0": 100}, ago(40.0))
     backlog.at_source("kafka", kafka_has(70_000, 70_100), {"0": 100}, ago(30.0))
     backlog.at_source("kafka", kafka_has(80_000, 80_100), {"0": 100}, ago(10.0))
@@ -69,7 +69,7 @@ def test_what_the_source_still_holds_is_as_old_as_the_first_look_at_it() -> None
 
 
 def test_a_busy_source_is_not_behind_because_there_is_always_something() -> None:
-    backlog = Backlog(["kafka"], ago(60.0))
+    backlog = Backlog(["kafka"], at=ago(60.0))
     for age in range(50, 0, -5):
         backlog.at_source("kafka", kafka_has(7, 1000 - age), {"0": 993 - age}, ago(age))
         backlog.read("kafka", {"0": 1000 - age})
@@ -79,14 +79,14 @@ def test_a_busy_source_is_not_behind_because_there_is_always_something() -> None
 
 
 def test_a_partition_that_is_stuck_is_behind_whatever_the_others_do() -> None:
-    backlog = Backlog(["kafka"], ago(60.0))
+    backlog = Backlog(["kafka"], at=ago(60.0))
     backlog.at_source("kafka", Waiting(rows=20, ends={"0": 10, "1": 10}), {"0": 0, "1": 0}, ago(20.0))
     backlog.read("kafka", {"0": 5000, "1": 0})
     assert backlog.now(NOW)["kafka"].seconds == 20.0
 
 
 def test_a_log_that_is_longer_than_capture_can_read_is_behind() -> None:
-    backlog = Backlog(["postgres"], ago(60.0))
+    backlog = Backlog(["postgres"], at=ago(60.0))
     for age, end, position in ((50, 9_000, 1_000), (40, 19_000, 3_000), (30, 29_000, 5_000)):
         backlog.at_source("postgres", Waiting(size=end - position, ends={"log": end}), {"log": position}, ago(age))
     assert backlog.now(NOW)["postgres"].seconds == 50.0
@@ -95,7 +95,7 @@ def test_a_log_that_is_longer_than_capture_can_read_is_behind() -> None:
 
 
 def test_after_a_restart_rows_that_are_landed_late_tell_how_old_the_rest_is() -> None:
-    backlog = Backlog(["postgres"], ago(20.0))
+    backlog = Backlog(["postgres"], at=ago(20.0))
     backlog.at_source("postgres", Waiting(size=99_000, ends={"log": 100_000}), {"log": 1_000}, ago(18.0))
     assert backlog.now(NOW)["postgres"].seconds == 18.0
     late = batch("postgres", 500, 3600.0)
@@ -108,13 +108,13 @@ def test_after_a_restart_rows_that_are_landed_late_tell_how_old_the_rest_is() ->
 
 
 def test_a_source_that_does_not_answer_is_away_since_its_last_answer() -> None:
-    backlog = Backlog(["kafka", "postgres"], ago(60.0))
-    backlog.at_source("postgres", Waiting(size=0, retained=4096, ends={"log": 1}), {"log": 1}, ago(AWAY_SECONDS))
+    backlog = Backlog(["kafka", "postgres"], 15.0, ago(60.0))
+    backlog.at_source("postgres", Waiting(size=0, retained=4096, ends={"log": 1}), {"log": 1}, ago(15.0))
     behind = backlog.now(NOW)
     assert behind["kafka"].away_since == ago(60.0), "it never did"
     assert behind["postgres"].away_since is None and behind["postgres"].retained_bytes == 4096
     assert behind["kafka"].exceeds(3600.0) and not behind["postgres"].exceeds(0.0)
-    assert backlog.now(NOW + timedelta(seconds=1))["postgres"].away_since == ago(AWAY_SECONDS)
+    assert backlog.now(NOW + timedelta(seconds=1))["postgres"].away_since == ago(15.0)
     backlog.at_source("kafka", kafka_has(0, 5), {"0": 5}, NOW)
     assert backlog.now(NOW)["kafka"].away_since is None
 

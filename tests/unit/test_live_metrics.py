@@ -14,9 +14,11 @@ import pytest
 
 from fraud_lakehouse.demo.services import free_port
 from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.lake.writer_lock import process_lock
 from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.cycle import CycleResult
 from fraud_lakehouse.live.metrics import Metrics, percentiles
+from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.runner import BuildResult, NodeResult
 
 AWAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -102,6 +104,18 @@ def test_the_port_is_that_of_the_cycle_that_has_the_turn(tmp_path: Path) -> None
         assert "fraud_cycles_total 1.0" in served(port, "fraud_cycles_total 1.0")
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0, "nobody is left on it"
+
+
+def test_who_has_handed_over_lets_go_of_the_port_at_once(tmp_path: Path) -> None:
+    port = free_port(0)
+    settings = Settings(work=str(tmp_path), metrics_port=port)
+    with Metrics.of(settings) as first, Metrics(tmp_path, "127.0.0.1", port) as second:
+        with process_lock(tmp_path / "live.lock", 0, "runs"):
+            first.note(cycle(10, 1.0))
+            first.note(cycle(10, 1.0))
+            assert "fraud_cycles_total 2.0" in served(port, "fraud_cycles_total 2.0")
+        second.note(cycle(10, 1.0))  # the first still waits for the process beside it
+        assert "fraud_cycles_total 1.0" in served(port, "fraud_cycles_total 1.0")
 
 
 def test_who_stands_by_serves_nothing(tmp_path: Path) -> None:
