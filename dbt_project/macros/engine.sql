@@ -22,6 +22,24 @@
     to_json(named_struct({% for name, value in pairs %}'{{ name }}', {{ value }}{{ ', ' if not loop.last }}{% endfor %}))
 {%- endmacro %}
 
+{#- The string under `name` in a JSON object (text); null where there is none. -#}
+{% macro json_text(object, name) %}{{ return(adapter.dispatch('json_text')(object, name)) }}{% endmacro %}
+{% macro default__json_text(object, name) -%}
+    json_extract_string({{ object }}, {{ sql_text('/' ~ (name | replace('~', '~0') | replace('/', '~1'))) }})
+{%- endmacro %}
+{% macro spark__json_text(object, name) -%}
+    element_at(from_json({{ object }}, 'map<string,string>'), {{ sql_text(name) }})
+{%- endmacro %}
+
+{#- A JSON object as text, from [name, string] pairs, of the strings that are not null; null where all are. -#}
+{% macro json_texts(pairs) %}{{ return(adapter.dispatch('json_texts')(pairs)) }}{% endmacro %}
+{% macro default__json_texts(pairs) -%}
+    nullif(cast(json_merge_patch('{}', json_object({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %})) as string), '{}')
+{%- endmacro %}
+{% macro spark__json_texts(pairs) -%}
+    nullif(to_json(map_filter(map({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %}), (name, text) -> text is not null)), '{}')
+{%- endmacro %}
+
 {#- The start of the window of `seconds`, aligned to the epoch, that holds `time`. -#}
 {% macro window_floor(time, seconds) %}{{ return(adapter.dispatch('window_floor')(time, seconds)) }}{% endmacro %}
 {% macro default__window_floor(time, seconds) -%}

@@ -1,13 +1,14 @@
 {#- Every version of every row of a captured table, with the times of the commits that opened and closed it.
     Args: relation: the bronze table; key: its key columns.
     Adds valid_from, valid_to (null: current), is_deleted (the version ended by a delete or truncate) and the
-    position _lsn, _seq of the event that opened it; key + _lsn + _seq is unique.
+    position _lsn, _seq of the event that opened it; key + _lsn + _seq is unique. `_text` is as in bronze, by the source's
+    names: the texts of values that their columns cannot hold.
     A source's own column of such a name is called source_<name>. Columns it has dropped stay: older versions had them.
     An incremental build looks only at the keys of new events and their open versions. -#}
 {% macro history(relation, key) %}
 {%- set columns = source_columns(relation) -%}
 {%- set stored_as = history_names(columns) -%}
-{%- set incremental = is_incremental_replay(relation, columns, stored_as) -%}
+{%- set incremental = is_incremental_replay(relation, columns + ['_text'], stored_as + ['_text']) -%}
 with recursive new_events as (
 
     select * from {{ new_rows(relation) }}
@@ -27,27 +28,43 @@ truncates as (
 {% if incremental %}
 touched_keys as (
 
-    select distinct {{ column_list(key, 'new_events') }} from new_events where _op <> 't'
+    select distinct {{ column_list(key, 'new_events') }}, {{ key_text(key, 'new_events') }} as _lake_key_text
+    from new_events
+    where _op <> 't'
+
+),
+
+stored_versions as (
+
+    select
+        {{ renamed_list(stored_as, columns, 'stored') }},
+        stored._lsn, stored._seq, stored.valid_from as _lake_valid_from, stored._text
+    from {{ this }} as stored
+    where stored.valid_to is null
+
+),
+
+keyed_versions as (
+
+    select stored_versions.*, {{ key_text(key, 'stored_versions') }} as _lake_key_text
+    from stored_versions
 
 ),
 
 open_versions as (
 
-    select
-        {{ renamed_list(stored_as, columns, 'stored') }},
-        stored._lsn, stored._seq, stored.valid_from as _lake_valid_from
-    from {{ this }} as stored
-    where stored.valid_to is null
-        and (
-            exists (select 1 from touched_keys where {{ same_key(key, 'stored', 'touched_keys') }})
-            or exists (select 1 from truncates)
-        )
+    select *
+    from keyed_versions
+    where exists (select 1 from touched_keys where {{ same_key(key, 'keyed_versions', 'touched_keys') }})
+        or exists (select 1 from truncates)
 
 ),
 {% endif %}
 events as (
 
-    select {{ column_list(columns, 'new_events') }}, _op, _lsn, _seq, _committed_at, _unchanged
+    select
+        {{ column_list(columns, 'new_events') }},
+        _op, _lsn, _seq, _committed_at, _unchanged, _text, {{ key_text(key, 'new_events') }} as _lake_key_text
     from new_events
     where _op <> 't'
     {%- if incremental %}
@@ -56,7 +73,7 @@ events as (
 
     select
         {{ column_list(columns, 'open_versions') }},
-        'r' as _op, _lsn, _seq, _lake_valid_from as _committed_at, null as _unchanged
+        'r' as _op, _lsn, _seq, _lake_valid_from as _committed_at, null as _unchanged, _text, _lake_key_text
     from open_versions
     {%- endif %}
 
@@ -68,10 +85,10 @@ followed as (
 
     select
         resolved.*,
-        lead(_op) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as _lake_next_op,
-        lead(_lsn) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as _lake_next_lsn,
-        lead(_seq) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as _lake_next_seq,
-        lead(_committed_at) over (partition by {{ column_list(key, 'resolved') }} order by _lsn, _seq) as _lake_next_at
+        lead(_op) over (partition by {{ key_columns(key, 'resolved') }} order by _lsn, _seq) as _lake_next_op,
+        lead(_lsn) over (partition by {{ key_columns(key, 'resolved') }} order by _lsn, _seq) as _lake_next_lsn,
+        lead(_seq) over (partition by {{ key_columns(key, 'resolved') }} order by _lsn, _seq) as _lake_next_seq,
+        lead(_committed_at) over (partition by {{ key_columns(key, 'resolved') }} order by _lsn, _seq) as _lake_next_at
     from resolved
 
 ),
@@ -106,7 +123,8 @@ versions as (
         case when _lake_is_truncated then _lake_truncated_at else _lake_next_at end as valid_to,
         _lake_is_truncated or coalesce(_lake_next_op = 'd', false) as is_deleted,
         _lsn,
-        _seq
+        _seq,
+        _text
     from closed
 
 )

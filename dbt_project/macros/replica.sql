@@ -1,10 +1,14 @@
 {#- The current rows of a captured table, one to one: exactly its columns, deletes gone.
     Args: relation: the bronze table; key: its key columns; present: the columns the source has, in its order.
-    An incremental build looks only at the keys of new events: their stored row stands for all earlier events.
+    An incremental build looks only at the keys of new events: their stored row stands for all earlier events. Where the
+    stored rows cannot tell which is meant (has_keys_alike), all events are read again.
     Rows to be removed from the target have `_delete`. -#}
 {% macro replica(relation, key, present=none) %}
 {%- set columns = source_columns(relation, present) -%}
 {%- set incremental = is_incremental_replay(relation, columns, columns, exactly=true) -%}
+{%- if incremental and has_keys_alike(relation, key) -%}
+    {%- set incremental = build_from_all() -%}
+{%- endif -%}
 with recursive new_events as (
 
     select * from {{ new_rows(relation) }}
@@ -19,7 +23,9 @@ truncates as (
 {% if incremental %}
 touched_keys as (
 
-    select distinct {{ column_list(key, 'new_events') }} from new_events where _op <> 't'
+    select distinct {{ column_list(key, 'new_events') }}, {{ key_text(key, 'new_events') }} as _lake_key_text, true as _lake_is_touched
+    from new_events
+    where _op <> 't'
 
 ),
 
@@ -27,16 +33,20 @@ stored_rows as (
 
     select
         {{ column_list(columns, 'stored') }},
-        row_number() over (order by {{ column_list(key, 'stored') }}) as _lake_number
+        touched_keys._lake_key_text,
+        row_number() over (order by {{ column_list(key, 'stored') }}) as _lake_number,
+        row_number() over (partition by {{ column_list(key, 'stored') }} order by touched_keys._lake_key_text) as _lake_alike
     from {{ this }} as stored
-    where exists (select 1 from touched_keys where {{ same_key(key, 'stored', 'touched_keys') }})
-        or exists (select 1 from truncates)
+    left join touched_keys on {{ same_columns(key, 'stored', 'touched_keys') }}
+    where touched_keys._lake_is_touched or exists (select 1 from truncates)
 
 ),
 {% endif %}
 events as (
 
-    select {{ column_list(columns, 'new_events') }}, _op, _lsn, _seq, _committed_at, _unchanged
+    select
+        {{ column_list(columns, 'new_events') }},
+        _op, _lsn, _seq, _committed_at, _unchanged, _text, {{ key_text(key, 'new_events') }} as _lake_key_text
     from new_events
     where _op <> 't'
     {%- if incremental %}
@@ -45,7 +55,8 @@ events as (
 
     select
         {{ column_list(columns, 'stored_rows') }},
-        'r' as _op, -1 as _lsn, _lake_number as _seq, null as _committed_at, null as _unchanged
+        'r' as _op, -1 as _lsn, _lake_number as _seq, null as _committed_at, null as _unchanged, null as _text,
+        _lake_key_text
     from stored_rows
     {%- endif %}
 
@@ -63,14 +74,14 @@ last_events as (
 
     select
         resolved.*,
-        row_number() over (partition by {{ column_list(key, 'resolved') }} order by _lsn desc, _seq desc) as _lake_recency
+        row_number() over (partition by {{ key_columns(key, 'resolved') }} order by _lsn desc, _seq desc) as _lake_recency
     from resolved
 
 ),
 
 current_rows as (
 
-    select {{ column_list(columns, 'last_events') }}
+    select {{ column_list(columns, 'last_events') }}, last_events._lake_key_text
     from last_events
     left join last_truncate on true
     where last_events._lake_recency = 1
@@ -88,13 +99,14 @@ changes as (
 
     select {{ column_list(columns, 'stored_rows') }}, true as _delete
     from stored_rows
-    where not exists (select 1 from current_rows where {{ same_key(key, 'stored_rows', 'current_rows') }})
+    where _lake_alike = 1 -- one row takes away all with its key columns
+        and not exists (select 1 from current_rows where {{ same_key(key, 'stored_rows', 'current_rows') }})
 
 )
 
 select * from changes
 {%- else %}
 
-select * from current_rows
+select {{ column_list(columns, 'current_rows') }} from current_rows
 {%- endif %}
 {% endmacro %}

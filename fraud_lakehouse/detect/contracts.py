@@ -20,6 +20,7 @@ from fraud_lakehouse.lake.schemas import frame_schema
 RECENT_ROWS = 1_000_000
 CARDS = "card_transactions"
 REPLAYED = "_quarantined_at"
+TEXT = "_text"
 _INTEGER = ("long", "integer", "short", "byte")
 _NUMBER = (*_INTEGER, "double", "float", "decimal")
 _TEXT = ("string",)
@@ -86,11 +87,15 @@ class ContractResult:
 
 
 def check_columns(lake: Lake, layer: str, table: str) -> ContractResult:
-    """Whether the required columns exist with a type they may have. A table that is not there yet passes."""
+    """Whether the required columns exist with a type they may have. A table that is not there yet passes.
+
+    The numbers say how many rows have a value that its column cannot hold (`_text`, by the files' statistics).
+    """
     name = f"{layer}/{table}"
     if not lake.exists(layer, table):
         return ContractResult("columns", name, numbers={"columns": 0})
-    types = {one.name: _type_name(one.type) for one in lake.open(layer, table).schema().fields}
+    handle = lake.open(layer, table)
+    types = {one.name: _type_name(one.type) for one in handle.schema().fields}
     required = REQUIRED.get((layer, table), _CHANGE if layer == "bronze" else {})
     problems = [f"column {column} is missing" for column in required if column not in types]
     problems += [
@@ -98,7 +103,8 @@ def check_columns(lake: Lake, layer: str, table: str) -> ContractResult:
         for column, allowed in required.items()
         if column in types and types[column].partition("(")[0] not in allowed
     ]
-    return ContractResult("columns", name, tuple(problems), {"columns": len(types), "required": len(required)})
+    numbers = {"columns": len(types), "required": len(required), **(_with_text(handle) if TEXT in types else {})}
+    return ContractResult("columns", name, tuple(problems), numbers)
 
 
 def check_quarantine(
@@ -175,6 +181,14 @@ def check_bronze(lake: Lake, table: str, recent_rows: int = RECENT_ROWS) -> list
         return [columns]
     quarantine = [check_quarantine(lake, recent_rows=recent_rows)] if table == CARDS else []
     return [columns, check_positions(lake, table, recent_rows), *quarantine]
+
+
+def _with_text(handle: DeltaTable) -> dict[str, int]:
+    actions = pl.DataFrame(handle.get_add_actions(flatten=True))
+    nulls = f"null_count.{TEXT}"
+    if nulls not in actions.columns:  # no file, or none whose writer kept statistics
+        return {}
+    return {"rows_with_text": int((actions["num_records"] - actions[nulls]).sum())}
 
 
 def _type_name(kind: object) -> str:

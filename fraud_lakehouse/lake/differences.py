@@ -88,8 +88,8 @@ def write_differences(
 class _Query:
     """The statements for one table. Source columns are called c0, c1, … inside, so that none can be taken for ours.
 
-    `place` orders events: commit end LSN, then place in the transaction. `k0`, … is the key, never null: of a value
-    that its column cannot hold, the text beside it.
+    `place` orders events: commit end LSN, then place in the transaction. `k0`, … and `texts` are the key, never null:
+    its values, and the texts beside those that their columns cannot hold ('': none), as in silver and history.
     """
 
     def __init__(self, schema: Mapping[str, pl.DataType], key: Sequence[str]) -> None:
@@ -98,7 +98,7 @@ class _Query:
         self._filled = [name for name in self._names if name not in key]
         self._schema = schema
         self._key = list(key)
-        self._keys = ", ".join(f"k{number}" for number in range(len(self._key)))
+        self._keys = ", ".join([*(f"k{number}" for number in range(len(self._key))), "texts"])
 
     def events(self, files: Sequence[str], lsn: int) -> str:
         place = "cast(_lsn as hugeint) * 1099511627776 + _seq as place"
@@ -153,13 +153,12 @@ class _Query:
         """The differences as events under the source's names."""
         whole = ", ".join(f"{column} as {quoted(name)}" for name, column in self._inside.items())
         gone = ", ".join(column if name in self._key else f"null as {column}" for name, column in self._inside.items())
-        unheld = " or ".join(f"{self._inside[name]} is null" for name in self._key)
         moment = f"timestamptz {literal(taken_at.astimezone(UTC).isoformat())}"
         events = (
             f"select {whole}, 'r' as _op, cast(null as varchar) as _unchanged, beside as _text"
             f" from snapshot semi join found using ({self._keys})"
             f" union all"
-            f" select {gone}, 'd', null, case when {unheld} then beside end"
+            f" select {gone}, 'd', null, case when texts <> '' then beside end"
             f" from events where place in (select newest.place from newest semi join"
             f" (select * from found where kind = 'gone') using ({self._keys}))"
         )
@@ -168,14 +167,19 @@ class _Query:
     def _renamed(self) -> str:
         own = [f"{quoted(name)} as {column}" for name, column in self._inside.items()]
         keys = [f"{self._comparable(name)} as k{number}" for number, name in enumerate(self._key)]
-        return ", ".join([*own, *keys, "_op as op", "_unchanged as unchanged", "_text as beside"])
+        texts = f"{self._texts()} as texts"
+        return ", ".join([*own, *keys, texts, "_op as op", "_unchanged as unchanged", "_text as beside"])
 
     def _comparable(self, name: str) -> str:
         kind, column = self._schema[name], quoted(name)
-        if kind.is_integer() or kind in (pl.String(), pl.Boolean()):
-            return column
-        pointer = "/" + name.replace("~", "~0").replace("/", "~1")
-        return f"coalesce(cast({column} as varchar), json_extract_string(_text, {literal(pointer)}))"
+        if kind.is_integer():
+            return f"coalesce({column}, 0)"
+        return f"coalesce(cast({column} as varchar), '')"
+
+    def _texts(self) -> str:
+        pointers = ["/" + name.replace("~", "~0").replace("/", "~1") for name in self._key]
+        texts = ", ".join(f"json_extract_string(_text, {literal(pointer)})" for pointer in pointers)
+        return f"case when coalesce({texts}) is not null then cast([{texts}] as varchar) else '' end"
 
     def _differs(self, name: str) -> str:
         column = self._inside[name]

@@ -131,7 +131,8 @@ class Plugin(BasePlugin):
 
     def _plan(self, call: dict[str, Any]) -> Plan:
         consumer: Key = (call["consumer"][0], call["consumer"][1])
-        if consumer not in self._plans:
+        planned = self._plans.get(consumer)
+        if planned is None or (call["full_refresh"] and planned.incremental and not planned.keep_rows):
             self._plans[consumer] = self._consumption.plan(
                 consumer,
                 [(layer, table) for layer, table in call["parents"]],

@@ -256,12 +256,17 @@ def _generated_files(lake: Lake, shipped: set[str]) -> dict[str, str]:
         sources.append({"name": name, "description": f"Change events of {name}.", "columns": declared})
         files |= _model(name, name, "replica", [key, present_columns(table)], key)
         if f"{name}_history".lower() not in taken:  # a table of that name is captured itself: its replica lies there
-            files |= _model(f"{name}_history", name, "history", [key], [*key, "_lsn", "_seq"])
+            files |= _model(f"{name}_history", name, "history", [key], [*map(_in_history, key), "_lsn", "_seq"])
     if sources:
         files["models/silver/captured/sources.yml"] = yaml.safe_dump(
             {"version": 2, "sources": [{"name": "captured", "schema": "bronze", "tables": sources}]}
         )
     return files
+
+
+def _in_history(column: str) -> str:
+    """What a source's column is called in its history (macro history_names)."""
+    return f"source_{column}" if column.lower() in ("valid_from", "valid_to", "is_deleted") else column
 
 
 def _unrendered(text: str) -> str:

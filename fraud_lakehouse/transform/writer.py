@@ -175,7 +175,7 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
         return _done(plan, target, before, rows.num_rows, "append")
     # Only a key that has nulls is compared so that they match: files are not left out by such a comparison.
     on = " and ".join(
-        f"t.{quoted(name)} {'is not distinct from' if rows.column(name).null_count else '='} s.{quoted(name)}"
+        f"(t.{quoted(name)} {'is not distinct from' if rows.column(name).null_count else '='} s.{quoted(name)})"
         for name in key
     )
     values = {quoted(name): f"s.{quoted(name)}" for name in stored}

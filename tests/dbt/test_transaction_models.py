@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from tests.dbt.small_lake import Row, SmallLake, assert_same
-from tests.dbt.transactions_oracle import START, Change, Replayed, random_log
+from tests.dbt.transactions_oracle import START, Change, Replayed, committed_at, random_log
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +125,29 @@ def test_back_dated_payments_in_between_hide_no_burst(lake: SmallLake) -> None:
     last = next(row for row in lake.rows("gold", "transaction_features") if row["transaction_id"] == "61")
     assert (last["count_10min"], last["sum_10min"]) == (2, 1200.0)
     assert "velocity" in {row["rule"] for row in lake.rows("gold", "alerts") if row["transaction_id"] == "61"}
+
+
+def test_an_amount_that_is_no_number_counts_as_none(lake: SmallLake) -> None:
+    """NaN as a payment without an amount, an infinite date as one without a date."""
+    rows: list[Row] = [
+        {"transaction_id": number, "user_id": 1, "amount": Decimal(10), "transaction_date": START}
+        | {"_op": "c", "_lsn": 10 * number, "_seq": 1, "_committed_at": committed_at(10 * number)}
+        for number in range(1, 10)
+    ]
+    rows[6] |= {"amount": None, "_text": '{"amount": "NaN"}'}
+    rows[7] |= {"transaction_date": None, "_text": '{"transaction_date": "infinity"}'}
+    for part in (rows[:7], rows[7:]):
+        lake.land("transactions", part)
+        lake.build("hot")
+    lake.build("replica")
+
+    features = {row["transaction_id"]: row for row in lake.rows("gold", "transaction_features")}
+    names = ("amount", "event_time", "prior_count", "prior_mean", "count_10min", "sum_10min")
+    assert [tuple(features[number][name] for name in names) for number in ("7", "8", "9")] == [
+        (None, START, 6, 10.0, 7, 60.0),
+        (10.0, None, 6, 10.0, 0, 0.0),
+        (10.0, START, 7, 10.0, 8, 70.0),
+    ]
+    assert lake.rows("gold", "alerts") == []
+    texts = {row["transaction_id"]: row["_text"] for row in lake.rows("silver", "transactions_history")}
+    assert [texts[number] for number in (6, 7, 8)] == [None, '{"amount": "NaN"}', '{"transaction_date": "infinity"}']

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import threading
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -20,6 +22,9 @@ from fraud_lakehouse.settings import Settings, load_settings
 from tests.fixtures_kafka import Broker, card
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka]
+
+NUMERIC = 1700
+"""Oid of the type."""
 
 REFERENCE = """
     with avg_amount as (select user_id, avg(amount) as average from transactions group by user_id)
@@ -270,6 +275,67 @@ def test_a_captured_table_the_project_does_not_know_gets_its_replica_and_history
     history = pl.read_delta(f"{settings.lake}/silver/{name}_history")
     assert history.height == 15 + 4
     assert history["is_deleted"].sum() == 3
+
+
+def test_values_that_no_column_holds_are_null_in_silver_and_text_in_its_history(database: str, tmp_path: Path) -> None:
+    """NaN, infinity, dates before Christ, many digits; in keys too, through snapshot and log."""
+    create_bank(database, users=2, transactions=2)
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            "create table periods (id int, valid_to timestamp, day date, share numeric, primary key (id, valid_to))"
+        )
+        connection.execute(
+            "insert into periods values (1, 'infinity', '0044-03-15 BC', 'NaN'), (2, 'infinity', '2026-01-01', 1e100),"
+            " (3, 'infinity', 'infinity', 1.5), (4, '2026-01-01', null, null)"
+        )
+        connection.execute("update transactions set amount = 'NaN', transaction_date = 'infinity' where user_id = 1")
+    settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database)
+    with Cycle(settings) as cycle:
+        cycle.catch_up()
+        with psycopg.connect(database) as connection:
+            connection.execute("update periods set share = '-Infinity' where id = 1")
+            connection.execute("update periods set valid_to = '-infinity' where id = 2")
+            connection.execute("insert into periods values (2, 'infinity', '5874897-12-31', 0.1234567891)")
+            connection.execute("delete from periods where id = 3")
+            connection.execute("insert into transactions (user_id, amount) values (1, 'NaN')")
+        cycle.catch_up()
+    keys = {"periods": ("id", "valid_to"), "transactions": ("transaction_id",)}
+    for table, key in keys.items():
+        silver, expected = pl.read_delta(f"{settings.lake}/silver/{table}"), source_texts(database, table)
+        assert silver.columns == expected.columns
+        history = pl.read_delta(f"{settings.lake}/silver/{table}_history").filter(pl.col("valid_to").is_null())
+        current = history.rename({"valid_to": "", "source_valid_to": "valid_to"}, strict=False)
+        told = [
+            {**row, **json.loads(beside or "{}")}
+            for row, beside in zip(as_texts(current, expected.columns), current["_text"], strict=True)
+        ]
+        assert sorted(told, key=str) == sorted(expected.to_dicts(), key=str)
+        assert sorted(as_texts(silver, silver.columns), key=str) == sorted(as_texts(current, silver.columns), key=str)
+        assert sum(row[name] is None for row in as_texts(silver, silver.columns) for name in key) == (
+            3 if table == "periods" else 0
+        )
+
+
+def source_texts(dsn: str, table: str) -> pl.DataFrame:
+    """The rows of a table, each value as PostgreSQL writes it, without the last zeros of a numeric."""
+    with psycopg.connect(dsn) as connection:
+        columns = connection.execute(f"select * from {table} limit 0").description or ()
+        names = [column.name for column in columns]
+        written = [f"trim_scale({one.name})" if one.type_code == NUMERIC else one.name for one in columns]
+        listed = ", ".join(f"{value}::text" for value in written)
+        rows = connection.execute(f"select {listed} from {table}").fetchall()
+    return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
+
+
+def as_texts(frame: pl.DataFrame, names: list[str]) -> list[dict[str, str | None]]:
+    """Rows with typed values as PostgreSQL writes them."""
+    return [
+        {
+            name: None if value is None else f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
+            for name, value in row.items()
+        }
+        for row in frame.select(names).to_dicts()
+    ]
 
 
 def test_tables_named_like_the_reference_ones_but_unlike_them_are_replicated_all_the_same(

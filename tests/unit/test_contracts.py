@@ -74,6 +74,18 @@ def test_another_bronze_table_needs_the_change_columns(lake: Lake) -> None:
     assert len(check_columns(lake, "bronze", "accounts").problems) == 5
 
 
+def test_rows_with_values_that_no_column_holds_are_counted(lake: Lake) -> None:
+    schema = {**CHANGES, "_text": pl.String()}
+    table = BronzeTable.open_or_create(lake, "users", schema, ["user_id"])
+    assert check_columns(lake, "bronze", "users").numbers["rows_with_text"] == 0
+    for texts in ([None, '{"registration_date": "infinity"}'], [None], ['{"registration_date": "0044-03-15 BC"}']):
+        rows = {"_op": "c", "_lsn": range(len(texts)), "_seq": 1, "_text": texts}
+        table.append(pl.DataFrame(rows, schema={name: schema[name] for name in rows}), {})
+    assert check_columns(lake, "bronze", "users").numbers["rows_with_text"] == 2
+    land_records(lake, (0, 0))
+    assert "rows_with_text" not in check_columns(lake, "bronze", "card_transactions").numbers
+
+
 def test_silver_amounts_may_be_decimal_and_not_text(lake: Lake) -> None:
     frame = pl.DataFrame({"transaction_id": [1], "user_id": [1], "transaction_date": [None]})
     frame = frame.cast({"transaction_date": pl.Datetime("us")})

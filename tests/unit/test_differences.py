@@ -123,3 +123,32 @@ def test_a_key_that_its_column_cannot_hold_is_known_by_its_text(text: str, chang
         files = [str(folder / "bronze.parquet")], schema, [folder / "snapshot.parquet"], schema
         found = write_differences(*files, ["at"], 5, NOON, folder, "500MB")
     assert (found.new, found.gone) == (changed, changed)
+
+
+def test_keys_that_are_alike_but_for_their_texts_are_gone_each_for_itself() -> None:
+    """Rounded, out of range, and of a type that the column had before: one event for each, with the text."""
+    schema = {"at": pl.Decimal(38, 9), "n": pl.Int32()} | EVENT_SCHEMA
+    share = Decimal("0.123456789")
+    rows = [
+        {"at": share, "n": 1, "_text": '{"at": "0.1234567891"}'},
+        {"at": share, "n": 1, "_text": None},
+        {"at": None, "n": 1, "_text": '{"at": "1e100"}'},
+        {"at": share, "n": None, "_text": '{"n": "abc"}'},
+        {"at": share, "n": None, "_text": '{"n": "def"}'},
+    ]
+    events = [
+        row | {"_op": "c", "_lsn": 1, "_seq": number, "_committed_at": NOON} for number, row in enumerate(rows, 1)
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pl.DataFrame(events, schema=schema).write_parquet(folder / "bronze.parquet")
+        kept = pl.DataFrame([event | {"_op": "r"} for event in events[1:3]], schema=schema)
+        kept.write_parquet(folder / "snapshot.parquet")
+        files = [str(folder / "bronze.parquet")], schema, [folder / "snapshot.parquet"], schema
+        found = write_differences(*files, ["at", "n"], 5, NOON, folder, "500MB")
+        written = pl.read_parquet(found.path)
+    assert (found.new, found.changed, found.gone) == (0, 0, 3)
+    assert set(written["_op"]) == {"d"}
+    assert sorted(written.select("at", "n", "_text").rows(), key=str) == sorted(
+        (tuple(rows[number].values()) for number in (0, 3, 4)), key=str
+    )

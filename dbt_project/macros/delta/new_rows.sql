@@ -17,6 +17,13 @@
     {{ return(lake_call('plan', lake_consumer())) }}
 {% endmacro %}
 
+{#- Have the model being built from all rows after all, new_rows included; answers what is_incremental_build then says. -#}
+{% macro build_from_all() %}
+    {%- set call = lake_consumer() -%}
+    {%- do call.update({'full_refresh': true}) -%}
+    {{ return(lake_call('plan', call)) }}
+{% endmacro %}
+
 {% macro lake_is_unit_test() %}
     {{ return(model.resource_type == 'unit_test') }}
 {% endmacro %}
