@@ -63,10 +63,15 @@ def as_of(
         Optional[bool],  # noqa: UP045
         typer.Option("--stored/--computed", help="stored vectors of the payments named, or computed from silver"),
     ] = None,
+    corrected: Annotated[
+        bool,
+        typer.Option("--corrected", help="take what is known by now, late rows and later changes too: looks ahead"),
+    ] = False,
 ) -> None:
     """Add features to labels, each as of its own time: a training set that never looks ahead.
 
-    Labels that name payments (trans_num, transaction_id) get the stored vectors, others are computed from silver.
+    Labels that name payments (trans_num, transaction_id) get the stored vectors, in the version the payment was decided
+    on; others are computed from silver.
     """
     from fraud_lakehouse.features import as_of as features_as_of
     from fraud_lakehouse.features.labels import check_ending, moment, read_labels, write_frame
@@ -80,6 +85,7 @@ def as_of(
         features=[name.strip() for name in features.split(",") if name.strip()] if features is not None else None,
         known_by=moment(known_by) if known_by is not None else None,
         stored=stored,
+        corrected=corrected,
         settings=load_settings(),
     )
     write_frame(told, out)

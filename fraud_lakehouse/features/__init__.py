@@ -20,6 +20,7 @@ def as_of(
     features: Sequence[str] | None = None,
     known_by: datetime | None = None,
     stored: bool | None = None,
+    corrected: bool = False,
     settings: Settings | None = None,
     transformer: Transformer | None = None,
 ) -> pl.DataFrame:
@@ -31,18 +32,23 @@ def as_of(
             `transaction_id`): the payment whose stored vector is wanted. `known_by`: by when what counts was known.
         source: cards or bank.
         features: names; None: all that the labels' columns allow.
-        known_by: for labels without one of their own. None: of cards whenever; of the bank the label's event_time; of
-            stored vectors the newest version.
+        known_by: for labels without one of their own. None: what was known when the label was decided. Of cards that is
+            all that came in time, of the bank what was committed by event_time; of stored vectors the version the
+            payment was decided on, or a newer one known by the label's event_time.
         stored: take stored vectors (True) or compute from silver (False); None: stored if the labels name payments.
+        corrected: for labels without known_by take what is known by now, so late rows and later changes of the past
+            too: the newest version of a stored vector. Looks ahead of the decision, though not of event times.
         settings: default: from the environment.
         transformer: a warm one over the same settings; default: one is made for this call, which takes seconds.
 
     Returns:
         The labels' rows and columns in their order, and a column for each feature in the catalogue's order. Null where
-        the key or the time is null; where no row counts, the feature's `empty` (0 of counts).
+        the key or the time is null, and where no stored version was known by then (a warning tells how many); where no
+        row counts, the feature's `empty` (0 of counts).
 
     Raises:
-        LabelsError: names the column or feature that is unknown, missing or of another type.
+        LabelsError: names the column or feature that is unknown, missing or of another type; or both known_by and
+            corrected are given.
         LakeError: a table is not in the lake.
         TransformError: dbt cannot render the query.
     """
@@ -53,7 +59,16 @@ def as_of(
     settings = settings or load_settings()
     own = Transformer(settings) if transformer is None else None
     try:
-        return features_as_of(own or transformer, settings, labels, source, features, known_by, stored)  # type: ignore[arg-type]
+        return features_as_of(
+            own or transformer,  # type: ignore[arg-type]
+            settings,
+            labels,
+            source,
+            features,
+            known_by,
+            stored,
+            corrected=corrected,
+        )
     finally:
         if own is not None:
             own.close()

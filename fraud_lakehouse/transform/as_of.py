@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import duckdb
 import polars as pl
 
-from fraud_lakehouse.errors import LakeError
+from fraud_lakehouse.errors import LabelsError, LakeError
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, Feature, Source, load_catalogue
 from fraud_lakehouse.features.choice import EVENT_TIME, KNOWN_BY, chosen_features, source_named
 from fraud_lakehouse.features.labels import typed_labels
@@ -46,12 +46,19 @@ def features_as_of(
     features: Sequence[str] | None,
     known_by: datetime | None,
     stored: bool | None,
+    *,
+    corrected: bool,
 ) -> pl.DataFrame:
     """The labels with their features; see `fraud_lakehouse.features.as_of`.
 
     Raises:
         LabelsError, LakeError, TransformError: as there.
     """
+    if corrected and known_by is not None:
+        raise LabelsError(
+            "corrected takes what is known by now, known_by what was known then: they exclude each other",
+            "leave one of them out",
+        )
     transformer.reload()
     catalogue = load_catalogue(transformer.project.folder / FILE)
     source = source_named(catalogue, source_name)
@@ -64,17 +71,24 @@ def features_as_of(
             "build it (`fraud-lakehouse catch-up`), or compute the features from silver (`--computed`)",
         )
     wanted = [source.id] if by_id else _columns_needed(catalogue, chosen)
-    named = [*wanted, *([] if by_id else [EVENT_TIME]), *([KNOWN_BY] if KNOWN_BY in labels.columns else [])]
+    named = [*wanted, *(name for name in (EVENT_TIME, KNOWN_BY) if name in labels.columns)]
     moment = None if known_by is None else (known_by if known_by.tzinfo else known_by.replace(tzinfo=UTC)).isoformat()
-    sql = transformer.rendered(_template(source_name, chosen, moment, named, stored=by_id))
+    sql = transformer.rendered(_template(source_name, chosen, moment, named, stored=by_id, corrected=corrected))
     with _reading(settings, lake, sql) as (connection, types):
         given = typed_labels(labels, {name: types.get(name, pl.String()) for name in named})
         connection.register("labels", given.with_row_index(_ROW).to_arrow())
         told = pl.DataFrame(connection.sql(sql).to_arrow_table()).sort(_ROW)
-        if source_name == "bank" and not by_id and moment is None:
-            _tell_of_unknown_past(connection, sql, given)
-    names = [feature.name for feature in chosen]
-    _tell_of_empty(told, names, given, source, by_id=by_id)
+        names = [feature.name for feature in chosen]
+        empty = told.filter(pl.all_horizontal(pl.col(names).is_null()))[_ROW]
+        if by_id and len(empty):
+            newest = _template(source_name, chosen, None, [source.id], stored=True, corrected=True)
+            known = pl.DataFrame(connection.sql(transformer.rendered(newest)).to_arrow_table())
+            later = known.filter(pl.col(_ROW).is_in(empty.implode()), pl.any_horizontal(pl.col(names).is_not_null()))
+            _tell_of_missing(source, later.height, len(empty) - later.height)
+        elif not by_id:
+            if source_name == "bank" and moment is None and not corrected:
+                _tell_of_unknown_past(connection, sql, given)
+            _tell_of_timeless(given)
     return labels.hstack(told.select(names))
 
 
@@ -82,11 +96,13 @@ def _columns_needed(catalogue: Catalogue, chosen: Sequence[Feature]) -> list[str
     return list(dict.fromkeys(name for feature in chosen for name in catalogue.needed(feature)["needs"]))
 
 
-def _template(source: str, chosen: Sequence[Feature], moment: str | None, named: list[str], *, stored: bool) -> str:
+def _template(
+    source: str, chosen: Sequence[Feature], moment: str | None, named: list[str], *, stored: bool, corrected: bool
+) -> str:
     """The macro's call; Python spells texts and lists as Jinja does."""
     arguments = f"{source!r}, features={[feature.name for feature in chosen]!r}, known_by={moment!r}"
-    columns = [*named, _ROW]
-    return f"select * from {{{{ features_as_of('labels', {arguments}, columns={columns!r}, stored={stored!r}) }}}}"
+    arguments += f", columns={[*named, _ROW]!r}, stored={stored!r}, corrected={corrected!r}"
+    return f"select * from {{{{ features_as_of('labels', {arguments}) }}}}"
 
 
 @contextmanager
@@ -132,18 +148,27 @@ def _tell_of_unknown_past(connection: duckdb.DuckDBPyConnection, sql: str, given
     if first is not None and before:
         log.warning(
             "%s labels are decided before %s, when the first transaction became known: nothing counts for them; say by "
-            "when rows must have been known (known_by) to use what the first snapshot brought",
+            "when rows must have been known (known_by), or use what is known by now (corrected)",
             f"{before:,}",
             first.isoformat(),
         )
 
 
-def _tell_of_empty(told: pl.DataFrame, names: list[str], given: pl.DataFrame, source: Source, *, by_id: bool) -> None:
-    if by_id:
-        empty = told.select(pl.all_horizontal(pl.col(names).is_null()).sum()).item()
-        if empty:
-            log.warning(
-                "%s labels name no %s in %s known by then: null", f"{empty:,}", source.id, f"gold/{source.table}"
-            )
-    elif timeless := given[EVENT_TIME].null_count():
+def _tell_of_missing(source: Source, known_later: int, without: int) -> None:
+    """Say why labels that name payments have no feature, and how many."""
+    vectors = f"gold/{source.table}"
+    if known_later:
+        log.warning(
+            "%s labels name payments whose vectors in %s became known only later than their decision, or than the "
+            "moment asked for: null. A table built anew has no older versions, and a backfill is known from its "
+            "landing. Compute these (`--computed`), or take what is known by now (`--corrected`)",
+            f"{known_later:,}",
+            vectors,
+        )
+    if without:
+        log.warning("%s labels name no %s of which %s has features: null", f"{without:,}", source.id, vectors)
+
+
+def _tell_of_timeless(given: pl.DataFrame) -> None:
+    if timeless := given[EVENT_TIME].null_count():
         log.warning("%s labels have no %s: their features are null", f"{timeless:,}", EVENT_TIME)

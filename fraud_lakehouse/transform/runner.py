@@ -308,9 +308,16 @@ class Transformer:
             with _IN_PROCESS:
                 result = self._invoke(["compile", "--inline", text, "--no-populate-cache"])
             if not result.success:
+                self._forget_inline()
                 raise TransformError(f"dbt cannot render the query: {_reason(result)}", "correct the macro it names")
             self._rendered[text] = str(result.result.results[0].node.compiled_code)
         return self._rendered[text]
+
+    def _forget_inline(self) -> None:
+        """Take a query that failed out of the manifest: dbt leaves it there, and then refuses the next one."""
+        if self._manifest is not None:
+            for name in [name for name in self._manifest.nodes if name.startswith("sql_operation.")]:
+                self._manifest.nodes.pop(name)
 
     def warm_up(self, options: list[str] | None = None) -> None:
         """Rehearse a build, so that the first one takes less of a turn; the lake is only read.

@@ -26,7 +26,8 @@ def features_of(
     """Every feature of the source's table.
 
     Args:
-        label: `t` (None: none), the keys, the amount, `known_by` (UTC; None: of cards whenever, of the bank t).
+        label: `t` (None: none), the keys, the amount, `known_by` (UTC; None: of cards all that is not `is_late`
+            whenever, of the bank t).
         rows: each with `t`, keys, measures, `known_from` and `known_to` (UTC; None: still known).
         label_delay: how long after its payment a fraud label is known.
     """
@@ -51,7 +52,7 @@ def _counts(row: Row, at: datetime, known_by: datetime | None) -> bool:
     if row["t"] is None or row["t"] >= at:
         return False
     if known_by is None:
-        return True
+        return not row.get("is_late", False)
     return row["known_from"] <= known_by and (row["known_to"] is None or known_by < row["known_to"])
 
 

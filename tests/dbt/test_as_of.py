@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -97,20 +98,30 @@ def check(told: list[Row], labels: list[Row], rows: list[Row], source: str) -> N
 
 
 @settings(max_examples=15, deadline=None)
-@given(payments=st.lists(PAYMENT, max_size=14), labels=st.lists(LABEL, min_size=1, max_size=6), each=st.booleans())
-def test_cards_equal_brute_force(shared_lake: SmallLake, payments: list[Row], labels: list[Row], each: bool) -> None:
+@given(
+    payments=st.lists(PAYMENT, max_size=14),
+    labels=st.lists(LABEL, min_size=1, max_size=6),
+    each=st.booleans(),
+    corrected=st.booleans(),
+)
+def test_cards_equal_brute_force(
+    shared_lake: SmallLake, payments: list[Row], labels: list[Row], each: bool, corrected: bool
+) -> None:
     store_payments(shared_lake, payments)
     rows = [{**row, "known_to": None} for row in payments if not row["is_late"] or shared_lake.late_rows == "correct"]
     kinds = {**KINDS, "amt": pl.Float64()}
+    moment = None if each else labels[0]["known_by"]
+    corrected = corrected and moment is None
     if each:
-        told = ask(shared_lake, labels, "cards", {**kinds, "known_by": pl.Datetime("us", "UTC")})
+        kinds["known_by"] = pl.Datetime("us", "UTC")
     else:
-        moment = labels[0]["known_by"]
-        told = ask(shared_lake, labels, "cards", kinds, known_by=moment)
         labels = [{**label, "known_by": moment} for label in labels]
-    check(told, labels, rows, "cards")
+    told = ask(shared_lake, labels, "cards", kinds, known_by=moment, corrected=corrected)
+    check(told, labels, [{**row, "is_late": row["is_late"] and not corrected} for row in rows], "cards")
 
 
+NOW = datetime(2100, 1, 1, tzinfo=UTC)
+"""After everything that is known here."""
 BANK = st.fixed_dictionaries(
     {
         "user_id": KEYS["user_id"],
@@ -126,8 +137,15 @@ BANK_LABEL = st.fixed_dictionaries(
 
 
 @settings(max_examples=15, deadline=None)
-@given(versions=st.lists(BANK, max_size=14), labels=st.lists(BANK_LABEL, min_size=1, max_size=6), each=st.booleans())
-def test_bank_equals_brute_force(shared_lake: SmallLake, versions: list[Row], labels: list[Row], each: bool) -> None:
+@given(
+    versions=st.lists(BANK, max_size=14),
+    labels=st.lists(BANK_LABEL, min_size=1, max_size=6),
+    each=st.booleans(),
+    corrected=st.booleans(),
+)
+def test_bank_equals_brute_force(
+    shared_lake: SmallLake, versions: list[Row], labels: list[Row], each: bool, corrected: bool
+) -> None:
     rows = [
         {**row, "transaction_id": number, "transaction_date": row["t"], "valid_from": row["known_from"]}
         | {"valid_to": row["known_to"]}
@@ -146,7 +164,11 @@ def test_bank_equals_brute_force(shared_lake: SmallLake, versions: list[Row], la
         kinds["known_by"] = pl.Datetime("us", "UTC")
     else:
         labels = [{**label, "known_by": moment} for label in labels]
-    check(ask(shared_lake, labels, "bank", kinds, known_by=moment), labels, versions, "bank")
+    corrected = corrected and moment is None
+    told = ask(shared_lake, labels, "bank", kinds, known_by=moment, corrected=corrected)
+    if corrected:
+        labels = [{**label, "known_by": label["known_by"] or NOW} for label in labels]
+    check(told, labels, versions, "bank")
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -181,6 +203,28 @@ def test_a_labels_own_payment_and_its_ties_do_not_count(lake: SmallLake) -> None
     (told,) = ask(lake, [payment], "cards", {**KINDS, "amt": pl.Float64()})
     assert (told["user_amt_count_10min"], told["user_amt_sum_10min"]) == (1, -2.0), "a refund is an amount like another"
     assert (told["user_seconds_since_last"], told["user_merchant_is_first"]) == (1e-6, False)
+
+
+def test_amounts_of_more_decimals_than_declared_are_rounded_where_they_are_added_up(lake: SmallLake) -> None:
+    """Count, sum, mean and deviation are of whole ten-thousandths; median, maximum and MAD of what came."""
+
+    def told(*amounts: float) -> Row:
+        payment = {"user_id": 1, "cc_num": 7, "merchant": "one", "category": "food", "is_fraud": None}
+        payment |= {"known_from": START.replace(tzinfo=UTC), "is_late": False}
+        store_payments(lake, [{**payment, "amt": amount, "t": START} for amount in amounts])
+        label = {**payment, "amt": 3.0, "t": START + timedelta(minutes=1)}
+        return ask(lake, [label], "cards", {**KINDS, "amt": pl.Float64()})[0]
+
+    some = told(0.00004, 1.00006, 1.00008)
+    assert (some["user_amt_count_30d"], some["user_amt_sum_30d"]) == (3, 2.0002)
+    assert some["user_amt_mean_30d"] == 2.0002 / 3
+    assert some["user_amt_stddev_30d"] == pytest.approx(statistics.stdev([0.0, 1.0001, 1.0001]), rel=1e-12)
+    assert (some["user_amt_median_30d"], some["user_amt_max_30d"]) == (1.00006, 1.00008)
+    assert some["user_amt_mad_30d"] == 1.00008 - 1.00006
+    assert some["user_amt_to_median_30d"] == 3.0 / 1.00006
+    tiny = told(0.00004, 0.00004)
+    assert (tiny["user_amt_count_30d"], tiny["user_amt_sum_30d"], tiny["user_amt_mean_30d"]) == (2, 0.0, 0.0)
+    assert (tiny["user_amt_to_mean_30d"], tiny["user_amt_median_30d"]) == (None, 0.00004)
 
 
 def test_the_bank_knows_nothing_before_its_first_commit(lake: SmallLake, caplog: pytest.LogCaptureFixture) -> None:

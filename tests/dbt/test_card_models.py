@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,11 @@ from fraud_lakehouse.lake.lake import data_files
 from tests.dbt import cards_oracle as oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
 
+VERSIONS = {
+    "user_trans_amt_last_360min_versions": ["trans_num"],
+    "user_trans_amt_last_360min_windowed_versions": ["window_start", "user_id"],
+}
+"""Tables of versions, and their keys."""
 REPLICA = ("user_trans_amt_last_360min", "user_trans_amt_last_360min_windowed")
 """The models compared here that are not in the hot lane."""
 
@@ -61,20 +68,38 @@ def check(lake: SmallLake, *, lane: bool = True) -> None:
     assert_same(lake.rows("gold", "card_transaction_features"), oracle.features(rows), "transaction_id")
 
 
+def check_known(lake: SmallLake, told: dict[tuple[Any, ...], datetime]) -> None:
+    """Versions a build has added (not `told` yet) are known after all that had landed; those of a key one by one."""
+    landed = max(row["_ingested_at"] for row in lake.rows("bronze", "card_transactions"))
+    for table, key in VERSIONS.items():
+        for row in sorted(lake.rows("gold", table), key=lambda row: row["version"]):
+            place = (table, *(row[name] for name in key))
+            if (*place, row["version"]) not in told:
+                assert row["known_at"] >= landed, row
+                assert row["version"] == 1 or row["known_at"] > told[*place, row["version"] - 1], row
+                told[*place, row["version"]] = row["known_at"]
+            assert told[*place, row["version"]] == row["known_at"]
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_any_split_gives_what_brute_force_gives(lake: SmallLake, seed: int) -> None:
     rng = random.Random(seed)
     records = oracle.random_records(seed, count=400, partitions=3)
+    told: dict[tuple[Any, ...], datetime] = {}
     for rows in landings(records, rng):
         lake.land("card_transactions", rows)
         if rng.random() < 0.3:
             lake.build("hot")
             check(lake, lane=False)
+            check_known(lake, told)
     lake.build("hot")
     check(lake)
+    check_known(lake, told)
+    assert max(version for *_, version in told) > 1, "nothing was corrected"
 
     lake.build("hot", full_refresh=True)
     check(lake)
+    check_known(lake, {})
 
 
 def test_order_of_arrival_within_the_lateness_changes_no_window(lake: SmallLake) -> None:

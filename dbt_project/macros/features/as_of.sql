@@ -4,23 +4,28 @@
     source's rows; other columns are kept. columns: the labels' column names (none: asked of the database).
     source: cards or bank. features: names (none: all that the labels' columns allow).
     known_by: a moment, as text, by which what counts was known; a column known_by of the labels goes before it.
-    stored: the labels name payments by the source's id: take the vectors the lake has of them. -#}
-{% macro features_as_of(labels, source='cards', features=none, known_by=none, columns=none, stored=false) %}
+    stored: the labels name payments by the source's id: take the vectors the lake has of them.
+    corrected: where no such moment is said, count what is known by now: corrections that came after the decision too. -#}
+{% macro features_as_of(labels, source='cards', features=none, known_by=none, columns=none, stored=false, corrected=false) %}
     {%- if source not in var('feature_sources', {}) -%}
         {{ exceptions.raise_compiler_error("features_as_of: unknown source '" ~ source ~ "'; use one of " ~ var('feature_sources', {}) | join(', ')) }}
     {%- endif -%}
     {%- set declared = var('feature_sources')[source] -%}
     {%- set vectors = ref(declared.table) if stored else none -%}
-    {%- set rows = none if stored else rows_known(source) -%}
+    {%- set decided = rows_decided(source, labels) if stored and not corrected else none -%}
+    {%- set rows = none if stored else rows_known(source, corrected) -%}
     {%- if not execute -%}
         {{ return('(select 1) as undecided') }}
+    {%- endif -%}
+    {%- if corrected and known_by -%}
+        {{ exceptions.raise_compiler_error("features_as_of: corrected takes what is known by now, known_by what was known then: give one of them") }}
     {%- endif -%}
     {%- set columns = columns or (adapter.get_columns_in_relation(labels) | map(attribute='name') | list) -%}
     {%- set chosen = features_told_by(declared, features, columns, stored) -%}
     {%- if stored -%}
-        {{ return(stored_as_of(labels, declared, chosen, known_by, columns, vectors)) }}
+        {{ return(stored_as_of(labels, declared, chosen, known_by, columns, vectors, decided, corrected)) }}
     {%- endif -%}
-    {{ return(computed_as_of(labels, source, declared, chosen, known_by, columns, rows)) }}
+    {{ return(computed_as_of(labels, source, declared, chosen, known_by, columns, rows, corrected)) }}
 {% endmacro %}
 
 {#- The features asked for, or all that columns of this kind can tell; what cannot be told is refused by name. -#}
@@ -50,9 +55,9 @@
     {{ return(chosen) }}
 {% endmacro %}
 
-{#- By the stored vectors: of each payment named the newest version known by then. -#}
-{% macro stored_as_of(labels, declared, chosen, known_by, columns, vectors) -%}
-    {%- set moment = known_by_of(known_by, columns, none) -%}
+{#- By the stored vectors: of each payment named the newest version known by then. `decided`: when each payment could
+    first be decided on, where that bounds what counts; none: its first version says what was decided on. -#}
+{% macro stored_as_of(labels, declared, chosen, known_by, columns, vectors, decided, corrected) -%}
     (
         with numbered_labels as {{ computed_once() }} (
 
@@ -73,9 +78,13 @@
             from numbered_labels
             inner join {{ vectors }} as versions
                 on numbered_labels.{{ declared.id }} = versions.{{ declared.id }}
-                {%- if moment is not none %}
-                and versions.known_at <= {{ moment }}
-                {%- endif %}
+            {%- if decided %}
+            left join (
+                {{ decided | indent(16) }}
+            ) as decided
+                on numbered_labels.{{ declared.id }} = decided.{{ declared.id }}
+            {%- endif %}
+            where {{ version_counts(known_by, columns, decided is not none, corrected) }}
 
         )
 
@@ -92,25 +101,50 @@
     ) as told
 {%- endmacro %}
 
+{#- Whether a stored version (versions, beside numbered_labels and decided) may be told of a label: it was known at the
+    moment said; where none is said, when the payment was decided on, which is not before the label's event_time. -#}
+{% macro version_counts(known_by, columns, is_bounded, corrected) -%}
+    {%- set said = moment_said(known_by, columns) -%}
+    {%- set at = 'cast(numbered_labels.event_time as ' ~ instant() ~ ')' if 'event_time' in columns else none -%}
+    {%- if corrected -%}
+        {%- set unsaid = 'true' -%}
+    {%- elif is_bounded -%}
+        {%- set unsaid = 'versions.known_at <= ' ~ ('greatest(decided._lake_decided_at, ' ~ at ~ ')' if at else 'decided._lake_decided_at') -%}
+    {%- else -%}
+        {%- set unsaid = '(versions.version = 1' ~ (' or versions.known_at <= ' ~ at if at else '') ~ ')' -%}
+    {%- endif -%}
+    {%- if said is none -%}
+        {{ unsaid }}
+    {%- elif known_by -%}
+        versions.known_at <= {{ said }}
+    {%- else -%}
+        case when {{ said }} is null then {{ unsaid }} else versions.known_at <= {{ said }} end
+    {%- endif -%}
+{%- endmacro %}
+
 {#- Tables of vectors in which a payment's last version may say that it was deleted. -#}
 {% macro tables_with_deletions() %}
     {{ return(['transaction_feature_vectors']) }}
 {% endmacro %}
 
-{#- When a label's row must have been known by, as SQL over numbered_labels: its own column, else the call's moment, else
-    `otherwise`. None: whenever. -#}
-{% macro known_by_of(known_by, columns, otherwise) %}
+{#- The moment by which what counts was known, as SQL over numbered_labels: the label's own column, else the call's. Null
+    where neither says; none: no label does. -#}
+{% macro moment_said(known_by, columns) %}
     {%- set found = [] -%}
     {%- if 'known_by' in columns -%}{%- do found.append('cast(known_by as ' ~ instant() ~ ')') -%}{%- endif -%}
-    {%- if known_by -%}
-        {%- do found.append('cast(' ~ sql_text(known_by) ~ ' as ' ~ instant() ~ ')') -%}
-    {%- elif otherwise -%}
-        {%- do found.append(otherwise) -%}
-    {%- elif found -%}
-        {%- do found.append("cast('9999-12-31 00:00:00+00' as " ~ instant() ~ ')') -%}
-    {%- endif -%}
+    {%- if known_by -%}{%- do found.append('cast(' ~ sql_text(known_by) ~ ' as ' ~ instant() ~ ')') -%}{%- endif -%}
     {{ return(('coalesce(' ~ found | join(', ') ~ ')' if found | length > 1 else found[0]) if found else none) }}
 {% endmacro %}
+
+{#- The same with `otherwise` where nobody says. None: whenever. -#}
+{% macro known_by_of(known_by, columns, otherwise) %}
+    {%- set said = moment_said(known_by, columns) -%}
+    {%- if said is none -%}{{ return(otherwise) }}{%- endif -%}
+    {{ return(said if known_by else 'coalesce(' ~ said ~ ', ' ~ (otherwise or end_of_time()) ~ ')') }}
+{% endmacro %}
+
+{#- A moment after all others: what is known by then is what is known by now. -#}
+{% macro end_of_time() %}{{ return("cast('9999-12-31 00:00:00+00' as " ~ instant() ~ ')') }}{% endmacro %}
 
 {#- The type of a moment, and of a time without zone. -#}
 {% macro instant() %}{{ return(adapter.dispatch('instant')()) }}{% endmacro %}

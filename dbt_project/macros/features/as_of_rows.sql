@@ -1,17 +1,24 @@
 {#- What feature_vectors is given to tell features of labels: rows that count and are not evaluated, labels that are
     evaluated and do not count. Used by features_as_of. -#}
 
-{#- All rows of a source that may ever count: its columns, and from when to when each was known (until: null: still is). -#}
-{% macro rows_known(source) %}
+{#- All rows of a source that may ever count: its columns, and from when to when each was known (until: null: still is).
+    A late card payment is known until the end of time, that moment no more: who says no moment asks for that one, and
+    a correction is not for him unless he says `corrected`. -#}
+{% macro rows_known(source, corrected) %}
     {%- if source == 'cards' -%}
     {%- set payments = ref('card_transactions') -%}
     {%- set late = ref('card_transactions_late') -%}
     {%- set known -%}
-    select *, _ingested_at as _lake_known_from, cast(null as {{ instant() }}) as _lake_known_to
-    from {{ payments }}
-    where trans_date_trans_time is not null
+    select
+        payments.*,
+        payments._ingested_at as _lake_known_from,
+        {{ 'cast(null as ' ~ instant() ~ ')' if corrected else 'case when late.trans_num is not null then ' ~ end_of_time() ~ ' end' }} as _lake_known_to
+    from {{ payments }} as payments
+    left join (select distinct trans_num from {{ late }}) as late
+        on payments.trans_num = late.trans_num
+    where payments.trans_date_trans_time is not null
         {%- if var('late_rows') == 'drop' %}
-        and trans_num not in (select trans_num from {{ late }})
+        and late.trans_num is null
         {%- endif %}
     {%- endset -%}
     {%- elif source == 'bank' -%}
@@ -33,8 +40,22 @@
     {{ return(known) }}
 {% endmacro %}
 
+{#- When each payment that labels name could first be decided on, for stored vectors: of the bank the commit it came with.
+    None: of cards what their first version says, which waited for the watermark. -#}
+{% macro rows_decided(source, labels) %}
+    {%- if source != 'bank' -%}{{ return(none) }}{%- endif -%}
+    {%- set entries = ref('transactions_ledger') -%}
+    {%- set decided -%}
+    select transaction_id, min(_committed_at) as _lake_decided_at
+    from {{ entries }}
+    where weight = 1 and transaction_id in (select transaction_id from {{ labels }})
+    group by transaction_id
+    {%- endset -%}
+    {{ return(decided) }}
+{% endmacro %}
+
 {#- The features computed from the source's rows by the macros that build the vectors. -#}
-{% macro computed_as_of(labels, source, declared, chosen, known_by, columns, rows) -%}
+{% macro computed_as_of(labels, source, declared, chosen, known_by, columns, rows, corrected) -%}
     {%- set by_name = {} -%}
     {%- for feature in features_of(declared.table) -%}{%- do by_name.update({feature.name: feature}) -%}{%- endfor -%}
     {%- set base = [] -%}
@@ -44,8 +65,8 @@
         {%- endfor -%}
     {%- endfor -%}
     {%- set own = chosen | map(attribute='own') | sum(start=[]) | unique | list -%}
-    {%- set moment = known_by_of(known_by, columns, as_of_default(source)) -%}
-    {%- set in_views = 'known_by' in columns or (not known_by and moment is not none) -%}
+    {%- set moment = known_by_of(known_by, columns, as_of_default(source, corrected)) -%}
+    {%- set in_views = 'known_by' in columns or (not known_by and moment is not none and moment != end_of_time()) -%}
     {%- set counted = source_counted(declared, base, '_lake_view' if in_views else (microseconds(moment) if moment is not none else none), in_views) -%}
     {%- set keys = feature_keys(counted) | reject('equalto', '_lake_view') | list -%}
     {%- set plain = counted.measures.values() | map(attribute='columns') | sum(start=[]) | unique | reject('in', keys) | list -%}
@@ -167,10 +188,10 @@
     ) as told
 {%- endmacro %}
 
-{#- By when a row must be known where nobody says: of cards whenever (what is late does not count anyway), of the bank
-    when the label's own time comes. -#}
-{% macro as_of_default(source) %}
-    {{ return('cast(event_time as ' ~ instant() ~ ')' if source == 'bank' else none) }}
+{#- By when a row must be known where nobody says: of cards whenever (in time it counts by its event time alone), of the
+    bank when the label's own time comes; corrected: by now. -#}
+{% macro as_of_default(source, corrected) %}
+    {{ return('cast(event_time as ' ~ instant() ~ ')' if source == 'bank' and not corrected else end_of_time()) }}
 {% endmacro %}
 
 {#- Columns of the label that its own measures are computed from, the event time left out. -#}

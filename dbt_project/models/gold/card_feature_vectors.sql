@@ -19,9 +19,15 @@
     "select case when max(event_time) is not null then least(" ~ first_new ~ ", max(event_time)) end - interval "
     ~ horizon ~ " seconds from " ~ this
 ) if incremental else none %}
-{#- A first or full build: every row that counts, looked up in an index where the engine has one. -#}
+{#- A first or full build: every row that counts, looked up in an index where the engine has one. What a vector was
+    computed from had landed by the newest landing up to its time, of whatever key: one pass, and never too early. -#}
 {%- set all_rows -%}
-select new_transactions.*, true as is_evaluated
+select
+    new_transactions.*,
+    true as is_evaluated,
+    max(new_transactions._ingested_at) over (
+        order by new_transactions.trans_date_trans_time range between unbounded preceding and current row
+    ) as known_at
 from {{ new }} as new_transactions
 cross join (
     {{ lake_watermark(new, 'trans_date_trans_time') | indent(4) }}
@@ -29,14 +35,16 @@ cross join (
 where new_transactions.trans_date_trans_time < lake_watermark.watermark
     and {{ counts | replace('trans_num not', 'new_transactions.trans_num not') }}
 {%- endset %}
-{%- set indexed = indexed_rows('cards', 'card_feature_vectors', all_rows) if not incremental else none %}
+{%- set indexed = indexed_rows('cards', 'card_feature_vectors', all_rows, ['known_at']) if not incremental else none %}
 
-with newest_landing as (
+with
+{%- if incremental %}
+newest_landing as (
 
-    select max(_ingested_at) as known_at from {{ ref('card_transactions') if incremental else new }}
+    select max(_ingested_at) as known_at from {{ ref('card_transactions') }}
 
 ),
-{% if incremental %}
+
 new_transactions as (
 
     select * from {{ new }} where {{ counts }}
@@ -146,7 +154,10 @@ rows_of_vectors as (
 
 ),
 {% endif %}
-{{ feature_vectors('cards', 'card_feature_vectors', 'rows_of_vectors', 'history' if incremental else none, indexed=indexed) }},
+{{ feature_vectors(
+    'cards', 'card_feature_vectors', 'rows_of_vectors', 'history' if incremental else none,
+    carried=[] if incremental else ['known_at'], indexed=indexed
+) }},
 {% if incremental %}
 stored as (
 
@@ -167,9 +178,8 @@ versions as (
 {%- else %}
 versions as (
 
-    select feature_vectors.*, 1 as version, newest_landing.known_at
+    select feature_vectors.* {{ without(['known_at']) }}, 1 as version, feature_vectors.known_at
     from feature_vectors
-    cross join newest_landing
 
 )
 {%- endif %}
