@@ -5,14 +5,16 @@
 {% macro aggregate_of(aggregate, measure, time, over=none, at=none) -%}
     {%- set window = ' over (' ~ over ~ ')' if over else '' -%}
     {%- set plain = {
-        'count': 'count', 'sum': 'sum', 'mean': 'avg', 'stddev': 'stddev_samp', 'min': 'min', 'max': 'max', 'median': 'median',
+        'count': 'count', 'sum': 'sum', 'mean': 'avg', 'stddev': 'stddev_samp', 'min': 'min', 'max': 'max',
     } -%}
     {%- if aggregate in plain -%}
         {{ plain[aggregate] }}({{ measure }}){{ window }}
     {%- elif aggregate == 'distinct' -%}
-        count(distinct {{ measure }}){{ window }}
+        {{ count_distinct(measure, window) }}
+    {%- elif aggregate == 'median' -%}
+        {{ median(measure) }}{{ window }}
     {%- elif aggregate == 'mad' -%}
-        {{ median_absolute_deviation(measure) }}{{ window }}
+        {{ median_absolute_deviation(measure, window) }}
     {%- elif aggregate.startswith('percentile_') -%}
         {{ percentile(measure, aggregate[11:] | int / 100) }}{{ window }}
     {%- elif aggregate in ('first', 'last') -%}
@@ -40,11 +42,32 @@
 {% macro default__percentile(measure, share) %}quantile_cont({{ measure }}, {{ share }}){% endmacro %}
 {% macro spark__percentile(measure, share) %}percentile({{ measure }}, {{ share }}){% endmacro %}
 
-{#- Median of the distances from the median. -#}
-{% macro median_absolute_deviation(measure) %}{{ return(adapter.dispatch('median_absolute_deviation')(measure)) }}{% endmacro %}
-{% macro default__median_absolute_deviation(measure) %}mad({{ measure }}){% endmacro %}
-{% macro spark__median_absolute_deviation(measure) -%}
-    {{ exceptions.raise_compiler_error('Spark has no median absolute deviation: leave mad out of the catalogue') }}
+{#- The median. Spark's own takes no frame. -#}
+{% macro median(measure) %}{{ return(adapter.dispatch('median')(measure)) }}{% endmacro %}
+{% macro default__median(measure) %}median({{ measure }}){% endmacro %}
+{% macro spark__median(measure) %}percentile({{ measure }}, 0.5){% endmacro %}
+
+{#- The number of different values; `window` is an over clause, or empty. Spark counts none distinct over a window. -#}
+{% macro count_distinct(measure, window) %}{{ return(adapter.dispatch('count_distinct')(measure, window)) }}{% endmacro %}
+{% macro default__count_distinct(measure, window) %}count(distinct {{ measure }}){{ window }}{% endmacro %}
+{% macro spark__count_distinct(measure, window) %}size(collect_set({{ measure }}){{ window }}){% endmacro %}
+
+{#- Median of the distances from the median; `window` is an over clause, or empty. Spark has no such aggregate: it is
+    computed of the sorted values, each list bound to a name by a transform of a list that holds it alone. -#}
+{% macro median_absolute_deviation(measure, window) %}
+    {{- return(adapter.dispatch('median_absolute_deviation')(measure, window)) -}}
+{% endmacro %}
+{% macro default__median_absolute_deviation(measure, window) %}mad({{ measure }}){{ window }}{% endmacro %}
+{% macro spark__median_absolute_deviation(measure, window) -%}
+    {%- set values = 'array_sort(collect_list(' ~ measure ~ ')' ~ window ~ ')' -%}
+    {%- set middle = sorted_median('sorted') -%}
+    {%- set distances = 'array_sort(transform(sorted, value -> abs(value - ' ~ middle ~ ')))' -%}
+    transform(transform(array({{ values }}), sorted -> {{ distances }}), sorted -> {{ sorted_median('sorted') }})[0]
+{%- endmacro %}
+
+{#- Spark: the median of a sorted list, null of an empty one. -#}
+{% macro sorted_median(list) -%}
+    (get({{ list }}, (size({{ list }}) - 1) div 2) + get({{ list }}, size({{ list }}) div 2)) / 2
 {%- endmacro %}
 
 {#- A struct from [name, expression] pairs; structs compare by their fields in order. -#}
