@@ -4,10 +4,12 @@
 
 {#- OVER: `aggregate` over the rows of the same key with time in [t - seconds, t]: both ends and equal times in. -#}
 {% macro over_range(aggregate, key, time, seconds) -%}
-    {{ aggregate }} over (
-        partition by {{ key }} order by {{ time }}
-        range between interval {{ seconds }} seconds preceding and current row
-    )
+    {{ aggregate }} over ({{ over_frame(key, time, seconds) }})
+{%- endmacro %}
+
+{#- The inside of its over clause. -#}
+{% macro over_frame(key, time, seconds) -%}
+    partition by {{ key }} order by {{ time }} range between interval {{ seconds }} seconds preceding and current row
 {%- endmacro %}
 
 {#- TUMBLE: each row in one window. -#}

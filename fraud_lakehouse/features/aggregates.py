@@ -17,6 +17,7 @@ class Aggregate:
         unit: the feature's unit; None: the measure's own.
         measured: whether it needs a measure.
         windowed: whether it is taken over a window; False: over all earlier rows.
+        numeric: whether its measure must be a number.
         empty: the value where no row counts.
     """
 
@@ -25,6 +26,7 @@ class Aggregate:
     unit: str | None = None
     measured: bool = True
     windowed: bool = True
+    numeric: bool = True
     empty: str = "null"
 
 
@@ -37,7 +39,7 @@ AGGREGATES = {
     "max": Aggregate("double", "Largest {measure}"),
     "median": Aggregate("double", "Median of {measure}"),
     "mad": Aggregate("double", "Median absolute deviation from the median of {measure}"),
-    "distinct": Aggregate("integer", "Number of different values of {measure}", empty="0"),
+    "distinct": Aggregate("integer", "Number of different values of {measure}", numeric=False, empty="0"),
     "first": Aggregate("double", "Earliest {measure} (of equal times the smallest)"),
     "last": Aggregate("double", "Latest {measure} (of equal times the largest)"),
     "seconds_since_last": Aggregate(

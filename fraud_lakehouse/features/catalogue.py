@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +18,9 @@ from pydantic import ValidationError
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
+from fraud_lakehouse.features.checks import check_measured, check_names, check_place, check_sources, check_tables
 from fraud_lakehouse.features.entries import DELAYS, CatalogueFile, Entry, Past, Source
-from fraud_lakehouse.features.needs import needed_of, row_columns
+from fraud_lakehouse.features.needs import columns_of, needed_of, row_columns
 from fraud_lakehouse.features.window import Window
 
 __all__ = ["FILE", "Catalogue", "Feature", "Source", "load_catalogue"]
@@ -35,8 +36,6 @@ _KNOWN = (
     "with delay {delay} after the {event}"
 )
 _EVER = "event time before t, however long ago: the {event} itself and those of equal time do not count"
-DELAYED_AGGREGATES = ("count", "sum", "mean")
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _FIELDS = re.compile(r"\{(\w+)\}")
 T = TypeVar("T")
 
@@ -94,6 +93,11 @@ class Catalogue:
         """Tables that have features."""
         return list(dict.fromkeys(feature.table for feature in self.features))
 
+    def beside(self, table: str) -> list[str]:
+        """The models beside a table that have its features: the one that computes them, and those that repeat them."""
+        declared = [source.tables[table] for source in self.sources.values() if table in source.tables]
+        return [name for one in declared for name in (one.model, *one.copies)]
+
     def variables(self) -> dict[str, Any]:
         """The vars that models read: `feature_sources` by name, `features` as a list; plain values only."""
         return {
@@ -119,28 +123,16 @@ def load_catalogue(path: Path) -> Catalogue:
         raise TransformError(f"{path.name} is not YAML: {error}", "correct it") from None
     except ValidationError as error:
         raise TransformError(f"{path.name}: {_problems(error, path)}", "correct the entry it names") from None
-    _check_delays(file.sources, path.name)
+    check_sources(file.sources, path.name)
     features: list[Feature] = []
     for entry in file.features:
         try:
             features += _family(file.sources, entry)
         except TransformError as error:
             raise TransformError(f"{path.name}, feature {entry.name!r}: {error.problem}", error.fix) from None
-    _check_names(features, path.name)
+    check_names(features, file.sources, path.name)
+    check_tables(features, file.sources, path.name)
     return Catalogue(file.sources, [_resolved(feature, features, file.sources, path.name) for feature in features])
-
-
-def _check_delays(sources: dict[str, Source], file: str) -> None:
-    """Refuse a delay that is none, and a measure with one that has no exact sums."""
-    for source, described in sources.items():
-        for name, measure in described.measures.items():
-            if measure.delay is None:
-                continue
-            where = f"{file}, measure {name!r} of {source!r}"
-            if measure.delay not in DELAYS:
-                raise TransformError(f"{where}: unknown delay {measure.delay!r}", f"use one of {', '.join(DELAYS)}")
-            if measure.decimals is None:
-                raise TransformError(f"{where}: it has a delay but no decimals", "give it decimals; 0: whole numbers")
 
 
 def _with_columns(source: Source) -> dict[str, Any]:
@@ -172,26 +164,16 @@ def _feature(
     who = _one_of(source.entities, entity, "entity")
     what = _one_of(source.measures, measure, "measure") if measure is not None else None
     kind = aggregate_of(aggregate) if aggregate is not None else None
-    if kind is not None and kind.measured != (what is not None):
-        raise TransformError(
-            f"the aggregate {aggregate} {'needs a' if kind.measured else 'takes no'} measure",
-            f"name one of {', '.join(source.measures)}" if kind.measured else "leave it out",
-        )
+    check_measured(source, aggregate, kind, measure, entry.past)
     if kind is not None and kind.windowed != (window is not None):
         raise TransformError(
             f"the aggregate {aggregate} {'needs a' if kind.windowed else 'takes no'} window",
             'give it one, such as "10 minutes"' if kind.windowed else "leave it out",
         )
+    table = entry.table or source.table
+    is_windowed_aggregate = kind is not None and window is not None
+    check_place(source, table, entity, entry.past, is_windowed_aggregate=is_windowed_aggregate)
     delay = what.delay if what is not None else None
-    if delay is not None and (kind is None or aggregate not in DELAYED_AGGREGATES):
-        raise TransformError(
-            f"the measure {measure} is known only after its delay, which {aggregate or 'an expression'} cannot heed",
-            f"use one of {', '.join(DELAYED_AGGREGATES)}, or a measure without delay",
-        )
-    if delay is not None and entry.past != "strict":
-        raise TransformError(
-            f"the measure {measure} has a delay, which past: {entry.past} does not heed", "use past: strict"
-        )
     unit = (kind.unit if kind else None) or (what.unit if what else "")
     texts = {
         "entity": entity,
@@ -213,7 +195,7 @@ def _feature(
     return Feature(
         name=_filled(entry.name, texts),
         source=entry.source,
-        table=entry.table or source.table,
+        table=table,
         entity=entity,
         measure=measure,
         aggregate=aggregate,
@@ -231,39 +213,29 @@ def _feature(
 
 
 def _resolved(feature: Feature, features: list[Feature], sources: dict[str, Source], file: str) -> Feature:
-    """The feature with the names in braces of its expression checked and taken out of them."""
+    """The feature with the names of its expression checked, and taken out of their braces."""
     if feature.expression is None:
         return feature
     beside = {other.name for other in features if other.table == feature.table and other.expression is None}
     measures = sources[feature.source].measures
     known = beside | set(measures)
-    for name in _FIELDS.findall(feature.expression):
+    expression, where = _FIELDS.sub(r"\1", feature.expression), f"{file}, feature {feature.name!r}"
+    try:
+        named = columns_of(expression)
+    except TransformError as error:
+        raise TransformError(f"{where}: {error.problem}", error.fix) from None
+    for name in named:
         if name in measures and (delay := measures[name].delay) is not None:
             raise TransformError(
-                f"{file}, feature {feature.name!r}: its expression names {name!r} of the row itself",
+                f"{where}: its expression names {name!r} of the row itself",
                 f"that is known only {DELAYS[delay]} later: name a feature that aggregates it",
             )
         if name not in known:
             raise TransformError(
-                f"{file}, feature {feature.name!r}: its expression names {name!r}",
+                f"{where}: its expression names {name!r}",
                 "name a measure or a feature of the same table that has an aggregate",
             )
-    return Feature(**{**asdict(feature), "expression": _FIELDS.sub(r"\1", feature.expression)})
-
-
-def _check_names(features: list[Feature], file: str) -> None:
-    seen: set[tuple[str, str]] = set()
-    for feature in features:
-        if not _NAME.fullmatch(feature.name):
-            raise TransformError(
-                f"{file}, feature {feature.name!r}: no name of a column", "use lower case letters, digits and _"
-            )
-        if (feature.table, feature.name) in seen:
-            raise TransformError(
-                f"{file}: {feature.table} has two features named {feature.name!r}",
-                "rename one, or put what tells them apart into the name: {entity}, {measure}, {aggregate}, {window}",
-            )
-        seen.add((feature.table, feature.name))
+    return replace(feature, expression=expression)
 
 
 def _filled(template: str, texts: dict[str, str]) -> str:

@@ -13,31 +13,35 @@ from fraud_lakehouse.features.catalogue import Catalogue
 def documented_models(project: Path, catalogue: Catalogue) -> dict[str, str]:
     """The yml of each model that has features, with a column for each of them.
 
-    A column the yml declares keeps its data type and tests and takes over the rest; others are added behind it.
+    A column the yml of a feature's table declares keeps its data type and tests and takes over the rest; in the models
+    beside (that compute a table's features or repeat them) it stays as declared. Others are added behind it.
 
     Args:
         project: the dbt project the models lie in.
 
     Returns:
-        Text by path in the project; a table without a yml of its name has no model and is left out.
+        Text by path in the project.
     """
     files: dict[str, str] = {}
     for table in catalogue.tables():
-        for path in sorted(project.glob(f"models/*/{table}.yml")):
-            content = yaml.safe_load(path.read_text())
-            for model in content.get("models") or []:
-                if model["name"] == table:
-                    columns = [feature.column() for feature in catalogue.of_table(table)]
-                    model["columns"] = _merged(model.get("columns") or [], columns)
-            files[str(path.relative_to(project))] = yaml.safe_dump(content, sort_keys=False, width=1_000)
+        features = [feature.column() for feature in catalogue.of_table(table)]
+        for name in (table, *catalogue.beside(table)):
+            for path in sorted(project.glob(f"models/*/{name}.yml")):
+                content = yaml.safe_load(path.read_text())
+                for model in content.get("models") or []:
+                    if model["name"] == name:
+                        declared = model.get("columns") or []
+                        model["columns"] = _merged(declared, features, is_told=name == table)
+                files[str(path.relative_to(project))] = yaml.safe_dump(content, sort_keys=False, width=1_000)
     return files
 
 
-def _merged(declared: list[dict[str, Any]], features: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _merged(declared: list[dict[str, Any]], features: list[dict[str, Any]], *, is_told: bool) -> list[dict[str, Any]]:
+    """The columns of a model; whether declared ones that are features take over what the catalogue tells of them."""
     added = {column["name"]: column for column in features}
     merged = []
     for column in declared:
         feature = added.pop(column["name"], {})
-        told = {name: value for name, value in feature.items() if name != "data_type"}
+        told = {name: value for name, value in feature.items() if name != "data_type"} if is_told else {}
         merged.append(column | told)
     return [*merged, *added.values()]

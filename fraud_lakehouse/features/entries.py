@@ -24,9 +24,10 @@ class Entity(_Strict):
 
 
 class Measure(_Strict):
-    """What is aggregated. With `decimals` sums are exact: values are rounded to so many decimals first.
+    """What is aggregated: with `decimals` a number, without anything that can be told apart.
 
-    With `delay` a row's value is known only that long after the row's event time, and counts from then on.
+    Sums are exact: values are rounded to so many decimals first. With `delay` a row's value is known only that long
+    after the row's event time, and counts from then on.
     """
 
     expression: str
@@ -36,16 +37,40 @@ class Measure(_Strict):
     delay: str | None = None
 
 
+class Table(_Strict):
+    """A table of its own, beside the source's: aggregates of one key over windows of one kind and size.
+
+    `model` computes its features, `copies` are further models with the same columns; `must_have` are features that
+    others rely on by name.
+    """
+
+    past: Literal["closed", "tumble"]
+    key: list[str] = Field(min_length=1)
+    model: str
+    copies: list[str] = []
+    must_have: list[str] = []
+
+
 class Source(_Strict):
-    """A stream of events: where its features go, which model has its rows, their id and event time."""
+    """A stream of events: where its features go, which model has its rows, their id and event time.
+
+    Features lie in `table`, strictly past, unless their entry names one of `tables`. `settings` are the vars that
+    decide which of the rows count.
+    """
 
     table: str
     rows: str
     id: str
     time: str
     event: str
+    settings: list[Literal["late_rows"]] = []
     entities: dict[str, Entity]
     measures: dict[str, Measure]
+    tables: dict[str, Table] = {}
+
+    def model_of(self, table: str) -> str:
+        """The model that computes the features of one of its tables."""
+        return self.tables[table].model if table in self.tables else table
 
 
 class Entry(_Strict):

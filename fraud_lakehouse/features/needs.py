@@ -29,7 +29,11 @@ def columns_of(expression: str) -> tuple[str, ...]:
     parsed = json.loads(row[0]) if row else {"error": True}
     if parsed["error"]:
         raise TransformError(f"{expression!r} is no SQL expression: {parsed.get('error_message')}", "correct it")
-    return tuple(dict.fromkeys(_named(parsed["statements"])))
+    statements = parsed["statements"]
+    node = statements[0]["node"]
+    if len(statements) > 1 or len(node.get("select_list", ())) != 1 or node["from_table"]["type"] != "EMPTY":
+        raise TransformError(f"{expression!r} is no SQL expression, but more than one", "correct it")
+    return tuple(dict.fromkeys(_named(statements)))
 
 
 @lru_cache(maxsize=1)

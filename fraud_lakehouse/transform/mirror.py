@@ -20,7 +20,7 @@ from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform.changes import added_files
 from fraud_lakehouse.transform.handles import Mark, log_mark
 from fraud_lakehouse.transform.key_index import KeyIndex
-from fraud_lakehouse.transform.scan import columns, empty_sql, files_sql
+from fraud_lakehouse.transform.scan import Columns, files_sql
 
 SCHEMA = "mirrors"
 ROW_NUMBERS = "mirror_row_numbers"
@@ -100,12 +100,15 @@ class Mirrors:
         self._shown: dict[str, str] = {}
         connection.execute(f"create schema if not exists {SCHEMA}")
 
-    def at(self, name: str, shape: Shape, table: DeltaTable, version: int) -> tuple[Mirror, int]:
+    def at(
+        self, name: str, shape: Shape, table: DeltaTable, version: int, declared: Columns = ()
+    ) -> tuple[Mirror, int]:
         """The mirror of a table's rows up to `version` (-1: of none), and how many of its rows those are.
 
         Args:
             name: of the table, for the mirror's own name.
             table: a handle at `version` or later.
+            declared: columns that read as null where the table does not have them yet.
 
         Raises:
             TransformError: files of that version are gone.
@@ -115,14 +118,14 @@ class Mirrors:
             mirror = self._mirrors[name, shape] = Mirror(f"{name} {len(self._mirrors)}", shape)
         table_id = str(table.metadata().id)
         is_same = mirror.table_id == table_id and log_mark(table, mirror.version) in (mirror.log_mark, None)
-        if not is_same or not self._goes_on(mirror, table, version):
+        if not is_same or not self._goes_on(mirror, table, version, declared):
             mirror.table_id = ""  # until all is done; what an error leaves behind is not to be trusted
-            self._make(mirror, table, version)
+            self._make(mirror, table, version, declared)
             mirror.table_id, mirror.marks = table_id, {version: mirror.rows}
         mirror.log_mark = log_mark(table, mirror.version)
         return mirror, mirror.marks[version]
 
-    def _goes_on(self, mirror: Mirror, table: DeltaTable, version: int) -> bool:
+    def _goes_on(self, mirror: Mirror, table: DeltaTable, version: int, declared: Columns) -> bool:
         """Take a mirror forward to a version, or find the version among those it has gone through."""
         if version in mirror.marks:
             return version == mirror.version or not mirror.shape.totals
@@ -142,7 +145,7 @@ class Mirrors:
             if not added.append_only:
                 return False
             if added.files:
-                self._append(mirror, files_sql(table, added.files))
+                self._append(mirror, files_sql(table, added.files, declared))
             mirror.marks[until] = mirror.rows
         for old in list(mirror.marks)[:-MOST_MARKS]:
             del mirror.marks[old]
@@ -176,11 +179,11 @@ class Mirrors:
             self._connection.cursor().execute(f"create or replace view {relation} as {sql}")
             self._shown[relation] = sql
 
-    def _make(self, mirror: Mirror, table: DeltaTable, version: int) -> None:
+    def _make(self, mirror: Mirror, table: DeltaTable, version: int, declared: Columns) -> None:
         """Fill a mirror from all rows up to a version."""
         mirror.indexes.clear()
         try:
-            self._create(mirror, mirror.shape.select(f"({_version_sql(table, version)})"))
+            self._create(mirror, mirror.shape.select(f"({_version_sql(table, version, declared)})"))
         except duckdb.IOException as error:
             raise TransformError(
                 f"files of version {version} of {mirror.name} are gone: {error}",
@@ -204,12 +207,12 @@ class Mirrors:
         return int(counted[0])
 
 
-def _version_sql(table: DeltaTable, version: int) -> str:
+def _version_sql(table: DeltaTable, version: int, declared: Columns) -> str:
     """The rows of a version that the handle may have passed."""
     if version < 0:
-        return empty_sql(columns(table))
+        return files_sql(table, [], declared)
     at = table if table.version() == version else DeltaTable(table_root(table), version=version)
-    return files_sql(table, data_files(at))
+    return files_sql(table, data_files(at), declared)
 
 
 def _hashes(cursor: duckdb.DuckDBPyConnection, sql: str, keys: int, kept: str = "") -> pl.DataFrame:

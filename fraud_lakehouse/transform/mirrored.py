@@ -15,6 +15,7 @@ from deltalake import DeltaTable
 from fraud_lakehouse.sql_text import literal, quoted
 from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.mirror import Mirrors, Shape
+from fraud_lakehouse.transform.scan import Columns
 
 SEEN_SCHEMA = "seen"
 
@@ -53,12 +54,18 @@ class Mirrored:
         return f"{SEEN_SCHEMA}.{quoted(name)}"
 
     def answer(
-        self, mirrors: Mirrors, cursor: duckdb.DuckDBPyConnection, table: DeltaTable | None, version: int
+        self,
+        mirrors: Mirrors,
+        cursor: duckdb.DuckDBPyConnection,
+        table: DeltaTable | None,
+        version: int,
+        declared: Columns = (),
     ) -> None:
         """Bring the mirror to `version` (-1: no rows) and put the relation in place.
 
         Args:
             table: a handle at that version or later; None where there is no such table, whose view is empty then.
+            declared: columns that read as null where the table does not have them yet.
         """
         if table is None:
             empty = self.shape.select(f"{quoted(self.upstream[0])}.{quoted(self.upstream[1])}")
@@ -66,7 +73,7 @@ class Mirrored:
             return
         # totals know one version only, so models that differ in how far they have read have each their own
         owner = f" of {'.'.join(self.consumer)}" if self.shape.totals else ""
-        mirror, rows = mirrors.at(".".join(self.upstream) + owner, self.shape, table, version)
+        mirror, rows = mirrors.at(".".join(self.upstream) + owner, self.shape, table, version, declared)
         if self.by:
             mirrors.find(mirror, rows, self.by, self.keys, self.relation)
             return

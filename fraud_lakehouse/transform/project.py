@@ -29,6 +29,7 @@ from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.transform.binding import check_models
 from fraud_lakehouse.transform.engine import PLANNING
 from fraud_lakehouse.transform.scan import columns
 
@@ -230,6 +231,7 @@ def _catalogue(shipped: Path, stamp: float) -> tuple[dict[str, str], dict[str, A
     if not (shipped / FILE).is_file():
         return {}, {}
     catalogue = load_catalogue(shipped / FILE)
+    check_models(shipped, catalogue)
     return documented_models(shipped, catalogue), catalogue.variables()
 
 

@@ -94,6 +94,9 @@ def _derived(name: str, amount: Any, told: Row) -> float | None:
         long = told[re.sub("_(24h|1h)_to_usual$", "_30d", name)]
         parts = 30 if "_24h_" in name else 720
         return None if recent is None or not long else recent / (long / parts)
+    if name.endswith("_to_last"):
+        last = told[f"{name.removesuffix('_to_last')}_last_7d"]
+        return None if amount is None or last is None else float(amount) - float(last)
     found = _AGAINST.fullmatch(name)
     assert found, f"the oracle does not know {name}"
     entity, measure, kind = found.groups()

@@ -11,6 +11,7 @@ import polars as pl
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import BuildResult, Transformer
 
 Row = dict[str, Any]
@@ -62,15 +63,21 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
 KEYS = {"users": ["user_id"], "transactions": ["transaction_id"], "card_transactions": []}
 
 
+def copied_project(folder: Path) -> Path:
+    """A copy of the shipped project, to be changed."""
+    ignored = shutil.ignore_patterns("target", "logs")
+    return Path(shutil.copytree(shipped_project(), folder / "project", ignore=ignored))
+
+
 class SmallLake:
     """One folder, emptied between examples, so that the dbt project over it is parsed once."""
 
-    def __init__(self, root: Path, **settings: Any) -> None:
+    def __init__(self, root: Path, shipped: Path | None = None, **settings: Any) -> None:
         self.lake = Lake.at(root)
         self.root = root
         self.late_rows = settings.get("late_rows", "drop")
         self.settings = load_settings(lake=str(root), work=root.parent / f"{root.name}-work", **settings)
-        self.transformer = Transformer(self.settings)
+        self.transformer = Transformer(self.settings, shipped)
 
     def clear(self) -> None:
         for layer in ("bronze", "silver", "gold"):

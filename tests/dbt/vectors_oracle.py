@@ -121,6 +121,9 @@ def _derived(name: str, amount: float | None, told: Row) -> float | None:
     if name == "merchant_fraud_risk_30d":
         usual = told["category_fraud_share_30d"]
         return _drawn(told["merchant_frauds_30d"], told["merchant_labels_30d"], 20, 0.005 if usual is None else usual)
+    if name.endswith("_to_last"):
+        last = told[f"{name.removesuffix('_to_last')}_last_7d"]
+        return None if amount is None or last is None else amount - last
     entity, _, kind = name.removesuffix("_30d").partition("_amt_")
     low, high = {
         "to_mean": (0, "mean"), "to_max": (0, "max"), "to_median": (0, "median"),

@@ -28,7 +28,7 @@
         {%- endfor %}
         {%- for name, measure in source.measures.items() %}
         {%- if measure.decimals is none %}
-        {%- if measure.expression not in feature_keys(source) %},
+        {%- if name not in feature_keys(source) %},
         {{ measure.expression }} as {{ name }}
         {%- endif %}
         {%- else %},

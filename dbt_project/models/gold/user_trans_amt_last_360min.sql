@@ -5,9 +5,7 @@
     'trans_num',
     'user_id',
     'trans_date_trans_time',
-    'user_mean_trans_amt_last_360min',
-    'user_trans_count_last_360min',
-] %}
+] + feature_names_of('user_trans_amt_last_360min') %}
 {%- set corrects = is_incremental_build() or has_rows(new, 'version > 1') %}
 {%- if not corrects %}
     {%- do take_files_of(ref('user_trans_amt_last_360min_versions')) %}

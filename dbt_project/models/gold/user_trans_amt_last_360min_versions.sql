@@ -1,11 +1,14 @@
 {{ config(strategy='append', tags=['hot']) }}
 
-{%- set seconds = 360 * 60 %}
+{%- set features = features_of('user_trans_amt_last_360min') %}
+{%- set seconds = window_seconds_of('user_trans_amt_last_360min') %}
+{%- set columns = payment_columns_for(features) %}
+{%- set frame = over_frame('user_id', 'trans_date_trans_time', seconds) %}
 {%- set new_payments = new_rows(ref('card_transactions')) %}
 
 with new_transactions as (
 
-    select trans_num, user_id, trans_date_trans_time, amt
+    select {{ columns | join(', ') }}
     from {{ new_payments }}
     where trans_date_trans_time is not null
 
@@ -23,10 +26,10 @@ touched_users as (
 
 earlier as (
 
-    select stored.trans_num, stored.user_id, stored.trans_date_trans_time, stored.amt
+    select stored.{{ columns | join(', stored.') }}
     from {{ seen_rows(
         ref('card_transactions'),
-        payment_columns(),
+        columns,
         since=['trans_date_trans_time', '(' ~ oldest_touched ~ ') - interval ' ~ seconds ~ ' seconds'],
     ) }} as stored
     inner join touched_users
@@ -52,8 +55,9 @@ measured as (
         trans_num,
         user_id,
         trans_date_trans_time,
-        {{ over_range('avg(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as mean_amt,
-        {{ over_range('count(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as count_amt,
+        {%- for feature in features %}
+        {{ feature_of_rows(feature, over=frame) }} as {{ feature.name }},
+        {%- endfor %}
         {{ over_range('max(is_new)', 'user_id', 'trans_date_trans_time', seconds) }} as is_touched,
         is_new
     from pool
@@ -80,8 +84,9 @@ versions as (
         measured.trans_num,
         measured.user_id,
         measured.trans_date_trans_time,
-        measured.mean_amt as user_mean_trans_amt_last_360min,
-        measured.count_amt as user_trans_count_last_360min,
+        {%- for feature in features %}
+        measured.{{ feature.name }},
+        {%- endfor %}
         case when measured.is_new = 1 then 1 else coalesce(corrections.version, 1) + 1 end as version,
         current_timestamp as known_at
     from measured
@@ -96,8 +101,9 @@ versions as (
         trans_num,
         user_id,
         trans_date_trans_time,
-        {{ over_range('avg(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as user_mean_trans_amt_last_360min,
-        {{ over_range('count(amt)', 'user_id', 'trans_date_trans_time', seconds) }} as user_trans_count_last_360min,
+        {%- for feature in features %}
+        {{ feature_of_rows(feature, over=frame) }} as {{ feature.name }},
+        {%- endfor %}
         1 as version,
         current_timestamp as known_at
     from new_transactions

@@ -5,9 +5,7 @@
     'window_start',
     'window_end',
     'user_id',
-    'user_mean_trans_amt_last_360min',
-    'user_trans_count_last_360min',
-] %}
+] + feature_names_of('user_trans_amt_last_360min_windowed') %}
 {%- set corrects = is_incremental_build() or has_rows(new, 'version > 1') %}
 {%- if not corrects %}
     {%- do take_files_of(ref('user_trans_amt_last_360min_windowed_versions')) %}

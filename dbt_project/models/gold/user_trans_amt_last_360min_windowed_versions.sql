@@ -1,6 +1,8 @@
 {{ config(strategy='append', tags=['hot']) }}
 
-{%- set seconds = 360 * 60 %}
+{%- set features = features_of('user_trans_amt_last_360min_windowed') %}
+{%- set seconds = window_seconds_of('user_trans_amt_last_360min_windowed') %}
+{%- set columns = payment_columns_for(features) %}
 {%- set incremental = is_incremental_build() %}
 {%- set new_payments = new_rows(ref('card_transactions')) %}
 {%- set new_late = new_rows(ref('card_transactions_late')) %}
@@ -57,7 +59,7 @@
 
 with new_transactions as (
 
-    select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition, _ingested_at from {{ new_payments }}
+    select {{ columns | join(', ') }}, _topic, _partition, _ingested_at from {{ new_payments }}
 
 ),
 
@@ -105,14 +107,12 @@ emitted as (
 
 card_transactions as (
 
-    select trans_num, user_id, trans_date_trans_time, amt from new_transactions
+    select {{ columns | join(', ') }} from new_transactions
 
     union all
 
-    select trans_num, user_id, trans_date_trans_time, amt
-    from {{ seen_rows(
-        ref('card_transactions'), payment_columns(), since=['trans_date_trans_time', oldest_start]
-    ) }}
+    select {{ columns | join(', ') }}
+    from {{ seen_rows(ref('card_transactions'), columns, since=['trans_date_trans_time', oldest_start]) }}
 
 ),
 
@@ -160,9 +160,10 @@ summed as (
 
     select
         windowed.window_start,
-        windowed.user_id,
-        avg(windowed.amt) as user_mean_trans_amt_last_360min,
-        count(windowed.amt) as user_trans_count_last_360min
+        windowed.user_id
+        {%- for feature in features %},
+        {{ feature_of_rows(feature) }} as {{ feature.name }}
+        {%- endfor %}
     from windowed
     {%- if drops_late %}
     where not exists (select 1 from late where late.trans_num = windowed.trans_num)
@@ -176,15 +177,20 @@ closed as (
     select
         summed.window_start,
         summed.window_start + interval {{ seconds }} seconds as window_end,
-        summed.user_id,
-        summed.user_mean_trans_amt_last_360min,
-        summed.user_trans_count_last_360min
+        summed.user_id
+        {%- for feature in features %},
+        summed.{{ feature.name }}
+        {%- endfor %}
     from summed
     cross join watermark
     where summed.window_start + interval {{ seconds }} seconds <= watermark.watermark
 
 ),
 {% if incremental %}
+{%- set stored_columns = {} %}
+{%- for name in ['window_start', 'window_end', 'user_id'] + feature_names_of('user_trans_amt_last_360min_windowed') + ['version', 'is_deleted'] %}
+    {%- do stored_columns.update({name: name}) %}
+{%- endfor %}
 stored as (
 
     select
@@ -192,15 +198,7 @@ stored as (
         row_number() over (partition by versions.window_start, versions.user_id order by versions.version desc) as recency
     from {{ seen_rows(
         this,
-        {
-            'window_start': 'window_start',
-            'window_end': 'window_end',
-            'user_id': 'user_id',
-            'mean_amt': 'user_mean_trans_amt_last_360min',
-            'count_amt': 'user_trans_count_last_360min',
-            'version': 'version',
-            'is_deleted': 'is_deleted',
-        },
+        stored_columns,
         since=['window_end', 'select least((' ~ oldest_start ~ '), (' ~ watermark_now ~ '))'],
     ) }} as versions
 
@@ -212,8 +210,9 @@ versions as (
         closed.window_start,
         closed.window_end,
         closed.user_id,
-        closed.user_mean_trans_amt_last_360min,
-        closed.user_trans_count_last_360min,
+        {%- for feature in features %}
+        closed.{{ feature.name }},
+        {%- endfor %}
         coalesce(stored.version, 0) + 1 as version,
         current_timestamp as known_at,
         false as is_deleted
@@ -224,8 +223,7 @@ versions as (
         and stored.recency = 1
     where stored.version is null
         or stored.is_deleted
-        or stored.count_amt <> closed.user_trans_count_last_360min
-        or stored.mean_amt is distinct from closed.user_mean_trans_amt_last_360min
+        or {{ features_differ(features, 'closed', 'stored') }}
 
     union all
 
@@ -233,8 +231,9 @@ versions as (
         stored.window_start,
         stored.window_end,
         stored.user_id,
-        stored.mean_amt as user_mean_trans_amt_last_360min,
-        stored.count_amt as user_trans_count_last_360min,
+        {%- for feature in features %}
+        stored.{{ feature.name }},
+        {%- endfor %}
         stored.version + 1 as version,
         current_timestamp as known_at,
         true as is_deleted

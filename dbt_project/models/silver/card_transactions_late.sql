@@ -1,6 +1,6 @@
 {{ config(strategy='append', tags=['hot']) }}
 
-{%- set window_seconds = 360 * 60 %}
+{%- set window_seconds = window_seconds_of('user_trans_amt_last_360min_windowed') %}
 
 with arrivals as (
 

@@ -1,0 +1,171 @@
+"""What is wrong with a catalogue as it is written, told by name: its sources, and its features beside each other.
+
+Whether models have the tables and columns it names is asked in transform/binding.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.entries import DELAYS, Measure, Past, Source
+from fraud_lakehouse.features.needs import columns_of
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.features.aggregates import Aggregate
+    from fraud_lakehouse.features.catalogue import Feature
+
+DELAYED_AGGREGATES = ("count", "sum", "mean")
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_RESERVED = ("event_time", "is_evaluated", "version", "known_at", "is_deleted", "window_start", "window_end")
+
+
+def check_sources(sources: Mapping[str, Source], file: str) -> None:
+    """Refuse entities and measures that no column can be named after or computed from.
+
+    Raises:
+        TransformError: names the source and the part.
+    """
+    for name, source in sources.items():
+        parts = [("entity", one) for one in source.entities] + [("measure", one) for one in source.measures]
+        for kind, part in parts:
+            if not _NAME.fullmatch(part):
+                raise TransformError(
+                    f"{file}, {kind} {part!r} of {name!r}: no name of a column", "use lower case letters, digits and _"
+                )
+        if source.table in source.tables:
+            raise TransformError(
+                f"{file}, source {name!r}: {source.table} is listed in its tables", "take it out there"
+            )
+        for measure, described in source.measures.items():
+            _check_measure(source, measure, described, f"{file}, measure {measure!r} of {name!r}")
+
+
+def _check_measure(source: Source, name: str, measure: Measure, where: str) -> None:
+    try:
+        columns_of(measure.expression)
+    except TransformError as error:
+        raise TransformError(f"{where}: {error.problem}", error.fix) from None
+    is_the_column = measure.expression == name and measure.decimals is None
+    if name in _RESERVED or (name in _columns(source) and not is_the_column):
+        raise TransformError(f"{where}: the vectors have a column of that name already", "rename the measure")
+    if measure.delay is None:
+        return
+    if measure.delay not in DELAYS:
+        raise TransformError(f"{where}: unknown delay {measure.delay!r}", f"use one of {', '.join(DELAYS)}")
+    if measure.decimals is None:
+        raise TransformError(f"{where}: it has a delay but no decimals", "give it decimals; 0: whole numbers")
+
+
+def check_measured(
+    source: Source, aggregate: str | None, kind: Aggregate | None, measure: str | None, past: Past
+) -> None:
+    """Refuse an aggregate that needs another measure than it has.
+
+    Raises:
+        TransformError: says what was expected.
+    """
+    what = source.measures[measure] if measure is not None else None
+    if kind is not None and kind.measured != (what is not None):
+        raise TransformError(
+            f"the aggregate {aggregate} {'needs a' if kind.measured else 'takes no'} measure",
+            f"name one of {', '.join(source.measures)}" if kind.measured else "leave it out",
+        )
+    if kind is not None and what is not None and kind.numeric and what.decimals is None:
+        raise TransformError(
+            f"the measure {measure} has no decimals, so it is no number, which {aggregate} needs",
+            "give it decimals (0: whole numbers), or count its different values with distinct",
+        )
+    if what is None or what.delay is None:
+        return
+    if aggregate not in DELAYED_AGGREGATES:
+        raise TransformError(
+            f"the measure {measure} is known only after its delay, which {aggregate or 'an expression'} cannot heed",
+            f"use one of {', '.join(DELAYED_AGGREGATES)}, or a measure without delay",
+        )
+    if past != "strict":
+        raise TransformError(f"the measure {measure} has a delay, which past: {past} does not heed", "use past: strict")
+
+
+def check_place(source: Source, table: str, entity: str, past: Past, *, is_windowed_aggregate: bool) -> None:
+    """Refuse an entry whose table computes no such features.
+
+    Raises:
+        TransformError: says which the table has.
+    """
+    if table == source.table:
+        if past != "strict":
+            fits = [name for name, one in source.tables.items() if one.past == past]
+            raise TransformError(
+                f"past: {past} is not computed in {table}, whose features are strictly past",
+                f"use past: strict{', or table: ' + ' or '.join(fits) if fits else ''}",
+            )
+        return
+    if table not in source.tables:
+        known = ", ".join([source.table, *source.tables])
+        raise TransformError(f"no model computes features in the table {table!r}", f"use one of {known}")
+    declared = source.tables[table]
+    if past != declared.past:
+        raise TransformError(f"past: {past} is not computed in {table}", f"use past: {declared.past}")
+    if not is_windowed_aggregate:
+        raise TransformError(
+            f"{table} has only aggregates over a window", f"give it an aggregate and a window, or leave {table} out"
+        )
+    if source.entities[entity].key != declared.key:
+        fits = [name for name, one in source.entities.items() if one.key == declared.key]
+        raise TransformError(
+            f"{table} has rows by {', '.join(declared.key)}, the entity {entity} has another key",
+            f"use {' or '.join(fits) or 'an entity with that key'}",
+        )
+
+
+def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], file: str) -> None:
+    """Refuse a table of its own with windows of several sizes, or without a feature that others rely on.
+
+    Raises:
+        TransformError: names the table and the feature.
+    """
+    for source in sources.values():
+        for table, declared in source.tables.items():
+            own = [feature for feature in features if feature.table == table]
+            for feature in own:
+                if feature.seconds != own[0].seconds:
+                    where = f"{file}, feature {feature.name!r}"
+                    raise TransformError(
+                        f"{where}: its window is {feature.window}, but {own[0].window} in {table}",
+                        f"all features of {table} need the same window",
+                    )
+            for name in declared.must_have:
+                if name not in {feature.name for feature in own}:
+                    raise TransformError(
+                        f"{file}: {table} has no feature {name!r}, which others rely on", "let an entry have that name"
+                    )
+
+
+def check_names(features: Iterable[Feature], sources: Mapping[str, Source], file: str) -> None:
+    """Refuse a feature whose column would be none, or one that is there already.
+
+    Raises:
+        TransformError: names the feature.
+    """
+    seen: set[tuple[str, str]] = set()
+    for feature in features:
+        where, source = f"{file}, feature {feature.name!r}", sources[feature.source]
+        if not _NAME.fullmatch(feature.name):
+            raise TransformError(f"{where}: no name of a column", "use lower case letters, digits and _")
+        totals = [f"{kind}_of_{measure}" for kind in ("units", "square") for measure in source.measures]
+        if feature.name in (*_RESERVED, *_columns(source), *source.measures, *totals):
+            raise TransformError(f"{where}: {feature.table} has a column of that name already", "rename the feature")
+        if (feature.table, feature.name) in seen:
+            raise TransformError(
+                f"{file}: {feature.table} has two features named {feature.name!r}",
+                "rename one, or put what tells them apart into the name: {entity}, {measure}, {aggregate}, {window}",
+            )
+        seen.add((feature.table, feature.name))
+
+
+def _columns(source: Source) -> list[str]:
+    """The columns of a source's rows that go with its features."""
+    return [source.id, source.time, *(column for entity in source.entities.values() for column in entity.key)]

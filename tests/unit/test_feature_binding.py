@@ -1,0 +1,71 @@
+"""The catalogue against the models it names: what they cannot compute is refused by name, before anything is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.catalogue import FILE, load_catalogue
+from fraud_lakehouse.transform.binding import check_models
+from fraud_lakehouse.transform.project import shipped_project
+
+RATIO = {"name": "ratio", "source": "cards", "entity": "user", "owner": "o", "unit": "u", "definition": "d"}
+
+
+def check(folder: Path, *, cards: dict[str, Any] | None = None, measure: Any = None, entry: Any = None) -> None:
+    """The shipped catalogue with parts of the source, a measure `x` or an entry of its own, against the models."""
+    content = yaml.safe_load((shipped_project() / FILE).read_text())
+    source = content["sources"]["cards"]
+    source |= cards or {}
+    if measure:
+        source["measures"]["x"] = {"unit": "u", "about": "x", **measure}
+    content["features"] += [entry] if entry else []
+    (folder / FILE).write_text(yaml.safe_dump(content))
+    check_models(shipped_project(), load_catalogue(folder / FILE))
+
+
+def test_the_shipped_catalogue_fits_its_models(tmp_path: Path) -> None:
+    check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"measure": {"expression": "colour"}}, "measure 'x' of 'cards': 'colour' cannot be computed.*colour"),
+        (
+            {"measure": {"expression": "merchant", "decimals": 2}},
+            "measure 'x' of 'cards': its expression is VARCHAR, and only numbers have decimals",
+        ),
+        ({"measure": {"expression": "no_such(amt)"}}, "measure 'x' of 'cards': .*no_such"),
+        ({"cards": {"rows": "payments"}}, "source 'cards': rows: there is no model 'payments'"),
+        ({"cards": {"id": "number"}}, "source 'cards': id names the column 'number', which card_transactions has not"),
+        (
+            {"cards": {"table": "card_vectors"}},
+            "feature 'user_amt_count_10min': the table card_vectors: there is no model 'card_vectors'",
+        ),
+        ({"entry": {**RATIO, "expression": "no_such({amt})"}}, "feature 'ratio': .*no_such"),
+        ({"entry": {**RATIO, "expression": "{amt} / {merchant}"}}, "feature 'ratio': .*cannot be computed"),
+    ],
+)
+def test_what_the_models_cannot_compute_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(TransformError, match=told):
+        check(tmp_path, **change)
+
+
+def test_a_key_that_the_rows_have_not_is_named(tmp_path: Path) -> None:
+    content = yaml.safe_load((shipped_project() / FILE).read_text())
+    entities = content["sources"]["cards"]["entities"] | {"shop": {"key": ["shop"], "about": "the shop"}}
+    with pytest.raises(TransformError, match="source 'cards': entity 'shop' names the column 'shop'"):
+        check(tmp_path, cards={"entities": entities})
+
+
+def test_a_source_without_features_is_named(tmp_path: Path) -> None:
+    content = yaml.safe_load((shipped_project() / FILE).read_text())
+    content["features"] = [one for one in content["features"] if one["source"] != "bank"]
+    (tmp_path / FILE).write_text(yaml.safe_dump(content))
+    with pytest.raises(TransformError, match="source 'bank': transaction_feature_vectors has no feature"):
+        check_models(shipped_project(), load_catalogue(tmp_path / FILE))
