@@ -27,7 +27,8 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
-    lake = SmallLake(tmp_path_factory.mktemp("idle") / "lake", window_idle_seconds=IDLE.total_seconds())
+    root = tmp_path_factory.mktemp("idle") / "lake"
+    lake = SmallLake(root, window_idle_seconds=IDLE.total_seconds(), window_spine=True)
     yield lake
     lake.transformer.close()
 
@@ -73,3 +74,19 @@ def test_windows_close_without_an_idle_partition(lake: SmallLake, seed: int, mon
     lake.build("hot", full_refresh=True)
     lake.build("replica")
     assert_same(lake.rows("gold", "user_trans_amt_last_360min_windowed"), before, "window_start", "user_id")
+
+
+def test_the_spine_goes_as_far_as_windows_close(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The awake partition has gone days further: windows that nobody paid in are closed without the idle one."""
+    monkeypatch.setattr(bronze, "datetime", Clock)
+    records = [row for row in oracle.random_records(27, count=60, partitions=2) if "trans_date_trans_time" in row]
+    lake.land("card_transactions", records)
+    Clock.at += 2 * IDLE
+    last = {**records[-1], "trans_num": "last", "_partition": 0, "_offset": 1_000}
+    last["trans_date_trans_time"] = "2024-03-08 07:00:00"
+    lake.land("card_transactions", [last])
+    lake.build("hot")
+    lake.build("replica")
+    spine = lake.rows("gold", "user_trans_amt_last_360min_windowed_spine")
+    assert max(row["window_end"] for row in spine).isoformat(" ") == "2024-03-08 06:00:00"
+    assert {row["user_trans_count_last_360min"] for row in spine if row["window_start"].month == 3} == {0}

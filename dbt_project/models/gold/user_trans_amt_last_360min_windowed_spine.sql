@@ -1,10 +1,11 @@
 {{ config(materialized='delta' if var('window_spine') else 'view', strategy='overwrite', tags=['replica']) }}
 
-{%- set seconds = 360 * 60 %}
+{%- set features = features_of('user_trans_amt_last_360min_windowed') %}
+{%- set seconds = window_seconds_of('user_trans_amt_last_360min_windowed') %}
 
 with card_transactions as (
 
-    select trans_date_trans_time, _topic, _partition from {{ ref('card_transactions') }}
+    select trans_date_trans_time, _topic, _partition, _ingested_at from {{ ref('card_transactions') }}
 
 ),
 
@@ -16,20 +17,22 @@ windowed as (
 
 partition_times as (
 
-    select max(trans_date_trans_time) as newest_time
+    select _topic, _partition, trans_date_trans_time as newest_time, _ingested_at as newest_landing
     from card_transactions
-    group by _topic, _partition
+
+),
+
+watermark as (
+
+    {{ window_watermark('partition_times') }}
 
 ),
 
 -- the last window that the watermark has passed, though it may hold no payment at all
 closed as (
 
-    select
-        {{ window_floor(
-            'min(newest_time) - interval ' ~ var('allowed_lateness_seconds') ~ ' seconds', seconds
-        ) }} - interval {{ seconds }} seconds as window_start
-    from partition_times
+    select {{ window_floor('watermark.watermark', seconds) }} - interval {{ seconds }} seconds as window_start
+    from watermark
 
 ),
 
@@ -64,9 +67,10 @@ counted as (
     select
         every_window.window_start,
         every_window.window_end,
-        every_window.user_id,
-        windowed.user_mean_trans_amt_last_360min,
-        coalesce(windowed.user_trans_count_last_360min, 0) as user_trans_count_last_360min
+        every_window.user_id
+        {%- for feature in features %},
+        coalesce(windowed.{{ feature.name }}, {{ feature.empty }}) as {{ feature.name }}
+        {%- endfor %}
     from every_window
     inner join users
         on every_window.user_id is not distinct from users.user_id
