@@ -54,7 +54,10 @@ def demo(
 @app.command("catch-up")
 def catch_up() -> None:
     """Run cycles until the sources are drained and every layer is built."""
+    from fraud_lakehouse.lake.lake import Lake
     from fraud_lakehouse.live import Cycle, CycleResult
+    from fraud_lakehouse.transform.definitions import outdated_features
+    from fraud_lakehouse.transform.project import current_definitions
 
     total = 0
 
@@ -66,8 +69,11 @@ def catch_up() -> None:
         if result.alerts:
             typer.echo(f"gold/alerts: {result.alerts:,} new")
 
-    with Cycle(_settings()) as cycle:
+    settings = _settings()
+    with Cycle(settings) as cycle:
         cycle.catch_up(report)
+    for outdated in outdated_features(Lake.at(settings.lake), current_definitions(settings)):
+        typer.echo(f"note: {outdated}")
     typer.echo(f"caught up: {total:,} rows landed, every layer built")
 
 
@@ -101,6 +107,27 @@ def live() -> None:
 
     with metrics:
         run_live(settings, stop.is_set, report)
+
+
+@app.command()
+def rebuild(
+    models: Annotated[list[str], typer.Argument(help="tables of silver or gold; with the layer where two have a name")],
+) -> None:
+    """Build models anew from all rows of their upstream, after a change of what they say.
+
+    `status` names features with rows that another definition has computed. What reads these models follows at its next
+    build; versions begin at 1 again. Tables that keep what they have said (gold/alerts) are refused.
+    """
+    from fraud_lakehouse.transform.rebuild import rebuild as rebuild_models
+    from fraud_lakehouse.transform.runner import Transformer
+
+    settings = _settings()
+    transformer = Transformer(settings)
+    try:
+        for node in rebuild_models(transformer, settings, models):
+            typer.echo(f"{node.name}: {node.rows or 0:,} rows in {node.seconds:.1f} s")
+    finally:
+        transformer.close()
 
 
 @app.command()

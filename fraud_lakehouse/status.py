@@ -12,6 +12,8 @@ The JSON object (keys may be added, none is removed):
   layers: {bronze|silver|gold: [{table, rows, version, freshness_seconds, error}]}: seconds since rows last changed
   alerts: {open, by_rule, by_severity, undelivered, destinations: [{destination, pending, failures, error}]}
     undelivered: alerts that at least one configured destination has not got; failures: in a row, up to now
+  outdated: [{table, features, message}]: tables of gold with features that another definition than the present one has
+    computed in some rows, or none (the message says the command that computes them anew)
   quarantined: card records that could not be read and were not replayed (`fraud-lakehouse quarantine list`)
   live: null where no live cycle ever ran, else {running, age_seconds: since its summary was written, and the summary:
     pid, since, at, cycles, rows, alerts, errors, seconds: {time: {count, p50, p95, p99, max}} of the newest 1,000,
@@ -50,6 +52,8 @@ from fraud_lakehouse.lake.postgres_orders import awaited_position
 from fraud_lakehouse.lake.quarantine import open_count
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status_text import render
+from fraud_lakehouse.transform.definitions import outdated_features
+from fraud_lakehouse.transform.project import current_definitions
 
 __all__ = ["SourceStatus", "Status", "collect", "render", "to_json"]
 
@@ -86,6 +90,7 @@ class Status:
     sources: list[SourceStatus] = field(default_factory=list)
     layers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     alerts: dict[str, Any] = field(default_factory=dict)
+    outdated: list[dict[str, Any]] = field(default_factory=list)
     quarantined: int = 0
     live: dict[str, Any] | None = None
     problems: list[dict[str, Any]] = field(default_factory=list)
@@ -96,6 +101,7 @@ def collect(settings: Settings) -> Status:
 
     Raises:
         SettingsError: FRAUD_ALERT_URLS or a source's setting has a wrong value.
+        TransformError: the catalogue of features is wrong; it says where.
     """
     lake = Lake.at(settings.lake)
     status = Status(lake.root, datetime.now(UTC))
@@ -114,6 +120,10 @@ def collect(settings: Settings) -> Status:
     for layer in ("bronze", "silver", "gold"):
         status.layers[layer] = [_table(lake, layer, name, status.at) for name in _names(lake, layer)]
     status.alerts = _alerts(lake, settings)
+    status.outdated = [
+        {"table": one.table, "features": list(one.features), "message": str(one)}
+        for one in outdated_features(lake, current_definitions(settings))
+    ]
     status.quarantined = open_count(lake.open(*_CARDS)) if lake.exists(*_CARDS) else 0
     state = live_state(settings.work_dir)
     status.live = {"running": state.running, "age_seconds": state.age, **state.summary} if state else None

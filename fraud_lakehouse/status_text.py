@@ -37,6 +37,7 @@ def render(status: Status) -> str:
         lines.append(f"  {one['destination']}: {one['pending']:,} pending{failing}")
     if status.live:
         lines += ["", *_live_lines(status.live)]
+    lines += ["", "Features:", *(f"  {one['message']}" for one in status.outdated)] if status.outdated else []
     if status.quarantined:
         lines += ["", f"Quarantine: {status.quarantined:,} unreadable records (fraud-lakehouse quarantine list)"]
     if status.problems:

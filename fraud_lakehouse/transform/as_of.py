@@ -21,11 +21,14 @@ import polars as pl
 from fraud_lakehouse.errors import LabelsError, LakeError
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, Feature, Source, load_catalogue
 from fraud_lakehouse.features.choice import EVENT_TIME, KNOWN_BY, chosen_features, source_named
+from fraud_lakehouse.features.definitions import Definitions
 from fraud_lakehouse.features.labels import typed_labels
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.schemas import frame_schema
 from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.transform.definitions import outdated_features
 from fraud_lakehouse.transform.engine import PLANNING
+from fraud_lakehouse.transform.project import current_definitions
 from fraud_lakehouse.transform.scan import snapshot_sql
 
 if TYPE_CHECKING:
@@ -89,6 +92,8 @@ def features_as_of(
             if source_name == "bank" and moment is None and not corrected:
                 _tell_of_unknown_past(connection, sql, given)
             _tell_of_timeless(given)
+    if by_id:
+        _tell_of_outdated(lake, current_definitions(settings, transformer.project.folder), source.table, names)
     return labels.hstack(told.select(names))
 
 
@@ -152,6 +157,11 @@ def _tell_of_unknown_past(connection: duckdb.DuckDBPyConnection, sql: str, given
             f"{before:,}",
             first.isoformat(),
         )
+
+
+def _tell_of_outdated(lake: Lake, definitions: Definitions, table: str, names: list[str]) -> None:
+    for found in outdated_features(lake, {table: {name: definitions[table][name] for name in names}}):
+        log.warning("%s", found)
 
 
 def _tell_of_missing(source: Source, known_later: int, without: int) -> None:

@@ -8,11 +8,13 @@ its reader start over.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deltalake import DeltaTable, Transaction
 
 from fraud_lakehouse.lake.lake import data_files
+from fraud_lakehouse.transform import definitions
 from fraud_lakehouse.transform.changes import added_files
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
@@ -37,7 +39,7 @@ class Read:
 class Plan:
     """What one build of a consumer reads, and the handle it must commit on (that is the fence).
 
-    `shared`: the upstream whose rows are the result, but for columns.
+    `shared`: the upstream whose rows are the result, but for columns. `definitions`: of the features it computes.
     """
 
     consumer: Key
@@ -48,6 +50,7 @@ class Plan:
     mirrored: list[Mirrored] = field(default_factory=list)
     indexed: Indexed | None = None
     shared: Key | None = None
+    definitions: Mapping[str, int] = field(default_factory=dict)
     asked: set[Key] = field(default_factory=set)
     readers: set[str] = field(default_factory=set)
 
@@ -57,8 +60,8 @@ class Plan:
         return any(self.reads[key].files for key in self.asked)
 
     def transactions(self) -> list[Transaction]:
-        """The positions to commit with the result."""
-        out: list[Transaction] = []
+        """The positions, and what is to be said of features, to commit with the result."""
+        out = definitions.to_commit(self.target, self.definitions, all_rows=not self.incremental)
         for key in self.asked:
             read = self.reads[key]
             out.append(Transaction(app_id(key), read.to_version))

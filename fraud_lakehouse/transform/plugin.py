@@ -188,12 +188,13 @@ class Plugin(BasePlugin):
                 version = -1
             if table is None:
                 self._refresh(mirrored.upstream)
-            mirrored.answer(self._mirrors, cursor, table, version)
+            mirrored.answer(self._mirrors, cursor, table, version, self._growing.get(mirrored.upstream, []))
 
     def _write(self, call: dict[str, Any]) -> int:
         """Run the model's SQL and commit its rows; answers the number of rows written."""
         plan = self._plan(call)
         self._plans.pop(plan.consumer)
+        plan.definitions = call["definitions"]
         missing = set(call["must_read"]) - plan.readers
         if missing:
             raise TransformError(

@@ -24,7 +24,8 @@ import yaml
 from deltalake import DeltaTable
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.features.catalogue import FILE, load_catalogue
+from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
+from fraud_lakehouse.features.definitions import Definitions, definitions_of
 from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
 from fraud_lakehouse.lake.lake import Lake
@@ -109,11 +110,11 @@ def _prepare(settings: Settings, shipped: Path, *, parse: bool) -> PreparedProje
     lake = Lake.at(settings.lake)
     bank = {name: name if _is_like_shipped(lake, name) else f"bank_{name}" for name in BANK}
     generated = _generated_files(lake, {CARDS, *bank.values()})
-    files, features = _catalogue(shipped, _stamp(shipped))
+    files, features, catalogue = _catalogue(shipped, _stamp(shipped))
     generated |= files
     variables: dict[str, Any] = {f"{name}_table": table for name, table in bank.items()} | features
     variables |= {f"{name}_columns": _present_columns(lake, table) for name, table in bank.items()}
-    generated["dbt_project.yml"] = _with_settings(shipped, settings, variables)
+    generated["dbt_project.yml"] = _with_settings(shipped, settings, variables, catalogue)
     home = settings.cache_dir / "dbt"
     prepared = PreparedProject(home / _hash(shipped, generated))
     if prepared.is_parsed or not parse:
@@ -212,27 +213,48 @@ def _key_of(table: DeltaTable) -> list[str]:
     return key
 
 
-def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any]) -> str:
+def current_definitions(settings: Settings, shipped: Path | None = None) -> Definitions:
+    """The definitions of the features that models compute now.
+
+    Args:
+        shipped: the dbt project; default: the one that came with the package.
+
+    Raises:
+        TransformError: the catalogue is wrong; it says where.
+    """
+    shipped = shipped or shipped_project()
+    catalogue = _catalogue(shipped, _stamp(shipped))[2]
+    return definitions_of(catalogue, _vars(settings)) if catalogue is not None else {}
+
+
+def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any], catalogue: Catalogue | None) -> str:
     """dbt_project.yml with the settings that models read as vars."""
     project = yaml.safe_load((shipped / "dbt_project.yml").read_text())
-    project["vars"]["allowed_lateness_seconds"] = settings.allowed_lateness
-    project["vars"]["late_rows"] = settings.late_rows
-    project["vars"]["idle_seconds"] = settings.idle_seconds
-    project["vars"]["label_delay_seconds"] = settings.label_delay
-    project["vars"]["window_idle_seconds"] = settings.window_idle_seconds
-    project["vars"]["window_spine"] = settings.window_spine
-    project["vars"] |= variables
+    project["vars"] |= _vars(settings) | variables
+    if catalogue is not None:
+        project["vars"]["feature_definitions"] = definitions_of(catalogue, _vars(settings))
     return json.dumps(project)  # also YAML, and quick to write: every cycle compares it
 
 
+def _vars(settings: Settings) -> dict[str, Any]:
+    return {
+        "allowed_lateness_seconds": settings.allowed_lateness,
+        "late_rows": settings.late_rows,
+        "idle_seconds": settings.idle_seconds,
+        "label_delay_seconds": settings.label_delay,
+        "window_idle_seconds": settings.window_idle_seconds,
+        "window_spine": settings.window_spine,
+    }
+
+
 @lru_cache(maxsize=4)
-def _catalogue(shipped: Path, stamp: float) -> tuple[dict[str, str], dict[str, Any]]:
-    """The yml files with features in them and the vars of the catalogue; read again only when `stamp` differs."""
+def _catalogue(shipped: Path, stamp: float) -> tuple[dict[str, str], dict[str, Any], Catalogue | None]:
+    """The yml files with features in them, the vars of the catalogue, itself; read again only when `stamp` differs."""
     if not (shipped / FILE).is_file():
-        return {}, {}
+        return {}, {}, None
     catalogue = load_catalogue(shipped / FILE)
     check_models(shipped, catalogue)
-    return documented_models(shipped, catalogue), catalogue.variables()
+    return documented_models(shipped, catalogue), catalogue.variables(), catalogue
 
 
 def _stamp(shipped: Path) -> float:

@@ -1,0 +1,54 @@
+"""What decides a feature's values, as a number: another number means that rows stored before say something else.
+
+How a feature is described, who owns it and in which unit it is told decides nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fraud_lakehouse.features.catalogue import Catalogue, Feature
+
+Definitions = Mapping[str, Mapping[str, int]]
+"""By model that computes features: each feature's number, positive and below 2^62."""
+
+
+def definitions_of(catalogue: Catalogue, settings: Mapping[str, Any]) -> Definitions:
+    """The definitions of all features under these settings.
+
+    Args:
+        settings: dbt's vars that decide which rows count, and when: `late_rows`, `<delay>_seconds` of each delay.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for table in catalogue.tables():
+        features = {feature.name: feature for feature in catalogue.of_table(table)}
+        for feature in features.values():
+            model = catalogue.sources[feature.source].model_of(table)
+            found.setdefault(model, {})[feature.name] = number_of(_decided(catalogue, feature, features, settings))
+    return found
+
+
+def number_of(what: Any) -> int:
+    """A number for plain values: the same for the same."""
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).digest()
+    return 1 + (int.from_bytes(digest[:8], "big") >> 2)
+
+
+def _decided(
+    catalogue: Catalogue, feature: Feature, beside: Mapping[str, Feature], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    source = catalogue.sources[feature.source]
+    needed = catalogue.needed(feature)
+    own = [feature.measure] if feature.measure is not None else needed["own"]
+    return {
+        "rows": [source.rows, source.time, source.id],
+        "counted": {name: settings[name] for name in source.settings if feature.past != "closed"},
+        "key": source.entities[feature.entity].key,
+        "measures": {name: [source.measures[name].expression, source.measures[name].decimals] for name in own},
+        "how": [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past],
+        "delay": settings[f"{feature.delay}_seconds"] if feature.delay is not None else None,
+        "uses": [_decided(catalogue, beside[name], beside, settings) for name in needed["uses"]],
+    }

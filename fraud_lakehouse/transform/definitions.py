@@ -1,0 +1,84 @@
+"""By which definitions a table's features were computed: kept in the table's own commits, beside reading positions.
+
+A build of all rows commits `feature:<name>` = the definition's number with them (features/definitions.py). A build of
+new rows under other definitions leaves a table of mixed meaning: it commits MIXED for each feature that differs, and
+for one that is no more. So a feature whose number there is not the present one has rows that another definition, or
+none, has computed. `features` is the number of all definitions of the last build: while it stays, nothing else is
+looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from deltalake import DeltaTable, Transaction
+
+from fraud_lakehouse.features.definitions import Definitions, number_of
+from fraud_lakehouse.lake.lake import Lake, data_files
+
+LAST = "features"
+MIXED = 0
+LAYER = "gold"
+
+
+@dataclass(frozen=True)
+class Outdated:
+    """Features of a table with rows that were computed by another definition, or before the feature was there."""
+
+    table: str
+    features: tuple[str, ...]
+    of: int
+
+    @property
+    def command(self) -> str:
+        """What computes them anew."""
+        return f"fraud-lakehouse rebuild {self.table}"
+
+    def __str__(self) -> str:
+        named = ", ".join(self.features[:5]) + (f" and {len(self.features) - 5} more" if len(self.features) > 5 else "")
+        which = "all features" if len(self.features) == self.of else named
+        return (
+            f"{LAYER}/{self.table} has rows in which {which} were computed by another definition or not at all; "
+            f"`{self.command}` computes them anew"
+        )
+
+
+def app_id(feature: str) -> str:
+    """Transaction id that a feature's number is committed under."""
+    return f"feature:{feature}"
+
+
+def to_commit(target: DeltaTable | None, definitions: Mapping[str, int], *, all_rows: bool) -> list[Transaction]:
+    """What a commit of a model's rows says of its features.
+
+    Args:
+        target: the table before it.
+        definitions: those that the rows were computed by; empty for a model without features.
+        all_rows: whether the table then has no others.
+    """
+    if not definitions:
+        return []
+    last = Transaction(LAST, number_of(dict(definitions)))
+    present = [Transaction(app_id(name), number) for name, number in definitions.items()]
+    if target is None:
+        return [last, *present]
+    if not all_rows and target.transaction_version(LAST) == last.version:
+        return []
+    columns = [field.name for field in target.schema().fields]
+    gone = [
+        name for name in columns if name not in definitions and target.transaction_version(app_id(name)) is not None
+    ]
+    if not all_rows and data_files(target):
+        present = [one for one in present if target.transaction_version(one.app_id) != one.version]
+        present = [Transaction(one.app_id, MIXED) for one in present]
+    return [last, *present, *(Transaction(app_id(name), MIXED) for name in gone)]
+
+
+def outdated_features(lake: Lake, definitions: Definitions) -> Iterator[Outdated]:
+    """The stored tables with such features."""
+    for table, numbers in definitions.items():
+        if lake.exists(LAYER, table) and data_files(opened := lake.open(LAYER, table)):
+            differ = [name for name, number in numbers.items() if opened.transaction_version(app_id(name)) != number]
+            if differ:
+                yield Outdated(table, tuple(differ), len(numbers))
