@@ -7,7 +7,7 @@ the lake does, and passes it in. Only `acknowledge` changes what the server will
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
@@ -22,12 +22,11 @@ from fraud_lakehouse.capture.postgres_connection import PostgresConnector
 from fraud_lakehouse.capture.postgres_hold import held
 from fraud_lakehouse.capture.postgres_link import PostgresLink
 from fraud_lakehouse.capture.postgres_log import LogReader
+from fraud_lakehouse.capture.postgres_membership import memberships
 from fraud_lakehouse.capture.postgres_preflight import check_identity, check_server, check_slot
 from fraud_lakehouse.capture.postgres_publication import (
     check_publication,
     ensure_publication,
-    memberships,
-    published,
     unpublished_error,
 )
 from fraud_lakehouse.capture.postgres_refusal import Refusal
@@ -83,7 +82,7 @@ class PostgresCapture:
         self._tables: dict[str, TableInfo] = {}
         self.refused: list[Refusal] = []
         """The tables asked for that cannot be captured, as `tables` saw them last."""
-        self._published: frozenset[tuple[str, str]] | None = None
+        self._published: Mapping[str, str] | None = None
         self._seen = 0
 
     def __enter__(self) -> PostgresCapture:
@@ -245,7 +244,14 @@ class PostgresCapture:
             self._connector, self._slot, found, self._chunk_rows, temporary=temporary, max_field_bytes=limit
         )
 
-    def changes(self, after: Mapping[str, int], slot_position: int, max_rows: int, until: int | None = None) -> Changes:
+    def changes(
+        self,
+        after: Mapping[str, int],
+        slot_position: int,
+        max_rows: int,
+        until: int | None = None,
+        waiting: Collection[int] = (),
+    ) -> Changes:
         """The next whole transactions, without consuming them; read them before anything else is asked of the log.
 
         Transactions that end at or before `slot_position`, or before the table's own position, are left out.
@@ -255,6 +261,7 @@ class PostgresCapture:
             slot_position: the slot's position in the lake.
             max_rows: about how many messages; a transaction is never split between two calls.
             until: transactions that end after this LSN are left out, and the end is not beyond it.
+            waiting: oids of tables whose snapshot will come later than these changes, which are left out.
 
         Raises:
             GapError: changes after `slot_position` are gone. SourceError: unreachable, slot in use, schema.
@@ -271,7 +278,7 @@ class PostgresCapture:
             self._runs,
             self._base_types,
             self._max_field_bytes,
-            frozenset(refusal.oid for refusal in self.refused if refusal.in_log),
+            {refusal.oid for refusal in self.refused if refusal.in_log}.union(waiting),
         )
 
     def be_patient(self, patient: bool) -> None:
@@ -304,8 +311,8 @@ class PostgresCapture:
         """Against the catalog as `tables` saw it last: a table made anew is in no publication."""
         for again in (False, True):
             if again or self._published is None:
-                self._published = self._link.run(lambda connection: published(connection, self._slot.publication))
-            lost = [t for t in self._tables.values() if t.name in after and (t.schema, t.table) not in self._published]
+                self._published = self.memberships(list(self._tables.values()))
+            lost = [t for t in self._tables.values() if t.name in after and t.name not in self._published]
             if not lost:
                 return
         raise unpublished_error(lost[0], self._slot.publication)

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
+from fraud_lakehouse.capture.postgres_membership import MEMBER, joins
 from fraud_lakehouse.capture.postgres_names import bronze_names, column_names
 from fraud_lakehouse.capture.postgres_refusal import Refusal, Standing, refusal_of
 from fraud_lakehouse.capture.postgres_traces import read_shapes
@@ -114,9 +115,6 @@ class Catalog:
 
 # What adding a table takes is owning (or being a member of the owner of) both the publication and the table.
 _TABLES = """
-with members as materialized (
-  select schemaname, tablename from pg_publication_tables where pubname = %(publication)s
-)
 select n.nspname, c.relname, c.oid::int8, c.relreplident::text, c.relpersistence::text, c.relkind::text,
        (select array_agg(a.attname::text order by k.ordinality)
           from pg_index i
@@ -125,14 +123,12 @@ select n.nspname, c.relname, c.oid::int8, c.relreplident::text, c.relpersistence
          where i.indrelid = c.oid and k.ordinality <= i.indnkeyatts and i.indisvalid
            and case c.relreplident when 'i' then i.indisreplident else i.indisprimary and i.indimmediate end),
        has_schema_privilege(n.oid, 'usage'), has_table_privilege(c.oid, 'select'),
-       coalesce(p.pubname, ''), coalesce(p.pubviaroot, true), m.tablename is not null or r.oid is not null,
+       coalesce(p.pubname, ''), coalesce(p.pubviaroot, true), ({member}) is not null,
        coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') is not null,
        coalesce(pg_has_role(p.pubowner, 'usage') and pg_has_role(c.relowner, 'usage'), false)
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
-  left join pg_publication p on p.pubname = %(publication)s
-  left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid
-  left join members m on m.schemaname = n.nspname and m.tablename = c.relname
+  {joins}
  where c.relkind in ('r', 'p') and not c.relispartition
    and (case when cardinality(%(names)s::text[]) = 0 then n.nspname = 'public'
              else (n.nspname::text, c.relname::text) in (select * from unnest(%(schemas)s::text[], %(names)s::text[]))
@@ -183,7 +179,8 @@ def discover(connection: psycopg.Connection[Any], configured: Sequence[str], pub
     # Read first: what the catalog then shows holds at this position, or came later.
     (position,) = connection.execute(_POSITION).fetchone() or (0,)
     named = {"schemas": [schema for schema, _ in wanted], "names": [name for _, name in wanted]}
-    rows = connection.execute(_TABLES, {**named, "publication": publication}).fetchall()
+    query = _TABLES.format(member=MEMBER, joins=joins(connection))
+    rows = connection.execute(query, {**named, "publication": publication}).fetchall()
     refused = _absent(wanted, {row[:2] for row in rows})
     rows = [row for row in rows if row[4] != "u" or wanted]
     by_age = sorted(rows, key=lambda row: int(row[2]))

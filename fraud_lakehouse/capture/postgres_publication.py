@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -10,36 +10,11 @@ from psycopg import errors, sql
 
 from fraud_lakehouse.capture.postgres_catalog import STORED_IN_LOG, TableInfo
 from fraud_lakehouse.capture.postgres_errors import ReplicationRightError, SourceTableError
+from fraud_lakehouse.capture.postgres_membership import memberships
 from fraud_lakehouse.capture.postgres_slot import words_of
 from fraud_lakehouse.errors import SourceError
 
 _COMPLETE = "select pubinsert and pubupdate and pubdelete and pubtruncate from pg_publication where pubname = %s"
-
-_MEMBERS = """
-select t.schemaname, t.tablename, p.oid::text || '/' || coalesce(r.oid::text, '-')
-  from pg_publication p
-  join pg_publication_tables t on t.pubname = p.pubname
-  left join pg_publication_rel r
-    on r.prpubid = p.oid and r.prrelid = format('%%I.%%I', t.schemaname, t.tablename)::regclass
- where p.pubname = %s
-"""
-
-
-def published(connection: psycopg.Connection[Any], name: str) -> frozenset[tuple[str, str]]:
-    """The (schema, table) of each table in the publication now; none if there is no such publication."""
-    query = "select schemaname, tablename from pg_publication_tables where pubname = %s"
-    return frozenset((row[0], row[1]) for row in connection.execute(query, (name,)).fetchall())
-
-
-def memberships(connection: psycopg.Connection[Any], name: str, tables: Iterable[TableInfo]) -> dict[str, str]:
-    """By bronze name, what tells a table's membership from any earlier one; a table that is not published is absent.
-
-    A table taken out and put back is another member: its changes between the two are in no log.
-    """
-    rows = connection.execute(_MEMBERS, (name,)).fetchall()
-    known = {(schema, table): member for schema, table, member in rows}
-    found = {table.name: known.get((table.schema, table.table)) for table in tables}
-    return {table: member for table, member in found.items() if member is not None}
 
 
 def check_publication(connection: psycopg.Connection[Any], name: str) -> bool:
@@ -66,8 +41,8 @@ def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: S
         SourceError: it exists and leaves operations out.
     """
     exists = check_publication(connection, name)
-    members = published(connection, name)
-    missing = [table for table in tables if (table.schema, table.table) not in members]
+    members = memberships(connection, name, tables)
+    missing = [table for table in tables if table.name not in members]
     if not missing:
         return
     listed = sql.SQL(", ").join(table.relation() for table in missing)

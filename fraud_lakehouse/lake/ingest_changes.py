@@ -9,6 +9,7 @@ much again; what a table already contains is dropped by that table's own positio
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
@@ -56,6 +57,8 @@ class ChangeIngest:
         self.batches = batches
         self.dropped: dict[str, int] = {}
         """Positions of bronze tables the source no longer has: the log may still hold their last events."""
+        self.waiting: Collection[int] = ()
+        """Oids of tables whose first snapshot is still to come; it will hold what the log has of them until then."""
         self._refusals = PostgresRefusals(lake, capture)
         self._tables: dict[str, BronzeTable] = {}
         self._idle_since = time.monotonic()
@@ -109,10 +112,10 @@ class ChangeIngest:
             return []
         known = {name: table.position(self.capture.app_id_of(name)) for name, table in self._tables.items()}
         after = self.dropped | {name: at for name, at in known.items() if at is not None}
-        changes = self.capture.changes(after, position, max_rows, until)
+        changes = self.capture.changes(after, position, max_rows, until, self.waiting)
         staged = self._stage(changes)
         if changes.end_lsn == position and self._acknowledge_again(position):
-            changes = self.capture.changes(after, position, max_rows, until)
+            changes = self.capture.changes(after, position, max_rows, until, self.waiting)
             staged = self._stage(changes)
         end = changes.end_lsn
         if end == position:

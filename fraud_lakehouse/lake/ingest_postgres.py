@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Self
@@ -39,7 +39,7 @@ from fraud_lakehouse.settings import Settings
 log = logging.getLogger(__name__)
 
 NEW_TABLES_SECONDS = 10.0
-BUSY_SECONDS = 60.0  # until a resync that a long transaction or a lock held up is tried again
+BUSY_SECONDS = 60.0  # until a snapshot or resync that a long transaction or a lock held up is tried again
 
 
 class PostgresIngest:
@@ -55,7 +55,7 @@ class PostgresIngest:
         self.capture = capture or PostgresCapture(settings)
         self._ready = False
         self._look_due = 0.0
-        self._resync_due = 0.0
+        self._busy_until = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -235,26 +235,34 @@ class PostgresIngest:
     def _look(self) -> list[Landed]:
         """Land tables that appeared, or whose first snapshot was interrupted; resync those that changed unseen."""
         tables = self.capture.tables()
-        if new := [info for info in tables if self._changes.position(info) is None]:
-            return self._snapshot.land(new, new_slot=False)
+        new = [info for info in tables if self._changes.position(info) is None]
+        landed = self._unless_busy("a snapshot", new, lambda: self._snapshot.land(new, new_slot=False))
+        waiting = {info.oid for info in new if self._changes.position(info) is None}
+        self._changes.waiting = waiting
+        if landed:
+            return landed
         members = self.capture.memberships(tables)
         because = {}
         for info in tables:
+            if info.oid in waiting:
+                continue
             table = self._changes.table(info)
             adapt(table, info)
             if reason := resync_reason(table, info, members.get(info.name)):
                 because[info.name] = reason
-        return self._resync_changed([info for info in tables if info.name in because], because)
+        changed = [info for info in tables if info.name in because]
+        run = self._resync.run
+        return self._unless_busy("a resync", changed, lambda: run(changed, new_slot=False, because=because).landed)
 
-    def _resync_changed(self, tables: Sequence[TableInfo], because: Mapping[str, str]) -> list[Landed]:
-        """Resync; while somebody's transaction or lock is in the way, the log goes on."""
-        if not tables or time.monotonic() < self._resync_due:
+    def _unless_busy(self, what: str, tables: Sequence[TableInfo], action: Callable[[], list[Landed]]) -> list[Landed]:
+        """Do it; while somebody's transaction or lock is in the way, the log goes on."""
+        if not tables or time.monotonic() < self._busy_until:
             return []
         try:
-            return self._resync.run(tables, new_slot=False, because=because).landed
+            return action()
         except SourceBusyError as busy:
-            log.warning("a resync of %s waits: %s", ", ".join(because), busy)
-            self._resync_due = time.monotonic() + BUSY_SECONDS
+            log.warning("%s of %s waits: %s", what, ", ".join(info.name for info in tables), busy)
+            self._busy_until = time.monotonic() + BUSY_SECONDS
             return []
 
 

@@ -9,6 +9,7 @@ import polars as pl
 import psycopg
 import pytest
 
+from fraud_lakehouse.capture import postgres_membership
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
@@ -169,6 +170,34 @@ def test_a_key_that_the_log_does_not_carry_is_named(source: psycopg.Connection, 
     source.execute("create publication fraud_lakehouse for table odd")
     with pytest.raises(SourceTableError, match="generated column k"):
         capture_of(postgres_tables=("odd",)).preflight()
+
+
+@pytest.mark.parametrize(
+    ("tables", "knows_schemas"),
+    [
+        ("", True),
+        ("for table payments", True),
+        ("for table payments", False),
+        ("for all tables", True),
+        ("for all tables", False),
+        ("for tables in schema public", True),
+        ("for tables in schema other", True),
+    ],
+)
+def test_a_publication_has_what_the_server_says_it_has(
+    source: psycopg.Connection, capture_of: Open, monkeypatch: pytest.MonkeyPatch, tables: str, knows_schemas: bool
+) -> None:
+    if not knows_schemas:  # as an older server is asked
+        monkeypatch.setattr(postgres_membership, "SCHEMAS_PUBLISHED", 10**9)
+    source.execute("create schema other")
+    source.execute("create table other.cards (id int primary key)")
+    source.execute("create table parts (id int primary key) partition by range (id)")
+    source.execute(f"create publication fraud_lakehouse {tables} with (publish_via_partition_root = true)")
+    capture = capture_of(postgres_tables=("payments", "parts", "other.cards"))
+    view = "select schemaname, tablename from pg_publication_tables where pubname = 'fraud_lakehouse'"
+    found = capture.tables()
+    members = capture.memberships(found)
+    assert {(one.schema, one.table) for one in found if one.name in members} == set(source.execute(view).fetchall())
 
 
 def test_a_hostile_name_is_just_a_name(source: psycopg.Connection, capture_of: Open) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from fraud_lakehouse.capture import postgres_hold
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
 from fraud_lakehouse.defs.positions import new_data
+from fraud_lakehouse.lake import ingest_postgres
 from fraud_lakehouse.lake.ingest import PostgresIngest, forget_postgres_slot, resync
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
@@ -145,3 +147,32 @@ def test_a_table_made_anew_without_a_key_is_left_out_of_the_log_until_it_has_one
     land(settings)
     assert state(settings, "cards", "id") == [{"id": 3, "colour": 7}, {"id": 4, "colour": 8}]
     assert audited(settings)[-1] == "resync"
+
+
+def test_a_table_that_somebody_has_locked_holds_up_no_other(
+    database: str, source: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The publication has every table, so the log has changes of it before its snapshot."""
+    monkeypatch.setattr(postgres_hold, "LOCK_SECONDS", 1)
+    for name in ("NEW_TABLES_SECONDS", "BUSY_SECONDS"):
+        monkeypatch.setattr(ingest_postgres, name, 0.0)
+    settings = settings_of(database, tmp_path)
+    source.execute("create publication fraud_lakehouse for all tables with (publish_via_partition_root = true)")
+    source.execute("insert into payments (note) values ('a')")
+    with PostgresIngest(settings, Lake.at(settings.lake)) as ingest, psycopg.connect(database) as holder:
+        ingest.step(100)
+        source.execute("create table cards (id int primary key)")
+        source.execute("insert into cards values (1)")
+        holder.execute("lock table cards in access exclusive mode")
+        for note in ("b", "c"):
+            source.execute("insert into payments (note) values (%s)", (note,))
+            assert [(item.table, item.rows) for item in ingest.step(100)] == [("payments", 1)]
+        holder.rollback()
+        assert [(item.table, item.rows) for item in ingest.step(100)] == [("cards", 1)]
+        holder.execute("lock table payments in access exclusive mode")
+        source.execute("insert into cards values (2)")
+        assert [(item.table, item.rows) for item in ingest.step(100)] == [("cards", 1)]
+        assert left_out(settings) == {}, "status does not wait either"
+        holder.rollback()
+    assert bronze(settings, "cards")["_op"].to_list() == ["r", "c"]
+    assert notes(settings) == ["a", "b", "c"]

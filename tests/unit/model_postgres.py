@@ -6,7 +6,7 @@ against it lies in `test_postgres_ingest`; the real server is in tests/integrati
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -134,7 +134,12 @@ class ModelPostgres:
         return pl.DataFrame(rows, schema=table_info("a").frame_schema)
 
     def changes(
-        self, after: Mapping[str, int], slot_position: int, max_rows: int, until: int | None = None
+        self,
+        after: Mapping[str, int],
+        slot_position: int,
+        max_rows: int,
+        until: int | None = None,
+        waiting: Collection[int] = (),
     ) -> ModelChanges:
         assert self.server.confirmed is not None
         self.resume(slot_position)
