@@ -31,6 +31,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -52,7 +53,7 @@ from fraud_lakehouse.lake.postgres_orders import awaited_position
 from fraud_lakehouse.lake.quarantine import open_count
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status_text import render
-from fraud_lakehouse.transform.definitions import outdated_features
+from fraud_lakehouse.transform.definitions import Outdated, outdated_features
 from fraud_lakehouse.transform.project import current_definitions
 
 __all__ = ["SourceStatus", "Status", "collect", "render", "to_json"]
@@ -120,10 +121,7 @@ def collect(settings: Settings) -> Status:
     for layer in ("bronze", "silver", "gold"):
         status.layers[layer] = [_table(lake, layer, name, status.at) for name in _names(lake, layer)]
     status.alerts = _alerts(lake, settings)
-    status.outdated = [
-        {"table": one.table, "features": list(one.features), "message": str(one)}
-        for one in outdated_features(lake, current_definitions(settings))
-    ]
+    status.outdated = _outdated(lake, settings)
     status.quarantined = open_count(lake.open(*_CARDS)) if lake.exists(*_CARDS) else 0
     state = live_state(settings.work_dir)
     status.live = {"running": state.running, "age_seconds": state.age, **state.summary} if state else None
@@ -254,6 +252,15 @@ def _table(lake: Lake, layer: str, name: str, now: datetime) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - one unreadable table must not hide the others
         row["error"] = str(error).splitlines()[0]
     return row
+
+
+def _outdated(lake: Lake, settings: Settings) -> list[dict[str, Any]]:
+    """Features with rows of another definition."""
+    found: list[Outdated] = []
+    for table, numbers in current_definitions(settings).items():
+        with suppress(Exception):  # one that cannot be read says so in its layer
+            found += outdated_features(lake, {table: numbers})
+    return [{"table": one.table, "features": list(one.features), "message": str(one)} for one in found]
 
 
 def _changed_at(handle: DeltaTable) -> datetime | None:

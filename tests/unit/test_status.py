@@ -254,3 +254,18 @@ def test_the_live_cycle_is_shown_with_its_figures(lake: Lake) -> None:
     assert shown["behind"]["kafka"]["rows"] == 30_000
     assert "kafka waits for 42.0 s, 30,000 rows not scored, 5,000 rows in the source" in render(report)
     assert "Live cycle does not run" in render(collect(chosen))
+
+
+def test_features_of_another_definition_are_named_with_what_computes_them_anew(lake: Lake) -> None:
+    write_deltalake(lake.uri("gold", "card_feature_vectors"), pl.DataFrame({"trans_num": ["a"]}).to_arrow())
+    report = collect(settings(lake))
+    (found,) = report.outdated
+    assert found["table"] == "card_feature_vectors"
+    assert "user_amt_count_10min" in found["features"]
+    assert "`fraud-lakehouse rebuild card_feature_vectors` computes them anew" in render(report)
+    assert json.loads(to_json(report))["outdated"] == [found]
+
+    log = Path(lake.uri("gold", "card_feature_vectors")) / "_delta_log"
+    next(iter(log.glob("*.json"))).write_text("no log")
+    broken = collect(settings(lake))
+    assert broken.layers["gold"][0]["error"] and not broken.outdated
