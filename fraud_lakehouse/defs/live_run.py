@@ -91,8 +91,6 @@ class LiveReport:
             for node in build.nodes:
                 if node.ok and node.unique_id in self._keys:
                     self._built[node.unique_id].append(node)
-                elif node.resource_type == "model" and not node.ok:
-                    self._failed[node.name] = node
         self._steps.update(result.seconds)
         self._alerts += result.alerts
         self._problems.update(result.problems)
@@ -117,13 +115,8 @@ class LiveReport:
         for source, behind in self._behind.items():
             if behind.exceeds(self._alert_seconds):
                 self._warn(f"{source} is behind: {behind}")
-        for name, node in self._failed.items():
-            if node.status != "skipped":
-                self._warn(f"model {name} failed: {node.message or node.status}")
-        if skipped := [name for name, node in self._failed.items() if node.status == "skipped"]:
-            self._warn(f"not built, because a model before them failed: {', '.join(sorted(skipped))}")
-        for source, problem in self._problems.items():
-            self._warn(f"{source}: {problem}")
+        for part, problem in self._problems.items():
+            self._warn(f"{part}: {problem}")
         if self._cycles:  # else it is not known that there is no problem
             for evaluation in self._checks(self._problems):
                 self._emit(evaluation)
@@ -134,7 +127,6 @@ class LiveReport:
         self._alerts = 0
         self._landed: dict[str, list[Landed]] = defaultdict(list)
         self._built: dict[str, list[NodeResult]] = defaultdict(list)
-        self._failed: dict[str, NodeResult] = {}
         self._steps: Counter[str] = Counter()
         self._problems: dict[str, str] = {}
         self._behind = {}
