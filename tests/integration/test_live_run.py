@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from fraud_lakehouse.capture.kafka_records import encode
+from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import is_held
 from fraud_lakehouse.settings import Settings, load_settings
 from tests.alert_receiver import Receiver
@@ -42,10 +43,14 @@ SCHEMA = """
 create table users (user_id int primary key, name text, email text, registration_date timestamp);
 create table transactions
   (transaction_id serial primary key, user_id int, transaction_date timestamp, amount decimal(10,2));
+insert into users values (1, 'user 1', 'u@example.org', now());
 """
 UNKNOWN = (
     "insert into transactions (user_id, transaction_date, amount) values (9999, now(), 50) returning transaction_id"
 )
+
+
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
@@ -138,7 +143,6 @@ def flowing(bank: psycopg.Connection[Any], kafka: Broker, topic: str) -> Iterato
         thread.join()
 
 
-@pytest.mark.postgres
 @pytest.mark.kafka
 def test_a_live_process_hands_over_to_the_next_while_rows_flow(
     bank: psycopg.Connection[Any], database: str, kafka: Broker, tmp_path: Path
@@ -179,7 +183,6 @@ def product(tmp_path: Path) -> Path:
     return tmp_path / "product"
 
 
-@pytest.mark.postgres
 def test_a_broken_rule_is_refused_by_a_running_loop_and_taken_once_it_is_mended(
     bank: psycopg.Connection[Any], database: str, product: Path, tmp_path: Path
 ) -> None:
@@ -189,7 +192,7 @@ def test_a_broken_rule_is_refused_by_a_running_loop_and_taken_once_it_is_mended(
 
     def version(transaction: str) -> int | None:
         """Of the rule that raised an alert of a transaction; None: there is none."""
-        if not (Path(settings.lake) / "gold/alerts").exists():
+        if not Lake.at(settings.lake).exists("gold", "alerts"):
             return None
         found = pl.read_delta(f"{settings.lake}/gold/alerts").filter(transaction_id=transaction)
         return int(found["rule_version"][0]) if found.height else None
