@@ -129,7 +129,7 @@ def ask_bank(lake: SmallLake, labels: list[Row], schema: dict[str, Any], *, stor
     return told.drop(schema).to_dicts()
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(batches=bank_vectors.BATCHES)
 def test_the_banks_versions_are_what_was_known_at_their_moments(
     shared_lake: SmallLake, batches: bank_vectors.Batches
