@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -16,6 +17,8 @@ from fraud_lakehouse.cli_features import features_commands
 from fraud_lakehouse.cli_quarantine import quarantine_commands
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.settings import Settings, load_settings
+
+BEHIND_SECONDS = 10.0  # between two lines of `live` that a source is behind
 
 app = typer.Typer(
     name="fraud-lakehouse",
@@ -88,7 +91,7 @@ def live() -> None:
     from fraud_lakehouse.live.metrics import Metrics
 
     settings, stop = _settings(), _stop_on_signal()
-    metrics = Metrics.of(settings)
+    metrics, say_at = Metrics.of(settings), dict[str, float]()
     told: dict[str, str] = {}
 
     def report(result: CycleResult) -> None:
@@ -102,8 +105,9 @@ def live() -> None:
             steps = ", ".join(f"{step} {took:.2f} s" for step, took in result.seconds.items())
             typer.echo(f"{result.rows:,} rows, {result.alerts:,} alerts ({steps})")
         for source, behind in result.behind.items():
-            if behind.exceeds(settings.alert_seconds):
+            if behind.exceeds(settings.alert_seconds) and time.monotonic() >= say_at.get(source, 0.0):
                 typer.echo(f"{source} is behind: {behind}")
+                say_at[source] = time.monotonic() + BEHIND_SECONDS
 
     with metrics:
         run_live(settings, stop.is_set, report)

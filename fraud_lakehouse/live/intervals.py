@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.live.behind import Backlog
+from fraud_lakehouse.live.capturing import AWAY_SECONDS
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 
 
@@ -25,7 +26,8 @@ class Intervals:
 
     def __init__(self, cycle: Cycle) -> None:
         self._cycle = cycle
-        self._backlog = Backlog()
+        away = AWAY_SECONDS + cycle.settings.update_delay
+        self._backlog = Backlog((source.name for source in cycle.sources), away)
         self._unscored: list[Landed] = []
         self._due = 0.0
 
