@@ -37,7 +37,7 @@ def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) 
             with writer_lock(settings.work_dir, TURN_SECONDS, part):
                 result = transformer.build(["--select", *sorted(set(wanted)), "--full-refresh"], tests=False)
             result.raise_for_errors()
-            built += result.nodes
+            built += [node for node in result.nodes if node.resource_type == "model"]
     return built
 
 

@@ -144,6 +144,15 @@ def test_a_lake_no_delta_table_can_lie_in(run: Run, database: str, tmp_path: Pat
     assert_refused(run("catch-up", postgres_dsn=database, lake=str(tmp_path / "a[1]")), "square bracket", "FRAUD_LAKE")
 
 
+def test_rebuild_says_what_it_built(run: Run) -> None:
+    assert_refused(run("rebuild", "alerts"), "gold/alerts keeps its rows")
+    done = run("rebuild", "user_avg", "gold/user_trans_amt_last_360min_versions")
+    assert done.code == 0, done.err
+    first, second = done.out.splitlines()
+    assert first.startswith("user_trans_amt_last_360min_versions: 0 rows in ")
+    assert second.startswith("user_avg: 0 rows in ")
+
+
 def test_resync_and_forget_slot_say_what_they_did(run: Run, database: str) -> None:
     assert_refused(run("resync"), "FRAUD_POSTGRES_DSN")
     assert_refused(run("forget-slot"), "FRAUD_POSTGRES_DSN")
