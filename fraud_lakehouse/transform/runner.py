@@ -154,8 +154,10 @@ class Transformer:
             if prepared != self._accepted.read():
                 self._examine(prepared)
         except TransformError:
-            if not self.is_ready and (before := self._accepted.read()) is not None:
-                self._take_over(before)
+            if (before := self._accepted.read()) is not None:
+                self._accepted.keep(before)
+                if not self.is_ready:
+                    self._take_over(before)
             raise
         self._accepted.keep(prepared)
         return not self._is_in_use(prepared) and self._take_over(prepared)
