@@ -84,7 +84,11 @@ def killed_cycle(lake: Lake, url: str, failpoint: str, code: str = CYCLE) -> Non
         ("alerts.before_send", 0),  # all recorded, none delivered
         ("alerts.before_send:3", 2),  # some delivered
         ("alerts.after_journal:2", 2),  # delivered and noted, not recorded
+        ("gold.before_parquet", None),  # delivered and noted, nothing of the record is written
+        ("gold.after_parquet", None),  # its file is written, not committed
+        ("gold.before_commit", None),
         ("gold.after_commit", None),  # delivered and recorded, not yet known to be durable
+        ("gold.after_fsync", None),  # durable, not yet known to be
     ],
 )
 def test_a_killed_cycle_loses_and_doubles_no_alert(tmp_path: Path, failpoint: str, arrived: int | None) -> None:

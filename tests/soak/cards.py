@@ -104,7 +104,8 @@ class CardStream:
             return self._dice.choice(BAD)
         number, is_large = self._number, self._dice.random() < 0.03
         amount = self._dice.randint(100_000, 300_000) if is_large else self._dice.randint(500, 5_000)
-        second = 30 * number
+        is_late = self._dice.random() < 0.02  # its window has closed, but for the first hours
+        second = max(0, 30 * number - 28_800) if is_late else 30 * number
         return encode(
             card(
                 number,

@@ -13,11 +13,15 @@ from tests.soak.stand import Stand
 
 @dataclass(frozen=True)
 class Fault:
-    """One injection: `kind` for the report's counts, `inject` does it and leaves the product ended."""
+    """One injection: `kind` for the report's counts, `inject` does it and leaves the product ended.
+
+    `point`: the failpoint that it arms, if any.
+    """
 
     name: str
     kind: str
     inject: Callable[[Stand], None]
+    point: str = ""
 
 
 def killed_at(point: str, *arguments: str) -> Fault:
@@ -29,7 +33,7 @@ def killed_at(point: str, *arguments: str) -> Fault:
             product.wait_killed()
         stand.work(6)
 
-    return Fault(" ".join(["kill at", point, *arguments]), "kill -9 at a failpoint", inject)
+    return Fault(" ".join(["kill at", point, *arguments]), "kill -9 at a failpoint", inject, point.partition(":")[0])
 
 
 def stopped_at(point: str) -> Fault:
@@ -47,7 +51,7 @@ def stopped_at(point: str) -> Fault:
                 stand.pause(0.2, 0.4)
             ended_in_order(product)
 
-    return Fault(f"stop at {point}, takeover, go on", "stopped past a takeover", inject)
+    return Fault(f"stop at {point}, takeover, go on", "stopped past a takeover", inject, point)
 
 
 def resync_killed_at(point: str) -> Fault:
@@ -59,7 +63,7 @@ def resync_killed_at(point: str) -> Fault:
             product.wait_killed()
         stand.work(6)
 
-    return Fault(f"resync: kill at {point}", "kill -9 at a failpoint", inject)
+    return Fault(f"resync: kill at {point}", "kill -9 at a failpoint", inject, point.partition(":")[0])
 
 
 def no_space_at(point: str) -> Fault:
@@ -71,7 +75,7 @@ def no_space_at(point: str) -> Fault:
             code = product.wait_ended()
         assert code == LakeError.exit_code and "free space" in product.output, (code, product.output)
 
-    return Fault(f"no space at {point}", "disk full", inject)
+    return Fault(f"no space at {point}", "disk full", inject, point)
 
 
 def killed_at_random(stand: Stand) -> None:
@@ -201,6 +205,7 @@ LOG = [
             "bronze.after_commit:2",
             "bronze.after_fsync",
             "postgres.before_position",
+            "control.before_parquet",
             "control.after_parquet",
             "control.before_commit",
             "control.after_commit",

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
+from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform.project import prepare_project
 from tests.soak import landing_faults
+from tests.soak.ledger import TABLES
 from tests.soak.live_stand import LiveStand
 from tests.soak.stand import DRAIN_ROWS, Stand
 
 
 @dataclass(frozen=True)
 class LiveFault:
-    """One injection: `kind` for the report's counts."""
+    """One injection: `kind` for the report's counts, `point` the failpoint that it arms, if any."""
 
     name: str
     kind: str
     inject: Callable[[LiveStand], None]
+    point: str = ""
 
 
 def killed_at(point: str) -> LiveFault:
@@ -29,7 +36,21 @@ def killed_at(point: str) -> LiveFault:
         life.killed()
         life.live()
 
-    return LiveFault(f"live: kill at {point}", "kill -9 at a failpoint", inject)
+    return LiveFault(f"live: kill at {point}", "kill -9 at a failpoint", inject, point)
+
+
+def killed_beside_at(point: str) -> LiveFault:
+    """SIGKILL at a failpoint that only the process beside the cycle comes by: the cycle lives on and replaces it."""
+
+    def inject(life: LiveStand) -> None:
+        product = life.live(point)
+        with life.stand.working():
+            product.wait_for("the process beside the cycle ended with code -9", 120)
+            assert product.running, product.output
+        life.end()  # each process beside it is armed
+        life.live()
+
+    return LiveFault(f"live: kill at {point}, beside", "kill -9 at a failpoint", inject, point)
 
 
 def killed_at_random(life: LiveStand) -> None:
@@ -114,28 +135,41 @@ MORE_KILLS = [
         "alerts.before_send",
         "alerts.after_journal",
         "alerts.after_record",
-        *(
-            f"model.{model}.{where}"
-            for model in (
-                "accounts",
-                "accounts_history",
-                "alerts",
-                "card_transaction_features",
-                "card_transactions",
-                "transaction_anomalies",
-                "transaction_features",
-                "transactions",
-                "transactions_history",
-                "transactions_ledger",
-                "user_avg",
-                "user_trans_amt_last_360min",
-                "user_trans_amt_last_360min_windowed",
-                "users",
-            )
-            for where in ("before_commit", "after_commit", "after_fsync")
-        ),
+        "gold.before_parquet",
+        "gold.after_parquet",
+        "gold.before_commit",
+        "gold.after_commit",
+        "gold.after_fsync",
     )
 ]
+
+
+@lru_cache(maxsize=1)
+def stored_tables() -> dict[str, bool]:
+    """The tables that dbt models store in a lake with the ledger's tables, by the project's manifest.
+
+    Each with whether the cycle itself builds it (the hot lane), and not the process beside.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        manifest = json.loads(prepare_project(load_settings(lake=empty)).manifest_path.read_text())
+    models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
+    captured = {name: False for table in TABLES for name in (table, f"{table}_history")}
+    return captured | {
+        node["alias"]: "hot" in node["tags"] for node in models if node["config"]["materialized"] == "delta"
+    }
+
+
+@lru_cache(maxsize=1)
+def model_kills() -> tuple[LiveFault, ...]:
+    """SIGKILL around the commit of each model."""
+    steps = ("before_commit", "after_commit", "after_fsync")
+    return tuple(
+        (killed_at if is_hot else killed_beside_at)(f"model.{table}.{step}")
+        for table, is_hot in stored_tables().items()
+        for step in steps
+    )
+
+
 DISTURBANCES = [
     LiveFault("live: kill at a random time", "kill -9 at a random time", killed_at_random),
     LiveFault(

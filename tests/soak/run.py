@@ -108,7 +108,7 @@ def _judged(
 def _choice(dice: Random, broker_keeps: bool) -> Fault | LiveFault:
     kinds: list[list[Fault | LiveFault]] = [
         [*landing_faults.LOG, *(landing_faults.APACHE if broker_keeps else [])],
-        [*live_faults.KILLS, *live_faults.MORE_KILLS],
+        [*live_faults.KILLS, *live_faults.MORE_KILLS, *live_faults.model_kills()],
         [
             *live_faults.DISTURBANCES,
             *live_faults.MORE_DISTURBANCES,
