@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -136,9 +137,9 @@ def test_a_rehearsal_reads_what_the_build_needs_and_writes_nothing(
     made: list[str] = []
     make = Mirrors._make
 
-    def noted(mirrors: Mirrors, mirror: Mirror, table: DeltaTable, version: int) -> None:
+    def noted(mirrors: Mirrors, mirror: Mirror, table: DeltaTable, version: int, *others: Any) -> None:
         made.append(mirror.name)
-        make(mirrors, mirror, table, version)
+        make(mirrors, mirror, table, version, *others)
 
     monkeypatch.setattr(Mirrors, "_make", noted)
     lake.transformer.warm_up()
@@ -160,9 +161,9 @@ def test_a_project_is_accepted_without_reading_the_past_or_writing(
     made: list[int] = []
     make = Mirrors._make
 
-    def noted(mirrors: Mirrors, mirror: Mirror, table: DeltaTable, version: int) -> None:
+    def noted(mirrors: Mirrors, mirror: Mirror, table: DeltaTable, version: int, *others: Any) -> None:
         made.append(version)
-        make(mirrors, mirror, table, version)
+        make(mirrors, mirror, table, version, *others)
 
     monkeypatch.setattr(Mirrors, "_make", noted)
     restart()
