@@ -174,17 +174,18 @@ class DagsterServices:
         )
 
     def start(self, guard: Watchdog, stop: threading.Event, timeout: float = 180.0) -> bool:
-        """Start all three, the code server first; False if `stop` was set meanwhile.
+        """Start all three, one after the other; False if `stop` was set meanwhile.
+
+        The webserver makes Dagster's databases: where the daemon starts at the same time, one of them may fail at it.
 
         Raises:
             ServiceError: one of them does not come up.
         """
-        self._code.start(guard)
-        if not self._code.wait_ready(timeout, stop):
-            return False
-        for service in (self._web, self._daemon):
+        for service in (self._code, self._web, self._daemon):
             service.start(guard)
-        return all(service.wait_ready(timeout, stop) for service in (self._web, self._daemon))
+            if not service.wait_ready(timeout, stop):
+                return False
+        return True
 
     def stop(self) -> None:
         """Stop all three; the code server last, as the others ask it to the end. Its runs end with it."""

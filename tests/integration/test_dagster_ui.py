@@ -118,22 +118,20 @@ def interface(postgres: EmbeddedPostgres, database: str, tmp_path: Path) -> Iter
         "webserver": [str(scripts / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port)],
         "daemon": [str(scripts / "dagster-daemon"), "run"],
     }
-    processes = []
-    for name, command in commands.items():
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str) -> None:
         with (tmp_path / f"{name}.log").open("wb") as log:
+            command = [*commands[name], "-w", str(ROOT / "workspace.yaml")]
             processes.append(
-                subprocess.Popen(
-                    [*command, "-w", str(ROOT / "workspace.yaml")],
-                    cwd=ROOT,
-                    env=env,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
+                subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log, start_new_session=True)
             )
+
     started = Interface(f"http://127.0.0.1:{port}", [tmp_path / f"{name}.log" for name in commands])
     try:
-        _wait(lambda: _answers(started.url), STARTUP_SECONDS, "the webserver does not answer", started.logs)
+        start("webserver")  # it makes Dagster's databases: both at once may fail at it
+        _wait(lambda: _answers(started.url), STARTUP_SECONDS, "the webserver does not answer", started.logs[:1])
+        start("daemon")
         yield started
     finally:
         for process in processes:
