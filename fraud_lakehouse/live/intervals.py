@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.live.behind import Backlog
 from fraud_lakehouse.live.capturing import AWAY_SECONDS
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
+from fraud_lakehouse.live.scoring import Scoring
 
 
 class Intervals:
@@ -28,7 +29,7 @@ class Intervals:
         self._cycle = cycle
         away = AWAY_SECONDS + cycle.settings.update_delay
         self._backlog = Backlog((source.name for source in cycle.sources), away)
-        self._unscored: list[Landed] = []
+        self._scoring = Scoring(cycle, self._backlog)
         self._due = 0.0
 
     @property
@@ -40,7 +41,7 @@ class Intervals:
     def cycles(self, stop: Callable[[], bool]) -> Iterator[CycleResult]:
         """The cycles that are to be run now: those of a drain if it is time for one, else one without a capture."""
         if not self.is_time:
-            yield self._follow_up([])
+            yield self._scoring.run([], is_shared=False, is_busy=lambda: False)
             return
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + self._cycle.settings.update_delay
@@ -52,9 +53,10 @@ class Intervals:
                 if not source.problem:
                     self._backlog.read(source.name, source.position())
                     source.tell(self._backlog)
-            has_more = self._has_more(landed, began)
-            yield self._follow_up(landed, is_first=is_first, is_busy=has_more)
-            if not has_more:
+            is_busy = partial(self._has_more, landed, began)
+            # The first of a drain builds in any case: another process may have landed rows.
+            yield self._scoring.run(landed, is_shared=is_first, is_busy=is_busy)
+            if not is_busy():
                 return
             is_first = False
 
@@ -64,14 +66,3 @@ class Intervals:
         return is_full or any(
             batch.newest_committed_at is None or batch.newest_committed_at < began for batch in landed
         )
-
-    def _follow_up(self, landed: Sequence[Landed], *, is_first: bool = False, is_busy: bool = False) -> CycleResult:
-        """The rest of a cycle. The first of a drain builds in any case: another process may have landed rows."""
-        result = self._cycle.run(landed, is_shared=is_first)
-        self._unscored += landed
-        if result.is_scored:
-            self._backlog.scored(self._unscored)
-            self._unscored.clear()
-        elif result.builds:
-            self._backlog.failed()
-        return replace(self._cycle.follow(result, is_busy=is_busy), behind=self._backlog.now())

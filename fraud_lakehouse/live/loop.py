@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fraud_lakehouse.errors import GapError
-from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.live.capturing import Capturing
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 from fraud_lakehouse.live.intervals import Intervals
+from fraud_lakehouse.live.scoring import Scoring
 
 IDLE_SECONDS = 1.0  # a cycle at least this often: an alert whose destination failed is due again
 SLICE_SECONDS = 0.2  # how long `stop` may go unheard
@@ -34,20 +34,14 @@ def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Ca
         _at_intervals(cycle, beside, stop, report)
         return
     capturing = Capturing(cycle.sources, settings.work_dir, settings.batch_rows)
+    scoring = Scoring(cycle, capturing.backlog)
     with capturing as landings:
-        due, unscored = 0.0, list[Landed]()
+        due = 0.0
         while not stop():
             landed, is_shared = landings.take(SLICE_SECONDS)
             if landed or is_shared or time.monotonic() >= due:
-                result = cycle.run(landed, is_shared=is_shared)
-                unscored += landed
-                if result.is_scored:
-                    capturing.backlog.scored(unscored)
-                    unscored.clear()
-                elif result.builds:
-                    capturing.backlog.failed()
-                result = cycle.follow(result, is_busy=landings.is_waiting)
-                _finish(cycle, beside, replace(result, behind=capturing.backlog.now()), report)
+                result = scoring.run(landed, is_shared=is_shared, is_busy=lambda: landings.is_waiting)
+                _finish(cycle, beside, result, report)
                 due = time.monotonic() + IDLE_SECONDS
 
 

@@ -1,0 +1,40 @@
+"""What follows rows landed in bronze, and what of them is scored then: the part of a cycle that every loop has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from fraud_lakehouse.lake.landed import Landed
+from fraud_lakehouse.live.behind import Backlog
+from fraud_lakehouse.live.cycle import Cycle, CycleResult
+
+
+class Scoring:
+    """Runs cycles over what others land, and tells the backlog what came of it.
+
+    Args:
+        backlog: knows what has landed.
+    """
+
+    def __init__(self, cycle: Cycle, backlog: Backlog) -> None:
+        self._cycle = cycle
+        self._backlog = backlog
+        self._unscored: list[Landed] = []
+
+    def run(self, landed: Sequence[Landed], *, is_shared: bool, is_busy: Callable[[], bool]) -> CycleResult:
+        """Score what has landed, deliver, and build what is due beside the alerts; tells how far behind that leaves.
+
+        Args:
+            landed: the new batches.
+            is_shared: another process has landed some as well.
+            is_busy: whether more waits to be scored; asked after the alerts.
+        """
+        result = self._cycle.run(landed, is_shared=is_shared)
+        self._unscored += landed
+        if result.is_scored:
+            self._backlog.scored(self._unscored)
+            self._unscored.clear()
+        elif result.builds:
+            self._backlog.failed()
+        return replace(self._cycle.follow(result, is_busy=is_busy()), behind=self._backlog.now())
