@@ -94,16 +94,6 @@ class PostgresLink:
         self._check_timeline(timeline)
         self._system_id, self._timeline = system_id, timeline
 
-    def check_same_server(self, other: PostgresLink) -> None:
-        """Check that another link of ours leads to the same server, and found it on the same timeline.
-
-        Raises:
-            SourceIdentityError, TimelineChangedError: it was replaced, or promoted, between the two connections.
-        """
-        check_identity(other.system_id, self.system_id)
-        if other._timeline is not None:
-            self._check_timeline(other._timeline)
-
     def _check_timeline(self, timeline: int) -> None:
         if self._timeline not in (None, timeline):
             raise TimelineChangedError(
