@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
 from fraud_lakehouse.features.checks import check_measured, check_names, check_place, check_sources, check_tables
-from fraud_lakehouse.features.entries import DELAYS, CatalogueFile, Entry, Past, Source
+from fraud_lakehouse.features.entries import DELAYS, STEPPED, CatalogueFile, Entry, Past, Source
 from fraud_lakehouse.features.needs import columns_of, needed_of, row_columns
 from fraud_lakehouse.features.window import Window
 
@@ -30,6 +30,9 @@ _COUNTED = {
     "strict": "event time in [t - {window}, t): the {event} itself and those of equal time do not count",
     "closed": "event time in [t - {window}, t]: the {event} itself and those of equal time count",
     "tumble": "event time in the window of {window}, aligned to the epoch, start included, end excluded",
+    "hop": "event time in the window of {window}, one of which starts every {step}, aligned to the epoch, end excluded",
+    "cumulate": "event time in the window that grows by {step} up to {window}, aligned to the epoch, end excluded",
+    "session": "event time in the session: a run of {event}s each less than {window} after the one before",
 }
 _KNOWN = (
     "event time in [t - delay - {window}, t - delay): those whose {measure} became known in the {window} before t, "
@@ -46,7 +49,8 @@ class Feature:
 
     Args:
         table: the model that has it as the column `name`.
-        seconds: size of the window; None: all earlier rows.
+        seconds: size of the window, of a session the gap that ends it; None: all earlier rows.
+        step_seconds: how far apart windows start or by how much they grow; None: their kind has no step.
         delay: of its measure, a key of DELAYS; None: the value is known with the row.
         expression: for a feature computed from others, the SQL over their names; else None.
         empty: its value where no row counts.
@@ -60,6 +64,7 @@ class Feature:
     aggregate: str | None
     window: str | None
     seconds: int | None
+    step_seconds: int | None
     past: Past
     delay: str | None
     expression: str | None
@@ -173,6 +178,7 @@ def _feature(
     table = entry.table or source.table
     is_windowed_aggregate = kind is not None and window is not None
     check_place(source, table, entity, entry.past, is_windowed_aggregate=is_windowed_aggregate)
+    step = Window.parse(source.tables[table].step or "") if entry.past in STEPPED else None
     delay = what.delay if what is not None else None
     unit = (kind.unit if kind else None) or (what.unit if what else "")
     texts = {
@@ -186,6 +192,7 @@ def _feature(
         "event": source.event,
         "measure": what.about if what else "",
         "window": window.text if window else "",
+        "step": step.text if step else "",
     }
     counted = _COUNTED[entry.past] if window is not None else _EVER
     if delay is not None:
@@ -201,6 +208,7 @@ def _feature(
         aggregate=aggregate,
         window=window.text if window else None,
         seconds=window.seconds if window else None,
+        step_seconds=step.seconds if step else None,
         past=entry.past,
         delay=delay,
         expression=_filled(entry.expression, texts) if entry.expression is not None else None,

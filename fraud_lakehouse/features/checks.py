@@ -6,12 +6,13 @@ Whether models have the tables and columns it names is asked in transform/bindin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.features.entries import DELAYS, Measure, Past, Source
+from fraud_lakehouse.features.entries import DELAYS, STEPPED, Measure, Past, Source, Table
 from fraud_lakehouse.features.needs import columns_of
+from fraud_lakehouse.features.window import Window
 
 if TYPE_CHECKING:
     from fraud_lakehouse.features.aggregates import Aggregate
@@ -35,6 +36,8 @@ def check_sources(sources: Mapping[str, Source], file: str) -> None:
                 raise TransformError(
                     f"{file}, {kind} {part!r} of {name!r}: no name of a column", "use lower case letters, digits and _"
                 )
+        for table, declared in source.tables.items():
+            _check_table(declared, f"{file}, table {table!r} of {name!r}")
         if source.table in source.tables:
             raise TransformError(
                 f"{file}, source {name!r}: {source.table} is listed in its tables", "take it out there"
@@ -57,6 +60,19 @@ def _check_measure(source: Source, name: str, measure: Measure, where: str) -> N
         raise TransformError(f"{where}: unknown delay {measure.delay!r}", f"use one of {', '.join(DELAYS)}")
     if measure.decimals is None:
         raise TransformError(f"{where}: it has a delay but no decimals", "give it decimals; 0: whole numbers")
+
+
+def _check_table(table: Table, where: str) -> None:
+    if (table.past in STEPPED) != (table.step is not None):
+        raise TransformError(
+            f"{where}: windows of past: {table.past} {'need a' if table.past in STEPPED else 'have no'} step",
+            'give it one, such as "1 hour"' if table.past in STEPPED else "leave it out",
+        )
+    if table.step is not None:
+        try:
+            Window.parse(table.step)
+        except TransformError as error:
+            raise TransformError(f"{where}, step: {error.problem}", error.fix) from None
 
 
 def check_measured(
@@ -130,6 +146,7 @@ def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], fil
     for source in sources.values():
         for table, declared in source.tables.items():
             own = [feature for feature in features if feature.table == table]
+            _check_step(own, declared, f"{file}, table {table!r}")
             for feature in own:
                 if feature.seconds != own[0].seconds:
                     where = f"{file}, feature {feature.name!r}"
@@ -142,6 +159,17 @@ def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], fil
                     raise TransformError(
                         f"{file}: {table} has no feature {name!r}, which others rely on", "let an entry have that name"
                     )
+
+
+def _check_step(own: Sequence[Feature], declared: Table, where: str) -> None:
+    """Refuse windows that overlap by no whole number of steps, so that some rows would lie in fewer than others."""
+    for feature in own:
+        size, step = feature.seconds, feature.step_seconds
+        if size is not None and step is not None and size % step:
+            raise TransformError(
+                f"{where}: its step is {declared.step}, its windows are {feature.window}",
+                "give a step of which the window is a multiple",
+            )
 
 
 def check_names(features: Iterable[Feature], sources: Mapping[str, Source], file: str) -> None:

@@ -43,6 +43,7 @@ def _decided(
     source = catalogue.sources[feature.source]
     needed = catalogue.needed(feature)
     own = [feature.measure] if feature.measure is not None else needed["own"]
+    step = {"step": feature.step_seconds} if feature.step_seconds is not None else {}
     return {
         "rows": [source.rows, source.time, source.id],
         "counted": {name: settings[name] for name in source.settings if feature.past != "closed"},
@@ -51,4 +52,5 @@ def _decided(
         "how": [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past],
         "delay": settings[f"{feature.delay}_seconds"] if feature.delay is not None else None,
         "uses": [_decided(catalogue, beside[name], beside, settings) for name in needed["uses"]],
+        **step,
     }

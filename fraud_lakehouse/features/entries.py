@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Past = Literal["strict", "closed", "tumble"]
+Past = Literal["strict", "closed", "tumble", "hop", "cumulate", "session"]
+STEPPED = ("hop", "cumulate")
+"""Kinds of windows that have a step besides their size."""
 DELAYS = {"label_delay": "FRAUD_LABEL_DELAY"}
 """Delays a measure may have: the setting each comes from; models read the var <delay>_seconds."""
 
@@ -40,11 +42,12 @@ class Measure(_Strict):
 class Table(_Strict):
     """A table of its own, beside the source's: aggregates of one key over windows of one kind and size.
 
-    `model` computes its features, `copies` are further models with the same columns; `must_have` are features that
-    others rely on by name.
+    `step` is how far apart windows of `hop` start, and by how much those of `cumulate` grow. `model` computes its
+    features, `copies` are further models with the same columns; `must_have` are features that others rely on by name.
     """
 
-    past: Literal["closed", "tumble"]
+    past: Literal["closed", "tumble", "hop", "cumulate", "session"]
+    step: str | None = None
     key: list[str] = Field(min_length=1)
     model: str
     copies: list[str] = []

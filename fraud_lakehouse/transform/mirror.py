@@ -15,12 +15,11 @@ import polars as pl
 from deltalake import DeltaTable
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.lake.lake import data_files, table_root
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform.changes import added_files
 from fraud_lakehouse.transform.handles import Mark, log_mark
 from fraud_lakehouse.transform.key_index import KeyIndex
-from fraud_lakehouse.transform.scan import Columns, files_sql
+from fraud_lakehouse.transform.scan import Columns, files_sql, version_sql
 
 SCHEMA = "mirrors"
 ROW_NUMBERS = "mirror_row_numbers"
@@ -183,7 +182,7 @@ class Mirrors:
         """Fill a mirror from all rows up to a version."""
         mirror.indexes.clear()
         try:
-            self._create(mirror, mirror.shape.select(f"({_version_sql(table, version, declared)})"))
+            self._create(mirror, mirror.shape.select(f"({version_sql(table, version, declared)})"))
         except duckdb.IOException as error:
             raise TransformError(
                 f"files of version {version} of {mirror.name} are gone: {error}",
@@ -205,14 +204,6 @@ class Mirrors:
         counted = self._connection.cursor().execute(statement).fetchone()
         assert counted is not None
         return int(counted[0])
-
-
-def _version_sql(table: DeltaTable, version: int, declared: Columns) -> str:
-    """The rows of a version that the handle may have passed."""
-    if version < 0:
-        return files_sql(table, [], declared)
-    at = table if table.version() == version else DeltaTable(table_root(table), version=version)
-    return files_sql(table, data_files(at), declared)
 
 
 def _hashes(cursor: duckdb.DuckDBPyConnection, sql: str, keys: int, kept: str = "") -> pl.DataFrame:

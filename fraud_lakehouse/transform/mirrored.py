@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from fraud_lakehouse.sql_text import literal, quoted
 from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.mirror import Mirrors, Shape
-from fraud_lakehouse.transform.scan import Columns
+from fraud_lakehouse.transform.scan import Columns, version_sql
 
 SEEN_SCHEMA = "seen"
 
@@ -25,7 +25,8 @@ class Mirrored:
     """A question of a model.
 
     `newest`: all rows of the newest version, not only those consumed before. `since`: a column and the SQL of its least
-    value wanted. `by` and `keys`: expressions over the mirror's columns, and the SQL of the keys wanted.
+    value wanted. `by` and `keys`: expressions over the mirror's columns, and the SQL of the keys wanted. `is_kept`: whether
+    in memory; else the table's files are read each time, as far as `since` does not pass over them.
     """
 
     consumer: Key
@@ -35,6 +36,7 @@ class Mirrored:
     since: tuple[str, str] | None = None
     by: tuple[str, ...] = ()
     keys: str = ""
+    is_kept: bool = True
 
     @staticmethod
     def of(call: dict[str, Any]) -> Mirrored:
@@ -42,9 +44,8 @@ class Mirrored:
         consumer, upstream = ((call[part][0], call[part][1]) for part in ("consumer", "upstream"))
         since = (call["since"][0], call["since"][1]) if call.get("since") else None
         shape = Shape.of(call["shape"])
-        return Mirrored(
-            consumer, upstream, shape, call["newest"], since, tuple(call.get("by", ())), call.get("keys", "")
-        )
+        by, keys = tuple(call.get("by", ())), call.get("keys", "")
+        return Mirrored(consumer, upstream, shape, call["newest"], since, by, keys, call.get("is_kept", True))
 
     @property
     def relation(self) -> str:
@@ -71,6 +72,10 @@ class Mirrored:
             empty = self.shape.select(f"{quoted(self.upstream[0])}.{quoted(self.upstream[1])}")
             mirrors.show(self.relation, f"select * from ({empty}) where false")
             return
+        if not self.is_kept:
+            rows_sql = self.shape.select(f"({version_sql(table, version, declared)})")
+            mirrors.show(self.relation, self._bounded(cursor, rows_sql))
+            return
         # totals know one version only, so models that differ in how far they have read have each their own
         owner = f" of {'.'.join(self.consumer)}" if self.shape.totals else ""
         mirror, rows = mirrors.at(".".join(self.upstream) + owner, self.shape, table, version, declared)
@@ -80,11 +85,13 @@ class Mirrored:
         sql = f"select * from {mirror.relation}{f' where rowid < {rows}' if rows < mirror.rows else ''}"
         if self.shape.totals:
             sql = self.shape.fold(mirror.relation)
-        if self.since:
-            column, least = self.since
-            bound = cursor.execute(f"select cast(({least}) as varchar)").fetchone()
-            assert bound is not None
-            sql = f"select * from ({sql}) where " + (
-                f"{quoted(column)} >= {literal(bound[0])}" if bound[0] else "false"
-            )
-        mirrors.show(self.relation, sql)
+        mirrors.show(self.relation, self._bounded(cursor, sql))
+
+    def _bounded(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> str:
+        """The query from the least value wanted on."""
+        if self.since is None:
+            return sql
+        column, least = self.since
+        bound = cursor.execute(f"select cast(({least}) as varchar)").fetchone()
+        assert bound is not None
+        return f"select * from ({sql}) where {f'{quoted(column)} >= {literal(bound[0])}' if bound[0] else 'false'}"

@@ -92,6 +92,7 @@ class Plugin(BasePlugin):
             "new_rows": self._new_rows,
             "seen": self._seen,
             "index": self._index,
+            "look": self._look,
             "share": self._share,
             "write": self._write,
         }
@@ -169,6 +170,12 @@ class Plugin(BasePlugin):
         indexed = Indexed.of(call)
         self._plan(call).indexed = indexed
         return quoted(indexed.name)
+
+    def _look(self, call: dict[str, Any]) -> list[Any]:
+        """The one row of a query that the model's SQL depends on."""
+        found = self._conn.cursor().execute(call["query"]).fetchone()
+        assert found is not None
+        return list(found)
 
     def _share(self, call: dict[str, Any]) -> None:
         self._plan(call).shared = (call["upstream"][0], call["upstream"][1])

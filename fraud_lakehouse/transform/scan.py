@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.lake import data_files
+from fraud_lakehouse.lake.lake import data_files, table_root
 from fraud_lakehouse.sql_text import literal, quoted
 
 Columns = Sequence[tuple[str, str]]  # name and type
@@ -61,6 +61,14 @@ def files_sql(table: DeltaTable, files: Sequence[str], declared: Columns = ()) -
 def snapshot_sql(table: DeltaTable, declared: Columns = ()) -> str:
     """A SELECT over the handle's whole version."""
     return files_sql(table, data_files(table), declared)
+
+
+def version_sql(table: DeltaTable, version: int, declared: Columns = ()) -> str:
+    """A SELECT over a version that the handle may have passed (-1: no row)."""
+    if version < 0:
+        return files_sql(table, [], declared)
+    at = table if table.version() == version else DeltaTable(table_root(table), version=version)
+    return files_sql(table, data_files(at), declared)
 
 
 def empty_sql(named: Columns) -> str:

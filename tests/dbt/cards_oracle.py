@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from tests.dbt import windows_oracle as windows
 
 Row = dict[str, Any]
 
@@ -14,6 +16,8 @@ TEN_MINUTES = timedelta(minutes=10)
 LATENESS = timedelta(seconds=15)
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 event times have no zone
 START = datetime(2024, 2, 29, 3)  # noqa: DTZ001
+WINDOW_FEATURES = {"user_mean_trans_amt_last_360min": "mean", "user_trans_count_last_360min": "count"}
+SESSION_FEATURES = {f"user_amt_{aggregate}_session": aggregate for aggregate in ("count", "sum", "mean", "max")}
 
 
 def random_records(seed: int, count: int, partitions: int) -> list[Row]:
@@ -86,20 +90,41 @@ def late(rows: list[Row]) -> list[Row]:
     return result
 
 
-def tumble(rows: list[Row], left_out: set[str]) -> list[Row]:
+def watermark(rows: list[Row]) -> datetime:
+    """The slowest partition's newest event time less the lateness."""
     newest: dict[int, datetime] = {}
     for row in rows:
         newest[row["_partition"]] = max(newest.get(row["_partition"], row["t"]), row["t"])
-    watermark = min(newest.values()) - LATENESS
-    windows: dict[tuple[datetime, int], list[float]] = defaultdict(list)
-    for row in rows:
-        if row["trans_num"] not in left_out and window_start(row["t"]) + SIX_HOURS <= watermark:
-            windows[window_start(row["t"]), row["user_id"]].append(row["amt"])
+    return min(newest.values()) - LATENESS
+
+
+def tumble(rows: list[Row], left_out: set[str]) -> list[Row]:
+    return _closed(rows, left_out, lambda events: windows.windowed(events, 21_600, 21_600), WINDOW_FEATURES)
+
+
+def hop(rows: list[Row], left_out: set[str]) -> list[Row]:
+    return _closed(rows, left_out, lambda events: windows.windowed(events, 3_600, 21_600), WINDOW_FEATURES)
+
+
+def cumulate(rows: list[Row], left_out: set[str]) -> list[Row]:
+    return _closed(rows, left_out, lambda events: windows.cumulated(events, 3_600, 21_600), WINDOW_FEATURES)
+
+
+def sessions(rows: list[Row], left_out: set[str]) -> list[Row]:
+    return _closed(rows, left_out, lambda events: windows.sessions(events, 1_800), SESSION_FEATURES)
+
+
+def _closed(
+    rows: list[Row], left_out: set[str], windows_of: Callable[[list[Row]], windows.Windows], features: dict[str, str]
+) -> list[Row]:
+    """The windows of the rows that count whose end the watermark has passed; features: name -> aggregate."""
+    counted = [row for row in rows if row["trans_num"] not in left_out]
+    found = windows_of([{"k": row["user_id"], "t": row["t"], "x": row["amt"]} for row in counted])
     return [
-        {"window_start": start, "window_end": start + SIX_HOURS, "user_id": owner}
-        | {"user_mean_trans_amt_last_360min": sum(amounts) / len(amounts)}
-        | {"user_trans_count_last_360min": len(amounts)}
-        for (start, owner), amounts in windows.items()
+        {"window_start": start, "window_end": end, "user_id": user}
+        | {name: values[aggregate] for name, aggregate in features.items()}
+        for (user, start, end), values in found.items()
+        if end <= watermark(rows)
     ]
 
 

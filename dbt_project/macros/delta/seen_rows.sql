@@ -3,9 +3,10 @@
     In a unit test: the given rows. -#}
 
 {#- The rows themselves. since: [column, SQL of its least value]; where: SQL of the rows that are kept;
-    newest: all rows of the newest version instead, of a relation whose new rows are not asked for. -#}
-{% macro seen_rows(relation, columns, where=none, since=none, newest=false) %}
-    {{ return(lake_seen(relation, {'columns': columns, 'where': where}, {'since': since, 'newest': newest})) }}
+    newest: all rows of the newest version instead, of a relation whose new rows are not asked for; is_kept: whether in
+    memory, or read from the table's files each time, as far as `since` does not pass over them. -#}
+{% macro seen_rows(relation, columns, where=none, since=none, newest=false, is_kept=true) %}
+    {{ return(lake_seen(relation, {'columns': columns, 'where': where}, {'since': since, 'newest': newest, 'is_kept': is_kept})) }}
 {% endmacro %}
 
 {#- Their totals by key (names of columns). totals: name -> SQL aggregate that merges two partial results, of which

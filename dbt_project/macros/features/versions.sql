@@ -71,16 +71,16 @@
     )
 {%- endmacro %}
 
-{#- A query's one row, while the model is compiled: literals prune files where a join cannot. None in a unit test. -#}
+{#- A query's one row, while the model is compiled: literals prune files where a join cannot. A build done again without
+    dbt asks again, and is given up where the answer is another. None in a unit test. -#}
 {% macro one_row(query) %}
     {%- if not execute or lake_is_unit_test() -%}
         {{ return(none) }}
     {%- endif -%}
-    {{ return(run_query(query).rows[0]) }}
+    {{ return(lake_call('look', {'node': model.unique_id, 'query': query})) }}
 {% endmacro %}
 
-{#- Whether a relation has rows (that fulfil a condition), while the model is compiled; true in a unit test. Only for a
-    full build: a build done again without dbt keeps the answer. -#}
+{#- Whether a relation has rows (that fulfil a condition), while the model is compiled; true in a unit test. -#}
 {% macro has_rows(relation, where='true') %}
     {%- set found = one_row('select exists (select 1 from ' ~ relation ~ ' where ' ~ where ~ ')') -%}
     {{ return(true if found is none else found[0]) }}

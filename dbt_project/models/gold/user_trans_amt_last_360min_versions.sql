@@ -1,8 +1,8 @@
 {{ config(strategy='append', tags=['hot']) }}
 
-{%- set features = features_of('user_trans_amt_last_360min') %}
-{%- set seconds = window_seconds_of('user_trans_amt_last_360min') %}
-{%- set columns = payment_columns_for(features) %}
+{%- set shape = window_shape('user_trans_amt_last_360min') %}
+{%- set features, seconds = shape.features, shape.seconds %}
+{%- set columns = payment_columns_for(shape) %}
 {%- set frame = over_frame('user_id', 'trans_date_trans_time', seconds) %}
 {%- set new_payments = new_rows(ref('card_transactions')) %}
 

@@ -1,0 +1,56 @@
+{#- Windows as a table of the catalogue declares them (`tables` of a source): kind, size, step, key and features. -#}
+
+{#- features, key, time and id (columns of the source's rows), past (the kind of window), seconds (its size; of a
+    session the gap), step (seconds), identity (the columns that tell one window from another). -#}
+{% macro window_shape(table) %}
+    {%- set features = features_of(table) -%}
+    {%- set source = var('feature_sources', {}).get(features[0].source) if features else none -%}
+    {%- if source is none -%}
+        {{ return({'features': [], 'key': ['key'], 'time': 'time', 'id': 'id', 'past': 'tumble', 'seconds': 1, 'step': 1, 'identity': []}) }}
+    {%- endif -%}
+    {%- set declared = source.tables[table] -%}
+    {%- set ends = ['window_end'] if declared.past == 'cumulate' else [] -%}
+    {{ return({
+        'features': features,
+        'key': declared.key,
+        'time': source.time,
+        'id': source.id,
+        'past': declared.past,
+        'seconds': features[0].seconds,
+        'step': features[0].step_seconds or features[0].seconds,
+        'identity': ['window_start'] + ends + declared.key,
+    }) }}
+{% endmacro %}
+
+{#- The rows of `relation`, one for each window they lie in; sessions are made of all rows there are. -#}
+{% macro windows_of(shape, relation) %}
+    {%- if shape.past == 'tumble' -%}
+        {{ return(tumble(relation, shape.time, shape.seconds)) }}
+    {%- elif shape.past == 'hop' -%}
+        {{ return(hop(relation, shape.time, shape.step, shape.seconds)) }}
+    {%- elif shape.past == 'cumulate' -%}
+        {{ return(cumulate(relation, shape.time, shape.step, shape.seconds)) }}
+    {%- endif -%}
+    {{ return(session(relation, shape.key, shape.time, shape.seconds)) }}
+{% endmacro %}
+
+{#- Start of the first window that ends after a moment: the first that has a row of this time, too. -#}
+{% macro first_start_after(shape, moment) -%}
+    {%- if shape.past == 'hop' -%}
+        {{ window_floor(moment ~ ' - interval ' ~ shape.seconds ~ ' seconds', shape.step) }} + interval {{ shape.step }} seconds
+    {%- else -%}
+        {{ window_floor(moment, shape.seconds) }}
+    {%- endif -%}
+{%- endmacro %}
+
+{#- End of the last window that has ended by a moment. -#}
+{% macro last_end_by(shape, moment) -%}
+    {{ window_floor(moment, shape.seconds if shape.past == 'tumble' else shape.step) }}
+{%- endmacro %}
+
+{#- Whether two relations say the same of these columns, nulls included. -#}
+{% macro same_in(columns, one, other) -%}
+    {%- for column in columns -%}
+        {{ ' and ' if not loop.first }}{{ one }}.{{ column }} is not distinct from {{ other }}.{{ column }}
+    {%- endfor -%}
+{%- endmacro %}
