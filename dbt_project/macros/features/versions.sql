@@ -15,8 +15,8 @@
 
 {#- Of new rows of a table of versions (the CTE `versions`) what a merge by `key` needs: the newest of each key, with
     _is_new; with `deletions` (a column is_deleted) also _delete. `corrects`: whether some may be corrections, which are
-    few; of all others theirs is the only version. -#}
-{% macro merge_of_versions(versions, key, columns, corrects, deletions=false) -%}
+    few; of all others theirs is the only version. `opens`: with a version 1 that is_deleted, too. -#}
+{% macro merge_of_versions(versions, key, columns, corrects, deletions=false, opens=false) -%}
     {%- set same -%}
         {%- for column in key -%}
             {{ ' and ' if not loop.first }}corrected.{{ column }} is not distinct from versions.{{ column }}
@@ -34,6 +34,9 @@
     from {{ versions }} as versions
     {%- if corrects %}
     where not {{ is_corrected }}
+        {%- if opens %}
+        and not versions.is_deleted
+        {%- endif %}
 
     union all
 

@@ -54,3 +54,6 @@
         {{ ' and ' if not loop.first }}{{ one }}.{{ column }} is not distinct from {{ other }}.{{ column }}
     {%- endfor -%}
 {%- endmacro %}
+
+{#- A moment before all others. -#}
+{% macro no_time() %}{{ return("timestamp '0001-01-02 00:00:00'") }}{% endmacro %}

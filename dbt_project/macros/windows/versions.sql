@@ -2,9 +2,9 @@
     its end, and a new version of it when what it said has changed. -#}
 
 {#- The model of a table of tumbling, hopping or cumulating windows. rows: the source's rows, with _topic, _partition and
-    _ingested_at; late_rows: those of them whose windows were closed before they came. What is known of rows seen before
-    lies in memory; tables of the same key and measures share it. -#}
-{% macro window_versions(table, rows, late_rows) -%}
+    _ingested_at; late_rows: those of them whose windows were closed before they came. in_memory: whether rows seen before
+    lie in memory, for the hot lane, whose models share them; else the files that may matter are read. -#}
+{% macro window_versions(table, rows, late_rows, in_memory=false) -%}
     {%- set shape = window_shape(table) -%}
     {%- set columns = payment_columns_for(shape) -%}
     {%- set incremental = is_incremental_build() -%}
@@ -27,20 +27,23 @@
             )
         end as newest_end
     {%- endset -%}
-    {#- the start of the oldest window that may change -#}
+    {%- set watermark_now = window_watermark(all_partition_times(seen_times, new_payments, shape.time)) -%}
+    {#- the start of the oldest window that may change; null: none is due, and no row lies in one that was emitted -#}
     {%- set oldest_start -%}
         select least(
-            (select {{ first_start_after(shape, 'emitted.newest_end') }} from ({{ emitted_until }}) as emitted),
+            case
+                when {{ last_end_by(shape, 'by_now.watermark') }} > emitted.newest_end
+                    then {{ first_start_after(shape, 'emitted.newest_end') }}
+            end,
             (
-                select min({{ first_start_after(shape, 'payments.' ~ shape.time) }})
-                from {{ new_payments }} as payments
-                {%- if drops_late %}
-                where payments.{{ shape.id }} not in (select {{ shape.id }} from {{ new_late }})
-                {%- endif %}
+                select min({{ first_start_after(shape, 'changed.' ~ shape.time) }})
+                from {{ changed_rows(shape, new_payments, new_late) }} as changed
+                where changed.{{ shape.time }} < emitted.newest_end
             )
         )
+        from ({{ emitted_until }}) as emitted
+        cross join ({{ watermark_now }}) as by_now
     {%- endset -%}
-    {%- set watermark_now = window_watermark(all_partition_times(seen_times, new_payments, shape.time)) -%}
     {%- endif -%}
 
 with new_transactions as (
@@ -70,19 +73,24 @@ transactions as (
     union all
 
     select {{ columns | join(', ') }}
-    from {{ seen_rows(rows, columns, since=[shape.time, oldest_start]) }}
+    from {{ seen_rows(rows, columns, since=[shape.time, oldest_start], is_kept=in_memory) }}
+
+),
+
+changed as (
+
+    select {{ (shape.key + [shape.time]) | join(', ') }}
+    from {{ 'new_transactions' if in_memory else 'transactions' }}
+    where {{ shape.id }} in (select {{ shape.id }} from {{ changed_rows(shape, new_payments, new_late) }} as changed)
 
 ),
 
 reopened as (
 
     select distinct windowed.{{ (['window_start', 'window_end'] + shape.key) | join(', windowed.') }}
-    from {{ windows_of(shape, 'new_transactions') }} as windowed
+    from {{ windows_of(shape, 'changed') }} as windowed
     cross join emitted
     where windowed.window_end <= emitted.newest_end
-        {%- if drops_late %}
-        and windowed.{{ shape.id }} not in (select {{ shape.id }} from late)
-        {%- endif %}
 
 ),
 
@@ -126,11 +134,13 @@ windowed as (
 {% if incremental %}
 stored as (
 
-    {{ newest_windows_of(shape, stored_windows(shape, 'select least((' ~ oldest_start ~ '), (' ~ watermark_now ~ '))')) }}
+    {{ newest_windows_of(
+        shape, stored_windows(shape, 'select least((' ~ oldest_start ~ '), (' ~ watermark_now ~ '))', in_memory)
+    ) }}
 
 ),
 
-{{ changed_windows(shape, 'stored.window_end > watermark.watermark') }}
+{{ changed_windows(shape) }}
 {%- else %}
 versions as (
 
@@ -140,6 +150,27 @@ versions as (
 {%- endif %}
 
 select * from versions
+{%- endmacro %}
+
+{#- Id and time of rows that may change what was told: new ones that count, and those of late_only_now. -#}
+{% macro changed_rows(shape, new_payments, new_late) -%}
+    (
+        select {{ shape.id }}, {{ shape.time }}
+        from {{ new_payments }}
+        {%- if var('late_rows') == 'drop' %}
+        where {{ shape.id }} not in (select {{ shape.id }} from {{ new_late }})
+        union all
+        {{ late_only_now(shape, new_payments, new_late) }}
+        {%- endif %}
+    )
+{%- endmacro %}
+
+{#- Rows that were told to be late after they had been read: who reads between two commits of the hot lane sees a row
+    before its lateness, and counts it. -#}
+{% macro late_only_now(shape, new_payments, new_late) -%}
+    select {{ shape.id }}, {{ shape.time }}
+    from {{ new_late }}
+    where {{ shape.id }} not in (select {{ shape.id }} from {{ new_payments }})
 {%- endmacro %}
 
 {#- The CTE `late`: ids of the rows that came too late for their window, new ones and those seen before. -#}
@@ -195,14 +226,18 @@ closed as (
 )
 {%- endmacro %}
 
-{#- What was told of windows that end at a moment or later, all versions: more than memory holds where windows overlap,
-    and looked at only when some may change. -#}
-{% macro stored_windows(shape, least_end) %}
+{#- What was told of windows that end at a moment or later, all versions. -#}
+{% macro stored_windows(shape, least_end, in_memory=false) %}
     {%- set columns = {} -%}
-    {%- for name in ['window_start', 'window_end'] + shape.key + (shape.features | map(attribute='name') | list) + ['version', 'is_deleted'] -%}
+    {%- for name in window_columns(shape) + ['version', 'is_deleted'] + (['is_open'] if shape.past == 'session' else []) -%}
         {%- do columns.update({name: name}) -%}
     {%- endfor -%}
-    {{ return(seen_rows(this, columns, since=['window_end', least_end], is_kept=false)) }}
+    {{ return(seen_rows(this, columns, since=['window_end', least_end], is_kept=in_memory)) }}
+{% endmacro %}
+
+{#- The columns that say which window it is and what of it. -#}
+{% macro window_columns(shape) %}
+    {{ return(['window_start', 'window_end'] + shape.key + (shape.features | map(attribute='name') | list)) }}
 {% endmacro %}
 
 {#- The same with the newest version of each window as recency 1. -#}
@@ -216,13 +251,12 @@ closed as (
 {%- endmacro %}
 
 {#- The CTE `versions`: windows of `closed` of which `stored` says something else or nothing, and those it says something
-    of that are `gone` (SQL over stored and watermark). -#}
-{% macro changed_windows(shape, gone) -%}
-    {%- set told = ['window_start', 'window_end'] + shape.key + (shape.features | map(attribute='name') | list) -%}
+    of that are open again, or hold no row any more. -#}
+{% macro changed_windows(shape) -%}
 versions as (
 
     select
-        closed.{{ told | join(',\n        closed.') }},
+        closed.{{ window_columns(shape) | join(',\n        closed.') }},
         coalesce(stored.version, 0) + 1 as version,
         current_timestamp as known_at,
         false as is_deleted
@@ -232,19 +266,26 @@ versions as (
         and stored.recency = 1
     where stored.version is null
         or stored.is_deleted
-        or closed.window_end <> stored.window_end
         or {{ features_differ(shape.features, 'closed', 'stored') }}
 
     union all
 
     select
-        stored.{{ told | join(',\n        stored.') }},
+        stored.{{ window_columns(shape) | join(',\n        stored.') }},
         stored.version + 1 as version,
         current_timestamp as known_at,
         true as is_deleted
     from stored
     cross join watermark
-    where stored.recency = 1 and not stored.is_deleted and {{ gone }}
+    where stored.recency = 1
+        and not stored.is_deleted
+        and (
+            stored.window_end > watermark.watermark
+            or (
+                exists (select 1 from reopened where {{ same_in(shape.identity, 'reopened', 'stored') }})
+                and not exists (select 1 from closed where {{ same_in(shape.identity, 'closed', 'stored') }})
+            )
+        )
 
 )
 {%- endmacro %}
@@ -253,8 +294,9 @@ versions as (
 {% macro newest_windows(table, versions) -%}
     {%- set shape = window_shape(table) -%}
     {%- set new = new_rows(versions) -%}
-    {%- set columns = ['window_start', 'window_end'] + shape.key + (shape.features | map(attribute='name') | list) -%}
-    {%- set corrects = is_incremental_build() or has_rows(new, 'version > 1') -%}
+    {#- the first version of a session may be that of an open one, which is not told here -#}
+    {%- set is_session = shape.past == 'session' -%}
+    {%- set corrects = is_session or is_incremental_build() or has_rows(new, 'version > 1') -%}
     {%- if not corrects -%}
         {%- do take_files_of(versions) -%}
     {%- endif -%}
@@ -267,7 +309,9 @@ with new_versions as (
 
 newest as (
 
-    {{ merge_of_versions('new_versions', shape.identity, columns, corrects, deletions=true) | indent(4) }}
+    {{ merge_of_versions(
+        'new_versions', shape.identity, window_columns(shape), corrects, deletions=true, opens=is_session
+    ) | indent(4) }}
 
 )
 
