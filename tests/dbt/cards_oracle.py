@@ -86,11 +86,32 @@ def late(rows: list[Row]) -> list[Row]:
     return result
 
 
-def tumble(rows: list[Row], left_out: set[str]) -> list[Row]:
+def newest_by_partition(rows: list[Row]) -> dict[int, datetime]:
     newest: dict[int, datetime] = {}
     for row in rows:
         newest[row["_partition"]] = max(newest.get(row["_partition"], row["t"]), row["t"])
-    watermark = min(newest.values()) - LATENESS
+    return newest
+
+
+def watermark(rows: list[Row], idle: timedelta, observed: datetime | None) -> datetime:
+    """That of the slowest partition which had a row within `idle` of the newest landing, or of time that has gone on.
+
+    Args:
+        observed: when the topic was seen last to have nothing more.
+    """
+    landings: dict[int, datetime] = {}
+    for row in rows:
+        landings[row["_partition"]] = max(landings.get(row["_partition"], row["_ingested_at"]), row["_ingested_at"])
+    last = max(landings.values())
+    newest = [at for partition, at in newest_by_partition(rows).items() if last - landings[partition] < idle]
+    if observed is not None and observed - last >= idle:
+        return max(newest) + (observed - last - idle) - LATENESS
+    return min(newest) - LATENESS
+
+
+def tumble(rows: list[Row], left_out: set[str], closed: datetime | None = None) -> list[Row]:
+    """The windows that end by `closed`; default: by what every partition has passed."""
+    watermark = min(newest_by_partition(rows).values()) - LATENESS if closed is None else closed
     windows: dict[tuple[datetime, int], list[float]] = defaultdict(list)
     for row in rows:
         if row["trans_num"] not in left_out and window_start(row["t"]) + SIX_HOURS <= watermark:

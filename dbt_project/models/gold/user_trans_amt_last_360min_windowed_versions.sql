@@ -5,6 +5,7 @@
 {%- set columns = payment_columns_for(features) %}
 {%- set incremental = is_incremental_build() %}
 {%- set new_payments = new_rows(ref('card_transactions')) %}
+{%- set observed = observations(incremental) %}
 {%- set new_late = new_rows(ref('card_transactions_late')) %}
 {#- looking for each payment among the late ones takes a third of a full build, and mostly there are none -#}
 {%- set drops_late = var('late_rows') == 'drop' and (incremental or has_rows(new_late)) %}
@@ -29,7 +30,7 @@
             when (select max(newest_end) from {{ seen_ends }}) is null then timestamp '0001-01-01 00:00:00'
             else least(
                 (select max(newest_end) from {{ seen_ends }}),
-                (select {{ window_floor('seen.watermark', seconds) }} from ({{ window_watermark(seen_times) }}) as seen)
+                (select {{ window_floor('seen.watermark', seconds) }} from ({{ window_watermark(seen_times, observed.seen) }}) as seen)
             )
         end as newest_end
     {%- endset %}
@@ -54,7 +55,7 @@
             from {{ new_payments }}
         )
     {%- endset %}
-    {%- set watermark_now = window_watermark(all_times) %}
+    {%- set watermark_now = window_watermark(all_times, observed.all) %}
 {%- endif %}
 
 with new_transactions as (
@@ -95,7 +96,7 @@ partition_times as (
 
 watermark as (
 
-    {{ window_watermark('partition_times') }}
+    {{ window_watermark('partition_times', observed.all) }}
 
 ),
 {% if incremental %}
