@@ -1,6 +1,6 @@
 {#- The watermark of a stream of Kafka records, as one row and the column watermark: the newest event time of the slowest
     partition less the allowed lateness. A partition that had no row for idle_seconds is not waited for; when none had,
-    which `observed` tells (rows of control/idle_partitions), time goes on by itself (macro watermark_of). -#}
+    which `observed` tells (of all_observations), time goes on by itself (macro watermark_of). -#}
 {% macro lake_watermark(relation, time, observed=none) -%}
     {%- set landed -%}
     (
@@ -10,3 +10,10 @@
     {%- endset -%}
     {{ watermark_of(landed, var('idle_seconds'), observed) }}
 {%- endmacro %}
+
+{#- Rows of control/idle_partitions, all of them at every build; a new one is something to build for. -#}
+{% macro all_observations() %}
+    {%- set observed = source('control', 'idle_partitions') -%}
+    {%- do new_rows(observed) -%}
+    {{ return(observed) }}
+{% endmacro %}

@@ -13,7 +13,7 @@
     select
         {%- if observed is not none and idle is not none %}
         case
-            when max(waited) >= 0 then max(newest_time) + max(waited) * interval 1 microseconds
+            when max(waited) >= 0 then {{ later_by('max(newest_time)', 'max(waited)') }}
             else min(newest_time)
         end
         {%- else %}

@@ -5,8 +5,7 @@
 {%- set horizon = longest_window(features) %}
 {%- set incremental = is_incremental_build() %}
 {%- set new = new_rows(ref('card_transactions')) %}
-{%- set observed = source('control', 'idle_partitions') %}
-{%- do new_rows(observed) %}
+{%- set observed = all_observations() %}
 {%- set counts -%}
     trans_date_trans_time is not null
     {%- if var('late_rows') == 'drop' %}
