@@ -147,6 +147,18 @@ def test_an_observation_before_the_newest_landing_says_nothing(lake: SmallLake) 
     assert versions(lake) == []
 
 
+def test_the_spine_is_written_again_only_where_something_is_new(lake: SmallLake) -> None:
+    lake.land("card_transactions", [payment(0, 0, 0), payment(0, 1, 361)])
+    versions_of = []
+    for observed in (None, None, NOON + timedelta(hours=10), None):  # at first there is no table of observations
+        if observed is not None:
+            lake.observe(observed)
+        build(lake)
+        versions_of.append(lake.lake.open("gold", f"{WINDOWS}_spine").version())
+    first, again, later, at_last = versions_of
+    assert first == again < later == at_last
+
+
 def test_a_quiet_topic_waits_for_no_partition(lake: SmallLake) -> None:
     """Partition 1 landed with the others and is a day behind: where nothing lands, nobody waits for it."""
     lake.land("card_transactions", [payment(0, 0, 0), payment(0, 1, 359), payment(1, 0, -1440)])

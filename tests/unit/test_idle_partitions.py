@@ -11,7 +11,7 @@ import pytest
 
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import bronze, ingest_kafka
+from fraud_lakehouse.lake import bronze, idle_partitions, ingest_kafka
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.idle_partitions import TABLE, IdlePartitions, Windows, newest_of
 from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
@@ -115,6 +115,15 @@ def test_a_landing_begins_anew(tmp_path: Path) -> None:
     assert not stand.observed_at(270)
     assert stand.observed_at(200 + TOLD)
     assert not stand.observed_at(400)
+
+
+def test_the_lake_is_looked_at_only_when_something_may_be_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[datetime] = []
+    monkeypatch.setattr(idle_partitions, "newest_of", lambda *given: looks.append(Clock.at) or newest_of(*given))
+    stand = Stand(tmp_path, ModelTopic())
+    stand.land(1)
+    assert [at for at in range(1000) if stand.observed_at(at)] == [76]
+    assert [(at - LANDED).total_seconds() for at in looks] == [75, 76]
 
 
 def test_nothing_is_observed_of_a_broker_that_is_silent_or_of_records_that_wait(tmp_path: Path) -> None:
