@@ -1,6 +1,6 @@
 {#- The watermark that closes windows, as one row and the column watermark, of a relation of _topic, _partition,
     newest_time and newest_landing. With window_idle_seconds above 0 a partition that had no row for so many seconds is
-    not waited for. `observed`: of observations(), those that count. -#}
+    not waited for. `observed`: what observations() answers. -#}
 {% macro window_watermark(relation, observed=none) -%}
     {{ watermark_of(relation, var('window_idle_seconds') or none, observed) }}
 {%- endmacro %}
@@ -45,22 +45,20 @@
     {%- endif %}
 {%- endmacro %}
 
-{#- When the source was last observed to have nothing more, as relations with observed_at: `all` that a build knows of,
-    and `seen`, those that the builds before it have read. None of either where time is not to close windows. -#}
+{#- When the source was observed to have nothing more, as a relation with observed_at, for window_watermark; none where
+    time is not to close windows. A new observation is something to build for. With observations a watermark lies never
+    behind that of the rows alone, which does for what has been emitted and from where on stored versions are read. -#}
 {% macro observations(incremental) %}
     {%- if not var('window_idle_seconds') -%}
-        {{ return({'seen': none, 'all': none}) }}
+        {{ return(none) }}
     {%- endif -%}
     {%- set observed = source('control', 'idle_partitions') -%}
     {%- set new = new_rows(observed) -%}
     {%- if not incremental -%}
-        {{ return({'seen': none, 'all': new}) }}
+        {{ return(new) }}
     {%- endif -%}
     {%- set seen = seen_totals(
         observed, key=[], columns={'observed_at': 'observed_at'}, totals={'observed_at': 'max(observed_at)'}
     ) -%}
-    {%- set all -%}
-        (select observed_at from {{ seen }} union all select observed_at from {{ new }})
-    {%- endset -%}
-    {{ return({'seen': seen, 'all': all}) }}
+    {{ return('(select observed_at from ' ~ seen ~ ' union all select observed_at from ' ~ new ~ ')') }}
 {% endmacro %}

@@ -30,7 +30,7 @@
             when (select max(newest_end) from {{ seen_ends }}) is null then timestamp '0001-01-01 00:00:00'
             else least(
                 (select max(newest_end) from {{ seen_ends }}),
-                (select {{ window_floor('seen.watermark', seconds) }} from ({{ window_watermark(seen_times, observed.seen) }}) as seen)
+                (select {{ window_floor('seen.watermark', seconds) }} from ({{ window_watermark(seen_times) }}) as seen)
             )
         end as newest_end
     {%- endset %}
@@ -55,7 +55,7 @@
             from {{ new_payments }}
         )
     {%- endset %}
-    {%- set watermark_now = window_watermark(all_times, observed.all) %}
+    {%- set watermark_now = window_watermark(all_times) %}
 {%- endif %}
 
 with new_transactions as (
@@ -96,7 +96,7 @@ partition_times as (
 
 watermark as (
 
-    {{ window_watermark('partition_times', observed.all) }}
+    {{ window_watermark('partition_times', observed) }}
 
 ),
 {% if incremental %}
