@@ -62,6 +62,22 @@ class CaptureContract:
         kind, cluster, topic_id, _ = app_ids[0].split(":")
         assert kind == "kafka" and cluster and topic_id and topic_id != capture.topic.name
 
+    def test_ends_are_confirmed_only_where_nothing_is_left(self, broker: Broker, capture: KafkaCapture) -> None:
+        assert capture.confirmed_ends() is None
+        assert capture.read({}, 100) is None
+        assert list((capture.confirmed_ends() or {}).values()) == [0, 0, 0]
+        broker.publish(capture.topic.name, [encode(card(n)) for n in range(3)], 1)
+        positions: dict[str, int] = {}
+        while not positions:
+            batch = capture.read(positions, 2)
+            assert (batch is None) == (capture.confirmed_ends() is not None)
+            positions.update(batch.positions if batch else {})
+        assert capture.confirmed_ends() is None
+        drain(capture, positions)
+        assert list((capture.confirmed_ends() or {}).values()) == [0, 3, 0]
+        capture.close()
+        assert capture.confirmed_ends() is None
+
     def test_every_record_once_in_bounded_batches(self, broker: Broker, topic: str, capture: KafkaCapture) -> None:
         for partition in range(3):
             broker.publish(topic, [encode(card(3 * n + partition)) for n in range(700)], partition)

@@ -67,6 +67,15 @@
     (cast({{ later }} as double) - cast({{ earlier }} as double))
 {%- endmacro %}
 
+{#- The timestamp so many microseconds (a bigint) later. -#}
+{% macro later_by(time, microseconds) %}{{ return(adapter.dispatch('later_by')(time, microseconds)) }}{% endmacro %}
+{% macro default__later_by(time, microseconds) -%}
+    {{ time }} + to_microseconds({{ microseconds }})
+{%- endmacro %}
+{% macro spark__later_by(time, microseconds) -%}
+    {{ time }} + make_dt_interval(0, 0, 0, cast({{ microseconds }} / 1000000.0 as decimal(18, 6)))
+{%- endmacro %}
+
 {#- The whole numbers from `first` to `last` as a relation with the column step. -#}
 {% macro numbers(first, last) %}{{ return(adapter.dispatch('numbers')(first, last)) }}{% endmacro %}
 {% macro default__numbers(first, last) -%}

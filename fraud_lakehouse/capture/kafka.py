@@ -222,6 +222,13 @@ class KafkaCapture:
             return {}
         return self._topic.positions(self._reader.passed)
 
+    def confirmed_ends(self) -> dict[str, int] | None:
+        """By app_id, where each partition ends, if the last `read` found nothing and the broker has said so; else None.
+
+        None also where a broker that says nothing was not waited for.
+        """
+        return self.passed() if self._reader is not None and self._reader.at_end else None
+
     def close(self) -> None:
         """Leave the broker and forget the topic's identity. The object can be used again."""
         reader, self._reader = self._reader, None

@@ -64,6 +64,8 @@ class KafkaReader:
         self._behind = True
         self.hasty = False
         """Whether `take` gives up for now, instead of waiting, when a broker says nothing."""
+        self.at_end = False
+        """Whether the last `take` found nothing since the broker, asked anew, has nothing beyond `next`."""
         self._ahead = DecodeAhead(clients.max_record_bytes)
         self._order = ArrivalOrder()
         self.next: dict[int, int | None] = {}
@@ -109,6 +111,7 @@ class KafkaReader:
             GapError: records between our offset and the broker's are gone.
             SourceError: the broker went silent for 10 s, or the topic is gone.
         """
+        self.at_end = False
         try:
             horizon = self._fill(max_rows, max_bytes, timeout)
         except (GapError, SourceError):
@@ -196,6 +199,7 @@ class KafkaReader:
                     return None
             elif self._ended >= self.next.keys():
                 if now - started >= timeout and self._confirm_end():
+                    self.at_end = True
                     return None
                 heard = now
             else:

@@ -1,5 +1,6 @@
 """What a sensor sees of a source: whether it holds data beyond the lake's position, and that range as a name.
 
+A topic that holds none may be due for an observation (lake/idle_partitions.py), which a run makes and models build on.
 Positions only, never rows. The range names the run that will land it, so the same data twice is one run.
 """
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import GapError
@@ -24,7 +26,8 @@ IDLE_BYTES = 16 * 1024 * 1024
 class NewData:
     """A range of positions a source holds and the lake does not.
 
-    `subject` is the source ("postgres") or topic; `range` is `0/16B3748-0/16B5F10` or `0:100-250,1:90-200`.
+    `subject` is the source ("postgres") or topic; `range` is `0/16B3748-0/16B5F10` or `0:100-250,1:90-200`; of a topic
+    that holds none, and is to be observed for it, `idle-2026-01-02T03:04:05.006000+00:00`.
     """
 
     subject: str
@@ -106,8 +109,10 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
 
 
 def _new_in_kafka(settings: Settings, lake: Lake) -> NewData | None:
-    """From the lake's next offset to the end, of each partition with new records."""
+    """From the lake's next offset to the end, of each partition with new records; without any, a due observation."""
     from fraud_lakehouse.capture.kafka import KafkaCapture
+    from fraud_lakehouse.lake.idle_partitions import IdlePartitions
+    from fraud_lakehouse.transform.project import current_windows
 
     with KafkaCapture(settings) as capture:
         known = {app_id: _position(lake, "bronze", "card_transactions", app_id) for app_id in capture.partitions()}
@@ -118,7 +123,10 @@ def _new_in_kafka(settings: Settings, lake: Lake) -> NewData | None:
             for number, part in parts
             if part.rows
         }
-        return NewData(settings.kafka_topic, offset_range(offsets)) if offsets else None
+        if offsets:
+            return NewData(settings.kafka_topic, offset_range(offsets))
+        due = IdlePartitions(lake, settings, current_windows).due(capture.topic, datetime.now(UTC))
+        return NewData(settings.kafka_topic, f"idle-{due.isoformat()}") if due else None
 
 
 def _position(lake: Lake, layer: str, table: str, app_id: str) -> int | None:

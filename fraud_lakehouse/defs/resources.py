@@ -50,11 +50,12 @@ class Builder(Protocol):
 
 def _ingest(source: str, settings: Settings, lake: Lake) -> Ingest:
     from fraud_lakehouse.lake import ingest
+    from fraud_lakehouse.transform.project import current_windows
 
     if source == "postgres":
         postgres = ingest.PostgresIngest(settings, lake)
         return Ingest(postgres.step, postgres.close)
-    kafka = ingest.KafkaIngest(settings, lake)
+    kafka = ingest.KafkaIngest(settings, lake, windows=current_windows)
     return Ingest(lambda rows: kafka.step(rows, KAFKA_PATIENCE), kafka.close)
 
 

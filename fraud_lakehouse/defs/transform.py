@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from fraud_lakehouse.defs import LAKE_POOL, OWNERS
+from fraud_lakehouse.defs.bronze import CARD_TABLE
 from fraud_lakehouse.defs.metadata import table_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
@@ -42,7 +43,7 @@ def load_manifest(path: Path) -> Manifest:
 
 
 def model_key(node: Mapping[str, Any]) -> dg.AssetKey:
-    """The asset key of a dbt node: layer and table; every source lies in the bronze layer."""
+    """The asset key of a dbt node: layer and table; what capture observes of the topic is of its bronze table."""
     return table_key(*_table(node))
 
 
@@ -164,7 +165,7 @@ def check_result(node: "NodeResult", key: dg.AssetCheckKey) -> dg.AssetCheckResu
 
 def _table(node: Mapping[str, Any]) -> tuple[str, str]:
     if node["resource_type"] == "source":
-        return "bronze", str(node["identifier"])
+        return "bronze", CARD_TABLE if node["source_name"] == "control" else str(node["identifier"])
     return str(node["fqn"][1]), str(node["alias"])
 
 
@@ -193,4 +194,6 @@ def _translator(*, is_live: bool) -> "DagsterDbtTranslator":
                 return spec.replace_attributes(kinds=kinds, freshness_policy=policy)
             return spec.replace_attributes(kinds=kinds)
 
-    return Translator(DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True))
+    return Translator(
+        DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True, enable_duplicate_source_asset_keys=True)
+    )

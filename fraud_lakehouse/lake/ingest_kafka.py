@@ -2,7 +2,8 @@
 
 One step: read from our own positions (never the group's) -> write the rows where no reader sees them -> commit the
 rows of all partitions with every partition's next offset in one Delta commit -> (fsynced) -> commit the group's
-offsets, which only dashboards look at.
+offsets, which only dashboards look at. Where there was nothing to read: record that in control/idle_partitions, if
+models wait for it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Self, cast
 
@@ -27,6 +28,7 @@ from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batch, Batches
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.failpoints import failpoint
+from fraud_lakehouse.lake.idle_partitions import REFERENCE, IdlePartitions, Windows
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.settings import Settings
@@ -46,12 +48,22 @@ class KafkaIngest:
 
     Args:
         capture: the source; default: the one of the settings. Opened at the first step.
+        windows: the windows whose ends a topic without records is observed for; default: those of the reference.
     """
 
-    def __init__(self, settings: Settings, lake: Lake, capture: KafkaCapture | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        lake: Lake,
+        capture: KafkaCapture | None = None,
+        windows: Callable[[], Sequence[Windows]] = lambda: REFERENCE,
+    ) -> None:
         self.settings = settings
         self.lake = lake
         self.capture = capture or KafkaCapture(settings)
+        self.has_observed = False
+        """Whether the last step recorded that the topic has nothing more."""
+        self._idle = IdlePartitions(lake, settings, windows)
         self._ready = False
 
     def __enter__(self) -> Self:
@@ -69,7 +81,7 @@ class KafkaIngest:
         """Land at most about `max_rows` records, waiting up to `timeout` seconds for the first.
 
         Returns:
-            one item, or [] when there was nothing new.
+            one item, or [] when there was nothing new; `has_observed` then says whether that was recorded.
 
         Raises:
             SourceError: the broker cannot be read; the next step starts again with the checks.
@@ -77,6 +89,7 @@ class KafkaIngest:
             ConcurrentWriterError: another writer was first; nothing was written twice, the next step continues.
             LakeError: the lake could not be written; the records are read again.
         """
+        self.has_observed = False
         try:
             with self._audit.gaps(SOURCE):
                 return self._step(max_rows, timeout)
@@ -117,7 +130,7 @@ class KafkaIngest:
         )
 
     def _land(self, max_rows: int, timeout: float) -> list[Landed]:
-        began = time.monotonic()
+        began, at = time.monotonic(), datetime.now(UTC)
         before = positions_of(self._bronze, self.capture.topic)
         failpoint("kafka.before_read")
         try:
@@ -126,11 +139,14 @@ class KafkaIngest:
             self._bronze.discard()
             raise
         if batch is None:
+            if (ends := self.capture.confirmed_ends()) is not None:
+                self.has_observed = self._idle.observe(self.capture.topic, self._bronze.version, ends, at)
             return []
         if any(self._bronze.position(app_id) is not None for app_id in batch.positions.keys() - before.keys()):
             self._bronze.discard()
             return self._land(max_rows, timeout)  # a partition new to us that another writer has landed from
         version = self._bronze.commit(batch.positions)
+        self._idle.landed(version, at)
         item = Landed(
             TABLE,
             sum(batch.rows.values()),

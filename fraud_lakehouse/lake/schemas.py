@@ -30,6 +30,15 @@ BATCHES: dict[str, pl.DataType] = {
     "seconds": pl.Float64(),
 }
 
+IDLE_PARTITIONS: dict[str, pl.DataType] = {
+    "source": pl.String(),
+    "app_id": pl.String(),
+    "topic": pl.String(),
+    "partition": pl.Int32(),
+    "position": pl.Int64(),
+    "observed_at": UTC_MICROSECONDS,
+}
+
 AUDIT: dict[str, pl.DataType] = {
     "at": UTC_MICROSECONDS,
     "source": pl.String(),

@@ -16,8 +16,10 @@ from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from fraud_lakehouse.detect.new_rows import NewRows
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.lake.failpoints import arm_from
+from fraud_lakehouse.lake.idle_partitions import TABLE as OBSERVATIONS
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.maintenance import DailyUpkeep
 from fraud_lakehouse.lake.writer_lock import BESIDE, TURN_SECONDS, writer_lock
@@ -73,6 +75,7 @@ class _Work:
         self._changes = changes
         self._say = say
         self._daily = DailyUpkeep(Lake.at(settings.lake))
+        self._observations = NewRows(Lake.at(settings.lake), OBSERVATIONS)
         self._problems: dict[str, str] = {}
         self._broken: dict[str, dict[str, str]] = {}  # by lane
         self._due = 0.0
@@ -92,6 +95,8 @@ class _Work:
         if self._accept():
             self._changes.changed.set()
             self._due = 0.0
+        if self._time_has_passed():
+            self._changes.changed.set()
         if self._changes.changed.is_set() and time.monotonic() >= self._due and self._transformer.is_ready:
             self._build()
         else:
@@ -133,6 +138,16 @@ class _Work:
             return False
         self._note("project", None)
         return is_new
+
+    def _time_has_passed(self) -> bool:
+        """Whether a topic was observed to have nothing more: feature vectors wait for that, and no row tells of it."""
+        try:
+            found = self._observations.read()
+        except LakehouseError as error:
+            self._note("observations", str(error))
+            return False
+        self._note("observations", None)
+        return found.rows is not None or not found.only_new
 
     def _keep_up(self, *, idle: bool) -> None:
         """Maintain a table, if it is time for one."""

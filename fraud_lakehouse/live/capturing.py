@@ -52,7 +52,7 @@ class Landings:
                 self._changed.notify_all()
 
     def put(self, landed: Sequence[Landed], *, is_shared: bool = False) -> None:
-        """Add batches; `is_shared`: another process has landed some as well."""
+        """Add batches; `is_shared`: the lake has more that is new, of another process or of time that has passed."""
         with self._changed:
             self._landed += landed
             self._is_shared |= is_shared
@@ -160,8 +160,9 @@ class Capturing:
             with self.landings.landing():
                 landed = source.land(self._work, self._rows)
                 self.backlog.landed(landed)
-                if landed or source.is_shared:
-                    self.landings.put(landed, is_shared=source.is_shared)
+                is_shared = source.is_shared or (not landed and source.has_observed())
+                if landed or is_shared:
+                    self.landings.put(landed, is_shared=is_shared)
             if not source.problem:
                 self.backlog.read(source.name, source.position())
                 if began >= ask_at:

@@ -20,6 +20,7 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, TurnTakenError, writer_lock
 from fraud_lakehouse.live.behind import Backlog, Waiting
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.transform.project import current_windows
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Source:
     `waiting` asks the source what it still has; `position` is up to where each part of it has been read, without asking
     (the parts are those of `Waiting.ends`). `be_patient` says whether a step may wait for a server that is away.
     `is_shared` is true after a step in which another process was landing the same source: its rows are in bronze
-    without our having landed them.
+    without our having landed them. `has_observed` says whether the last step recorded that the source has nothing more:
+    models have something new to read then too (lake/idle_partitions.py).
     """
 
     name: str
@@ -53,6 +55,7 @@ class Source:
     waiting: Callable[[], Waiting] = Waiting
     position: Callable[[], Mapping[str, int]] = dict
     be_patient: Callable[[bool], None] = lambda patient: None
+    has_observed: Callable[[], bool] = lambda: False
     problem: str | None = None
     stopped: bool = False
     is_shared: bool = False
@@ -140,7 +143,7 @@ def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
             postgres.capture.be_patient,
         )
     if settings.kafka_bootstrap_servers is not None:
-        kafka = KafkaIngest(settings, lake)
+        kafka = KafkaIngest(settings, lake, windows=current_windows)
         yield Source(
             "kafka",
             lambda rows: kafka.step(rows, KAFKA_PATIENCE),
@@ -149,6 +152,7 @@ def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
             lambda: kafka_waiting(kafka.capture.lag()),
             kafka.capture.passed,
             kafka.capture.be_patient,
+            lambda: kafka.has_observed,
         )
 
 

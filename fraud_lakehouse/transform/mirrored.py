@@ -25,8 +25,8 @@ class Mirrored:
     """A question of a model.
 
     `newest`: all rows of the newest version, not only those consumed before. `since`: a column and the SQL of its least
-    value wanted. `by` and `keys`: expressions over the mirror's columns, and the SQL of the keys wanted. `is_kept`: whether
-    in memory; else the table's files are read each time, as far as `since` does not pass over them.
+    value wanted. `by` and `keys`: expressions over the mirror's columns, and the SQL of the keys wanted. `is_kept`:
+    whether in memory; else the table's files are read each time, as far as `since` does not pass over them.
     """
 
     consumer: Key

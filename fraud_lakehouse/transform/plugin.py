@@ -18,7 +18,7 @@ from dbt.adapters.duckdb.utils import TargetConfig
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Consumption, Plan
@@ -71,7 +71,7 @@ class Plugin(BasePlugin):
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Prepare the in-memory database."""
         self._conn = conn
-        for schema in ("bronze", "silver", "gold", NEW_ROWS_SCHEMA, SEEN_SCHEMA):
+        for schema in (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA):
             conn.execute(f"create schema if not exists {schema}")
         self._mirrors = Mirrors(conn)
 
@@ -287,12 +287,15 @@ class Plugin(BasePlugin):
 
     def _inputs(self, call: dict[str, Any]) -> Any:
         """The model's SQL and the versions it reads; None when a view among them hides what is read."""
-        versions = []
+        versions: list[tuple[str, str, str, int]] = []
         for layer, table in call["parents"]:
             opened = self._handles.get((layer, table))
-            if opened is None:
+            if opened is not None:
+                versions.append((layer, table, str(opened.metadata().id), opened.version()))
+            elif (layer, table) in self._declared:
+                versions.append((layer, table, "", -1))  # a table that is not there yet
+            else:
                 return None
-            versions.append((layer, table, opened.metadata().id, opened.version()))
         return call["sql"], tuple(versions)
 
     def _names(self, cursor: DuckDBPyConnection, sql: str) -> list[str]:

@@ -28,6 +28,7 @@ from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.definitions import Definitions, definitions_of
 from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
+from fraud_lakehouse.lake.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.binding import check_models
@@ -225,6 +226,22 @@ def current_definitions(settings: Settings, shipped: Path | None = None) -> Defi
     shipped = shipped or shipped_project()
     catalogue = _catalogue(shipped, _stamp(shipped))[2]
     return definitions_of(catalogue, _vars(settings)) if catalogue is not None else {}
+
+
+def current_windows(shipped: Path | None = None) -> list[Windows]:
+    """The windows that models close, by the catalogue; a wrong one is left to who takes it over: then the reference's.
+
+    Args:
+        shipped: the dbt project; default: the one that came with the package.
+    """
+    shipped = shipped or shipped_project()
+    try:
+        catalogue = _catalogue(shipped, _stamp(shipped))[2]
+    except (TransformError, FileNotFoundError):
+        catalogue = None
+    features = catalogue.features if catalogue is not None else []
+    tumbling = {feature.seconds for feature in features if feature.past == "tumble" and feature.seconds is not None}
+    return [*(Windows(seconds, seconds) for seconds in sorted(tumbling)), *REFERENCE]
 
 
 def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any], catalogue: Catalogue | None) -> str:

@@ -90,41 +90,61 @@ def late(rows: list[Row]) -> list[Row]:
     return result
 
 
-def watermark(rows: list[Row]) -> datetime:
-    """The slowest partition's newest event time less the lateness."""
+def newest_by_partition(rows: list[Row]) -> dict[int, datetime]:
     newest: dict[int, datetime] = {}
     for row in rows:
         newest[row["_partition"]] = max(newest.get(row["_partition"], row["t"]), row["t"])
-    return min(newest.values()) - LATENESS
+    return newest
 
 
-def tumble(rows: list[Row], left_out: set[str]) -> list[Row]:
-    return _closed(rows, left_out, lambda events: windows.windowed(events, 21_600, 21_600), WINDOW_FEATURES)
+def watermark(rows: list[Row], idle: timedelta, observed: datetime | None) -> datetime:
+    """That of the slowest partition which had a row within `idle` of the newest landing, or of time that has gone on.
+
+    Args:
+        observed: when the topic was seen last to have nothing more.
+    """
+    landings: dict[int, datetime] = {}
+    for row in rows:
+        landings[row["_partition"]] = max(landings.get(row["_partition"], row["_ingested_at"]), row["_ingested_at"])
+    last = max(landings.values())
+    newest = [at for partition, at in newest_by_partition(rows).items() if last - landings[partition] < idle]
+    if observed is not None and observed - last >= idle:
+        return max(newest) + (observed - last - idle) - LATENESS
+    return min(newest) - LATENESS
 
 
-def hop(rows: list[Row], left_out: set[str]) -> list[Row]:
-    return _closed(rows, left_out, lambda events: windows.windowed(events, 3_600, 21_600), WINDOW_FEATURES)
+def tumble(rows: list[Row], left_out: set[str], closed: datetime | None = None) -> list[Row]:
+    return _closed(rows, left_out, closed, lambda events: windows.windowed(events, 21_600, 21_600), WINDOW_FEATURES)
 
 
-def cumulate(rows: list[Row], left_out: set[str]) -> list[Row]:
-    return _closed(rows, left_out, lambda events: windows.cumulated(events, 3_600, 21_600), WINDOW_FEATURES)
+def hop(rows: list[Row], left_out: set[str], closed: datetime | None = None) -> list[Row]:
+    return _closed(rows, left_out, closed, lambda events: windows.windowed(events, 3_600, 21_600), WINDOW_FEATURES)
 
 
-def sessions(rows: list[Row], left_out: set[str]) -> list[Row]:
-    return _closed(rows, left_out, lambda events: windows.sessions(events, 1_800), SESSION_FEATURES)
+def cumulate(rows: list[Row], left_out: set[str], closed: datetime | None = None) -> list[Row]:
+    return _closed(rows, left_out, closed, lambda events: windows.cumulated(events, 3_600, 21_600), WINDOW_FEATURES)
+
+
+def sessions(rows: list[Row], left_out: set[str], closed: datetime | None = None) -> list[Row]:
+    return _closed(rows, left_out, closed, lambda events: windows.sessions(events, 1_800), SESSION_FEATURES)
 
 
 def _closed(
-    rows: list[Row], left_out: set[str], windows_of: Callable[[list[Row]], windows.Windows], features: dict[str, str]
+    rows: list[Row],
+    left_out: set[str],
+    closed: datetime | None,
+    windows_of: Callable[[list[Row]], windows.Windows],
+    features: dict[str, str],
 ) -> list[Row]:
-    """The windows of the rows that count whose end the watermark has passed; features: name -> aggregate."""
+    """The windows of the rows that count that end by `closed`; default: by what every partition has passed."""
+    passed = min(newest_by_partition(rows).values()) - LATENESS if closed is None else closed
     counted = [row for row in rows if row["trans_num"] not in left_out]
     found = windows_of([{"k": row["user_id"], "t": row["t"], "x": row["amt"]} for row in counted])
     return [
         {"window_start": start, "window_end": end, "user_id": user}
         | {name: values[aggregate] for name, aggregate in features.items()}
         for (user, start, end), values in found.items()
-        if end <= watermark(rows)
+        if end <= passed
     ]
 
 

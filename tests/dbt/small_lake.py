@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.idle_partitions import TABLE as OBSERVATIONS
+from fraud_lakehouse.lake.lake import LAYERS, Lake
+from fraud_lakehouse.lake.schemas import IDLE_PARTITIONS
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import BuildResult, Transformer
@@ -80,7 +84,7 @@ class SmallLake:
         self.transformer = Transformer(self.settings, shipped)
 
     def clear(self) -> None:
-        for layer in ("bronze", "silver", "gold"):
+        for layer in LAYERS:
             shutil.rmtree(self.root / layer, ignore_errors=True)
 
     def land(self, table: str, rows: list[Row]) -> None:
@@ -88,6 +92,12 @@ class SmallLake:
         schema = SCHEMAS[table]
         frame = pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
         BronzeTable.open_or_create(self.lake, table, schema, KEYS[table]).append(frame, {})
+
+    def observe(self, at: datetime, partitions: int = 1) -> None:
+        """One commit that says that the topic had nothing more at this moment (UTC)."""
+        row = {"source": "kafka", "topic": "transaction", "observed_at": at}
+        frame = pl.DataFrame([row | {"partition": number} for number in range(partitions)], schema=IDLE_PARTITIONS)
+        Appender.open(self.lake, *OBSERVATIONS, IDLE_PARTITIONS).append(frame, {})
 
     def build(self, lane: str, *, full_refresh: bool = False) -> BuildResult:
         result = self.transformer.build_lane(lane, full_refresh=full_refresh)

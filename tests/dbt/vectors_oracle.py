@@ -44,28 +44,21 @@ def random_payments(seed: int, count: int, partitions: int) -> list[Row]:
     return records
 
 
-def watermark(rows: list[Row], idle: timedelta) -> datetime:
-    """The smallest newest event time of the partitions that landed a row within `idle`, less the lateness."""
-    newest: dict[int, datetime] = {}
-    landed: dict[int, datetime] = {}
-    for row in rows:
-        landed[row["_partition"]] = max(landed.get(row["_partition"], row["_ingested_at"]), row["_ingested_at"])
-        if row["t"] is not None:
-            newest[row["_partition"]] = max(newest.get(row["_partition"], row["t"]), row["t"])
-    assert landed.keys() == newest.keys(), "a partition without any time is not made here"
-    awake = [partition for partition, at in landed.items() if max(landed.values()) - at < idle]
-    return min(newest[partition] for partition in awake) - cards_oracle.LATENESS
-
-
 def vectors(
-    rows: list[Row], catalogue: Catalogue, told: set[str], label_delay: int, idle: timedelta = timedelta.max
+    rows: list[Row],
+    catalogue: Catalogue,
+    told: set[str],
+    label_delay: int,
+    idle: timedelta = timedelta.max,
+    observed: datetime | None = None,
 ) -> dict[str, Row]:
     """The features of each row the watermark has passed, by trans_num; `rows` are those that count.
 
     A label is known `label_delay` seconds after its payment. A partition that was not known before, or comes back after
-    it was `idle`, sets the watermark back, but not behind what has been `told`.
+    it was `idle`, sets the watermark back, but not behind what has been `told`; so does a row that lands after time was
+    `observed` to have gone on.
     """
-    passed = watermark(rows, idle)
+    passed = cards_oracle.watermark([row for row in rows if row["t"] is not None], idle, observed)
     until = [row["t"] for row in rows if row["trans_num"] in told]
     passed = max([passed, *(moment + timedelta(microseconds=1) for moment in until)])
     counted = [row for row in rows if row["t"] is not None and row["t"] < passed]

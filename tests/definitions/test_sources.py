@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,35 @@ def test_offsets_name_the_run_of_a_topic(
     assert {one.check_name for one in result.get_asset_check_evaluations()} >= {"columns", "positions", "quarantine"}
     bronze = _read(settings, "bronze/card_transactions")
     assert (bronze.height, bronze["_error"].null_count()) == (6, 5)
+    assert _tick(definitions, instance, "new_data_kafka") == ([], "Nothing new in kafka.")
+
+
+@pytest.mark.kafka
+def test_a_quiet_topic_gets_a_run_when_time_closes_its_windows(
+    kafka: Broker, tmp_path: Path, instance: dg.DagsterInstance
+) -> None:
+    """The only payment is 2 s before the end of its window, and the topic is taken for idle after one."""
+    topic = kafka.new_topic(1)
+    kafka.publish(topic, [msgspec.json.encode(card(6 * 3600 - 2))])
+    settings = kafka.settings(
+        topic, lake=str(tmp_path / "lake"), update_delay=60.0, window_idle_seconds=1.0, allowed_lateness=0.0
+    )
+    definitions = build_definitions(settings)
+    (request,), _ = _tick(definitions, instance, "new_data_kafka")
+    assert _run(definitions, instance, request).success
+    table = "gold/user_trans_amt_last_360min_windowed"
+    assert _read(settings, table).height == 0
+
+    deadline = time.monotonic() + 120
+    while _read(settings, table).height == 0 and time.monotonic() < deadline:
+        requests, why = _tick(definitions, instance, "new_data_kafka")
+        assert requests or why == "Nothing new in kafka."
+        for request in requests:
+            assert str(request.run_key).startswith(f"{topic}:idle-")
+            assert _run(definitions, instance, request).success
+        time.sleep(0.2)
+    assert _read(settings, table)["user_trans_count_last_360min"].to_list() == [1]
+    assert _read(settings, "bronze/card_transactions").height == 1
     assert _tick(definitions, instance, "new_data_kafka") == ([], "Nothing new in kafka.")
 
 

@@ -111,6 +111,7 @@ def test_only_committed_transactions_are_read_and_the_end_is_the_end(broker: Bro
         batches = drain(capture, positions)
         assert [row for batch in batches for row in batch.frame["trans_num"]] == [f"{n:032x}" for n in (0, 2)]
         assert list(positions.values()) == [6]  # past the last transaction's marker
+        assert capture.confirmed_ends() == positions
         assert capture.lag(positions).rows == 0
         producer.commit_transaction(10)
         assert [row for batch in drain(capture, positions) for row in batch.frame["trans_num"]] == [f"{99:032x}"]

@@ -11,6 +11,7 @@ import psycopg
 from polars.testing import assert_frame_equal
 from psycopg import sql
 
+from fraud_lakehouse.lake.idle_partitions import TABLE as OBSERVATIONS
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.runner import Transformer
@@ -46,9 +47,26 @@ def judge_silver(lake: Lake, dsn: str) -> Verdict:
 
 
 def judge_gold(lake: Lake, scratch: Path) -> Verdict:
-    """Build silver and gold anew from a copy of bronze and compare every table; `scratch` is removed afterwards."""
+    """Build silver and gold anew from a copy of what landed and compare every table; `scratch` is removed afterwards.
+
+    Where the topic was observed to be quiet meanwhile, which tells its last vectors, once more.
+    """
+    while True:
+        before = _observations(lake)
+        verdict = _judged(lake, scratch)
+        if _observations(lake) == before:
+            return verdict
+
+
+def _observations(lake: Lake) -> int:
+    """Version of the table of them."""
+    return lake.open(*OBSERVATIONS).version() if lake.exists(*OBSERVATIONS) else -1
+
+
+def _judged(lake: Lake, scratch: Path) -> Verdict:
     verdict = Verdict()
-    shutil.copytree(Path(lake.root) / "bronze", scratch / "bronze")
+    for layer in ("bronze", "control"):
+        shutil.copytree(Path(lake.root) / layer, scratch / layer)
     fresh = Lake.at(scratch)
     transformer = Transformer(load_settings(lake=str(scratch), work=str(scratch / "_work"), alert_urls=""))
     try:

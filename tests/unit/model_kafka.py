@@ -22,10 +22,15 @@ NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 @dataclass
 class ModelTopic:
-    """A topic: partition -> values by offset; `start` is where retention has come to."""
+    """A topic: partition -> values by offset; `start` is where retention has come to.
+
+    Every record has the same `event_time`; the broker does not answer while it `is_silent`.
+    """
 
     partitions: int = 2
     topic_id: str = "T1"
+    event_time: str | None = None
+    is_silent: bool = False
     records: dict[int, list[int]] = field(default_factory=dict)
     start: dict[int, int] = field(default_factory=dict)
 
@@ -39,6 +44,7 @@ class ModelKafka:
     def __init__(self, model: ModelTopic) -> None:
         self.model = model
         self.group: dict[str, int] = {}
+        self._ends: dict[str, int] | None = None
 
     @property
     def topic(self) -> KafkaTopic:
@@ -60,6 +66,9 @@ class ModelKafka:
         hasty: bool = False,
     ) -> KafkaBatch | None:
         assert timeout == 0
+        self._ends = None
+        if self.model.is_silent:
+            return None
         more = False
         rows: list[dict[str, Any]] = []
         after: dict[str, int] = {}
@@ -72,12 +81,19 @@ class ModelKafka:
                 raise RetentionGapError(f"partition {number}: {begin} is gone", "accept")
             values = self.model.records.get(number, [])[begin : begin + max_rows - len(rows)]
             for offset, value in enumerate(values, begin):
-                rows.append({"user_id": value, "_partition": number, "_offset": offset, "_timestamp": NOON})
+                place = {"_topic": self.topic.name, "_partition": number, "_offset": offset, "_timestamp": NOON}
+                rows.append({"user_id": value, "trans_date_trans_time": self.model.event_time, **place})
             after[app_id] = begin + len(values)
             more |= after[app_id] < len(self.model.records.get(number, []))
             if values:
                 first[app_id] = begin
-        return KafkaBatch(pl.DataFrame(rows, schema=CARD_SCHEMA), after, first, NOON, more) if rows else None
+        if not rows:
+            self._ends = after
+            return None
+        return KafkaBatch(pl.DataFrame(rows, schema=CARD_SCHEMA), after, first, NOON, more)
+
+    def confirmed_ends(self) -> dict[str, int] | None:
+        return self._ends
 
     def commit_group(self, positions: Mapping[str, int]) -> None:
         self.group = dict(positions)

@@ -78,7 +78,7 @@ def test_a_wrong_table_is_refused(tmp_path: Path, table: dict[str, Any], message
 
 
 def test_a_feature_has_to_be_of_the_kind_its_table_has(tmp_path: Path) -> None:
-    with pytest.raises(TransformError, match="past: tumble is not computed in spells\n.*use past: hop"):
+    with pytest.raises(TransformError, match=r"past: tumble is not computed in spells\n.*use past: hop"):
         load(tmp_path, past="tumble")
 
 

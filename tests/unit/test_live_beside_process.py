@@ -7,12 +7,18 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.lake.appender import Appender
+from fraud_lakehouse.lake.idle_partitions import TABLE as OBSERVATIONS
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.schemas import IDLE_PARTITIONS
 from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.live import beside_process
 from fraud_lakehouse.publish.lane import PublishLane
@@ -106,6 +112,17 @@ def test_a_changed_project_is_built_by_at_once(settings: Settings, monkeypatch: 
     transformer.changes = 1
     with serving(settings, transformer, monkeypatch, changes=0) as answers:
         assert nodes([next(answers)]) == ["users"]
+
+
+def test_an_observation_that_a_topic_is_quiet_is_built_by_though_nothing_has_landed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer = ScriptedTransformer(built("users"))
+    with serving(settings, transformer, monkeypatch, changes=0) as answers:
+        assert nodes([next(answers), next(answers)]) == []
+        table = Appender.open(Lake.at(settings.lake), *OBSERVATIONS, IDLE_PARTITIONS)
+        table.append(pl.DataFrame([{"observed_at": datetime.now(UTC)}], schema=IDLE_PARTITIONS), {})
+        assert any("vectors" in nodes([answer]) for answer in answers)
 
 
 def test_a_refused_project_and_a_broken_model_are_told_side_by_side(

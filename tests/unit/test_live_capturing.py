@@ -139,6 +139,15 @@ def test_rows_that_another_process_is_landing_are_built_too(tmp_path: Path) -> N
         assert len(scripted.steps) == 1, "its turn is not ours"
 
 
+def test_models_are_built_where_a_source_was_observed_to_have_nothing_more(tmp_path: Path) -> None:
+    scripted = Scripted(list, list, list)
+    quiet = Source("kafka", scripted.step, scripted, lambda: None, has_observed=lambda: len(scripted.steps) == 1)
+    with Capturing([quiet], tmp_path, 1000) as landings:
+        assert landings.take(30) == ([], True)
+        assert scripted.drained.wait(30)
+        assert landings.take(0.0) == ([], False), "it is told once"
+
+
 def test_batches_of_two_sources_that_land_together_are_taken_together() -> None:
     landings, second = Landings(), threading.Event()
 

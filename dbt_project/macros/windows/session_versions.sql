@@ -8,11 +8,12 @@
     {%- set columns = payment_columns_for(shape) -%}
     {%- set incremental = is_incremental_build() -%}
     {%- set new_payments = new_rows(rows) -%}
+    {%- set observed = observations(incremental) -%}
     {%- set new_late = new_rows(late_rows) -%}
     {%- set drops_late = var('late_rows') == 'drop' -%}
     {%- if incremental -%}
     {%- set seen_times = seen_partition_times(rows, time) -%}
-    {%- set watermark_now = window_watermark(all_partition_times(seen_times, new_payments, time)) -%}
+    {%- set watermark_now = window_watermark(all_partition_times(seen_times, new_payments, time), observed) -%}
     {%- set changed = changed_rows(shape, new_payments, new_late) -%}
     {#- the first end of a session that may be another by now, or that the watermark has passed since or comes before again -#}
     {%- set told_since -%}
@@ -64,7 +65,7 @@ with new_transactions as (
 
 watermark as (
 
-    {{ watermark_now if incremental else window_watermark(partition_times(new_payments, time)) }}
+    {{ watermark_now if incremental else window_watermark(partition_times(new_payments, time), observed) }}
 
 ),
 {% if incremental %}

@@ -9,6 +9,7 @@
     {%- set columns = payment_columns_for(shape) -%}
     {%- set incremental = is_incremental_build() -%}
     {%- set new_payments = new_rows(rows) -%}
+    {%- set observed = observations(incremental) -%}
     {%- set new_late = new_rows(late_rows) -%}
     {#- looking for each payment among the late ones takes a third of a full build, and mostly there are none -#}
     {%- set drops_late = var('late_rows') == 'drop' and (incremental or has_rows(new_late)) -%}
@@ -27,7 +28,7 @@
             )
         end as newest_end
     {%- endset -%}
-    {%- set watermark_now = window_watermark(all_partition_times(seen_times, new_payments, shape.time)) -%}
+    {%- set watermark_now = window_watermark(all_partition_times(seen_times, new_payments, shape.time), observed) -%}
     {#- the start of the oldest window that may change; null: none is due, and no row lies in one that was emitted -#}
     {%- set oldest_start -%}
         select least(
@@ -56,7 +57,7 @@ with new_transactions as (
 
 watermark as (
 
-    {{ watermark_now if incremental else window_watermark(partition_times(new_payments, shape.time)) }}
+    {{ watermark_now if incremental else window_watermark(partition_times(new_payments, shape.time), observed) }}
 
 ),
 {% if incremental %}

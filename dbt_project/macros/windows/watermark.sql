@@ -1,28 +1,70 @@
-{#- The watermark that closes windows, and what it is told by: of each partition the newest event time and landing, as
-    relations of _topic, _partition, newest_time and newest_landing. -#}
+{#- The watermark that closes windows, as one row and the column watermark, of a relation of _topic, _partition,
+    newest_time and newest_landing. With window_idle_seconds above 0 a partition that had no row for so many seconds is
+    not waited for. `observed`: what observations() answers. -#}
+{% macro window_watermark(relation, observed=none) -%}
+    {{ watermark_of(relation, var('window_idle_seconds') or none, observed) }}
+{%- endmacro %}
 
-{#- One row and the column watermark: the smallest of the partitions. With window_idle_seconds above 0 a partition that
-    had no row for so many seconds of landings of the others is not waited for; the times of landing are in the data, so
-    the same rows always give the same watermark. -#}
-{% macro window_watermark(relation) -%}
-    {%- set idle = var('window_idle_seconds') -%}
-    select min(newest_time) - interval {{ var('allowed_lateness_seconds') }} seconds as watermark
+{#- The newest event time of the slowest partition that is waited for, less the allowed lateness. None is waited for that
+    had no row for `idle` seconds (none: all are) of landings of the others. When nothing has landed for so long, told by
+    `observed` (a relation with observed_at, or none), no partition is: the newest event time goes on with the clock,
+    `idle` seconds behind it. All times are in the data, so that the same rows always give the same watermark. -#}
+{% macro watermark_of(relation, idle, observed=none) -%}
+    select
+        {%- if observed is not none and idle is not none %}
+        case
+            when max(waited) >= 0 then {{ later_by('max(newest_time)', 'max(waited)') }}
+            else min(newest_time)
+        end
+        {%- else %}
+        min(newest_time)
+        {%- endif %} - interval {{ var('allowed_lateness_seconds') }} seconds as watermark
     from (
         select
-            max(newest_time) as newest_time,
-            max(newest_landing) as newest_landing,
-            max(max(newest_landing)) over () as lake_landing
-        from {{ relation }} as landed
-        group by _topic, _partition
+            by_partition.*
+            {%- if observed is not none and idle is not none %},
+            {{ microseconds('observed.observed_at') }} - {{ microseconds('by_partition.lake_landing') }}
+            - {{ (idle * 1000000) | int }} as waited
+            {%- endif %}
+        from (
+            select
+                max(newest_time) as newest_time,
+                max(newest_landing) as newest_landing,
+                max(max(newest_landing)) over () as lake_landing
+            from {{ relation }} as landed
+            group by _topic, _partition
+        ) as by_partition
+        {%- if observed is not none and idle is not none %}
+        cross join (select max(observed_at) as observed_at from {{ observed }} as observations) as observed
+        {%- endif %}
     ) as partition_times
-    {%- if idle > 0 %}
+    {%- if idle is not none %}
     where newest_landing is null
         or newest_landing = lake_landing
         or {{ seconds_between('newest_landing', 'lake_landing') }} < {{ idle }}
     {%- endif %}
 {%- endmacro %}
 
-{#- Of rows themselves. -#}
+{#- When the source was observed to have nothing more, as a relation with observed_at, for window_watermark; none where
+    time is not to close windows. A new observation is something to build for. With observations a watermark lies never
+    behind that of the rows alone, which does for what has been emitted and from where on stored versions are read. -#}
+{% macro observations(incremental) %}
+    {%- if not var('window_idle_seconds') -%}
+        {{ return(none) }}
+    {%- endif -%}
+    {%- set observed = source('control', 'idle_partitions') -%}
+    {%- set new = new_rows(observed) -%}
+    {%- if not incremental -%}
+        {{ return(new) }}
+    {%- endif -%}
+    {%- set seen = seen_totals(
+        observed, key=[], columns={'observed_at': 'observed_at'}, totals={'observed_at': 'max(observed_at)'}
+    ) -%}
+    {{ return('(select observed_at from ' ~ seen ~ ' union all select observed_at from ' ~ new ~ ')') }}
+{% endmacro %}
+
+{#- What the watermark is told by: of each partition the newest event time and landing, as relations of _topic, _partition,
+    newest_time and newest_landing. Of rows themselves. -#}
 {% macro partition_times(rows, time) -%}
     (select _topic, _partition, {{ time }} as newest_time, _ingested_at as newest_landing from {{ rows }})
 {%- endmacro %}

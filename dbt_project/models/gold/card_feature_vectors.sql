@@ -5,6 +5,7 @@
 {%- set horizon = longest_window(features) %}
 {%- set incremental = is_incremental_build() %}
 {%- set new = new_rows(ref('card_transactions')) %}
+{%- set observed = all_observations() %}
 {%- set counts -%}
     trans_date_trans_time is not null
     {%- if var('late_rows') == 'drop' %}
@@ -30,7 +31,7 @@ select
     ) as known_at
 from {{ new }} as new_transactions
 cross join (
-    {{ lake_watermark(new, 'trans_date_trans_time') | indent(4) }}
+    {{ lake_watermark(new, 'trans_date_trans_time', observed) | indent(4) }}
 ) as lake_watermark
 where new_transactions.trans_date_trans_time < lake_watermark.watermark
     and {{ counts | replace('trans_num not', 'new_transactions.trans_num not') }}
@@ -59,7 +60,7 @@ emitted as (
 
 lake_watermark as (
 
-    {{ lake_watermark(ref('card_transactions'), 'trans_date_trans_time') | indent(4) }}
+    {{ lake_watermark(ref('card_transactions'), 'trans_date_trans_time', observed) | indent(4) }}
 
 ),
 

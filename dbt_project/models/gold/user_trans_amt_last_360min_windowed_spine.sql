@@ -2,6 +2,7 @@
 
 {%- set features = features_of('user_trans_amt_last_360min_windowed') %}
 {%- set seconds = window_seconds_of('user_trans_amt_last_360min_windowed') %}
+{%- set observed = source('control', 'idle_partitions') if var('window_idle_seconds') else none %}
 
 with card_transactions as (
 
@@ -24,7 +25,7 @@ partition_times as (
 
 watermark as (
 
-    {{ window_watermark('partition_times') }}
+    {{ window_watermark('partition_times', observed) }}
 
 ),
 
