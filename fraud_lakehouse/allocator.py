@@ -14,5 +14,10 @@ _ONE_ARENA = "narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:0"
 
 
 def give_memory_back() -> None:
-    """Set it for this process and its children, unless the environment says something else already."""
-    os.environ.setdefault(_VARIABLE, _ONE_ARENA)
+    """Set it for this process and its children, unless the environment says how many arenas there are to be.
+
+    What it says besides comes behind and wins: polars, too, puts its defaults there for each child of its process.
+    """
+    given = os.environ.get(_VARIABLE, "")
+    if "narenas" not in given:
+        os.environ[_VARIABLE] = ",".join(filter(None, (_ONE_ARENA, given)))
