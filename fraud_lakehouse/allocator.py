@@ -2,8 +2,8 @@
 
 Both bring jemalloc, which by default has four arenas a processor and keeps what was freed in each for ten seconds: of a
 process that commits once a second it never gives anything back (60 MB more in 500 commits to one table; 40 MB and level
-as set here, at the same processor time). Delta-rs reads files by threads, which come to some hundred and stay: what each
-keeps for itself of larger objects is left out (110 of them: 53 MB instead of 78).
+as set here, at the same processor time). Delta-rs reads files by threads, which come to a hundred and stay: none keeps
+larger objects for itself (110 of them: 53 MB instead of 78).
 """
 
 from __future__ import annotations
