@@ -177,6 +177,8 @@ class KafkaCapture:
     def wait(self, timeout: float) -> bool:
         """Whether `read` would find something: a record, a new partition or an error. Waits up to `timeout` seconds.
 
+        An error is also that no broker is connected any more, which `read` looks into.
+
         The record that wakes is kept for the next `read`. Before the first `read` the answer is yes.
 
         Raises:
@@ -186,7 +188,7 @@ class KafkaCapture:
             return True
         if self._fresh_topic().partitions > len(self._told):
             return True
-        return self._reader.wait(timeout)
+        return self._reader.wait(timeout) or self._clients.all_down
 
     def commit_group(self, positions: Mapping[str, int]) -> None:
         """Publish positions as offsets of group `fraud_lakehouse` for dashboards: best effort, nothing reads them."""

@@ -141,12 +141,11 @@ class KafkaReader:
         """Whether a record (or an error, which `take` will raise) is there, waiting up to `timeout` seconds for it."""
         deadline = time.monotonic() + timeout
         while not (self._held or self._order.rows):
-            left = deadline - time.monotonic()
-            message = self._consumer.poll(max(left, 0.0))
-            if message is not None and not self._noted_end(message):
-                self._held.append(message)
-            elif left <= 0:
+            message = self._consumer.poll(max(deadline - time.monotonic(), 0.0))
+            if message is None:  # after as many whole milliseconds: to wait for the rest of one would take it all
                 return False
+            if not self._noted_end(message):
+                self._held.append(message)
         return True
 
     def commit_group(self, offsets: Mapping[int, int]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -40,6 +40,7 @@ from fraud_lakehouse.settings import Settings
 
 _SNAPSHOT_ROWS = 200_000
 _POLL = 0.05  # seconds between two looks at the log's end: one look takes 0.2 ms
+_SLOT_SECONDS = 1.0  # between two looks at the slot itself, while nothing comes
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class PostgresCapture:
         """The tables asked for that cannot be captured, as `tables` saw them last."""
         self._published: Mapping[str, str] | None = None
         self._seen = 0
+        self._slot_seen: SlotState | None = None  # with what was read last
+        self._slot_due = 0.0
 
     def __enter__(self) -> PostgresCapture:
         return self
@@ -102,7 +105,7 @@ class PostgresCapture:
         """Close, and take whatever server answers next: the caller compares its identity with the lake's."""
         self._link.forget()
         self._log.link.forget()
-        self._tables, self.refused, self._published, self._seen = {}, [], None, 0
+        self._tables, self.refused, self._published, self._seen, self._slot_seen = {}, [], None, 0, None
 
     @property
     def slot(self) -> str:
@@ -288,6 +291,8 @@ class PostgresCapture:
     def acknowledge(self, lsn: int) -> None:
         """Let the server discard its log up to `lsn`; only after that position is durable in the lake."""
         self._link.run(lambda connection: self._slot.acknowledge(connection, lsn))
+        if self._slot_seen is not None:
+            self._slot_seen = replace(self._slot_seen, confirmed=lsn)
 
     def lag(self) -> PostgresLag:
         """Where the slot stands."""
@@ -297,15 +302,25 @@ class PostgresCapture:
         return PostgresLag(state.current, state.confirmed, behind, retained, state.wal_status)
 
     def wait(self, timeout: float) -> bool:
-        """Wait until the log has grown beyond what `read` saw last, at most `timeout` seconds."""
+        """Whether `changes` would find something, waiting at most `timeout` seconds for it.
+
+        That is: the log has grown beyond what was read last or, seen within a second, the slot is not as it was then.
+        """
         deadline = time.monotonic() + timeout
         while True:
-            if self._link.run(_log_end) > self._seen:
+            if self._has_news():
                 return True
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
             time.sleep(min(_POLL, left))
+
+    def _has_news(self) -> bool:
+        if self._slot_seen is None or time.monotonic() < self._slot_due:
+            return self._link.run(_log_end) > self._seen
+        self._slot_due = time.monotonic() + _SLOT_SECONDS
+        state = self._state()
+        return state.current > self._seen or not state.is_like(self._slot_seen)
 
     def _check_published(self, after: Mapping[str, int]) -> None:
         """Against the catalog as `tables` saw it last: a table made anew is in no publication."""
@@ -321,7 +336,7 @@ class PostgresCapture:
         return self._log.peek(asked, max_rows, self.system_id)
 
     def _finish(self, changes: Changes) -> None:
-        self._log.check(changes.start_lsn)
+        self._slot_seen = self._log.check(changes.start_lsn)
         self._seen = changes.end_lsn
         self._tables |= {name: table for name, table in changes.tables.items() if name in self._tables}
 

@@ -12,6 +12,7 @@ from fraud_lakehouse.capture.postgres_connection import PostgresConnector
 from fraud_lakehouse.capture.postgres_link import PostgresLink
 from fraud_lakehouse.capture.postgres_preflight import check_identity
 from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
+from fraud_lakehouse.capture.postgres_slot_state import SlotState
 
 
 class LogReader:
@@ -44,13 +45,15 @@ class LogReader:
 
         return self.link.run(begin)
 
-    def check(self, position: int) -> None:
-        """After the last message: nobody moved the slot past the position before it was read.
+    def check(self, position: int) -> SlotState:
+        """After the last message: nobody moved the slot past the position before it was read; the slot as it is.
 
         Raises:
             GapError: somebody did.
         """
-        self._slot.check(self.link.run(self._slot.state), position)
+        state = self.link.run(self._slot.state)
+        self._slot.check(state, position)
+        return state
 
     def _closing(self, chunks: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
         """The chunks; when they are not read to the end, the connection that sends them is closed."""

@@ -33,6 +33,14 @@ class SlotState:
     database: str | None
     invalidation_reason: str | None = None
 
+    def is_like(self, other: SlotState) -> bool:
+        """Whether it is the same slot, as usable, and nobody has acknowledged anything in between."""
+        return self._standing == other._standing
+
+    @property
+    def _standing(self) -> tuple[object, ...]:
+        return self.exists, self.plugin, self.same_database, self.confirmed, self.wal_status == "lost"
+
     def places(self, position: int | None) -> str:
         """Where the slot, the server's log and, if its position is known, the lake stand; for people."""
         lake = "" if position is None else f", the lake has {format_lsn(position)}"

@@ -38,11 +38,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+QUIET_SECONDS = 300.0  # between two evaluations of the checks while there is nothing new to look at
 ALERTS_SECONDS = 60.0  # the hot lane is reported at least this often, so that its freshness is known on a quiet day
 
 
 class LiveConfig(dg.Config):
-    """How long a live run lasts, how often it reports and evaluates the checks, in seconds."""
+    """How long a live run lasts, how often it reports and, while there is news, evaluates the checks, in seconds."""
 
     run_seconds: float = LIVE_SECONDS
     report_seconds: float = 10.0
@@ -135,16 +136,22 @@ class LiveReport:
 class Reporter:
     """A thread that reports cycles and evaluates checks. What fails in it is logged: no alert waits for a report.
 
+    The checks are evaluated while cycles have news, once more after the last that had, and now and then.
+
     Args:
         report: takes each cycle.
         check: evaluates the checks and emits them.
-        seconds: how often the checks are evaluated.
+        seconds: how often, while there is news.
+        alert_seconds: from when on it is news how far the cycle is behind a source.
     """
 
-    def __init__(self, report: LiveReport, check: Callable[[], None], seconds: float) -> None:
+    def __init__(
+        self, report: LiveReport, check: Callable[[], None], seconds: float, alert_seconds: float = 10.0
+    ) -> None:
         self._report = report
         self._check = check
         self._seconds = seconds
+        self._alert_seconds = alert_seconds
         self._cycles: queue.SimpleQueue[CycleResult | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._follow, name="report", daemon=True)
 
@@ -161,16 +168,25 @@ class Reporter:
         self._thread.join()
 
     def _follow(self) -> None:
-        due = time.monotonic() + self._seconds
+        due, quiet_due = time.monotonic() + self._seconds, 0.0
+        has_news = had_news = False  # since the checks were due last, and before that
         while (result := self._cycles.get()) is not None:
             try:
                 self._report.add(result)
+                has_news |= self._is_news(result)
                 if time.monotonic() >= due:
-                    self._check()
-                    due = time.monotonic() + self._seconds
+                    is_wanted = has_news or had_news or time.monotonic() >= quiet_due
+                    due, has_news, had_news = time.monotonic() + self._seconds, False, has_news
+                    if is_wanted:
+                        self._check()
+                        quiet_due = time.monotonic() + QUIET_SECONDS
             except Exception:
                 log.exception("this report is left out; the cycle goes on")
         self._report.flush()
+
+    def _is_news(self, result: "CycleResult") -> bool:
+        is_behind = any(one.exceeds(self._alert_seconds) for one in result.behind.values())
+        return result.has_rows or bool(result.problems) or is_behind
 
 
 def live_job(
@@ -216,7 +232,8 @@ def live_job(
                     context.log.error("%s does not hold: %s", _named(evaluation), evaluation.description)
             metrics.observe("check", time.monotonic() - began)
 
-        reporter, metrics = Reporter(report, check, config.check_seconds), Metrics.of(settings)
+        metrics = Metrics.of(settings)
+        reporter = Reporter(report, check, config.check_seconds, settings.alert_seconds)
 
         def cycle_done(result: "CycleResult") -> None:
             metrics.note(result)

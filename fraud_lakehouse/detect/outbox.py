@@ -194,6 +194,8 @@ class Outbox:
             self._reset()
             is_first = True
             attempted, raised = self._deliveries.read(), self._alerts.read()
+        if attempted.rows is None and raised.rows is None:
+            return
         attempts = attempted.rows.collect() if attempted.rows is not None else pl.DataFrame(schema=deliveries.COLUMNS)
         alerts = raised.rows
         if alerts is not None and not is_first:  # the first time it is all there ever was: what waits is read when due

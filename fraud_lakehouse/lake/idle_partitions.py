@@ -36,7 +36,10 @@ _TRUNCATED = timedelta(milliseconds=1)  # by which a file's stated greatest time
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of `size` seconds of which one ends every `step` seconds, aligned to the epoch."""
+    """Windows of `size` seconds of which one ends every `step` seconds, aligned to the epoch.
+
+    Sessions are as windows of their gap: `size` after its last payment the last one has ended.
+    """
 
     size: int
     step: int

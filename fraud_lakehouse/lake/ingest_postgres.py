@@ -68,6 +68,11 @@ class PostgresIngest:
         self._ready = False
         self.capture.close()
 
+    @property
+    def look_due(self) -> float:
+        """When a step is to look at the catalog, whether or not the log has anything (monotonic clock)."""
+        return self._look_due
+
     def step(self, max_rows: int) -> list[Landed]:
         """Land what is due: a snapshot, a resync or one change batch of about `max_rows` rows.
 

@@ -113,6 +113,7 @@ class DailyUpkeep:
     """Upkeep for a process that no schedule runs beside: a table a call, each table once a day.
 
     Whoever did a table last, this or a schedule, has left the time on it (`<table>/_upkeep`): nothing is done twice.
+    A new table's day begins when it is created.
     """
 
     def __init__(self, lake: Lake, every_hours: float = 25.0, look_every: float = 60.0) -> None:
@@ -144,9 +145,12 @@ class DailyUpkeep:
 
 
 def _done_at(lake: Lake, layer: str, name: str) -> float:
-    """When a local table's upkeep was last done, seconds since 1970; 0 where it never was."""
-    marker = Path(lake.uri(layer, name)) / MARKER
-    return marker.stat().st_mtime if marker.exists() else 0.0
+    """When a local table's upkeep was last done, or it was created, seconds since 1970; 0 where neither is known."""
+    root = Path(lake.uri(layer, name))
+    for left in (root / MARKER, durable.log_entry(root, 0)):
+        if left.exists():
+            return left.stat().st_mtime
+    return 0.0
 
 
 def _tidy(handle: DeltaTable, root: Path) -> None:

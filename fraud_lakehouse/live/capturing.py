@@ -16,7 +16,7 @@ from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.live.behind import Backlog
 from fraud_lakehouse.live.source import Source
 
-LOOK_SECONDS = 1.0  # a step at least this often: new tables, and log of others that the server may recycle
+LOOK_SECONDS = 5.0  # a step at least this often, whether there is data or not: log of others the server may recycle
 WAKE_SECONDS = 0.2  # how long a thread waits for data before it looks whether it should end
 BACKLOG_SECONDS = 5.0  # how often a source is asked what it still has
 AWAY_SECONDS = 15.0  # without an answer to that, after which the source is told as away
@@ -153,7 +153,10 @@ class Capturing:
             if is_full or not source.is_ready:
                 self._ending.wait(WAKE_SECONDS)
                 continue
-            if not source.wait(WAKE_SECONDS) and time.monotonic() < look_at:
+            # After an error a step finds out whether all is well again.
+            has_data = source.wait(WAKE_SECONDS) or source.problem
+            if not has_data and time.monotonic() < min(look_at, source.due()):
+                self.backlog.read(source.name, source.position())
                 continue
             began = time.monotonic()
             look_at = began + LOOK_SECONDS

@@ -58,6 +58,11 @@ class CycleResult:
         return bool(self.builds) and not any(broken_models(build) for build in self.builds)
 
     @property
+    def has_rows(self) -> bool:
+        """Whether rows were landed, or written by a model."""
+        return bool(self.landed) or any(node.rows for build in self.builds for node in build.nodes)
+
+    @property
     def rows(self) -> int:
         """Rows landed in bronze."""
         return sum(batch.rows for batch in self.landed)

@@ -59,7 +59,7 @@ def _at_intervals(
 
 def _finish(cycle: Cycle, beside: Beside, result: CycleResult, report: Callable[[CycleResult], None]) -> None:
     # A build without rows is the look every half minute whether another process left some: no news for those beside.
-    if result.landed or any(node.rows for build in result.builds for node in build.nodes):
+    if result.has_rows:
         beside.note_change()
     built = beside.take()
     report(replace(result, builds=[*result.builds, *built], problems={**result.problems, **beside.problems}))

@@ -6,6 +6,7 @@ A source that is away is asked again after growing pauses; one with a gap waits 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class Source:
     """One source: `problem` is why it gives nothing now, `stopped` that it needs a person.
 
     `waiting` asks the source what it still has; `position` is up to where each part of it has been read, without asking
-    (the parts are those of `Waiting.ends`). `be_patient` says whether a step may wait for a server that is away.
+    (the parts are those of `Waiting.ends`). `due` is when a step has something to do although there is no data
+    (monotonic clock). `be_patient` says whether a step may wait for a server that is away.
     `is_shared` is true after a step in which another process was landing the same source: its rows are in bronze
     without our having landed them. `has_observed` says whether the last step recorded that the source has nothing more:
     models have something new to read then too (lake/idle_partitions.py).
@@ -54,6 +56,7 @@ class Source:
     close: Callable[[], None]
     waiting: Callable[[], Waiting] = Waiting
     position: Callable[[], Mapping[str, int]] = dict
+    due: Callable[[], float] = lambda: math.inf
     be_patient: Callable[[bool], None] = lambda patient: None
     has_observed: Callable[[], bool] = lambda: False
     problem: str | None = None
@@ -140,6 +143,7 @@ def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
             postgres.close,
             lambda: postgres_waiting(postgres.capture.lag()),
             lambda: {LOG: postgres.capture.seen_lsn},
+            lambda: postgres.look_due,
             postgres.capture.be_patient,
         )
     if settings.kafka_bootstrap_servers is not None:
@@ -151,8 +155,8 @@ def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
             kafka.close,
             lambda: kafka_waiting(kafka.capture.lag()),
             kafka.capture.passed,
-            kafka.capture.be_patient,
-            lambda: kafka.has_observed,
+            be_patient=kafka.capture.be_patient,
+            has_observed=lambda: kafka.has_observed,
         )
 
 

@@ -320,11 +320,11 @@ class Plugin(BasePlugin):
         return self._relations[sql]
 
     def _settle(self, plan: Plan) -> None:
-        """Nothing committed: keep the position in memory, and commit it once it lies far behind."""
+        """Nothing committed: keep the positions in memory, and commit them once one lies far behind its upstream."""
         self._consumption.remember(plan)
-        committed = [position for key in plan.asked if (position := self._consumption.committed(plan, key)) is not None]
-        behind = [plan.reads[key].to_version for key in plan.asked]
-        if committed and max(behind) - min(committed) > MOST_EMPTY_BUILDS:
+        committed = {key: self._consumption.committed(plan, key) for key in plan.asked}
+        behind = [plan.reads[key].to_version - at for key, at in committed.items() if at is not None]
+        if max(behind, default=0) > MOST_EMPTY_BUILDS:
             writer.progress(plan)
 
 

@@ -7,49 +7,33 @@ run over is the profile's matter, which each process writes for itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from deltalake import DeltaTable
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.definitions import Definitions, definitions_of
 from fraud_lakehouse.features.documented import documented_models
-from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
 from fraud_lakehouse.lake.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.binding import check_models
+from fraud_lakehouse.transform.captured import BANK, CARDS, Captured, CapturedTables, models_of
 from fraud_lakehouse.transform.engine import PLANNING
-from fraud_lakehouse.transform.scan import columns
+from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
 
-_INTEGER = re.compile("smallint|integer|bigint")
-_NUMBER = re.compile(r"smallint|integer|bigint|float|double|decimal\(\d+,\s*\d+\)")
-_TEXT = re.compile("varchar")
-_TIME = re.compile("timestamp|timestamptz|date")
 KEPT_SECONDS = 7 * 86_400
-CARDS = "card_transactions"
-BANK = {
-    "users": ("user_id", {"user_id": _INTEGER, "name": _TEXT, "email": _TEXT, "registration_date": _TIME}),
-    "transactions": (
-        "transaction_id",
-        {"transaction_id": _INTEGER, "user_id": _INTEGER, "transaction_date": _TIME, "amount": _NUMBER},
-    ),
-}
-"""Captured tables that shipped models are about: key and columns with the types they can be computed from."""
-_NOT_COPIED = shutil.ignore_patterns("target", "logs", "dbt_packages", "profiles.yml", ".user.yml", "__pycache__")
 
 
 @dataclass(frozen=True)
@@ -87,19 +71,67 @@ def shipped_project() -> Path:
     raise TransformError("the dbt project is not beside the package", "run from a checkout of the repository")
 
 
-def prepare_project(settings: Settings, shipped: Path | None = None, *, parse: bool = True) -> PreparedProject:
+def prepare_project(settings: Settings, shipped: Path | None = None) -> PreparedProject:
     """The project for this lake, parsed; made anew only when a file of it would differ.
 
     Args:
         shipped: the dbt project to start from; default: the one that came with the package.
-        parse: False only says which one it would be.
 
     Raises:
         TransformError: dbt refuses the project; the message is dbt's. Or a file went away while it was read.
     """
-    shipped = shipped or shipped_project()
+    return Preparation(settings, shipped).prepare()
+
+
+class Preparation:
+    """Prepares a lake's project again and again: what did not change is looked at, not read. One thread at a time.
+
+    Args:
+        shipped: the dbt project to start from; default: the one that came with the package.
+    """
+
+    def __init__(self, settings: Settings, shipped: Path | None = None) -> None:
+        self._settings = settings
+        self._shipped = shipped
+        self._tables = CapturedTables(Lake.at(settings.lake))
+        self._seen: tuple[Stamp, dict[str, Captured]] | None = None
+        self._plan = _Plan(Path(), {}, PreparedProject(Path()))
+
+    def planned(self) -> PreparedProject:
+        """Which project it would be now, parsed or not.
+
+        Raises:
+            TransformError: a file went away while it was read, or the catalogue is wrong.
+        """
+        return self._planned().project
+
+    def prepare(self) -> PreparedProject:
+        """The project as it is now, parsed if no process has parsed it yet.
+
+        Raises:
+            TransformError: as `planned`, or dbt refuses the project; the message is dbt's.
+        """
+        with _going_away():
+            plan = self._planned()
+            if not plan.project.is_parsed:
+                _make(plan, self._settings)
+            return plan.project
+
+    def _planned(self) -> _Plan:
+        with _going_away():
+            shipped = self._shipped or shipped_project()
+            stamp, captured = stamp_of(shipped), self._tables.now()
+            if self._seen != (stamp, captured):
+                self._plan = _plan(self._settings, shipped, stamp, captured)
+                self._seen = stamp, captured
+            return self._plan
+
+
+@contextmanager
+def _going_away() -> Iterator[None]:
+    """A file that is gone when it is read, as an error that names it."""
     try:
-        return _prepare(settings, shipped, parse=parse)
+        yield
     except FileNotFoundError as error:
         raise TransformError(
             f"{error.filename} went away while the dbt project was read",
@@ -107,36 +139,48 @@ def prepare_project(settings: Settings, shipped: Path | None = None, *, parse: b
         ) from error
 
 
-def _prepare(settings: Settings, shipped: Path, *, parse: bool) -> PreparedProject:
-    lake = Lake.at(settings.lake)
-    bank = {name: name if _is_like_shipped(lake, name) else f"bank_{name}" for name in BANK}
-    generated = _generated_files(lake, {CARDS, *bank.values()})
-    files, features, catalogue = _catalogue(shipped, _stamp(shipped))
+@dataclass(frozen=True)
+class _Plan:
+    """The files of a project: those of `shipped`, but for the `generated` texts (by path); where they will lie."""
+
+    shipped: Path
+    generated: dict[str, str]
+    project: PreparedProject
+
+
+def _plan(settings: Settings, shipped: Path, stamp: Stamp, captured: dict[str, Captured]) -> _Plan:
+    bank = {name: f"bank_{name}" if name in captured and not captured[name].is_like(name) else name for name in BANK}
+    generated = models_of(captured, {CARDS, *bank.values()})
+    files, features, catalogue = _catalogue(shipped, stamp)
     generated |= files
     variables: dict[str, Any] = {f"{name}_table": table for name, table in bank.items()} | features
-    variables |= {f"{name}_columns": _present_columns(lake, table) for name, table in bank.items()}
+    variables |= {
+        f"{name}_columns": captured[table].present if table in captured else [] for name, table in bank.items()
+    }
     generated["dbt_project.yml"] = _with_settings(shipped, settings, variables, catalogue)
-    home = settings.cache_dir / "dbt"
-    prepared = PreparedProject(home / _hash(shipped, generated))
-    if prepared.is_parsed or not parse:
-        return prepared
+    folder = settings.cache_dir / "dbt" / digest_of(shipped, stamp, generated)
+    return _Plan(shipped, generated, PreparedProject(folder))
+
+
+def _make(plan: _Plan, settings: Settings) -> None:
+    """Put a project together and have dbt parse it; the folder appears whole."""
+    home = plan.project.folder.parent
     home.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=home))
     try:
-        shutil.copytree(shipped, building, ignore=_NOT_COPIED, dirs_exist_ok=True)
-        for name, text in generated.items():
+        shutil.copytree(plan.shipped, building, ignore=ignored, dirs_exist_ok=True)
+        for name, text in plan.generated.items():
             (building / name).parent.mkdir(parents=True, exist_ok=True)
             (building / name).write_text(text)
         _parse(building, settings)
         try:
-            os.rename(building, prepared.folder)
+            os.rename(building, plan.project.folder)
         except OSError:
-            if not prepared.is_parsed:  # else another process was quicker, with the same content
+            if not plan.project.is_parsed:  # else another process was quicker, with the same content
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    _forget_old(home, prepared.folder)
-    return prepared
+    _forget_old(home, plan.project.folder)
 
 
 def _forget_old(home: Path, current: Path) -> None:
@@ -188,32 +232,6 @@ def _profiles(settings: Settings) -> str:
     return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
 
 
-def _is_like_shipped(lake: Lake, name: str) -> bool:
-    """Whether a captured table of this name has the key and columns the shipped models compute from (or is absent)."""
-    if not lake.exists("bronze", name):
-        return True
-    table = lake.open("bronze", name)
-    key, wanted = BANK[name]
-    present = present_columns(table)
-    kinds = {column: kind for column, kind in columns(table) if column in present or not present}
-    return _key_of(table) == [key] and all(kind.fullmatch(kinds.get(column, "")) for column, kind in wanted.items())
-
-
-def _present_columns(lake: Lake, name: str) -> list[str]:
-    return present_columns(lake.open("bronze", name)) if lake.exists("bronze", name) else []
-
-
-def present_columns(table: DeltaTable) -> list[str]:
-    """The names of the columns that the source of a bronze table has now, in its order; none if that is not known."""
-    described = json.loads(table.metadata().configuration.get(COLUMNS_PROPERTY) or "[]")
-    return [column["name"] for column in described]
-
-
-def _key_of(table: DeltaTable) -> list[str]:
-    key: list[str] = json.loads(table.metadata().configuration.get(KEY_PROPERTY) or "[]")
-    return key
-
-
 def current_definitions(settings: Settings, shipped: Path | None = None) -> Definitions:
     """The definitions of the features that models compute now.
 
@@ -224,7 +242,7 @@ def current_definitions(settings: Settings, shipped: Path | None = None) -> Defi
         TransformError: the catalogue is wrong; it says where.
     """
     shipped = shipped or shipped_project()
-    catalogue = _catalogue(shipped, _stamp(shipped))[2]
+    catalogue = _catalogue(shipped, stamp_of(shipped))[2]
     return definitions_of(catalogue, _vars(settings)) if catalogue is not None else {}
 
 
@@ -236,27 +254,25 @@ def current_windows(shipped: Path | None = None) -> list[Windows]:
     """
     shipped = shipped or shipped_project()
     try:
-        catalogue = _catalogue(shipped, _stamp(shipped))[2]
+        catalogue = _catalogue(shipped, stamp_of(shipped))[2]
     except (TransformError, FileNotFoundError):
         catalogue = None
     features = catalogue.features if catalogue is not None else []
-    tumbling = {feature.seconds for feature in features if feature.past == "tumble" and feature.seconds is not None}
-    return [*(Windows(seconds, seconds) for seconds in sorted(tumbling)), *REFERENCE]
+    found = {
+        Windows(feature.seconds, feature.step_seconds or feature.seconds)
+        for feature in features
+        if feature.past not in ("strict", "closed") and feature.seconds is not None
+    }
+    return sorted(found, key=lambda windows: (windows.size, windows.step)) or list(REFERENCE)
 
 
 def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any], catalogue: Catalogue | None) -> str:
     """dbt_project.yml with the settings that models read as vars."""
-    project = json.loads(_as_json((shipped / "dbt_project.yml").read_text()))
+    project = yaml.safe_load((shipped / "dbt_project.yml").read_text())
     project["vars"] |= _vars(settings) | variables
     if catalogue is not None:
         project["vars"]["feature_definitions"] = definitions_of(catalogue, _vars(settings))
-    return json.dumps(project)  # also YAML, and quick to write: every cycle compares it
-
-
-@lru_cache(maxsize=4)
-def _as_json(text: str) -> str:
-    """YAML as JSON, which is quick to read: the same text is read every other second."""
-    return json.dumps(yaml.safe_load(text))
+    return json.dumps(project)  # also YAML
 
 
 def _vars(settings: Settings) -> dict[str, Any]:
@@ -271,74 +287,10 @@ def _vars(settings: Settings) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _catalogue(shipped: Path, stamp: float) -> tuple[dict[str, str], dict[str, Any], Catalogue | None]:
+def _catalogue(shipped: Path, stamp: Stamp) -> tuple[dict[str, str], dict[str, Any], Catalogue | None]:
     """The yml files with features in them, the vars of the catalogue, itself; read again only when `stamp` differs."""
     if not (shipped / FILE).is_file():
         return {}, {}, None
     catalogue = load_catalogue(shipped / FILE)
     check_models(shipped, catalogue)
     return documented_models(shipped, catalogue), catalogue.variables(), catalogue
-
-
-def _stamp(shipped: Path) -> float:
-    """When a file that `_catalogue` reads was last changed, or one was added."""
-    return max(path.stat().st_mtime for path in (shipped, *shipped.glob("*.yml"), *shipped.glob("models/**/*.yml")))
-
-
-def _generated_files(lake: Lake, shipped: set[str]) -> dict[str, str]:
-    """Models and source entries of captured tables that the shipped project does not name.
-
-    A model's name is made fit for dbt and unlike any shipped one; its alias is the table's own name.
-    """
-    files: dict[str, str] = {}
-    sources = []
-    captured = set(lake.tables("bronze"))
-    taken = {name.lower() for name in captured}
-    for name in sorted(captured - shipped):
-        table = lake.open("bronze", name)
-        key = _key_of(table)
-        if not key:
-            continue
-        declared = [{"name": _unrendered(column), "data_type": kind, "quote": True} for column, kind in columns(table)]
-        sources.append({"name": name, "description": f"Change events of {name}.", "columns": declared})
-        files |= _model(name, name, "replica", [key, present_columns(table)], key)
-        if f"{name}_history".lower() not in taken:  # a table of that name is captured itself: its replica lies there
-            files |= _model(f"{name}_history", name, "history", [key], [*map(_in_history, key), "_lsn", "_seq"])
-    if sources:
-        files["models/silver/captured/sources.yml"] = yaml.safe_dump(
-            {"version": 2, "sources": [{"name": "captured", "schema": "bronze", "tables": sources}]}
-        )
-    return files
-
-
-def _in_history(column: str) -> str:
-    """What a source's column is called in its history (macro history_names)."""
-    return f"source_{column}" if column.lower() in ("valid_from", "valid_to", "is_deleted") else column
-
-
-def _unrendered(text: str) -> str:
-    """The text as dbt reads it back from yml, braces and all: dbt renders names."""
-    return "{{ " + json.dumps(text) + " }}" if "{" in text else text
-
-
-def _model(alias: str, source: str, macro: str, arguments: list[list[str]], unique_key: list[str]) -> dict[str, str]:
-    options = {"strategy": "merge", "unique_key": unique_key, "tags": ["replica"], "alias": alias, "source_types": True}
-    name = f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
-    listed = ", ".join(json.dumps(argument) for argument in arguments)
-    text = (
-        "{{ config(**" + json.dumps(options) + ") }}\n"
-        "{{ " + macro + "(source('captured', " + json.dumps(source) + "), " + listed + ") }}\n"
-    )
-    return {f"models/silver/captured/{name}.sql": text}
-
-
-def _hash(shipped: Path, generated: dict[str, str]) -> str:
-    digest = hashlib.sha256()
-    skipped = {"target", "logs", "dbt_packages", "__pycache__"}
-    for path in sorted(shipped.rglob("*")):
-        relative = path.relative_to(shipped)
-        if path.is_file() and not skipped & set(relative.parts):
-            digest.update(str(relative).encode() + b"\0" + path.read_bytes() + b"\0")
-    for name in sorted(generated):
-        digest.update(name.encode() + b"\0" + generated[name].encode() + b"\0")
-    return digest.hexdigest()[:16]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.transform.accepted import Accepted
 from fraud_lakehouse.transform.program import Program
-from fraud_lakehouse.transform.project import PreparedProject, dbt_arguments, prepare_project, write_profile
+from fraud_lakehouse.transform.project import Preparation, PreparedProject, dbt_arguments, write_profile
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -106,8 +106,7 @@ class Transformer:
     """
 
     def __init__(self, settings: Settings, shipped: Path | None = None) -> None:
-        self._settings = settings
-        self._shipped = shipped
+        self._preparation = Preparation(settings, shipped)
         self._project: PreparedProject | None = None
         self._manifest: Manifest | None = None
         self._accepted = Accepted(settings)
@@ -204,13 +203,13 @@ class Transformer:
 
     def _parsed(self) -> PreparedProject:
         """The project as it is now, parsed; one that was refused is not parsed again."""
-        planned = prepare_project(self._settings, self._shipped, parse=False)
+        planned = self._preparation.planned()
         if self._refused is not None and self._refused[0] == planned and time.monotonic() < self._refused[2]:
             raise self._refused[1]
         if planned.is_parsed:
             return planned
         try:
-            return prepare_project(self._settings, self._shipped)
+            return self._preparation.prepare()
         except TransformError as error:
             self._refused = planned, error, math.inf
             raise

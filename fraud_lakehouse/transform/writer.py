@@ -207,7 +207,7 @@ def progress(plan: Plan) -> None:
     before = plan.target.version()
     nothing = pa.RecordBatchReader.from_batches(pa.schema(plan.target.schema().to_arrow()), [])
     _commit(plan, plan.target, _Counted(nothing), "append")
-    _sync(plan.target, before)
+    _done(plan, plan.target, before, 0, "append")
 
 
 def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:

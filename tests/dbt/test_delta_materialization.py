@@ -110,6 +110,33 @@ def test_nothing_new_commits_nothing(mini: Mini) -> None:
     assert versions == {name: DeltaTable(str(mini.root / "gold" / name)).version() for name in versions}
 
 
+def test_positions_are_committed_alone_once_they_lie_far_behind_and_the_log_stays_short(
+    tmp_path: Path, mini_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraud_lakehouse.transform.plugin.MOST_EMPTY_BUILDS", 3)
+    monkeypatch.setattr("fraud_lakehouse.lake.housekeeping.CHECKPOINT_INTERVAL", 2)
+    project = Path(shutil.copytree(mini_project, tmp_path / "project"))
+    (project / "models" / "gold" / "large.sql").write_text(
+        "{{ config(strategy='append') }}"
+        " select id from {{ new_rows(ref('cards')) }} where amount > 1000"
+        " union all select id from {{ new_rows(source('bronze', 'absent')) }} where amount > 1000"
+    )
+    mini = Mini(tmp_path / "lake", project)
+    mini.add(0, 1)
+    write_deltalake(str(mini.root / "bronze/absent"), pl.DataFrame({"id": [0], "amount": [0.0]}).to_arrow())
+    mini.build()
+    log = mini.root / "gold" / "large" / "_delta_log"
+    began = DeltaTable(str(log.parent)).version()
+    versions = []
+    for event in range(1, 13):
+        mini.add(event, event + 1)
+        mini.build()
+        versions.append(DeltaTable(str(log.parent)).version() - began)
+    assert versions == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3], "also beside an upstream that stays where it is"
+    assert list(log.glob("*.checkpoint.parquet"))
+    mini.transformer.close()
+
+
 def test_compaction_is_not_new_data(mini: Mini) -> None:
     mini.add(0, 5)
     mini.add(5, 10)

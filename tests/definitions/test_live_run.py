@@ -18,7 +18,7 @@ from deltalake import write_deltalake
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.capture_check import newest_evaluation
 from fraud_lakehouse.defs.contract_checks import ContractRounds, contracted_tables
-from fraud_lakehouse.defs.live_run import LiveReport, finish_cycle_first
+from fraud_lakehouse.defs.live_run import LiveReport, Reporter, finish_cycle_first
 from fraud_lakehouse.defs.resources import Parts
 from fraud_lakehouse.errors import GapError
 from fraud_lakehouse.lake.lake import Lake
@@ -94,6 +94,31 @@ def test_a_model_that_fails_is_not_materialized_and_its_problem_is_in_the_log() 
     report.flush()
     assert [event.asset_key for event in events] == [dg.AssetKey(["bronze", "users"]), KEYS[ALERTS]]
     assert len(warnings) == 2
+
+
+def test_checks_are_evaluated_while_there_is_news_once_more_after_it_and_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    quiet, problem = CycleResult(), replace(CycleResult(), problems={"kafka": "no broker answers"})
+    late = replace(CycleResult(), behind={"postgres": Behind(42.0, 9)})
+    in_time = replace(CycleResult(), behind={"postgres": Behind(0.5, 9)})
+
+    def evaluated(*results: CycleResult) -> list[int]:
+        """After which of the cycles, numbered from 0."""
+        report = LiveReport({}, 3600.0, lambda event: None, lambda line: None, lambda line: None)
+        seen: list[CycleResult] = []
+        at: list[int] = []
+        monkeypatch.setattr(report, "add", seen.append)
+        with Reporter(report, lambda: at.append(len(seen) - 1), 0.0) as reporter:
+            for result in results:
+                reporter.add(result)
+        return at
+
+    assert evaluated(quiet, quiet, in_time) == [0]
+    for news in (_cycle(1), problem, late):
+        assert evaluated(quiet, quiet, news, news, quiet, quiet, quiet) == [0, 2, 3, 4]
+    monkeypatch.setattr("fraud_lakehouse.defs.live_run.QUIET_SECONDS", 0.0)
+    assert evaluated(quiet, quiet, quiet) == [0, 1, 2]
 
 
 def _live(stand: Callable[..., Any], manifest: dict[str, Any], repeat: Any) -> dg.JobDefinition:

@@ -81,6 +81,24 @@ def test_concurrent_producer_loses_and_doubles_nothing(kafka: Broker, rounds: in
     assert len(seen) == len(set(seen)) == total
 
 
+def test_waiting_notices_that_the_broker_has_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fraud_lakehouse.capture.kafka.REFRESH_SECONDS", 3600.0)  # it is not asked
+    server = EmbeddedKafka(tmp_path)
+    server.start()
+    server.create_topic("t", 1)
+    with KafkaCapture(Broker(server.bootstrap).settings("t")) as capture:
+        capture.be_patient(False)
+        assert capture.wait(60) and capture.read({}, 10) is None
+        while capture.wait(0.1):  # what the connection said while it was made
+            assert capture.read({}, 10) is None
+        server.stop()
+        deadline = time.monotonic() + 60
+        while not capture.wait(0.1):
+            assert time.monotonic() < deadline
+        with pytest.raises(SourceError, match="no Kafka broker answers"):
+            capture.read({}, 10)
+
+
 def test_in_haste_a_broker_that_is_away_holds_nobody_up(tmp_path: Path) -> None:
     server = EmbeddedKafka(tmp_path)
     server.start()

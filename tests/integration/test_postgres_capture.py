@@ -16,9 +16,11 @@ import pytest
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_errors import (
     PostgresUnreachableError,
+    SlotLostError,
     SourceTableError,
     TableWithoutPositionError,
 )
+from fraud_lakehouse.capture.postgres_slot_state import format_lsn
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from tests.integration.replayed import Replayed, read_whole, source_rows
 
@@ -303,6 +305,32 @@ def test_without_patience_a_server_that_is_away_is_an_error_at_once_and_a_restar
     postgres.stop()
     postgres.start()
     capture.wait(0.1)  # the connection broke, the server is there
+
+
+def test_wait_sees_that_the_slot_is_not_what_it_was(
+    source: psycopg.Connection, capture_of: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraud_lakehouse.capture.postgres._SLOT_SECONDS", 0.0)
+    model, capture = Replayed(), capture_of()
+    model.snapshot(capture)
+
+    def is_idle() -> bool:
+        return model.follow(capture) == 0 and not capture.wait(0.2)
+
+    source.execute("insert into payments(note) values ('n')")
+    model.follow(capture)
+    assert any(is_idle() for _ in range(5)), "our own acknowledgement is none"
+    source.execute("insert into payments(note) values ('n')")
+    model.follow(capture, acknowledge=False)
+    assert any(is_idle() for _ in range(5))
+    source.execute("select pg_replication_slot_advance(%s, %s)", (capture.slot, format_lsn(model.position)))
+    assert capture.wait(0.2), "another reader"
+    assert read_whole(capture, model.after, model.position, 1000) is None
+    assert any(is_idle() for _ in range(5))
+    source.execute("select pg_drop_replication_slot(%s)", (capture.slot,))
+    assert capture.wait(0.2)
+    with pytest.raises(SlotLostError):
+        read_whole(capture, model.after, model.position, 1000)
 
 
 def test_wait_sees_new_log_and_idle_log_can_be_passed(source: psycopg.Connection, capture_of: Open) -> None:

@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+OURS = "narenas:1,lg_tcache_max:8,dirty_decay_ms:1000,muzzy_decay_ms:0"
 SAY = "import os, sys; import {module}; {then}; print(os.environ.get('_RJEM_MALLOC_CONF'), 'polars' in sys.modules)"
+
+SAY_IT = SAY.format(module="fraud_lakehouse.cli", then="fraud_lakehouse.cli.give_memory_back()")
 
 
 @pytest.mark.parametrize(
@@ -18,8 +21,15 @@ SAY = "import os, sys; import {module}; {then}; print(os.environ.get('_RJEM_MALL
         ("fraud_lakehouse.cli", "fraud_lakehouse.cli.give_memory_back()"),
     ],
 )
-@pytest.mark.parametrize("given", [None, "narenas:4"])
-def test_it_is_said_before_the_libraries_are_there(module: str, then: str, given: str | None) -> None:
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (None, OURS),
+        ("narenas:4", "narenas:4"),
+        ("dirty_decay_ms:500", f"{OURS},dirty_decay_ms:500"),  # as every child of a process with polars is given
+    ],
+)
+def test_it_is_said_before_the_libraries_are_there(module: str, then: str, given: str | None, said: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "_RJEM_MALLOC_CONF"}
     done = subprocess.run(
         [sys.executable, "-c", SAY.format(module=module, then=then)],
@@ -28,4 +38,10 @@ def test_it_is_said_before_the_libraries_are_there(module: str, then: str, given
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [given or "narenas:1,dirty_decay_ms:1000,muzzy_decay_ms:0", "False"]
+    assert done.stdout.split() == [said, "False"]
+
+
+def test_it_holds_in_a_child_of_a_process_that_has_polars() -> None:
+    child = f"import subprocess, sys, polars; subprocess.run([sys.executable, '-c', {SAY_IT!r}], check=True)"
+    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
+    assert "narenas:1" in done.stdout.split()[0]

@@ -211,6 +211,6 @@ def test_the_newest_landing_is_found_though_the_newest_files_have_none_that_can_
 
 
 def test_the_windows_are_those_of_the_catalogue(tmp_path: Path) -> None:
-    assert current_windows() == [Windows(21600, 21600), Windows(21600, 3600)]
+    assert current_windows() == [Windows(1800, 1800), Windows(21600, 3600), Windows(21600, 21600)]
     (tmp_path / "features.yml").write_text("sources: [")
     assert current_windows(tmp_path) == [Windows(21600, 3600)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -100,6 +101,69 @@ def test_rows_wait_in_the_source_while_as_many_as_a_batch_are_not_scored(
         assert capturing.backlog.now()["kafka"].source_rows == 2
         capturing.backlog.scored(first)
         assert len(taken(landings, 2)) == 2
+
+
+class Idle:
+    """A source without data: counts the looks for data, and the steps that are taken all the same."""
+
+    def __init__(self) -> None:
+        self.due = math.inf
+        self.errors: list[SourceError] = []
+        self.looks = self.steps = 0
+
+    def wait(self, timeout: float) -> bool:
+        """No data."""
+        self.looks += 1
+        if self.errors:
+            raise self.errors.pop()
+        time.sleep(0.001)
+        return False
+
+    def step(self, rows: int) -> list[Landed]:
+        """Nothing to land; what was due is done."""
+        self.steps += 1
+        self.due = math.inf
+        return []
+
+
+def becomes(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return condition()
+
+
+def test_an_idle_source_takes_a_step_when_one_is_due_or_after_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraud_lakehouse.live.capturing.LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr("fraud_lakehouse.live.capturing.LONGEST_PACE_SECONDS", 0.0)
+    monkeypatch.setattr("fraud_lakehouse.live.source.RETRY_SECONDS", (0.0,))
+    idle = Idle()
+    postgres = Source("postgres", idle.step, idle, lambda: None, due=lambda: idle.due)
+    with Capturing([postgres], tmp_path, 1000):
+        assert becomes(lambda: idle.looks > 20) and idle.steps == 1, "the first one, which connects"
+        idle.due = 0.0
+        assert becomes(lambda: idle.steps == 2)
+        idle.errors.append(SourceError("the server went away", "start it"))
+        assert becomes(lambda: idle.steps == 3) and postgres.problem is None
+        looks = idle.looks
+        assert becomes(lambda: idle.looks > looks + 20) and idle.steps == 3
+
+
+def test_what_an_idle_source_has_read_past_is_no_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fraud_lakehouse.live.capturing.LOOK_SECONDS", 3600.0)
+    idle, position = Idle(), {"0": 4}
+    kafka = Source("kafka", idle.step, idle, lambda: None, lambda: Waiting(rows=1, ends={"0": 5}), lambda: position)
+    capturing = Capturing([kafka], tmp_path, 1000)
+
+    def seconds() -> float:
+        return capturing.backlog.now(datetime.now(UTC) + timedelta(minutes=1))["kafka"].seconds
+
+    with capturing:
+        assert becomes(lambda: seconds() > 0.0), "one record is there"
+        position["0"] = 5  # the marker of a transaction: no step gets rows of it
+        assert becomes(lambda: seconds() == 0.0) and idle.steps == 1
 
 
 def unreachable() -> Waiting:

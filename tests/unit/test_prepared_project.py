@@ -1,15 +1,21 @@
-"""The folder of prepared projects, which several processes use at once."""
+"""The folder of prepared projects, which several processes use at once; what is read to tell which one it is."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.transform.project import prepare_project
+from fraud_lakehouse.transform.project import Preparation, prepare_project
+from fraud_lakehouse.transform.project_files import digest_of, stamp_of
 
 LONG_AGO = 1_000_000_000
 
@@ -44,3 +50,56 @@ def test_a_file_that_goes_away_while_the_project_is_read_is_named(settings: Sett
     (shipped / "models" / "going.yml").symlink_to("gone")
     with pytest.raises(TransformError, match=r"going\.yml went away while the dbt project was read"):
         prepare_project(settings, shipped)
+
+
+def test_what_has_not_changed_is_not_read_again(
+    settings: Settings, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Lake.at(settings.lake)
+    payees = BronzeTable.open_or_create(lake, "payees", {"id": pl.Int64()}, ["id"])
+    monkeypatch.setattr("fraud_lakehouse.transform.project_files._SETTLED_NS", -1)
+    read: list[str] = []
+
+    def reading(*arguments: Any) -> str:
+        read.append(digest_of(*arguments))
+        return read[-1]
+
+    monkeypatch.setattr("fraud_lakehouse.transform.project.digest_of", reading)
+    preparation = Preparation(settings, shipped)
+    first = preparation.planned()
+    assert preparation.planned() == first and len(read) == 1
+    payees.append(pl.DataFrame({"id": [1]}), {})
+    assert preparation.planned() == first and len(read) == 1, "rows change no model"
+    payees.reshape({"name": pl.String()}, rewrite=False)
+    with_name = preparation.planned()
+    assert with_name != first and len(read) == 2
+    (shipped / "models" / "one.sql").write_text("select 2 as one")  # as long as before
+    other = preparation.planned()
+    assert other not in (first, with_name) and len(read) == 3
+    BronzeTable.open_or_create(lake, "accounts", {"id": pl.Int64()}, ["id"])
+    assert preparation.planned() != other and len(read) == 4
+    assert Preparation(settings, shipped).planned().folder.name == read[3], "as who sees it for the first time"
+
+
+def test_what_was_read_within_a_tick_of_its_change_is_read_once_more(
+    settings: Settings, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = shipped / "models" / "one.sql"
+    preparation = Preparation(settings, shipped)
+    monkeypatch.setattr("fraud_lakehouse.transform.project_files._SETTLED_NS", 10**18)
+    seen = stamp_of(shipped)
+    first = preparation.planned()
+    model.write_text("select 2 as one")
+    monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", lambda _project: seen)  # the same tick
+    assert preparation.planned() == first
+    settled = replace(seen, is_settled=True)
+    monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", lambda _project: settled)
+    assert preparation.planned() != first
+
+
+def test_what_editors_leave_beside_open_files_is_no_part_of_the_project(settings: Settings, shipped: Path) -> None:
+    before = stamp_of(shipped)
+    (shipped / "models" / ".#one.sql").symlink_to("someone@host.123")
+    (shipped / "models" / ".one.sql.swp").write_text("half")
+    assert stamp_of(shipped).marks == before.marks
+    assert prepare_project(settings, shipped).is_parsed

@@ -1,0 +1,134 @@
+"""The captured tables as the dbt project sees them: keys, columns, and the models of those that none is shipped for.
+
+How the project is put together of it is `project.py`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import yaml
+from deltalake import DeltaTable
+
+from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.transform.handles import Handles
+from fraud_lakehouse.transform.scan import columns
+
+CARDS = "card_transactions"
+_INTEGER = re.compile("smallint|integer|bigint")
+_NUMBER = re.compile(r"smallint|integer|bigint|float|double|decimal\(\d+,\s*\d+\)")
+_TEXT = re.compile("varchar")
+_TIME = re.compile("timestamp|timestamptz|date")
+BANK = {
+    "users": ("user_id", {"user_id": _INTEGER, "name": _TEXT, "email": _TEXT, "registration_date": _TIME}),
+    "transactions": (
+        "transaction_id",
+        {"transaction_id": _INTEGER, "user_id": _INTEGER, "transaction_date": _TIME, "amount": _NUMBER},
+    ),
+}
+"""Captured tables that shipped models are about: key and columns with the types they can be computed from."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured table.
+
+    Args:
+        key: its source's key columns.
+        present: names of the columns that its source has now, in its order; none if that is not known.
+        columns: name and DuckDB type of every column of the bronze table.
+    """
+
+    key: Sequence[str]
+    present: Sequence[str]
+    columns: Sequence[tuple[str, str]]
+
+    @staticmethod
+    def of(table: DeltaTable) -> Captured:
+        """What a bronze table says of itself."""
+        told = table.metadata().configuration
+        described = json.loads(told.get(COLUMNS_PROPERTY) or "[]")
+        key: list[str] = json.loads(told.get(KEY_PROPERTY) or "[]")
+        return Captured(key, [column["name"] for column in described], columns(table))
+
+    def is_like(self, shipped: str) -> bool:
+        """Whether it has the key and the columns that the models shipped for a table of `BANK` compute from."""
+        key, wanted = BANK[shipped]
+        kinds = {column: kind for column, kind in self.columns if column in self.present or not self.present}
+        return self.key == [key] and all(kind.fullmatch(kinds.get(column, "")) for column, kind in wanted.items())
+
+
+class CapturedTables:
+    """The captured tables of a lake, each read again only once it has a newer version. One thread at a time."""
+
+    def __init__(self, lake: Lake) -> None:
+        self._lake = lake
+        self._handles = Handles(lake)
+        self._known: dict[str, tuple[tuple[str, int], Captured]] = {}
+
+    def now(self) -> dict[str, Captured]:
+        """By name, those there are; of a remote lake, which lists none, those of `BANK`."""
+        found: dict[str, Captured] = {}
+        for name in self._lake.tables("bronze") if self._lake.is_local else BANK:
+            if (table := self._handles.get(("bronze", name))) is not None:
+                found[name] = self._described(name, table)
+        return found
+
+    def _described(self, name: str, table: DeltaTable) -> Captured:
+        seen, known = (str(table.metadata().id), table.version()), self._known.get(name)
+        if known is None or known[0] != seen:
+            known = self._known[name] = (seen, Captured.of(table))
+        return known[1]
+
+
+def models_of(captured: Mapping[str, Captured], shipped: set[str]) -> dict[str, str]:
+    """Models and source entries of captured tables that the shipped project does not name; texts by path.
+
+    A model's name is made fit for dbt and unlike any shipped one; its alias is the table's own name.
+    """
+    files: dict[str, str] = {}
+    sources = []
+    taken = {name.lower() for name in captured}
+    for name in sorted(captured.keys() - shipped):
+        table = captured[name]
+        if not table.key:
+            continue
+        declared = [{"name": _unrendered(column), "data_type": kind, "quote": True} for column, kind in table.columns]
+        sources.append({"name": name, "description": f"Change events of {name}.", "columns": declared})
+        files |= _model(name, name, "replica", [table.key, table.present], table.key)
+        if f"{name}_history".lower() not in taken:  # a table of that name is captured itself: its replica lies there
+            history = [*map(_in_history, table.key), "_lsn", "_seq"]
+            files |= _model(f"{name}_history", name, "history", [table.key], history)
+    if sources:
+        files["models/silver/captured/sources.yml"] = yaml.safe_dump(
+            {"version": 2, "sources": [{"name": "captured", "schema": "bronze", "tables": sources}]}
+        )
+    return files
+
+
+def _in_history(column: str) -> str:
+    """What a source's column is called in its history (macro history_names)."""
+    return f"source_{column}" if column.lower() in ("valid_from", "valid_to", "is_deleted") else column
+
+
+def _unrendered(text: str) -> str:
+    """The text as dbt reads it back from yml, braces and all: dbt renders names."""
+    return "{{ " + json.dumps(text) + " }}" if "{" in text else text
+
+
+def _model(
+    alias: str, source: str, macro: str, arguments: Sequence[Sequence[str]], unique_key: Sequence[str]
+) -> dict[str, str]:
+    options = {"strategy": "merge", "unique_key": unique_key, "tags": ["replica"], "alias": alias, "source_types": True}
+    name = f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
+    listed = ", ".join(json.dumps(argument) for argument in arguments)
+    text = (
+        "{{ config(**" + json.dumps(options) + ") }}\n"
+        "{{ " + macro + "(source('captured', " + json.dumps(source) + "), " + listed + ") }}\n"
+    )
+    return {f"models/silver/captured/{name}.sql": text}
