@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
+from fraud_lakehouse.features.arrival import ARRIVAL, COUNTED, EVER, check_ledger, told_on_arrival
 from fraud_lakehouse.features.checks import check_measured, check_names, check_place, check_sources, check_tables
 from fraud_lakehouse.features.entries import DELAYS, CatalogueFile, Entry, Past, Source
 from fraud_lakehouse.features.needs import columns_of, needed_of, row_columns
@@ -30,6 +31,7 @@ _COUNTED = {
     "strict": "event time in [t - {window}, t): the {event} itself and those of equal time do not count",
     "closed": "event time in [t - {window}, t]: the {event} itself and those of equal time count",
     "tumble": "event time in the window of {window}, aligned to the epoch, start included, end excluded",
+    **COUNTED,
 }
 _KNOWN = (
     "event time in [t - delay - {window}, t - delay): those whose {measure} became known in the {window} before t, "
@@ -96,7 +98,7 @@ class Catalogue:
     def beside(self, table: str) -> list[str]:
         """The models beside a table that have its features: the one that computes them, and those that repeat them."""
         declared = [source.tables[table] for source in self.sources.values() if table in source.tables]
-        return [name for one in declared for name in (one.model, *one.copies)]
+        return [name for one in declared for name in (one.model, *one.copies) if name is not None]
 
     def variables(self) -> dict[str, Any]:
         """The vars that models read: `feature_sources` by name, `features` as a list; plain values only."""
@@ -164,6 +166,8 @@ def _feature(
     who = _one_of(source.entities, entity, "entity")
     what = _one_of(source.measures, measure, "measure") if measure is not None else None
     kind = aggregate_of(aggregate) if aggregate is not None else None
+    if aggregate is not None and kind is not None and entry.past in ARRIVAL:
+        kind = told_on_arrival(aggregate, kind, measure, window)
     check_measured(source, aggregate, kind, measure, entry.past)
     if kind is not None and kind.windowed != (window is not None):
         raise TransformError(
@@ -171,8 +175,10 @@ def _feature(
             'give it one, such as "10 minutes"' if kind.windowed else "leave it out",
         )
     table = entry.table or source.table
-    is_windowed_aggregate = kind is not None and window is not None
-    check_place(source, table, entity, entry.past, is_windowed_aggregate=is_windowed_aggregate)
+    is_fit = kind is not None and (window is not None or entry.past in ARRIVAL)
+    check_place(source, table, entity, entry.past, is_windowed_aggregate=is_fit)
+    if entry.past in ARRIVAL:
+        check_ledger(source, table, measure, window)
     delay = what.delay if what is not None else None
     unit = (kind.unit if kind else None) or (what.unit if what else "")
     texts = {
@@ -186,8 +192,9 @@ def _feature(
         "event": source.event,
         "measure": what.about if what else "",
         "window": window.text if window else "",
+        "entries": str(source.tables[table].entries) if table in source.tables else "",
     }
-    counted = _COUNTED[entry.past] if window is not None else _EVER
+    counted = _COUNTED[entry.past] if window is not None else EVER.get(entry.past, _EVER)
     if delay is not None:
         counted, words["delay"] = _KNOWN, DELAYS[delay]
     words["counted"] = _filled(counted, words)

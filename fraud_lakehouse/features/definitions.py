@@ -10,10 +10,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fraud_lakehouse.features.arrival import ARRIVAL
 from fraud_lakehouse.features.catalogue import Catalogue, Feature
 
 Definitions = Mapping[str, Mapping[str, int]]
 """By model that computes features: each feature's number, positive and below 2^62."""
+
+UNNUMBERED: Definitions = {}
+"""What computed the rows of tables that had features before the catalogue said which: what it said first."""
 
 
 def definitions_of(catalogue: Catalogue, settings: Mapping[str, Any]) -> Definitions:
@@ -42,13 +46,16 @@ def _decided(
 ) -> dict[str, Any]:
     source = catalogue.sources[feature.source]
     needed = catalogue.needed(feature)
-    own = [feature.measure] if feature.measure is not None else needed["own"]
+    own = {name: source.measures[name] for name in ([feature.measure] if feature.measure else needed["own"])}
+    how = [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past]
     return {
         "rows": [source.rows, source.time, source.id],
-        "counted": {name: settings[name] for name in source.settings if feature.past != "closed"},
+        "counted": {name: settings[name] for name in source.settings if feature.past not in ("closed", *ARRIVAL)},
         "key": source.entities[feature.entity].key,
-        "measures": {name: [source.measures[name].expression, source.measures[name].decimals] for name in own},
-        "how": [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past],
+        "measures": {
+            name: [one.expression, one.decimals if feature.past not in ARRIVAL else None] for name, one in own.items()
+        },
+        "how": [*how, source.tables[feature.table].entries] if feature.past == "committed" else how,
         "delay": settings[f"{feature.delay}_seconds"] if feature.delay is not None else None,
         "uses": [_decided(catalogue, beside[name], beside, settings) for name in needed["uses"]],
     }

@@ -68,9 +68,16 @@ def _check_features(
     features: Sequence[Feature],
     measures: Types,
 ) -> None:
-    for feature in features[:1]:
-        for model in (table, source.model_of(table)):
-            _types(project, model, f"{FILE}, feature {feature.name!r}: the table {table}")
+    has: dict[str, str] = {}
+    for model in (table, source.model_of(table)) if features else ():
+        has |= _types(project, model, f"{FILE}, feature {features[0].name!r}: the table {table}")
+    if table in source.tables:
+        for feature in features:
+            if feature.name in has and feature.name not in source.tables[table].must_have:
+                raise TransformError(
+                    f"{FILE}, feature {feature.name!r}: {table} has a column of that name already",
+                    "rename the feature; where that column is meant to be it, list it in must_have",
+                )
     beside = dict(measures) | {one.name: one.data_type for one in features}
     for feature in features:
         if feature.expression is not None:

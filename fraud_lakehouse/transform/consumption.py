@@ -4,6 +4,10 @@ A model `gold/alerts` that has read `gold/features` up to version 12 commits its
 transaction `reads:gold/features:<table id>` = 12. After a crash the next build starts from there: rows are
 neither skipped nor consumed twice. A rebuilt upstream has another table id (or removed rows), which makes
 its reader start over.
+
+A table built anew from rows that it had been built from before says so in its commit (`RENEWED`): it has no other rows,
+though they may say something else. A reader that keeps its rows goes on over such a commit: of the rows before it, it
+reads those that it has not read yet as they were, and none again.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from dataclasses import dataclass, field
 from deltalake import DeltaTable, Transaction
 
 from fraud_lakehouse.lake.lake import data_files
+from fraud_lakehouse.lake.past_log import RENEWED
 from fraud_lakehouse.transform import definitions
 from fraud_lakehouse.transform.changes import added_files
 from fraud_lakehouse.transform.handles import Handles, Key
@@ -25,7 +30,8 @@ from fraud_lakehouse.transform.mirrored import Mirrored
 class Read:
     """One upstream's part in a build: everything (`start_over`) or the files added since the last time.
 
-    Rows up to `from_version` have been read before; -1: none.
+    Rows up to `from_version` have been read before; -1: none. `has_news`: whether it has rows that were not there then,
+    also where all are read again.
     """
 
     table: DeltaTable
@@ -33,6 +39,7 @@ class Read:
     files: list[str]
     start_over: bool
     from_version: int = -1
+    has_news: bool = True
 
 
 @dataclass
@@ -61,7 +68,10 @@ class Plan:
 
     def transactions(self) -> list[Transaction]:
         """The positions, and what is to be said of features, to commit with the result."""
-        out = definitions.to_commit(self.target, self.definitions, all_rows=not self.incremental)
+        all_rows, table = not self.incremental, self.consumer[1]
+        out = definitions.to_commit(self.target, self.definitions, all_rows=all_rows, table=table)
+        if self.target is not None and all_rows and self.asked and not any(self.reads[k].has_news for k in self.asked):
+            out.append(Transaction(RENEWED, self.target.version()))
         for key in self.asked:
             read = self.reads[key]
             out.append(Transaction(app_id(key), read.to_version))
@@ -127,9 +137,10 @@ class Consumption:
             return Read(table, table.version(), data_files(table), start_over)
         position = max(position, self._seen.get(self._memo(target, upstream, table), -1))
         added = added_files(table, position)
-        if not added.append_only:
-            return Read(table, table.version(), data_files(table), start_over=True)
-        return Read(table, table.version(), added.files, start_over=False, from_version=position)
+        has_news = bool(added.files) or not (added.append_only or added.renewed)
+        if added.append_only or (added.renewed and plan.keep_rows):
+            return Read(table, table.version(), added.files, False, position, has_news)
+        return Read(table, table.version(), data_files(table), start_over=True, has_news=has_news)
 
     def committed(self, plan: Plan, upstream: Key) -> int | None:
         """The position in `upstream` that the consumer's table holds."""

@@ -4,7 +4,7 @@ A build of all rows commits `feature:<name>` = the definition's number with them
 new rows under other definitions leaves a table of mixed meaning: it commits MIXED for each feature that differs, and
 for one that is no more. So a feature whose number there is not the present one has rows that another definition, or
 none, has computed. `features` is the number of all definitions of the last build: while it stays, nothing else is
-looked at.
+looked at. Rows of before a table kept numbers were computed by no definition that is known, but for UNNUMBERED.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from deltalake import DeltaTable, Transaction
 
-from fraud_lakehouse.features.definitions import Definitions, number_of
+from fraud_lakehouse.features.definitions import UNNUMBERED, Definitions, number_of
 from fraud_lakehouse.lake.lake import Lake, data_files
 
 LAST = "features"
@@ -49,11 +49,14 @@ def app_id(feature: str) -> str:
     return f"feature:{feature}"
 
 
-def to_commit(target: DeltaTable | None, definitions: Mapping[str, int], *, all_rows: bool) -> list[Transaction]:
+def to_commit(
+    target: DeltaTable | None, definitions: Mapping[str, int], *, all_rows: bool, table: str = ""
+) -> list[Transaction]:
     """What a commit of a model's rows says of its features.
 
     Args:
         target: the table before it.
+        table: its name.
         definitions: those that the rows were computed by; empty for a model without features.
         all_rows: whether the table then has no others.
     """
@@ -66,12 +69,13 @@ def to_commit(target: DeltaTable | None, definitions: Mapping[str, int], *, all_
     if not all_rows and target.transaction_version(LAST) == last.version:
         return []
     columns = [field.name for field in target.schema().fields]
-    gone = [
-        name for name in columns if name not in definitions and target.transaction_version(app_id(name)) is not None
-    ]
+    gone = [name for name in columns if name not in definitions and _stored(target, table, name) is not None]
     if not all_rows and data_files(target):
-        present = [one for one in present if target.transaction_version(one.app_id) != one.version]
-        present = [Transaction(one.app_id, MIXED) for one in present]
+        present = [
+            Transaction(app_id(name), number if _stored(target, table, name) == number else MIXED)
+            for name, number in definitions.items()
+            if target.transaction_version(app_id(name)) != number
+        ]
     return [last, *present, *(Transaction(app_id(name), MIXED) for name in gone)]
 
 
@@ -79,6 +83,14 @@ def outdated_features(lake: Lake, definitions: Definitions) -> Iterator[Outdated
     """The stored tables with such features."""
     for table, numbers in definitions.items():
         if lake.exists(LAYER, table) and data_files(opened := lake.open(LAYER, table)):
-            differ = [name for name, number in numbers.items() if opened.transaction_version(app_id(name)) != number]
+            differ = [name for name, number in numbers.items() if _stored(opened, table, name) != number]
             if differ:
                 yield Outdated(table, tuple(differ), len(numbers))
+
+
+def _stored(target: DeltaTable, table: str, feature: str) -> int | None:
+    """The number that all rows of a table were computed by; MIXED, or None where it is not known."""
+    number = target.transaction_version(app_id(feature))
+    if number is None and target.transaction_version(LAST) is None:
+        return UNNUMBERED.get(table, {}).get(feature)
+    return number
