@@ -37,11 +37,12 @@ def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) 
     for part in (HOT, BESIDE):
         wanted = [node["name"] for node in chosen if ("hot" in node["config"]["tags"]) == (part == HOT)]
         if wanted:
-            names = sorted(set(wanted))
+            selected = sorted(set(wanted))
             with writer_lock(settings.work_dir, TURN_SECONDS, part):
                 if part == HOT:
-                    transformer.build(["--select", *(f"+{name},tag:hot" for name in names)], tests=False).raise_for_errors()
-                result = transformer.build(["--select", *names, "--full-refresh"], tests=False)
+                    before = ["--select", *(f"+{name},tag:hot" for name in selected)]
+                    transformer.build(before, tests=False).raise_for_errors()
+                result = transformer.build(["--select", *selected, "--full-refresh"], tests=False)
             result.raise_for_errors()
             built += [node for node in result.nodes if node.resource_type == "model"]
     return built
