@@ -23,8 +23,8 @@ LEDGER_COLUMN = "amount"
 
 COUNTED = {
     "arrived": (
-        "event time in [t - {window}, t], of what had arrived by then: the {event} itself counts, and of those of equal "
-        "time the ones that arrived before it"
+        "event time in [t - {window}, t], of what had arrived by then: the {event} itself counts, and of equal time "
+        "those that arrived before it"
     ),
     "committed": (
         "event time in [t - {window}, t], by the ledger up to that commit: the {event} itself counts, what was taken "

@@ -48,6 +48,8 @@ def _decided(
     needed = catalogue.needed(feature)
     own = {name: source.measures[name] for name in ([feature.measure] if feature.measure else needed["own"])}
     how = [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past]
+    if feature.past == "committed" and feature.seconds is not None:
+        how.append(source.tables[feature.table].entries)
     return {
         "rows": [source.rows, source.time, source.id],
         "counted": {name: settings[name] for name in source.settings if feature.past not in ("closed", *ARRIVAL)},
@@ -55,7 +57,7 @@ def _decided(
         "measures": {
             name: [one.expression, one.decimals if feature.past not in ARRIVAL else None] for name, one in own.items()
         },
-        "how": [*how, source.tables[feature.table].entries] if feature.past == "committed" else how,
+        "how": how,
         "delay": settings[f"{feature.delay}_seconds"] if feature.delay is not None else None,
         "uses": [_decided(catalogue, beside[name], beside, settings) for name in needed["uses"]],
     }

@@ -22,8 +22,8 @@ from fraud_lakehouse.transform.scan import file_path
 class Added:
     """Files added in (from, to]; `append_only` is false when rows were also removed or the log or a file is gone.
 
-    `renewed`: rows were removed, but only to be computed anew (RENEWED in lake/past_log.py); `files` are then those with
-    rows that were not there before, as they were first computed.
+    `renewed`: rows were removed, but only to be computed anew (RENEWED in lake/past_log.py); `files` are then those
+    with rows that were not there before, as they were first computed.
     """
 
     files: list[str]

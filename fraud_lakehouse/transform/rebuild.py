@@ -16,8 +16,8 @@ from fraud_lakehouse.transform.runner import NodeResult, Transformer
 def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) -> list[NodeResult]:
     """Build these models from all rows, each in the turn of its lane; what reads them follows at its next build.
 
-    What a model lacks of its upstream is built before, by itself: what keeps its rows (alerts) is then not told of any row
-    again, for it reads those that came before the rebuild as they were (transform/consumption.py).
+    What a model lacks of its upstream is built before, by itself: its rows are then known to be the same, and what
+    keeps its own rows (alerts) reads none of them again (transform/consumption.py).
 
     Args:
         names: of models or their tables, with or without the layer: `card_feature_vectors`, `silver/users`.
