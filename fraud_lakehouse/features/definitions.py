@@ -16,8 +16,21 @@ from fraud_lakehouse.features.catalogue import Catalogue, Feature
 Definitions = Mapping[str, Mapping[str, int]]
 """By model that computes features: each feature's number, positive and below 2^62."""
 
-UNNUMBERED: Definitions = {}
-"""What computed the rows of tables that had features before the catalogue said which: what it said first."""
+UNNUMBERED: Definitions = {
+    "card_transaction_features": {
+        "prior_mean": 2211001847437584776,
+        "prior_count": 1706088662296187663,
+        "count_10min": 4564658457018061510,
+        "sum_10min": 345826890573405569,
+    },
+    "transaction_features": {
+        "prior_mean": 3524763859133086133,
+        "prior_count": 989178518882944445,
+        "count_10min": 3376691474912178748,
+        "sum_10min": 4532281027145804780,
+    },
+}
+"""What computed rows of before these tables were in the catalogue: what it said of them first."""
 
 
 def definitions_of(catalogue: Catalogue, settings: Mapping[str, Any]) -> Definitions:

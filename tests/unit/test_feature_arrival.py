@@ -71,8 +71,8 @@ def test_their_definitions_say_what_counts(tmp_path: Path) -> None:
     told = {feature.name: feature.definition for feature in load(tmp_path, *entries).features}
 
     assert told == {
-        "count_10min": "Number of payments, of the user; event time in [t - 10 minutes, t], of what had arrived by then: "
-        "the payment itself counts, and of equal time those that arrived before it.",
+        "count_10min": "Number of payments, of the user; event time in [t - 10 minutes, t], of what had arrived by "
+        "then: the payment itself counts, and of equal time those that arrived before it.",
         "ever": "Mean of amount, of the user; event time before t, however long ago, of what had arrived by then: "
         "the payment itself and those of equal time do not count.",
         "of_ledger": "Number of payments with amount, of the user; event time in [t - 10 minutes, t], by the ledger up "
