@@ -97,7 +97,7 @@ def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
         ({"name": "{entity} {window} {aggregate}"}, "feature 'user 10min count': no name of a column"),
         ({"aggregate": None}, "neither or both of aggregate and expression"),
         ({"aggregate": None, "expression": "1"}, "give it a definition and a unit"),
-        ({"past": "ever"}, r"feature '\{entity\}.*past: Input should be 'strict', 'closed' or 'tumble'"),
+        ({"past": "ever"}, r"feature '\{entity\}.*past: Input should be 'strict', 'closed', 'tumble'"),
         ({"owner": None}, r"feature '\{entity\}.*owner: Input should be a valid string"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
     ],

@@ -77,7 +77,7 @@ earlier as (
 older as (
 
     select
-        stored.user_id
+        stored.user_id as older_user_id
         {%- for total, measure, _ in all_time %},
         {%- set name = part_name(total, measure, none) %}
         stored.{{ name }} - coalesce(later.{{ name }}, 0) as {{ name }}
@@ -213,7 +213,7 @@ known as (
         {%- endif %}
         {%- endfor %}
     from measured
-    left join older using (user_id)
+    left join older on user_id = older_user_id and trans_date_trans_time is not null
 
 ),
 
