@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fraud_lakehouse.errors import LabelsError, TransformError
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.choice import chosen_features
 from fraud_lakehouse.features.definitions import UNNUMBERED, definitions_of
+from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.transform.binding import check_models
 from fraud_lakehouse.transform.definitions import MIXED, app_id, outdated_features, to_commit
@@ -141,11 +143,21 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], None]) -> Catalogue
     return load_catalogue(folder / FILE)
 
 
+def copied(folder: Path) -> Path:
+    """A copy of the shipped models."""
+    return Path(shutil.copytree(shipped_project() / "models", folder / "project" / "models")).parent
+
+
 def test_a_name_of_the_tables_own_columns_is_refused(tmp_path: Path) -> None:
     def named(name: str) -> Callable[[dict[str, Any]], None]:
         return lambda content: content["features"].append({**HOT, "table": CARDS, "name": name, "window": "1 hour"})
 
-    check_models(shipped_project(), changed(tmp_path, named("count_1h")))
+    fine = changed(tmp_path, named("count_1h"))
+    check_models(shipped_project(), fine)
+    documented = copied(tmp_path)
+    for path, text in documented_models(shipped_project(), fine).items():
+        (documented / path).write_text(text)
+    check_models(documented, fine)
     with pytest.raises(TransformError, match=f"feature 'user_exists': {CARDS} has a column of that name already"):
         check_models(shipped_project(), changed(tmp_path, named("user_exists")))
 
