@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from deltalake import DeltaTable, Transaction
 
@@ -21,6 +22,7 @@ from fraud_lakehouse.lake.lake import data_files
 from fraud_lakehouse.lake.past_log import RENEWED
 from fraud_lakehouse.transform import definitions
 from fraud_lakehouse.transform.changes import added_files
+from fraud_lakehouse.transform.definitions import VersionOf
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.mirrored import Mirrored
@@ -47,6 +49,7 @@ class Plan:
     """What one build of a consumer reads, and the handle it must commit on (that is the fence).
 
     `shared`: the upstream whose rows are the result, but for columns. `definitions`: of the features it computes.
+    `version_of` answers for the target's transactions; `said` are those of the commit.
     """
 
     consumer: Key
@@ -58,6 +61,8 @@ class Plan:
     indexed: Indexed | None = None
     shared: Key | None = None
     definitions: Mapping[str, int] = field(default_factory=dict)
+    version_of: VersionOf | None = None
+    said: list[Transaction] = field(default_factory=list)
     asked: set[Key] = field(default_factory=set)
     readers: set[str] = field(default_factory=set)
 
@@ -68,14 +73,17 @@ class Plan:
 
     def transactions(self) -> list[Transaction]:
         """The positions, and what is to be said of features, to commit with the result."""
-        all_rows, table = not self.incremental, self.consumer[1]
-        out = definitions.to_commit(self.target, self.definitions, all_rows=all_rows, table=table)
+        all_rows = not self.incremental
+        out = definitions.to_commit(
+            self.target, self.definitions, all_rows=all_rows, table=self.consumer[1], version_of=self.version_of
+        )
         if self.target is not None and all_rows and self.asked and not any(self.reads[k].has_news for k in self.asked):
             out.append(Transaction(RENEWED, self.target.version()))
         for key in self.asked:
             read = self.reads[key]
             out.append(Transaction(app_id(key), read.to_version))
             out.append(Transaction(app_id(key, read.table), read.to_version))
+        self.said = out
         return out
 
 
@@ -105,6 +113,7 @@ class Consumption:
         target = self._handles.get(consumer)
         plan = Plan(consumer, target, target is not None and (keep_rows or not full_refresh), keep_rows)
         if target is not None:
+            plan.version_of = partial(self._position, consumer, target)
             for parent in parents:
                 if self._position(consumer, target, app_id(parent)) is None:
                     continue
@@ -157,6 +166,20 @@ class Consumption:
         if name not in known[2]:
             known[2][name] = target.transaction_version(name)
         return known[2][name]
+
+    def said(self, plan: Plan, before: int, version: int) -> None:
+        """Keep what a build's commit has said: asking the log takes a millisecond for each transaction.
+
+        Args:
+            before: the target's version before the commit.
+            version: that after it; only the next one is known to be the commit itself.
+        """
+        known = self._positions.get(plan.consumer)
+        if plan.target is None or known is None or known[:2] != (str(plan.target.metadata().id), before):
+            return
+        if version == before + 1:
+            names = known[2] | {transaction.app_id: transaction.version for transaction in plan.said}
+            self._positions[plan.consumer] = (known[0], version, names)
 
     def remember(self, plan: Plan) -> None:
         """Keep positions of a build that had nothing to commit; lost with the process, harmlessly."""
