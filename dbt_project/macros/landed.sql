@@ -57,7 +57,7 @@ landed_by_then as (
     null as _timestamp, null as _ingested_at{{ value_names(measures) }}, -1 as arrival
 {%- endmacro %}
 
-{#- What is added up of a row, from its columns, behind others: each measure, exactly (`measures`: name -> expression). -#}
+{#- What is added up of a row, behind other columns: each measure, exactly (`measures`: name -> expression). -#}
 {% macro values_of(measures) -%}
     {%- for name, expression in measures.items() %},
         {{ exact_amount(expression) }} as value_of_{{ name }}
@@ -75,7 +75,8 @@ landed_by_then as (
     {%- for total, measure, seconds in parts -%}
         {%- set value = exact_amount(measures[measure]) if measure else '1' -%}
         {%- if total == 'n' -%}
-            {%- set one = 'case when trans_date_trans_time is not null and ' ~ value ~ ' is not null then 1 else 0 end' -%}
+            {%- set counted = 'trans_date_trans_time is not null and ' ~ value ~ ' is not null' -%}
+            {%- set one = 'case when ' ~ counted ~ ' then 1 else 0 end' -%}
         {%- else -%}
             {%- set one = 'case when trans_date_trans_time is null then 0 else coalesce(' ~ value ~ ', 0) end' -%}
         {%- endif -%}
@@ -89,8 +90,8 @@ landed_by_then as (
     {{ return(merged) }}
 {% endmacro %}
 
-{#- Totals (`parts`, macros/features/arrival.sql) of what counts strictly before the row's event time, and in windows up to
-    it. `in_order`: every row counts, and of those with equal time the ones that arrived later are left out. -#}
+{#- Totals (`parts`, macros/features/arrival.sql) of what counts strictly before the row's event time, and in windows up
+    to it. `in_order`: every row counts, and of those with equal time the ones that arrived later are left out. -#}
 {% macro past_measures(parts, in_order=false) -%}
     {{ landed_columns() }}, is_evaluated
     {%- for total, measure, seconds in parts %},

@@ -1,8 +1,8 @@
-{#- Totals of a user's ledger entries in windows that end at each new entry, used by transaction_features. Entries come in
-    commit order with dates in any, so no window frame can say which lie in it. -#}
+{#- Totals of a user's ledger entries in windows that end at each new entry, used by transaction_features. Entries come
+    in commit order with dates in any, so no window frame can say which lie in it. -#}
 
-{#- CTEs of the window of so many seconds, from new_entries to last_<seconds>: of each new version with such entries before
-    it, the totals of these. `parts`: those of this window (macros/features/arrival.sql). -#}
+{#- CTEs of the window of so many seconds, from new_entries to last_<seconds>: of each new version with such entries
+    before it, the totals of these. `parts`: those of this window (macros/features/arrival.sql). -#}
 {% macro ledger_window(seconds, parts, new_ledger, incremental) -%}
 {%- set looked_at = var('feature_sources').bank.tables.transaction_features.entries -%}
 {%- set shifted = 'known.transaction_date + kind.step * interval ' ~ seconds ~ ' seconds' -%}
@@ -110,8 +110,8 @@ last_{{ seconds }} as (
 )
 {%- endmacro %}
 
-{#- The stretches of a window's length in which earlier entries of a user are looked for: that of each new version and the
-    one before. `entries`: ledger rows. -#}
+{#- The stretches of a window's length in which earlier entries of a user are looked for: that of each new version and
+    the one before. `entries`: ledger rows. -#}
 {% macro needed_spans(entries, seconds) -%}
     select distinct
         entries.user_id,
@@ -129,7 +129,7 @@ last_{{ seconds }} as (
     {%- endif -%}
 {%- endmacro %}
 
-{#- The user's state just before an entry that opens a version: how many have an amount, or the sum; null without a user. -#}
+{#- The user's state just before an entry that opens a version: how many have an amount, or the sum; null: no user. -#}
 {% macro before_entry(total, entry) -%}
     {{ entry }}.{{ 'user_count' if total == 'n' else 'user_amount' }} - {{ of_entry(total, 'amount', entry) }}
 {%- endmacro %}

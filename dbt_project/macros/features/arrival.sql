@@ -1,9 +1,9 @@
-{#- Features that are told when their row arrives (past: arrived and committed in the catalogue): counts, sums and means of
-    the rows known by then, in windows that end at the row, or of all before it. Models compute the totals below by whatever
-    says which rows count, and the features of them. -#}
+{#- Features that are told when their row arrives (past: arrived and committed in the catalogue): counts, sums and means
+    of the rows known by then, in windows that end at the row, or of all before it. Models compute the totals below by
+    whatever says which rows count, and the features of them. -#}
 
-{#- The totals these features need, each once, as [total, measure, seconds]: n (rows; with a measure those that have it) and
-    s (its sum); measure none: of all rows; seconds none: of all time. -#}
+{#- The totals these features need, each once, as [total, measure, seconds]: n (rows; with a measure those that have it)
+    and s (its sum); measure none: of all rows; seconds none: of all time. -#}
 {% macro arrival_parts(features) %}
     {%- set needed = {'count': ['n'], 'sum': ['s'], 'mean': ['n', 's']} -%}
     {%- set parts = [] -%}
@@ -36,7 +36,8 @@
 {% macro arrival_measures(features) %}
     {%- set found = {} -%}
     {%- for feature in features if feature.measure -%}
-        {%- do found.update({feature.measure: var('feature_sources')[feature.source].measures[feature.measure].expression}) -%}
+        {%- set measure = var('feature_sources')[feature.source].measures[feature.measure] -%}
+        {%- do found.update({feature.measure: measure.expression}) -%}
     {%- endfor -%}
     {{ return(found) }}
 {% endmacro %}

@@ -92,7 +92,8 @@ older as (
         select
             user_id
             {%- for total, measure, _ in all_time %},
-            {{ 'count' if total == 'n' else 'sum' }}({{ 'value_of_' ~ measure if measure else '*' }}) as {{ part_name(total, measure, none) }}
+            {%- set value = 'value_of_' ~ measure if measure else '*' %}
+            {{ 'count' if total == 'n' else 'sum' }}({{ value }}) as {{ part_name(total, measure, none) }}
             {%- endfor %}
         from earlier
         group by user_id
