@@ -3,7 +3,7 @@
     from row to row, so no single window frame can say it; but writing a user's arrival numbers in binary, arrival
     s < arrival r exactly when at one bit k both agree above k, s has 0 and r has 1. One window for each bit, in which
     rows with 0 are counted and rows with 1 are evaluated, thus sums every earlier arrival once. -#}
-{% macro landed_by_then(rows, earlier) %}
+{% macro landed_by_then(rows, earlier, measures) %}
 bits as (
 
     select bit.step as bit, power(2, bit.step) as weight
@@ -38,7 +38,7 @@ landed_by_then as (
 
     union all
 
-    select {{ unlanded_columns() }}, true as is_counted, false as is_evaluated, -2 as part, 0 as block
+    select {{ unlanded_columns(measures) }}, true as is_counted, false as is_evaluated, -2 as part, 0 as block
     from {{ earlier }}
     where user_id in (select user_id from {{ rows }})
     {%- endif %}
@@ -46,42 +46,87 @@ landed_by_then as (
 )
 {%- endmacro %}
 
-{#- The columns of an evaluated row for one that is only counted. -#}
-{% macro unlanded_columns() -%}
-    null as trans_num, user_id, amt, trans_date_trans_time, null as _topic, null as _partition, null as _offset,
-    null as _timestamp, null as _ingested_at, -1 as arrival
+{#- The columns of a payment that go with its features. -#}
+{% macro landed_columns() -%}
+    trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at
 {%- endmacro %}
 
-{#- Count and sum of what counts strictly before the row's event time, and in the 10 minutes up to it. `in_order`: every
-    row counts, and of those with equal time the ones that arrived later are left out. -#}
-{% macro past_measures(in_order=false) -%}
-    trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at, is_evaluated,
-    count(case when is_counted then {{ exact_amount('amt') }} end) over strictly_before as prior_count,
-    sum(case when is_counted then {{ exact_amount('amt') }} end) over strictly_before as prior_amt,
-    {%- if in_order %}
-    count(*) over before_in_10min + count(*) over ties_so_far as count_10min,
-    coalesce(sum({{ exact_amount('amt') }}) over before_in_10min, 0) + coalesce(sum({{ exact_amount('amt') }}) over ties_so_far, 0) as sum_10min
-    {%- else %}
-    count(case when is_counted then 1 end) over last_10min as count_10min,
-    sum(case when is_counted then {{ exact_amount('amt') }} end) over last_10min as sum_10min
-    {%- endif %}
+{#- The columns of an evaluated row for one that is only counted. -#}
+{% macro unlanded_columns(measures) -%}
+    null as trans_num, user_id, null as amt, trans_date_trans_time, null as _topic, null as _partition, null as _offset,
+    null as _timestamp, null as _ingested_at{{ value_names(measures) }}, -1 as arrival
+{%- endmacro %}
+
+{#- What is added up of a row, behind other columns: each measure, exactly (`measures`: name -> expression). -#}
+{% macro values_of(measures) -%}
+    {%- for name, expression in measures.items() %},
+        {{ exact_amount(expression) }} as value_of_{{ name }}
+    {%- endfor %}
+{%- endmacro %}
+
+{#- The columns they are then. -#}
+{% macro value_names(measures) -%}
+    {%- for name in measures %}, value_of_{{ name }}{% endfor %}
+{%- endmacro %}
+
+{#- Totals of all time (`parts`) of a single payment, as seen_totals keeps them, and what merges them. -#}
+{% macro single_totals(parts, measures) %}
+    {%- set columns = {'user_id': 'user_id'} -%}
+    {%- for total, measure, seconds in parts -%}
+        {%- set value = exact_amount(measures[measure]) if measure else '1' -%}
+        {%- if total == 'n' -%}
+            {%- set counted = 'trans_date_trans_time is not null and ' ~ value ~ ' is not null' -%}
+            {%- set one = 'case when ' ~ counted ~ ' then 1 else 0 end' -%}
+        {%- else -%}
+            {%- set one = 'case when trans_date_trans_time is null then 0 else coalesce(' ~ value ~ ', 0) end' -%}
+        {%- endif -%}
+        {%- do columns.update({part_name(total, measure, seconds): one}) -%}
+    {%- endfor -%}
+    {{ return(columns) }}
+{% endmacro %}
+{% macro merged_totals(parts) %}
+    {%- set merged = {} -%}
+    {%- for part in parts -%}{%- do merged.update({part_name(*part): 'sum(' ~ part_name(*part) ~ ')'}) -%}{%- endfor -%}
+    {{ return(merged) }}
+{% endmacro %}
+
+{#- Totals (`parts`, macros/features/arrival.sql) of what counts strictly before the row's event time, and in windows up
+    to it. `in_order`: every row counts, and of those with equal time the ones that arrived later are left out. -#}
+{% macro past_measures(parts, in_order=false) -%}
+    {{ landed_columns() }}, is_evaluated
+    {%- for total, measure, seconds in parts %},
+    {%- set value = 'value_of_' ~ measure if measure else '*' if in_order else '1' -%}
+    {%- set counted = value if in_order else 'case when is_counted then ' ~ value ~ ' end' -%}
+    {%- set aggregate = ('count' if total == 'n' else 'sum') ~ '(' ~ counted ~ ')' %}
+    {% if seconds is none -%}
+    {{ aggregate }} over strictly_before
+    {%- elif not in_order -%}
+    {{ aggregate }} over last_{{ seconds }}
+    {%- elif total == 'n' -%}
+    {{ aggregate }} over before_in_{{ seconds }} + {{ aggregate }} over ties_so_far
+    {%- else -%}
+    coalesce({{ aggregate }} over before_in_{{ seconds }}, 0) + coalesce({{ aggregate }} over ties_so_far, 0)
+    {%- endif %} as {{ part_name(total, measure, seconds) }}
+    {%- endfor %}
 {%- endmacro %}
 
 {#- The window clause of past_measures. -#}
-{% macro past_windows() -%}
+{% macro past_windows(parts) -%}
     window
         strictly_before as (
             partition by user_id, part, block order by trans_date_trans_time
             range between unbounded preceding and interval 1 microseconds preceding
         ),
-        last_10min as (
+        {%- for seconds in part_windows(parts) %}
+        last_{{ seconds }} as (
             partition by user_id, part, block order by trans_date_trans_time
-            range between interval 10 minutes preceding and current row
+            range between interval {{ seconds }} seconds preceding and current row
         ),
-        before_in_10min as (
+        before_in_{{ seconds }} as (
             partition by user_id, part, block order by trans_date_trans_time
-            range between interval 10 minutes preceding and interval 1 microseconds preceding
+            range between interval {{ seconds }} seconds preceding and interval 1 microseconds preceding
         ),
+        {%- endfor %}
         ties_so_far as (
             partition by user_id, part, block, trans_date_trans_time order by arrival
             rows between unbounded preceding and current row

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
+from fraud_lakehouse.features.arrival import ARRIVAL, COUNTED, EVER, check_ledger, told_on_arrival
 from fraud_lakehouse.features.checks import check_measured, check_names, check_place, check_sources, check_tables
 from fraud_lakehouse.features.entries import DELAYS, STEPPED, CatalogueFile, Entry, Past, Source
 from fraud_lakehouse.features.needs import columns_of, needed_of, row_columns
@@ -33,6 +34,7 @@ _COUNTED = {
     "hop": "event time in the window of {window}, one of which starts every {step}, aligned to the epoch, end excluded",
     "cumulate": "event time in the window that grows by {step} up to {window}, aligned to the epoch, end excluded",
     "session": "event time in the session: a run of {event}s each less than {window} after the one before",
+    **COUNTED,
 }
 _KNOWN = (
     "event time in [t - delay - {window}, t - delay): those whose {measure} became known in the {window} before t, "
@@ -101,7 +103,7 @@ class Catalogue:
     def beside(self, table: str) -> list[str]:
         """The models beside a table that have its features: the one that computes them, and those that repeat them."""
         declared = [source.tables[table] for source in self.sources.values() if table in source.tables]
-        return [name for one in declared for name in (one.model, *one.copies)]
+        return [name for one in declared for name in (one.model, *one.copies) if name is not None]
 
     def variables(self) -> dict[str, Any]:
         """The vars that models read: `feature_sources` by name, `features` as a list; plain values only."""
@@ -169,6 +171,8 @@ def _feature(
     who = _one_of(source.entities, entity, "entity")
     what = _one_of(source.measures, measure, "measure") if measure is not None else None
     kind = aggregate_of(aggregate) if aggregate is not None else None
+    if aggregate is not None and kind is not None and entry.past in ARRIVAL:
+        kind = told_on_arrival(aggregate, kind, measure, window)
     check_measured(source, aggregate, kind, measure, entry.past)
     if kind is not None and kind.windowed != (window is not None):
         raise TransformError(
@@ -176,8 +180,10 @@ def _feature(
             'give it one, such as "10 minutes"' if kind.windowed else "leave it out",
         )
     table = entry.table or source.table
-    is_windowed_aggregate = kind is not None and window is not None
-    check_place(source, table, entity, entry.past, is_windowed_aggregate=is_windowed_aggregate)
+    is_fit = kind is not None and (window is not None or entry.past in ARRIVAL)
+    check_place(source, table, entity, entry.past, is_windowed_aggregate=is_fit)
+    if entry.past in ARRIVAL:
+        check_ledger(source, table, measure, window)
     step = Window.parse(source.tables[table].step or "") if entry.past in STEPPED else None
     delay = what.delay if what is not None else None
     unit = (kind.unit if kind else None) or (what.unit if what else "")
@@ -193,8 +199,9 @@ def _feature(
         "measure": what.about if what else "",
         "window": window.text if window else "",
         "step": step.text if step else "",
+        "entries": str(source.tables[table].entries) if table in source.tables else "",
     }
-    counted = _COUNTED[entry.past] if window is not None else _EVER
+    counted = _COUNTED[entry.past] if window is not None else EVER.get(entry.past, _EVER)
     if delay is not None:
         counted, words["delay"] = _KNOWN, DELAYS[delay]
     words["counted"] = _filled(counted, words)

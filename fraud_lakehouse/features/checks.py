@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.arrival import ARRIVAL
 from fraud_lakehouse.features.entries import DELAYS, STEPPED, Measure, Past, Source, Table
 from fraud_lakehouse.features.needs import columns_of
 from fraud_lakehouse.features.window import Window
@@ -42,6 +43,12 @@ def check_sources(sources: Mapping[str, Source], file: str) -> None:
             raise TransformError(
                 f"{file}, source {name!r}: {source.table} is listed in its tables", "take it out there"
             )
+        for table, declared in source.tables.items():
+            if (declared.entries is not None) != (declared.past == "committed"):
+                raise TransformError(
+                    f"{file}, source {name!r}: {table} is past: {declared.past}, with entries: {declared.entries}",
+                    "say for a committed table how many entries of its ledger are looked at, and for no other",
+                )
         for measure, described in source.measures.items():
             _check_measure(source, measure, described, f"{file}, measure {measure!r} of {name!r}")
 
@@ -126,9 +133,8 @@ def check_place(source: Source, table: str, entity: str, past: Past, *, is_windo
     if past != declared.past:
         raise TransformError(f"past: {past} is not computed in {table}", f"use past: {declared.past}")
     if not is_windowed_aggregate:
-        raise TransformError(
-            f"{table} has only aggregates over a window", f"give it an aggregate and a window, or leave {table} out"
-        )
+        over, needed = (" over a window", "an aggregate and a window") if past not in ARRIVAL else ("", "an aggregate")
+        raise TransformError(f"{table} has only aggregates{over}", f"give it {needed}, or leave {table} out")
     if source.entities[entity].key != declared.key:
         fits = [name for name, one in source.entities.items() if one.key == declared.key]
         raise TransformError(
@@ -138,7 +144,9 @@ def check_place(source: Source, table: str, entity: str, past: Past, *, is_windo
 
 
 def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], file: str) -> None:
-    """Refuse a table of its own with windows of several sizes, or without a feature that others rely on.
+    """Refuse a table of its own without a feature that others rely on, or with windows of several sizes.
+
+    Those told as their row arrives may have several.
 
     Raises:
         TransformError: names the table and the feature.
@@ -148,7 +156,7 @@ def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], fil
             own = [feature for feature in features if feature.table == table]
             _check_step(own, declared, f"{file}, table {table!r}")
             for feature in own:
-                if feature.seconds != own[0].seconds:
+                if declared.past not in ARRIVAL and feature.seconds != own[0].seconds:
                     where = f"{file}, feature {feature.name!r}"
                     raise TransformError(
                         f"{where}: its window is {feature.window}, but {own[0].window} in {table}",

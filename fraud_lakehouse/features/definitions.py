@@ -10,10 +10,27 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fraud_lakehouse.features.arrival import ARRIVAL
 from fraud_lakehouse.features.catalogue import Catalogue, Feature
 
 Definitions = Mapping[str, Mapping[str, int]]
 """By model that computes features: each feature's number, positive and below 2^62."""
+
+UNNUMBERED: Definitions = {
+    "card_transaction_features": {
+        "prior_mean": 2211001847437584776,
+        "prior_count": 1706088662296187663,
+        "count_10min": 4564658457018061510,
+        "sum_10min": 345826890573405569,
+    },
+    "transaction_features": {
+        "prior_mean": 3524763859133086133,
+        "prior_count": 989178518882944445,
+        "count_10min": 3376691474912178748,
+        "sum_10min": 4532281027145804780,
+    },
+}
+"""What computed rows of before these tables were in the catalogue: what it said of them first."""
 
 
 def definitions_of(catalogue: Catalogue, settings: Mapping[str, Any]) -> Definitions:
@@ -42,14 +59,19 @@ def _decided(
 ) -> dict[str, Any]:
     source = catalogue.sources[feature.source]
     needed = catalogue.needed(feature)
-    own = [feature.measure] if feature.measure is not None else needed["own"]
+    own = {name: source.measures[name] for name in ([feature.measure] if feature.measure else needed["own"])}
+    how = [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past]
+    if feature.past == "committed" and feature.seconds is not None:
+        how.append(source.tables[feature.table].entries)
     step = {"step": feature.step_seconds} if feature.step_seconds is not None else {}
     return {
         "rows": [source.rows, source.time, source.id],
-        "counted": {name: settings[name] for name in source.settings if feature.past != "closed"},
+        "counted": {name: settings[name] for name in source.settings if feature.past not in ("closed", *ARRIVAL)},
         "key": source.entities[feature.entity].key,
-        "measures": {name: [source.measures[name].expression, source.measures[name].decimals] for name in own},
-        "how": [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past],
+        "measures": {
+            name: [one.expression, one.decimals if feature.past not in ARRIVAL else None] for name, one in own.items()
+        },
+        "how": how,
         "delay": settings[f"{feature.delay}_seconds"] if feature.delay is not None else None,
         "uses": [_decided(catalogue, beside[name], beside, settings) for name in needed["uses"]],
         **step,

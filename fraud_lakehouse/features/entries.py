@@ -6,9 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Past = Literal["strict", "closed", "tumble", "hop", "cumulate", "session"]
+Past = Literal["strict", "closed", "tumble", "hop", "cumulate", "session", "arrived", "committed"]
 STEPPED = ("hop", "cumulate")
 """Kinds of windows that have a step besides their size."""
+WINDOWED = ("tumble", *STEPPED, "session")
+"""Kinds whose features are told of windows, once these have ended."""
 DELAYS = {"label_delay": "FRAUD_LABEL_DELAY"}
 """Delays a measure may have: the setting each comes from; models read the var <delay>_seconds."""
 
@@ -40,18 +42,20 @@ class Measure(_Strict):
 
 
 class Table(_Strict):
-    """A table of its own, beside the source's: aggregates of one key over windows of one kind and size.
+    """A table of its own, beside the source's: aggregates of one key over windows of one kind (arrival.py) and size.
 
     `step` is how far apart windows of `hop` start, and by how much those of `cumulate` grow. `model` computes its
-    features, `copies` are further models with the same columns; `must_have` are features that others rely on by name.
+    features (none: that of the table itself), `copies` are further models with the same columns; `must_have` are
+    features that others rely on by name. `entries`: how many of the ledger a committed window looks at.
     """
 
-    past: Literal["closed", "tumble", "hop", "cumulate", "session"]
+    past: Literal["closed", "tumble", "hop", "cumulate", "session", "arrived", "committed"]
     step: str | None = None
     key: list[str] = Field(min_length=1)
-    model: str
+    model: str | None = None
     copies: list[str] = []
     must_have: list[str] = []
+    entries: int | None = Field(None, ge=1)
 
 
 class Source(_Strict):
@@ -73,7 +77,7 @@ class Source(_Strict):
 
     def model_of(self, table: str) -> str:
         """The model that computes the features of one of its tables."""
-        return self.tables[table].model if table in self.tables else table
+        return (self.tables[table].model if table in self.tables else None) or table
 
 
 class Entry(_Strict):

@@ -25,6 +25,9 @@ from fraud_lakehouse.lake.writer_lock import TurnTakenError, process_lock
 KEPT = 100
 """Entries that stay in the log, and up to two checkpoint intervals more."""
 
+RENEWED = "renewed"
+"""Transaction id of a commit that computed the rows of the version before it anew, and has no others."""
+
 PACK = 100
 PAST = "_past"
 KEPT_SECONDS = 168 * 3600.0
@@ -36,24 +39,28 @@ _TRIMMING = "trimming.lock"
 class Entry:
     """What one version did to the rows: files it added with new rows, whether it did nothing else to rows.
 
-    `files` are the log's paths: relative to the table, percent-encoded.
+    `files` are the log's paths: relative to the table, percent-encoded. `renewed`: it has the rows there were, computed
+    anew.
     """
 
     version: int
     files: list[str]
     append_only: bool
+    renewed: bool = False
 
     @staticmethod
     def parse(version: int, text: str) -> Entry:
         """The entry of a log file's text; actions that move rows without changing any do not count."""
-        files, append_only = [], True
+        files, append_only, renewed = [], True, False
         for line in text.splitlines():
             action = json.loads(line)
             if (add := action.get("add")) and add["dataChange"]:
                 files.append(add["path"])
             elif (remove := action.get("remove")) and remove["dataChange"]:
                 append_only = False
-        return Entry(version, files, append_only)
+            elif (transaction := action.get("txn")) and transaction["appId"] == RENEWED:
+                renewed = True
+        return Entry(version, files, append_only, renewed)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import yaml
@@ -68,9 +69,17 @@ def _check_features(
     features: Sequence[Feature],
     measures: Types,
 ) -> None:
-    for feature in features[:1]:
-        for model in (table, source.model_of(table)):
-            _types(project, model, f"{FILE}, feature {feature.name!r}: the table {table}")
+    own: set[str] = set()
+    for model in (table, source.model_of(table)) if features else ():
+        described = _described(project, model, f"{FILE}, feature {features[0].name!r}: the table {table}")
+        own |= {one["name"] for one in described if "entity" not in one.get("config", {}).get("meta", {})}
+    if table in source.tables:
+        for feature in features:
+            if feature.name in own and feature.name not in source.tables[table].must_have:
+                raise TransformError(
+                    f"{FILE}, feature {feature.name!r}: {table} has a column of that name already",
+                    "rename the feature; where that column is meant to be it, list it in must_have",
+                )
     beside = dict(measures) | {one.name: one.data_type for one in features}
     for feature in features:
         if feature.expression is not None:
@@ -84,11 +93,16 @@ def _columns(source: Source) -> list[tuple[str, str]]:
 
 
 def _types(project: Path, model: str, where: str) -> dict[str, str]:
-    """The columns that a model's yml declares."""
+    """The types of the columns that a model's yml declares."""
+    return {one["name"]: one["data_type"] for one in _described(project, model, where) if "data_type" in one}
+
+
+def _described(project: Path, model: str, where: str) -> list[dict[str, Any]]:
+    """The columns that a model's yml declares; in a prepared project those of features have the feature's meta."""
     for path in sorted(project.glob(f"models/*/{model}.yml")):
         for described in yaml.safe_load(path.read_text()).get("models") or []:
             if described["name"] == model:
-                return {one["name"]: one["data_type"] for one in described.get("columns") or [] if "data_type" in one}
+                return described.get("columns") or []
     raise TransformError(f"{where}: there is no model {model!r}", f"expected models/*/{model}.yml")
 
 

@@ -20,10 +20,15 @@ from fraud_lakehouse.transform.scan import file_path
 
 @dataclass(frozen=True)
 class Added:
-    """Files added in (from, to]; `append_only` is false when rows were also removed or the log or a file is gone."""
+    """Files added in (from, to]; `append_only` is false when rows were also removed or the log or a file is gone.
+
+    `renewed`: rows were removed, but only to be computed anew (RENEWED in lake/past_log.py); `files` are then those
+    with rows that were not there before, as they were first computed.
+    """
 
     files: list[str]
     append_only: bool
+    renewed: bool = False
 
 
 def added_files(table: DeltaTable, after: int, last: int | None = None) -> Added:
@@ -31,12 +36,13 @@ def added_files(table: DeltaTable, after: int, last: int | None = None) -> Added
     root = table_root(table)
     read = _remote_entries if "://" in root else _local_entries
     entries = read(root, after + 1, table.version() if last is None else last)
-    if entries is None or not all(entry.append_only for entry in entries):
+    if entries is None or not all(entry.append_only or entry.renewed for entry in entries):
         return Added([], append_only=False)
-    files = [file_path(root, path) for entry in entries for path in entry.files]
+    files = [file_path(root, path) for entry in entries if not entry.renewed for path in entry.files]
     if "://" not in root and not all(os.path.exists(file) for file in files):
         return Added([], append_only=False)  # merged since, and vacuumed: the reader was away for more than a week
-    return Added(files, append_only=True)
+    renewed = any(entry.renewed for entry in entries)
+    return Added(files, append_only=not renewed, renewed=renewed)
 
 
 def _local_entries(root: str, first: int, last: int) -> list[Entry] | None:

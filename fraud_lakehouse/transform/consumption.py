@@ -4,18 +4,25 @@ A model `gold/alerts` that has read `gold/features` up to version 12 commits its
 transaction `reads:gold/features:<table id>` = 12. After a crash the next build starts from there: rows are
 neither skipped nor consumed twice. A rebuilt upstream has another table id (or removed rows), which makes
 its reader start over.
+
+A table built anew from rows that it had been built from before says so in its commit (`RENEWED`): it has no other rows,
+though they may say something else. A reader that keeps its rows goes on over such a commit: of the rows before it, it
+reads those that it has not read yet as they were, and none again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from deltalake import DeltaTable, Transaction
 
 from fraud_lakehouse.lake.lake import data_files
+from fraud_lakehouse.lake.past_log import RENEWED
 from fraud_lakehouse.transform import definitions
 from fraud_lakehouse.transform.changes import added_files
+from fraud_lakehouse.transform.definitions import VersionOf
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.mirrored import Mirrored
@@ -25,7 +32,8 @@ from fraud_lakehouse.transform.mirrored import Mirrored
 class Read:
     """One upstream's part in a build: everything (`start_over`) or the files added since the last time.
 
-    Rows up to `from_version` have been read before; -1: none.
+    Rows up to `from_version` have been read before; -1: none. `has_news`: whether it has rows that were not there then,
+    also where all are read again.
     """
 
     table: DeltaTable
@@ -33,6 +41,7 @@ class Read:
     files: list[str]
     start_over: bool
     from_version: int = -1
+    has_news: bool = True
 
 
 @dataclass
@@ -40,6 +49,7 @@ class Plan:
     """What one build of a consumer reads, and the handle it must commit on (that is the fence).
 
     `shared`: the upstream whose rows are the result, but for columns. `definitions`: of the features it computes.
+    `version_of` answers for the target's transactions; `said` are those of the commit.
     """
 
     consumer: Key
@@ -51,6 +61,8 @@ class Plan:
     indexed: Indexed | None = None
     shared: Key | None = None
     definitions: Mapping[str, int] = field(default_factory=dict)
+    version_of: VersionOf | None = None
+    said: list[Transaction] = field(default_factory=list)
     asked: set[Key] = field(default_factory=set)
     readers: set[str] = field(default_factory=set)
 
@@ -61,11 +73,17 @@ class Plan:
 
     def transactions(self) -> list[Transaction]:
         """The positions, and what is to be said of features, to commit with the result."""
-        out = definitions.to_commit(self.target, self.definitions, all_rows=not self.incremental)
+        all_rows = not self.incremental
+        out = definitions.to_commit(
+            self.target, self.definitions, all_rows=all_rows, table=self.consumer[1], version_of=self.version_of
+        )
+        if self.target is not None and all_rows and self.asked and not any(self.reads[k].has_news for k in self.asked):
+            out.append(Transaction(RENEWED, self.target.version()))
         for key in self.asked:
             read = self.reads[key]
             out.append(Transaction(app_id(key), read.to_version))
             out.append(Transaction(app_id(key, read.table), read.to_version))
+        self.said = out
         return out
 
 
@@ -95,6 +113,7 @@ class Consumption:
         target = self._handles.get(consumer)
         plan = Plan(consumer, target, target is not None and (keep_rows or not full_refresh), keep_rows)
         if target is not None:
+            plan.version_of = partial(self._position, consumer, target)
             for parent in parents:
                 if self._position(consumer, target, app_id(parent)) is None:
                     continue
@@ -127,9 +146,10 @@ class Consumption:
             return Read(table, table.version(), data_files(table), start_over)
         position = max(position, self._seen.get(self._memo(target, upstream, table), -1))
         added = added_files(table, position)
-        if not added.append_only:
-            return Read(table, table.version(), data_files(table), start_over=True)
-        return Read(table, table.version(), added.files, start_over=False, from_version=position)
+        has_news = bool(added.files) or not (added.append_only or added.renewed)
+        if added.append_only or (added.renewed and plan.keep_rows):
+            return Read(table, table.version(), added.files, False, position, has_news)
+        return Read(table, table.version(), data_files(table), start_over=True, has_news=has_news)
 
     def committed(self, plan: Plan, upstream: Key) -> int | None:
         """The position in `upstream` that the consumer's table holds."""
@@ -146,6 +166,20 @@ class Consumption:
         if name not in known[2]:
             known[2][name] = target.transaction_version(name)
         return known[2][name]
+
+    def said(self, plan: Plan, before: int, version: int) -> None:
+        """Keep what a build's commit has said: asking the log takes a millisecond for each transaction.
+
+        Args:
+            before: the target's version before the commit.
+            version: that after it; only the next one is known to be the commit itself.
+        """
+        known = self._positions.get(plan.consumer)
+        if plan.target is None or known is None or known[:2] != (str(plan.target.metadata().id), before):
+            return
+        if version == before + 1:
+            names = known[2] | {transaction.app_id: transaction.version for transaction in plan.said}
+            self._positions[plan.consumer] = (known[0], version, names)
 
     def remember(self, plan: Plan) -> None:
         """Keep positions of a build that had nothing to commit; lost with the process, harmlessly."""

@@ -4,22 +4,25 @@ A build of all rows commits `feature:<name>` = the definition's number with them
 new rows under other definitions leaves a table of mixed meaning: it commits MIXED for each feature that differs, and
 for one that is no more. So a feature whose number there is not the present one has rows that another definition, or
 none, has computed. `features` is the number of all definitions of the last build: while it stays, nothing else is
-looked at.
+looked at. Rows of before a table kept numbers were computed by no definition that is known, but for UNNUMBERED.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from deltalake import DeltaTable, Transaction
 
-from fraud_lakehouse.features.definitions import Definitions, number_of
+from fraud_lakehouse.features.definitions import UNNUMBERED, Definitions, number_of
 from fraud_lakehouse.lake.lake import Lake, data_files
 
 LAST = "features"
 MIXED = 0
 LAYER = "gold"
+
+VersionOf = Callable[[str], int | None]
+"""The version of a transaction of a table, by its id."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,20 @@ def app_id(feature: str) -> str:
     return f"feature:{feature}"
 
 
-def to_commit(target: DeltaTable | None, definitions: Mapping[str, int], *, all_rows: bool) -> list[Transaction]:
+def to_commit(
+    target: DeltaTable | None,
+    definitions: Mapping[str, int],
+    *,
+    all_rows: bool,
+    table: str = "",
+    version_of: VersionOf | None = None,
+) -> list[Transaction]:
     """What a commit of a model's rows says of its features.
 
     Args:
         target: the table before it.
+        table: its name.
+        version_of: who answers for its transactions; default: its log.
         definitions: those that the rows were computed by; empty for a model without features.
         all_rows: whether the table then has no others.
     """
@@ -63,15 +75,17 @@ def to_commit(target: DeltaTable | None, definitions: Mapping[str, int], *, all_
     present = [Transaction(app_id(name), number) for name, number in definitions.items()]
     if target is None:
         return [last, *present]
-    if not all_rows and target.transaction_version(LAST) == last.version:
+    version_of = version_of or target.transaction_version
+    if not all_rows and version_of(LAST) == last.version:
         return []
     columns = [field.name for field in target.schema().fields]
-    gone = [
-        name for name in columns if name not in definitions and target.transaction_version(app_id(name)) is not None
-    ]
+    gone = [name for name in columns if name not in definitions and _stored(version_of, table, name) is not None]
     if not all_rows and data_files(target):
-        present = [one for one in present if target.transaction_version(one.app_id) != one.version]
-        present = [Transaction(one.app_id, MIXED) for one in present]
+        present = [
+            Transaction(app_id(name), number if _stored(version_of, table, name) == number else MIXED)
+            for name, number in definitions.items()
+            if version_of(app_id(name)) != number
+        ]
     return [last, *present, *(Transaction(app_id(name), MIXED) for name in gone)]
 
 
@@ -79,6 +93,15 @@ def outdated_features(lake: Lake, definitions: Definitions) -> Iterator[Outdated
     """The stored tables with such features."""
     for table, numbers in definitions.items():
         if lake.exists(LAYER, table) and data_files(opened := lake.open(LAYER, table)):
-            differ = [name for name, number in numbers.items() if opened.transaction_version(app_id(name)) != number]
+            version_of = opened.transaction_version
+            differ = [name for name, number in numbers.items() if _stored(version_of, table, name) != number]
             if differ:
                 yield Outdated(table, tuple(differ), len(numbers))
+
+
+def _stored(version_of: VersionOf, table: str, feature: str) -> int | None:
+    """The number that all rows of a table were computed by; MIXED, or None where it is not known."""
+    number = version_of(app_id(feature))
+    if number is None and version_of(LAST) is None:
+        return UNNUMBERED.get(table, {}).get(feature)
+    return number

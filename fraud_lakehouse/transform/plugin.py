@@ -212,11 +212,14 @@ class Plugin(BasePlugin):
             if plan.indexed is None and (rehearsal is Rehearsal.BIND or (plan.target is not None and plan.incremental)):
                 self._commit(plan, call)
             return 0
+        before = plan.target.version() if plan.target is not None else -1
         commit = None if self._is_settled(plan, call) else self._commit(plan, call)
         if commit is None:
             self._settle(plan)
-        elif not plan.asked:
-            self._built[plan.consumer] = (self._inputs(call), commit.version)
+        else:
+            self._consumption.said(plan, before, commit.version)
+            if not plan.asked:
+                self._built[plan.consumer] = (self._inputs(call), commit.version)
         if plan.target is not None:
             self._handles.committed(plan.consumer, plan.target)
         commits[call["model"]] = commit

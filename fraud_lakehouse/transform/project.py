@@ -25,6 +25,7 @@ from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.definitions import Definitions, definitions_of
 from fraud_lakehouse.features.documented import documented_models
+from fraud_lakehouse.features.entries import WINDOWED
 from fraud_lakehouse.lake.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
@@ -261,7 +262,7 @@ def current_windows(shipped: Path | None = None) -> list[Windows]:
     found = {
         Windows(feature.seconds, feature.step_seconds or feature.seconds)
         for feature in features
-        if feature.past not in ("strict", "closed") and feature.seconds is not None
+        if feature.past in WINDOWED and feature.seconds is not None
     }
     return sorted(found, key=lambda windows: (windows.size, windows.step)) or list(REFERENCE)
 

@@ -16,6 +16,9 @@ from fraud_lakehouse.transform.runner import NodeResult, Transformer
 def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) -> list[NodeResult]:
     """Build these models from all rows, each in the turn of its lane; what reads them follows at its next build.
 
+    What a model lacks of its upstream is built before, by itself: its rows are then known to be the same, and what
+    keeps its own rows (alerts) reads none of them again (transform/consumption.py).
+
     Args:
         names: of models or their tables, with or without the layer: `card_feature_vectors`, `silver/users`.
 
@@ -34,8 +37,12 @@ def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) 
     for part in (HOT, BESIDE):
         wanted = [node["name"] for node in chosen if ("hot" in node["config"]["tags"]) == (part == HOT)]
         if wanted:
+            selected = sorted(set(wanted))
             with writer_lock(settings.work_dir, TURN_SECONDS, part):
-                result = transformer.build(["--select", *sorted(set(wanted)), "--full-refresh"], tests=False)
+                if part == HOT:
+                    before = ["--select", *(f"+{name},tag:hot" for name in selected)]
+                    transformer.build(before, tests=False).raise_for_errors()
+                result = transformer.build(["--select", *selected, "--full-refresh"], tests=False)
             result.raise_for_errors()
             built += [node for node in result.nodes if node.resource_type == "model"]
     return built

@@ -20,7 +20,7 @@ from fraud_lakehouse.transform.project import current_definitions
 from fraud_lakehouse.transform.rebuild import rebuild
 from tests.dbt.small_lake import Row, SmallLake, copied_project
 
-VECTORS, OVER = "card_feature_vectors", "user_trans_amt_last_360min"
+VECTORS, OVER, HOT = "card_feature_vectors", "user_trans_amt_last_360min", "card_transaction_features"
 START = datetime(2024, 1, 1)  # noqa: DTZ001 event times have no zone
 KEPT = [
     {"name": "user_amt_{aggregate}_1h", "source": "cards", "entity": "user", "measure": "amt", "owner": "o"}
@@ -96,7 +96,8 @@ def test_what_the_catalogue_has_changed_is_named_until_it_is_rebuilt(
     lake.land("card_transactions", payments(41, 48))
     build(lake)
     stale = outdated(lake, project)
-    assert stale.keys() == {VECTORS, f"{OVER}_versions", f"{OVER}_windowed_versions"}
+    assert stale.keys() == {VECTORS, HOT, f"{OVER}_versions", f"{OVER}_windowed_versions"}
+    assert stale[HOT].features == ("prior_mean", "prior_count", "sum_10min"), "all but the one without the measure"
     assert stale[VECTORS].features == ("user_amt_count_1h", "user_amt_mean_1h", "user_amt_last_1h")
     before, after = told(lake, VECTORS, "user_amt_last_1h")[:39], told(lake, VECTORS, "user_amt_last_1h")[40:]
     assert before == [None] * 39 and after == [2.0 * number for number in range(40, 87)]

@@ -18,14 +18,14 @@
     {{ aggregate_of(feature.aggregate, source.measures[feature.measure].expression, source.time, over=over) }}
 {%- endmacro %}
 
-{#- The columns that mirrors keep of a payment, the key of a table, and those that measures of its features are computed
+{#- The columns that mirrors keep of a payment, those of a key, and those that measures of these features are computed
     from. -#}
-{% macro payment_columns_for(shape) %}
+{% macro payment_columns_for(features, key=[]) %}
     {%- set columns = payment_columns() -%}
-    {%- for column in shape.key -%}
+    {%- for column in key -%}
         {%- do columns.update({column: column}) -%}
     {%- endfor -%}
-    {%- for feature in shape.features -%}
+    {%- for feature in features -%}
         {%- for column in var('feature_sources')[feature.source].measures[feature.measure].columns -%}
             {%- do columns.update({column: column}) -%}
         {%- endfor -%}

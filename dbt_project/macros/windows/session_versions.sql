@@ -5,7 +5,7 @@
 {% macro session_versions(table, rows, late_rows) -%}
     {%- set shape = window_shape(table) -%}
     {%- set key, time = shape.key, shape.time -%}
-    {%- set columns = payment_columns_for(shape) -%}
+    {%- set columns = payment_columns_for(shape.features, shape.key) -%}
     {%- set incremental = is_incremental_build() -%}
     {%- set new_payments = new_rows(rows) -%}
     {%- set observed = observations(incremental) -%}

@@ -6,7 +6,7 @@
     lie in memory, for the hot lane, whose models share them; else the files that may matter are read. -#}
 {% macro window_versions(table, rows, late_rows, in_memory=false) -%}
     {%- set shape = window_shape(table) -%}
-    {%- set columns = payment_columns_for(shape) -%}
+    {%- set columns = payment_columns_for(shape.features, shape.key) -%}
     {%- set incremental = is_incremental_build() -%}
     {%- set new_payments = new_rows(rows) -%}
     {%- set observed = observations(incremental) -%}

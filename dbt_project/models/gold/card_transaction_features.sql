@@ -2,10 +2,17 @@
 
 {%- set incremental = is_incremental_build() %}
 {%- set new_payments = new_rows(ref('card_transactions')) %}
+{%- set features = features_of('card_transaction_features') %}
+{%- set measures = arrival_measures(features) %}
+{%- set parts = arrival_parts(features) %}
+{%- set all_time = parts | selectattr(2, 'none') | list %}
+{%- set reach = part_windows(parts) | max | default(0) %}
 
 with new_transactions as (
 
-    select trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at
+    select
+        {{ landed_columns() }}
+        {{- values_of(measures) }}
     from {{ new_payments }}
 
 ),
@@ -27,7 +34,7 @@ placed as (
 evaluated as (
 
     select
-        trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at,
+        {{ landed_columns() }}{{ value_names(measures) }},
         row_number() over (
             partition by user_id order by _ingested_at, newest_time, _topic, _partition, _offset
         ) - 1 as arrival
@@ -45,44 +52,49 @@ touched_users as (
 
 earlier as (
 
-    select stored.user_id, stored.trans_date_trans_time, stored.amt
-    from {{ seen_rows(
-        ref('card_transactions'),
-        payment_columns(),
-        since=[
-            'trans_date_trans_time',
-            'select min(trans_date_trans_time) - interval 10 minutes from ' ~ new_payments ~ ' where user_id is not null',
-        ],
-    ) }} as stored
+    select stored.*
+    from (
+        select
+            user_id, trans_date_trans_time
+            {{- values_of(measures) }}
+        from {{ seen_rows(
+            ref('card_transactions'),
+            payment_columns_for(features | selectattr('measure') | list),
+            since=[
+                'trans_date_trans_time',
+                'select min(trans_date_trans_time) - interval ' ~ reach ~ ' seconds from ' ~ new_payments
+                    ~ ' where user_id is not null',
+            ],
+        ) }} as seen_payments
+    ) as stored
     inner join touched_users
         on stored.user_id = touched_users.user_id
-        and stored.trans_date_trans_time >= touched_users.first_time - interval 10 minutes
+        and stored.trans_date_trans_time >= touched_users.first_time - interval {{ reach }} seconds
 
 ),
-
--- what lies before every 10 minutes that are looked at counts as one number: all of the user's but the above
+{% if all_time %}
+-- what lies before every window that is looked at counts as one number: all of the user's but the above
 older as (
 
     select
-        stored.user_id,
-        stored.prior_count - coalesce(later.later_count, 0) as prior_count,
-        stored.prior_amt - coalesce(later.later_amt, 0) as prior_amt
+        stored.user_id as older_user_id
+        {%- for total, measure, _ in all_time %},
+        {%- set name = part_name(total, measure, none) %}
+        stored.{{ name }} - coalesce(later.{{ name }}, 0) as {{ name }}
+        {%- endfor %}
     from {{ seen_totals(
         ref('card_transactions'),
         key=['user_id'],
-        columns={
-            'user_id': 'user_id',
-            'prior_count': 'case when trans_date_trans_time is not null and ' ~ exact_amount('amt')
-                ~ ' is not null then 1 else 0 end',
-            'prior_amt': 'case when trans_date_trans_time is null then 0 else coalesce(' ~ exact_amount('amt') ~ ', 0) end',
-        },
-        totals={'prior_count': 'sum(prior_count)', 'prior_amt': 'sum(prior_amt)'},
+        columns=single_totals(all_time, measures),
+        totals=merged_totals(all_time),
     ) }} as stored
     left join (
         select
-            user_id,
-            count({{ exact_amount('amt') }}) as later_count,
-            sum({{ exact_amount('amt') }}) as later_amt
+            user_id
+            {%- for total, measure, _ in all_time %},
+            {%- set value = 'value_of_' ~ measure if measure else '*' %}
+            {{ 'count' if total == 'n' else 'sum' }}({{ value }}) as {{ part_name(total, measure, none) }}
+            {%- endfor %}
         from earlier
         group by user_id
     ) as later
@@ -91,6 +103,7 @@ older as (
 
 ),
 {% endif %}
+{%- endif %}
 arrivals as (
 
     select
@@ -119,7 +132,7 @@ in_order as (
 
     union all
 
-    select {{ unlanded_columns() }}, true as is_counted, false as is_evaluated, 0 as part, 0 as block
+    select {{ unlanded_columns(measures) }}, true as is_counted, false as is_evaluated, 0 as part, 0 as block
     from earlier
     where user_id not in (select user_id from disordered_users)
     {%- endif %}
@@ -132,75 +145,80 @@ disordered as (
 
 ),
 
-{{ landed_by_then('disordered', 'earlier' if incremental else none) }},
+{{ landed_by_then('disordered', 'earlier' if incremental else none, measures) }},
 
 measured_in_order as (
 
-    select {{ past_measures(in_order=true) }}
+    select {{ past_measures(parts, in_order=true) }}
     from in_order
-    {{ past_windows() }}
+    {{ past_windows(parts) }}
 
 ),
 
 measured_parts as (
 
-    select {{ past_measures() }}
+    select {{ past_measures(parts) }}
     from landed_by_then
-    {{ past_windows() }}
+    {{ past_windows(parts) }}
 
 ),
 
 measured as (
 
     select
-        trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at,
-        prior_count, prior_amt, count_10min, sum_10min
+        {{ landed_columns() }}
+        {{- part_columns(parts) }}
     from measured_in_order
     where is_evaluated
 
     union all
 
     select
-        trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at,
-        sum(prior_count) as prior_count,
-        sum(prior_amt) as prior_amt,
-        sum(count_10min) as count_10min,
-        sum(sum_10min) as sum_10min
+        {{ landed_columns() }}
+        {%- for part in parts %},
+        sum({{ part_name(*part) }}) as {{ part_name(*part) }}
+        {%- endfor %}
     from measured_parts
     where is_evaluated
-    group by trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at
+    group by {{ landed_columns() }}
 
     union all
 
+    -- without a user or a time it counts itself alone
     select
-        trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at,
-        0 as prior_count,
-        null as prior_amt,
-        1 as count_10min,
-        coalesce(amt, 0) as sum_10min
+        {{ landed_columns() }}
+        {%- for total, measure, seconds in parts %},
+        {%- set value = 'value_of_' ~ measure if measure else '1' %}
+        {% if seconds is none -%}
+        {{ '0' if total == 'n' else 'null' }}
+        {%- else -%}
+        {{ 'case when ' ~ value ~ ' is null then 0 else 1 end' if total == 'n' else value }}
+        {%- endif %} as {{ part_name(total, measure, seconds) }}
+        {%- endfor %}
     from new_transactions
     where user_id is null or trans_date_trans_time is null
 
 ),
 
-totals as (
+{% if incremental and all_time -%}
+known as (
 
     select
-        measured.*,
-        {%- if incremental %}
-        measured.prior_count + coalesce(older.prior_count, 0) as all_count,
-        coalesce(measured.prior_amt, 0) + coalesce(older.prior_amt, 0) as all_amt
+        {{ landed_columns() }}
+        {%- for total, measure, seconds in parts %},
+        {%- set name = part_name(total, measure, seconds) %}
+        {%- if seconds is none %}
+        coalesce(measured.{{ name }}, 0) + coalesce(older.{{ name }}, 0) as {{ name }}
         {%- else %}
-        measured.prior_count as all_count,
-        measured.prior_amt as all_amt
+        measured.{{ name }}
         {%- endif %}
+        {%- endfor %}
     from measured
-    {%- if incremental %}
-    left join older on measured.user_id = older.user_id
-    {%- endif %}
+    left join older on user_id = older_user_id and trans_date_trans_time is not null
 
 ),
 
+{% endif -%}
 features as (
 
     select
@@ -212,16 +230,13 @@ features as (
         _timestamp as source_committed_at,
         _ingested_at as landed_at,
         'c' as op,
-        case when all_count > 0 then cast(all_amt as double) / all_count end as prior_mean,
-        all_count as prior_count,
-        count_10min,
-        coalesce(sum_10min, 0) as sum_10min,
+        {{- arrival_features(features) }}
         cast(null as boolean) as user_exists,
         current_timestamp as scored_at,
         _topic,
         _partition,
         _offset
-    from totals
+    from {{ 'known' if incremental and all_time else 'measured' }}
 
 )
 

@@ -1,10 +1,9 @@
 {{ config(strategy='append', tags=['hot']) }}
 
 {%- set incremental = is_incremental_build() %}
-{%- set looked_at = 100 %}
 {%- set new_ledger = new_rows(ref('transactions_ledger')) %}
-{%- set ten = window_floor('transaction_date', 600) %}
-{%- set shifted = 'known.transaction_date + kind.step * interval 600 seconds' %}
+{%- set features = features_of('transaction_features') %}
+{%- set parts = arrival_parts(features) %}
 
 with new_entries as (
 
@@ -48,108 +47,11 @@ touched_users as (
 
 ),
 
-needed_tens as (
-
-    {{ needed_tens('new_entries') }}
-
-),
-
-known as (
-
-    select stored.user_id, stored.user_entry, stored.transaction_date, stored.amount, stored.weight, false as is_new
-    from {{ seen_by_key(
-        ref('transactions_ledger'), entry_columns(), ['user_id', ten], needed_tens(new_ledger)
-    ) }} as stored
-    inner join needed_tens
-        on stored.user_id = needed_tens.user_id
-        and {{ window_floor('stored.transaction_date', 600) }} = needed_tens.ten
-
-    union all
-
-    select user_id, user_entry, transaction_date, amount, weight, true as is_new
-    from new_entries
-    where user_id is not null and transaction_date is not null
-
-),
-{% else %}
-known as (
-
-    select user_id, user_entry, transaction_date, amount, weight, true as is_new
-    from new_entries
-    where user_id is not null and transaction_date is not null
-
-),
 {% endif %}
--- every time lies in two stretches of 20 minutes, 10 minutes apart; one of them holds all of the 10 minutes before it
-stretched as (
+{%- for seconds in part_windows(parts) -%}
+{{ ledger_window(seconds, parts | selectattr(2, 'equalto', seconds) | list, new_ledger, incremental) }},
 
-    select
-        known.user_id,
-        known.user_entry,
-        known.transaction_date,
-        known.amount,
-        known.weight,
-        kind.step as kind,
-        {{ window_floor(shifted, 1200) }} as stretch,
-        known.is_new
-        and known.weight = 1
-        and {{ window_floor(shifted, 1200) }} + interval 600 seconds <= {{ shifted }} as is_measured
-    from known
-    cross join {{ numbers(0, 1) }} as kind
-
-),
-
-measured_stretches as (
-
-    select distinct user_id, kind, stretch from stretched where is_measured
-
-),
-
-placed as (
-
-    select
-        stretched.*,
-        row_number() over (
-            partition by stretched.user_id, stretched.kind, stretched.stretch order by stretched.user_entry
-        ) as place
-    from stretched
-    inner join measured_stretches
-        on stretched.user_id = measured_stretches.user_id
-        and stretched.kind = measured_stretches.kind
-        and stretched.stretch = measured_stretches.stretch
-
-),
-
-blocks as (
-
-    select placed.*, cast(floor(placed.place / {{ looked_at }}) as bigint) as block from placed
-
-),
-
--- of a stretch the last {{ looked_at }} entries are looked at: joining all of a user's would explode on a bulk load
-last_10min as (
-
-    select
-        measured.user_id,
-        measured.user_entry,
-        sum(earlier.weight) as entry_count,
-        sum(earlier.weight * coalesce(earlier.amount, 0)) as entry_amount
-    from blocks as measured
-    cross join {{ numbers(0, 1) }} as back
-    inner join blocks as earlier
-        on measured.user_id = earlier.user_id
-        and measured.kind = earlier.kind
-        and measured.stretch = earlier.stretch
-        and measured.block - back.step = earlier.block
-    where measured.is_measured
-        and earlier.place < measured.place
-        and earlier.place >= measured.place - {{ looked_at }}
-        and earlier.transaction_date >= measured.transaction_date - interval 10 minutes
-        and earlier.transaction_date <= measured.transaction_date
-    group by measured.user_id, measured.user_entry
-
-),
-
+{% endfor -%}
 evaluated as (
 
     select
@@ -157,20 +59,25 @@ evaluated as (
         new_entries.user_id,
         new_entries.amount,
         new_entries.transaction_date,
-        new_entries.user_count - case when new_entries.amount is null then 0 else 1 end as prior_count,
-        new_entries.user_amount - coalesce(new_entries.amount, 0) as prior_amount,
-        case when new_entries.transaction_date is null then 0 else 1 end
-        + coalesce(last_10min.entry_count, 0) as count_10min,
-        case when new_entries.transaction_date is null then 0 else coalesce(new_entries.amount, 0) end
-        + coalesce(last_10min.entry_amount, 0) as sum_10min,
+        {%- for total, measure, seconds in parts %}
+        {%- set name = part_name(total, measure, seconds) %}
+        {%- if seconds is none %}
+        coalesce({{ before_entry(total, 'new_entries') }}, 0) as {{ name }},
+        {%- else %}
+        case when new_entries.transaction_date is null then 0 else {{ of_entry(total, measure, 'new_entries') }} end
+        + coalesce(last_{{ seconds }}.{{ name }}, 0) as {{ name }},
+        {%- endif %}
+        {%- endfor %}
         new_entries._lsn,
         new_entries._seq,
         new_entries._op,
         new_entries._committed_at,
         new_entries._ingested_at
     from new_entries
-    left join last_10min
-        on new_entries.user_id = last_10min.user_id and new_entries.user_entry = last_10min.user_entry
+    {%- for seconds in part_windows(parts) %}
+    left join last_{{ seconds }}
+        on new_entries.user_id = last_{{ seconds }}.user_id and new_entries.user_entry = last_{{ seconds }}.user_entry
+    {%- endfor %}
     where new_entries.weight = 1
 
 ),
@@ -186,11 +93,8 @@ timeline as (
         null as transaction_id,
         user_id,
         null as amount,
-        null as transaction_date,
-        null as prior_count,
-        null as prior_amount,
-        null as count_10min,
-        null as sum_10min,
+        null as transaction_date
+        {{- part_columns(parts, 'null') }},
         _lsn,
         _seq,
         _op,
@@ -258,11 +162,7 @@ features as (
         _committed_at as source_committed_at,
         _ingested_at as landed_at,
         _op as op,
-        case when user_id is not null and prior_count > 0
-            then cast(prior_amount as double) / prior_count end as prior_mean,
-        case when user_id is not null then prior_count else 0 end as prior_count,
-        count_10min,
-        cast(sum_10min as double) as sum_10min,
+        {{- arrival_features(features) }}
         user_exists,
         current_timestamp as scored_at,
         _lsn,

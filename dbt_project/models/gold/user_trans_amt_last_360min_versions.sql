@@ -2,7 +2,7 @@
 
 {%- set shape = window_shape('user_trans_amt_last_360min') %}
 {%- set features, seconds = shape.features, shape.seconds %}
-{%- set columns = payment_columns_for(shape) %}
+{%- set columns = payment_columns_for(shape.features, shape.key) %}
 {%- set frame = over_frame('user_id', 'trans_date_trans_time', seconds) %}
 {%- set new_payments = new_rows(ref('card_transactions')) %}
 

@@ -1,0 +1,85 @@
+"""Features that are told when their row arrives and never again, for rules: what counts is what was known by then.
+
+`arrived` goes by the order in which rows arrive, `committed` by the commits of a database, whose ledger of versions
+takes back what was changed. Here is how such features are put and what they cannot be; checks.py has the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fraud_lakehouse.errors import TransformError
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.features.aggregates import Aggregate
+    from fraud_lakehouse.features.entries import Source
+    from fraud_lakehouse.features.window import Window
+
+ARRIVAL = ("arrived", "committed")
+ARRIVAL_AGGREGATES = ("count", "sum", "mean")
+LEDGER_COLUMN = "amount"
+"""What a ledger adds up, as it is."""
+
+COUNTED = {
+    "arrived": (
+        "event time in [t - {window}, t], of what had arrived by then: the {event} itself counts, and of equal time "
+        "those that arrived before it"
+    ),
+    "committed": (
+        "event time in [t - {window}, t], by the ledger up to that commit: the {event} itself counts, what was taken "
+        "back by then does not; of a stretch of twice the window only the last {entries} ledger entries are looked at"
+    ),
+}
+"""Which rows count in a window."""
+
+EVER = {
+    "arrived": (
+        "event time before t, however long ago, of what had arrived by then: the {event} itself and those of equal "
+        "time do not count"
+    ),
+    "committed": (
+        "all that the table had just before that commit, whatever their event time: the {event}'s own version does not "
+        "count"
+    ),
+}
+"""Which rows count without a window."""
+
+
+def told_on_arrival(name: str, kind: Aggregate, measure: str | None, window: Window | None) -> Aggregate:
+    """The aggregate as such tables have it: with a window or without, and a count also of rows whatever their values.
+
+    Counts are bigint and sums of nothing 0, as rules read them.
+
+    Raises:
+        TransformError: they do not have it.
+    """
+    if name not in ARRIVAL_AGGREGATES:
+        raise TransformError(
+            f"the aggregate {name} is not told when a row arrives", f"use one of {', '.join(ARRIVAL_AGGREGATES)}"
+        )
+    kind = replace(kind, windowed=window is not None, empty="null" if name == "mean" else "0")
+    if name != "count":
+        return kind
+    kind = replace(kind, data_type="bigint")
+    return kind if measure is not None else replace(kind, measured=False, words="Number of {event}s")
+
+
+def check_ledger(source: Source, table: str, measure: str | None, window: Window | None) -> None:
+    """Refuse what a ledger cannot tell.
+
+    Raises:
+        TransformError: says what it can.
+    """
+    if source.tables[table].past != "committed":
+        return
+    if measure is None and window is None:
+        raise TransformError(
+            f"{table} knows of all earlier {source.event}s only those with a value", "give it a measure or a window"
+        )
+    if measure is not None and (expression := source.measures[measure].expression) != LEDGER_COLUMN:
+        fits = [name for name, one in source.measures.items() if one.expression == LEDGER_COLUMN]
+        raise TransformError(
+            f"the measure {measure} is {expression!r}, and the ledger of {table} adds up {LEDGER_COLUMN} alone",
+            f"use {' or '.join(fits) or 'a measure that is it'}",
+        )

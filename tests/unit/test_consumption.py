@@ -1,0 +1,81 @@
+"""What a build's commit has said is known without asking the log, and is never taken for what another commit said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.transform.consumption import Consumption, Plan, app_id
+from fraud_lakehouse.transform.handles import Handles
+
+UPSTREAM, READER = ("silver", "cards"), ("gold", "features")
+
+
+class Reader:
+    """A model's builds over an upstream, in one process."""
+
+    def __init__(self, root: Path) -> None:
+        self.lake = Lake.at(root)
+        self.consumption = Consumption(Handles(self.lake))
+
+    def write(self, table: tuple[str, str], said: list[Transaction]) -> int:
+        """Commit a row; the version."""
+        frame = pl.DataFrame({"x": [1]}).to_arrow()
+        properties = CommitProperties(app_transactions=said)
+        write_deltalake(self.lake.uri(*table), frame, mode="append", commit_properties=properties)
+        return self.lake.open(*table).version()
+
+    def plan(self) -> Plan:
+        plan = self.consumption.plan(READER, [UPSTREAM], full_refresh=False, keep_rows=False)
+        self.consumption.ask(plan, UPSTREAM, "features")
+        return plan
+
+    def build(self, *, rival: int | None = None) -> None:
+        """A build; `rival`: the position that another process commits after it, before it is done."""
+        plan = self.plan()
+        before = plan.target.version() if plan.target is not None else -1
+        version = self.write(READER, plan.transactions())
+        if rival is not None:
+            table = self.lake.open(*UPSTREAM)
+            version = self.write(READER, [Transaction(app_id(UPSTREAM, one), rival) for one in (None, table)])
+        self.consumption.said(plan, before, version)
+
+    def position(self) -> int | None:
+        return self.consumption.committed(self.plan(), UPSTREAM)
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    reader = Reader(tmp_path)
+    for _ in range(2):
+        reader.write(UPSTREAM, [])
+    reader.build()
+    return reader
+
+
+def test_the_log_is_not_asked_for_what_a_commit_said(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reader.position() == 1
+    reader.write(UPSTREAM, [])
+
+    def refuse(table: DeltaTable, name: str) -> int | None:
+        raise AssertionError(name)
+
+    reader.plan()
+    with monkeypatch.context() as patched:
+        patched.setattr(DeltaTable, "transaction_version", refuse)
+        reader.build()
+        assert reader.position() == 2
+
+
+def test_what_another_commit_said_is_read_from_the_log(reader: Reader) -> None:
+    reader.write(UPSTREAM, [])
+    reader.build(rival=0)
+    assert reader.position() == 0
+    reader.build()
+    assert reader.position() == 2
+    reader.write(READER, [Transaction(app_id(UPSTREAM, reader.lake.open(*UPSTREAM)), 1)])
+    assert reader.position() == 1
