@@ -1,6 +1,6 @@
-{#- The watermark of a stream of Kafka records, as one row and the column watermark: the newest event time of the slowest
-    partition less the allowed lateness. A partition that had no row for idle_seconds is not waited for; when none had,
-    which `observed` tells (of all_observations), time goes on by itself (macro watermark_of). -#}
+{#- The watermark of a stream of Kafka records, as one row and the column watermark: the newest event time of the
+    slowest partition less the allowed lateness. A partition that had no row for idle_seconds is not waited for; when
+    none had, which `observed` tells (of all_observations), time goes on by itself (macro watermark_of). -#}
 {% macro lake_watermark(relation, time, observed=none) -%}
     {%- set landed -%}
     (

@@ -5,10 +5,10 @@
     {{ watermark_of(relation, var('window_idle_seconds') or none, observed) }}
 {%- endmacro %}
 
-{#- The newest event time of the slowest partition that is waited for, less the allowed lateness. None is waited for that
-    had no row for `idle` seconds (none: all are) of landings of the others. When nothing has landed for so long, told by
-    `observed` (a relation with observed_at, or none), no partition is: the newest event time goes on with the clock,
-    `idle` seconds behind it. All times are in the data, so that the same rows always give the same watermark. -#}
+{#- The newest event time of the slowest partition that is waited for, less the allowed lateness. None is waited for
+    that had no row for `idle` seconds (none: all are) of landings of the others. When nothing has landed for so long,
+    told by `observed` (a relation with observed_at, or none), no partition is: the newest event time goes on with the
+    clock, `idle` seconds behind it. All times are in the data, so the same data always give the same watermark. -#}
 {% macro watermark_of(relation, idle, observed=none) -%}
     select
         {%- if observed is not none and idle is not none %}
