@@ -22,6 +22,9 @@ _OF_A_RUN = ["scored_at", "fired_at", "known_at", "version"]  # when something w
 _VERSIONED = {
     "user_trans_amt_last_360min_versions": ["trans_num"],
     "user_trans_amt_last_360min_windowed_versions": ["window_start", "user_id"],
+    "user_trans_amt_last_360min_hop_versions": ["window_start", "user_id"],
+    "user_trans_amt_last_360min_cumulate_versions": ["window_start", "window_end", "user_id"],
+    "user_card_sessions_versions": ["window_start", "user_id"],
     VECTORS: ["trans_num"],
     "transaction_feature_vectors": ["transaction_id"],
 }
