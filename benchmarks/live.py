@@ -8,6 +8,7 @@ one event written into Dagster's storage. Of the processor time, how much each p
 --history ROWS lands so many rows (half of each source) and builds them before the cycle starts.
 --kill kills the process that runs the cycle (-9) half way: then the longest time without an alert is the figure, and
 where it went: seconds from the kill until the next process held the turn, landed, and recorded an alert.
+--warm-up 300 --seconds 1800 is how memory is measured: in the first minutes a process fills what it keeps anyway.
 --idle SECONDS measures the processor time of the cycle without data afterwards.
 Above 1,000 rows a second the sources are filled by statements and messages made beforehand, else by the demo's
 generators. An alert is recorded at its `fired_at`, read just before the commit that makes it visible and durable; when
@@ -48,7 +49,6 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.runner import Transformer
 
-WARM_UP_SECONDS = 20.0
 START_SECONDS = 180.0
 
 
@@ -203,7 +203,7 @@ def measure(settings: Settings, home: Path, options: argparse.Namespace) -> dict
     """Percentiles over the alerts of `--seconds` at `--rate` rows a second, after a warm-up."""
     with cycle(settings, home, dagster=options.dagster), feeding(settings, options.rate) as stop:
         running = wait_for_cycle(settings)
-        time.sleep(WARM_UP_SECONDS)
+        time.sleep(options.warm_up)
         began, used = datetime.now(UTC), cpu_seconds(home)
         first, memory = running.pid, running.memory_info().rss
         killed_at = turned_at = None
@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--rate", type=float, default=50.0, help="rows a second, both sources together")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--warm-up", type=float, default=20.0, help="seconds before what is measured")
     parser.add_argument("--dagster", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--history", type=int, default=0, help="rows in the lake beforehand, half of each source")
     parser.add_argument("--kill", action="store_true", help="kill -9 the cycle half way")
