@@ -6,7 +6,7 @@ Whether models have the tables and columns it names is asked in transform/bindin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import TransformError
@@ -37,13 +37,12 @@ def check_sources(sources: Mapping[str, Source], file: str) -> None:
                 raise TransformError(
                     f"{file}, {kind} {part!r} of {name!r}: no name of a column", "use lower case letters, digits and _"
                 )
-        for table, declared in source.tables.items():
-            _check_table(declared, f"{file}, table {table!r} of {name!r}")
         if source.table in source.tables:
             raise TransformError(
                 f"{file}, source {name!r}: {source.table} is listed in its tables", "take it out there"
             )
         for table, declared in source.tables.items():
+            _check_step(declared, f"{file}, table {table!r} of {name!r}")
             if (declared.entries is not None) != (declared.past == "committed"):
                 raise TransformError(
                     f"{file}, source {name!r}: {table} is past: {declared.past}, with entries: {declared.entries}",
@@ -69,7 +68,7 @@ def _check_measure(source: Source, name: str, measure: Measure, where: str) -> N
         raise TransformError(f"{where}: it has a delay but no decimals", "give it decimals; 0: whole numbers")
 
 
-def _check_table(table: Table, where: str) -> None:
+def _check_step(table: Table, where: str) -> None:
     if (table.past in STEPPED) != (table.step is not None):
         raise TransformError(
             f"{where}: windows of past: {table.past} {'need a' if table.past in STEPPED else 'have no'} step",
@@ -154,7 +153,6 @@ def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], fil
     for source in sources.values():
         for table, declared in source.tables.items():
             own = [feature for feature in features if feature.table == table]
-            _check_step(own, declared, f"{file}, table {table!r}")
             for feature in own:
                 if declared.past not in ARRIVAL and feature.seconds != own[0].seconds:
                     where = f"{file}, feature {feature.name!r}"
@@ -162,22 +160,17 @@ def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], fil
                         f"{where}: its window is {feature.window}, but {own[0].window} in {table}",
                         f"all features of {table} need the same window",
                     )
+                # else windows would overlap by no whole number of steps, and some rows lie in fewer than others
+                if feature.seconds is not None and feature.step_seconds and feature.seconds % feature.step_seconds:
+                    raise TransformError(
+                        f"{file}, table {table!r}: its step is {declared.step}, its windows are {feature.window}",
+                        "give a step of which the window is a multiple",
+                    )
             for name in declared.must_have:
                 if name not in {feature.name for feature in own}:
                     raise TransformError(
                         f"{file}: {table} has no feature {name!r}, which others rely on", "let an entry have that name"
                     )
-
-
-def _check_step(own: Sequence[Feature], declared: Table, where: str) -> None:
-    """Refuse windows that overlap by no whole number of steps, so that some rows would lie in fewer than others."""
-    for feature in own:
-        size, step = feature.seconds, feature.step_seconds
-        if size is not None and step is not None and size % step:
-            raise TransformError(
-                f"{where}: its step is {declared.step}, its windows are {feature.window}",
-                "give a step of which the window is a multiple",
-            )
 
 
 def check_names(features: Iterable[Feature], sources: Mapping[str, Source], file: str) -> None:

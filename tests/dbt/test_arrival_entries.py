@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +16,7 @@ from fraud_lakehouse.transform.definitions import outdated_features
 from fraud_lakehouse.transform.project import current_definitions
 from fraud_lakehouse.transform.rebuild import rebuild
 from tests.dbt import cards_oracle, vectors_oracle
-from tests.dbt.small_lake import Row, SmallLake, assert_same, copied_project
+from tests.dbt.small_lake import Row, SmallLake, assert_same
 from tests.dbt.transactions_oracle import Change, Replayed, random_log
 
 CARDS, BANK = "card_transaction_features", "transaction_features"
@@ -44,18 +43,6 @@ def declare(project: Path, *more: dict[str, Any]) -> None:
     content["sources"]["cards"]["measures"]["flag"] = FLAG
     content["features"] = [*few, *more]
     (project / FILE).write_text(yaml.safe_dump(content))
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copied_project(tmp_path_factory.mktemp("arrival"))
-
-
-@pytest.fixture(scope="module")
-def shared_lake(project: Path) -> Iterator[SmallLake]:
-    lake = SmallLake(project.parent / "lake", project)
-    yield lake
-    lake.transformer.close()
 
 
 @pytest.fixture

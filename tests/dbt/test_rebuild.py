@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from fraud_lakehouse.features.catalogue import FILE
 from fraud_lakehouse.transform.definitions import Outdated, outdated_features
 from fraud_lakehouse.transform.project import current_definitions
 from fraud_lakehouse.transform.rebuild import rebuild
-from tests.dbt.small_lake import Row, SmallLake, copied_project
+from tests.dbt.small_lake import Row, SmallLake
 
 VECTORS, OVER, HOT = "card_feature_vectors", "user_trans_amt_last_360min", "card_transaction_features"
 START = datetime(2024, 1, 1)  # noqa: DTZ001 event times have no zone
@@ -28,18 +27,6 @@ KEPT = [
     {"name": "user_amount_mean_1h", "source": "bank", "entity": "user", "measure": "amount", "owner": "o"}
     | {"aggregate": "mean", "window": "1 hour"},
 ]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copied_project(tmp_path_factory.mktemp("rebuild"))
-
-
-@pytest.fixture(scope="module")
-def shared_lake(project: Path) -> Iterator[SmallLake]:
-    lake = SmallLake(project.parent / "lake", project)
-    yield lake
-    lake.transformer.close()
 
 
 def declare(project: Path, *more: dict[str, Any], **measures: Any) -> None:

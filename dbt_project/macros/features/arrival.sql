@@ -5,14 +5,7 @@
 {#- The totals these features need, each once, as [total, measure, seconds]: n (rows; with a measure those that have it)
     and s (its sum); measure none: of all rows; seconds none: of all time. -#}
 {% macro arrival_parts(features) %}
-    {%- set needed = {'count': ['n'], 'sum': ['s'], 'mean': ['n', 's']} -%}
-    {%- set parts = [] -%}
-    {%- for feature in features -%}
-        {%- for total in needed[feature.aggregate] if [total, feature.measure, feature.seconds] not in parts -%}
-            {%- do parts.append([total, feature.measure, feature.seconds]) -%}
-        {%- endfor -%}
-    {%- endfor -%}
-    {{ return(parts) }}
+    {{ return(parts_of(features, {'count': ['n'], 'sum': ['s'], 'mean': ['n', 's']})) }}
 {% endmacro %}
 
 {#- The column of a total. -#}

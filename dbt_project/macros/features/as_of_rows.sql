@@ -269,8 +269,8 @@ seen_in_views as {{ computed_once() }} (
     {%- set reach = longest_window(own) * 1000000 %}
     {%- set visible %}
     inner join numbered_rows as seen
-        on {% for column in key %}labels.{{ column }} = seen.{{ column }} and {% endfor -%}
-        seen._lake_known_from <= labels._lake_view
+        on {{ equal_in(key, 'labels', 'seen') }}
+        and seen._lake_known_from <= labels._lake_view
         and (seen._lake_known_to is null or seen._lake_known_to > labels._lake_view)
     {%- endset %}
     {%- if not loop.first %}

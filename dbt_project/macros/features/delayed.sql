@@ -125,8 +125,8 @@
     from evaluated
     {%- for end in ends %}
     asof left join running as until_{{ end }}
-        on {% for column in key %}evaluated.{{ column }} = until_{{ end }}.{{ column }} and {% endfor -%}
-        evaluated._at - {{ end * 1000000 }} > until_{{ end }}._at
+        on {{ equal_in(key, 'evaluated', 'until_' ~ end) }}
+        and evaluated._at - {{ end * 1000000 }} > until_{{ end }}._at
     {%- endfor %}
 {%- endmacro %}
 

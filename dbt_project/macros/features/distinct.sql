@@ -164,10 +164,3 @@
         and evaluated._at - {{ seconds * 1000000 }} > ended_{{ seconds }}._last
     {%- endfor %}
 {%- endmacro %}
-
-{#- Whether two relations say the same of these columns, none of which is null. -#}
-{% macro equal_in(columns, one, other) -%}
-    {%- for column in columns -%}
-        {{ ' and ' if not loop.first }}{{ one }}.{{ column }} = {{ other }}.{{ column }}
-    {%- endfor -%}
-{%- endmacro %}

@@ -21,7 +21,11 @@
 {#- The totals that features need, each once, as [total, measure, seconds]: n (rows with the measure), s (its sum),
     q (the sum of its squares). -#}
 {% macro total_parts(features) %}
-    {%- set needed = {'count': ['n'], 'sum': ['n', 's'], 'mean': ['n', 's'], 'stddev': ['n', 's', 'q']} -%}
+    {{ return(parts_of(features, {'count': ['n'], 'sum': ['n', 's'], 'mean': ['n', 's'], 'stddev': ['n', 's', 'q']})) }}
+{% endmacro %}
+
+{#- The same, by what each aggregate is made of: `needed`, its name -> totals. -#}
+{% macro parts_of(features, needed) %}
     {%- set parts = [] -%}
     {%- for feature in features -%}
         {%- for total in needed[feature.aggregate] if [total, feature.measure, feature.seconds] not in parts -%}
@@ -133,12 +137,12 @@
         {%- endfor %}
     from evaluated
     inner join running as upto
-        on {% for column in key %}evaluated.{{ column }} = upto.{{ column }} and {% endfor -%}
-        evaluated._at = upto._at
+        on {{ equal_in(key, 'evaluated', 'upto') }}
+        and evaluated._at = upto._at
     {%- for seconds in parts | map(attribute=2) | unique %}
     asof inner join running as from_{{ seconds }}
-        on {% for column in key %}evaluated.{{ column }} = from_{{ seconds }}.{{ column }} and {% endfor -%}
-        evaluated._at - {{ seconds * 1000000 }} <= from_{{ seconds }}._at
+        on {{ equal_in(key, 'evaluated', 'from_' ~ seconds) }}
+        and evaluated._at - {{ seconds * 1000000 }} <= from_{{ seconds }}._at
     {%- endfor %}
 {%- endmacro %}
 

@@ -17,13 +17,11 @@
     _is_new; with `deletions` (a column is_deleted) also _delete. `corrects`: whether some may be corrections, which are
     few; of all others theirs is the only version. `opens`: with a version 1 that is_deleted, too. -#}
 {% macro merge_of_versions(versions, key, columns, corrects, deletions=false, opens=false) -%}
-    {%- set same -%}
-        {%- for column in key -%}
-            {{ ' and ' if not loop.first }}corrected.{{ column }} is not distinct from versions.{{ column }}
-        {%- endfor -%}
-    {%- endset -%}
     {%- set is_corrected -%}
-        exists (select 1 from {{ versions }} as corrected where corrected.version > 1 and {{ same }})
+        exists (
+            select 1 from {{ versions }} as corrected
+            where corrected.version > 1 and {{ same_in(key, 'corrected', 'versions') }}
+        )
     {%- endset -%}
     select
         {{ columns | join(', ') }},

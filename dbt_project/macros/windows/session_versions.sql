@@ -48,7 +48,6 @@
             on {{ same_in(key, 'touched', 'told') }}
             and told.window_start <= touched.first_time
             and told.window_end > touched.first_time
-            and told.recency = 1
             and (told.is_open or not told.is_deleted)
         group by touched.{{ key | join(', touched.') }}
     {%- endset -%}
@@ -107,19 +106,7 @@ windowed as (
 
 ),
 
-sessions as (
-
-    select
-        windowed.window_start,
-        windowed.window_end,
-        windowed.{{ key | join(', windowed.') }}
-        {%- for feature in shape.features %},
-        {{ feature_of_rows(feature) }} as {{ feature.name }}
-        {%- endfor %}
-    from windowed
-    group by windowed.window_start, windowed.window_end, windowed.{{ key | join(', windowed.') }}
-
-),
+{{ summed_windows(shape) }},
 {% if incremental %}
 stored as (
 
@@ -128,25 +115,24 @@ stored as (
     left join begun
         on {{ same_in(key, 'told', 'begun') }}
         and told.window_start >= begun.first_start
-    where told.recency = 1
 
 ),
 
 versions as (
 
     select
-        sessions.{{ window_columns(shape) | join(',\n        sessions.') }},
+        summed.{{ window_columns(shape) | join(',\n        summed.') }},
         coalesce(stored.version, 0) + 1 as version,
-        sessions.window_end > watermark.watermark as is_open,
-        sessions.window_end > watermark.watermark as is_deleted
-    from sessions
+        summed.window_end > watermark.watermark as is_open,
+        summed.window_end > watermark.watermark as is_deleted
+    from summed
     cross join watermark
-    left join stored on {{ same_in(shape.identity, 'sessions', 'stored') }}
+    left join stored on {{ same_in(shape.identity, 'summed', 'stored') }}
     where stored.version is null
         or (stored.is_deleted and not stored.is_open)
-        or stored.is_open <> (sessions.window_end > watermark.watermark)
-        or stored.window_end <> sessions.window_end
-        or {{ features_differ(shape.features, 'sessions', 'stored') }}
+        or stored.is_open <> (summed.window_end > watermark.watermark)
+        or stored.window_end <> summed.window_end
+        or {{ features_differ(shape.features, 'summed', 'stored') }}
 
     union all
 
@@ -161,7 +147,7 @@ versions as (
     where (stored.is_open or not stored.is_deleted)
         and case
             when stored.first_start is not null
-                then not exists (select 1 from sessions where {{ same_in(shape.identity, 'sessions', 'stored') }})
+                then not exists (select 1 from summed where {{ same_in(shape.identity, 'summed', 'stored') }})
             else stored.is_open <> (stored.window_end > watermark.watermark)
         end
 
@@ -170,11 +156,11 @@ versions as (
 versions as (
 
     select
-        sessions.*,
+        summed.*,
         1 as version,
-        sessions.window_end > watermark.watermark as is_open,
-        sessions.window_end > watermark.watermark as is_deleted
-    from sessions
+        summed.window_end > watermark.watermark as is_open,
+        summed.window_end > watermark.watermark as is_deleted
+    from summed
     cross join watermark
 
 )

@@ -48,12 +48,5 @@
     {{ window_floor(moment, shape.seconds if shape.past == 'tumble' else shape.step) }}
 {%- endmacro %}
 
-{#- Whether two relations say the same of these columns, nulls included. -#}
-{% macro same_in(columns, one, other) -%}
-    {%- for column in columns -%}
-        {{ ' and ' if not loop.first }}{{ one }}.{{ column }} is not distinct from {{ other }}.{{ column }}
-    {%- endfor -%}
-{%- endmacro %}
-
 {#- A moment before all others. -#}
 {% macro no_time() %}{{ return("timestamp '0001-01-02 00:00:00'") }}{% endmacro %}

@@ -131,7 +131,9 @@ windowed as (
 
 ),
 {% endif %}
-{{ closed_windows(shape, drops_late) }},
+{{ summed_windows(shape, drops_late) }},
+
+{{ closed_windows(shape) }},
 {% if incremental %}
 stored as (
 
@@ -190,12 +192,10 @@ late as (
 )
 {%- endmacro %}
 
-{#- The CTE `closed`: the windows of `windowed` that the watermark has passed, with their features. -#}
-{% macro closed_windows(shape, drops_late) -%}
+{#- The CTE `summed`: the windows of `windowed` with their features. -#}
+{% macro summed_windows(shape, drops_late=false) -%}
     {#- where an end follows from the start, it need not be looked at to group -#}
-    {%- set told_by_start = shape.past in ('tumble', 'hop') -%}
-    {%- set by = (['window_start'] if told_by_start else ['window_start', 'window_end']) + shape.key -%}
-    {%- set window_end = 'summed.window_start + interval ' ~ shape.seconds ~ ' seconds' if told_by_start else 'summed.window_end' -%}
+    {%- set by = (['window_start'] if is_told_by_start(shape) else ['window_start', 'window_end']) + shape.key -%}
 summed as (
 
     select
@@ -209,8 +209,16 @@ summed as (
     {%- endif %}
     group by windowed.{{ by | join(', windowed.') }}
 
-),
+)
+{%- endmacro %}
 
+{#- Whether all windows of this kind have one length. -#}
+{% macro is_told_by_start(shape) %}{{ return(shape.past in ('tumble', 'hop')) }}{% endmacro %}
+
+{#- The CTE `closed`: those of `summed` that the watermark has passed. -#}
+{% macro closed_windows(shape) -%}
+    {%- set length = 'interval ' ~ shape.seconds ~ ' seconds' -%}
+    {%- set window_end = 'summed.window_start + ' ~ length if is_told_by_start(shape) else 'summed.window_end' -%}
 closed as (
 
     select
@@ -241,14 +249,18 @@ closed as (
     {{ return(['window_start', 'window_end'] + shape.key + (shape.features | map(attribute='name') | list)) }}
 {% endmacro %}
 
-{#- The same with the newest version of each window as recency 1. -#}
+{#- Of these the newest version of each window. -#}
 {% macro newest_windows_of(shape, stored) -%}
-    select
-        versions.*,
-        row_number() over (
-            partition by versions.{{ shape.identity | join(', versions.') }} order by versions.version desc
-        ) as recency
-    from {{ stored }} as versions
+    select *
+    from (
+        select
+            versions.*,
+            row_number() over (
+                partition by versions.{{ shape.identity | join(', versions.') }} order by versions.version desc
+            ) as recency
+        from {{ stored }} as versions
+    ) as by_recency
+    where recency = 1
 {%- endmacro %}
 
 {#- The CTE `versions`: windows of `closed` of which `stored` says something else or nothing, and those it says something
@@ -262,9 +274,7 @@ versions as (
         current_timestamp as known_at,
         false as is_deleted
     from closed
-    left join stored
-        on {{ same_in(shape.identity, 'closed', 'stored') }}
-        and stored.recency = 1
+    left join stored on {{ same_in(shape.identity, 'closed', 'stored') }}
     where stored.version is null
         or stored.is_deleted
         or {{ features_differ(shape.features, 'closed', 'stored') }}
@@ -278,8 +288,7 @@ versions as (
         true as is_deleted
     from stored
     cross join watermark
-    where stored.recency = 1
-        and not stored.is_deleted
+    where not stored.is_deleted
         and (
             stored.window_end > watermark.watermark
             or (
