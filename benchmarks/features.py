@@ -21,12 +21,13 @@ from pathlib import Path
 from statistics import median
 
 import duckdb
-from deltalake import write_deltalake
+from deltalake import WriterProperties, write_deltalake
 
 from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer
+from fraud_lakehouse.transform.writer import ROW_GROUP_ROWS
 
 MODELS = {
     "over": ["user_trans_amt_last_360min_versions", "user_trans_amt_last_360min"],
@@ -86,7 +87,10 @@ def silver(root: Path, rows: int, users: int, merchants: int, days: int) -> list
         connection.execute("set timezone = 'UTC'")
         connection.execute("select setseed(0.42)").fetchall()
         sql = CARDS.format(rows=rows, users=users, merchants=merchants, days=days)
-        write_deltalake(str(table), connection.sql(sql).to_arrow_reader(100_000))
+        rows_of_it = connection.sql(sql).to_arrow_reader(100_000)
+        # as silver's own builds write it
+        as_built = WriterProperties(compression="SNAPPY", max_row_group_size=ROW_GROUP_ROWS)
+        write_deltalake(str(table), rows_of_it, writer_properties=as_built)
     return [str(path) for path in sorted(table.glob("*.parquet"))]
 
 

@@ -64,7 +64,7 @@ def keep_house(handle: DeltaTable, root: Path, before: int) -> DeltaTable:
 
 
 def _passed(interval: int, before: int, now: int) -> bool:
-    return now // interval > before // interval
+    return now // interval > max(before, 0) // interval  # a table that has just been made asks for nothing
 
 
 def merge_durably(handle: DeltaTable, root: Path, tier: Tier) -> bool:

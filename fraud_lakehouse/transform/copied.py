@@ -29,6 +29,7 @@ from fraud_lakehouse.sql_text import literal
 _ALIKE = re.compile(
     r"TINYINT|SMALLINT|INTEGER|BIGINT|FLOAT|DOUBLE|BOOLEAN|VARCHAR|DATE|TIMESTAMP( WITH TIME ZONE)?|DECIMAL\(\d+,\d+\)"
 )
+MOST_NUMBERS = 1_000  # different ones in a dictionary: more of them take a tenth of a table's time, to save a fifth
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,22 @@ def _is_alike(kind: str) -> bool:
     return _ALIKE.fullmatch(kind.upper().replace("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE")) is not None
 
 
-def copy_rows(cursor: DuckDBPyConnection, sql: str, root: Path) -> Copied:
+def copy_rows(cursor: DuckDBPyConnection, sql: str, root: Path, kinds: Sequence[str] = ()) -> Copied:
     """Write a query's rows as a file in a table's folder, flushed; a file that fails half way is removed.
+
+    Args:
+        kinds: types of all its columns, where they are known.
 
     Raises:
         duckdb.Error: the query fails.
     """
     root.mkdir(parents=True, exist_ok=True)
     path = root / _new_name()
+    options = "format parquet, compression snappy"
+    if kinds and not any(kind.upper() == "VARCHAR" for kind in kinds):
+        options += f", dictionary_size_limit {MOST_NUMBERS}"
     try:
-        cursor.execute(f"copy ({sql}) to {literal(str(path))} (format parquet, compression snappy)")
+        cursor.execute(f"copy ({sql}) to {literal(str(path))} ({options})")
         durable.sync_file(path)
         durable.sync_folder(root)
         return _copied(path)

@@ -285,7 +285,7 @@ class Plugin(BasePlugin):
         # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
         is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
         if is_new and writer.can_replace(self._lake, plan, cursor, stored, list(kinds.values())):
-            return writer.replace(self._lake, plan, cursor, stored)
+            return writer.replace(self._lake, plan, cursor, stored, list(kinds.values()))
         return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
 
     def _inputs(self, call: dict[str, Any]) -> Any:

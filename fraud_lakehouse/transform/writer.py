@@ -19,10 +19,12 @@ from deltalake import (
     CommitProperties,
     DeltaTable,
     PostCommitHookProperties,
+    Schema,
     WriterProperties,
     write_deltalake,
 )
 from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.transaction import create_table_with_add_actions
 
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake import housekeeping
@@ -60,7 +62,7 @@ def append(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit | Non
     target = plan.target
     counted = _Counted(reader)
     if target is None:
-        target = _create(lake, plan, counted.schema)
+        target = plan.target = _create(lake, plan, counted.schema)
     elif counted.is_empty:
         return None
     before = target.version()
@@ -73,16 +75,16 @@ def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
     target = plan.target
     counted = _Counted(reader)
     if target is None:
-        target = _create(lake, plan, counted.schema)
+        target = plan.target = _create(lake, plan, counted.schema)
     before = target.version()
     _commit(plan, target, counted, "overwrite")
     return _done(plan, target, before, counted.rows, "overwrite")
 
 
-def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str) -> Commit:
+def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> Commit:
     """As `overwrite`, by a file that the engine writes, where `can_replace`."""
     root = Path(lake.uri(*plan.consumer))
-    file = copied.copy_rows(cursor, sql, root)
+    file = copied.copy_rows(cursor, sql, root, kinds)
     return _take(lake, plan, root, [file], pa.schema([_delta_field(field) for field in file.schema]))
 
 
@@ -96,27 +98,37 @@ def share(lake: Lake, plan: Plan, names: Sequence[str]) -> Commit:
 
 def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema: pa.Schema) -> Commit:
     """Commit these files as the whole content."""
-    rows = sum(file.rows for file in files)
+    actions = [file.action for file in files if file.rows]
     for file in files:
         if not file.rows:
             (root / file.action.path).unlink()
-    target = plan.target or _create(lake, plan, schema)
-    before = target.version()
+    before = plan.target.version() if plan.target is not None else -1
+    committing = CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0)
     try:
         with _committing(plan):
-            target.create_write_transaction(
-                [file.action for file in files if file.rows],
-                "overwrite",
-                schema,
-                commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0),
-                post_commithook_properties=_NO_HOOKS,
-            )
+            if plan.target is None:
+                properties = housekeeping.properties(local=lake.is_local)
+                create_table_with_add_actions(
+                    str(root),
+                    Schema.from_arrow(schema),
+                    actions,
+                    configuration=properties,
+                    commit_properties=committing,
+                    post_commithook_properties=_NO_HOOKS,
+                )
+            else:
+                plan.target.create_write_transaction(
+                    actions, "overwrite", schema, commit_properties=committing, post_commithook_properties=_NO_HOOKS
+                )
     except ConcurrentWriterError:
-        for file in files:
-            (root / file.action.path).unlink(missing_ok=True)
+        for action in actions:
+            (root / action.path).unlink(missing_ok=True)
         raise
-    target.update_incremental()
-    return _done(plan, target, before, rows, "overwrite")
+    if plan.target is None:
+        plan.target = lake.open(*plan.consumer)
+    else:
+        plan.target.update_incremental()
+    return _done(plan, plan.target, before, sum(file.rows for file in files), "overwrite")
 
 
 def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> bool:

@@ -237,6 +237,22 @@ def test_a_rival_build_of_the_same_model_is_refused(mini: Mini) -> None:
         writer.append(lake, plans[1], rows.to_reader())
 
 
+def test_of_two_that_make_a_table_one_is_refused_and_leaves_nothing(mini: Mini) -> None:
+    mini.add(0, 5)
+    lake, key = Lake.at(mini.root), ("silver", "made")
+    plans = [
+        Consumption(Handles(lake)).plan(key, [("bronze", "cards")], full_refresh=False, keep_rows=False)
+        for _ in range(2)
+    ]
+    with duckdb.connect() as engine:
+        made = writer.replace(lake, plans[0], engine, "select 7::bigint as id", ["bigint"])
+        assert (made.rows, made.version) == (1, 0)
+        with pytest.raises(ConcurrentWriterError, match="silver/made was built by another process"):
+            writer.replace(lake, plans[1], engine, "select 8::bigint as id", ["bigint"])
+    assert pl.read_delta(str(mini.root / "silver/made"))["id"].to_list() == [7]
+    assert len(list((mini.root / "silver/made").glob("*.parquet"))) == 1
+
+
 def test_every_version_opens_in_other_readers(mini: Mini) -> None:
     for first in (0, 10, 20):
         mini.add(first, first + 10)
@@ -245,12 +261,10 @@ def test_every_version_opens_in_other_readers(mini: Mini) -> None:
     counts = []
     for version in range(DeltaTable(path).version() + 1):
         files = DeltaTable(path, version=version).file_uris()
-        seen = (
-            duckdb.connect().execute("select count(*) from read_parquet(?)", [files]).fetchall()[0][0] if files else 0
-        )
+        seen = duckdb.connect().execute("select count(*) from read_parquet(?)", [files]).fetchall()[0][0]
         assert seen == pl.read_delta(path, version=version).height
         counts.append(seen)
-    assert counts == [0, 10, 20, 30]
+    assert counts == [10, 20, 30], "a new table has its rows from its first version on"
 
 
 def test_documentation_is_one_page_with_the_tables_columns(mini: Mini, tmp_path: Path) -> None:

@@ -229,8 +229,7 @@ closed as (
         summed.{{ feature.name }}
         {%- endfor %}
     from summed
-    cross join watermark
-    where {{ window_end }} <= watermark.watermark
+    where {{ window_end }} <= (select watermark.watermark from watermark)
 
 )
 {%- endmacro %}
