@@ -26,7 +26,8 @@ from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.transform.runner import BuildResult, Transformer
+from fraud_lakehouse.transform.build_result import BuildResult
+from fraud_lakehouse.transform.runner import Transformer
 
 USERS = 10_000
 BATCH = 500  # rows of each source

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fraud_lakehouse.lake.ingest import Landed
     from fraud_lakehouse.live import CycleResult
     from fraud_lakehouse.live.behind import Behind
-    from fraud_lakehouse.transform.runner import NodeResult
+    from fraud_lakehouse.transform.build_result import NodeResult
 
 log = logging.getLogger(__name__)
 

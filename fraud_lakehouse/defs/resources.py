@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fraud_lakehouse.live import CycleResult
     from fraud_lakehouse.publish.publisher import Published
     from fraud_lakehouse.settings import Settings
-    from fraud_lakehouse.transform.runner import BuildResult
+    from fraud_lakehouse.transform.build_result import BuildResult
 
 
 KAFKA_PATIENCE = 0.5  # seconds a step waits for a first record before it calls the topic drained

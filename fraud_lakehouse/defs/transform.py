@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dagster_dbt import DagsterDbtTranslator
 
     from fraud_lakehouse.lake.lake import Lake
-    from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+    from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
 Manifest = Mapping[str, Any]
 STORED = "delta"  # the materialization that leaves a table; others are views inside a build
@@ -112,7 +112,7 @@ def build_in_turns(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], *,
         wanted: manifest nodes of the models.
         everything: they are all there are; models of newly captured tables are then built too.
     """
-    from fraud_lakehouse.transform.runner import BuildResult
+    from fraud_lakehouse.transform.build_result import BuildResult
 
     lanes: dict[str, list[str]] = {HOT: [], BESIDE: []}
     for node in wanted:

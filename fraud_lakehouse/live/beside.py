@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any, TextIO
 
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
 log = logging.getLogger(__name__)
 

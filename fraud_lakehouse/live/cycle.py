@@ -24,7 +24,8 @@ from fraud_lakehouse.live.problems import broken_models
 from fraud_lakehouse.live.source import Source, sources
 from fraud_lakehouse.publish.publisher import publish_features
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform.runner import BuildResult, Transformer
+from fraud_lakehouse.transform.build_result import BuildResult
+from fraud_lakehouse.transform.runner import Transformer
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ died).
 
 from __future__ import annotations
 
-from fraud_lakehouse.transform.runner import BuildResult
+from fraud_lakehouse.transform.build_result import BuildResult
 
 
 def broken_models(result: BuildResult) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.transform.runner import NodeResult
+    from fraud_lakehouse.transform.build_result import NodeResult
 
 
 class Performer(Protocol):

@@ -10,7 +10,8 @@ from typing import Any
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform.runner import NodeResult, Transformer
+from fraud_lakehouse.transform.build_result import NodeResult
+from fraud_lakehouse.transform.runner import Transformer
 
 
 def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) -> list[NodeResult]:

@@ -8,12 +8,20 @@ import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.transform.accepted import Accepted
+from fraud_lakehouse.transform.build_result import (
+    BuildResult,
+    NodeResult,
+    committed,
+    node_result,
+    raise_for_errors,
+    reason,
+)
 from fraud_lakehouse.transform.program import Program
 from fraud_lakehouse.transform.project import Preparation, PreparedProject, dbt_arguments, write_profile
 
@@ -41,59 +49,6 @@ _UNTESTED = ("hot", "alerts", "follow")
 _QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats", "--no-write-json"]
 REHEARSE_SECONDS = 30.0  # until a project whose rehearsal failed is rehearsed again: a table may have been to blame
 _IN_PROCESS = threading.Lock()  # dbt keeps one adapter per process
-
-
-@dataclass(frozen=True)
-class NodeResult:
-    """What became of one model or test.
-
-    `status` is dbt's: success, error, skipped for models; pass, warn, fail, error for tests. `rows` and
-    `version` are what a model committed (None: nothing new); `failures` counts a test's failing rows.
-    """
-
-    unique_id: str
-    name: str
-    resource_type: str
-    status: str
-    seconds: float
-    rows: int | None = None
-    version: int | None = None
-    failures: int | None = None
-    message: str = ""
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong with it (a warning is not an error)."""
-        return self.status in ("success", "pass", "warn", "no-op")
-
-
-@dataclass(frozen=True)
-class BuildResult:
-    """The nodes of one build in the order they ran, and the seconds the whole took."""
-
-    nodes: list[NodeResult]
-    seconds: float
-
-    @property
-    def failed(self) -> list[NodeResult]:
-        """Nodes that failed or were skipped because a parent failed."""
-        return [node for node in self.nodes if not node.ok]
-
-    def rows(self, name: str) -> int:
-        """Rows the named model committed in this build."""
-        return sum(node.rows or 0 for node in self.nodes if node.name == name)
-
-    def raise_for_errors(self) -> None:
-        """Raise for the first model that failed.
-
-        Raises:
-            TransformError: names the models and dbt's message of the first.
-        """
-        broken = [node for node in self.failed if node.resource_type == "model"]
-        if broken:
-            first = next((node for node in broken if node.status == "error"), broken[0])
-            names = ", ".join(node.name for node in broken)
-            raise TransformError(f"dbt could not build {names}: {first.message}", f"correct the model {first.name}")
 
 
 class Transformer:
@@ -220,7 +175,7 @@ class Transformer:
 
         result = self._rehearse(LANES["hot"], Rehearsal.BIND, prepared, _manifest(prepared))
         try:
-            _raise_for_errors(result)
+            raise_for_errors(result)
         except TransformError as error:
             self._refused = prepared, error, time.monotonic() + REHEARSE_SECONDS
             raise
@@ -264,7 +219,7 @@ class Transformer:
             raise result.exception
         if result.exception is not None:
             raise TransformError(f"dbt failed: {result.exception}", "see the message; the lake is unchanged by it")
-        nodes = [_node_result(node, plugin.commits) for node in (result.result.results if result.result else [])]
+        nodes = [node_result(node, plugin.commits) for node in (result.result.results if result.result else [])]
         program = Program.of(plugin.calls, nodes) if recorded else None
         if program is not None:
             key = tuple(command)
@@ -293,7 +248,7 @@ class Transformer:
             self._proven.discard(key)
             return None
         return [
-            replace(node, seconds=seconds.get(node.unique_id, 0.0), **_committed(node.unique_id, plugin.commits))
+            replace(node, seconds=seconds.get(node.unique_id, 0.0), **committed(node.unique_id, plugin.commits))
             for node in program.nodes
         ]
 
@@ -310,7 +265,7 @@ class Transformer:
                 result = self._invoke(["compile", "--inline", text, "--no-populate-cache"])
             if not result.success:
                 self._forget_inline()
-                raise TransformError(f"dbt cannot render the query: {_reason(result)}", "correct the macro it names")
+                raise TransformError(f"dbt cannot render the query: {reason(result)}", "correct the macro it names")
             self._rendered[text] = str(result.result.results[0].node.compiled_code)
         return self._rendered[text]
 
@@ -335,7 +290,7 @@ class Transformer:
 
         result = self._rehearse(options or LANES["hot"], Rehearsal.READ, self.project, self._manifest)
         if not result.success:
-            log.info("a rehearsal failed: %s", _reason(result))  # the build tells it by model
+            log.info("a rehearsal failed: %s", reason(result))  # the build tells it by model
 
     def _rehearse(self, options: list[str], rehearsal: Rehearsal, project: PreparedProject, manifest: Manifest) -> Any:
         from fraud_lakehouse.transform import plugin
@@ -385,38 +340,3 @@ def _manifest(prepared: PreparedProject) -> Manifest:
     manifest = Manifest.from_msgpack(prepared.parsed_path.read_bytes())
     manifest.build_flat_graph()  # type: ignore[no-untyped-call]  # dbt leaves this one untyped
     return manifest
-
-
-def _raise_for_errors(result: Any) -> None:
-    """Raise for what went wrong in a rehearsal: dbt itself, or a model."""
-    if result.exception is not None:
-        raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
-    nodes = result.result.results if result.result else []
-    BuildResult([_node_result(node, {}) for node in nodes], 0.0).raise_for_errors()
-
-
-def _reason(result: Any) -> str:
-    """Why a command failed: the exception's message, else that of its first node."""
-    nodes = result.result.results if result.result else []
-    return str(result.exception) if result.exception is not None else str(nodes[0].message if nodes else "no result")
-
-
-def _node_result(result: Any, commits: dict[str, Any]) -> NodeResult:
-    node = result.node
-    return NodeResult(
-        unique_id=node.unique_id,
-        name=node.name,
-        resource_type=str(node.resource_type),
-        status=str(result.status),
-        seconds=result.execution_time,
-        **_committed(node.unique_id, commits),
-        failures=result.failures,
-        message=result.message or "",
-    )
-
-
-def _committed(node: str, commits: dict[str, Any]) -> dict[str, Any]:
-    """`rows` and `version` of a node's result."""
-    commit = commits.get(node)
-    rows = (commit.rows if commit else 0) if node in commits else None
-    return {"rows": rows, "version": commit.version if commit else None}

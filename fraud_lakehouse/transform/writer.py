@@ -107,18 +107,17 @@ def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema
     try:
         with _committing(plan):
             if plan.target is None:
-                properties = housekeeping.properties(local=lake.is_local)
                 create_table_with_add_actions(
                     str(root),
                     Schema.from_arrow(schema),
                     actions,
-                    configuration=properties,
+                    configuration=housekeeping.properties(local=lake.is_local),
                     commit_properties=committing,
                     post_commithook_properties=_NO_HOOKS,
                 )
             else:
                 plan.target.create_write_transaction(
-                    actions, "overwrite", schema, commit_properties=committing, post_commithook_properties=_NO_HOOKS
+                    [*actions], "overwrite", schema, commit_properties=committing, post_commithook_properties=_NO_HOOKS
                 )
     except ConcurrentWriterError:
         for action in actions:

@@ -15,8 +15,9 @@ from fraud_lakehouse.lake.idle_partitions import TABLE as OBSERVATIONS
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.lake.schemas import IDLE_PARTITIONS
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
-from fraud_lakehouse.transform.runner import BuildResult, Transformer
+from fraud_lakehouse.transform.runner import Transformer
 
 Row = dict[str, Any]
 

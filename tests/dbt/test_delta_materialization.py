@@ -21,10 +21,11 @@ from fraud_lakehouse.errors import ConcurrentWriterError, TransformError
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform import writer
+from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.consumption import Consumption
 from fraud_lakehouse.transform.handles import Handles
 from fraud_lakehouse.transform.project import shipped_project
-from fraud_lakehouse.transform.runner import BuildResult, Transformer
+from fraud_lakehouse.transform.runner import Transformer
 
 MINI = Path(__file__).parent / "mini_project"
 

@@ -14,7 +14,7 @@ from fraud_lakehouse.capture.postgres_retention import Retention
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

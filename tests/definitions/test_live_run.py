@@ -24,7 +24,7 @@ from fraud_lakehouse.errors import GapError
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.live import CycleResult
 from fraud_lakehouse.live.behind import Behind
-from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from tests.definitions.stand import landed
 
 ALERTS = "model.fraud_lakehouse.alerts"

@@ -19,8 +19,9 @@ from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
-from fraud_lakehouse.transform.runner import BuildResult, Transformer
+from fraud_lakehouse.transform.runner import Transformer
 
 
 def until(ready: Callable[[], bool], seconds: float = 90.0) -> None:

@@ -23,7 +23,7 @@ from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.live import beside_process
 from fraud_lakehouse.publish.lane import PublishLane
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
 
 def built(name: str, status: str = "success", message: str = "") -> BuildResult:

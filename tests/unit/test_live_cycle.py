@@ -18,7 +18,7 @@ from fraud_lakehouse.live.cycle import Cycle
 from fraud_lakehouse.live.intervals import Intervals
 from fraud_lakehouse.live.source import Source
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from tests.definitions.stand import landed
 
 BATCH = 10

@@ -19,7 +19,7 @@ from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.cycle import CycleResult
 from fraud_lakehouse.live.metrics import Metrics, percentiles
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform.runner import BuildResult, NodeResult
+from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
 AWAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
