@@ -9,7 +9,8 @@ import pytest
 from fraud_lakehouse.lake import failpoints
 
 pytest_plugins = [
-    f"tests.{name}" for name in ("fixtures_postgres", "fixtures_kafka", "fixtures_apache_kafka", "distribution")
+    f"tests.{name}"
+    for name in ("fixtures_postgres", "fixtures_kafka", "fixtures_apache_kafka", "fixtures_spark", "distribution")
 ]
 
 

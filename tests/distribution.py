@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 
 LONGEST_FIRST = ("tests/soak", "tests/integration", "tests/dbt", "tests/definitions", "tests/unit")
 """The many short files of tests/unit come last, so that the workers end together."""
-APACHE_KAFKA = frozenset(
-    {
-        "tests/integration/test_apache_kafka.py",
-        "tests/integration/test_publish.py",
-        "tests/integration/test_published_features.py",
-        "tests/soak/test_apache_faults.py",
-    }
-)
-"""On one worker, which so has the only Java server; first of all, since they are the longest together."""
+JAVA = {
+    "apache_kafka": frozenset(
+        {
+            "tests/integration/test_apache_kafka.py",
+            "tests/integration/test_publish.py",
+            "tests/integration/test_published_features.py",
+            "tests/soak/test_apache_faults.py",
+        }
+    ),
+    "spark": frozenset({"tests/dbt/test_models_on_spark.py", "tests/dbt/test_windows_on_spark.py"}),
+}
+"""By mark. Each on one worker, which so has the only such server; first of all, since they are the longest together."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -33,7 +36,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = _file(nodeid)
-            return "Apache Kafka" if file in APACHE_KAFKA else file
+            return next((mark for mark, files in JAVA.items() if file in files), file)
 
     config.option.loadscopereorder = False  # it would go by the number of tests
     return ByFile(config, log)
@@ -43,18 +46,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Bring the long files to the front in the workers; a run in one process keeps its order.
 
     Raises:
-        pytest.UsageError: a file with tests of Apache Kafka is not known as one.
+        pytest.UsageError: a file with tests of such a server is not known as one.
     """
-    marked = {_file(item.nodeid) for item in items if item.get_closest_marker("apache_kafka")}
-    if unknown := marked - APACHE_KAFKA:
-        raise pytest.UsageError(f"{', '.join(sorted(unknown))} would start a Kafka of its own: add it to {__file__}")
+    for mark, files in JAVA.items():
+        marked = {_file(item.nodeid) for item in items if item.get_closest_marker(mark)}
+        if unknown := marked - files:
+            raise pytest.UsageError(
+                f"{', '.join(sorted(unknown))} would start a server of its own: add it to {__file__}"
+            )
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: _rank(_file(item.nodeid)))
 
 
 def _rank(file: str) -> int:
     folder = file.rpartition("/")[0]
-    if file in APACHE_KAFKA:
+    if any(file in files for files in JAVA.values()):
         return -1
     return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
 

@@ -64,7 +64,7 @@
     (epoch({{ later }}) - epoch({{ earlier }}))
 {%- endmacro %}
 {% macro spark__seconds_between(earlier, later) -%}
-    (cast({{ later }} as double) - cast({{ earlier }} as double))
+    ((unix_micros(cast({{ later }} as timestamp)) - unix_micros(cast({{ earlier }} as timestamp))) / 1e6)
 {%- endmacro %}
 
 {#- The timestamp so many microseconds (a bigint) later. -#}
@@ -91,4 +91,8 @@
 {% macro spark__quoted(name) %}{{ return('`' ~ (name | replace('`', '``')) ~ '`') }}{% endmacro %}
 
 {#- An SQL string literal. -#}
-{% macro sql_text(text) %}{{ return("'" ~ (text | replace("'", "''")) ~ "'") }}{% endmacro %}
+{% macro sql_text(text) %}{{ return(adapter.dispatch('sql_text')(text)) }}{% endmacro %}
+{% macro default__sql_text(text) %}{{ return("'" ~ (text | replace("'", "''")) ~ "'") }}{% endmacro %}
+{% macro spark__sql_text(text) %}
+    {{ return("'" ~ (text | replace("\\", "\\\\") | replace("'", "\\'")) ~ "'") }}
+{% endmacro %}

@@ -73,20 +73,6 @@ def query(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Query]:
         yield run
 
 
-@pytest.fixture(scope="module")
-def spark(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Macros as Spark gets them."""
-    calls = {
-        "median": "spark__median('x')",
-        "count_distinct": "spark__count_distinct('x', ' over (w)')",
-        "median_absolute_deviation": "spark__median_absolute_deviation('x', ' over (w)')",
-    }
-    transformer = Transformer(load_settings(lake=str(tmp_path_factory.mktemp("spark") / "lake")))
-    rendered = transformer.rendered("--next--".join(f"{{{{ {call} }}}}" for call in calls.values()))
-    transformer.close()
-    return dict(zip(calls, (part.strip() for part in rendered.split("--next--")), strict=True))
-
-
 # in steps that make ties and exact bounds common, a microsecond beside them too
 _times = st.builds(
     lambda seconds, beside: START + timedelta(seconds=seconds, microseconds=beside),
@@ -150,17 +136,6 @@ def test_spines_have_every_entity_in_every_window(query: Query, rows: list[Row])
         found = [(row["k"], row["window_start"], row["window_end"]) for row in query(kind, events)]
         assert len(found) == len(set(found)), kind
         assert set(found) == wanted, kind
-
-
-def test_spark_renders_what_its_windows_cannot_do_by_functions_it_has(spark: dict[str, str]) -> None:
-    """Spark takes no frame for median, no distinct in a window, and has no median absolute deviation."""
-    assert spark["median"] == "percentile(x, 0.5)"
-    assert spark["count_distinct"] == "size(collect_set(x) over (w))"
-    middle = "(get(sorted, (size(sorted) - 1) div 2) + get(sorted, size(sorted) div 2)) / 2"
-    assert spark["median_absolute_deviation"] == (
-        "transform(transform(array(array_sort(collect_list(x) over (w))),"
-        f" sorted -> array_sort(transform(sorted, value -> abs(value - {middle})))), sorted -> {middle})[0]"
-    )
 
 
 def test_a_deviation_is_not_lost_beside_large_amounts(query: Query) -> None:

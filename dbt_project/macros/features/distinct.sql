@@ -18,7 +18,7 @@
             _row,
             is_evaluated
             {%- for feature in features %},
-            count(seen) over last_{{ feature.seconds }} - repeats_{{ feature.seconds }} as {{ feature.name }}
+            (count(seen) over last_{{ feature.seconds }}) - repeats_{{ feature.seconds }} as {{ feature.name }}
             {%- endfor %}
         from (
             select

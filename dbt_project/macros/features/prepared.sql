@@ -18,7 +18,7 @@
     beyond what 18 digits hold, or that is no number, is null there. Without `squares` these are left out. -#}
 {% macro prepared_rows(source, relation, carried=[], squares=true) -%}
     select
-        row_number() over () as _row,
+        {{ row_numbered(source.id) }} as _row,
         is_evaluated,
         {{ source.id }},
         {{ source.time }},
@@ -64,6 +64,11 @@
         and ({{ key | join(', ') }}) in (select {{ 'row(' if key | length > 1 }}{{ key | join(', ') }}{{ ')' if key | length > 1 }} from {{ prepared }} where is_evaluated)
     {%- endif %}
 {%- endmacro %}
+
+{#- A number for each row, the same wherever it is read from; `identity` tells the rows apart. -#}
+{% macro row_numbered(identity) %}{{ return(adapter.dispatch('row_numbered')(identity)) }}{% endmacro %}
+{% macro default__row_numbered(identity) %}row_number() over (){% endmacro %}
+{% macro spark__row_numbered(identity) %}row_number() over (order by {{ identity }}){% endmacro %}
 
 {#- A CTE that is computed once, though it is read often (and holds row numbers). -#}
 {% macro computed_once() %}{{ return(adapter.dispatch('computed_once')()) }}{% endmacro %}

@@ -10,7 +10,8 @@ averages as (
 
     select
         user_id,
-        avg(amount) as avg_amount,
+        -- exact to the last digit also where the mean of decimals is a decimal
+        cast(sum(amount) as double) / nullif(count(amount), 0) as avg_amount,
         count(*) as transaction_count
     from transactions
     group by user_id

@@ -39,11 +39,11 @@ closed as (
 
 bounds as (
 
-    select window_start from windowed
+    select window_start as bound from windowed
 
     union all
 
-    select closed.window_start
+    select closed.window_start as bound
     from closed
     where closed.window_start > (select min(window_start) from windowed)
 
@@ -59,7 +59,7 @@ users as (
 
 every_window as (
 
-    select * from {{ spine('bounds', 'user_id', 'window_start', seconds, entities='users') }}
+    select * from {{ spine('bounds', 'user_id', 'bound', seconds, entities='users') }}
 
 ),
 
