@@ -97,16 +97,14 @@ def assert_equal(found: Row, wanted: Row, of: object) -> None:
             assert found[name] == value, (of, name, found[name], value)
 
 
-@given(rows=_events)
-@settings(max_examples=40, deadline=None)
-def test_windows_equal_brute_force(query: Query, rows: list[Row]) -> None:
-    events = [{"id": number, **row} for number, row in enumerate(rows)]
+def assert_windows(query: Callable[[str], list[Row]], events: list[Row]) -> None:
+    """What the windows of QUERIES say of the events is what brute force says."""
     for kind, wanted in (
         ("over", oracle.ranged(events, SIZE, closed=True)),
         ("past", oracle.ranged(events, SIZE, closed=False)),
         ("past of all time", oracle.ranged(events, None, closed=False)),
     ):
-        found = {row["id"]: row for row in query(kind, events)}
+        found = {row["id"]: row for row in query(kind)}
         assert found.keys() == wanted.keys()
         for number, values in wanted.items():
             assert_equal(found[number], values, (kind, number))
@@ -116,7 +114,7 @@ def test_windows_equal_brute_force(query: Query, rows: list[Row]) -> None:
         ("cumulate", oracle.cumulated(events, 5, SIZE)),
         ("session", oracle.sessions(events, GAP)),
     ):
-        rows_found = query(kind, events)
+        rows_found = query(kind)
         by_window = {(row["k"], row["window_start"], row["window_end"]): row for row in rows_found}
         assert len(by_window) == len(rows_found)
         assert by_window.keys() == windows.keys(), kind
@@ -124,18 +122,30 @@ def test_windows_equal_brute_force(query: Query, rows: list[Row]) -> None:
             assert_equal(by_window[window], values, (kind, window))
 
 
-@given(rows=_events)
-@settings(max_examples=20, deadline=None)
-def test_spines_have_every_entity_in_every_window(query: Query, rows: list[Row]) -> None:
-    events = [{"id": number, **row} for number, row in enumerate(rows) if row["k"] is not None]
+def assert_spines(query: Callable[[str], list[Row]], events: list[Row]) -> None:
+    """The spines of QUERIES have every entity in every window; `entities` are 1 and 7."""
     for kind, wanted in (
         ("spine", oracle.spine(events, SIZE, SIZE, None)),
         ("spine of hops", oracle.spine(events, SLIDE, SIZE, None)),
         ("spine of entities", oracle.spine(events, SIZE, SIZE, [1, 7])),
     ):
-        found = [(row["k"], row["window_start"], row["window_end"]) for row in query(kind, events)]
+        found = [(row["k"], row["window_start"], row["window_end"]) for row in query(kind)]
         assert len(found) == len(set(found)), kind
         assert set(found) == wanted, kind
+
+
+@given(rows=_events)
+@settings(max_examples=40, deadline=None)
+def test_windows_equal_brute_force(query: Query, rows: list[Row]) -> None:
+    events = [{"id": number, **row} for number, row in enumerate(rows)]
+    assert_windows(lambda kind: query(kind, events), events)
+
+
+@given(rows=_events)
+@settings(max_examples=20, deadline=None)
+def test_spines_have_every_entity_in_every_window(query: Query, rows: list[Row]) -> None:
+    events = [{"id": number, **row} for number, row in enumerate(rows) if row["k"] is not None]
+    assert_spines(lambda kind: query(kind, events), events)
 
 
 def test_a_deviation_is_not_lost_beside_large_amounts(query: Query) -> None:

@@ -13,8 +13,7 @@ import pytest
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.runner import Transformer
 from tests.dbt import spark_sql
-from tests.dbt import windows_oracle as oracle
-from tests.dbt.test_windows import GAP, QUERIES, SIZE, SLIDE, START, Row, assert_equal
+from tests.dbt.test_windows import QUERIES, START, Row, assert_spines, assert_windows
 from tests.spark import Spark
 
 Rendered = Callable[[str], str]
@@ -53,46 +52,14 @@ def of_times(row: Row) -> Row:
 def test_windows_equal_brute_force(spark: Spark, rendered: Rendered) -> None:
     given = events(7, 160)
     spark.view("events", given, SCHEMA)
-
-    def query(kind: str) -> list[Row]:
-        return [of_times(row) for row in spark.query(rendered(QUERIES[kind]))]
-
-    for kind, wanted in (
-        ("over", oracle.ranged(given, SIZE, closed=True)),
-        ("past", oracle.ranged(given, SIZE, closed=False)),
-        ("past of all time", oracle.ranged(given, None, closed=False)),
-    ):
-        found = {row["id"]: row for row in query(kind)}
-        assert found.keys() == wanted.keys()
-        for number, values in wanted.items():
-            assert_equal(found[number], values, (kind, number))
-    for kind, windows in (
-        ("tumble", oracle.windowed(given, SIZE, SIZE)),
-        ("hop", oracle.windowed(given, SLIDE, SIZE)),
-        ("cumulate", oracle.cumulated(given, 5, SIZE)),
-        ("session", oracle.sessions(given, GAP)),
-    ):
-        rows = query(kind)
-        by_window = {(row["k"], row["window_start"], row["window_end"]): row for row in rows}
-        assert len(by_window) == len(rows)
-        assert by_window.keys() == windows.keys(), kind
-        for window, values in windows.items():
-            assert_equal(by_window[window], values, (kind, window))
+    assert_windows(lambda kind: [of_times(row) for row in spark.query(rendered(QUERIES[kind]))], given)
 
 
 def test_spines_have_every_entity_in_every_window(spark: Spark, rendered: Rendered) -> None:
     given = [row for row in events(8, 40) if row["k"] is not None]
     spark.view("events", given, SCHEMA)
     spark.view("entities", [{"k": 1}, {"k": 7}], "k bigint")
-    for kind, wanted in (
-        ("spine", oracle.spine(given, SIZE, SIZE, None)),
-        ("spine of hops", oracle.spine(given, SLIDE, SIZE, None)),
-        ("spine of entities", oracle.spine(given, SIZE, SIZE, [1, 7])),
-    ):
-        rows = [of_times(row) for row in spark.query(rendered(QUERIES[kind]))]
-        found = [(row["k"], row["window_start"], row["window_end"]) for row in rows]
-        assert len(found) == len(set(found)), kind
-        assert set(found) == wanted, kind
+    assert_spines(lambda kind: [of_times(row) for row in spark.query(rendered(QUERIES[kind]))], given)
 
 
 LATER = "2024-03-01 00:00:00.000001"
