@@ -231,7 +231,7 @@ def _profiles(settings: Settings) -> str:
         "config_options": {
             "memory_limit": settings.duckdb_memory,
             "temp_directory": spill,
-            # It keeps something of each file for good, 50 MB in a day of a commit a second; local ones are as fast.
+            # It would keep 0.8 KB of each file read, for good; local ones are read as fast without it.
             "enable_external_file_cache": not lake.is_local,
             **PLANNING,
         },
