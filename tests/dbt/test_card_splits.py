@@ -55,7 +55,7 @@ def record(number: int, drawn: Row, moment: datetime) -> Row:
     }
 
 
-@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes hours
+@settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])  # shrinking takes hours
 @given(drawn=RECORDS)
 def test_any_split_gives_what_brute_force_gives(shared_lake: SmallLake, drawn: list[Row]) -> None:
     """The hot lane, and what is built beside it: at times that it has not built, or is just building."""

@@ -23,7 +23,7 @@ from tests.apache_kafka import PASSWORD, USER, ApacheKafka, make_certificate
 from tests.fixtures_kafka import Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets
 
-pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
 
 
 class TestApacheKafka(CaptureContract):

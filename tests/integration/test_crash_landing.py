@@ -242,7 +242,7 @@ def test_kafka_killed_while_landing(kafka: Broker, tmp_path: Path, point: str) -
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("point", ["kafka.after_decode:2", "bronze.after_parquet:3", "bronze.before_commit"])
+@pytest.mark.parametrize("point", ["kafka.after_decode:3", "bronze.after_parquet:3", "bronze.before_commit"])
 def test_kafka_killed_between_the_pieces_of_one_batch(kafka: Broker, tmp_path: Path, point: str) -> None:
     topic = kafka.new_topic(1)
     kafka.publish(topic, [encode(card(number, user_id=number)) for number in range(1_000)])

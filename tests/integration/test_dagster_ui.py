@@ -155,7 +155,7 @@ def _end_session(leader: int) -> None:
 
 @pytest.mark.browser
 @pytest.mark.postgres
-@pytest.mark.timeout(700)
+@pytest.mark.timeout(1200)
 def test_the_graph_is_shown_and_materialize_all_succeeds(interface: Interface, tmp_path: Path) -> None:
     chromium = _chromium()
     from playwright.sync_api import sync_playwright

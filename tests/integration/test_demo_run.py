@@ -17,7 +17,7 @@ from fraud_lakehouse.demo.progress import distinct_cards, rows
 from fraud_lakehouse.lake.lake import Lake
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1200)]
 
 
 def begin(home: Path, *options: str) -> subprocess.Popen[str]:

@@ -50,7 +50,7 @@ UNKNOWN = (
 )
 
 
-pytestmark = [pytest.mark.postgres, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

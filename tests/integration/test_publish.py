@@ -34,7 +34,7 @@ from fraud_lakehouse.settings import Settings, load_settings
 from tests.fixtures_kafka import Broker
 from tests.published import OVER, TUMBLE, Row, add, identity, over_row, read_back, told, window_row
 
-pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
 PROCESS = """
 import json, sys
 from fraud_lakehouse.lake.failpoints import arm_from

@@ -19,7 +19,7 @@ from fraud_lakehouse.settings import Settings
 from tests.fixtures_kafka import Broker, card
 from tests.integration.test_live_run import Process, until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1200)]
 
 WINDOWS = "user_trans_amt_last_360min_windowed"
 END = 6 * 3600

@@ -14,7 +14,7 @@ from tests.soak.live_stand import LiveStand
 from tests.soak.servers import Servers
 from tests.soak.stand import Stand
 
-pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1200)]
 
 ROUNDS = list(zip(live_faults.KILLS, live_faults.DISTURBANCES, strict=True))
 """Two faults, then a catch-up and a verdict."""
