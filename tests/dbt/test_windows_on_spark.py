@@ -50,7 +50,7 @@ def of_times(row: Row) -> Row:
 
 
 def test_windows_equal_brute_force(spark: Spark, rendered: Rendered) -> None:
-    given = events(7, 160)
+    given = events(7, 90)
     spark.view("events", given, SCHEMA)
     assert_windows(lambda kind: [of_times(row) for row in spark.query(rendered(QUERIES[kind]))], given)
 
