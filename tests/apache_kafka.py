@@ -5,12 +5,13 @@ The artifacts are kept under $XDG_CACHE_HOME (default ~/.cache)/fraud_lakehouse/
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
+
+from tests.optional import cache
 
 VERSION = "4.1.0"
 SCALA = "2.13"
@@ -65,7 +66,7 @@ def artifacts() -> Path:
     for program in ("java", "mvn"):
         if shutil.which(program) is None:
             raise ApacheKafkaMissingError(f"{program} is not installed")
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fraud_lakehouse" / "kafka" / VERSION
+    root = cache("kafka", VERSION)
     jars = root / "jars"
     if (root / "complete").exists():
         return jars

@@ -5,7 +5,6 @@ Skipped, loudly, where Java, Maven or the artifacts cannot be had, unless FRAUD_
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from tests.apache_kafka import VERSION, ApacheKafka, ApacheKafkaMissingError
 from tests.fixtures_kafka import Broker
+from tests.optional import not_tested
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +26,7 @@ def apache_server() -> Iterator[ApacheKafka]:
         server.start()
         yield server
     except ApacheKafkaMissingError as reason:
-        told = f"NOT TESTED: Apache Kafka {VERSION} cannot be had here: {reason}"
-        if os.environ.get("FRAUD_TEST_REQUIRE_APACHE_KAFKA") == "1":
-            pytest.fail(told)
-        pytest.skip(told)
+        not_tested(f"Apache Kafka {VERSION} cannot be had here: {reason}", "APACHE_KAFKA")
     finally:
         server.stop()
         shutil.rmtree(home, ignore_errors=True)

@@ -5,11 +5,11 @@ Skipped, loudly, where Java or pyspark cannot be had, unless FRAUD_TEST_REQUIRE_
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
+from tests.optional import not_tested
 from tests.spark import VERSION, Spark, SparkMissingError
 
 
@@ -18,9 +18,6 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spark]:
     try:
         session = Spark(tmp_path_factory.mktemp("spark"))
     except SparkMissingError as reason:
-        told = f"NOT TESTED: Apache Spark {VERSION} cannot be had here: {reason}"
-        if os.environ.get("FRAUD_TEST_REQUIRE_SPARK") == "1":
-            pytest.fail(told)
-        pytest.skip(told)
+        not_tested(f"Apache Spark {VERSION} cannot be had here: {reason}", "SPARK")
     yield session
     session.close()

@@ -7,12 +7,13 @@ is 430 MB, only where FRAUD_TEST_REQUIRE_SPARK=1 asks for it.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests.optional import cache, is_required
 
 VERSION = "4.0.1"
 _LOCK = """\
@@ -34,11 +35,11 @@ def interpreter() -> Path:
     """
     if shutil.which("java") is None:
         raise SparkMissingError("java is not installed")
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fraud_lakehouse" / "spark" / VERSION
+    root = cache("spark", VERSION)
     python = root / "venv" / "bin" / "python"
     if (root / "complete").exists():
         return python
-    if os.environ.get("FRAUD_TEST_REQUIRE_SPARK") != "1":
+    if not is_required("SPARK"):
         raise SparkMissingError("FRAUD_TEST_REQUIRE_SPARK=1 fetches it once (430 MB)")
     root.mkdir(parents=True, exist_ok=True)
     (root / "requirements.lock").write_text(_LOCK)

@@ -25,6 +25,7 @@ import psycopg
 import pytest
 
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from tests.optional import not_tested
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTUP_SECONDS = 120.0
@@ -44,12 +45,10 @@ RUNS = "{ runsOrError(limit: 20) { ... on Runs { results { runId status jobName 
 
 
 def _chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    if os.environ.get("FRAUD_TEST_REQUIRE_BROWSER") == "1":
-        pytest.fail("FRAUD_TEST_REQUIRE_BROWSER=1, but there is no Chromium on the PATH")
-    pytest.skip("NOT TESTED: the Dagster UI, because there is no Chromium on the PATH (install Debian's chromium)")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return found or not_tested(
+        "the Dagster UI, because there is no Chromium on the PATH (install Debian's chromium)", "BROWSER"
+    )
 
 
 @dataclass

@@ -15,11 +15,9 @@
     {%- endif %}
 {%- endset %}
 {%- set stored_columns = stored_columns_of(this) if incremental else none %}
-{#- Who reads between two commits of the hot lane sees a payment before its lateness, and counts it. The first of those: -#}
-{%- set told_late = one_row(
-    "select min(trans_date_trans_time) from " ~ new_late
-    ~ " where trans_num not in (select trans_num from " ~ new ~ ")"
-) if drops_late and incremental else none %}
+{#- Payments that were counted before they were told late, and the first of them. -#}
+{%- set late_now = '(' ~ late_only_now({'id': 'trans_num', 'time': 'trans_date_trans_time'}, new, new_late) ~ ') as late_now' %}
+{%- set told_late = one_row('select min(trans_date_trans_time) from ' ~ late_now) if drops_late and incremental else none %}
 {%- set first_told_late = told_late[0] if told_late else none %}
 {#- Where to begin reading: the longest window before the first row whose vector may be new or change. From the start
     while nothing has been told: the watermark had not passed any row yet. -#}
@@ -128,8 +126,7 @@ changes as (
     select stored.*, false as is_new, false as is_behind_nothing, stored._ingested_at as changed_at
     from {{ ref('card_transactions') }} as stored
     where stored.trans_date_trans_time >= timestamp '{{ first_told_late }}'
-        and stored.trans_num in (select trans_num from {{ new_late }})
-        and stored.trans_num not in (select trans_num from {{ new }})
+        and stored.trans_num in (select trans_num from {{ late_now }})
     {%- endif %}
 
 ),
