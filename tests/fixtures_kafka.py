@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -38,6 +39,11 @@ class Broker:
     def create(self, name: str, partitions: int = 1, **config: str) -> None:
         wanted = NewTopic(name, partitions, 1, config={key.replace("_", "."): text for key, text in config.items()})
         self.admin.create_topics([wanted])[name].result(15)
+        deadline = time.monotonic() + 60
+        # its answer to who creates a topic may come before it knows of it itself
+        while name not in self.admin.list_topics(timeout=15).topics:
+            assert time.monotonic() < deadline, f"the broker does not know topic {name}, which it has created"
+            time.sleep(0.05)
 
     def delete(self, name: str) -> None:
         self.admin.delete_topics([name])[name].result(15)
