@@ -10,7 +10,14 @@ from fraud_lakehouse.lake import failpoints
 
 pytest_plugins = [
     f"tests.{name}"
-    for name in ("fixtures_postgres", "fixtures_kafka", "fixtures_apache_kafka", "fixtures_spark", "distribution")
+    for name in (
+        "fixtures_postgres",
+        "fixtures_kafka",
+        "fixtures_apache_kafka",
+        "fixtures_spark",
+        "distribution",
+        "failures",
+    )
 ]
 
 
