@@ -300,7 +300,7 @@ class KafkaReader:
             known = {number: offset for number, offset in self.next.items() if offset is not None}
             verify_identity(self._topic, self._source.describe())
             check_range(self._topic.name, known, self._source.starts(known), self._source.ends(known))
-            if partition in known:  # the log moved while we asked
+            if partition in known and not _is_stale(message, known[partition]):  # the log moved while we asked
                 raise RetentionGapError(*lost(self._topic.name, partition, known[partition], "not in the log any more"))
         elif error.code() in _GONE:
             verify_identity(self._topic, self._source.describe())
@@ -311,3 +311,9 @@ class KafkaReader:
             )
         elif error.fatal():
             raise SourceError(f"Kafka at {self._clients.bootstrap}: {error.str()}", "see the broker's log")
+
+
+def _is_stale(message: Message, position: int) -> bool:
+    """Whether the refused fetch was an earlier assignment's: librdkafka hands on its refusal after a new `assign`."""
+    offset = message.offset()
+    return offset is not None and 0 <= offset < position

@@ -37,8 +37,8 @@ class Log:
         value = encode(card(offset))
         self.queue.append(Message(topic="t", partition=partition, offset=offset, value=value, timestamp=(1, offset)))
 
-    def refuse(self, partition: int, code: int) -> None:
-        self.queue.append(Message(topic="t", partition=partition, offset=-1001, error=KafkaError(code)))
+    def refuse(self, partition: int, code: int, offset: int = -1001) -> None:
+        self.queue.append(Message(topic="t", partition=partition, offset=offset, error=KafkaError(code)))
 
     # the clients and their consumer
     def consumer(self) -> Log:
@@ -117,3 +117,20 @@ def test_a_log_that_moved_back_while_it_was_asked_is_still_a_gap() -> None:
 def test_a_topic_made_anew_is_told_before_any_offset(code: int) -> None:
     anew: dict[str, Any] = {"topic": KafkaTopic("t", "C", "T2", 2), "first": {0: 7, 1: 7}}
     failure(Log(**anew), TopicRecreatedError, code)
+
+
+@pytest.mark.parametrize("code", [KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE])
+def test_a_refusal_of_what_an_earlier_assignment_asked_for_is_none_of_this_one(code: int) -> None:
+    log = Log(first={0: 0, 1: 6}, last={0: 9, 1: 7})
+    reader = KafkaReader(log, log, TOPIC)  # type: ignore[arg-type]
+    try:
+        reader.assign({1: 6})
+        log.refuse(1, code, offset=3)
+        log.record(1, 6)
+        frame = reader.take(100, 1_000_000, 0.0)
+        assert frame is not None and frame["_offset"].to_list() == [6]
+        log.refuse(1, code, offset=7)
+        with pytest.raises(RetentionGapError, match="our next offset 7 is not in the log any more"):
+            reader.take(100, 1_000_000, 0.0)
+    finally:
+        reader.close()
