@@ -24,6 +24,7 @@ from fraud_lakehouse.transform.build_result import (
 )
 from fraud_lakehouse.transform.program import Program
 from fraud_lakehouse.transform.project import Preparation, PreparedProject, dbt_arguments, write_profile
+from fraud_lakehouse.transform.thread_pools import end_pools
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -330,7 +331,9 @@ class Transformer:
         from dbt.cli.main import dbtRunner
 
         folders = dbt_arguments(project, self._scratch, self._scratch / "target")
-        return dbtRunner(manifest=manifest).invoke([*_QUIET, *command, *folders])
+        result = dbtRunner(manifest=manifest).invoke([*_QUIET, *command, *folders])
+        end_pools(result.exception)
+        return result
 
 
 def _manifest(prepared: PreparedProject) -> Manifest:

@@ -152,7 +152,7 @@ def build(*sources: Source, full_refresh: bool = False) -> None:
         source.commit()
     lake = sources[0].lake
     lake.transformer.reload()
-    lake.build("replica", full_refresh=full_refresh)
+    lake.build_only("path:models/silver/captured", full_refresh=full_refresh)
     for source in sources:
         source.check()
 
