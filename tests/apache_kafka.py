@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from tests.optional import cache
+from tests.patience import PATIENCE
 
 VERSION = "4.1.0"
 SCALA = "2.13"
@@ -75,7 +76,7 @@ def artifacts() -> Path:
     command = ["mvn", "-q", "-B", "-f", str(root / "pom.xml"), "dependency:copy-dependencies"]
     try:
         fetched = subprocess.run(
-            [*command, f"-DoutputDirectory={jars}"], capture_output=True, text=True, timeout=150, check=False
+            [*command, f"-DoutputDirectory={jars}"], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     except subprocess.TimeoutExpired:
         raise ApacheKafkaMissingError("Maven did not fetch the artifacts within 150 s") from None
@@ -131,7 +132,7 @@ class ApacheKafka:
         with (self.home / "kafka.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         port = int(self.bootstrap.rpartition(":")[2])
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             assert self._process.poll() is None, (self.home / "kafka.log").read_text()
             try:

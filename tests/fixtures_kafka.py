@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from fraud_lakehouse.capture.kafka_records import CardTransaction
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.settings import Settings
+from tests.patience import PATIENCE
 
 pytest.register_assert_rewrite("tests.kafka_contract")
 
@@ -38,15 +39,15 @@ class Broker:
 
     def create(self, name: str, partitions: int = 1, **config: str) -> None:
         wanted = NewTopic(name, partitions, 1, config={key.replace("_", "."): text for key, text in config.items()})
-        self.admin.create_topics([wanted])[name].result(15)
-        deadline = time.monotonic() + 60
+        self.admin.create_topics([wanted])[name].result(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
         # its answer to who creates a topic may come before it knows of it itself
-        while name not in self.admin.list_topics(timeout=15).topics:
+        while name not in self.admin.list_topics(timeout=60).topics:
             assert time.monotonic() < deadline, f"the broker does not know topic {name}, which it has created"
             time.sleep(0.05)
 
     def delete(self, name: str) -> None:
-        self.admin.delete_topics([name])[name].result(15)
+        self.admin.delete_topics([name])[name].result(PATIENCE)
 
     def publish(
         self, topic: str, values: Iterable[bytes | None], partition: int = 0, timestamp: int | None = None
@@ -57,7 +58,7 @@ class Broker:
                 self._producer.produce(topic, value, partition=partition)
             else:
                 self._producer.produce(topic, value, partition=partition, timestamp=timestamp)
-        assert self._producer.flush(30) == 0
+        assert self._producer.flush(PATIENCE) == 0
 
 
 def card(number: int, **others: object) -> CardTransaction:

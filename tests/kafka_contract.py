@@ -15,6 +15,7 @@ from fraud_lakehouse.capture.kafka_source import TopicMissingError, TopicRecreat
 from fraud_lakehouse.errors import GapError, SourceError
 from fraud_lakehouse.replay import replay
 from tests.fixtures_kafka import Broker, card
+from tests.patience import PATIENCE
 
 
 def drain(capture: KafkaCapture, positions: dict[str, int], max_rows: int = 1000) -> list[KafkaBatch]:
@@ -135,14 +136,14 @@ class CaptureContract:
             assert sum(batch.frame.height for batch in drain(capture, positions)) == 1 + number % 3
 
     def test_wait_wakes_on_a_record(self, broker: Broker, topic: str, capture: KafkaCapture) -> None:
-        assert capture.wait(5)  # nothing read so far: read will tell
+        assert capture.wait(60)  # nothing read so far: read will tell
         assert capture.read({}, 10) is None
         started = time.monotonic()
         assert not capture.wait(0.3)
         assert 0.2 < time.monotonic() - started < 2
         broker.publish(topic, [encode(card(1))])
         started = time.monotonic()
-        assert capture.wait(10) and capture.wait(10)
+        assert capture.wait(60) and capture.wait(60)
         batch = capture.read({}, 10)
         assert time.monotonic() - started < 5
         assert batch is not None and batch.frame.height == 1
@@ -203,7 +204,7 @@ class CaptureContract:
             pytest.raises(TopicMissingError, match="has no topic 'no-such-topic'; there: "),
         ):
             capture.preflight()
-        assert "no-such-topic" not in broker.admin.list_topics(timeout=5).topics  # asking did not create it
+        assert "no-such-topic" not in broker.admin.list_topics(timeout=60).topics  # asking did not create it
 
     def test_group_offsets_are_for_dashboards_only(self, broker: Broker, topic: str, capture: KafkaCapture) -> None:
         broker.publish(topic, [encode(card(n)) for n in range(4)])
@@ -257,7 +258,7 @@ def write_sparkov(folder: Path, rows: int) -> Path:
 
 def create_when_gone(broker: Broker, topic: str) -> None:
     """Create a topic that is being deleted as soon as the broker has forgotten it."""
-    deadline = time.monotonic() + 15
-    while topic in broker.admin.list_topics(timeout=5).topics and time.monotonic() < deadline:
+    deadline = time.monotonic() + PATIENCE
+    while topic in broker.admin.list_topics(timeout=60).topics and time.monotonic() < deadline:
         time.sleep(0.05)
     broker.create(topic, 3)

@@ -21,6 +21,7 @@ from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from tests.alert_receiver import Receiver, attempts, record_alerts
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 CYCLE = """
@@ -71,7 +72,7 @@ def killed_cycle(lake: Lake, url: str, failpoint: str, code: str = CYCLE) -> Non
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
@@ -176,7 +177,7 @@ def test_a_dead_and_a_hanging_destination_delay_no_alert_of_a_live_one(tmp_path:
         assert slowest < 2.5
         dead.status = 200
         hanging.released.set()
-        until = time.monotonic() + 15
+        until = time.monotonic() + PATIENCE
         while delivery.deliver_pending(wait=1.0).pending and time.monotonic() < until:
             time.sleep(0.05)
         expected = {f"a{number}": 1 for number in range(12)}

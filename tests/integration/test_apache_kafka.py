@@ -22,6 +22,7 @@ from fraud_lakehouse.settings import Settings
 from tests.apache_kafka import PASSWORD, USER, ApacheKafka, make_certificate
 from tests.fixtures_kafka import Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
 
@@ -40,7 +41,7 @@ def broker(apache_kafka: Broker) -> Broker:
 def delete_before(broker: Broker, topic: str, partition: int, offset: int) -> None:
     """What retention does, at once."""
     for deleted in broker.admin.delete_records([TopicPartition(topic, partition, offset)]).values():
-        assert deleted.result(10).low_watermark == offset
+        assert deleted.result(PATIENCE).low_watermark == offset
 
 
 def test_retention_that_passed_us_fails_closed(broker: Broker) -> None:
@@ -81,11 +82,11 @@ def test_partition_added_while_running_is_picked_up(broker: Broker, monkeypatch:
     with KafkaCapture(broker.settings(topic)) as capture:
         positions: dict[str, int] = {}
         assert offsets(drain(capture, positions)) == [(0, 0)]
-        broker.admin.create_partitions([NewPartitions(topic, 3)])[topic].result(10)
+        broker.admin.create_partitions([NewPartitions(topic, 3)])[topic].result(PATIENCE)
         Broker(broker.bootstrap).publish(topic, [encode(card(1))], 2)  # the first one has not heard of it yet
         seen: list[tuple[int, int]] = []
         while not seen:
-            assert capture.wait(10)
+            assert capture.wait(60)
             seen += offsets(drain(capture, positions))
         assert seen == [(2, 0)]
         assert len(capture.partitions()) == 3
@@ -98,14 +99,14 @@ def test_only_committed_transactions_are_read_and_the_end_is_the_end(broker: Bro
     for number, keep in enumerate([True, False, True]):
         producer.begin_transaction()
         producer.produce(topic, encode(card(number)))
-        producer.flush(10)
+        producer.flush(PATIENCE)
         if keep:
             producer.commit_transaction(10)
         else:
             producer.abort_transaction(10)
     producer.begin_transaction()
     producer.produce(topic, encode(card(99)))
-    producer.flush(10)  # open: neither readable nor lag
+    producer.flush(PATIENCE)  # open: neither readable nor lag
     with KafkaCapture(broker.settings(topic)) as capture:
         positions: dict[str, int] = {}
         batches = drain(capture, positions)
@@ -117,7 +118,7 @@ def test_only_committed_transactions_are_read_and_the_end_is_the_end(broker: Bro
         assert [row for batch in drain(capture, positions) for row in batch.frame["trans_num"]] == [f"{99:032x}"]
         producer.begin_transaction()
         producer.produce(topic, encode(card(100)))
-        producer.flush(10)
+        producer.flush(PATIENCE)
         producer.abort_transaction(10)
         assert not drain(capture, positions)
         assert capture.lag().rows == 0, "nothing will ever be handed out of what lies behind the last record"
@@ -135,7 +136,7 @@ def test_every_compression_is_read(broker: Broker) -> None:
         writer = producer(broker, compression_type=kind)
         for number in range(100 * start, 100 * start + 100):
             writer.produce(topic, encode(card(number)))
-        assert writer.flush(20) == 0
+        assert writer.flush(PATIENCE) == 0
     with KafkaCapture(broker.settings(topic)) as capture:
         batches = drain(capture, {})
     assert [row for batch in batches for row in batch.frame["trans_num"]] == [f"{n:032x}" for n in range(400)]
@@ -148,12 +149,12 @@ def test_a_compacted_topic_with_tombstones_and_holes(broker: Broker) -> None:
     for number in range(30):
         writer.produce(topic, encode(card(number)), key=f"user {number % 3}", headers=[("try", b"\xff")])
     writer.produce(topic, None, key="user 0")
-    assert writer.flush(10) == 0
-    deadline = time.monotonic() + 30
+    assert writer.flush(PATIENCE) == 0
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:  # the segment being written to is never compacted: a record makes it roll
         time.sleep(0.3)
         writer.produce(topic, encode(card(99)), key="roll")
-        assert writer.flush(10) == 0
+        assert writer.flush(PATIENCE) == 0
         with KafkaCapture(broker.settings(topic)) as capture:
             positions: dict[str, int] = {}
             batches = drain(capture, positions)
@@ -174,7 +175,7 @@ def test_a_huge_record_is_quarantined_whole_and_holds_nothing_up(broker: Broker,
     writer = producer(broker, message_max_bytes=9_000_000)
     for value in (encode(card(0)), huge, encode(card(2)), b""):
         writer.produce(topic, value)
-    assert writer.flush(20) == 0
+    assert writer.flush(PATIENCE) == 0
     settings = broker.settings(topic, lake=str(tmp_path))
     lake = Lake.at(tmp_path)
     with KafkaIngest(settings, lake) as ingest:
@@ -198,7 +199,7 @@ def test_a_broker_that_restarts_loses_and_doubles_nothing(apache_server: ApacheK
         apache_server.restart()
         seen = offsets([batch])
         broker.publish(topic, [encode(card(50))], 0)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while len(seen) < 101 and time.monotonic() < deadline:
             try:
                 seen += offsets(drain(capture, positions))

@@ -28,6 +28,7 @@ from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from tests.fixtures_kafka import Broker, card
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.crash
 
@@ -55,7 +56,7 @@ with Ingest(settings, Lake.at(settings.lake)) as ingest:
 def killed_at(source: str, point: str, max_rows: int, given: dict[str, str]) -> None:
     """Run a process of the product and see it killed at the failpoint."""
     command = [sys.executable, "-c", PROCESS, source, point, str(max_rows), json.dumps(given)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == -signal.SIGKILL, f"{point} was never reached: {done.stderr}"
 
 

@@ -28,8 +28,8 @@ from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from tests.optional import not_tested
 
 ROOT = Path(__file__).resolve().parents[2]
-STARTUP_SECONDS = 120.0
-RUN_SECONDS = 300.0
+STARTUP_SECONDS = 300.0
+RUN_SECONDS = 900.0
 EXPANDED = "?expanded=" + "%2C".join(f"global%40global%3A{layer}" for layer in ("bronze", "silver", "gold"))
 UPSTREAM_OF_REPORT = "%2Bkey%3A%22gold%2Fdaily_report%22"
 SCHEMA = """
@@ -164,10 +164,10 @@ def test_the_graph_is_shown_and_materialize_all_succeeds(interface: Interface, t
         page = browser.new_page(viewport={"width": 4400, "height": 5800})  # nodes outside the view are not drawn
         page.goto(f"{interface.url}/asset-groups{EXPANDED}")
         materialize_all = page.get_by_role("button", name="Materialize all")
-        materialize_all.wait_for(timeout=180_000)
+        materialize_all.wait_for(timeout=300_000)
 
         for node in ("card_transactions", "transactions_history", "transaction_anomalies", "alerts", "daily_report"):
-            page.get_by_text(node, exact=True).first.wait_for(timeout=120_000)
+            page.get_by_text(node, exact=True).first.wait_for(timeout=300_000)
         for layer in ("bronze", "silver", "gold"):
             assert page.get_by_text(layer, exact=True).count(), layer
 
@@ -180,14 +180,14 @@ def test_the_graph_is_shown_and_materialize_all_succeeds(interface: Interface, t
         assert by_hand["status"] == "SUCCESS"
 
         page.reload()
-        page.get_by_text("Asset checks").first.wait_for(timeout=120_000)
-        page.get_by_text(re.compile(r"^[1-9]\d* / \d+ Passed$")).first.wait_for(timeout=120_000)
+        page.get_by_text("Asset checks").first.wait_for(timeout=300_000)
+        page.get_by_text(re.compile(r"^[1-9]\d* / \d+ Passed$")).first.wait_for(timeout=300_000)
         page.screenshot(path=tmp_path / "whole_graph.png")
         page.set_viewport_size({"width": 2300, "height": 1400})
         page.goto(f"{interface.url}/asset-groups~{UPSTREAM_OF_REPORT}/{EXPANDED}")
-        page.get_by_text("alerts", exact=True).first.wait_for(timeout=120_000)
+        page.get_by_text("alerts", exact=True).first.wait_for(timeout=300_000)
         page.screenshot(path=tmp_path / "asset_graph.png")
         page.goto(f"{interface.url}/assets/gold/alerts?view=checks")
-        page.get_by_text("rule_amount_above_mean").first.wait_for(timeout=120_000)
+        page.get_by_text("rule_amount_above_mean").first.wait_for(timeout=300_000)
         page.screenshot(path=tmp_path / "checks.png")
         browser.close()

@@ -15,6 +15,7 @@ import pytest
 
 from fraud_lakehouse.demo.progress import distinct_cards, rows
 from fraud_lakehouse.lake.lake import Lake
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1200)]
@@ -77,10 +78,10 @@ def test_runs_continues_and_leaves_nothing(tmp_path: Path) -> None:
     demo = begin(home, "--seconds=6", "--rate=50")
     early = read_until(demo, "Kafka ")
     other = begin(home, "--seconds=1")
-    refusal, _ = other.communicate(timeout=60)
+    refusal, _ = other.communicate(timeout=PATIENCE)
     assert other.returncode == 1
     assert f"another demo (pid {demo.pid}) is running" in refusal
-    first, _ = demo.communicate(timeout=150)
+    first, _ = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 0, early + first
     check(first)
     assert "first alert after" in first
@@ -90,8 +91,8 @@ def test_runs_continues_and_leaves_nothing(tmp_path: Path) -> None:
     demo = begin(home, "--rate=80")
     read_until(demo, "in: bank")
     demo.kill()
-    demo.communicate(timeout=60)
-    deadline = time.monotonic() + 15
+    demo.communicate(timeout=PATIENCE)
+    deadline = time.monotonic() + PATIENCE
     while processes_of(home) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert processes_of(home) == []
@@ -99,7 +100,7 @@ def test_runs_continues_and_leaves_nothing(tmp_path: Path) -> None:
     demo = begin(home, "--rate=50")
     read_until(demo, "in: bank")
     os.kill(demo.pid, signal.SIGINT)
-    last, _ = demo.communicate(timeout=150)
+    last, _ = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 0, last
     check(last)
     for source in ("postgres", "kafka"):

@@ -13,6 +13,7 @@ import pytest
 
 from fraud_lakehouse.demo.kafka import EmbeddedKafka, EmbeddedKafkaError
 from tests.fixtures_kafka import Broker
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.kafka
 
@@ -30,7 +31,7 @@ def living(cluster_id: str) -> list[int]:
 
 
 def gone(cluster_id: str) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while living(cluster_id) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not living(cluster_id)
@@ -42,13 +43,13 @@ def test_same_identity_and_address_but_new_topics_after_a_restart(tmp_path: Path
         first = (server.bootstrap, server.cluster_id)
         server.create_topic("t", 2)
         server.create_topic("t", 2)  # there already: left as it is
-        topics = Broker(server.bootstrap).admin.list_topics(timeout=5).topics
+        topics = Broker(server.bootstrap).admin.list_topics(timeout=60).topics
         assert len(topics["t"].partitions) == 2
         assert server.start() == server.bootstrap  # running: nothing to do
     assert not server.running and gone(first[1])
     with server:
         assert (server.bootstrap, server.cluster_id) == first
-        assert not Broker(server.bootstrap).admin.list_topics(timeout=5).topics
+        assert not Broker(server.bootstrap).admin.list_topics(timeout=60).topics
 
 
 def test_listens_on_loopback_only(tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer
+from tests.patience import PATIENCE
 
 
-def until(ready: Callable[[], bool], seconds: float = 90.0) -> None:
+def until(ready: Callable[[], bool], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert time.monotonic() < deadline, "it did not happen"

@@ -27,6 +27,7 @@ from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.runner import Transformer
 from tests.alert_receiver import Receiver
+from tests.patience import PATIENCE
 
 SCHEMA = """
 create table users (user_id int primary key, name text, email text, registration_date timestamp);
@@ -99,7 +100,7 @@ def running(settings: Settings) -> Iterator[Live]:
     assert live.error is None, live.error
 
 
-def until(ready: Callable[[], object], what: str, live: Live, seconds: float = 120.0) -> None:
+def until(ready: Callable[[], object], what: str, live: Live, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         assert not live.ended, f"the loop ended before it happened: {what} ({live})"

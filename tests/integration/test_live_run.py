@@ -24,6 +24,7 @@ from fraud_lakehouse.lake.writer_lock import is_held
 from fraud_lakehouse.settings import Settings, load_settings
 from tests.alert_receiver import Receiver
 from tests.fixtures_kafka import Broker, card
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 LIVE = """
@@ -84,7 +85,7 @@ class Process:
 
     def end(self) -> None:
         """Wait for its end, which must be a good one."""
-        assert self.process.wait(120) == 0, self.said[-3000:]
+        assert self.process.wait(PATIENCE) == 0, self.said[-3000:]
 
     def __enter__(self) -> Process:
         return self
@@ -98,7 +99,7 @@ class Process:
             self.process.wait()
 
 
-def until(ready: Callable[[], object], what: str, *live: Process, seconds: float = 120.0) -> None:
+def until(ready: Callable[[], object], what: str, *live: Process, seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         for one in live:

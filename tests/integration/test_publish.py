@@ -32,6 +32,7 @@ from fraud_lakehouse.publish.lane import PublishLane
 from fraud_lakehouse.publish.publisher import Choice, Publisher, publish_features
 from fraud_lakehouse.settings import Settings, load_settings
 from tests.fixtures_kafka import Broker
+from tests.patience import PATIENCE
 from tests.published import OVER, TUMBLE, Row, add, identity, over_row, read_back, told, window_row
 
 pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
@@ -152,7 +153,7 @@ def test_killed_anywhere_each_row_is_there_once(stand: Stand, step: str, hits: i
     """The first hit is in the transaction that only begins the position."""
     stand.add(range(25))
     with process(f"publish.{step}:{hits}", stand.given) as killed:
-        assert killed.wait(60) == -signal.SIGKILL, f"publish.{step} was never reached: {killed.communicate()}"
+        assert killed.wait(PATIENCE) == -signal.SIGKILL, f"publish.{step} was never reached: {killed.communicate()}"
     stand.add(range(25, 30))
     stand.publish()
     stand.check()
@@ -171,7 +172,7 @@ def test_a_frozen_publisher_that_wakes_up_later_publishes_nothing_twice(stand: S
         stand.publish()
         stand.check()
         zombie.send_signal(signal.SIGCONT)
-        said, trouble = zombie.communicate(timeout=120)
+        said, trouble = zombie.communicate(timeout=PATIENCE)
     assert said.split() == [FencedError.__name__], trouble
     assert stand.publish() == 0
     stand.check()
@@ -218,7 +219,7 @@ def test_killed_while_differences_are_published(stand: Stand) -> None:
     rebuilt = [over_row(number, user_mean_trans_amt_last_360min=-1.0) for number in range(25)]
     add(stand.lake, OVER.table, rebuilt, mode="overwrite")
     with process("publish.after_commit:2", stand.given) as killed:
-        assert killed.wait(60) == -signal.SIGKILL
+        assert killed.wait(PATIENCE) == -signal.SIGKILL
     assert stand.publish() == 5, "twenty were published before it was killed"
     messages = read_back(stand.broker.bootstrap, stand.prefix + OVER.name)
     assert len(messages) == 50
@@ -236,7 +237,7 @@ def test_where_the_topic_cannot_tell_a_person_decides(stand: Stand, choice: Choi
     topic = stand.prefix + OVER.name
     gone = _offset_after(stand, topic, 0, 2)
     [deleted] = stand.broker.admin.delete_records([TopicPartition(topic, 0, gone)]).values()
-    deleted.result(10)
+    deleted.result(PATIENCE)
     left = len(read_back(stand.broker.bootstrap, topic))
     assert left == 23
     add(stand.lake, OVER.table, [over_row(number) for number in range(25)], mode="overwrite")
@@ -258,7 +259,7 @@ def _offset_after(stand: Stand, topic: str, partition: int, count: int) -> int:
     consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
     offsets: list[int] = []
     while len(offsets) < count:
-        message = consumer.poll(10)
+        message = consumer.poll(60)
         assert message is not None and message.error() is None, "too few messages"
         offsets.append(message.offset())
     consumer.close()
@@ -304,7 +305,7 @@ def test_the_lane_beside_the_cycle_tells_its_trouble_and_goes_on_by_itself(stand
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "waited for 90 s"
         time.sleep(0.2)

@@ -18,12 +18,13 @@ from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings
 from tests.fixtures_kafka import Broker, card
 from tests.integration.test_live_run import Process, until
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1200)]
 
 WINDOWS = "user_trans_amt_last_360min_windowed"
 END = 6 * 3600
-PATIENCE = {"window_idle_seconds": 1.0, "idle_seconds": 1.0, "allowed_lateness": 0.0}
+WAITS = {"window_idle_seconds": 1.0, "idle_seconds": 1.0, "allowed_lateness": 0.0}
 
 
 def told(settings: Settings, table: str) -> list[str | int]:
@@ -40,7 +41,7 @@ def observations(settings: Settings) -> pl.DataFrame:
 
 def test_a_live_process_closes_the_last_window_by_time_and_so_does_the_next(kafka: Broker, tmp_path: Path) -> None:
     topic = kafka.new_topic()
-    settings = kafka.settings(topic, lake=str(tmp_path / "lake"), replica_interval=0.0, **PATIENCE)
+    settings = kafka.settings(topic, lake=str(tmp_path / "lake"), replica_interval=0.0, **WAITS)
     kafka.publish(topic, [encode(card(END - 30)), encode(card(END - 2))])
     with Process(settings, tmp_path / "first") as live:
         until(lambda: told(settings, WINDOWS) == [2], "the window closes", live)
@@ -61,9 +62,9 @@ def bronze_rows(settings: Settings) -> int:
 
 def test_catch_up_closes_what_is_due(kafka: Broker, tmp_path: Path) -> None:
     topic = kafka.new_topic()
-    settings = kafka.settings(topic, lake=str(tmp_path / "lake"), **PATIENCE)
+    settings = kafka.settings(topic, lake=str(tmp_path / "lake"), **WAITS)
     kafka.publish(topic, [encode(card(END - 2))])
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while told(settings, WINDOWS) != [1]:
         assert time.monotonic() < deadline
         with Cycle(settings) as cycle:
@@ -75,7 +76,7 @@ def test_nothing_is_observed_of_a_broker_that_is_away(tmp_path: Path) -> None:
     with EmbeddedKafka(tmp_path / "kafka") as server:
         server.create_topic("t", 1)
         broker = Broker(server.bootstrap)
-        settings = broker.settings("t", lake=str(tmp_path / "lake"), **(PATIENCE | {"idle_seconds": 0.0}))
+        settings = broker.settings("t", lake=str(tmp_path / "lake"), **(WAITS | {"idle_seconds": 0.0}))
         lake = Lake.at(settings.lake)
         with KafkaIngest(settings, lake) as ingest:
             broker.publish("t", [encode(card(1))])

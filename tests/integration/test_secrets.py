@@ -20,6 +20,7 @@ from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.alerts import DestinationError
 from fraud_lakehouse.settings import Settings, load_settings
 from tests.fixtures_kafka import Broker
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka]
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,7 +146,7 @@ def call(folder: Path, settings: dict[str, str], expected: int | None, *argument
         env=environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=PATIENCE,
         check=False,
     )
     assert expected is None or done.returncode == expected, done.stderr

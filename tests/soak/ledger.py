@@ -17,6 +17,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from tests.patience import PATIENCE
+
 Row = tuple[Any, ...]
 Event = tuple[str, Any, Row | None]
 """(`c`, `u` or `d`, key, the row afterwards or None)."""
@@ -144,7 +146,7 @@ class Ledger:
         return row is not None
 
     def _connected(self) -> psycopg.Connection[Any]:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while self._connection is None or self._connection.closed:
             try:
                 self._connection = psycopg.connect(self.dsn, connect_timeout=5)

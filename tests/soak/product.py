@@ -13,6 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 PROGRAMS = {
     "landing": [sys.executable, "-m", "tests.soak.landing"],
     "live": [sys.executable, "-m", "fraud_lakehouse.cli", "live"],
@@ -89,7 +91,7 @@ class Product:
             self._reader.join(5)
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def wait_killed(self, timeout: float = 60.0) -> None:
+    def wait_killed(self, timeout: float = PATIENCE) -> None:
         """Wait until the armed failpoint has killed it.
 
         Raises:
@@ -103,7 +105,7 @@ class Product:
         if code != -signal.SIGKILL:
             raise ProductError(f"the process ended with {code} before {self.failpoint}: {self.output[-2000:]}")
 
-    def wait_stopped(self, timeout: float = 60.0) -> None:
+    def wait_stopped(self, timeout: float = PATIENCE) -> None:
         """Wait until the armed failpoint has stopped it (SIGSTOP).
 
         Raises:
@@ -118,14 +120,14 @@ class Product:
             time.sleep(0.01)
         raise ProductError(f"{self.failpoint} was never reached: {self.output[-2000:]}")
 
-    def wait_ended(self, timeout: float = 60.0) -> int:
+    def wait_ended(self, timeout: float = PATIENCE) -> int:
         """Wait until it ends by itself; its exit code."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise ProductError(f"the process did not end: {self.output[-2000:]}") from None
 
-    def wait_for(self, text: str, timeout: float = 60.0) -> None:
+    def wait_for(self, text: str, timeout: float = PATIENCE) -> None:
         """Wait until it has printed a text.
 
         Raises:
@@ -156,7 +158,7 @@ class Product:
             self.process.kill()
         self.process.wait()
 
-    def end(self, timeout: float = 60.0) -> int:
+    def end(self, timeout: float = PATIENCE) -> int:
         """SIGTERM, then wait; its exit code."""
         if self.running:
             self.process.send_signal(signal.SIGCONT)

@@ -16,6 +16,7 @@ import polars as pl
 from fraud_lakehouse.lake.ingest import KafkaIngest, PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings, load_settings
+from tests.patience import PATIENCE
 from tests.soak.bronze_verdict import Verdict, judge_cards, judge_ledger, judge_positions
 from tests.soak.cards import CardStream
 from tests.soak.ledger import Ledger
@@ -115,7 +116,7 @@ class Stand:
         finally:
             stop.set()
             for thread in threads:
-                thread.join(90)
+                thread.join(PATIENCE)
         for failure in failures:
             raise failure
         assert not any(thread.is_alive() for thread in threads), "the workload hangs"

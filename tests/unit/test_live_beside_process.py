@@ -74,7 +74,7 @@ def serving(
             parent.flush()
             thread.start()
             yield (json.loads(line) for line in answers)
-        thread.join(30)
+        thread.join(300)
         assert not thread.is_alive(), "it ends with its parent"
 
 

@@ -18,6 +18,7 @@ from fraud_lakehouse.live.behind import Waiting
 from fraud_lakehouse.live.capturing import Capturing, Landings
 from fraud_lakehouse.live.source import Source
 from tests.definitions.stand import landed
+from tests.patience import PATIENCE
 
 
 class Scripted:
@@ -57,7 +58,7 @@ def failing(error: Exception) -> Callable[[], list[Landed]]:
 def taken(landings: Landings, count: int) -> list[Landed]:
     """Batches in the order of landing, until there are `count`."""
     found: list[Landed] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while len(found) < count and time.monotonic() < deadline:
         found += landings.take(0.1)[0]
     return found
@@ -67,7 +68,7 @@ def test_a_source_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
     release = threading.Event()
 
     def hanging() -> list[Landed]:
-        release.wait(30)
+        release.wait(PATIENCE)
         return [landed("transactions", 1, 0, 1)]
 
     slow, quick = Scripted(hanging), Scripted(*(rows("card_transactions", at) for at in range(3)))
@@ -127,7 +128,7 @@ class Idle:
 
 
 def becomes(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.001)
     return condition()
@@ -208,7 +209,7 @@ def test_models_are_built_where_a_source_was_observed_to_have_nothing_more(tmp_p
     quiet = Source("kafka", scripted.step, scripted, lambda: None, has_observed=lambda: len(scripted.steps) == 1)
     with Capturing([quiet], tmp_path, 1000) as landings:
         assert landings.take(30) == ([], True)
-        assert scripted.drained.wait(30)
+        assert scripted.drained.wait(PATIENCE)
         assert landings.take(0.0) == ([], False), "it is told once"
 
 
@@ -223,7 +224,7 @@ def test_batches_of_two_sources_that_land_together_are_taken_together() -> None:
 
     thread = threading.Thread(target=land_later)
     thread.start()
-    second.wait(30)
+    second.wait(PATIENCE)
     landings.put([landed("transactions", 1, 0, 1)])
     found, _ = landings.take(30)
     thread.join()
@@ -247,7 +248,7 @@ def test_a_loop_with_nothing_to_do_is_served_at_once() -> None:
     landings = Landings()
     taking = threading.Thread(target=landings.take, args=(30,))
     taking.start()
-    landings.wait_for_demand(lead=0.0, until=time.monotonic() + 60)
+    landings.wait_for_demand(lead=0.0, until=time.monotonic() + PATIENCE)
     assert taking.is_alive()
     landings.put([landed("transactions", 1, 0, 1)])
     taking.join()

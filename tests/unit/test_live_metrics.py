@@ -20,6 +20,7 @@ from fraud_lakehouse.live.cycle import CycleResult
 from fraud_lakehouse.live.metrics import Metrics, percentiles
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
+from tests.patience import PATIENCE
 
 AWAY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -45,7 +46,7 @@ def read(port: int) -> str:
 
 def served(port: int, wanted: str) -> str:
     """What the port serves, once it does and `wanted` is in it."""
-    found, deadline = "", time.monotonic() + 30
+    found, deadline = "", time.monotonic() + PATIENCE
     while wanted not in found and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             found = read(port)
@@ -135,7 +136,7 @@ def test_a_port_that_stays_taken_is_told_once_and_stops_nothing(
         port = taken.getsockname()[1]
         with Metrics(tmp_path, "127.0.0.1", port) as metrics:
             metrics.note(cycle(10, 1.0))
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE
             while not caplog.messages and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(0.1)
