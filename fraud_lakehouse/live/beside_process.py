@@ -24,15 +24,15 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.maintenance import DailyUpkeep
 from fraud_lakehouse.lake.writer_lock import BESIDE, TURN_SECONDS, writer_lock
 from fraud_lakehouse.live.problems import broken_models
+from fraud_lakehouse.live.rest import Rest
 from fraud_lakehouse.publish.lane import PublishLane
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.runner import Transformer
 
 LANES = ("replica", "features")
-SHARE = 5.0  # the lanes may take a fifth of the time: they wait five times what they last took
 PROJECT_SECONDS = 2.0
 AFTER_FAILURE_SECONDS = (5.0, 15.0, 60.0, 300.0)  # until lanes with a broken model are built again
-_NICE = 10
+_NICE = 19
 
 
 class _Changes(threading.Thread):
@@ -78,7 +78,7 @@ class _Work:
         self._observations = NewRows(Lake.at(settings.lake), OBSERVATIONS)
         self._problems: dict[str, str] = {}
         self._broken: dict[str, dict[str, str]] = {}  # by lane
-        self._due = 0.0
+        self._rest = Rest(settings.work_dir)
         self._failures = 0
 
     def step(self, unpublished: str | None) -> None:
@@ -94,10 +94,10 @@ class _Work:
         self._note("publish", unpublished)
         if self._accept():
             self._changes.changed.set()
-            self._due = 0.0
+            self._rest.end()
         if self._time_has_passed():
             self._changes.changed.set()
-        if self._changes.changed.is_set() and time.monotonic() >= self._due and self._transformer.is_ready:
+        if self._changes.changed.is_set() and self._rest.is_over and self._transformer.is_ready:
             self._build()
         else:
             self._tell({})
@@ -106,7 +106,7 @@ class _Work:
 
     def _build(self) -> None:
         self._changes.changed.clear()
-        began = time.monotonic()
+        began, used = time.monotonic(), time.process_time()
         for lane in LANES:
             told: dict[str, Any] = {}
             try:
@@ -119,15 +119,15 @@ class _Work:
                 told = {"seconds": result.seconds, "nodes": [asdict(node) for node in result.nodes]}
             self._tell(told)
             self._go_on()
-        took = time.monotonic() - began
-        pause = max(self._settings.replica_interval, self._settings.update_delay, SHARE * took)
+        worked = max(time.monotonic() - began, time.process_time() - used)
+        pause = max(self._settings.replica_interval, self._settings.update_delay)
         if any(self._broken.values()):
             self._changes.changed.set()  # to be built again
             pause = max(pause, AFTER_FAILURE_SECONDS[min(self._failures, len(AFTER_FAILURE_SECONDS) - 1)])
             self._failures += 1
         else:
             self._failures = 0
-        self._due = time.monotonic() + pause
+        self._rest.begin(worked, pause)
 
     def _accept(self) -> bool:
         """Take over a changed project, or note why it is refused."""
