@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import threading
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -330,12 +331,16 @@ def source_texts(dsn: str, table: str) -> pl.DataFrame:
 def as_texts(frame: pl.DataFrame, names: list[str]) -> list[dict[str, str | None]]:
     """Rows with typed values as PostgreSQL writes them."""
     return [
-        {
-            name: None if value is None else f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
-            for name, value in row.items()
-        }
+        {name: None if value is None else as_text(value) for name, value in row.items()}
         for row in frame.select(names).to_dicts()
     ]
+
+
+def as_text(value: object) -> str:
+    """Without the last zeros of numerics and of fractions of a second."""
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
+    return str(value).rstrip("0") if isinstance(value, datetime) and value.microsecond else str(value)
 
 
 def test_tables_named_like_the_reference_ones_but_unlike_them_are_replicated_all_the_same(
