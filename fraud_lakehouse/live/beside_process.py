@@ -92,9 +92,11 @@ class _Work:
         """
         self._go_on()
         self._note("publish", unpublished)
+        is_first = not self._transformer.is_ready
         if self._accept():
             self._changes.changed.set()
-            self._rest.end()
+            if not is_first:
+                self._rest.end()
         if self._time_has_passed():
             self._changes.changed.set()
         if self._changes.changed.is_set() and self._rest.is_over and self._transformer.is_ready:

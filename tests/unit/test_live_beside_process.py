@@ -21,6 +21,7 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.schemas import IDLE_PARTITIONS
 from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.live import beside_process
+from fraud_lakehouse.live.rest import Rest
 from fraud_lakehouse.publish.lane import PublishLane
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
@@ -43,6 +44,7 @@ class ScriptedTransformer:
         """Whether there is a change."""
         if self.refusal:
             raise TransformError(self.refusal, "mend it")
+        self.is_ready = True
         self.changes -= 1
         return self.changes >= 0
 
@@ -112,6 +114,19 @@ def test_a_changed_project_is_built_by_at_once(settings: Settings, monkeypatch: 
     transformer.changes = 1
     with serving(settings, transformer, monkeypatch, changes=0) as answers:
         assert nodes([next(answers)]) == ["users"]
+
+
+def test_a_process_that_takes_over_rests_for_what_the_one_before_worked(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.work_dir.mkdir(parents=True)
+    Rest(settings.work_dir).begin(100.0, 0.0)
+    transformer = ScriptedTransformer(built("users"))
+    transformer.is_ready, transformer.changes = False, 1  # the project it takes over first is no change
+    with serving(settings, transformer, monkeypatch) as answers:
+        assert nodes([next(answers) for _ in range(5)]) == []
+        transformer.changes = 1
+        assert any("users" in nodes([answer]) for answer in answers)
 
 
 def test_an_observation_that_a_topic_is_quiet_is_built_by_though_nothing_has_landed(
