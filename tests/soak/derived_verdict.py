@@ -18,6 +18,7 @@ from tests.soak.bronze_verdict import Verdict
 from tests.soak.ledger import TABLES
 
 VECTORS = "card_feature_vectors"
+LATE = "card_transactions_late"
 _OF_A_RUN = ["scored_at", "fired_at", "known_at", "version"]  # when something was computed, and how often, not what
 _VERSIONED = {
     "user_trans_amt_last_360min_versions": ["trans_num"],
@@ -65,6 +66,9 @@ def judge_gold(lake: Lake, scratch: Path) -> Verdict:
             if table == VECTORS:  # told stays told: also what time has told, which no row tells of, least of all here
                 until = recomputed["event_time"].max()
                 stored = stored.clear() if until is None else stored.filter(pl.col("event_time") <= until)
+                # and the vector of a payment read in the instant before it was told late (docs/point-in-time.md)
+                late = pl.read_delta(lake.uri("silver", LATE)) if lake.exists("silver", LATE) else None
+                stored = stored if late is None else stored.join(late, "trans_num", "anti")
             _compare(verdict, f"{layer}/{table}", recomputed, stored)
     shutil.rmtree(scratch)
     return verdict
