@@ -66,6 +66,9 @@ def test_it_builds_what_no_alert_waits_for_and_survives_a_kill(database: str, tm
         assert first is not None
         os.kill(first, signal.SIGKILL)
         built.clear()
+        (settings.work_dir / "beside.rest").unlink(
+            missing_ok=True
+        )  # the next one would rest for what the first has worked
         until(lambda: not beside.take() and beside.pid != first)
         beside.note_change()
         until(lambda: took(beside))
