@@ -79,7 +79,7 @@ def artifacts() -> Path:
             [*command, f"-DoutputDirectory={jars}"], capture_output=True, text=True, timeout=PATIENCE, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ApacheKafkaMissingError("Maven did not fetch the artifacts within 150 s") from None
+        raise ApacheKafkaMissingError(f"Maven did not fetch the artifacts within {PATIENCE:.0f} s") from None
     if fetched.returncode != 0:
         raise ApacheKafkaMissingError(f"Maven could not fetch the artifacts: {fetched.stdout.strip()[:300]}")
     (root / "complete").touch()

@@ -37,5 +37,7 @@ class Rest:
             self._path.write_text(f"{time.time() + SHARE * worked}")
 
     def end(self) -> None:
-        """The lanes may be built at once: what builds them has changed."""
+        """The lanes may be built at once, by this process or the next: what builds them has changed."""
         self._over = time.monotonic()
+        with suppress(OSError):  # there is none, or a full disk: the next process rests
+            self._path.unlink()

@@ -104,7 +104,7 @@ class SmallLake:
         return self._checked(self.transformer.build_lane(lane, full_refresh=full_refresh))
 
     def build_only(self, *models: str, full_refresh: bool = False) -> BuildResult:
-        """These models with their tests, of dbt's syntax: a lane's other ten take seconds."""
+        """What dbt selects by these names, with its tests; the rest of a lane would take seconds."""
         options = ["--select", *models, *(["--full-refresh"] if full_refresh else [])]
         return self._checked(self.transformer.build(options))
 

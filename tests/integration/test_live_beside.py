@@ -18,6 +18,7 @@ from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.live.beside import Beside
+from fraud_lakehouse.live.rest import Rest
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
@@ -66,9 +67,7 @@ def test_it_builds_what_no_alert_waits_for_and_survives_a_kill(database: str, tm
         assert first is not None
         os.kill(first, signal.SIGKILL)
         built.clear()
-        (settings.work_dir / "beside.rest").unlink(
-            missing_ok=True
-        )  # the next one would rest for what the first has worked
+        Rest(settings.work_dir).end()  # the next one would rest for what the first has worked
         until(lambda: not beside.take() and beside.pid != first)
         beside.note_change()
         until(lambda: took(beside))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from fraud_lakehouse.live.rest import Rest
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.project import prepare_project
 from tests.soak import landing_faults
@@ -43,7 +44,7 @@ def killed_beside_at(point: str) -> LiveFault:
     """SIGKILL at a failpoint that only the process beside the cycle comes by: the cycle lives on and replaces it."""
 
     def inject(life: LiveStand) -> None:
-        (life.stand.home / "work" / "beside.rest").unlink(missing_ok=True)  # it is to build at once
+        Rest(life.stand.home / "work").end()  # it is to build at once
         product = life.live(point)
         with life.stand.working():
             product.wait_for("the process beside the cycle ended with code -9")

@@ -69,9 +69,13 @@ class Log:
         return {partition: self.last[partition] for partition in partitions}
 
 
+def reader_of(log: Log) -> KafkaReader:
+    return KafkaReader(log, log, TOPIC)  # type: ignore[arg-type]  # the log plays the clients and the source
+
+
 def failure(log: Log, kind: type[GapError], *codes: int) -> str:
     """Both partitions are read up to offset 3, then a fetch of partition 1 is refused."""
-    reader = KafkaReader(log, log, TOPIC)  # type: ignore[arg-type]
+    reader = reader_of(log)
     moved, log.first, log.last = (log.first, log.last), {0: 0, 1: 0}, {0: 9, 1: 9}
     try:
         reader.assign({0: 0, 1: None})
@@ -122,7 +126,7 @@ def test_a_topic_made_anew_is_told_before_any_offset(code: int) -> None:
 @pytest.mark.parametrize("code", [KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE])
 def test_a_refusal_of_what_an_earlier_assignment_asked_for_is_none_of_this_one(code: int) -> None:
     log = Log(first={0: 0, 1: 6}, last={0: 9, 1: 7})
-    reader = KafkaReader(log, log, TOPIC)  # type: ignore[arg-type]
+    reader = reader_of(log)
     try:
         reader.assign({1: 6})
         log.refuse(1, code, offset=3)

@@ -25,6 +25,7 @@ from fraud_lakehouse.live.rest import Rest
 from fraud_lakehouse.publish.lane import PublishLane
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
+from tests.patience import PATIENCE
 
 
 def built(name: str, status: str = "success", message: str = "") -> BuildResult:
@@ -76,7 +77,7 @@ def serving(
             parent.flush()
             thread.start()
             yield (json.loads(line) for line in answers)
-        thread.join(300)
+        thread.join(PATIENCE)
         assert not thread.is_alive(), "it ends with its parent"
 
 

@@ -48,7 +48,7 @@ def test_a_change_ends_it(tmp_path: Path, clock: Clock) -> None:
     rest = Rest(tmp_path)
     rest.begin(20.0, 0.0)
     rest.end()
-    assert rest.is_over
+    assert rest.is_over and Rest(tmp_path).is_over
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1e12"])

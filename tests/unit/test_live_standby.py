@@ -14,6 +14,7 @@ from fraud_lakehouse.lake.writer_lock import is_held
 from fraud_lakehouse.live import standby
 from fraud_lakehouse.live.standby import live_turn, run_live
 from fraud_lakehouse.settings import Settings
+from tests.patience import PATIENCE
 
 HOLDER = """
 import sys, time
@@ -48,7 +49,7 @@ def test_a_standby_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
         assert not ours.is_set()
         first.send_signal(signal.SIGKILL)
         first.wait()
-        thread.join(300)
+        thread.join(PATIENCE)
     assert ours.is_set()
     assert not is_held(tmp_path / "live.queue") and not is_held(tmp_path / "live.lock")
 
