@@ -58,19 +58,23 @@ class Wanted:
 
 
 class EventIndex:
-    """The index over `events`: a table in any order, with _at (microseconds, no null) and the columns asked for."""
+    """The index over `events`: a table in any order, with the columns asked for, _at (microseconds) and is_evaluated.
+
+    It is asked about the events that are evaluated; all of them count. Neither of the two columns has nulls.
+    """
 
     def __init__(self, events: pa.Table, entities: dict[str, Wanted]) -> None:
         at = _column(events, "_at")
         by_time = at.arg_sort().cast(_PLACE)
-        number = _inverse(by_time)
         at = at.gather(by_time)
+        asked = _Asked(_column(events, "is_evaluated"), by_time)
         codes = {
             column: _codes(_column(events, column)).gather(by_time)
             for column in sorted({name for wanted in entities.values() for name in (*wanted.key, *wanted.measured)})
         }
+        moments = at.gather(asked.numbers)
         bounds = {
-            before: _first_not_before(at, at - before)
+            before: _first_not_before(at, moments - before)
             for before in sorted({before for wanted in entities.values() for before in wanted.bounds})
         }
         units = {
@@ -78,11 +82,11 @@ class EventIndex:
             for name in sorted({measure for wanted in entities.values() for _, measure, *_ in wanted.totals})
         }
         self._entities = {
-            name: _EntityIndex(wanted, number, at, codes, units, bounds) for name, wanted in entities.items()
+            name: _EntityIndex(wanted, asked, at, codes, units, bounds) for name, wanted in entities.items()
         }
 
     def rows(self, first: int, count: int) -> pl.DataFrame:
-        """What is told of `count` events from the one numbered `first` (from 0, as given) on.
+        """What is told of `count` of the evaluated events from the one numbered `first` (from 0, as given) on.
 
         Columns: <entity>__<total>_<measure>_<seconds> (n bigint; s and q decimal(38, 0)),
         <entity>__distinct_<column>_<seconds> (bigint), <entity>__last (microseconds); null where the key has a null.
@@ -96,21 +100,47 @@ class EventIndex:
         )
 
 
+class _Asked:
+    """The events asked about. `numbers`: their places in the order of time, rising; `given`: the same, as given."""
+
+    def __init__(self, asked: pl.Series, by_time: pl.Series) -> None:
+        self.all = bool(asked.all())
+        self.given = _inverse(by_time).filter(asked)
+        self._asked = asked.gather(by_time)
+        self.numbers = self._asked.arg_true().cast(_PLACE)
+        self._turns = _inverse(self.numbers, len(asked))
+
+    def among(self, numbers: pl.Series) -> pl.Series:
+        """Of events by number in some order, whether each is asked about."""
+        return self._asked.gather(numbers)
+
+    def turns(self, numbers: pl.Series) -> pl.Series:
+        """Where these asked events stand among `numbers`."""
+        return self._turns.gather(numbers)
+
+
 class _EntityIndex:
-    """Places are numbers in the order of (key, time) of the events whose key is complete."""
+    """Places are numbers in the order of (key, time) of the events whose key is complete.
+
+    Seats are numbers in the same order of those among them that are asked about.
+
+    Args:
+        at: the time of each event, in order of time. `codes` and `units` are in that order.
+        bounds: for each asked event in order of time, the number of the first event that lies at most so long before.
+    """
 
     def __init__(
         self,
         wanted: Wanted,
-        number: pl.Series,
+        asked: _Asked,
         at: pl.Series,
         codes: dict[str, pl.Series],
         units: dict[str, pl.Series],
         bounds: dict[int, pl.Series],
     ) -> None:
         self._wanted = wanted
-        order = _Order(_combined([codes[column] for column in wanted.key]))
-        self._places = order.places.gather(number)
+        order = _Order(_of_asked(_combined([codes[column] for column in wanted.key]), asked), asked)
+        self._seats = order.seats.gather(asked.given)
         self._bounds = {before: order.first_not_before(bounds[before]) for before in sorted(wanted.bounds)}
         self._running: dict[tuple[str, str], pl.Series | None] = {}
         for total, measure in {window[:2] for window in wanted.totals}:
@@ -121,13 +151,13 @@ class _EntityIndex:
             for column, lengths in _by_column(wanted.distinct).items()
         }
         if wanted.last:
-            frame = pl.DataFrame({"end": self._bounds[0], "begin": order.begin_of_key})
+            frame = pl.DataFrame({"end": self._bounds[0], "begin": order.begin_of_asked_key})
             before = frame.select(pl.when(pl.col("end") > pl.col("begin")).then(pl.col("end") - 1)).to_series()
             self._last = at.gather(before)
 
     def rows(self, first: int, count: int) -> list[tuple[str, pl.Series]]:
-        place = self._places.slice(first, count)
-        bounds = {before: places.gather(place) for before, places in self._bounds.items()}
+        seat = self._seats.slice(first, count)
+        bounds = {before: places.gather(seat) for before, places in self._bounds.items()}
         told: list[tuple[str, pl.Series]] = []
         known: dict[tuple[str, str, int], pl.Series] = {}
 
@@ -145,31 +175,45 @@ class _EntityIndex:
             kind: pl.DataType = pl.Int64() if total == "n" else pl.Decimal(38, 0)
             told.append((f"{total}_{measure}_{seconds}", values.cast(kind)))
         for column, seconds in self._wanted.distinct:
-            told.append((f"distinct_{column}_{seconds}", self._distinct[column][seconds].gather(place).cast(pl.Int64)))
+            told.append((f"distinct_{column}_{seconds}", self._distinct[column][seconds].gather(seat).cast(pl.Int64)))
         if self._wanted.last:
-            told.append(("last", self._last.gather(place)))
+            told.append(("last", self._last.gather(seat)))
         return told
 
 
 class _Order:
-    """Events by (key, time): `events` (the number of the event at each place), `places` (the place of each event)."""
+    """Events by (key, time): `events` (the number of the event at each place), `seats` (the seat of each event)."""
 
-    def __init__(self, key: pl.Series) -> None:
-        self._size = len(key)
-        number = pl.int_range(self._size, eager=True)
-        self._by_key = (key * self._size + number).drop_nulls().sort()
-        self.events = (self._by_key % max(self._size, 1)).cast(_PLACE)
+    def __init__(self, key: pl.Series, asked: _Asked) -> None:
+        size = len(key)
+        number = pl.int_range(size, eager=True)
+        self._by_key = (key * size + number).drop_nulls().sort()
+        self.events = (self._by_key % max(size, 1)).cast(_PLACE)
         self._key_begins = self._by_key - self.events.cast(pl.Int64)
-        self.places = _inverse(self.events, self._size)
+        seated, self._begins_of_asked = self.events, self._key_begins
+        if not asked.all:
+            is_asked = asked.among(self.events)
+            seated, self._begins_of_asked = self.events.filter(is_asked), self._key_begins.filter(is_asked)
+        self._turns = asked.turns(seated)
+        self.seats = _inverse(seated, size)
 
     def first_not_before(self, numbers: pl.Series) -> pl.Series:
-        """By place: the first place of the same key whose event is not before the one of number `numbers`."""
-        return _first_not_before(self._by_key, self._key_begins + numbers.gather(self.events).cast(pl.Int64))
+        """By seat: the first place of the same key whose event is not before that of the number in `numbers`.
+
+        Args:
+            numbers: of each asked event in order of time.
+        """
+        return _first_not_before(self._by_key, self._begins_of_asked + numbers.gather(self._turns).cast(pl.Int64))
 
     @property
     def begin_of_key(self) -> pl.Series:
         """By place: the first place of the same key."""
         return _first_not_before(self._by_key, self._key_begins)
+
+    @property
+    def begin_of_asked_key(self) -> pl.Series:
+        """By seat: the first place of the same key."""
+        return _first_not_before(self._by_key, self._begins_of_asked)
 
 
 def _microseconds(seconds: float) -> int:
@@ -214,6 +258,13 @@ def _whole(value: Any) -> int:
 
 def _size(codes: pl.Series) -> int:
     return _whole(codes.max()) + 1
+
+
+def _of_asked(key: pl.Series, asked: _Asked) -> pl.Series:
+    """The same keys, null for those that no event asked about has: of these nothing is to be told."""
+    if asked.all:
+        return key
+    return key.set(~key.is_in(key.gather(asked.numbers).unique().implode()), None)
 
 
 def _by_column(distinct: Sequence[tuple[str, int]]) -> dict[str, list[int]]:

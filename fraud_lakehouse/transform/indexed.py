@@ -22,49 +22,64 @@ ROWS = "lake_rows"  # what queries beside call the rows
 
 
 @dataclass(frozen=True)
-class Indexed:
-    """A question: the SQL of a model's rows (with _row, _at, key columns and units of measures), and what is wanted.
+class Beside:
+    """Columns of the rows by queries over `lake_rows`, all rows without units; a row that is left out gets nulls.
 
-    `beside`: queries over `lake_rows`, the rows without units, each with _row and columns of other names; a row that a
-    query leaves out gets nulls.
+    `sparse` and `dense` tell the same, with _row and columns of other names than the rows have; which of them is the
+    quicker one is for `is_sparse` to say: a query for one truth value.
+    """
+
+    is_sparse: str
+    sparse: str
+    dense: str
+
+    def run(self, cursor: DuckDBPyConnection) -> pl.DataFrame:
+        """The columns, with _row."""
+        ((is_sparse,),) = cursor.execute(self.is_sparse).fetchall()
+        return pl.DataFrame(cursor.sql(self.sparse if is_sparse else self.dense).to_arrow_table())
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A question: the SQL of a model's rows, and what is wanted of those that are evaluated.
+
+    The rows have _row, _at, is_evaluated, key columns and units of measures.
     """
 
     consumer: Key
     sql: str
     entities: dict[str, Wanted]
-    beside: tuple[str, ...] = ()
+    beside: tuple[Beside, ...] = ()
 
     @staticmethod
     def of(call: dict[str, Any]) -> Indexed:
         """The question of a macro's call."""
         entities = {name: Wanted.of(wanted) for name, wanted in call["entities"].items()}
-        return Indexed((call["consumer"][0], call["consumer"][1]), call["sql"], entities, tuple(call["beside"]))
+        beside = tuple(Beside(one["is_sparse"], one["sparse"], one["dense"]) for one in call["beside"])
+        return Indexed((call["consumer"][0], call["consumer"][1]), call["sql"], entities, beside)
 
     @property
     def name(self) -> str:
         """The relation's name, which only the cursor knows that `answer` was given."""
         return f"told of {'.'.join(self.consumer)}"
 
-    def answer(self, cursor: DuckDBPyConnection) -> None:
-        """Run the SQL, build the index, put the relation in place."""
-        rows = cursor.sql(self.sql).to_arrow_table()
+    def answer(self, cursor: DuckDBPyConnection, *, empty: bool = False) -> None:
+        """Run the SQL, build the index, put the relation in place; with `empty` of no rows, for its columns alone."""
+        rows = cursor.sql(f"select * from ({self.sql}){' limit 0' if empty else ''}").to_arrow_table()
         index = EventIndex(rows, self.entities)
         rows = rows.select([column for column in rows.column_names if not column.startswith(UNITS)])
         cursor.register(ROWS, rows)
-        beside = [_beside(rows, cursor.sql(sql).to_arrow_table()) for sql in self.beside]
+        found = [one.run(cursor) for one in self.beside]
         cursor.unregister(ROWS)
+        rows = rows.filter(rows["is_evaluated"])
+        order = pl.DataFrame(rows.select(["_row"]))
+        beside = [order.join(one, on="_row", how="left", maintain_order="left").drop("_row") for one in found]
         told = _Told(rows, index, beside)
         cursor.register(self.name, pa.RecordBatchReader.from_batches(told.part(0, 0).schema, told.batches()))
 
     def forget(self, cursor: DuckDBPyConnection) -> None:
         """Take the relation away, and its memory with it."""
         cursor.unregister(self.name)
-
-
-def _beside(rows: pa.Table, found: pa.Table) -> pl.DataFrame:
-    """A query's columns, by the order of the rows."""
-    order = pl.DataFrame(rows.select(["_row"]))
-    return order.join(pl.DataFrame(found), on="_row", how="left", maintain_order="left").drop("_row")
 
 
 @dataclass(frozen=True)

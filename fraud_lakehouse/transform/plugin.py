@@ -209,7 +209,8 @@ class Plugin(BasePlugin):
                 "build the whole lane (--select tag:hot)",
             )
         if rehearsal is not None:
-            if plan.indexed is None and (rehearsal is Rehearsal.BIND or (plan.target is not None and plan.incremental)):
+            reads = plan.target is not None and plan.incremental and plan.indexed is None
+            if reads or rehearsal is Rehearsal.BIND:
                 self._commit(plan, call)
             return 0
         before = plan.target.version() if plan.target is not None else -1
@@ -245,7 +246,7 @@ class Plugin(BasePlugin):
                     self._refresh(key)
         self._answer(plan)
         if plan.indexed is not None:
-            plan.indexed.answer(cursor)
+            plan.indexed.answer(cursor, empty=rehearsal is Rehearsal.BIND)
         try:
             return self._run(cursor, plan, call)
         finally:

@@ -39,6 +39,17 @@ def _grouped(windows: str) -> str:
     return f"select {by}, {', '.join(columns)} from {{{{ {windows} }}}} group by {by}"
 
 
+def _values(call: str) -> str:
+    features = [{"name": name, "aggregate": name, "measure": "x", "seconds": SIZE} for name in VALUED]
+    prepared = "select id as _row, id % 2 = 0 as is_evaluated, epoch_us(t) as _at, k, x from events where t is not null"
+    return f"with prepared as ({prepared}) {{{{ {call.format(features)} }}}}"
+
+
+VALUED = ["min", "max", "median", "mad", "percentile_90", "first", "last"]
+OF_FEW = {
+    "frame by frame": _values("values_block('prepared', {{'key': ['k']}}, {}, true)"),
+    "row by row": _values(f"values_of_few('prepared', {{{{'key': ['k']}}}}, {{}}, {SIZE})"),
+}
 QUERIES = {
     "over": _ranges(f"over('{{}}', 'x', 'k', 't', {SIZE})"),
     "past": _ranges(f"past('{{}}', 'x', ['k'], 't', {SIZE})"),
@@ -55,13 +66,14 @@ QUERIES = {
 
 @pytest.fixture(scope="module")
 def query(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Query]:
-    """Runs one of QUERIES, as dbt renders it, over events."""
+    """Runs one of QUERIES and OF_FEW, as dbt renders it, over events."""
     folder = tmp_path_factory.mktemp("windows")
     transformer = Transformer(load_settings(lake=str(folder / "lake")))
-    result = transformer._invoke(["compile", "--inline", "\n--next--\n".join(QUERIES.values())])
+    queries = QUERIES | OF_FEW
+    result = transformer._invoke(["compile", "--inline", "\n--next--\n".join(queries.values())])
     transformer.close()
     assert result.success, result.exception
-    rendered = dict(zip(QUERIES, result.result.results[0].node.compiled_code.split("--next--"), strict=True))
+    rendered = dict(zip(queries, result.result.results[0].node.compiled_code.split("--next--"), strict=True))
 
     with duckdb.connect() as connection:
         connection.execute("create table entities as select unnest([1, 7]) as k")
@@ -146,6 +158,20 @@ def test_windows_equal_brute_force(query: Query, rows: list[Row]) -> None:
 def test_spines_have_every_entity_in_every_window(query: Query, rows: list[Row]) -> None:
     events = [{"id": number, **row} for number, row in enumerate(rows) if row["k"] is not None]
     assert_spines(lambda kind: query(kind, events), events)
+
+
+@given(rows=_events)
+@settings(max_examples=30, deadline=None)
+def test_few_rows_are_told_row_by_row_what_they_are_told_frame_by_frame(query: Query, rows: list[Row]) -> None:
+    events = [{"id": number, **row} for number, row in enumerate(rows)]
+    past = oracle.ranged(events, SIZE, closed=False)
+    nothing = dict.fromkeys(VALUED)
+    for kind in OF_FEW:
+        found = {row.pop("_row"): row for row in query(kind, events)}
+        assert found.keys() <= {event["id"] for event in events if event["id"] % 2 == 0}
+        for event in events[::2]:  # a row without a past may be left out
+            wanted = {name: past[event["id"]][name] for name in VALUED}
+            assert_equal(found.get(event["id"], nothing), wanted, (kind, event["id"]))
 
 
 def test_a_deviation_is_not_lost_beside_large_amounts(query: Query) -> None:

@@ -21,6 +21,38 @@
     where is_evaluated
 {%- endmacro %}
 
+{#- The same over one window, for few evaluated rows: each with the rows of its window, instead of a frame for every row. -#}
+{% macro values_of_few(prepared, entity, features, seconds) -%}
+    {%- set key = entity.key | join(', ') -%}
+    select
+        evaluated._row
+        {%- for feature in features %},
+        {{ aggregate_of(feature.aggregate, 'counted.' ~ feature.measure, 'counted.event_time') }} as {{ feature.name }}
+        {%- endfor %}
+    from (
+        select _row, _at, {{ key }}
+        from {{ prepared }}
+        where is_evaluated and {{ of_entity(prepared, entity.key, false) }}
+    ) as evaluated
+    inner join (select *, {{ from_microseconds('_at') }} as event_time from {{ prepared }}) as counted
+        on {{ equal_in(entity.key, 'evaluated', 'counted') }}
+        and counted._at between evaluated._at - {{ seconds * 1000000 }} and evaluated._at - 1
+    group by evaluated._row
+{%- endmacro %}
+
+{#- A query for whether values_of_few is the quicker one. It pairs a row with each evaluated one of its key, where
+    values_block finds a frame for it, which takes as long as so many pairs. -#}
+{% macro sparsely_evaluated(prepared, entity) -%}
+    select coalesce(sum(counted * evaluated) < 20 * sum(counted), true)
+    from (
+        select count(*) as counted, count(case when is_evaluated then 1 end) as evaluated
+        from {{ prepared }}
+        where {{ of_entity(prepared, entity.key, false) }}
+        group by {{ entity.key | join(', ') }}
+    ) as by_key
+    where evaluated > 0
+{%- endmacro %}
+
 {#- Seconds since the last earlier row, and whether there is none, over all history: `history` is a relation with the
     source's own columns, all rows that count; none: `prepared` holds them all. -#}
 {% macro recency_block(prepared, entity, features, source, history) -%}

@@ -2,7 +2,8 @@
     rows (fraud_lakehouse/features/event_index.py) instead of computed by windows and joined. The features are made of
     it by the same SQL. Answers none where there is no such index: then those blocks are to be used. -#}
 
-{#- The relation for feature_vectors. `rows`: SQL, standing for itself, of the source's rows that count. -#}
+{#- The relation for feature_vectors. `rows`: SQL, standing for itself, of the source's rows that count; the answer has
+    those of them that are evaluated. -#}
 {% macro indexed_rows(source_name, table, rows, carried=[]) %}
     {%- if not execute or lake_is_unit_test() -%}
         {{ return(none) }}
@@ -27,9 +28,14 @@
                 'key': entity.key, 'totals': totals, 'distinct': distinct, 'last': blocks.recent != [],
             }}) -%}
         {%- endif -%}
-        {%- if blocks.valued -%}
-            {%- do beside.append(values_block('lake_rows', entity, blocks.valued, false)) -%}
-        {%- endif -%}
+        {%- for seconds in blocks.valued | map(attribute='seconds') | unique -%}
+            {%- set valued = blocks.valued | selectattr('seconds', 'equalto', seconds) | list -%}
+            {%- do beside.append({
+                'is_sparse': sparsely_evaluated('lake_rows', entity),
+                'sparse': values_of_few('lake_rows', entity, valued, seconds),
+                'dense': values_block('lake_rows', entity, valued, true),
+            }) -%}
+        {%- endfor -%}
     {%- endfor -%}
     {%- set call = lake_consumer() -%}
     {%- do call.update({
@@ -39,6 +45,37 @@
     }) -%}
     {{ return(lake_call('index', call)) }}
 {% endmacro %}
+
+{#- The rows of `told` (what indexed_rows answered), where also `earlier` counts: a relation of the source's rows that lie
+    before all those indexed, beyond every window. They tell when a key was seen last which no row indexed has. -#}
+{% macro seen_earlier(told, source, features, earlier) -%}
+    {%- set entities = {} -%}
+    {%- for name, entity in source.entities.items() if feature_blocks(features, name).recent -%}
+        {%- do entities.update({name: entity}) -%}
+    {%- endfor -%}
+    select
+        *
+        {%- if entities %} replace (
+            {%- for name in entities %}
+            coalesce({{ name }}__last, {{ name }}_earlier._last) as {{ name }}__last{{ ',' if not loop.last }}
+            {%- endfor %}
+        )
+        {%- endif %}
+    from {{ told }}
+    {%- for name, entity in entities.items() %}
+    {%- set key = entity.key | join(', ') %}
+    left join (
+        select {{ key }}, max({{ microseconds(source.time) }}) as _last
+        from {{ earlier }}
+        where ({{ key }}) in (
+            select {{ 'row(' if entity.key | length > 1 }}{{ key }}{{ ')' if entity.key | length > 1 }}
+            from {{ told }}
+            where {{ name }}__last is null and {{ of_entity(told, entity.key, false) }}
+        )
+        group by {{ key }}
+    ) as {{ name }}_earlier using ({{ key }})
+    {%- endfor %}
+{%- endmacro %}
 
 {#- The aggregated features of every row, beside all columns of prepared_rows, from the relation that indexed_rows answered. -#}
 {% macro looked_up(told, source, features) -%}

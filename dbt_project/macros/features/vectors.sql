@@ -2,16 +2,33 @@
     CTEs that end in `feature_vectors`: the source's id, time, key columns, what is `carried`, every feature.
     `history`: where not all rows that count lie in the relation, those of seconds_since_last and is_first do; then
     only keys of evaluated rows are looked at. `source` and `features`: those to compute instead of the catalogue's.
-    `indexed`: what indexed_rows answered for the same rows, which are then all evaluated and read from there. -#}
-{% macro feature_vectors(source_name, table, relation, history=none, carried=[], source=none, features=none, indexed=none) -%}
+    `indexed`: what indexed_rows answered for the same rows, which are then read from there. `earlier`: where the rows
+    indexed are not all that count, a relation of the others, which lie before all of them, beyond every window. -#}
+{% macro feature_vectors(
+    source_name, table, relation, history=none, carried=[], source=none, features=none, indexed=none, earlier=none
+) -%}
     {%- set source = source or var('feature_sources')[source_name] -%}
     {%- set features = features_of(table) if features is none else features -%}
     {%- set touched = history is not none -%}
     {%- set blocks = [] -%}
     {%- if indexed -%}
+    {%- if earlier -%}
+    told as {{ computed_once() }} (
+
+        select * from {{ indexed }}
+
+    ),
+
+    seen as (
+
+        {{ seen_earlier('told', source, features, earlier) | indent(8) }}
+
+    ),
+
+    {% endif -%}
     aggregated as (
 
-        {{ looked_up(indexed, source, features) | indent(8) }}
+        {{ looked_up('seen' if earlier else indexed, source, features) | indent(8) }}
 
     ),
     {%- else -%}

@@ -19,35 +19,20 @@
 {%- set late_now = '(' ~ late_only_now({'id': 'trans_num', 'time': 'trans_date_trans_time'}, new, new_late) ~ ') as late_now' %}
 {%- set told_late = one_row('select min(trans_date_trans_time) from ' ~ late_now) if drops_late and incremental else none %}
 {%- set first_told_late = told_late[0] if told_late else none %}
-{#- Where to begin reading: the longest window before the first row whose vector may be new or change. From the start
-    while nothing has been told: the watermark had not passed any row yet. -#}
+{#- Of the new rows: where to begin reading, the longest window before the first row whose vector may be new or change;
+    and whether any comes to lie before the newest vector. From the start while nothing has been told: the watermark had
+    not passed any row yet. -#}
 {%- set first_new = "(select min(trans_date_trans_time) from " ~ new ~ " where " ~ counts ~ ")" %}
-{%- set begin = one_row(
+{%- set news = one_row(
     "select case when max(event_time) is not null then least(" ~ first_new ~ ", max(event_time)"
     ~ (", timestamp '" ~ first_told_late ~ "'" if first_told_late else "") ~ ") end - interval "
-    ~ horizon ~ " seconds from " ~ this
+    ~ horizon ~ " seconds, coalesce(" ~ first_new ~ " <= max(event_time), false) from " ~ this
 ) if incremental else none %}
-{#- A first or full build: every row that counts, looked up in an index where the engine has one. What a vector was
-    computed from had landed by the newest landing up to its time, of whatever key: one pass, and never too early. -#}
-{%- set all_rows -%}
-select
-    new_transactions.*,
-    true as is_evaluated,
-    max(new_transactions._ingested_at) over (
-        order by new_transactions.trans_date_trans_time range between unbounded preceding and current row
-    ) as known_at
-from {{ new }} as new_transactions
-cross join (
-    {{ lake_watermark(new, 'trans_date_trans_time', observed) | indent(4) }}
-) as lake_watermark
-where new_transactions.trans_date_trans_time < lake_watermark.watermark
-    and {{ counts | replace('trans_num not', 'new_transactions.trans_num not') }}
-{%- endset %}
-{%- set indexed = indexed_rows('cards', 'card_feature_vectors', all_rows, ['known_at']) if not incremental else none %}
-
-with
+{%- set begin = news[0] if news else none %}
+{%- set changes_vectors = incremental and (news[1] or first_told_late) %}
+{%- set rows -%}
 {%- if incremental %}
-newest_landing as (
+with newest_landing as (
 
     select max(_ingested_at) as known_at from {{ ref('card_transactions') }}
 
@@ -91,24 +76,13 @@ transactions as (
     cross join emitted
     cross join watermark
     where stored.trans_date_trans_time < watermark.watermark
-        {%- if begin and begin[0] %}
-        and stored.trans_date_trans_time >= timestamp '{{ begin[0] }}'
+        {%- if begin %}
+        and stored.trans_date_trans_time >= timestamp '{{ begin }}'
         {%- endif %}
         and {{ counts | replace('trans_num not', 'stored.trans_num not') }}
 
-),
-
-due as (
-
-    select trans_num from transactions where is_new or is_behind_nothing
-
-),
-
-behind as (
-
-    select * from transactions where is_new and not is_behind_nothing
-
-),
+)
+{%- if changes_vectors %},
 
 told as (
 
@@ -118,7 +92,7 @@ told as (
 
 changes as (
 
-    select behind.*, _ingested_at as changed_at from behind
+    select *, _ingested_at as changed_at from transactions where is_new and not is_behind_nothing
     {%- if first_told_late %}
 
     union all
@@ -136,46 +110,62 @@ touched as (
 
     {{ touched_rows(source, features, 'told', 'changes') | indent(4) }}
 
+)
+{%- endif %}
+
+{%- set is_touched = 'transactions.trans_num in (select trans_num from touched)' if changes_vectors else 'false' %}
+
+select
+    transactions.*,
+    {{ is_touched }} as is_touched,
+    is_new or is_behind_nothing or {{ is_touched }} as is_evaluated,
+    newest_landing.known_at
+from transactions
+cross join newest_landing
+{%- else %}
+{#- A first or full build: every row that counts. What a vector was computed from had landed by the newest landing up to
+    its time, of whatever key: one pass, and never too early. -#}
+select
+    new_transactions.*,
+    false as is_touched,
+    true as is_evaluated,
+    max(new_transactions._ingested_at) over (
+        order by new_transactions.trans_date_trans_time range between unbounded preceding and current row
+    ) as known_at
+from {{ new }} as new_transactions
+cross join (
+    {{ lake_watermark(new, 'trans_date_trans_time', observed) | indent(4) }}
+) as lake_watermark
+where new_transactions.trans_date_trans_time < lake_watermark.watermark
+    and {{ counts | replace('trans_num not', 'new_transactions.trans_num not') }}
+{%- endif %}
+{%- endset %}
+{%- set earlier -%}
+(
+    select *
+    from {{ ref('card_transactions') }}
+    where trans_date_trans_time < timestamp '{{ begin }}' and {{ counts }}
+) as earlier
+{%- endset %}
+{%- set indexed = indexed_rows('cards', 'card_feature_vectors', rows, ['known_at', 'is_touched']) %}
+
+with rows_of_vectors as (
+
+    {{ rows | indent(4) }}
+
 ),
 
-evaluated as (
-
-    select trans_num from due
-    union all
-    select trans_num from touched
-
-),
-
-rows_of_vectors as (
-
-    select
-        transactions.*,
-        transactions.trans_num in (select trans_num from evaluated) as is_evaluated
-    from transactions
-
-),
-
-history as (
-
-    select stored.*
-    from {{ ref('card_transactions') }} as stored
-    cross join watermark
-    where stored.trans_date_trans_time < watermark.watermark
-        and {{ counts | replace('trans_num not', 'stored.trans_num not') }}
-
-),
-{% else %}
-rows_of_vectors as (
-
-    {{ all_rows | indent(4) }}
-
-),
-{% endif %}
 {{ feature_vectors(
-    'cards', 'card_feature_vectors', 'rows_of_vectors', 'history' if incremental else none,
-    carried=[] if incremental else ['known_at'], indexed=indexed
+    'cards', 'card_feature_vectors', 'rows_of_vectors', carried=['known_at', 'is_touched'], indexed=indexed,
+    earlier=earlier if begin else none
 ) }},
 {% if incremental %}
+touched as (
+
+    select trans_num from feature_vectors where is_touched
+
+),
+
 stored as (
 
     select * from {{ newest_versions_of(this, 'trans_num', 'touched') }} as newest
@@ -184,10 +174,9 @@ stored as (
 
 versions as (
 
-    select feature_vectors.*, coalesce(stored.version, 0) + 1 as version, newest_landing.known_at
+    select feature_vectors.* {{ without(['is_touched']) }}, coalesce(stored.version, 0) + 1 as version
     from feature_vectors
     left join stored on feature_vectors.trans_num = stored.trans_num
-    cross join newest_landing
     where stored.trans_num is null
         or {{ features_differ(features, 'feature_vectors', 'stored', stored_columns) }}
 
@@ -195,8 +184,7 @@ versions as (
 {%- else %}
 versions as (
 
-    select feature_vectors.* {{ without(['known_at']) }}, 1 as version, feature_vectors.known_at
-    from feature_vectors
+    select feature_vectors.* {{ without(['is_touched']) }}, 1 as version from feature_vectors
 
 )
 {%- endif %}
