@@ -38,7 +38,7 @@ from fraud_lakehouse.capture.postgres_timeline import Timeline, read_timeline, t
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.settings import Settings
 
-_SNAPSHOT_ROWS = 200_000
+_SNAPSHOT_ROWS = 100_000
 _POLL = 0.05  # seconds between two looks at the log's end: one look takes 0.2 ms
 _SLOT_SECONDS = 1.0  # between two looks at the slot itself, while nothing comes
 
@@ -173,6 +173,11 @@ class PostgresCapture:
         self._tables, self.refused = {table.name: table for table in found.tables}, found.refused
         self._published = None
         return found.tables
+
+    @property
+    def seen_tables(self) -> list[TableInfo]:
+        """The tables that can be captured, as `tables` saw them last."""
+        return list(self._tables.values())
 
     def memberships(self, tables: Sequence[TableInfo]) -> dict[str, str]:
         """By bronze name, what tells each published table's membership from any earlier one."""

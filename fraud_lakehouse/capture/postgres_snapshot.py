@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -115,17 +116,26 @@ class Snapshot:
             yield pl.DataFrame(schema=table.frame_schema)
 
     def _open(self) -> None:
-        self._reader = self._connector.connect()
+        self._connect()
+        assert self._reader is not None and self._walsender is not None
         if not self._temporary:
             self._slot.drop(self._reader)
         ensure_publication(self._reader, self._slot.publication, self.tables)
-        self._walsender = self._connector.connect(replication=True)
         created = self._slot.create(self._walsender, temporary=self._temporary)
         self.lsn = created.lsn
         self._reader.execute("begin isolation level repeatable read read only")
         self._reader.execute(sql.SQL("set transaction snapshot {}").format(sql.Literal(created.snapshot)))
         row = self._reader.execute("select now()").fetchone()
         self._taken_at = row[0] if row else None
+
+    def _connect(self) -> None:
+        """Both connections at the same time: one takes as long as all that is asked on it."""
+        with ThreadPoolExecutor(1, "walsender") as thread:
+            walsender = thread.submit(self._connector.connect, replication=True)
+            try:
+                self._reader = self._connector.connect()
+            finally:
+                self._walsender = walsender.result()
 
     def _columns(self, reader: psycopg.Connection[Any], table: TableInfo) -> Iterator[list[SourceColumn]]:
         """All rows in pieces: packed by column where the table allows it, the rest as text."""
@@ -134,17 +144,19 @@ class Snapshot:
         if packed is None:
             wheres.append(None)
         else:
-            for piece in read_ahead(packed.pieces(self._max_rows, _CHUNK_BYTES)):
-                try:
-                    columns = piece.unpacked(table, self._max_field_bytes)
-                except UnpackError:
-                    wheres.append(piece.where())
-                else:
-                    yield columns
+            with read_ahead(packed.pieces(self._max_rows, _CHUNK_BYTES)) as pieces:
+                for piece in pieces:
+                    try:
+                        columns = piece.unpacked(table, self._max_field_bytes)
+                    except UnpackError:
+                        wheres.append(piece.where())
+                    else:
+                        yield columns
         for where in wheres:
             lines = copy_lines(reader, table, self._max_rows, _CHUNK_BYTES, self._max_field_bytes, where)
-            for piece_of_lines in read_ahead(lines):
-                yield columns_of_lines(table, piece_of_lines)
+            with read_ahead(lines) as pieces_of_lines:
+                for piece_of_lines in pieces_of_lines:
+                    yield columns_of_lines(table, piece_of_lines)
 
     def _frame(self, columns: Sequence[SourceColumn], done: int) -> pl.DataFrame:
         height = columns[0].values.len()

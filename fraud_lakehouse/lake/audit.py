@@ -47,9 +47,13 @@ class Audit:
 
     def record(self, source: str, event: str, detail: Mapping[str, Any]) -> None:
         """Append one row, durably."""
+        before, at = self._appender.version, datetime.now(UTC)
         text = json.dumps(dict(detail), default=str, ensure_ascii=False)
-        row = {"at": datetime.now(UTC), "source": source, "event": event, "detail": text}
-        self._appender.append(pl.DataFrame([row], schema=AUDIT), {})
+        row = {"at": at, "source": source, "event": event, "detail": text}
+        version = self._appender.append(pl.DataFrame([row], schema=AUDIT), {})
+        if self._rows_version == before == version - 1:
+            self._rows.append(AuditRow(at, source, event, json.loads(text)))
+            self._rows_version = version
 
     def rows(self, source: str) -> list[AuditRow]:
         """A source's rows, oldest first, including those of other writers."""

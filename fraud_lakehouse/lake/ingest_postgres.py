@@ -199,9 +199,9 @@ class PostgresIngest:
         self._identity.register()
         landed: list[Landed] = []
         if order in ("resync_started", "slot_forgotten"):
-            landed = self._resync.run(self.capture.tables(), new_slot=True, because={}).landed
+            landed = self._resync.run(self.capture.seen_tables, new_slot=True, because={}).landed
         elif position is None or order == "accepted":
-            landed = self._snapshot.land(self.capture.tables(), new_slot=True)
+            landed = self._snapshot.land(self.capture.seen_tables, new_slot=True)
         else:
             self.capture.resume(position)
         self._audit.resumed(SOURCE)
@@ -220,7 +220,7 @@ class PostgresIngest:
 
     def _positions_of_dropped_tables(self) -> dict[str, int]:
         """Positions of bronze tables the source no longer has: the log may still hold their last events."""
-        present = {info.name for info in self.capture.tables()}
+        present = {info.name for info in self.capture.seen_tables}
         found = {}
         for name in self.lake.tables("bronze"):
             if name not in present:

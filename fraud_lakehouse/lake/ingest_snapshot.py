@@ -22,7 +22,7 @@ from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.ingest_changes import SOURCE, ChangeIngest, batch_row, newest_of, oldest_of
 from fraud_lakehouse.lake.landed import Landed
 
-_STAGED_CHUNKS = 8  # of one commit: on an object store they wait in memory
+_STAGED_CHUNKS = 16  # of one commit: on an object store they wait in memory
 
 
 class SnapshotIngest:
@@ -81,28 +81,29 @@ class SnapshotIngest:
         began = time.monotonic()
         app_id = self._capture.app_id_of(info.name)
         fence = {f"{app_id}:snapshot": lsn}
-        table = self._changes.table(info)
-        table.rebuild(info.frame_schema, info.key)
-        nothing = pl.DataFrame(schema=dict(info.frame_schema))
-        table.append(nothing, fence)
-        adapt(table, info)
         rows, oldest, newest, staged = 0, None, None, 0
-        try:
-            for frame in read_ahead(iter(chunks)):
-                _check_alone(table, fence)
-                if frame.is_empty():
-                    continue
-                table.stage(frame)
-                rows, newest, staged = rows + frame.height, newest_of(frame), staged + 1
-                oldest = oldest or oldest_of(frame)
-                if staged == _STAGED_CHUNKS:
-                    table.commit(fence)
-                    staged = 0
-                failpoint("postgres.in_snapshot")
-            version = table.commit(fence | {app_id: lsn})
-        except BaseException:
-            table.discard()
-            raise
+        with read_ahead(iter(chunks)) as frames:  # the first is on its way while the table is made ready
+            table = self._changes.table(info)
+            table.rebuild(info.frame_schema, info.key)
+            nothing = pl.DataFrame(schema=dict(info.frame_schema))
+            table.append(nothing, fence)
+            adapt(table, info)
+            try:
+                for frame in frames:
+                    _check_alone(table, fence)
+                    if frame.is_empty():
+                        continue
+                    table.stage(frame)
+                    rows, newest, staged = rows + frame.height, newest_of(frame), staged + 1
+                    oldest = oldest or oldest_of(frame)
+                    if staged == _STAGED_CHUNKS:
+                        table.commit(fence)
+                        staged = 0
+                    failpoint("postgres.in_snapshot")
+                version = table.commit(fence | {app_id: lsn})
+            except BaseException:
+                table.discard()
+                raise
         settle(table, info, member)
         return Landed(info.name, rows, 0, lsn, version, newest, time.monotonic() - began, SOURCE, oldest)
 

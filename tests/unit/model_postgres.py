@@ -101,6 +101,10 @@ class ModelPostgres:
     def tables(self) -> list[TableInfo]:
         return [table_info(name) for name in self.server.tables]
 
+    @property
+    def seen_tables(self) -> list[TableInfo]:
+        return self.tables()
+
     def memberships(self, tables: Sequence[TableInfo]) -> dict[str, str]:
         return {info.name: "1/1" for info in tables}
 
