@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +20,7 @@ from fraud_lakehouse.capture.postgres_catalog import TableInfo, base_types, disc
 from fraud_lakehouse.capture.postgres_changes import LAST_LSN, Changes, Peeked, Question
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector
 from fraud_lakehouse.capture.postgres_hold import held
+from fraud_lakehouse.capture.postgres_lag import PostgresLag
 from fraud_lakehouse.capture.postgres_link import PostgresLink
 from fraud_lakehouse.capture.postgres_log import LogReader
 from fraud_lakehouse.capture.postgres_membership import memberships
@@ -41,17 +42,6 @@ from fraud_lakehouse.settings import Settings
 _SNAPSHOT_ROWS = 100_000
 _POLL = 0.05  # seconds between two looks at the log's end: one look takes 0.2 ms
 _SLOT_SECONDS = 1.0  # between two looks at the slot itself, while nothing comes
-
-
-@dataclass(frozen=True)
-class PostgresLag:
-    """How far the slot is behind; LSNs as integers, sizes in bytes, None where there is no slot."""
-
-    current_lsn: int
-    confirmed_lsn: int | None
-    bytes_behind: int | None
-    retained_bytes: int | None
-    wal_status: str | None
 
 
 class PostgresCapture:
@@ -301,10 +291,7 @@ class PostgresCapture:
 
     def lag(self) -> PostgresLag:
         """Where the slot stands."""
-        state = self._state()
-        behind = None if state.confirmed is None else max(0, state.current - state.confirmed)
-        retained = None if state.restart is None else max(0, state.current - state.restart)
-        return PostgresLag(state.current, state.confirmed, behind, retained, state.wal_status)
+        return PostgresLag.of(self._state())
 
     def wait(self, timeout: float) -> bool:
         """Whether `changes` would find something, waiting at most `timeout` seconds for it.

@@ -16,4 +16,4 @@ LAKE_POOL = "lake"
 
 UPDATE_JOB = "update"
 LIVE_JOB = "live"
-LIVE_SECONDS = 300.0  # after which the next live run takes over
+LIVE_SECONDS = 900.0  # after which the next live run takes over, whose start costs 15 s of processor time

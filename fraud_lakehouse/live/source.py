@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fraud_lakehouse.capture.kafka import KafkaLag
-from fraud_lakehouse.capture.postgres import PostgresLag
+from fraud_lakehouse.capture.postgres_lag import PostgresLag
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
 from fraud_lakehouse.lake.ingest import KafkaIngest, Landed, PostgresIngest
 from fraud_lakehouse.lake.lake import Lake

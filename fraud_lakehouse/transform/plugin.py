@@ -15,7 +15,7 @@ from typing import Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
-from duckdb import DuckDBPyConnection, DuckDBPyRelation
+from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.lake import LAYERS, Lake
@@ -26,15 +26,14 @@ from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.mirror import Mirrors
 from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
+from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed
 from fraud_lakehouse.transform.program import Call
 from fraud_lakehouse.transform.scan import empty_sql, files_sql, snapshot_sql
 
 NEW_ROWS_SCHEMA = "new_rows"
 MOST_EMPTY_BUILDS = 64  # versions an empty result may lie behind before its position is committed alone
 
-MOST_KNOWN_QUERIES = 500
 BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
-_INTERNAL = (writer.DELETE, writer.IS_NEW)
 
 commits: dict[str, writer.Commit | None] = {}  # by model id, since the last `commits.clear()`
 calls: list[Call] = []  # of all models, since the last `calls.clear()`
@@ -61,8 +60,6 @@ class Plugin(BasePlugin):
         self._plans: dict[Key, Plan] = {}
         self._views: dict[Key, tuple[str, int, list[tuple[str, str]]]] = {}
         self._built: dict[Key, Any] = {}
-        self._columns: dict[str, list[str]] = {}
-        self._relations: dict[str, DuckDBPyRelation] = {}
         self._declared: dict[Key, list[tuple[str, str]]] = {}
         self._growing: dict[Key, list[tuple[str, str]]] = {}  # of tables that get newly declared columns
         self._keeps_views = True
@@ -74,6 +71,7 @@ class Plugin(BasePlugin):
         for schema in (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA):
             conn.execute(f"create schema if not exists {schema}")
         self._mirrors = Mirrors(conn)
+        self._queries = Queries(conn)
 
     def store(self, target_config: TargetConfig) -> None:
         """Carry out one call of a macro."""
@@ -262,16 +260,16 @@ class Plugin(BasePlugin):
                 "use one of overwrite, append, merge",
             )
         text = f"{call['sql']}\n"  # it may end with a comment, which would go on over what is put around it
-        names = self._names(cursor, text)
-        sql = _typed(text, names, call["columns"], call["model"])
-        stored = _stored_only(sql, names)
+        names = self._queries.columns(cursor, text)
+        sql = typed(text, names, call["columns"], call["model"])
+        stored = stored_only(sql, names)
         if rehearsal is Rehearsal.BIND:
             cursor.execute(f"describe {sql}")
             return None
         rows = min(100_000, BATCH_VALUES // len(names))
         if plan.incremental and strategy != "overwrite":
             is_kept = bool(call["columns"]) and plan.indexed is None  # an index's rows are this cursor's alone
-            relation = self._relation(cursor, sql if strategy == "merge" else stored, is_kept=is_kept)
+            relation = self._queries.relation(cursor, sql if strategy == "merge" else stored, is_kept=is_kept)
             if rehearsal is not None:
                 return None
             if strategy == "merge":
@@ -280,7 +278,7 @@ class Plugin(BasePlugin):
                 return writer.append(self._lake, plan, reader)
         if rehearsal is not None:
             return None
-        kinds = {name: call["columns"].get(name, "") for name in names if name not in _INTERNAL}
+        kinds = {name: call["columns"].get(name, "") for name in names if name not in INTERNAL}
         if writer.can_share(self._lake, plan, kinds):
             return writer.share(self._lake, plan, list(kinds))
         # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
@@ -302,27 +300,6 @@ class Plugin(BasePlugin):
                 return None
         return call["sql"], tuple(versions)
 
-    def _names(self, cursor: DuckDBPyConnection, sql: str) -> list[str]:
-        """Columns of a query; the same text has the same ones, and finding out costs as much as planning it."""
-        if len(self._columns) > MOST_KNOWN_QUERIES:
-            self._columns.clear()
-        if sql not in self._columns:
-            self._columns[sql] = [row[0] for row in cursor.execute(f"describe {sql}").fetchall()]
-        return self._columns[sql]
-
-    def _relation(self, cursor: DuckDBPyConnection, sql: str, *, is_kept: bool) -> DuckDBPyRelation:
-        """The relation of a query; kept where its columns are cast: the same text then has the same ones, always.
-
-        It is planned anew each time it is run. Making it plans it once more, which took a third of a hot build.
-        """
-        if not is_kept:
-            return cursor.sql(sql)
-        if len(self._relations) > MOST_KNOWN_QUERIES:
-            self._relations.clear()
-        if sql not in self._relations:
-            self._relations[sql] = self._conn.cursor().sql(sql)
-        return self._relations[sql]
-
     def _settle(self, plan: Plan) -> None:
         """Nothing committed: keep the positions in memory, and commit them once one lies far behind its upstream."""
         self._consumption.remember(plan)
@@ -330,31 +307,3 @@ class Plugin(BasePlugin):
         behind = [plan.reads[key].to_version - at for key, at in committed.items() if at is not None]
         if max(behind, default=0) > MOST_EMPTY_BUILDS:
             writer.progress(plan)
-
-
-def _typed(sql: str, actual: list[str], declared: dict[str, str], model: str) -> str:
-    """The model's SQL with each declared column cast to its declared type: the table's schema never drifts."""
-    if not declared:
-        return sql
-    unknown = [name for name in actual if name not in declared and name not in _INTERNAL]
-    absent = [name for name in declared if name not in actual]
-    if unknown or absent:
-        raise TransformError(
-            f"model {model} and its yml disagree: undeclared columns {unknown}, declared but not selected {absent}",
-            "declare every column of the model with its data_type",
-        )
-    parts = [
-        f"cast({quoted(name)} as {declared[name]}) as {quoted(name)}" if declared.get(name) else quoted(name)
-        for name in actual
-    ]
-    return f"select {', '.join(parts)} from ({sql})"
-
-
-def _stored_only(sql: str, actual: list[str]) -> str:
-    """The rows and columns that are stored when nothing needs to be merged."""
-    internal = [name for name in actual if name in _INTERNAL]
-    if not internal:
-        return sql
-    kept = ", ".join(quoted(name) for name in actual if name not in _INTERNAL)
-    where = f" where not {writer.DELETE}" if writer.DELETE in internal else ""
-    return f"select {kept} from ({sql}){where}"

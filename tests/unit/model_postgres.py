@@ -15,10 +15,10 @@ from typing import Any
 
 import polars as pl
 
-from fraud_lakehouse.capture.postgres import PostgresLag
 from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, TableInfo
 from fraud_lakehouse.capture.postgres_changes import ChangePiece
 from fraud_lakehouse.capture.postgres_errors import SlotAheadError, SlotLostError
+from fraud_lakehouse.capture.postgres_lag import PostgresLag
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_timeline import Timeline
 from fraud_lakehouse.capture.postgres_traces import Shape

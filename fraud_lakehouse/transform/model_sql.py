@@ -1,0 +1,76 @@
+"""A model's SQL as it is stored: what is put around it, and its columns and relation, found out once for each text."""
+
+from __future__ import annotations
+
+from duckdb import DuckDBPyConnection, DuckDBPyRelation
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.transform import writer
+
+INTERNAL = (writer.DELETE, writer.IS_NEW)
+"""Columns that tell the writer what to do with a row, and are not stored."""
+
+_MOST_KNOWN = 500
+
+
+class Queries:
+    """What is known of queries, by their text: the same text has the same columns, always.
+
+    Args:
+        connection: whose cursors kept relations belong to.
+    """
+
+    def __init__(self, connection: DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._columns: dict[str, list[str]] = {}
+        self._relations: dict[str, DuckDBPyRelation] = {}
+
+    def columns(self, cursor: DuckDBPyConnection, sql: str) -> list[str]:
+        """Columns of a query; finding out costs as much as planning it."""
+        if len(self._columns) > _MOST_KNOWN:
+            self._columns.clear()
+        if sql not in self._columns:
+            self._columns[sql] = [row[0] for row in cursor.execute(f"describe {sql}").fetchall()]
+        return self._columns[sql]
+
+    def relation(self, cursor: DuckDBPyConnection, sql: str, *, is_kept: bool) -> DuckDBPyRelation:
+        """The relation of a query; kept where its columns are cast, so that it fits whenever it is run.
+
+        It is planned anew each time it is run. Making it plans it once more, which took a third of a hot build.
+        """
+        if not is_kept:
+            return cursor.sql(sql)
+        if len(self._relations) > _MOST_KNOWN:
+            self._relations.clear()
+        if sql not in self._relations:
+            self._relations[sql] = self._connection.cursor().sql(sql)
+        return self._relations[sql]
+
+
+def typed(sql: str, actual: list[str], declared: dict[str, str], model: str) -> str:
+    """The model's SQL with each declared column cast to its declared type: the table's schema never drifts."""
+    if not declared:
+        return sql
+    unknown = [name for name in actual if name not in declared and name not in INTERNAL]
+    absent = [name for name in declared if name not in actual]
+    if unknown or absent:
+        raise TransformError(
+            f"model {model} and its yml disagree: undeclared columns {unknown}, declared but not selected {absent}",
+            "declare every column of the model with its data_type",
+        )
+    parts = [
+        f"cast({quoted(name)} as {declared[name]}) as {quoted(name)}" if declared.get(name) else quoted(name)
+        for name in actual
+    ]
+    return f"select {', '.join(parts)} from ({sql})"
+
+
+def stored_only(sql: str, actual: list[str]) -> str:
+    """The rows and columns that are stored when nothing needs to be merged."""
+    internal = [name for name in actual if name in INTERNAL]
+    if not internal:
+        return sql
+    kept = ", ".join(quoted(name) for name in actual if name not in INTERNAL)
+    where = f" where not {writer.DELETE}" if writer.DELETE in internal else ""
+    return f"select {kept} from ({sql}){where}"
