@@ -257,10 +257,11 @@ class KafkaSource:
 
     def _missing(self) -> TopicMissingError:
         names = self._metadata().topics
-        shown = sorted(name for name in names if not name.startswith("__"))
+        # What has just been made may be listed while it cannot be described yet.
+        shown = sorted(name for name in names if not name.startswith("__") and name != self._name)
         there = ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
         return TopicMissingError(
-            f"Kafka at {self._clients.bootstrap} has no topic {self._name!r}; there: {there or 'no topic at all'}",
+            f"Kafka at {self._clients.bootstrap} has no topic {self._name!r}; there: {there or 'no other'}",
             "create the topic, or set FRAUD_KAFKA_TOPIC to one of those",
         )
 

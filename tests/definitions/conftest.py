@@ -18,6 +18,7 @@ from fraud_lakehouse.detect.slot_health import SlotHealth, assess
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.project import prepare_project
 from tests.definitions.stand import ScriptedBuilder, ScriptedIngest, Stand
+from tests.definitions.ticks import Ticks
 
 LANDED = 0x16B3748  # where the slot of a wiring's lake is awaited to go on
 
@@ -71,3 +72,9 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
         return Stand(definitions, settings, builder, ingests, new, retention)
 
     return make
+
+
+@pytest.fixture
+def ticks(stand: Callable[..., Any], instance: dg.DagsterInstance) -> Callable[..., Ticks]:
+    """Ticks of a sensor by its name, and settings."""
+    return lambda sensor, **settings: Ticks(stand(**settings), sensor, instance)
