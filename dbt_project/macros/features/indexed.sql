@@ -1,6 +1,6 @@
-{#- Vectors of very many rows at once: what totals, distinct_block and recency_block say is looked up in an index over the
-    rows (fraud_lakehouse/features/event_index.py) instead of computed by windows and joined. The features are made of
-    it by the same SQL. Answers none where there is no such index: then those blocks are to be used. -#}
+{#- Vectors of very many rows, or of few among very many: what totals, distinct_block and recency_block say is looked up in
+    an index over the rows (fraud_lakehouse/features/event_index.py) instead of computed by windows and joined. The
+    features are made of it by the same SQL. Answers none where there is no such index: then those blocks are to be used. -#}
 
 {#- The relation for feature_vectors. `rows`: SQL, standing for itself, of the source's rows that count; the answer has
     those of them that are evaluated. -#}
