@@ -71,7 +71,8 @@ class Indexed:
         cursor.register(ROWS, rows)
         found = [one.run(cursor) for one in self.beside]
         cursor.unregister(ROWS)
-        rows = rows.filter(rows["is_evaluated"])
+        if not pl.Series(pl.from_arrow(rows["is_evaluated"])).all():  # else a copy of everything
+            rows = rows.filter(rows["is_evaluated"])
         order = pl.DataFrame(rows.select(["_row"]))
         beside = [order.join(one, on="_row", how="left", maintain_order="left").drop("_row") for one in found]
         told = _Told(rows, index, beside)
