@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.errors import LakeError, TransformError
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.definitions import Definitions, definitions_of
 from fraud_lakehouse.features.documented import documented_models
@@ -80,6 +80,7 @@ def prepare_project(settings: Settings, shipped: Path | None = None) -> Prepared
 
     Raises:
         TransformError: dbt refuses the project; the message is dbt's. Or a file went away while it was read.
+        LakeError: there is no room for it.
     """
     return Preparation(settings, shipped).prepare()
 
@@ -111,11 +112,13 @@ class Preparation:
 
         Raises:
             TransformError: as `planned`, or dbt refuses the project; the message is dbt's.
+            LakeError: there is no room for it.
         """
         with _going_away():
             plan = self._planned()
             if not plan.project.is_parsed:
-                _make(plan, self._settings)
+                with _kept_in(plan.project.folder.parent):
+                    _make(plan, self._settings)
             return plan.project
 
     def _planned(self) -> _Plan:
@@ -137,6 +140,21 @@ def _going_away() -> Iterator[None]:
         raise TransformError(
             f"{error.filename} went away while the dbt project was read",
             "nothing, if it was being edited: it is read again",
+        ) from error
+
+
+@contextmanager
+def _kept_in(home: Path) -> Iterator[None]:
+    """What the disk refuses, as an error that names the folder."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        first = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of many, each with its two paths
+        raise LakeError(
+            f"the dbt project cannot be prepared in {home}: {first}",
+            "free space there, or set FRAUD_CACHE to a folder this user may write; it is tried again",
         ) from error
 
 
@@ -213,6 +231,8 @@ def _parse(folder: Path, settings: Settings) -> None:
         write_profile(settings, Path(profiles))
         arguments = dbt_arguments(PreparedProject(folder), Path(profiles), folder / "target")
         result = dbtRunner().invoke([*quiet, "parse", *arguments])
+    if isinstance(result.exception, OSError):  # the disk's word, not dbt's
+        raise result.exception
     if not result.success:
         raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
 

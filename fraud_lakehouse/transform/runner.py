@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.errors import LakeError, TransformError
 from fraud_lakehouse.transform.accepted import Accepted
 from fraud_lakehouse.transform.build_result import (
     BuildResult,
@@ -91,6 +91,7 @@ class Transformer:
 
         Raises:
             TransformError: the changed project does not parse; the one in use stays. The same one is not parsed again.
+            LakeError: there is no room for it.
         """
         prepared = self._parsed()
         return not self._is_in_use(prepared) and self._take_over(prepared)
@@ -103,12 +104,13 @@ class Transformer:
         Raises:
             TransformError: it does not parse, or a model of the hot lane does not hold; names the model and why. The
                 project in use stays; a process that has none yet takes the one accepted before.
+            LakeError: there is no room for it; likewise.
         """
         try:
             prepared = self._parsed()
             if prepared != self._accepted.read():
                 self._examine(prepared)
-        except TransformError:
+        except (TransformError, LakeError):
             if (before := self._accepted.read()) is not None:
                 self._accepted.keep(before)
                 if not self.is_ready:
@@ -123,12 +125,12 @@ class Transformer:
         A process that has none yet accepts the one it finds, or goes on with the one accepted before.
 
         Raises:
-            TransformError: the one found is refused, and none was accepted before.
+            TransformError, LakeError: the one found is refused, or has no room, and none was accepted before.
         """
         if not self.is_ready:
             try:
                 return self.accept()
-            except TransformError as error:
+            except (TransformError, LakeError) as error:
                 if self._manifest is None:
                     raise
                 log.error("%s; the models accepted before stay in use", error)  # noqa: TRY400  its text says it all

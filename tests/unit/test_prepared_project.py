@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.errors import LakeError, TransformError
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.project import Preparation, prepare_project
 from fraud_lakehouse.transform.project_files import digest_of, stamp_of
+from fraud_lakehouse.transform.runner import Transformer
 
 LONG_AGO = 1_000_000_000
 
@@ -50,6 +54,41 @@ def test_a_file_that_goes_away_while_the_project_is_read_is_named(settings: Sett
     (shipped / "models" / "going.yml").symlink_to("gone")
     with pytest.raises(TransformError, match=r"going\.yml went away while the dbt project was read"):
         prepare_project(settings, shipped)
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """As on a disk that is full: no file can be written beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [10, 2_000])  # while the files are copied; while dbt writes what it has parsed
+def test_a_full_disk_is_told_as_such_and_tried_again(settings: Settings, shipped: Path, size: int) -> None:
+    with pytest.raises(LakeError, match=r"cannot be prepared in .*File too large"), no_file_beyond(size):
+        prepare_project(settings, shipped)
+    assert [path.name for path in (settings.cache_dir / "dbt").iterdir()] == []
+    assert prepare_project(settings, shipped).is_parsed
+
+
+def test_a_changed_project_that_has_no_room_leaves_the_accepted_one_in_use(settings: Settings, shipped: Path) -> None:
+    running, starting = Transformer(settings, shipped), Transformer(settings, shipped)
+    running.accept()
+    in_use = running.project
+    (shipped / "models" / "one.sql").write_text("select 2 as one")
+    for transformer in (running, starting):
+        with pytest.raises(LakeError, match="File too large"), no_file_beyond(2_000):
+            transformer.accept()
+        assert transformer.is_ready
+    assert running.project == in_use
+    assert starting.follow() is False, "it is the accepted one that both build by"
+    assert running.accept() and running.project != in_use
+    running.close()
+    starting.close()
 
 
 def test_what_has_not_changed_is_not_read_again(
