@@ -72,6 +72,8 @@ class EventIndex:
             column: _codes(_column(events, column)).gather(by_time)
             for column in sorted({name for wanted in entities.values() for name in (*wanted.key, *wanted.measured)})
         }
+        self.size = len(asked.numbers)
+        """How many events are evaluated."""
         moments = at.gather(asked.numbers)
         bounds = {
             before: _first_not_before(at, moments - before)

@@ -63,15 +63,15 @@ class Indexed:
         """The relation's name, which only the cursor knows that `answer` was given."""
         return f"told of {'.'.join(self.consumer)}"
 
-    def answer(self, cursor: DuckDBPyConnection, *, empty: bool = False) -> None:
-        """Run the SQL, build the index, put the relation in place; with `empty` of no rows, for its columns alone."""
-        rows = cursor.sql(f"select * from ({self.sql}){' limit 0' if empty else ''}").to_arrow_table()
+    def answer(self, cursor: DuckDBPyConnection) -> None:
+        """Run the SQL, build the index, put the relation in place."""
+        rows = cursor.sql(self.sql).to_arrow_table()
         index = EventIndex(rows, self.entities)
         rows = rows.select([column for column in rows.column_names if not column.startswith(UNITS)])
         cursor.register(ROWS, rows)
         found = [one.run(cursor) for one in self.beside]
         cursor.unregister(ROWS)
-        if not pl.Series(pl.from_arrow(rows["is_evaluated"])).all():  # else a copy of everything
+        if index.size < rows.num_rows:  # else it would be a copy of everything
             rows = rows.filter(rows["is_evaluated"])
         order = pl.DataFrame(rows.select(["_row"]))
         beside = [order.join(one, on="_row", how="left", maintain_order="left").drop("_row") for one in found]

@@ -32,7 +32,6 @@ from fraud_lakehouse.transform.scan import empty_sql, files_sql, snapshot_sql
 
 NEW_ROWS_SCHEMA = "new_rows"
 MOST_EMPTY_BUILDS = 64  # versions an empty result may lie behind before its position is committed alone
-
 BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
 
 commits: dict[str, writer.Commit | None] = {}  # by model id, since the last `commits.clear()`
@@ -207,8 +206,7 @@ class Plugin(BasePlugin):
                 "build the whole lane (--select tag:hot)",
             )
         if rehearsal is not None:
-            reads = plan.target is not None and plan.incremental and plan.indexed is None
-            if reads or rehearsal is Rehearsal.BIND:
+            if plan.indexed is None and (rehearsal is Rehearsal.BIND or (plan.target is not None and plan.incremental)):
                 self._commit(plan, call)
             return 0
         before = plan.target.version() if plan.target is not None else -1
@@ -244,7 +242,7 @@ class Plugin(BasePlugin):
                     self._refresh(key)
         self._answer(plan)
         if plan.indexed is not None:
-            plan.indexed.answer(cursor, empty=rehearsal is Rehearsal.BIND)
+            plan.indexed.answer(cursor)
         try:
             return self._run(cursor, plan, call)
         finally:

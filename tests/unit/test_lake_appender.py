@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +19,7 @@ from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.housekeeping import CHECKPOINT_INTERVAL
 from fraud_lakehouse.lake.lake import Lake
+from tests.full_disk import no_file_beyond
 
 SCHEMA: dict[str, pl.DataType] = {
     "id": pl.Int64(),
@@ -246,13 +246,8 @@ def test_an_unwritable_lake_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     table = bronze(tmp_path)
     table.append(rows(1), {"a": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
-    try:
-        with pytest.raises(LakeError, match="free space"):
-            table.append(rows(2), {"a": 2})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(LakeError, match="free space"), no_file_beyond(200):
+        table.append(rows(2), {"a": 2})
     assert table.position("a") == 1
     table.append(rows(2), {"a": 2})
     assert ids(tmp_path) == [1, 2]

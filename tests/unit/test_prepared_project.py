@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.project import Preparation, prepare_project
 from fraud_lakehouse.transform.project_files import digest_of, stamp_of
 from fraud_lakehouse.transform.runner import Transformer
+from tests.full_disk import no_file_beyond
 
 LONG_AGO = 1_000_000_000
 
@@ -54,17 +52,6 @@ def test_a_file_that_goes_away_while_the_project_is_read_is_named(settings: Sett
     (shipped / "models" / "going.yml").symlink_to("gone")
     with pytest.raises(TransformError, match=r"going\.yml went away while the dbt project was read"):
         prepare_project(settings, shipped)
-
-
-@contextmanager
-def no_file_beyond(size: int) -> Iterator[None]:
-    """As on a disk that is full: no file can be written beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [10, 2_000])  # while the files are copied; while dbt writes what it has parsed

@@ -68,7 +68,7 @@
         select {{ key }}, max({{ microseconds(source.time) }}) as _last
         from {{ earlier }}
         where ({{ key }}) in (
-            select {{ 'row(' if entity.key | length > 1 }}{{ key }}{{ ')' if entity.key | length > 1 }}
+            select {{ as_one_value(entity.key) }}
             from {{ told }}
             where {{ name }}__last is null and {{ of_entity(told, entity.key, false) }}
         )

@@ -61,8 +61,13 @@
 {% macro of_entity(prepared, key, touched) -%}
     {{ key | join(' is not null and ') }} is not null
     {%- if touched %}
-        and ({{ key | join(', ') }}) in (select {{ 'row(' if key | length > 1 }}{{ key | join(', ') }}{{ ')' if key | length > 1 }} from {{ prepared }} where is_evaluated)
+        and ({{ key | join(', ') }}) in (select {{ as_one_value(key) }} from {{ prepared }} where is_evaluated)
     {%- endif %}
+{%- endmacro %}
+
+{#- Columns as the one value that a subquery of `(a, b) in (...)` selects. -#}
+{% macro as_one_value(columns) -%}
+    {{ 'row(' if columns | length > 1 }}{{ columns | join(', ') }}{{ ')' if columns | length > 1 }}
 {%- endmacro %}
 
 {#- A number for each row, the same wherever it is read from; `identity` tells the rows apart. -#}

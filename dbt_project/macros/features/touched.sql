@@ -76,7 +76,6 @@
 {#- Both on one line of time, of keys that have changes; a change has no id. -#}
 {% macro candidates_and_changes(source, key, candidates, changes) -%}
     {%- set complete = (key + [source.time]) | join(' is not null and ') ~ ' is not null' -%}
-    {%- set of_changes = ('row(' if key | length > 1 else '') ~ (key | join(', ')) ~ (')' if key | length > 1 else '') -%}
     select
         {{ source.id }},
         {{ key | join(', ') }},
@@ -84,7 +83,7 @@
         null as changed_at
     from {{ candidates }}
     where {{ complete }}
-        and ({{ key | join(', ') }}) in (select {{ of_changes }} from {{ changes }} where {{ complete }})
+        and ({{ key | join(', ') }}) in (select {{ as_one_value(key) }} from {{ changes }} where {{ complete }})
 
     union all
 

@@ -22,11 +22,12 @@
 {#- Of the new rows: where to begin reading, the longest window before the first row whose vector may be new or change;
     and whether any comes to lie before the newest vector. From the start while nothing has been told: the watermark had
     not passed any row yet. -#}
-{%- set first_new = "(select min(trans_date_trans_time) from " ~ new ~ " where " ~ counts ~ ")" %}
 {%- set news = one_row(
-    "select case when max(event_time) is not null then least(" ~ first_new ~ ", max(event_time)"
+    "select case when until is not null then least(first_new, until"
     ~ (", timestamp '" ~ first_told_late ~ "'" if first_told_late else "") ~ ") end - interval "
-    ~ horizon ~ " seconds, coalesce(" ~ first_new ~ " <= max(event_time), false) from " ~ this
+    ~ horizon ~ " seconds, coalesce(first_new <= until, false)"
+    ~ " from (select max(event_time) as until from " ~ this ~ ") as told"
+    ~ " cross join (select min(trans_date_trans_time) as first_new from " ~ new ~ " where " ~ counts ~ ") as news"
 ) if incremental else none %}
 {%- set begin = news[0] if news else none %}
 {%- set changes_vectors = incremental and (news[1] or first_told_late) %}
@@ -149,6 +150,7 @@ where new_transactions.trans_date_trans_time < lake_watermark.watermark
 {%- endset %}
 {%- set indexed = indexed_rows('cards', 'card_feature_vectors', rows, ['known_at', 'is_touched']) %}
 
+{#- Where an index answers it reads these rows by itself; that they are named here brings the views on tables up to date. -#}
 with rows_of_vectors as (
 
     {{ rows | indent(4) }}
