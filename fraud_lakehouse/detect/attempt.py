@@ -45,6 +45,7 @@ class Attempt:
         if thread.is_alive():
             self._end()
             thread.join(_END_SECONDS)
+            return self.problem  # whatever it says now: a connection that is shut down looks like the answer's end
         return self._answer and (self.problem or self._answer)
 
     def connecting(self, connection: socket.socket) -> None:

@@ -13,15 +13,16 @@ from typing import Any
 VALUE_LENGTH = 100
 _JOINERS = "\u200c\u200d"  # spelling in Persian and Indic scripts, and in emoji; without effect on what follows
 _GAP = "\u200b"
-_LOOKALIKES = str.maketrans("<>*`~|_", "\u2039\u203a\u2217\u02cb\u223c\u2223\uff3f")
+_LOOKALIKES = str.maketrans("<>*`~|_", "\u2039\u203a\u2217\u2035\u223c\u2223\uff3f")
 _MARKUP = re.compile(
     r"(?P<mark>[<>*`~|]|(?<![^\W_])_|_(?![^\W_]))"  # tags, emphasis, code, tables; `_` within a word is none
     r"|[@\uff20#\uff03]"  # mentions and channels
-    r"|\](?=\()"  # [text](address)
+    r"|\](?=[(\[:])"  # [text](address)
     r"|\[(?=\w+[:=])"  # [CQ:at,qq=all], [url=...]
     r"|&(?=#?\w+;)"  # &commat;
     r"|(?<!\d):(?=[\w+-]+:)"  # :emoji:, but not 12:00:00
     r"|:(?=//)"  # https://
+    r"|^ *(?:[-+]|\d+[.)])(?= )"  # items of a list
     r"|(?<=\w)[.\uff0e\u3002\uff61](?=[^\W\d_])"  # example.org
 )
 
@@ -39,6 +40,6 @@ def one_line(value: Any, length: int = VALUE_LENGTH) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def inert(text: str) -> str:
-    """The text such that no service takes any of it as mention, link or markup; it looks the same, or almost."""
-    return _MARKUP.sub(lambda found: found[0].translate(_LOOKALIKES) if found["mark"] else found[0] + _GAP, text)
+def inert(line: str) -> str:
+    """A line such that no service takes any of it as mention, link or markup; it looks the same, or almost."""
+    return _MARKUP.sub(lambda found: found[0].translate(_LOOKALIKES) if found["mark"] else found[0] + _GAP, line)
