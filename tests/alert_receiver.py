@@ -101,6 +101,7 @@ class Receiver(_Server):
         self.received: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.methods: list[str] = []
+        self.accepted = threading.Event()  # set once `received` has one
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -124,6 +125,7 @@ class Receiver(_Server):
                 if receiver.status == 200 and self.command == "POST":
                     receiver.received.append(json.loads(sent))
                     receiver.headers.append(dict(self.headers))
+                    receiver.accepted.set()
                 self.send_response(receiver.status)
                 if receiver.location:
                     self.send_header("Location", receiver.location)
