@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -82,6 +83,20 @@ def test_2xx_is_delivered(status: int) -> None:
 def test_anything_else_is_a_failure_with_its_status(status: int, options: str) -> None:
     with Receiver(status=status) as server:
         assert str(status) in str(Destination(server.url + options).send(MESSAGE))
+
+
+@pytest.mark.parametrize("body, is_accepted", [(b"ok", True), (b'{"ok": false}', False), (b"<p>parked</p>", False)])
+def test_slack_must_say_that_it_has_the_message(
+    body: bytes, is_accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_: Any, **__: Any) -> requests.Response:
+        said = requests.Response()
+        said.status_code, said.raw = 200, BytesIO(body)
+        return said
+
+    monkeypatch.setattr(requests.Session, "send", answer)
+    slack = Destination("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/%23fraud")
+    assert (slack.send(MESSAGE) is None) == is_accepted
 
 
 TIMED: list[Mode] = ["drip_head", "drip_body", "no_answer", "flood_1xx"]
