@@ -2,7 +2,7 @@
 
 Which alert goes when is not decided here. Apprise's own log never leaves this module: its lines may quote a
 URL, which for chat services is the credential; what it says about a failure is returned scrubbed. What bounds a
-sending is in attempt.py, what makes text harmless in plain_text.py.
+sending is in sending.py, what makes text harmless in plain_text.py.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from urllib.parse import unquote
 
 import apprise
 
-from fraud_lakehouse.detect.attempt import Attempt, guard
 from fraud_lakehouse.detect.message import Message
 from fraud_lakehouse.detect.plain_text import inert, printable
+from fraud_lakehouse.detect.sending import Sending, guard
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.settings import Settings
 
@@ -44,7 +44,7 @@ class Destination:
             app_desc="fraud_lakehouse alerts",
             secure_logging=True,
             storage_mode=apprise.PersistentStoreMode.MEMORY,
-            service_timeout=0,  # attempt.py bounds a send: one that Apprise abandons could still arrive
+            service_timeout=0,  # sending.py bounds a send: one that Apprise abandons could still arrive
             http_redirects=False,
             allow_templates=False,
         )
@@ -71,9 +71,9 @@ class Destination:
 
         For json:// and jsons:// the payload's fields stand beside title and message in the JSON object, and the key
         is in the header Idempotency-Key as well. Other services get the text, whose last line is the key. Returns
-        within `attempt.SECONDS`, give or take a second, whatever the destination does.
+        within `sending.SECONDS`, give or take a second, whatever the destination does.
         """
-        return Attempt().run(lambda: self._notify(message))
+        return Sending().run(lambda: self._notify(message))
 
     def _notify(self, message: Message) -> str | None:
         if self._plugin.service_name == "JSON":

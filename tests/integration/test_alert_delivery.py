@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fraud_lakehouse.detect import attempt
+from fraud_lakehouse.detect import sending
 from fraud_lakehouse.detect.delivery import Delivery
 from fraud_lakehouse.detect.outbox import Backoff
 from fraud_lakehouse.lake.bronze import BronzeTable
@@ -196,7 +196,7 @@ def test_a_dead_and_a_hanging_destination_delay_no_alert_of_a_live_one(tmp_path:
 def test_hostile_destinations_delay_no_other_and_get_every_alert_once_they_are_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempt, "SECONDS", 2.0)
+    monkeypatch.setattr(sending, "SECONDS", 2.0)
     lake = Lake.at(tmp_path)
     modes: list[Mode] = ["drip_head", "drip_body", "endless_head", "no_answer", "close", "malformed", "flood_1xx"]
     with ExitStack() as stack:
@@ -230,13 +230,13 @@ def test_hostile_destinations_delay_no_other_and_get_every_alert_once_they_are_w
 
 UNFINISHED = """
 import sys
-from fraud_lakehouse.detect import attempt
+from fraud_lakehouse.detect import sending
 from fraud_lakehouse.detect.delivery import Delivery
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 
 place, *urls = sys.argv[1:]
-attempt.SECONDS = 86400.0
+sending.SECONDS = 86400.0
 delivery = Delivery(Settings(lake=place, alert_urls=urls), Lake.at(place))
 delivery.deliver_pending(wait=0.5)
 delivery.close(wait=0.1)

@@ -27,8 +27,8 @@ _CHUNK = 8 * 1024
 _END_SECONDS = 1.0  # for a plugin to notice that its connections are gone
 
 
-class Attempt:
-    """Runs one sending; `problem` is why it failed, where that is known here."""
+class Sending:
+    """Runs one attempt; `problem` is why it failed, where that is known here."""
 
     def __init__(self) -> None:
         self.problem: str | None = None
@@ -78,11 +78,11 @@ class Attempt:
                     connection.shutdown(socket.SHUT_RDWR)
 
 
-_running: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
+_running: ContextVar[Sending | None] = ContextVar("sending", default=None)
 
 
 def guard(plugin: Any) -> None:
-    """Let an Apprise plugin send only within the running attempt's bounds."""
+    """Let an Apprise plugin send only within the bounds of the attempt that runs it."""
     _watch_connections()
     throttle = plugin.throttle  # sleeps for as long as a service's answer says
     plugin.throttle = lambda last_io=None, wait=None: throttle(last_io, wait and min(wait, SECONDS))
@@ -98,8 +98,8 @@ def _watch_connections() -> None:
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     """Python reports each connection here before it is opened, whatever library opens it."""
-    if event == "socket.connect" and (attempt := _running.get()) is not None:
-        attempt.connecting(args[0])
+    if event == "socket.connect" and (sending := _running.get()) is not None:
+        sending.connecting(args[0])
 
 
 @cache
@@ -122,8 +122,8 @@ def _request(method: str, url: str, **options: Any) -> requests.Response:
     with requests.Session() as session, session.request(method, url, **{**options, **bounds}) as answer:
         if 300 <= answer.status_code < 400:
             problem = f"the destination redirects ({answer.status_code}), which is not followed: set its final address"
-            if (attempt := _running.get()) is not None:
-                attempt.problem = problem
+            if (sending := _running.get()) is not None:
+                sending.problem = problem
             raise requests.TooManyRedirects(problem, response=answer)
         content = bytearray()
         for chunk in answer.iter_content(_CHUNK):

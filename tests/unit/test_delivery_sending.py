@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 
-from fraud_lakehouse.detect import attempt
+from fraud_lakehouse.detect import sending
 from fraud_lakehouse.detect.destination import Destination
 from fraud_lakehouse.detect.message import Message
 from tests.alert_receiver import HOSTILE, Dripper, Mode, Receiver
@@ -25,7 +25,7 @@ TIMED_OUT = "no complete answer within 0.7 s"
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt, "SECONDS", 0.7)
+    monkeypatch.setattr(sending, "SECONDS", 0.7)
 
 
 @pytest.fixture
@@ -120,8 +120,8 @@ def test_a_broken_answer_is_a_failure(mode: Mode) -> None:
 @pytest.mark.parametrize("mode", ["endless_body", "compressed_bomb"])
 def test_of_a_long_answer_little_is_read_and_the_status_counts(mode: Mode) -> None:
     with Receiver(mode=mode) as server:
-        read = attempt._request("POST", server.url.replace("json", "http"), data="{}").content
-        assert len(read) == attempt.ANSWER_BYTES
+        read = sending._request("POST", server.url.replace("json", "http"), data="{}").content
+        assert len(read) == sending.ANSWER_BYTES
         assert Destination(server.url).send(MESSAGE) is None
 
 
@@ -157,7 +157,7 @@ def test_a_slow_name_server_does_not_stretch_the_attempt(monkeypatch: pytest.Mon
     answered.set()
     assert no_attempt_is_left()
     assert elsewhere.methods == [], "the attempt is over: nothing is sent any more"
-    monkeypatch.setattr(attempt, "SECONDS", PATIENCE)
+    monkeypatch.setattr(sending, "SECONDS", PATIENCE)
     assert destination.send(MESSAGE) is None, "the next one succeeds"
 
 
