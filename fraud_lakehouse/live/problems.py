@@ -15,8 +15,4 @@ def broken_models(result: BuildResult) -> dict[str, str]:
 
     A failing test is none of them: it leaves the rows where they belong, and its evidence is the check's.
     """
-    return {
-        f"model {node.name}": node.message or f"{node.status}: a model before it failed"
-        for node in result.failed
-        if node.resource_type == "model"
-    }
+    return {f"model {node.name}": node.reason for node in result.failed_models}
