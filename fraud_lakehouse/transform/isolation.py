@@ -46,7 +46,7 @@ class Graph:
 
     def unbuildable(self, failed: Collection[str]) -> list[str]:
         """Selects the failed models and what cannot be built without them."""
-        return self._selection(unbuildable(self._parents, failed)) if failed else []
+        return self._selection(unbuildable(self._parents, self._models.keys() & failed))
 
     def only_skipped(self, nodes: Sequence[NodeResult]) -> list[str]:
         """Selects models of the fast path that a build skipped though they can be built, and the views they read."""

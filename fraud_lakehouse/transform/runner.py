@@ -199,8 +199,8 @@ class Transformer:
             without: ids of models that failed before: they are left out, with those that read nothing else.
         """
         options = [*LANES[lane]]
-        if without:
-            options += [*([] if "--exclude" in options else ["--exclude"]), *self._graph.unbuildable(without)]
+        if without and (left_out := self._graph.unbuildable(without)):
+            options += [*([] if "--exclude" in options else ["--exclude"]), *left_out]
         return self.build([*options, *(["--full-refresh"] if full_refresh else [])], tests=lane not in _UNTESTED)
 
     def build(self, options: list[str], *, tests: bool = True) -> BuildResult:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,12 +35,15 @@ class ScriptedModels:
         """No change."""
         return False
 
-    def build_lane(self, lane: str) -> BuildResult:
-        """One model, named like its lane."""
+    def build_lane(self, lane: str, *, without: Collection[str] = ()) -> BuildResult:
+        """A model named like the lane, which reads `transactions`, and one of the other source that always works."""
         self.asked.append(lane)
         status = "error" if lane in self.broken else "success"
         node = NodeResult(f"model.x.{lane}", lane, "model", status, 0.1, message=self.broken.get(lane, ""))
-        return BuildResult([node], 0.1)
+        if status == "error":
+            node = replace(node, sources=("transactions",))
+        other = NodeResult(f"model.x.cards_{lane}", f"cards_{lane}", "model", "success", 0.1, rows=1)
+        return BuildResult([one for one in (node, other) if one.unique_id not in without], 0.1)
 
     def close(self) -> None:
         """Nothing to close."""
@@ -104,7 +107,11 @@ def test_failing_hot_models_are_problems_until_they_are_well_again(make: Make, m
     models.broken = {"alerts": "Binder Error: no such column", "follow": "Out of Memory"}
     with make(Backlogged(0)) as cycle:
         result = cycle.follow(cycle.run([landed("transactions", 1, 0, 1)]), is_busy=False)
-        assert result.problems == {"model alerts": "Binder Error: no such column", "model follow": "Out of Memory"}
+        waits = "(rows of transactions wait for it)"
+        assert result.problems == {
+            "model alerts": f"Binder Error: no such column {waits}",
+            "model follow": f"Out of Memory {waits}",
+        }
         assert not result.is_scored
         models.broken = {}
         cycle._alerts.due = cycle._follow.due = 0.0
