@@ -21,7 +21,7 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.problems import broken_models
-from fraud_lakehouse.live.source import Source, sources
+from fraud_lakehouse.live.source import Source, is_of_source, sources
 from fraud_lakehouse.publish.publisher import publish_features
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
@@ -102,18 +102,26 @@ class Cycle:
         self._early = DeliveryReport()  # what was delivered while the turn was waited for
         self._deliver_due = 0.0
 
-    def capture(self, *, strict: bool = False) -> list[Landed]:
-        """Land at most one micro-batch of each source, one after the other.
+    def capture(self, errors: dict[str, BaseException] | None = None) -> list[Landed]:
+        """Land at most one micro-batch of each source, one after the other; none waits for one that fails.
 
         Args:
-            strict: raise a source's error instead of noting it and going on with the others.
+            errors: takes each source's first error, after which it is left alone; without, it is asked again later.
 
         Raises:
-            GapError, SourceError: with `strict`.
+            LakeError: the lake cannot be written.
         """
         landed: list[Landed] = []
         for source in self.sources:
-            landed += source.land(self.settings.work_dir, self.settings.batch_rows, strict=strict)
+            if errors is not None and source.name in errors:
+                continue
+            try:
+                landed += source.land(self.settings.work_dir, self.settings.batch_rows, strict=errors is not None)
+            except BaseException as error:
+                if errors is None or not is_of_source(error):
+                    raise
+                log.error("%s: %s", source.name, error)  # noqa: TRY400  it is raised when the others are done
+                errors[source.name] = error
         return landed
 
     def run(self, landed: Sequence[Landed], *, is_shared: bool = False, wait: float = 0.0) -> CycleResult:
@@ -193,15 +201,20 @@ class Cycle:
     def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:
         """Run cycles until the sources are drained, then build every layer and deliver.
 
+        What fails is raised when everything that does not need it is done; at once where no source can be captured.
+
         Raises:
-            GapError, SourceError: at the first one; nothing is lost by it.
-            TransformError: a model failed; what does not read it is built and delivered.
-            PublishError: everything else is done, but features could not be published.
+            GapError, SourceError: of a source; nothing is lost by it.
+            TransformError: a model failed, or the project is refused.
+            PublishError: features could not be published.
         """
+        errors: dict[str, BaseException] = {}
         while True:
             seconds: dict[str, float] = {}
             with _timed(seconds, "capture"):
-                landed = self.capture(strict=True)
+                landed = self.capture(errors)
+            if len(errors) == len(self.sources):
+                raise next(iter(errors.values()))
             result = self.follow(self.run(landed), is_busy=bool(landed))
             report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
             if not landed:
@@ -218,6 +231,8 @@ class Cycle:
         while (told := self.delivery.deliver_pending(wait=10.0)).pending and (told.delivered or told.digested):
             pass  # a round that was under way took none of the newest: they are the next round's
         publish_features(self.settings, self.lake)
+        for error in errors.values():
+            raise error
         for build in built:
             build.raise_for_errors()
 

@@ -37,7 +37,7 @@ class NodeResult:
     @property
     def reason(self) -> str:
         """Why it failed, and whose rows wait for it."""
-        why = self.message or f"{self.status}: a model before it failed"
+        why = self.message or ("skipped: a model before it failed" if self.status == "skipped" else self.status)
         return f"{why} (rows of {', '.join(self.sources)} wait for it)" if self.sources else why
 
 
