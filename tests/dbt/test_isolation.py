@@ -18,16 +18,10 @@ from fraud_lakehouse.defs.transform import load_manifest
 from fraud_lakehouse.transform import plugin
 from fraud_lakehouse.transform.build_result import BuildResult
 from tests.dbt.cards_oracle import START
-from tests.dbt.small_lake import SmallLake, copied_project
+from tests.dbt.small_lake import SmallLake
 from tests.dbt.transactions_oracle import committed_at
+from tests.faulty_project import BAD, MODELS, FaultyProject
 
-BAD = 5000.66
-"""The amount that fails while a model has its fault."""
-FAULTY = {
-    "transactions_ledger": ("silver", "amount"),
-    "card_transactions": ("silver", "amt"),
-    "rule_velocity": ("gold", "amount"),
-}
 Alert = tuple[str, str]  # rule, transaction
 
 
@@ -42,33 +36,20 @@ class FaultyLake(SmallLake):
     """A lake over a project whose models fail on `BAD` while they have a fault; knows which alerts are due."""
 
     def __init__(self, folder: Path) -> None:
-        self.faults = folder / "faults"
-        self.faults.mkdir()
-        project = copied_project(folder)
-        for name, (layer, column) in FAULTY.items():
-            model = project / "models" / layer / f"{name}.sql"
-            has_fault = f"(select count(*) from glob('{self.faults / name}')) > 0"
-            fails = f"{column} = {BAD} and {has_fault} then error('{name} met its value') else true end"
-            model.write_text(f"{model.read_text().rstrip()}\nwhere case when {fails}\n")
-        super().__init__(folder / "lake", project)
+        self.project = FaultyProject(folder)
+        super().__init__(folder / "lake", self.project.path)
         self.begin()
 
     def begin(self) -> None:
         """An empty lake without faults, where a user came before any payment, for what is like a new process."""
         restart()
         self.clear()
-        for name in FAULTY:
-            self.mend(name)
+        for name in MODELS:
+            self.project.mend(name)
         self.number = 0
         self.due: set[Alert] = set()
         user = {"user_id": 1, "name": "n", "_op": "c", "_lsn": 1, "_seq": 1, "_committed_at": committed_at(1)}
         self.land("users", [user])
-
-    def fail(self, model: str) -> None:
-        (self.faults / model).touch()
-
-    def mend(self, model: str) -> None:
-        (self.faults / model).unlink(missing_ok=True)
 
     def pay(self, *amounts: float) -> None:
         """Payments of the bank, each by a user of its own that does not exist."""
@@ -149,7 +130,7 @@ def error_ids(result: BuildResult) -> list[str]:
 def test_a_ledger_that_fails_stops_no_card_alert(lake: FaultyLake, *, is_warm: bool) -> None:
     if is_warm:
         lake.warm()
-    lake.fail("transactions_ledger")
+    lake.project.fail("transactions_ledger")
     lake.pay(BAD, 50.0)
     bank = lake.owed()
     lake.swipe(5000.0)
@@ -168,7 +149,7 @@ def test_a_ledger_that_fails_stops_no_card_alert(lake: FaultyLake, *, is_warm: b
         assert bool(plugin.calls) == (number < 2), "dbt is needed no longer"
     assert failed(lake.cycle()) == {"transactions_ledger": ["transactions"]}, "it still fails"
     assert lake.owed() == bank
-    lake.mend("transactions_ledger")
+    lake.project.mend("transactions_ledger")
     assert not lake.cycle().failed
     assert lake.owed() == set()
     lake.warm()
@@ -176,7 +157,7 @@ def test_a_ledger_that_fails_stops_no_card_alert(lake: FaultyLake, *, is_warm: b
 
 def test_card_transactions_that_fail_stop_no_alert_of_the_bank(lake: FaultyLake) -> None:
     lake.warm()
-    lake.fail("card_transactions")
+    lake.project.fail("card_transactions")
     lake.swipe(BAD)
     cards = lake.owed()
     lake.pay(5000.0)
@@ -185,7 +166,7 @@ def test_card_transactions_that_fail_stop_no_alert_of_the_bank(lake: FaultyLake)
     assert failed(result)["card_transactions"] == ["card_transactions"]
     assert {table for tables in failed(result).values() for table in tables} == {"card_transactions"}
     assert lake.owed() == cards
-    lake.mend("card_transactions")
+    lake.project.mend("card_transactions")
     assert not lake.cycle().failed
     assert lake.owed() == set()
 
@@ -194,7 +175,7 @@ def test_card_transactions_that_fail_stop_no_alert_of_the_bank(lake: FaultyLake)
 def test_a_rule_that_fails_stops_no_other_rule(lake: FaultyLake, *, is_warm: bool) -> None:
     if is_warm:
         lake.warm()
-    lake.fail("rule_velocity")
+    lake.project.fail("rule_velocity")
     lake.pay(BAD, 50.0)
     lake.swipe(5000.0)
     velocity = {alert for alert in lake.owed() if alert[0] == "velocity"}
@@ -211,7 +192,7 @@ def test_a_rule_that_fails_stops_no_other_rule(lake: FaultyLake, *, is_warm: boo
     lake.swipe(20.0)  # a build that records no alert keeps where the rule stopped too
     lake.cycle(without=error_ids(result))
     assert failed(lake.cycle()).keys() == {"rule_velocity"}
-    lake.mend("rule_velocity")
+    lake.project.mend("rule_velocity")
     assert not lake.cycle().failed
     assert lake.owed() == set()
     lake.warm()
@@ -219,7 +200,7 @@ def test_a_rule_that_fails_stops_no_other_rule(lake: FaultyLake, *, is_warm: boo
 
 def test_where_a_failing_rule_stopped_survives_the_process(lake: FaultyLake) -> None:
     lake.warm()
-    lake.fail("rule_velocity")
+    lake.project.fail("rule_velocity")
     lake.swipe(BAD)
     result = lake.cycle()
     for _ in range(2):
@@ -228,29 +209,29 @@ def test_where_a_failing_rule_stopped_survives_the_process(lake: FaultyLake) -> 
     restart()
     lake.swipe(20.0)
     assert failed(lake.cycle()).keys() == {"rule_velocity"}
-    lake.mend("rule_velocity")
+    lake.project.mend("rule_velocity")
     lake.cycle()
     assert lake.owed() == set()
 
 
 def test_a_ledger_and_a_rule_that_fail_together_leave_the_other_rules_of_the_cards(lake: FaultyLake) -> None:
     lake.warm()
-    lake.fail("transactions_ledger")
-    lake.fail("rule_velocity")
+    lake.project.fail("transactions_ledger")
+    lake.project.fail("rule_velocity")
     lake.pay(BAD)
     lake.swipe(BAD)
     owed = lake.owed()
     assert {"transactions_ledger", "rule_velocity"} <= failed(lake.cycle()).keys()
-    lake.mend("transactions_ledger")
+    lake.project.mend("transactions_ledger")
     lake.cycle()
     assert lake.owed() == {alert for alert in owed if alert[0] == "velocity"}
-    lake.mend("rule_velocity")
+    lake.project.mend("rule_velocity")
     lake.cycle()
     assert lake.owed() == set()
 
 
 def test_a_dagster_run_records_and_reports_what_does_not_read_the_failed_model(lake: FaultyLake) -> None:
-    lake.fail("transactions_ledger")
+    lake.project.fail("transactions_ledger")
     lake.pay(BAD)
     bank = lake.owed()
     lake.swipe(5000.0)
@@ -279,7 +260,7 @@ def test_a_dagster_run_records_and_reports_what_does_not_read_the_failed_model(l
     hot += ["silver/transactions_ledger", "silver/card_transactions"]
     lake.swipe(5000.0)
     assert "gold/alerts" in built(run(*hot)) and lake.owed() == bank, "some models, chosen by hand"
-    lake.mend("transactions_ledger")
+    lake.project.mend("transactions_ledger")
     assert run(*hot).success and lake.owed() == set()
 
 
