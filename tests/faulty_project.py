@@ -12,6 +12,7 @@ MODELS = {
     "transactions_ledger": ("silver", "amount"),
     "card_transactions": ("silver", "amt"),
     "rule_velocity": ("gold", "amount"),
+    "user_avg": ("gold", "avg_amount"),
 }
 
 

@@ -24,6 +24,7 @@ from fraud_lakehouse.transform.build_result import (
     reason,
 )
 from fraud_lakehouse.transform.isolation import Graph
+from fraud_lakehouse.transform.lanes import LANES, NO_TESTS, NO_UNIT_TESTS, UNTESTED, options_of
 from fraud_lakehouse.transform.program import Program
 from fraud_lakehouse.transform.project import Preparation, PreparedProject, dbt_arguments, write_profile
 from fraud_lakehouse.transform.thread_pools import end_pools
@@ -38,19 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LANES = {
-    "hot": ["--select", "tag:hot"],
-    "alerts": ["--select", "+alerts,tag:hot"],
-    "follow": ["--select", "tag:hot", "--exclude", "+alerts"],
-    "replica": ["--select", "tag:replica"],
-    "features": ["--select", "tag:features"],
-    "rest": ["--exclude", "tag:hot"],
-    "hot_tests": ["--select", "tag:hot", "--resource-type", "test"],
-    "all": [],
-}
-_NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
-_NO_TESTS = (*_NO_UNIT_TESTS, "--exclude-resource-type", "test")
-_UNTESTED = ("hot", "alerts", "follow")
 _QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats", "--no-write-json"]
 REHEARSE_SECONDS = 30.0  # until a project whose rehearsal failed is rehearsed again: a table may have been to blame
 _IN_PROCESS = threading.Lock()  # dbt keeps one adapter per process
@@ -198,10 +186,8 @@ class Transformer:
         Args:
             without: ids of models that failed before: they are left out, with those that read nothing else.
         """
-        options = [*LANES[lane]]
-        if without and (left_out := self._graph.unbuildable(without)):
-            options += [*([] if "--exclude" in options else ["--exclude"]), *left_out]
-        return self.build([*options, *(["--full-refresh"] if full_refresh else [])], tests=lane not in _UNTESTED)
+        left_out = self._graph.unbuildable(without) if without else []
+        return self.build(options_of(lane, left_out, full_refresh=full_refresh), tests=lane not in UNTESTED)
 
     def build(self, options: list[str], *, tests: bool = True) -> BuildResult:
         """Run `dbt build` with these options; unit tests belong to pytest and are left out.
@@ -216,7 +202,7 @@ class Transformer:
             self.reload()
         from fraud_lakehouse.transform import plugin
 
-        command = ["build", *options, *(_NO_UNIT_TESTS if tests else _NO_TESTS)]
+        command = ["build", *options, *(NO_UNIT_TESTS if tests else NO_TESTS)]
         started = time.monotonic()
         plugin.failures.clear()
         with _IN_PROCESS:
@@ -231,7 +217,7 @@ class Transformer:
     def _build_skipped(self, nodes: list[NodeResult]) -> list[NodeResult]:
         """Build what was only skipped (transform/isolation.py); the results of all builds."""
         while selected := self._graph.only_skipped(nodes):
-            built = self._build(["build", "--select", *selected, *_NO_TESTS], recorded=False)
+            built = self._build(["build", "--select", *selected, *NO_TESTS], recorded=False)
             nodes = list({node.unique_id: node for node in [*nodes, *built]}.values())
             if all(node.ok for node in built):
                 break
@@ -327,7 +313,7 @@ class Transformer:
         with _IN_PROCESS:
             plugin.rehearsal = rehearsal
             try:
-                return self._run(["build", *options, *_NO_TESTS], project, manifest)
+                return self._run(["build", *options, *NO_TESTS], project, manifest)
             finally:
                 plugin.rehearsal = None
 

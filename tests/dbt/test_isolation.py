@@ -230,6 +230,21 @@ def test_a_ledger_and_a_rule_that_fail_together_leave_the_other_rules_of_the_car
     assert lake.owed() == set()
 
 
+def test_a_table_of_one_source_that_fails_stops_no_replica_of_the_other(lake: FaultyLake) -> None:
+    lake.pay(BAD)
+    lake.swipe(5000.0)
+    assert not lake.transformer.build_lane("hot").failed
+    lake.project.fail("user_avg")
+    result = lake.transformer.build_lane("replica")
+    assert failed(result) == {"user_avg": ["transactions"], "transaction_anomalies": ["transactions", "users"]}
+    for table in ("user_trans_amt_last_360min", "daily_report"):
+        assert lake.rows("gold", table), table
+    assert lake.rows("silver", "transactions")
+    lake.project.mend("user_avg")
+    assert not lake.transformer.build_lane("replica").failed
+    assert lake.rows("gold", "user_avg")[0]["avg_amount"] == BAD
+
+
 def test_a_dagster_run_records_and_reports_what_does_not_read_the_failed_model(lake: FaultyLake) -> None:
     lake.project.fail("transactions_ledger")
     lake.pay(BAD)
