@@ -64,15 +64,21 @@ def test_a_rebuild_gives_what_incremental_builds_gave(
     monkeypatch.setattr(Ingestion, "at", datetime(2026, 1, 1, tzinfo=UTC))
     rng = random.Random(seed)
     commits = 0
+    older = 3 * seed  # commits of a lake from before they were numbered: they count as their clock had them
     for rows in landings(vectors_oracle.random_payments(seed + 60, count=160, partitions=2), rng):
-        lake.land("card_transactions", rows)
+        with monkeypatch.context() as patched:
+            if commits < older:
+                patched.setattr(bronze, "_is_numbered", lambda _: False)
+            lake.land("card_transactions", rows)
         build(lake)
-        Ingestion.at += timedelta(seconds=rng.choice(STEPS))
+        Ingestion.at += timedelta(seconds=30 if commits < older else rng.choice(STEPS))
         commits += 1
         if commits % 4 == 0:
             check_rebuild(lake)
     check_rebuild(lake)
     assert commits > 4
+    numbered = [row["_commit"] for row in lake.rows("bronze", "card_transactions") if row["_commit"] is not None]
+    assert max(numbered) == commits - older
     assert len(lake.rows("silver", "card_transactions_late")) > 0
     assert len(lake.rows("silver", "card_transactions")) < len(lake.rows("bronze", "card_transactions"))
 
