@@ -71,7 +71,8 @@ def evaluate_excluded_values(
     counts, examples = pl.collect_all(
         [rows.select(pl.col(AMOUNT).sum(), pl.col(TIME).sum()), rows.select(*shown, AMOUNT, TIME).head(EXAMPLES)]
     )
-    return ExcludedValues(since, until, *counts.row(0), tuple(_example(row) for row in examples.iter_rows()))
+    amounts, times = counts.row(0)
+    return ExcludedValues(since, until, amounts, times, tuple(_example(row) for row in examples.iter_rows()))
 
 
 def _example(row: tuple[Any, ...]) -> dict[str, str | None]:

@@ -157,7 +157,11 @@ class IdlePartitions:
 def newest_of(handle: DeltaTable, topic: str, seconds: float, max_future: float) -> Newest | None:
     """The newest landing of a topic's readable records, and the newest event time of those of the last `seconds`.
 
-    Event times that models exclude (dbt_project/macros/excluded.sql) are left out: `max_future` is FRAUD_MAX_FUTURE. Most files are left unread where their statistics say when their rows landed.
+    Event times that models exclude (dbt_project/macros/excluded.sql) are left out. Most files are left unread where their
+    statistics say when their rows landed.
+
+    Args:
+        max_future: FRAUD_MAX_FUTURE.
     """
     actions = pl.DataFrame(handle.get_add_actions(flatten=True))
     stated = f"max.{INGESTED_AT}"
@@ -165,9 +169,8 @@ def newest_of(handle: DeltaTable, topic: str, seconds: float, max_future: float)
         landed = pl.col(stated).cast(UTC_MICROSECONDS)
         near = landed >= landed.max() - timedelta(seconds=seconds) - _TRUNCATED
         paths = actions.filter(near.fill_null(value=True))["path"]
-        if found := _newest_in(
-            handle, [f"{table_root(handle)}/{unquote(path)}" for path in paths], topic, seconds, max_future
-        ):
+        files = [f"{table_root(handle)}/{unquote(path)}" for path in paths]
+        if found := _newest_in(handle, files, topic, seconds, max_future):
             return found
     return _newest_in(handle, data_files(handle), topic, seconds, max_future)
 
