@@ -33,7 +33,7 @@ def uncaptured_heirs(connection: psycopg.Connection[Any], oids: Collection[int])
     for parent, oid, schema, table in connection.execute(_HEIRS, {"oids": list(oids)}).fetchall():
         name = f"{schema}.{table}"
         error = SourceTableError(
-            f"table {name} inherits from {parent} and is not captured: bronze lacks its rows, which queries of {parent} show",
+            f"table {name} inherits from {parent} and is not captured: queries of {parent} show its rows, bronze not",
             f"name {name} in FRAUD_POSTGRES_TABLES, beside {parent} and the others: it becomes a table of its own",
         )
         found.setdefault(oid, Refusal(name, error, oid=oid, is_asked_for=False))
