@@ -109,9 +109,9 @@ def test_a_live_process_of_postgres_alone_survives_a_lost_slot(
     assert gaps == ["registered", "snapshot", "slot_lost", "resync_started", "resync"]
 
 
-@pytest.mark.kafka
-def test_a_live_process_of_kafka_alone_goes_on_with_a_topic_made_anew(kafka: Broker, tmp_path: Path) -> None:
-    topic = kafka.new_topic()
+@pytest.mark.apache_kafka
+def test_a_live_process_of_kafka_alone_goes_on_with_a_topic_made_anew(apache_kafka: Broker, tmp_path: Path) -> None:
+    kafka, topic = apache_kafka, apache_kafka.new_topic()
     settings = load_settings(lake=str(tmp_path / "lake"), kafka_bootstrap_servers=kafka.bootstrap, kafka_topic=topic)
 
     def cards() -> list[str]:
