@@ -16,6 +16,7 @@ from fraud_lakehouse.defs.contract_checks import contract_checks, contracted_tab
 from fraud_lakehouse.defs.excluded_values import excluded_checks
 from fraud_lakehouse.defs.late_rows import late_check
 from fraud_lakehouse.defs.live_run import live_job
+from fraud_lakehouse.defs.open_transactions import transactions_check
 from fraud_lakehouse.defs.published import published_assets
 from fraud_lakehouse.defs.report import report_schedule
 from fraud_lakehouse.defs.resources import Parts, lakehouse_resource
@@ -63,6 +64,7 @@ def build_definitions(
             late_check(),
             *excluded_checks(),
             *slot_check(settings),
+            *transactions_check(settings),
         ],
         jobs=[
             dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."),

@@ -8,7 +8,9 @@ The JSON object (keys may be added, none is removed):
     else the age of the newest landed row; error: why the source did not answer, else null;
     PostgreSQL also has retained_bytes (WAL the slot keeps on the server), wal_status and slot_health: {level: ok,
     warning or error, reasons, used_share, limit_bytes, safe_bytes, inactive_seconds, ...} (detect/slot_health.py), and
-    left_out: [{table, problem, fix}], the tables asked for that cannot be captured as they are now
+    left_out: [{table, problem, fix}], the tables asked for that cannot be captured as they are now;
+    Kafka also has open_transactions: [{partition, last_stable_offset, high_watermark, waiting: records between them,
+    open_seconds: null where records have no time, hanging: open for too long, problem, fix}]
   layers: {bronze|silver|gold: [{table, rows, version, freshness_seconds, error}]}: seconds since rows last changed
   alerts: {open, by_rule, by_severity, undelivered, destinations: [{destination, pending, failures, error}]}
     undelivered: alerts that at least one configured destination has not got; failures: in a row, up to now
@@ -46,6 +48,7 @@ from fraud_lakehouse.detect.behind import live_state
 from fraud_lakehouse.detect.contracts import REQUIRED
 from fraud_lakehouse.detect.deliveries import TABLE as DELIVERIES
 from fraud_lakehouse.detect.destination import destinations
+from fraud_lakehouse.detect.open_transactions import assess as assess_transactions
 from fraud_lakehouse.detect.outbox import ALERTS, Outbox
 from fraud_lakehouse.detect.slot_health import assess
 from fraud_lakehouse.lake.audit import IDENTITY_EVENTS
@@ -80,6 +83,7 @@ class SourceStatus:
     wal_status: str | None = None
     slot_health: dict[str, Any] | None = None
     left_out: list[dict[str, str]] = field(default_factory=list)
+    open_transactions: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -114,8 +118,8 @@ def collect(settings: Settings) -> Status:
         allowed = settings.slot_retained_bytes
         questions.append((SourceStatus("postgres"), lambda found: _ask_postgres(found, postgres, landed, allowed)))
     if settings.kafka_bootstrap_servers is not None:
-        kafka, topic = KafkaCapture(settings), settings.kafka_topic
-        questions.append((SourceStatus("kafka"), lambda found: _ask_kafka(found, kafka, topic, landed)))
+        kafka = KafkaCapture(settings)
+        questions.append((SourceStatus("kafka"), lambda found: _ask_kafka(found, kafka, settings, landed)))
     asked = [threading.Thread(target=_answer, args=question, daemon=True) for question in questions]
     for thread in asked:
         thread.start()
@@ -215,8 +219,9 @@ def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed
         found.lag_seconds = _age(since) if found.lag_bytes else 0.0
 
 
-def _ask_kafka(found: SourceStatus, capture: KafkaCapture, topic: str, landed: _Landed) -> None:
-    identity, last = landed.identity("kafka", topic), landed.last_batch("kafka")
+def _ask_kafka(found: SourceStatus, capture: KafkaCapture, settings: Settings, landed: _Landed) -> None:
+    identity, last = landed.identity("kafka", settings.kafka_topic), landed.last_batch("kafka")
+    bootstrap = settings.kafka_bootstrap_servers or ""
     table = landed.lake.open(*_CARDS) if identity and landed.lake.exists(*_CARDS) else None
     found.last_batch = _shown(last)
 
@@ -228,6 +233,8 @@ def _ask_kafka(found: SourceStatus, capture: KafkaCapture, topic: str, landed: _
     positions(landed.app_ids(f"{identity}:"))
     with capture:
         found.lag_rows = capture.lag(positions(capture.partitions())).rows
+        transactions = assess_transactions(capture.open_transactions(), settings.kafka_transaction_seconds, bootstrap)
+    found.open_transactions = [one.evidence() for one in transactions]
     found.lag_seconds = 0.0 if found.lag_rows == 0 else _age(last["newest_committed_at"]) if last else None
 
 

@@ -148,8 +148,9 @@ class PostgresCapture:
         self._link.run(check_server)
         self._link.run(lambda connection: check_publication(connection, self._slot.publication))
         self.tables()
-        if every_table and self.refused:
-            raise self.refused[0].error
+        missing = [refusal for refusal in self.refused if refusal.is_asked_for]
+        if every_table and missing:
+            raise missing[0].error
         self._link.run(lambda connection: check_slot(connection, self._slot, position))
 
     def new_tables(self) -> list[TableInfo]:

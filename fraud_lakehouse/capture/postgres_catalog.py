@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
+from fraud_lakehouse.capture.postgres_inheritance import uncaptured_heirs
 from fraud_lakehouse.capture.postgres_membership import MEMBER, joins
 from fraud_lakehouse.capture.postgres_names import bronze_names, column_names
 from fraud_lakehouse.capture.postgres_refusal import Refusal, Standing, refusal_of
@@ -125,6 +126,7 @@ select n.nspname, c.relname, c.oid::int8, c.relreplident::text, c.relpersistence
        has_schema_privilege(n.oid, 'usage'), has_table_privilege(c.oid, 'select'),
        coalesce(p.pubname, ''), coalesce(p.pubviaroot, true), ({member}) is not null,
        coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') is not null,
+       coalesce(p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate, true),
        coalesce(pg_has_role(p.pubowner, 'usage') and pg_has_role(c.relowner, 'usage'), false)
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
@@ -188,6 +190,7 @@ def discover(connection: psycopg.Connection[Any], configured: Sequence[str], pub
     columns, left_out = _columns(connection, list(names), publication)
     roots = [row[2] for row in rows if row[5] == "p"]
     shapes = read_shapes(connection, {row[2]: row[6] or () for row in rows}, roots)
+    refused += uncaptured_heirs(connection, list(names))
     tables = []
     for schema, table, oid, identity, persistence, kind, key, *rights in rows:
         own = {column.source_name: column.name for column in columns.get(oid, ())}

@@ -9,6 +9,26 @@ class PostgresUnreachableError(SourceError):
     """No connection: wrong host or port, server down, no route, or it does not admit us at all."""
 
 
+class PostgresStartingError(PostgresUnreachableError):
+    """The server is starting up or shutting down: it will pass."""
+
+
+class PostgresTlsError(PostgresUnreachableError):
+    """No connection by TLS: a certificate does not fit, or one side does not want it."""
+
+
+class PostgresPoolerError(SourceError):
+    """A connection pooler stands between us and the server."""
+
+
+class PostgresStandbyError(SourceError):
+    """The server is a standby: it has no slot of ours."""
+
+
+class PostgresReadOnlyError(SourceError):
+    """The server lets this user's sessions write nothing, and a publication is to be made or changed."""
+
+
 class PostgresLoginError(SourceError):
     """The server refuses the user or the password."""
 
@@ -35,6 +55,10 @@ class SlotInUseError(SourceError):
 
 class SourceBusyError(SourceError):
     """Somebody else's open transaction or lock is in the way; it will pass."""
+
+
+class ServerLimitError(SourceBusyError):
+    """The server has no connection, replication connection, replication slot or disk left; it is tried again."""
 
 
 class FieldTooLargeError(SourceError):

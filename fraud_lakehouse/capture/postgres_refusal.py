@@ -26,6 +26,7 @@ class Refusal:
         name: its bronze table; empty where the source has no such table.
         oid: 0 where the source has no such table.
         in_log: whether it is published: the log has changes of it, which are passed over while it is left out.
+        is_asked_for: whether the settings name it; without, even a first start goes on without it.
     """
 
     table: str
@@ -33,6 +34,7 @@ class Refusal:
     name: str = ""
     oid: int = 0
     in_log: bool = False
+    is_asked_for: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Standing:
         via_root: whether the publication names the roots of partitions.
         published: whether the table is in it.
         filtered: whether it is there with a row filter or a column list.
+        is_complete: whether the publication publishes every operation.
         may_publish: whether the user may add it.
     """
 
@@ -59,6 +62,7 @@ class Standing:
     via_root: bool
     published: bool
     filtered: bool
+    is_complete: bool
     may_publish: bool
 
 
@@ -106,9 +110,19 @@ def _errors(info: TableInfo, standing: Standing) -> Iterator[SourceError]:
         yield from _publication_errors(info, standing, table)
 
 
+def incomplete_error(publication: str) -> SourceTableError:
+    """The error for a publication that leaves operations out."""
+    return SourceTableError(
+        f"publication {publication} does not publish every operation",
+        f"ALTER PUBLICATION {quoted(publication)} SET (publish = 'insert, update, delete, truncate')",
+    )
+
+
 def _publication_errors(info: TableInfo, standing: Standing, table: str) -> Iterator[SourceError]:
     publication = quoted(standing.publication)
     only = "" if info.partitioned else "ONLY "
+    if not standing.is_complete:
+        yield incomplete_error(standing.publication)
     if standing.filtered:
         yield SourceTableError(
             f"publication {standing.publication} has a row filter or a column list for {info.source_name}",

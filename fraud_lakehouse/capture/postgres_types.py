@@ -30,12 +30,23 @@ _FIXED: dict[int, pl.DataType] = {
     _TIMESTAMPTZ: pl.Datetime("us", "UTC"),
 }
 
-SESSION_OPTIONS = (
-    "-c datestyle=ISO,YMD -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex"
-    " -c search_path=pg_catalog -c xmlbinary=base64 -c quote_all_identifiers=off"
-    " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-)
+SESSION_SETTINGS = {
+    "datestyle": "ISO,YMD",
+    "intervalstyle": "postgres",
+    "timezone": "UTC",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "search_path": "pg_catalog",
+    "xmlbinary": "base64",
+    "quote_all_identifiers": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
 """Settings of a session whose values this module can read, and which no role's time limit cuts off."""
+SESSION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
+SESSION_LIMITS = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
+"""Further time limits, off in a session, with the server's first version that has them."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, writer_lock
 
 if TYPE_CHECKING:
+    from fraud_lakehouse.detect.open_transactions import TransactionHealth
     from fraud_lakehouse.detect.slot_health import SlotHealth
     from fraud_lakehouse.lake.ingest import Landed
     from fraud_lakehouse.live import CycleResult
@@ -97,6 +98,12 @@ def _slot_health(settings: Settings) -> SlotHealth:
         return assess(found, allowed, None)
 
 
+def _open_transactions(settings: Settings) -> Sequence[TransactionHealth]:
+    from fraud_lakehouse.detect.open_transactions import look
+
+    return look(settings)
+
+
 Repeat = Callable[["Settings", Callable[[], bool], Callable[[], bool], Callable[["CycleResult"], None]], None]
 
 
@@ -109,6 +116,7 @@ class Parts:
     repeat: Repeat = field(default=_repeat)
     look: Callable[[str, Settings], NewData | None] = field(default=new_data)
     slot: Callable[[Settings], SlotHealth] = field(default=_slot_health)
+    transactions: Callable[[Settings], Sequence[TransactionHealth]] = field(default=_open_transactions)
     publish: Callable[[Settings, Lake], Sequence[Published]] = field(default=_publish)
 
 

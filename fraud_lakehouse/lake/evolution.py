@@ -98,7 +98,8 @@ def _unpublished(table: BronzeTable, member: str | None) -> str | None:
     if member is None:
         return "the publication has it no more"
     known = table.properties.get(MEMBER_PROPERTY)  # a table of an older lake has none
-    return None if known in (None, member) else "it was out of the publication for a while"
+    is_same = known in (None, member) or member.startswith(f"{known}/")  # an older lake knows less of the publication
+    return None if is_same else "it was out of the publication, or the publication was altered"
 
 
 def _source_columns(table: BronzeTable) -> dict[str, pl.DataType]:

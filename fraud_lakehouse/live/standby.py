@@ -32,7 +32,6 @@ def run_live(
         is_over: whether the time of this process is over: it then ends as soon as a successor stands by, not before.
 
     Raises:
-        GapError: every source has stopped and needs a person.
         LakeError: the lake cannot be written.
     """
     # The process beside is waited for last: the build it is in would keep the successor for seconds from the turn, and

@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 
 from fraud_lakehouse.capture.postgres_retention import Retention
-from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
@@ -96,7 +95,7 @@ class Stand:
     settings: Settings
     builder: ScriptedBuilder
     ingests: dict[str, ScriptedIngest]
-    new: dict[str, NewData | Exception]
+    new: dict[str, Any]
     retention: list[Retention]
 
     def sensor(self, name: str) -> dg.SensorDefinition:

@@ -20,7 +20,7 @@ from fraud_lakehouse.errors import LakehouseError, SettingsError, SourceError
 from fraud_lakehouse.settings import Settings
 from tests.integration.replayed import Replayed
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 Open = Callable[..., PostgresCapture]
 
 
@@ -85,7 +85,9 @@ def test_preflight_names_missing_rights(database: str, source: psycopg.Connectio
 
 
 def test_preflight_names_a_wrong_wal_level(postgres: EmbeddedPostgres) -> None:
-    with EmbeddedPostgres(postgres.home / "replica", fsync=False, settings={"wal_level": "replica"}) as server:
+    with EmbeddedPostgres(
+        postgres.home / "replica", fsync=False, settings={"wal_level": "replica"}, binaries=postgres.binaries
+    ) as server:
         capture = PostgresCapture(Settings(postgres_dsn=server.dsn))
         assert "wal_level is replica" in failure(capture, WalLevelError)
         capture.close()

@@ -17,7 +17,7 @@ from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status import collect, render
 from tests.integration.test_resync import audited, bronze, land, settings_of, state
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status import collect
 from tests.integration.tls_front import TlsFront, make_certificate
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
