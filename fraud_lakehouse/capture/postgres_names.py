@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,199}")
 _OWN_PREFIX = "_lake_"
 _TAKEN = (
+    "_delta_log",
     "card_transactions",
     "card_transactions_late",
     "transactions_history",
