@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import psycopg
 from psycopg import conninfo, errors, pq
+from psycopg.adapt import Buffer, Loader
 
 from fraud_lakehouse.capture.postgres_errors import (
     DatabaseMissingError,
@@ -58,7 +59,7 @@ class PostgresConnector:
         """A connection in autocommit mode, UTC, UTF-8.
 
         Args:
-            replication: speak the replication protocol (logical, `replication=database`).
+            replication: speak the replication protocol (logical, `replication=database`); text comes as it is stored.
 
         Raises:
             SourceError: the subclass that names what is wrong.
@@ -75,9 +76,14 @@ class PostgresConnector:
         if replication:
             parameters["replication"] = "database"
         try:
-            return psycopg.connect(**parameters, autocommit=True)
+            connection = psycopg.connect(**parameters, autocommit=True)
         except psycopg.Error as error:
             raise self._explain(error) from None
+        for kind in ("text", "name", "varchar"):
+            connection.adapters.register_loader(kind, _TextLoader)
+        if replication:
+            send_raw_text(connection)
+        return connection
 
     def scrub(self, text: str) -> str:
         """The text without our password."""
@@ -129,6 +135,36 @@ class PostgresConnector:
             f"PostgreSQL at {self.place} cannot be reached: {words}",
             "check host and port in FRAUD_POSTGRES_DSN and that the server runs",
         )
+
+
+class _TextLoader(Loader):
+    """Text as UTF-8; bytes that are not (names in a SQL_ASCII database) are kept as lone surrogates."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="surrogateescape")
+
+
+def send_raw_text(connection: psycopg.Connection[Any]) -> bool:
+    """Have a SQL_ASCII database send its bytes as they are: to a UTF-8 client it refuses those that are not UTF-8.
+
+    Returns:
+        whether it is such a database.
+    """
+    is_ascii = connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+    if is_ascii and connection.info.parameter_status("client_encoding") != "SQL_ASCII":
+        connection.pgconn.exec_(b"set client_encoding to sql_ascii")
+    return is_ascii
+
+
+@contextmanager
+def raw_text(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """As `send_raw_text`, for the length of the block: identifiers in statements are UTF-8 outside of it."""
+    is_ascii = send_raw_text(connection)
+    try:
+        yield
+    finally:
+        if is_ascii and connection.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
+            connection.pgconn.exec_(b"set client_encoding to utf8")
 
 
 def is_lost(error: psycopg.Error) -> bool:

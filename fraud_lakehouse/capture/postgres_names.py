@@ -62,5 +62,15 @@ def column_names(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str
     return result
 
 
+def is_text(name: str) -> bool:
+    """Whether a name as the catalog gives it is UTF-8."""
+    return name.isascii() or name == shown(name)
+
+
+def shown(name: str) -> str:
+    """A name, with a backslash, x and two digits for each byte that is not UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def _told_apart(name: str, whole: str) -> str:
     return f"{name}_{hashlib.sha256(whole.encode()).hexdigest()[:6]}"
