@@ -6,7 +6,7 @@ next to nothing. Values are those of the types' own send and output functions, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,7 @@ class BlockReader:
         outputs = {oid: sql.Identifier(*name) for oid, *name in reader.execute(_OUTPUT, [oids])}
         return cls(reader, table, outputs) if outputs.keys() == set(oids) else None
 
-    def pieces(self, max_rows: int, max_bytes: int) -> Iterator[Piece]:
+    def pieces(self, max_rows: int, max_bytes: int) -> Generator[Piece]:
         """All rows in the order of their place.
 
         A piece has at most `max_rows` rows and `max_bytes` bytes, or is a single range of blocks.

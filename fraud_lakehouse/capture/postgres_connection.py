@@ -21,7 +21,7 @@ from fraud_lakehouse.capture.postgres_errors import (
 from fraud_lakehouse.capture.postgres_types import SESSION_OPTIONS
 from fraud_lakehouse.errors import SettingsError, SourceError
 
-_CHUNK_ROWS = 256  # a row may be large: 64 MB a value are 16 GB of these
+_CHUNK_ROWS = 16  # rows may be large; smaller results cost no more
 _CHUNKED_SINCE = 170000  # libpq; before, a row is a result of its own
 
 
@@ -251,6 +251,21 @@ def end_copy(connection: psycopg.Connection[Any]) -> None:
     while (ended := _next_result(connection, None)) is not None:
         if ended.status == pq.ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(ended, encoding="utf-8")
+
+
+def abandon(connection: psycopg.Connection[Any]) -> None:
+    """Cancel the query under way, if there is one, and read what is left of its answer.
+
+    Raises:
+        psycopg.OperationalError: the connection broke.
+    """
+    raw = connection.pgconn
+    if raw.transaction_status != pq.TransactionStatus.ACTIVE:
+        return
+    raw.get_cancel().cancel()
+    while (result := _next_result(connection, None)) is not None:
+        while result.status == pq.ExecStatus.COPY_OUT and raw.get_copy_data(0)[0] > 0:
+            pass
 
 
 def _next_result(connection: psycopg.Connection[Any], deadline: float | None) -> pq.abc.PGresult | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -29,7 +29,7 @@ def copy_lines(
     max_bytes: int,
     max_field_bytes: int,
     where: sql.Composable | None = None,
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """Rows in the text format of COPY (no raw tab or newline inside a field), in bounded pieces.
 
     Args:
