@@ -28,7 +28,7 @@ LEFT_OUT_PROPERTY = "fraud_lakehouse.left_out"
 MEMBER_PROPERTY = "fraud_lakehouse.publication"
 """The table's membership in the publication since when the log has told all of its changes."""
 INELIGIBLE_PROPERTY = "fraud_lakehouse.ineligible"
-"""JSON object {problem, fix, tried_at}: why changes of the table are left out; empty after the resync that made them good."""
+"""JSON object {problem, fix, tried_at}: why changes of the table are left out; empty once a resync made them good."""
 
 
 @dataclass(frozen=True)

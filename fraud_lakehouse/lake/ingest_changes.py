@@ -20,6 +20,7 @@ from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_changes import Changes
 from fraud_lakehouse.capture.postgres_errors import TableFailedError, one_table
+from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.lake.batches import Batch, Batches
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.evolution import Ineligible, adapt
@@ -89,12 +90,16 @@ class ChangeIngest:
             ConcurrentWriterError, LakeError: it could not be recorded.
         """
         info = next((info for info in self.capture.seen_tables if info.name == failed.name), None)
+        before = None
         if info is not None:
             table = self.table(info)
             table.discard()
+            before = Ineligible.of(table.properties)
             Ineligible(failed.problem, failed.fix).record(table)
         self.waiting.add(failed.oid)
-        log.warning("not captured until it is mended: %s", failed, exc_info=failed.__cause__)
+        if before is None or before.problem != failed.problem:
+            cause = None if isinstance(failed.__cause__, SourceError) else failed.__cause__
+            log.warning("not captured until it is mended: %s", failed, exc_info=cause)
 
     def refresh(self) -> None:
         """See what other writers committed to the tables."""
