@@ -24,6 +24,7 @@ from fraud_lakehouse.defs.bronze import SETTING, bronze_key, configured
 from fraud_lakehouse.defs.capture_check import LiveCaptureChecks
 from fraud_lakehouse.defs.checks import alert_evaluations
 from fraud_lakehouse.defs.contract_checks import ContractRounds
+from fraud_lakehouse.defs.ineligible_tables import tables_evaluation
 from fraud_lakehouse.defs.late_rows import late_evaluation
 from fraud_lakehouse.defs.metadata import landed_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
@@ -223,8 +224,9 @@ def live_job(
         def check() -> None:
             began = time.monotonic()
             slot = slot_evaluation(settings, lakehouse.parts.slot)
+            tables = tables_evaluation(settings, lakehouse.parts.tables)
             late = late_evaluation(lakehouse.lake, settings)
-            for evaluation in (*alert_evaluations(lakehouse.lake, rules, settings), *late, *slot):
+            for evaluation in (*alert_evaluations(lakehouse.lake, rules, settings), *late, *slot, *tables):
                 context.log_event(evaluation)  # type: ignore[arg-type]  # the annotation is narrower than the code
             for evaluation in contracts.evaluations():
                 context.log_event(evaluation)  # type: ignore[arg-type]

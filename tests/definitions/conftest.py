@@ -15,6 +15,7 @@ from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.resources import Parts
 from fraud_lakehouse.detect.slot_health import SlotHealth, assess
+from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.project import prepare_project
 from tests.definitions.stand import ScriptedBuilder, ScriptedIngest, Stand
@@ -66,10 +67,19 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
                 raise found
             return assess(retention[-1], 2**30, LANDED)
 
+        def tables(_settings: Settings) -> list[IneligibleTable]:
+            found = new.get("tables")
+            if isinstance(found, Exception):
+                raise found
+            return ineligible
+
         retention = [Retention(True, 0, "reserved")]
-        parts = Parts(ingest=lambda source, *_: ingests[source], builder=lambda _: builder, look=look, slot=slot)
+        ineligible: list[IneligibleTable] = []
+        parts = Parts(
+            ingest=lambda source, *_: ingests[source], builder=lambda _: builder, look=look, slot=slot, tables=tables
+        )
         definitions = build_definitions(settings, parts=parts, manifest=manifest)
-        return Stand(definitions, settings, builder, ingests, new, retention)
+        return Stand(definitions, settings, builder, ingests, new, retention, ineligible)
 
     return make
 
