@@ -8,7 +8,7 @@ The JSON object (keys may be added, none is removed):
     else the age of the newest landed row; error: why the source did not answer, else null;
     PostgreSQL also has retained_bytes (WAL the slot keeps on the server), wal_status and slot_health: {level: ok,
     warning or error, reasons, used_share, limit_bytes, safe_bytes, inactive_seconds, ...} (detect/slot_health.py), and
-    left_out: [{table, problem, fix}], the tables asked for that cannot be captured as they are now;
+    left_out: [{table, problem, fix}], the tables asked for that are not captured as they are now;
     Kafka also has open_transactions: [{partition, last_stable_offset, high_watermark, waiting: records between them,
     open_seconds: null where records have no time, hanging: open for too long, problem, fix}]
   layers: {bronze|silver|gold: [{table, rows, version, freshness_seconds, error}]}: seconds since rows last changed
@@ -54,6 +54,7 @@ from fraud_lakehouse.detect.slot_health import assess
 from fraud_lakehouse.lake.audit import IDENTITY_EVENTS
 from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.lake.postgres_orders import awaited_position
+from fraud_lakehouse.lake.postgres_refusals import ineligible_tables
 from fraud_lakehouse.lake.quarantine import open_count
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status_text import render
@@ -204,9 +205,7 @@ def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed
     with capture:
         lag, retention = capture.lag(), capture.retention()
         capture.tables()
-    found.left_out = [
-        {"table": one.table, "problem": one.error.problem, "fix": one.error.fix} for one in capture.refused
-    ]
+    found.left_out = [asdict(one) for one in ineligible_tables(landed.lake, capture)]
     awaited = awaited_position(landed.lake, identity) if identity and not retention.exists else None
     if retention.exists or awaited is not None:
         found.slot_health = assess(retention, allowed_bytes, awaited).evidence()

@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import psycopg
 from psycopg import conninfo, errors, pq
+from psycopg.adapt import Buffer, Loader
 
 from fraud_lakehouse.capture.postgres_explain import Login, connect_error, pooler_error, query_error
 from fraud_lakehouse.capture.postgres_types import SESSION_LIMITS, SESSION_OPTIONS, SESSION_SETTINGS
 from fraud_lakehouse.errors import SettingsError, SourceError
 
 _IN_FORCE = "select " + ", ".join(f"current_setting('{name}')" for name in SESSION_SETTINGS)
-_CHUNK_ROWS = 256  # a row may be large: 64 MB a value are 16 GB of these
+_CHUNK_ROWS = 16  # rows may be large; smaller results cost no more
 _CHUNKED_SINCE = 170000  # libpq; before, a row is a result of its own
 
 
@@ -62,7 +63,7 @@ class PostgresConnector:
         """A connection in autocommit mode, UTC, UTF-8.
 
         Args:
-            replication: speak the replication protocol (logical, `replication=database`).
+            replication: speak the replication protocol (logical, `replication=database`); text comes as it is stored.
 
         Raises:
             SourceError: the subclass that names what is wrong.
@@ -88,6 +89,10 @@ class PostgresConnector:
         except BaseException:
             connection.close()
             raise
+        for kind in ("text", "name", "varchar"):
+            connection.adapters.register_loader(kind, _TextLoader)
+        if replication:
+            send_raw_text(connection)
         return connection
 
     def scrub(self, text: str) -> str:
@@ -123,6 +128,36 @@ class PostgresConnector:
         limits = [f"set {name} = 0" for name, since in SESSION_LIMITS.items() if version >= since]
         if limits:
             connection.execute("; ".join(limits))
+
+
+class _TextLoader(Loader):
+    """Text as UTF-8; bytes that are not (names in a SQL_ASCII database) are kept as lone surrogates."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="surrogateescape")
+
+
+def send_raw_text(connection: psycopg.Connection[Any]) -> bool:
+    """Have a SQL_ASCII database send its bytes as they are: to a UTF-8 client it refuses those that are not UTF-8.
+
+    Returns:
+        whether it is such a database.
+    """
+    is_ascii = connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+    if is_ascii and connection.info.parameter_status("client_encoding") != "SQL_ASCII":
+        connection.pgconn.exec_(b"set client_encoding to sql_ascii")
+    return is_ascii
+
+
+@contextmanager
+def raw_text(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """As `send_raw_text`, for the length of the block: identifiers in statements are UTF-8 outside of it."""
+    is_ascii = send_raw_text(connection)
+    try:
+        yield
+    finally:
+        if is_ascii and connection.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
+            connection.pgconn.exec_(b"set client_encoding to utf8")
 
 
 def stream_binary(
@@ -195,6 +230,21 @@ def end_copy(connection: psycopg.Connection[Any]) -> None:
     while (ended := _next_result(connection, None)) is not None:
         if ended.status == pq.ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(ended, encoding="utf-8")
+
+
+def abandon(connection: psycopg.Connection[Any]) -> None:
+    """Cancel the query under way, if there is one, and read what is left of its answer.
+
+    Raises:
+        psycopg.OperationalError: the connection broke.
+    """
+    raw = connection.pgconn
+    if raw.transaction_status != pq.TransactionStatus.ACTIVE:
+        return
+    raw.get_cancel().cancel()
+    while (result := _next_result(connection, None)) is not None:
+        while result.status == pq.ExecStatus.COPY_OUT and raw.get_copy_data(0)[0] > 0:
+            pass
 
 
 def _next_result(connection: psycopg.Connection[Any], deadline: float | None) -> pq.abc.PGresult | None:

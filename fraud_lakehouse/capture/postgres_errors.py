@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from fraud_lakehouse.errors import GapError, SourceError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from polars.exceptions import PanicException
+
+from fraud_lakehouse.errors import GapError, LakehouseError, SourceError
 
 
 class PostgresUnreachableError(SourceError):
@@ -61,7 +66,21 @@ class ServerLimitError(SourceBusyError):
     """The server has no connection, replication connection, replication slot or disk left; it is tried again."""
 
 
-class FieldTooLargeError(SourceError):
+class TableFailedError(SourceError):
+    """One table cannot be locked, published, read, decoded or written; the others can.
+
+    Args:
+        name: its bronze table.
+        oid: the source's.
+    """
+
+    def __init__(self, name: str, oid: int, problem: str, fix: str = "") -> None:
+        super().__init__(problem, fix)
+        self.name = name
+        self.oid = oid
+
+
+class FieldTooLargeError(TableFailedError):
     """A field is larger than FRAUD_MAX_FIELD_BYTES."""
 
 
@@ -95,3 +114,28 @@ class SourceIdentityError(GapError):
 
 class TableWithoutPositionError(GapError):
     """The log has changes of a captured table whose snapshot was never landed."""
+
+
+@contextmanager
+def one_table(name: str, oid: int, task: str) -> Iterator[None]:
+    """Around work on one table: an error that says nothing of the others becomes TableFailedError.
+
+    Args:
+        name: its bronze table.
+        oid: the source's.
+        task: what is done, for people ("reading public.users").
+
+    Raises:
+        TableFailedError: this table alone is at fault. Otherwise as the block.
+    """
+    try:
+        yield
+    except (TableFailedError, PostgresUnreachableError, GapError):
+        raise
+    except SourceError as error:
+        raise TableFailedError(name, oid, error.problem, error.fix) from error
+    except (LakehouseError, OSError):
+        raise
+    except (Exception, PanicException) as error:
+        fix = f"correct the table; it is tried again, at once by `fraud-lakehouse resync {name}`"
+        raise TableFailedError(name, oid, f"{task} failed: {type(error).__name__}: {error}", fix) from error

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
+from fraud_lakehouse.capture.postgres_names import shown
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 
 _HEIRS = """
@@ -30,11 +31,11 @@ def uncaptured_heirs(connection: psycopg.Connection[Any], oids: Collection[int])
     table it belongs to.
     """
     found: dict[int, Refusal] = {}
-    for parent, oid, schema, table in connection.execute(_HEIRS, {"oids": list(oids)}).fetchall():
-        name = f"{schema}.{table}"
+    for relation, oid, schema, table in connection.execute(_HEIRS, {"oids": list(oids)}).fetchall():
+        name, parent = f"{shown(schema)}.{shown(table)}", shown(relation)
         error = SourceTableError(
             f"table {name} inherits from {parent} and is not captured: queries of {parent} show its rows, bronze not",
             f"name {name} in FRAUD_POSTGRES_TABLES, beside {parent} and the others: it becomes a table of its own",
         )
-        found.setdefault(oid, Refusal(name, error, oid=oid, is_asked_for=False))
+        found.setdefault(oid, Refusal(name, error, oid=oid))
     return list(found.values())

@@ -13,7 +13,10 @@ from fraud_lakehouse.capture.postgres_errors import (
     PostgresReadOnlyError,
     ReplicationRightError,
     SourceTableError,
+    one_table,
 )
+from fraud_lakehouse.capture.postgres_explain import is_lost
+from fraud_lakehouse.capture.postgres_hold import LOCK_SECONDS, locked_error
 from fraud_lakehouse.capture.postgres_membership import memberships
 from fraud_lakehouse.capture.postgres_refusal import incomplete_error
 from fraud_lakehouse.capture.postgres_slot import words_of
@@ -40,6 +43,7 @@ def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: S
 
     Raises:
         ReplicationRightError, PostgresReadOnlyError: the user may not; quotes the statement for somebody who may.
+        TableFailedError: one of the tables cannot be added; the others were.
         SourceError: it exists and leaves operations out.
     """
     exists = check_publication(connection, name)
@@ -47,14 +51,36 @@ def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: S
     missing = [table for table in tables if table.name not in members]
     if not missing:
         return
-    listed = sql.SQL(", ").join(table.relation() for table in missing)
+    try:
+        _publish(connection, name, missing, exists=exists)
+    except ReplicationRightError:
+        if not exists:
+            raise
+    except psycopg.Error as error:
+        if is_lost(error):
+            raise
+    else:
+        return
+    for table in missing:  # one of them is at fault
+        with one_table(table.name, table.oid, f"publishing {table.source_name}"):
+            try:
+                _publish(connection, name, [table], exists=exists)
+            except errors.LockNotAvailable:
+                raise locked_error(table) from None
+        exists = True
+
+
+def _publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[TableInfo], *, exists: bool) -> None:
+    listed = sql.SQL(", ").join(table.relation() for table in tables)
     options = "publish_via_partition_root = true"
     if connection.info.server_version >= STORED_IN_LOG:
         options += ", publish_generated_columns = stored"
     create = f"create publication {{}} for table {{}} with ({options})"
     statement = sql.SQL("alter publication {} add table {}" if exists else create).format(sql.Identifier(name), listed)
     try:
-        connection.execute(statement)
+        with connection.transaction():
+            connection.execute(f"set local lock_timeout = '{LOCK_SECONDS}s'")
+            connection.execute(statement)
     except errors.InsufficientPrivilege as error:
         raise ReplicationRightError(
             f"the user may not publish the tables: {words_of(error)}",

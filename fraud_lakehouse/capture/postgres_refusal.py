@@ -26,7 +26,6 @@ class Refusal:
         name: its bronze table; empty where the source has no such table.
         oid: 0 where the source has no such table.
         in_log: whether it is published: the log has changes of it, which are passed over while it is left out.
-        is_asked_for: whether the settings name it; without, even a first start goes on without it.
     """
 
     table: str
@@ -34,7 +33,6 @@ class Refusal:
     name: str = ""
     oid: int = 0
     in_log: bool = False
-    is_asked_for: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,8 +42,11 @@ class Standing:
     Args:
         identity: `pg_class.relreplident`.
         persistence: `pg_class.relpersistence`.
+        kind: `pg_class.relkind`.
         enters_schema: whether the user has USAGE on its schema.
         readable: whether the user may select from it.
+        has_hidden_rows: whether row level security applies to the user.
+        unlogged_leaf: one of its partitions that is foreign or not logged, or None.
         publication: the publication's name; empty where it does not exist yet.
         via_root: whether the publication names the roots of partitions.
         published: whether the table is in it.
@@ -56,8 +57,11 @@ class Standing:
 
     identity: str
     persistence: str
+    kind: str
     enters_schema: bool
     readable: bool
+    has_hidden_rows: bool
+    unlogged_leaf: str | None
     publication: str
     via_root: bool
     published: bool
@@ -66,9 +70,19 @@ class Standing:
     may_publish: bool
 
 
-def refusal_of(info: TableInfo, standing: Standing) -> Refusal | None:
-    """Why the table cannot be captured, None if it can; of several reasons the one to mend first."""
-    error = next(_errors(info, standing), None)
+def refusal_of(info: TableInfo, standing: Standing, odd_name: str | None = None) -> Refusal | None:
+    """Why the table cannot be captured, None if it can; of several reasons the one to mend first.
+
+    Args:
+        odd_name: its name, its schema's or a column's, if that is not UTF-8.
+    """
+    if odd_name is not None:
+        problem = f"table {info.source_name} has a name that is not UTF-8: {odd_name}"
+        error: SourceError | None = SourceTableError(
+            problem, "ALTER ... RENAME it, with SET client_encoding = SQL_ASCII"
+        )
+    else:
+        error = next(_errors(info, standing), None)
     if error is None:
         return None
     return Refusal(info.source_name, error, info.name, info.oid, in_log=standing.published)
@@ -76,6 +90,12 @@ def refusal_of(info: TableInfo, standing: Standing) -> Refusal | None:
 
 def _errors(info: TableInfo, standing: Standing) -> Iterator[SourceError]:
     table = f"{quoted(info.schema)}.{quoted(info.table)}"
+    if standing.kind not in ("r", "p"):
+        kind = {"f": "foreign table", "v": "view", "m": "materialized view"}[standing.kind]
+        yield SourceTableError(
+            f"{info.source_name} is a {kind}, of which the server's log has no changes",
+            "name the tables that it reads in FRAUD_POSTGRES_TABLES, or take it out",
+        )
     if standing.persistence != "p":
         yield SourceTableError(
             f"table {info.source_name} is not written to the log (unlogged)", f"ALTER TABLE {table} SET LOGGED"
@@ -89,6 +109,16 @@ def _errors(info: TableInfo, standing: Standing) -> Iterator[SourceError]:
         yield SourceTableError(
             f"the user may not read table {info.source_name}",
             f"GRANT SELECT ON {table} TO the user of FRAUD_POSTGRES_DSN",
+        )
+    if standing.has_hidden_rows:
+        yield SourceTableError(
+            f"row level security hides rows of table {info.source_name} from the user",
+            "ALTER ROLE ... BYPASSRLS for the user of FRAUD_POSTGRES_DSN",
+        )
+    if standing.unlogged_leaf is not None:
+        yield SourceTableError(
+            f"partition {standing.unlogged_leaf} of table {info.source_name} is not in the log (foreign or unlogged)",
+            f"ALTER TABLE {table} DETACH PARTITION ..., or ALTER TABLE ... SET LOGGED for that partition",
         )
     if standing.identity == "n":
         yield SourceTableError(

@@ -179,18 +179,20 @@ class ReplicationSlot:
             self._patiently(connection, lambda: connection.execute(drop, (self.name,)))
 
     def create(
-        self, walsender: psycopg.Connection[Any], *, temporary: bool = False, timeout: float = 60.0
+        self, walsender: psycopg.Connection[Any], *, temporary: bool = False, timeout: float | None = None
     ) -> CreatedSlot:
         """Create a slot on a replication connection and export its snapshot.
 
         Args:
             walsender: a replication connection; the snapshot lives until its next command.
             temporary: a slot that ends with the connection, under a name of its own.
-            timeout: seconds to wait for transactions that were open before.
+            timeout: seconds to wait for transactions that were open before; default 60, and 10 of a temporary slot,
+                since the log of other tables is not read meanwhile.
 
         Raises:
             SourceBusyError: the time is over (names the oldest transaction) or no slot is free.
         """
+        timeout = timeout or (10.0 if temporary else 60.0)
         name = f"{self.name[:40]}_{walsender.info.backend_pid}" if temporary else self.name
         statement = sql.SQL("CREATE_REPLICATION_SLOT {} {} LOGICAL pgoutput EXPORT_SNAPSHOT").format(
             sql.Identifier(name), sql.SQL("TEMPORARY" if temporary else "")

@@ -17,6 +17,7 @@ from fraud_lakehouse.defs.resources import Parts
 from fraud_lakehouse.detect.open_transactions import TransactionHealth
 from fraud_lakehouse.detect.open_transactions import assess as assess_transactions
 from fraud_lakehouse.detect.slot_health import SlotHealth, assess
+from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.project import prepare_project
 from tests.definitions.stand import AT, ScriptedBuilder, ScriptedIngest, Stand
@@ -74,16 +75,24 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
                 raise found
             return assess_transactions(found, settings.kafka_transaction_seconds, "broker:9092", AT)
 
+        def tables(_settings: Settings) -> list[IneligibleTable]:
+            found = new.get("tables")
+            if isinstance(found, Exception):
+                raise found
+            return ineligible
+
         retention = [Retention(True, 0, "reserved")]
+        ineligible: list[IneligibleTable] = []
         parts = Parts(
             ingest=lambda source, *_: ingests[source],
             builder=lambda _: builder,
             look=look,
             slot=slot,
+            tables=tables,
             transactions=transactions,
         )
         definitions = build_definitions(settings, parts=parts, manifest=manifest)
-        return Stand(definitions, settings, builder, ingests, new, retention)
+        return Stand(definitions, settings, builder, ingests, new, retention, ineligible)
 
     return make
 

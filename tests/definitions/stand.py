@@ -12,6 +12,7 @@ import dagster as dg
 
 from fraud_lakehouse.capture.postgres_retention import Retention
 from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
@@ -97,6 +98,7 @@ class Stand:
     ingests: dict[str, ScriptedIngest]
     new: dict[str, Any]
     retention: list[Retention]
+    ineligible: list[IneligibleTable]
 
     def sensor(self, name: str) -> dg.SensorDefinition:
         """A sensor by name."""
