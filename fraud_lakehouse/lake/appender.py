@@ -128,8 +128,9 @@ class Appender:
             ConcurrentWriterError: a column is missing, and another writer committed since the handle's version.
             LakeError: the rows could not be written; those staged before are still there.
         """
-        if self.numbers_commits:
-            frame = frame.with_columns(pl.lit(self._next_number, dtype=pl.Int64).alias(schemas.COMMIT))
+        number = self._next_number if self.numbers_commits else None
+        if number is not None:
+            frame = frame.with_columns(pl.lit(number, dtype=pl.Int64).alias(schemas.COMMIT))
         own = self._schema
         missing = {
             name: pl.String() if kind == pl.Null else kind for name, kind in frame.schema.items() if name not in own
@@ -140,7 +141,7 @@ class Appender:
         with self._fenced():
             failpoint(f"{self.layer}.before_parquet")
             self._staging.add(schemas.fit(frame, self._schema))
-            self._number = self._next_number if self.numbers_commits else None
+            self._number = number
             failpoint(f"{self.layer}.after_parquet")
 
     def commit(self, positions: Mapping[str, int]) -> int:
