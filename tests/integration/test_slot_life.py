@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceIdentityError,
     TimelineError,
 )
+from fraud_lakehouse.capture.postgres_slot import PREDECESSOR_SECONDS
 from fraud_lakehouse.capture.postgres_slot_state import format_lsn, parse_lsn
 from fraud_lakehouse.defs.positions import NewData, new_data
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
@@ -31,9 +36,11 @@ from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
 from fraud_lakehouse.lake.ingest import PostgresIngest, accept, forget_postgres_slot, resync
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.writer_lock import writer_lock
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings
 from tests.integration.test_resync import bronze, invalidated, land, settings_of, state
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 
@@ -172,6 +179,51 @@ def test_a_second_lake_does_not_take_the_slot_of_the_first(database: str, tmp_pa
     assert ids(second) == [1, 2, 3]
     with pytest.raises(SlotAheadError, match="another lake reads it"):
         land(settings)
+
+
+STOPPED_READER = """
+import sys, time
+from pathlib import Path
+from fraud_lakehouse.capture.postgres import PostgresCapture
+from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.settings import load_settings
+
+settings = load_settings()
+with writer_lock(settings.work_dir, 0, "postgres"), PostgresCapture(settings) as capture:
+    reader = capture._connector.connect(replication=True)
+    options = "(proto_version '1', publication_names 'fraud_lakehouse')"
+    reader.pgconn.exec_(f'START_REPLICATION SLOT "{capture.slot}" LOGICAL 0/0 {options}'.encode())
+    print("reading", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.crash
+def test_the_slot_of_a_process_that_was_stopped_and_replaced_is_free_for_its_successor(
+    database: str, tmp_path: Path
+) -> None:
+    settings = begin(database, tmp_path)
+    insert(database)
+    environment = {**os.environ, **settings.environment()}
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", STOPPED_READER], stdout=subprocess.PIPE, text=True, env=environment
+        ) as stopped,
+        PostgresIngest(settings, Lake.at(settings.lake)) as ingest,
+    ):
+        try:
+            assert stopped.stdout is not None
+            assert stopped.stdout.readline() == "reading\n"
+            stopped.send_signal(signal.SIGSTOP)
+            ingest.capture._slot.patience = PREDECESSOR_SECONDS + 1.0
+            with pytest.raises(SlotInUseError):
+                ingest.step(100)  # without the lease nobody's session is ended
+            ingest.capture._slot.patience = 10.0
+            with writer_lock(settings.work_dir, PATIENCE, "postgres"):
+                assert sum(item.rows for item in ingest.step(100)) == 1
+        finally:
+            stopped.kill()
+    assert ids(settings) == [1, 2, 3]
 
 
 def test_a_forgotten_slot_keeps_no_log_and_is_resynced_by_itself(database: str, tmp_path: Path) -> None:
