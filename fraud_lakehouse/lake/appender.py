@@ -205,7 +205,9 @@ class Appender:
         commit = CommitProperties(app_transactions=[Transaction(app_id, at) for app_id, at in positions.items()])
         if not self.lake.is_local:
             frame = self._staging.take_frames(pl.Schema(self._schema))
+            failpoint(f"{self.layer}.before_commit")
             write_deltalake(self._handle, frame, mode="append", commit_properties=commit)
+            failpoint(f"{self.layer}.after_commit")
             return
         staged = self._staging.take_files()
         added: list[AddAction | RemoveAction] = [*staged]
