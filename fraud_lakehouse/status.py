@@ -42,7 +42,6 @@ from deltalake import DeltaTable
 from fraud_lakehouse.capture.kafka import KafkaCapture
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.detect.behind import live_state
-from fraud_lakehouse.detect.contracts import REQUIRED
 from fraud_lakehouse.detect.deliveries import TABLE as DELIVERIES
 from fraud_lakehouse.detect.destination import destinations
 from fraud_lakehouse.detect.outbox import ALERTS, Outbox

@@ -15,7 +15,7 @@ from pyarrow import fs
 from tests.patience import PATIENCE
 
 ACCESS_KEY = "access"
-SECRET_KEY = "secret"  # noqa: S105  of a server that lives as long as the tests
+SECRET_KEY = "secret"
 _PORTS = (
     "master.port",
     "master.port.grpc",

@@ -185,7 +185,7 @@ class Appender:
             self._sync_log()
 
     def reshape(self, columns: schemas.FrameSchema, *, rewrite: bool) -> bool:
-        """Add the columns that the table lacks; with `rewrite`, give those of another type theirs (local lakes).
+        """Add the columns that the table lacks; with `rewrite`, give those of another type theirs.
 
         Returns:
             whether the table was changed.
@@ -193,9 +193,8 @@ class Appender:
         Raises:
             ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
         """
-        root = self.path if rewrite and self.lake.is_local else None
         with self._fenced():
-            if not reshape.reshape(self._handle, root, self._schema, columns):
+            if not reshape.reshape(self._handle, self._schema, columns, rewrite=rewrite):
                 return False
             self._schema = schemas.frame_schema(self._handle.schema())
             self._sync_log()

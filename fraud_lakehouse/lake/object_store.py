@@ -48,14 +48,16 @@ def check_writable(uri: str, name: str) -> None:
         raise LakeError(f"the lake at {uri} cannot be written: {error}", _FIX) from error
 
 
-def register(connection: DuckDBPyConnection, uri: str) -> None:
-    """Let a DuckDB connection read the objects of a URI's store by their URIs."""
-    from fsspec.implementations.arrow import ArrowFSWrapper
+def register(connection: DuckDBPyConnection, location: str) -> None:
+    """Let a DuckDB connection read what lies at a location by its URIs; a path needs nothing."""
+    if "://" not in location:
+        return
+    from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
 
-    class _Objects(ArrowFSWrapper):  # type: ignore[misc]  # fsspec has no types
+    class _Objects(ArrowFSWrapper):  # type: ignore[misc]
         protocol = SCHEME
 
-    connection.register_filesystem(_Objects(_client(uri)))
+    connection.register_filesystem(_Objects(_client(location)))
 
 
 _FIX = "check FRAUD_LAKE, AWS_ENDPOINT_URL, AWS_REGION and the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"

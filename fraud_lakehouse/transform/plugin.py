@@ -68,8 +68,7 @@ class Plugin(BasePlugin):
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Prepare the in-memory database."""
         self._conn = conn
-        if not self._lake.is_local:
-            object_store.register(conn, self._lake.root)
+        object_store.register(conn, self._lake.root)
         for schema in (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA):
             conn.execute(f"create schema if not exists {schema}")
         self._mirrors = Mirrors(conn)
