@@ -46,7 +46,6 @@ from deltalake import DeltaTable
 from fraud_lakehouse.capture.kafka import KafkaCapture
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.detect.behind import live_state
-from fraud_lakehouse.detect.contracts import REQUIRED
 from fraud_lakehouse.detect.deliveries import TABLE as DELIVERIES
 from fraud_lakehouse.detect.destination import destinations
 from fraud_lakehouse.detect.open_transactions import assess as assess_transactions
@@ -126,7 +125,7 @@ def collect(settings: Settings) -> Status:
     for thread in asked:
         thread.start()
     for layer in ("bronze", "silver", "gold"):
-        status.layers[layer] = [_table(lake, layer, name, status.at) for name in _names(lake, layer)]
+        status.layers[layer] = [_table(lake, layer, name, status.at) for name in lake.tables(layer)]
     status.alerts = _alerts(lake, settings)
     status.outdated = _outdated(lake, settings)
     status.quarantined = open_count(lake.open(*_CARDS)) if lake.exists(*_CARDS) else 0
@@ -242,14 +241,6 @@ def _ask_kafka(found: SourceStatus, capture: KafkaCapture, settings: Settings, l
 
 def _shown(last: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {name: last[name] for name in ("rows", "landed_at", "seconds")} if last else None
-
-
-def _names(lake: Lake, layer: str) -> list[str]:
-    """The layer's tables; of a remote lake, which cannot be listed, those every lake has."""
-    if lake.is_local:
-        return lake.tables(layer)
-    known = [*REQUIRED, ("gold", "user_avg"), ("gold", "transaction_anomalies"), ALERTS, DELIVERIES]
-    return sorted(name for found, name in known if found == layer and lake.exists(layer, name))
 
 
 def _table(lake: Lake, layer: str, name: str, now: datetime) -> dict[str, Any]:

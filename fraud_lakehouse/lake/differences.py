@@ -16,6 +16,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from fraud_lakehouse.lake import object_store
 from fraud_lakehouse.sql_text import literal, quoted
 
 EVENT_COLUMNS = ("_op", "_lsn", "_seq", "_committed_at", "_unchanged", "_text")
@@ -73,6 +74,8 @@ def write_differences(
         engine.execute(f"set temp_directory = {literal(str(folder / 'spill'))}")
         engine.execute("set preserve_insertion_order = false")
         engine.execute("set timezone = 'UTC'")
+        for file in bronze[:1]:
+            object_store.register(engine, file)
         files = [str(folder / "columns.parquet"), *bronze]
         engine.execute(f"create temp view events as {query.events(files, lsn)}")
         engine.execute(f"create temp view snapshot as {query.snapshot([str(path) for path in snapshot])}")

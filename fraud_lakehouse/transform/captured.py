@@ -72,9 +72,9 @@ class CapturedTables:
         self._known: dict[str, tuple[tuple[str, int], Captured]] = {}
 
     def now(self) -> dict[str, Captured]:
-        """By name, those there are; of a remote lake, which lists none, those of `BANK`."""
+        """By name, those there are."""
         found: dict[str, Captured] = {}
-        for name in self._lake.tables("bronze") if self._lake.is_local else BANK:
+        for name in self._lake.tables("bronze"):
             if (table := self._handles.get(("bronze", name))) is not None:
                 found[name] = self._described(name, table)
         return found

@@ -18,6 +18,7 @@ from dbt.adapters.duckdb.utils import TargetConfig
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import LakehouseError, TransformError
+from fraud_lakehouse.lake import object_store
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.sql_text import quoted
@@ -70,6 +71,7 @@ class Plugin(BasePlugin):
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Prepare the in-memory database."""
         self._conn = conn
+        object_store.register(conn, self._lake.root)
         for schema in (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA):
             conn.execute(f"create schema if not exists {schema}")
         self._mirrors = Mirrors(conn)
