@@ -88,7 +88,8 @@ def test_a_field_over_the_limit_leaves_its_table_out_until_the_limit_or_the_valu
     assert new_data("postgres", settings) is None
     assert ids(settings, "cards") == [1], "a transaction's other tables land"
     assert ids(settings) == [1, 2]
-    assert "has 3,000 bytes in the row id = 1" in left_out(settings)["public.payments"]
+    named = "note of table public.payments has 3,000 bytes in the row id = 1; FRAUD_MAX_FIELD_BYTES allows 2,000"
+    assert left_out(settings) == {"public.payments": named}
     with pytest.raises(SourceTableError, match="has 3,000 bytes"):
         resync(settings, Lake.at(settings.lake), [])
     source.execute("insert into cards values (2)")
