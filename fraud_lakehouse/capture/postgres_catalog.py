@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
-from fraud_lakehouse.capture.postgres_inheritance import uncaptured_heirs
+from fraud_lakehouse.capture.postgres_inheritance import uncaptured_children
 from fraud_lakehouse.capture.postgres_membership import MEMBER, joins
 from fraud_lakehouse.capture.postgres_names import bronze_names, column_names
 from fraud_lakehouse.capture.postgres_refusal import Refusal, Standing, refusal_of
@@ -190,7 +190,7 @@ def discover(connection: psycopg.Connection[Any], configured: Sequence[str], pub
     columns, left_out = _columns(connection, list(names), publication)
     roots = [row[2] for row in rows if row[5] == "p"]
     shapes = read_shapes(connection, {row[2]: row[6] or () for row in rows}, roots)
-    refused += uncaptured_heirs(connection, list(names))
+    refused += uncaptured_children(connection, list(names))
     tables = []
     for schema, table, oid, identity, persistence, kind, key, *rights in rows:
         own = {column.source_name: column.name for column in columns.get(oid, ())}

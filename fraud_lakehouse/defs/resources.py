@@ -99,9 +99,9 @@ def _slot_health(settings: Settings) -> SlotHealth:
 
 
 def _open_transactions(settings: Settings) -> Sequence[TransactionHealth]:
-    from fraud_lakehouse.detect.open_transactions import look
+    from fraud_lakehouse.detect.open_transactions import current_transactions
 
-    return look(settings)
+    return current_transactions(settings)
 
 
 Repeat = Callable[["Settings", Callable[[], bool], Callable[[], bool], Callable[["CycleResult"], None]], None]
