@@ -117,7 +117,7 @@ class KafkaClients:
         return self._make(Consumer, _DEFAULTS, _OURS | ({"group.id": group} if group else {}))
 
     def uncommitted_consumer(self) -> Consumer:
-        """As `consumer`, for a look at records that may never be committed; none of them is landed."""
+        """As `consumer`, for inspecting records that may never be committed; none of them is ingested."""
         return self._make(Consumer, _DEFAULTS, _OURS | {"isolation.level": "read_uncommitted"})
 
     def admin(self) -> AdminClient:

@@ -1,7 +1,7 @@
 """Transactions that keep records of a topic from being read: open ones, with records of others behind them.
 
 A consumer of committed records reads up to the last stable offset: the first record of the oldest transaction that is
-neither committed nor aborted. What was committed behind it waits. Judges nothing.
+neither committed nor aborted. What was committed behind it waits. Decides nothing.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from fraud_lakehouse.capture.postgres_connection import raw_text
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
-from fraud_lakehouse.capture.postgres_inheritance import uncaptured_heirs
+from fraud_lakehouse.capture.postgres_inheritance import uncaptured_children
 from fraud_lakehouse.capture.postgres_membership import MEMBER, joins
 from fraud_lakehouse.capture.postgres_names import bronze_names, column_names, is_text, shown
 from fraud_lakehouse.capture.postgres_refusal import Refusal, Standing, refusal_of
@@ -201,7 +201,7 @@ def discover(connection: psycopg.Connection[Any], configured: Sequence[str], pub
     with raw_text(connection):
         facts = _facts(connection, wanted, publication)
         refused = _absent(wanted, {(fact.schema, fact.table) for fact in facts})
-        refused += uncaptured_heirs(connection, [fact.oid for fact in facts])
+        refused += uncaptured_children(connection, [fact.oid for fact in facts])
         facts = [fact for fact in facts if fact.standing.persistence != "u" or wanted]
         columns, left_out, unnamed = _columns(connection, [fact.oid for fact in facts], publication)
         roots = [fact.oid for fact in facts if fact.standing.kind == "p"]

@@ -11,31 +11,31 @@ from fraud_lakehouse.capture.postgres_errors import SourceTableError
 from fraud_lakehouse.capture.postgres_names import shown
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 
-_HEIRS = """
-with recursive heirs(parent, oid) as (
+_CHILDREN = """
+with recursive children(parent, oid) as (
   select p.oid, i.inhrelid from pg_class p join pg_inherits i on i.inhparent = p.oid
    where p.oid = any(%(oids)s::oid[]) and p.relkind = 'r'
    union
-  select h.parent, i.inhrelid from heirs h join pg_inherits i on i.inhparent = h.oid
+  select h.parent, i.inhrelid from children h join pg_inherits i on i.inhparent = h.oid
 )
 select h.parent::regclass::text, c.oid::int8, n.nspname, c.relname
-  from heirs h join pg_class c on c.oid = h.oid join pg_namespace n on n.oid = c.relnamespace
+  from children h join pg_class c on c.oid = h.oid join pg_namespace n on n.oid = c.relnamespace
  where c.oid <> all(%(oids)s::oid[]) order by n.nspname, c.relname, h.parent
 """
 
 
-def uncaptured_heirs(connection: psycopg.Connection[Any], oids: Collection[int]) -> list[Refusal]:
+def uncaptured_children(connection: psycopg.Connection[Any], oids: Collection[int]) -> list[Refusal]:
     """A refusal for each table that inherits from one of `oids` and is none of them; it stops nothing.
 
-    A query of the parent shows the rows of its heirs as well, but each row is stored, logged and captured with the
+    A query of the parent shows the rows of its children as well, but each row is stored, logged and captured with the
     table it belongs to.
     """
     found: dict[int, Refusal] = {}
-    for relation, oid, schema, table in connection.execute(_HEIRS, {"oids": list(oids)}).fetchall():
+    for relation, oid, schema, table in connection.execute(_CHILDREN, {"oids": list(oids)}).fetchall():
         name, parent = f"{shown(schema)}.{shown(table)}", shown(relation)
         error = SourceTableError(
             f"table {name} inherits from {parent} and is not captured: queries of {parent} show its rows, bronze not",
-            f"name {name} in FRAUD_POSTGRES_TABLES, beside {parent} and the others: it becomes a table of its own",
+            f"name {name} in FRAUD_POSTGRES_TABLES in addition to the others: it becomes a table of its own",
         )
         found.setdefault(oid, Refusal(name, error, oid=oid))
     return list(found.values())

@@ -23,13 +23,13 @@ ASSET = bronze_key("card_transactions")
 
 
 def transactions_evaluation(
-    settings: "Settings", look: Callable[["Settings"], Sequence["TransactionHealth"]]
+    settings: "Settings", find: Callable[["Settings"], Sequence["TransactionHealth"]]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """The check, evaluated now; nothing where no Kafka is configured. The live run logs it as it is."""
     if not configured(settings, "kafka"):
         return
     try:
-        found = look(settings)
+        found = find(settings)
     except LakehouseError as error:
         yield _evaluation(False, dg.AssetCheckSeverity.WARN, {"problem": error.problem, "what to do": error.fix})
         return

@@ -101,9 +101,9 @@ def _slot_health(settings: Settings) -> SlotHealth:
 
 
 def _open_transactions(settings: Settings) -> Sequence[TransactionHealth]:
-    from fraud_lakehouse.detect.open_transactions import look
+    from fraud_lakehouse.detect.open_transactions import current_transactions
 
-    return look(settings)
+    return current_transactions(settings)
 
 
 def _ineligible(settings: Settings) -> Sequence[IneligibleTable]:

@@ -46,7 +46,7 @@ class TransactionHealth:
 def assess(
     found: Sequence[OpenTransaction], limit: float, bootstrap: str, now: datetime | None = None
 ) -> list[TransactionHealth]:
-    """Judge the open transactions of a topic.
+    """Decide which open transactions of a topic hang.
 
     Args:
         limit: seconds that a transaction may be open (FRAUD_KAFKA_TRANSACTION_SECONDS).
@@ -57,8 +57,8 @@ def assess(
     return [_assess(one, limit, bootstrap, now) for one in found]
 
 
-def look(settings: Settings) -> list[TransactionHealth]:
-    """The open transactions of the configured topic, judged now.
+def current_transactions(settings: Settings) -> list[TransactionHealth]:
+    """The open transactions of the configured topic, assessed now.
 
     Raises:
         SourceError: the broker does not answer.

@@ -17,7 +17,7 @@ from fraud_lakehouse.capture.kafka import KafkaCapture
 from fraud_lakehouse.capture.kafka_records import TOMBSTONE, encode
 from fraud_lakehouse.capture.kafka_source import RetentionGapError
 from fraud_lakehouse.defs.open_transactions import transactions_evaluation
-from fraud_lakehouse.detect.open_transactions import look
+from fraud_lakehouse.detect.open_transactions import current_transactions
 from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
 from fraud_lakehouse.lake.lake import Lake
@@ -152,15 +152,15 @@ def test_a_hanging_transaction_is_named_and_ended_by_the_command_it_names(
 
     assert landed() == [(0, number) for number in range(4)], "what is committed behind the transaction waits"
     patient = settings.model_copy(update={"kafka_transaction_seconds": 600.0})
-    assert [(one.found.partition, one.hanging) for one in look(patient)] == [(1, False)], "merely in progress"
+    assert [(one.found.partition, one.hanging) for one in current_transactions(patient)] == [(1, False)], "in progress"
     assert "hanging transaction:" not in render(collect(patient))
     deadline = time.monotonic() + PATIENCE
-    while not [one for one in look(settings) if one.hanging]:
+    while not [one for one in current_transactions(settings) if one.hanging]:
         assert time.monotonic() < deadline
     (kafka,) = collect(settings).sources
     (told,) = kafka.open_transactions
     assert (told["last_stable_offset"], told["high_watermark"], told["waiting"], kafka.lag_rows) == (0, 5, 5, 0)
-    (evaluation,) = transactions_evaluation(settings, look)
+    (evaluation,) = transactions_evaluation(settings, current_transactions)
     assert not evaluation.passed and evaluation.metadata["waiting"].value == 5
     describe, abort, find = (named.split() for named in re.findall(r"`kafka-transactions.sh ([^`]+)`", told["fix"]))
     assert "ProducerId" in apache_server.transactions_tool(*describe)
@@ -168,7 +168,7 @@ def test_a_hanging_transaction_is_named_and_ended_by_the_command_it_names(
     apache_server.transactions_tool(*abort)
     assert landed()[4:] == [(1, number) for number in range(1, 5)], "its own record is none"
     assert collect(settings).sources[0].open_transactions == []
-    (evaluation,) = transactions_evaluation(settings, look)
+    (evaluation,) = transactions_evaluation(settings, current_transactions)
     assert evaluation.passed
 
 
@@ -190,7 +190,7 @@ def test_transactions_that_come_and_go_do_not_hang(broker: Broker) -> None:
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        assert [look(settings) for _ in range(5)] == [[]] * 5
+        assert [current_transactions(settings) for _ in range(5)] == [[]] * 5
     finally:
         stop.set()
         thread.join()

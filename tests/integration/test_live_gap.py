@@ -76,7 +76,7 @@ def assert_nothing_lost_or_doubled(
     """Bronze gives the source's rows; each transaction is one event but what was deleted again in the gap.
 
     Args:
-        lost: transactions made in the gap; no log told of them.
+        lost: transactions made in the gap; no log reported of them.
     """
     in_source = bank.execute("select transaction_id from transactions order by 1").fetchall()
     assert [(row["transaction_id"],) for row in state(settings, "transactions", "transaction_id")] == in_source
@@ -180,8 +180,8 @@ def test_a_live_run_of_dagster_goes_on_after_a_resync(
         thread.join(PATIENCE)
     (result,) = done
     assert result.success
-    told = [one for one in result.get_asset_check_evaluations() if one.check_name == "capture"]
-    failed = [one for one in told if not one.passed]
+    reported = [one for one in result.get_asset_check_evaluations() if one.check_name == "capture"]
+    failed = [one for one in reported if not one.passed]
     assert {one.severity for one in failed} == {dg.AssetCheckSeverity.ERROR}, "it is evaluated, as a gap"
     assert "does not exist" in str(failed[0].description)
-    assert told[-1].passed
+    assert reported[-1].passed

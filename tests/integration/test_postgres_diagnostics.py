@@ -95,8 +95,8 @@ def test_a_connection_pooler_is_named_whatever_it_lets_through(
         with pgbouncer(database, home, mode, more) as pooled:
             settings = settings_of(pooled, tmp_path)
             refused(settings, PostgresPoolerError, "a connection pooler answers", "at the PostgreSQL server itself")
-            (told,) = collect(settings).sources
-            assert "connection pooler" in str(told.error)
+            (reported,) = collect(settings).sources
+            assert "connection pooler" in str(reported.error)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -134,8 +134,8 @@ def test_read_only_sessions_are_named_with_the_statement_that_ends_them(
     source.execute(f"alter {altered} set default_transaction_read_only = on")
     settings = settings_of(owner, tmp_path)
     statement = f"ALTER {quoted} RESET default_transaction_read_only"
-    told = refused(settings, PostgresReadOnlyError, "default_transaction_read_only is on", statement)
-    by_hand = told.fix.partition("let an owner of the tables run: ")[2]
+    reported = refused(settings, PostgresReadOnlyError, "default_transaction_read_only is on", statement)
+    by_hand = reported.fix.partition("let an owner of the tables run: ")[2]
     if level == "role":  # a publication that is there already is all that is written
         source.execute(by_hand)
     else:
@@ -298,8 +298,8 @@ def test_the_statement_that_gives_a_missing_right_gives_it(
     names = {"role": role_of(owner), "database": str(conninfo_to_dict(database)["dbname"])}
     source.execute(taken.format(**names))
     settings = settings_of(owner, tmp_path)
-    told = refused(settings, kind, given.format(**names))
-    source.execute(told.fix.partition(" (or ")[0].removeprefix("let an owner of the tables run: "))
+    reported = refused(settings, kind, given.format(**names))
+    source.execute(reported.fix.partition(" (or ")[0].removeprefix("let an owner of the tables run: "))
     insert(source)
     land(settings)
     assert ids(settings) == [1]
@@ -394,9 +394,9 @@ def test_a_publication_that_left_operations_out_for_a_while_loses_nothing(
         source.execute("alter publication fraud_lakehouse set (publish = 'insert, update')")
         source.execute("delete from payments where id = 1")
         if running:
-            with pytest.raises(SourceTableError, match="does not publish every operation") as told:
+            with pytest.raises(SourceTableError, match="does not publish every operation") as reported:
                 live.step(100)
-            source.execute(told.value.fix)
+            source.execute(reported.value.fix)
         else:  # and put right before anybody saw it
             source.execute("alter publication fraud_lakehouse set (publish = 'insert, update, delete, truncate')")
         source.execute("delete from payments where id = 2")
@@ -406,7 +406,7 @@ def test_a_publication_that_left_operations_out_for_a_while_loses_nothing(
     assert sorted(bronze(settings, "payments")["_op"].to_list()) == ["d", "d", "r", "r", "r"]
 
 
-def test_heirs_of_a_captured_table_that_are_not_captured_are_named(
+def test_children_of_a_captured_table_that_are_not_captured_are_named(
     database: str, source: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
     source.execute("create table refunds (primary key (id)) inherits (payments)")
