@@ -50,8 +50,7 @@ FORGERIES = [
     "</b>", "&lt;b&gt;", "**", "*", "__", "_", "~~", "||", "`", "```", "# ", "- ", "1. ", "> ", "| a | b |", "$x$",
     "\\", "\t", "  ", "{noformat}", "a_b_c", "Subject: x", "%0aBcc: x", "=?utf-8?q?=0a?=",
 ]  # fmt: skip
-TEXT = st.characters(exclude_categories=["Cs"])  # what UTF-8, and so a table, can hold
-HOSTILE = st.lists(st.sampled_from(FORGERIES) | st.text(TEXT, max_size=5), max_size=8).map("".join).filter(str.strip)
+HOSTILE = st.lists(st.sampled_from(FORGERIES) | st.text(max_size=5), max_size=8).map("".join).filter(str.strip)
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 ACTIVE = re.compile(r"[@\uff20#\uff03]\w|<[!@#:/\w]|://|\w[.\u3002]\w*[^\W\d_]{2}|\]\(|(?<!\d):[\w+-]+:|&#?\w+;")
 
@@ -177,7 +176,7 @@ def test_an_email_has_the_headers_and_tags_of_its_template(text: str) -> None:
 
 @given(HOSTILE)
 def test_a_payment_cannot_make_its_alert_too_long_for_a_chat(text: str) -> None:
-    long = text * 1000
+    long = text.encode(errors="replace").decode() * 1000  # as a table can hold it
     (row,) = alert_rows(1, 1, entity_id=long, transaction_id=long, evidence=json.dumps({"reason": long})).to_dicts()
     row["alert_id"] = "a" * 32
     assert len("\n".join(lines(alert_message(row)))) <= 2000, "Discord's limit"
