@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from socket import gethostname
 from types import TracebackType
 from typing import Any
 
@@ -32,11 +33,12 @@ from fraud_lakehouse.capture.postgres_publication import (
 )
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_retention import Retention, retention
-from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
+from fraud_lakehouse.capture.postgres_slot import Reader, ReplicationSlot
 from fraud_lakehouse.capture.postgres_slot_state import SlotState
 from fraud_lakehouse.capture.postgres_snapshot import Snapshot
 from fraud_lakehouse.capture.postgres_timeline import Timeline, read_timeline, timeline_number
 from fraud_lakehouse.errors import SettingsError
+from fraud_lakehouse.lake.lease import is_ours
 from fraud_lakehouse.settings import Settings
 
 _SNAPSHOT_ROWS = 100_000
@@ -63,8 +65,12 @@ class PostgresCapture:
                 "FRAUD_POSTGRES_DSN is not set", "set it to postgresql://user:password@host:5432/database"
             )
         self._configured = settings.postgres_tables
-        self._connector = PostgresConnector(settings.postgres_dsn.get_secret_value())
-        self._slot = ReplicationSlot(self._connector, settings.postgres_slot, settings.postgres_publication)
+        work = settings.work_dir
+        reader = Reader(f"{gethostname()}:{work.resolve()}", lambda: is_ours(work / "postgres.lock"))
+        self._connector = PostgresConnector(settings.postgres_dsn.get_secret_value(), reader.application)
+        self._slot = ReplicationSlot(
+            self._connector, settings.postgres_slot, settings.postgres_publication, reader=reader
+        )
         self._chunk_rows = min(settings.batch_rows, _SNAPSHOT_ROWS)
         self._link = PostgresLink(self._connector)
         self._log = LogReader(self._connector, self._slot)
@@ -134,12 +140,11 @@ class PostgresCapture:
         """
         return self._link.run(lambda connection: read_timeline(self._connector, timeline_number(connection)))
 
-    def preflight(self, position: int | None = None, *, every_table: bool = True) -> None:
+    def preflight(self, position: int | None = None) -> None:
         """Check everything that capture needs before the log can be asked.
 
         Args:
             position: the slot's position in the lake, to be named where the slot is at fault.
-            every_table: refuse to begin while there is a table that cannot be captured; without, it is in `refused`.
 
         Raises:
             SourceError: the subclass in `postgres_errors` that names the cause and its remedy.
@@ -147,8 +152,7 @@ class PostgresCapture:
         """
         self._link.run(check_server)
         self._link.run(lambda connection: check_publication(connection, self._slot.publication))
-        self.tables()
-        if every_table and self.refused:
+        if not self.tables() and self.refused:
             raise self.refused[0].error
         self._link.run(lambda connection: check_slot(connection, self._slot, position))
 
@@ -177,7 +181,8 @@ class PostgresCapture:
         """Put the tables into the publication, which is created if there is none; returns their memberships.
 
         Raises:
-            ReplicationRightError: the user may not. SourceError: the publication leaves something out.
+            ReplicationRightError: the user may not create it. TableFailedError: a table cannot be added.
+            SourceError: the publication leaves something out.
         """
         self._link.run(lambda connection: ensure_publication(connection, self._slot.publication, tables))
         return self.memberships(tables)
@@ -186,7 +191,7 @@ class PostgresCapture:
         """Keep the tables' shapes as they are inside; rows are read and written as ever.
 
         Raises:
-            SourceError: another session has a table locked.
+            TableFailedError: another session has a table locked.
         """
         return held(self._connector, tables)
 
@@ -262,11 +267,11 @@ class PostgresCapture:
             waiting: oids of tables whose snapshot will come later than these changes, which are left out.
 
         Raises:
-            GapError: changes after `slot_position` are gone. SourceError: unreachable, slot in use, schema.
+            GapError: changes after `slot_position` are gone. SourceError: unreachable, slot in use.
         """
         if not self._tables:
             self.tables()
-        self._check_published(after)
+        self._check_published(after, waiting)
         asked = Question(after, slot_position, max_rows, LAST_LSN if until is None else until)
         return Changes(
             asked,
@@ -314,12 +319,13 @@ class PostgresCapture:
         state = self._state()
         return state.current > self._seen or not state.is_like(self._slot_seen)
 
-    def _check_published(self, after: Mapping[str, int]) -> None:
+    def _check_published(self, after: Mapping[str, int], waiting: Collection[int]) -> None:
         """Against the catalog as `tables` saw it last: a table made anew is in no publication."""
         for again in (False, True):
             if again or self._published is None:
                 self._published = self.memberships(list(self._tables.values()))
-            lost = [t for t in self._tables.values() if t.name in after and t.name not in self._published]
+            read = [table for table in self._tables.values() if table.name in after and table.oid not in waiting]
+            lost = [table for table in read if table.name not in self._published]
             if not lost:
                 return
         raise unpublished_error(lost[0], self._slot.publication)

@@ -14,19 +14,22 @@ that was done already has no differences the second time. No row of bronze is re
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
+import psutil
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
+from fraud_lakehouse.capture.postgres_errors import TableFailedError, one_table
 from fraud_lakehouse.capture.postgres_snapshot import Snapshot
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake.audit import Audit
@@ -98,8 +101,27 @@ class Resync:
         Raises:
             SourceError: the source cannot be read. LakeError: the lake or the work folder cannot be written.
             ConcurrentWriterError: another writer landed rows meanwhile; the next try begins again.
+
+        Returns:
+            What was done; a table that could not be read is not in it, and its changes are left out from then on.
+        """
+        while True:
+            try:
+                return self._run(tables, new_slot=new_slot, because=because)
+            except TableFailedError as failed:
+                self._changes.leave_out(failed)
+                tables = [info for info in tables if info.oid != failed.oid]
+
+    def _run(self, tables: Sequence[TableInfo], *, new_slot: bool, because: Mapping[str, str]) -> ResyncReport:
+        """Resync those of the tables that can be read.
+
+        Raises:
+            TableFailedError: before any was read, one could not be locked or published. Otherwise as `run`.
         """
         began = time.monotonic()
+        if not tables and not new_slot:
+            return ResyncReport(self._batches.position(self._capture.app_id) or 0, {}, [])
+        copied: list[_Copied] = []
         with _scratch(self._settings.work_dir) as folder:
             with self._capture.held(tables):
                 current = {info.name: info for info in self._capture.tables()}
@@ -107,7 +129,11 @@ class Resync:
                 members = self._capture.publish(present)
                 with self._capture.snapshot(present, permanent=new_slot) as snapshot:
                     lsn = snapshot.lsn
-                    copied = [_copy(snapshot, info, folder / str(n)) for n, info in enumerate(present)]
+                    for number, info in enumerate(present):
+                        try:
+                            copied.append(_copy(snapshot, info, folder / str(number)))
+                        except TableFailedError as failed:
+                            self._changes.leave_out(failed)
             failpoint("resync.after_copy")
             landed = [] if new_slot else self._land_until(lsn)
             found = {}
@@ -182,10 +208,11 @@ def _copy(snapshot: Snapshot, info: TableInfo, folder: Path) -> _Copied:
     taken_at: datetime | None = None
     folder.mkdir()
     try:
-        for number, frame in enumerate(snapshot.chunks(info)):
-            files.append(folder / f"rows-{number:06}.parquet")
-            frame.write_parquet(files[-1], compression="zstd", compression_level=1)
-            taken_at = taken_at or (frame["_committed_at"][0] if frame.height else None)
+        with one_table(info.name, info.oid, f"copying {info.source_name}"), closing(snapshot.chunks(info)) as frames:
+            for number, frame in enumerate(frames):
+                files.append(folder / f"rows-{number:06}.parquet")
+                frame.write_parquet(files[-1], compression="zstd", compression_level=1)
+                taken_at = taken_at or (frame["_committed_at"][0] if frame.height else None)
     except OSError as error:
         raise LakeError(
             f"the snapshot of {info.name} cannot be written to {folder}: {error.strerror or error}",
@@ -206,12 +233,13 @@ def _pieces(path: Path, info: TableInfo, lsn: int) -> Iterator[pl.DataFrame]:
 
 @contextmanager
 def _scratch(work: Path) -> Iterator[Path]:
-    """A folder for the length of the block; those of killed resyncs are removed (only one has the writer's turn)."""
+    """A folder for the length of the block; those of killed resyncs are removed."""
     try:
         work.mkdir(parents=True, exist_ok=True)
         for left_over in work.glob("resync-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="resync-", dir=work))
+            if not _is_alive(left_over.name.split("-")[1]):
+                shutil.rmtree(left_over, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"resync-{os.getpid()}-", dir=work))
     except OSError as error:
         raise LakeError(
             f"the work folder {work} cannot be written: {error.strerror or error}",
@@ -221,6 +249,10 @@ def _scratch(work: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: str) -> bool:
+    return pid.isdigit() and psutil.pid_exists(int(pid))
 
 
 def _detail(one: Differences, because: str | None) -> dict[str, object]:

@@ -18,6 +18,7 @@ from fraud_lakehouse.detect.delivery import Delivery, DeliveryReport
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.problems import broken_models
@@ -180,6 +181,7 @@ class Cycle:
 
     def _deliver(self) -> None:
         """Deliver what another process records in its turn: a standby that warms up, a run."""
+        progress()
         if time.monotonic() >= self._deliver_due:
             self._early = self.delivery.deliver_pending(0.0).after(self._early)
             self._deliver_due = time.monotonic() + DELIVER_SECONDS
@@ -241,11 +243,6 @@ class Cycle:
         """What is wrong at the moment: by source why it gives nothing, by model why it cannot be built."""
         sources = {source.name: source.problem for source in self.sources if source.problem}
         return {**sources, **broken_models([*self._alerts.failed.values(), *self._follow.failed.values()])}
-
-    @property
-    def all_stopped(self) -> bool:
-        """Whether every source needs a person."""
-        return all(source.stopped for source in self.sources)
 
     def close(self) -> None:
         """Close connections and remove scratch files."""
