@@ -16,7 +16,7 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.errors import LakeError
-from fraud_lakehouse.lake import durable, housekeeping, reshape, schemas
+from fraud_lakehouse.lake import durable, housekeeping, reshape, schemas, table_properties
 from fraud_lakehouse.lake.compaction import ONLY_NEXT
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake, scan
@@ -171,18 +171,9 @@ class Appender:
         Raises:
             ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
         """
-        known = self.properties
-        changed = {name: value for name, value in values.items() if known.get(name) != value}
-        if not changed:
-            return
         with self._fenced():
-            self._handle.alter.set_table_properties(
-                changed,
-                raise_if_not_exists=False,
-                commit_properties=ONLY_NEXT,
-                post_commithook_properties=_NO_HOOKS,
-            )
-            self._sync_log()
+            if table_properties.set_properties(self._handle, self.path if self.lake.is_local else None, values):
+                self._sync_log()
 
     def reshape(self, columns: schemas.FrameSchema, *, rewrite: bool) -> bool:
         """Add the columns that the table lacks; with `rewrite`, give those of another type theirs (local lakes).
