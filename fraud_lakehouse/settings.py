@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: str | None = Field(None, description="host:port, comma separated")
     kafka_topic: str = Field("transaction", min_length=1, max_length=249, description="topic of card transactions")
     kafka_config_file: Path | None = Field(None, description="key=value lines of librdkafka properties")
+    kafka_transaction_seconds: float = Field(
+        60.0, gt=0, description="seconds a Kafka transaction may be open before it counts as hanging"
+    )
     max_record_bytes: int = Field(1_048_576, ge=1, description="bytes of the longest Kafka value that is read")
 
     publish_features: bool = Field(False, description="true or false: whether features are published to Kafka")
@@ -53,6 +56,15 @@ class Settings(BaseSettings):
 
     update_delay: float = Field(0.0, ge=0, description="seconds between updates; 0 is live")
     allowed_lateness: float = Field(15.0, ge=0, description="seconds an event may be behind the watermark")
+    max_amount: float = Field(
+        1e12, gt=0, allow_inf_nan=False, description="largest amount, in absolute value, that features count"
+    )
+    max_future: float = Field(
+        86_400.0,
+        ge=0,
+        le=100 * 366 * 86_400,
+        description="seconds an event time may lie after its record's own timestamp; 0: no limit",
+    )
     idle_seconds: float = Field(
         60.0, ge=0, description="seconds without rows until a partition holds no watermark back"
     )

@@ -65,6 +65,8 @@ def _live_lines(live: Mapping[str, Any]) -> list[str]:
         waits = behind["seconds"] or behind["rows"] or behind["source_rows"] or behind.get("away_since")
         if live["running"] and waits:
             lines.append(f"  {source} waits for {_behind_words(behind)}")
+    for part, problem in live.get("problems", {}).items() if live["running"] else ():
+        lines.append(f"  problem of {part}: {' '.join(problem.split())}")
     return lines
 
 
@@ -97,6 +99,7 @@ def _source_lines(source: SourceStatus) -> list[str]:
     if source.slot_health:
         lines += [f"  slot {source.slot_health['level']}: {reason}" for reason in source.slot_health["reasons"]]
     lines += [f"  left out {one['table']}: {_sentence(one)}" for one in source.left_out]
+    lines += [f"  hanging transaction: {_sentence(one)}" for one in source.open_transactions if one["hanging"]]
     lines += [f"  ERROR {line}" for line in (source.error or "").splitlines()]
     return lines
 

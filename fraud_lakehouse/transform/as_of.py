@@ -23,6 +23,7 @@ from fraud_lakehouse.features.catalogue import FILE, Catalogue, Feature, Source,
 from fraud_lakehouse.features.choice import EVENT_TIME, KNOWN_BY, chosen_features, source_named
 from fraud_lakehouse.features.definitions import Definitions
 from fraud_lakehouse.features.labels import typed_labels
+from fraud_lakehouse.lake import object_store
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.schemas import frame_schema
 from fraud_lakehouse.sql_text import quoted
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ROW = "_lake_place"
+_FLAGS = [
+    ("is_amount_excluded", "boolean"),
+    ("is_time_excluded", "boolean"),
+]  # null where silver is older than they are
 _NAMED = re.compile(r'"(bronze|silver|gold)"\."((?:[^"]|"")*)"')
 
 
@@ -125,10 +130,11 @@ def _reading(
         }
         with duckdb.connect(config=options) as connection:
             connection.execute("set TimeZone = 'UTC'")
+            object_store.register(connection, lake.root)
             for layer, name in dict.fromkeys(_NAMED.findall(sql)):
                 table = lake.open(layer, name.replace('""', '"'))
                 connection.execute(f"create schema if not exists {quoted(layer)}")
-                connection.execute(f'create view {quoted(layer)}."{name}" as {snapshot_sql(table)}')
+                connection.execute(f'create view {quoted(layer)}."{name}" as {snapshot_sql(table, _FLAGS)}')
                 types = frame_schema(table.schema()) | types
             yield connection, types
 

@@ -190,7 +190,7 @@ def _make(plan: _Plan, settings: Settings) -> None:
         shutil.copytree(plan.shipped, building, ignore=ignored, dirs_exist_ok=True)
         for name, text in plan.generated.items():
             (building / name).parent.mkdir(parents=True, exist_ok=True)
-            (building / name).write_text(text)
+            (building / name).write_text(text, encoding="utf-8")
         _parse(building, settings)
         try:
             os.rename(building, plan.project.folder)
@@ -305,6 +305,8 @@ def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any],
 def _vars(settings: Settings) -> dict[str, Any]:
     return {
         "allowed_lateness_seconds": settings.allowed_lateness,
+        "max_amount": settings.max_amount,
+        "max_future_seconds": settings.max_future,
         "late_rows": settings.late_rows,
         "idle_seconds": settings.idle_seconds,
         "label_delay_seconds": settings.label_delay,

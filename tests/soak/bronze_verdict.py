@@ -94,8 +94,8 @@ def judge_cards(lake: Lake, cards: CardStream) -> Verdict:
     if changed:
         verdict.wrong(f"{changed} card records are not what was published", lost=changed)
     for (number,), mine in frame.group_by("_partition"):
-        if not mine.sort("_offset")["_ingested_at"].is_sorted():
-            verdict.wrong(f"partition {number}: a later offset was landed before an earlier one", reordered=1)
+        if not mine.sort("_offset")["_commit"].is_sorted():
+            verdict.wrong(f"partition {number}: a later offset was committed before an earlier one", reordered=1)
     return verdict
 
 

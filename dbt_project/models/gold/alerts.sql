@@ -1,5 +1,11 @@
 {#- recorded alerts never change, so this table outlives a full refresh -#}
-{%- set rules = ['rule_amount_above_mean', 'rule_amount_below_mean', 'rule_velocity', 'rule_unknown_user'] -%}
+{%- set rules = [
+    'rule_amount_above_mean',
+    'rule_amount_below_mean',
+    'rule_velocity',
+    'rule_unknown_user',
+    'rule_amount_out_of_range',
+] -%}
 {{ config(strategy='append', tags=['hot'], full_refresh=false, must_read=rules) }}
 
 with fired as (
@@ -32,9 +38,7 @@ ranked as (
 
     select
         identified.*,
-        row_number() over (
-            partition by alert_id order by source_committed_at, landed_at, position, sub_position
-        ) as firing
+        row_number() over (partition by alert_id order by position, sub_position) as firing
     from identified
     {%- if is_incremental_build() %}
     where not exists (select 1 from known where known.alert_id = identified.alert_id)

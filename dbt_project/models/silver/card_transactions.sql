@@ -30,10 +30,10 @@ repeated as (
 arrivals as (
 
     select
-        identified._topic, identified._partition, identified._offset, identified._ingested_at,
+        identified._topic, identified._partition, identified._offset, identified._commit, identified._ingested_at,
         row_number() over (
             partition by identified.identity
-            order by identified._ingested_at, identified._topic, identified._partition, identified._offset
+            order by {{ ingestion_order('identified') }}, identified._topic, identified._partition, identified._offset
         ) as arrival
     from identified
     inner join repeated on identified.identity = repeated.identity
@@ -42,7 +42,7 @@ arrivals as (
 
 repeats as (
 
-    select _topic, _partition, _offset, _ingested_at from arrivals where arrival > 1
+    select _topic, _partition, _offset, _commit, _ingested_at from arrivals where arrival > 1
 
 ),
 {% if is_incremental_build() %}
@@ -65,11 +65,21 @@ first_arrivals as (
         where repeats._topic = identified._topic
             and repeats._partition = identified._partition
             and repeats._offset = identified._offset
+            and repeats._commit is not distinct from identified._commit
             and repeats._ingested_at is not distinct from identified._ingested_at
     )
     {%- if is_incremental_build() %}
     and not exists (select 1 from known where known.trans_num = identified.identity)
     {%- endif %}
+
+),
+
+dated as (
+
+    select
+        first_arrivals.*,
+        {{ birth_date('dob', 'cast(coalesce(event_time, _timestamp) as date)') }} as birth_date
+    from first_arrivals
 
 ),
 
@@ -85,15 +95,21 @@ typed as (
         category,
         first,
         last,
-        {{ birth_date('dob', 'cast(coalesce(event_time, _timestamp) as date)') }} as dob,
+        -- not every reader has dates of other years
+        case when birth_date between date '0001-01-01' and date '9999-12-31' then birth_date end as dob,
         zipcode,
         is_fraud,
+        {{ excludes_amount('amt', 'amt is not null') }} as is_amount_excluded,
+        {{ excludes_time(
+            'event_time', 'trans_date_trans_time is not null', 'coalesce(_timestamp, _ingested_at)'
+        ) }} as is_time_excluded,
         _topic,
         _partition,
         _offset,
         _timestamp,
-        _ingested_at
-    from first_arrivals
+        _ingested_at,
+        _commit
+    from dated
 
 )
 

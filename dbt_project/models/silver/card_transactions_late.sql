@@ -4,8 +4,8 @@
 
 with arrivals as (
 
-    select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition, _offset, _timestamp, _ingested_at
-    from {{ new_rows(ref('card_transactions')) }}
+    select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition, _offset, _timestamp, _ingested_at, _commit
+    from {{ counted_payments(new_rows(ref('card_transactions'))) }}
     where trans_date_trans_time is not null
 
 ),
@@ -18,6 +18,7 @@ earlier_maximum as (
         key=['_topic', '_partition'],
         columns={'_topic': '_topic', '_partition': '_partition', 'newest_time': 'trans_date_trans_time'},
         totals={'newest_time': 'max(newest_time)'},
+        where='is_time_excluded is not true',
     ) }}
 
 ),
@@ -28,7 +29,7 @@ newest_before as (
         arrivals.*,
         max(trans_date_trans_time) over (
             -- a topic created anew starts its offsets again
-            partition by _topic, _partition order by _ingested_at, _offset
+            partition by _topic, _partition order by {{ ingestion_order() }}, _offset
             rows between unbounded preceding and 1 preceding
         ) as newest_time
     from arrivals
