@@ -228,7 +228,8 @@ class Appender:
         if not self.lake.is_local:
             frame = self._staging.take_frames(pl.Schema(self._schema))
             failpoint(f"{self.layer}.before_commit")
-            write_deltalake(self._handle, frame, mode="append", commit_properties=commit)
+            rows = frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # else with views, which not every reader takes
+            write_deltalake(self._handle, rows, mode="append", commit_properties=commit)
             failpoint(f"{self.layer}.after_commit")
             return
         staged = self._staging.take_files()

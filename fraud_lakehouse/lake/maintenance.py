@@ -82,7 +82,7 @@ def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEA
         root = Path(lake.uri(layer, name)) if lake.is_local else None
         before, entries_before = _size(handle), _entries(root)
         if root is None:
-            handle.optimize.compact()
+            _merge(handle, root)
             handle.create_checkpoint()
             handle.cleanup_metadata()
             removed = [0] * len(handle.vacuum(retention_hours, dry_run=False, full=True))
@@ -166,12 +166,17 @@ def _tidy(handle: DeltaTable, root: Path) -> None:
     """Properties, merges, checkpoint and log of a local table; the handle moves on."""
     wanted = housekeeping.properties(local=True)
     set_properties(handle, root, {name: value for name, value in wanted.items() if value is not None})
+    _merge(handle, root)
+    housekeeping.checkpoint(handle, root)
+    past_log.trim(root)
+
+
+def _merge(handle: DeltaTable, root: Path | None) -> None:
+    """Merge small files until few are left; the handle moves on."""
     merges, many = 0, FEW_FILES + 1
     while merges < _MOST_MERGES and housekeeping.merge_durably(handle, root, Tier(0, SMALL_BYTES, many)):
         merges, many = merges + 1, 2
         progress()
-    housekeeping.checkpoint(handle, root)
-    past_log.trim(root)
 
 
 def _vacuum(handle: DeltaTable, root: Path, since: float) -> list[int]:
