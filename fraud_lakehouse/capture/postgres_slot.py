@@ -35,6 +35,26 @@ _OWN_SLOT = (
     " `fraud-lakehouse resync`)"
 )
 _START_OVER = "`fraud-lakehouse accept-source postgres` begins again with a new snapshot"
+_LOSSES = {
+    "wal_removed": (
+        "it needed more log than max_slot_wal_keep_size allows",
+        "raise max_slot_wal_keep_size (ALTER SYSTEM SET, then select pg_reload_conf()), then ",
+    ),
+    "idle_timeout": (
+        "nobody read it for as long as idle_replication_slot_timeout allows",
+        "raise idle_replication_slot_timeout (ALTER SYSTEM SET, then select pg_reload_conf()), then ",
+    ),
+    "wal_level_insufficient": (
+        "the server ran with a wal_level other than logical",
+        "ALTER SYSTEM SET wal_level = logical, restart the server, then ",
+    ),
+    "rows_removed": ("the server removed catalog rows that it needed", ""),
+}
+"""By the server's reason (PostgreSQL 17 or newer; older ones know but the first): what happened, what prevents it."""
+_SLOTS = """
+select current_setting('max_replication_slots')::int, count(*), array_agg(slot_name::text) filter (where not active)
+  from pg_replication_slots
+"""
 _PEEK = (
     "select data from"
     " pg_logical_slot_peek_binary_changes($1, $2::pg_lsn, $3, 'proto_version', '1', 'publication_names', $4)"
