@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
-from urllib.parse import unquote
 
 import polars as pl
 import polars.selectors as cs  # pl.col("^.*$") would be every column: a source's names may be anything
@@ -20,9 +19,10 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
+from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake import schemas
 from fraud_lakehouse.lake.compaction import MERGED_BYTES
-from fraud_lakehouse.lake.lake import scan_files, table_root
+from fraud_lakehouse.lake.lake import file_path, scan_files, table_root
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,32 @@ class Change:
             delete: name of the column that is true in rows whose key is removed; it may be absent.
 
         Raises:
-            polars.exceptions.InvalidOperationError: a value does not fit its column.
+            TransformError: a value does not fit its column.
         """
         schema = schemas.frame_schema(table.schema())
         frame = pl.DataFrame(rows)
+        for name, kind in schema.items():
+            if name in frame.columns and not _fits(frame[name], kind):
+                raise TransformError(
+                    f"column {name} of {table_root(table)} is {kind}, and a merge has other values for it",
+                    "build the table anew with `fraud-lakehouse rebuild`",
+                )
         stays = cs.by_name(delete).not_().fill_null(value=True) if delete in frame.columns else pl.lit(value=True)
         typed = frame.filter(stays).select(
             cs.by_name(name).cast(kind) if name in frame.columns else pl.lit(None, kind).alias(name)
             for name, kind in schema.items()
         )
         return Change(typed, frame.select(cs.by_name(name).cast(schema[name]) for name in key))
+
+
+def _fits(values: pl.Series, kind: pl.DataType) -> bool:
+    """Whether values are the same as values of this type: a cast alone would cut off decimals."""
+    if values.dtype == kind:
+        return True
+    try:
+        return values.cast(kind).cast(values.dtype).equals(values)
+    except pl.exceptions.PolarsError:
+        return False
 
 
 def rewrite(
@@ -69,7 +85,7 @@ def rewrite(
     """
     on = [cs.by_name(name) for name in change.keys.columns]
     for path, size in _touched(table, change.keys):
-        whole = scan_files(table, [_place(table, path)])
+        whole = scan_files(table, [file_path(table, path)])
         rows = whole.select(pl.len()).collect().item()
         step = math.ceil(rows / math.ceil(size / MERGED_BYTES))
         for start in range(0, rows, step):
@@ -88,7 +104,7 @@ def _touched(table: DeltaTable, keys: pl.DataFrame) -> list[tuple[str, int]]:
     actions = pl.DataFrame(table.get_add_actions(flatten=True)).select("path", "size_bytes").rows()
     near, on = _within(keys), [cs.by_name(name) for name in keys.columns]
     found = pl.collect_all(
-        scan_files(table, [_place(table, path)])
+        scan_files(table, [file_path(table, path)])
         .filter(near)
         .select(on)
         .join(keys.lazy(), on=on, how="semi", nulls_equal=True)
@@ -106,7 +122,3 @@ def _within(keys: pl.DataFrame) -> pl.Expr:
         if not keys[name].has_nulls() and (kind.is_integer() or kind.is_temporal() or kind == pl.String)
     ]
     return reduce(and_, ranges, pl.lit(value=True))
-
-
-def _place(table: DeltaTable, path: str) -> str:
-    return f"{table_root(table)}/{unquote(path)}"
