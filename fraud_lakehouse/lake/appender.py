@@ -256,6 +256,23 @@ class Appender:
             self._handle = housekeeping.keep_house(self._handle, self.path, before)
             self._durable = self.version
 
+    def _commit_files(self, commit: CommitProperties) -> None:
+        """Commit the staged files of a local table."""
+        staged = self._staging.take_files()
+        added: list[AddAction | RemoveAction] = [*staged]
+        try:
+            self._handle.create_write_transaction(
+                added,
+                "append",
+                self._handle.schema(),
+                commit_properties=commit,
+                post_commithook_properties=_NO_HOOKS,
+            )
+        except DeltaError as error:
+            if is_refused(error):
+                self._staging.remove(staged)
+            raise
+
     def _sync_log(self) -> None:
         """fsync the log entries up to the handle's version that this writer has not made durable yet."""
         if self.lake.is_local and self._durable < self.version:
