@@ -136,9 +136,8 @@ class Source:
         pauses = (GAP_SECONDS,) if isinstance(error, GapError) else RETRY_SECONDS
         self.retry_at = time.monotonic() + pauses[min(self.failures, len(pauses) - 1)]
         self.failures += 1
-        is_news = is_defect(error) or type(error) is not self._noted
+        level = logging.ERROR if type(error) is not self._noted else logging.DEBUG
         self._noted = type(error)
-        level = logging.ERROR if is_news else logging.DEBUG
         log.log(level, "%s: %s", self.name, error, exc_info=error if is_defect(error) else None)
 
 

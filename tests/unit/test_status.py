@@ -97,7 +97,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int, open_
     """Put sources that answer in the place of real ones (the integration tests have those)."""
 
     class Answering:
-        def __init__(self, _: Settings) -> None: ...
+        def __init__(self, *_: object) -> None: ...
 
         def __enter__(self) -> Answering:
             return self
