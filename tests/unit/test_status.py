@@ -95,7 +95,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int) -> No
     """Put sources that answer in the place of real ones (the integration tests have those)."""
 
     class Answering:
-        def __init__(self, _: Settings) -> None: ...
+        def __init__(self, _: Settings, names: object = None) -> None: ...
 
         def __enter__(self) -> Answering:
             return self
@@ -106,6 +106,8 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int) -> No
             return [f"{KAFKA}:0", f"{KAFKA}:1"]
 
         refused = (Refusal("public.tmp", SourceError("table public.tmp has no key", "give it one")),)
+
+        seen_tables = ()
 
         def tables(self) -> list[object]:
             return []
