@@ -3,7 +3,7 @@
 Every value arrives as the text of its type's output function (ISO dates, UTC, hex bytea). What a typed
 column cannot hold (infinity, NaN numerics, more digits, years outside 1 to 9999, which not every Delta reader
 has) is null there and kept as text beside. Of text that is not UTF-8 (a SQL_ASCII database) the column has
-a backslash, x and two digits for each other byte; beside are all its bytes as the server writes them, in hexadecimal.
+a backslash, x and two digits for each other byte, and the text has all its bytes in hexadecimal, as of a bytea.
 """
 
 from __future__ import annotations

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 CHECK = "tables_captured"
 ASSET = bronze_key("transactions")
-Look = Callable[["Settings"], "Sequence[IneligibleTable]"]
+Read = Callable[["Settings"], "Sequence[IneligibleTable]"]
 
 
-def tables_evaluation(settings: "Settings", look: Look) -> Iterator[dg.AssetCheckEvaluation]:
+def tables_evaluation(settings: "Settings", read: Read) -> Iterator[dg.AssetCheckEvaluation]:
     """The check, evaluated now; nothing where no PostgreSQL is configured. The live run logs it as it is."""
     if not configured(settings, "postgres"):
         return
     try:
-        found = look(settings)
+        found = read(settings)
     except LakehouseError as error:
         yield _evaluation(False, {"problem": error.problem, "what to do": error.fix})
         return
@@ -57,7 +57,7 @@ def tables_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
     return [tables_captured]
 
 
-def tables_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
+def tables_sensor(settings: "Settings", read: Read) -> dg.SensorDefinition:
     """The sensor that sends a message when a table is not captured, when the reason changes, and when it is again.
 
     The cursor has the problem reported last by table, and the number of messages; one that was not taken is sent again.
@@ -73,7 +73,7 @@ def tables_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
         if not configured(settings, "postgres"):
             return dg.SkipReason("FRAUD_POSTGRES_DSN is not set, so there are no tables to capture.")
         try:
-            found = look(settings)
+            found = read(settings)
         except LakehouseError as error:
             return dg.SkipReason(f"Cannot read which tables are captured: {error.problem}. {error.fix}".strip())
         known = json.loads(context.cursor) if context.cursor else {"problems": {}, "number": 0}

@@ -65,8 +65,6 @@ LATER = "2024-03-01 00:00:00.000001"
 SAYS: dict[str, tuple[str, Any]] = {
     "a number that is none": ("{{ try_cast(\"'seven'\", 'double') }}", None),
     "a number": ("{{ try_cast(\"'7.5'\", 'double') }}", 7.5),
-    "a list that holds": ('{{ json_list_holds("\'[\\"a\\", \\"b c\\"]\'", \'b c\') }}', True),
-    "a list that holds not": ("{{ json_list_holds(\"'[\\\"a\\\"]'\", 'b') }}", False),
     "a text of an object": ('{{ json_text("\'{\\"a/b\\": \\"x~y\\"}\'", \'a/b\') }}', "x~y"),
     "a text that is not there": ("{{ json_text(\"'{}'\", 'a') }}", None),
     "texts that are there": ("{{ json_texts([['a', \"'x'\"], ['b', 'cast(null as string)']]) }}", '{"a":"x"}'),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_series_equal
 
 from fraud_lakehouse.capture.postgres_columns import LINES, SENT, WIDTHS, Packed, UnpackError, unpack
-from fraud_lakehouse.capture.postgres_types import ColumnType
+from fraud_lakehouse.capture.postgres_types import ColumnType, text_of
 
 LETTER = {pl.UInt8(): "B", pl.Int16(): "h", pl.Int32(): "i", pl.UInt32(): "I", pl.Int64(): "q"}
 DAY_ZERO, ZERO = date(2000, 1, 1), datetime(2000, 1, 1, tzinfo=UTC)
@@ -80,7 +80,7 @@ def test_moments_come_back_to_the_microsecond(parts: list[list[datetime | None]]
 
 
 @settings(deadline=None, max_examples=50)
-@given(in_parts(st.text(max_size=5)))
+@given(in_parts(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=5)))
 def test_texts_come_back_whatever_they_hold(parts: list[list[str | None]]) -> None:
     assert unpacked(TEXT, parts).to_list() == [value for part in parts for value in part]
 
@@ -122,3 +122,14 @@ def test_a_text_over_the_limit_is_left_to_the_rows() -> None:
     assert unpacked(TEXT, [["abc"]], limit=3).to_list() == ["abc"]
     with pytest.raises(UnpackError):
         unpacked(TEXT, [["a"], ["abcd"]], limit=3)
+
+
+@given(st.lists(st.none() | st.binary(max_size=6).map(lambda value: value.replace(b"\0", b"")), min_size=1))
+def test_bytes_that_are_no_text_are_shown_and_kept(values: list[bytes | None]) -> None:
+    shown, kept = ColumnType(TEXT).parse(text_of(pl.Series("c", values, dtype=pl.Binary())))
+    exact = kept.to_list() if kept is not None else [None] * len(values)
+    for value, text, digits in zip(values, shown.to_list(), exact, strict=True):
+        if digits is None:
+            assert text == (None if value is None else value.decode())
+        else:
+            assert (text, digits) == (value.decode(errors="backslashreplace"), f"\\x{value.hex()}")
