@@ -19,12 +19,19 @@ from tests.soak.stand import DRAIN_ROWS, Stand
 
 @dataclass(frozen=True)
 class LiveFault:
-    """One injection: `kind` for the report's counts, `point` the failpoint that it arms, if any."""
+    """One injection.
+
+    Args:
+        kind: for the report's counts.
+        point: the failpoint that it arms, if any.
+        rebuild: whether silver and gold must be recomputed from bronze after it.
+    """
 
     name: str
     kind: str
     inject: Callable[[LiveStand], None]
     point: str = ""
+    rebuild: bool = False
 
 
 def killed_at(point: str) -> LiveFault:
