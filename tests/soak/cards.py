@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from confluent_kafka import KafkaException, Message, Producer
 from fraud_lakehouse.capture.kafka_records import CardTransaction, encode
 from tests.fixtures_kafka import card
 
+PINNED = (1, 2, 3)
+"""Users whose payments all go to one partition, so that the order of their arrival is that of the offsets."""
+_PINNED_USER = re.compile(rb'"user_id":([123])[,}]')
 BAD = [b"not json", b'{"amt": "ten"}', b"", b"\xff\xfe", b"[]"]
 
 
@@ -97,7 +101,7 @@ class CardStream:
             acknowledged[partition, offset] = message.value() or b""
 
         for value in values:
-            self._producer.produce(self.topic, value, partition=self._dice.randrange(self.partitions), on_delivery=note)
+            self._producer.produce(self.topic, value, partition=self._partition(value), on_delivery=note)
         left = self._producer.flush(60)
         assert left == 0, f"{left} records were not acknowledged"
         if self.transactional:
@@ -106,6 +110,10 @@ class CardStream:
             self.published |= acknowledged
         else:
             self.aborted += len(acknowledged)
+
+    def _partition(self, value: bytes) -> int:
+        pinned = _PINNED_USER.search(value)
+        return int(pinned[1]) % self.partitions if pinned else self._dice.randrange(self.partitions)
 
     def _end(self, *, keep: bool) -> None:
         while True:

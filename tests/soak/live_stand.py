@@ -12,6 +12,7 @@ from tests.alert_receiver import Receiver
 from tests.soak.bronze_verdict import Verdict
 from tests.soak.derived_verdict import AlertBook, check_deliveries, compare_others, judge_gold, judge_silver
 from tests.soak.hostile_destination import HostileDestination
+from tests.soak.oracle_check import check_against_oracle
 from tests.soak.product import Product, ProductError
 from tests.soak.stand import DRAIN_ROWS, Stand
 
@@ -147,6 +148,7 @@ class LiveStand:
             time.sleep(0.2)
         verdict.add(self.alerts.judge(self.stand.lake, self.receiver.received))
         verdict.add(check_deliveries(self.stand.lake, self.hostile))
+        verdict.add(check_against_oracle(self.stand.lake, self.stand.cards))
         if gold:
             scratch = self.stand.home / "recomputed"
             shutil.rmtree(scratch, ignore_errors=True)
