@@ -12,6 +12,7 @@ from tests.soak import (
     landing_faults,
     live_faults,
     machine_faults,
+    model_faults,
     name_faults,
     standby_faults,
     value_faults,
@@ -46,6 +47,7 @@ def live_deck(broker_keeps: bool) -> list[LiveFault]:
         *machine_faults.FAULTS,
         *clock_faults.FAULTS,
         *standby_faults.FAULTS,
+        *model_faults.FAULTS,
     ]
 
 

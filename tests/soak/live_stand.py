@@ -20,6 +20,7 @@ DELIVERY_SECONDS = 30.0
 ALERT_SECONDS = 45.0
 """How long an alert may take before it is called missing: on a busy machine, behind a retry of what was broken."""
 LAST_DELIVERY_SECONDS = 120.0
+POSTGRES, KAFKA = "PostgreSQL", "Kafka"
 _SUSPICIOUS = Decimal(2_500)
 
 
@@ -78,15 +79,21 @@ class LiveStand:
         self._wait_landing(self._live, before, began)
         self.recoveries.append(time.monotonic() - began)
 
-    def check_alerts(self) -> None:
+    def check_alerts(self, *sources: str) -> None:
         """A suspicious payment of each source is committed now: its alert must reach the honest destination soon.
+
+        Args:
+            sources: of `POSTGRES` and `KAFKA`; none: both.
 
         Raises:
             ProductError: one did not, or the process has ended.
         """
         live, began = self.live(), time.monotonic()
-        ledger, cards = self.stand.ledger, self.stand.cards
-        wanted = {str(ledger.pay(_SUSPICIOUS)): "PostgreSQL", cards.pay(float(_SUSPICIOUS)): "Kafka"}
+        pay = {
+            POSTGRES: lambda: str(self.stand.ledger.pay(_SUSPICIOUS)),
+            KAFKA: lambda: self.stand.cards.pay(float(_SUSPICIOUS)),
+        }
+        wanted = {pay[source](): source for source in sources or pay}
         seen = 0
         while wanted:
             if not live.running or time.monotonic() - began > ALERT_SECONDS:

@@ -10,6 +10,7 @@ import pytest
 from tests.alert_receiver import Receiver
 from tests.soak import landing_faults, live_faults
 from tests.soak.conftest import SEED
+from tests.soak.hostile_destination import HostileDestination
 from tests.soak.live_stand import LiveStand
 from tests.soak.servers import Servers
 from tests.soak.stand import Stand
@@ -22,10 +23,10 @@ ROUNDS = list(zip(live_faults.KILLS, live_faults.DISTURBANCES, strict=True))
 
 @pytest.fixture(scope="module")
 def life(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStand]:
-    with Receiver() as receiver:
+    with Receiver() as receiver, HostileDestination() as hostile:
         home: Path = tmp_path_factory.mktemp("live")
-        stand = Stand(servers, home, SEED, batch_rows=500, alert_url=receiver.url)
-        with LiveStand(stand, receiver) as living:
+        stand = Stand(servers, home, SEED, batch_rows=500, alert_urls=[receiver.url, hostile.url])
+        with LiveStand(stand, receiver, hostile) as living:
             living.settle()
             yield living
         stand.close()
