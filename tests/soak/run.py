@@ -85,7 +85,7 @@ def _life(
             servers,
             home,
             seed,
-            batch_rows=dice.choice([60, 300, 2_000]),
+            batch_rows=dice.choice([300, 1_000, 2_000]),
             alert_urls=[receiver.url, hostile.url],
             clock=clock,
         )
