@@ -123,7 +123,8 @@ def while_live(disturb: Callable[[Stand], None]) -> Callable[[LiveStand], None]:
         with life.stand.working():
             life.stand.pause(0.3, 0.8)
             disturb(life.stand)
-            life.stand.pause(0.5, 1.0)
+            life.go_on()
+            life.stand.pause(0.2, 0.5)
         assert product.running, product.output
 
     return inject

@@ -48,7 +48,7 @@ class Plan:
     Args:
         minutes: about how long.
         seed: of the workload and of the order of faults.
-        only: text that the names of all faults contain.
+        only: a regular expression, found in the names of all faults but the first.
     """
 
     minutes: float
@@ -160,7 +160,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     parser.add_argument("--broker", choices=["auto", "apache", "embedded"], default="auto")
-    parser.add_argument("--only", default="", metavar="TEXT", help="faults whose names contain TEXT")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only faults whose names match")
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-soak-"))
     home.chmod(0o711)

@@ -54,7 +54,7 @@ def killed(life: LiveStand) -> None:
 def _waits(life: LiveStand, standby: Product) -> bool:
     """Whether it is next in the queue for the live lock."""
     queue = life.stand.home / "work" / "live.queue"
-    return queue.exists() and queue.read_text().strip() == str(standby.process.pid)
+    return queue.exists() and queue.read_text().split()[:1] == [str(standby.process.pid)]
 
 
 FAULTS = [
