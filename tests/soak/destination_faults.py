@@ -42,8 +42,9 @@ def behaving(behaviours: Sequence[str]) -> Callable[[LiveStand], None]:
     return inject
 
 
+REDIRECT = LiveFault("live: a destination redirects", "alert destination redirects", behaving(REDIRECTS))
 FAULTS = [
-    LiveFault("live: a destination redirects", "alert destination redirects", behaving(REDIRECTS)),
+    REDIRECT,
     LiveFault("live: a destination drips", "alert destination drips", behaving(["drips headers", "drips a body"])),
     LiveFault(
         "live: a destination sends too much",

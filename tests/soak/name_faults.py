@@ -10,7 +10,7 @@ from psycopg import sql
 from tests.soak.live_faults import LiveFault
 from tests.soak.live_stand import LiveStand
 
-_FILE_FORMATS = ["csv", "json", "parquet", "tsv", "ndjson", "jsonl", "arrow", "csv.gz"]
+_FORMATS = ["csv", "json", "parquet", "tsv", "ndjson", "jsonl", "arrow", "csv.gz"]
 _OF_THE_LAKE = ["_delta_log", "alerts", "batches", "card_transactions", "bronze", "_work", "main", "temp", "memory"]
 _HARD_TO_QUOTE = [
     'a"b',
@@ -96,8 +96,9 @@ def _create(life: LiveStand, name: str, columns: Sequence[str]) -> None:
         connection.execute(sql.SQL("delete from {} where {} = 3").format(table, names[0]))
 
 
+FILE_FORMATS = LiveFault("live: tables named as file formats", "hostile table names", created(_FORMATS, 2))
 FAULTS = [
-    LiveFault("live: tables named as file formats", "hostile table names", created(_FILE_FORMATS, 2)),
+    FILE_FORMATS,
     LiveFault("live: tables named as the lake's own", "hostile table names", created(_OF_THE_LAKE, 2)),
     LiveFault("live: tables whose names are hard to quote", "hostile table names", created(_HARD_TO_QUOTE, 2)),
     LiveFault("live: hostile columns", "hostile column names", hostile_columns),

@@ -16,7 +16,8 @@ from deltalake import CommitProperties, Transaction, write_deltalake
 from fraud_lakehouse.lake.lake import Lake
 from tests.soak.bronze_verdict import Verdict, judge_cards, judge_ledger, judge_positions
 from tests.soak.cards import CardStream
-from tests.soak.derived_verdict import AlertBook
+from tests.soak.derived_verdict import AlertBook, check_deliveries
+from tests.soak.hostile_destination import HostileDestination
 from tests.soak.ledger import TABLES, TOTAL, Committed, Event, Ledger
 
 HALF = TOTAL / 2
@@ -63,17 +64,22 @@ def bronze(transactions: list[Committed]) -> dict[str, list[dict[str, Any]]]:
 
 SCHEMA: dict[str, Any] = {"balance": pl.Decimal(14, 2), "amount": pl.Decimal(14, 2), "note": pl.String}
 SCHEMA |= {"_unchanged": pl.String, "_text": pl.String, "_op": pl.String, "name": pl.String, "email": pl.String}
+SCHEMA["transaction_date"] = pl.Datetime("us")
 
 
 def judged(home: Path, tamper: Callable[[dict[str, list[dict[str, Any]]]], None]) -> Verdict:
     tables = bronze(committed())
     tamper(tables)
+    write_bronze(home, tables)
+    ledger = SimpleNamespace(committed=committed())
+    return judge_ledger(Lake.at(home), cast("Ledger", ledger))
+
+
+def write_bronze(home: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
     for table, rows in tables.items():
         columns = [*TABLES[table], "_op", "_lsn", "_seq", "_unchanged", "_text", "_ingested_at"]
         kinds = {name: SCHEMA.get(name, pl.Int64) for name in columns} | {"_ingested_at": pl.Datetime("us", "UTC")}
         write_deltalake(str(home / "bronze" / table), pl.DataFrame(rows, schema=kinds))
-    ledger = SimpleNamespace(committed=committed())
-    return judge_ledger(Lake.at(home), cast("Ledger", ledger))
 
 
 def test_what_was_committed_passes(tmp_path: Path) -> None:
@@ -184,3 +190,36 @@ def test_alerts(tmp_path: Path, later: list[tuple[str, float]], received: list[s
     verdict = judge(later, received)
     assert verdict.clean == (finds is None)
     assert finds is None or getattr(verdict, finds) > 0
+
+
+@pytest.mark.parametrize("amount, text", [("NaN", '{"amount": "NaN"}'), (Decimal("1e100"), '{"amount": "1E+100"}')])
+def test_what_a_decimal_cannot_hold_is_compared_by_its_text(tmp_path: Path, amount: Any, text: str) -> None:
+    def poisoned(recorded: str | None) -> Verdict:
+        payment: Event = ("c", 5, (5, 7, AT.replace(tzinfo=None), amount))
+        first = committed()[:1]
+        ledger = SimpleNamespace(committed=[*first, Committed(2, {"transactions": [payment]})])
+        home = tmp_path / str(recorded is None)
+        tables = bronze(first)
+        places = {"_op": "c", "_lsn": 200, "_seq": 1, "_unchanged": None, "_text": recorded, "_ingested_at": AT}
+        values = {"transaction_id": 5, "user_id": 7, "transaction_date": AT.replace(tzinfo=None), "amount": None}
+        tables["transactions"] = [values | places]
+        write_bronze(home, tables)
+        return judge_ledger(Lake.at(home), cast("Ledger", ledger))
+
+    assert poisoned(text).clean
+    assert poisoned(None).lost == 1
+
+
+@pytest.mark.parametrize("accepted, elsewhere, missing", [(["a"], [], 0), ([], [], 1), (["a"], ["/302"], 1)])
+def test_deliveries(tmp_path: Path, accepted: list[str], elsewhere: list[str], missing: int) -> None:
+    lake = Lake.at(tmp_path)
+    rows = {
+        "alert_id": ["a", "b"],
+        "destination": ["json://there:1#0", "json://other:1#0"],
+        "status": ["delivered"] * 2,
+    }
+    write_deltalake(lake.uri("gold", "alert_deliveries"), pl.DataFrame(rows))
+    hostile = SimpleNamespace(host="there:1", accepted=accepted, elsewhere=elsewhere)
+    verdict = check_deliveries(lake, cast("HostileDestination", hostile))
+    assert verdict.missing_alerts == missing
+    assert verdict.clean == (missing == 0)

@@ -98,8 +98,15 @@ def _times(texts: Sequence[str]) -> list[dict[str, object]]:
     return [{"trans_date_trans_time": text} for text in texts]
 
 
+HUGE_AMOUNTS = LiveFault("live: PostgreSQL amounts of 29 digits", "implausible amounts in PostgreSQL", paid(_HUGE))
+FUTURE_CARDS = LiveFault(
+    "live: card payments in the future",
+    "event times in the future, cards",
+    published(lambda: _times([f"{time:%Y-%m-%d %H:%M:%S}" for time in _future()])),
+)
 FAULTS = [
-    LiveFault("live: PostgreSQL amounts of 29 digits", "implausible amounts in PostgreSQL", paid(_HUGE)),
+    HUGE_AMOUNTS,
+    FUTURE_CARDS,
     LiveFault("live: PostgreSQL amounts far below 0", "implausible amounts in PostgreSQL", paid(_NEGATIVE)),
     LiveFault("live: PostgreSQL amounts that are no number", "amounts that are no number", paid(_NO_NUMBER)),
     LiveFault("live: PostgreSQL payments in the future", "event times in the future, PostgreSQL", dated(_future)),
@@ -110,11 +117,6 @@ FAULTS = [
         published(lambda: [{"amt": amount} for amount in _CARD_AMOUNTS]),
     ),
     LiveFault("live: card fields of wrong types", "card fields of wrong types", published(lambda: _WRONG_TYPES)),
-    LiveFault(
-        "live: card payments in the future",
-        "event times in the future, cards",
-        published(lambda: _times([f"{time:%Y-%m-%d %H:%M:%S}" for time in _future()])),
-    ),
     LiveFault(
         "live: card payments long ago", "event times long ago, cards", published(lambda: _times([*_OLD, *_NO_TIMES]))
     ),
