@@ -2,6 +2,10 @@
 
 A local append is: Parquet files written and fsynced -> one commit with the rows AND the positions -> commit fsynced.
 In this order no power loss can leave a position without its rows; with the commit first it could.
+
+A table with numbered commits has a column `_commit`: 1 for the rows of its first commit, and one more with each. The
+number is an app transaction of the same commit, so of two writers that would give the same one the second is refused.
+No clock, compaction or change of process has a part in it: ordered by it, rows are as they were committed.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Tr
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from fraud_lakehouse.errors import LakeError
+from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake import durable, housekeeping, reshape, schemas
 from fraud_lakehouse.lake.compaction import ONLY_NEXT
 from fraud_lakehouse.lake.failpoints import failpoint
@@ -25,6 +29,8 @@ from fraud_lakehouse.lake.staging import Staging
 from fraud_lakehouse.lake.storage_errors import lake_errors
 
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+_COMMITS = "fraud_lakehouse:commits"
+"""The app_id whose version is the number of the newest commit with rows."""
 
 
 class Appender:
@@ -35,6 +41,9 @@ class Appender:
     """
 
     def __init__(self, lake: Lake, layer: str, name: str, handle: DeltaTable) -> None:
+        self.numbers_commits = False
+        """Whether rows get `_commit`; a table that lacks the column gets it with the next rows."""
+        self._number: int | None = None  # of the rows staged
         self.lake = lake
         self.layer = layer
         self.name = name
@@ -114,6 +123,8 @@ class Appender:
             ConcurrentWriterError: a column is missing, and another writer committed since the handle's version.
             LakeError: the rows could not be written; those staged before are still there.
         """
+        if self.numbers_commits:
+            frame = frame.with_columns(pl.lit(self._next_number, dtype=pl.Int64).alias(schemas.COMMIT))
         own = self._schema
         missing = {
             name: pl.String() if kind == pl.Null else kind for name, kind in frame.schema.items() if name not in own
@@ -124,6 +135,7 @@ class Appender:
         with self._fenced():
             failpoint(f"{self.layer}.before_parquet")
             self._staging.add(schemas.fit(frame, self._schema))
+            self._number = self._next_number if self.numbers_commits else None
             failpoint(f"{self.layer}.after_parquet")
 
     def commit(self, positions: Mapping[str, int]) -> int:
@@ -143,6 +155,7 @@ class Appender:
 
     def discard(self) -> None:
         """Forget what was staged since the last commit."""
+        self._number = None
         self._staging.discard()
 
     def replace(self, schema: schemas.FrameSchema) -> None:
@@ -201,8 +214,21 @@ class Appender:
             self._sync_log()
         return True
 
+    @property
+    def _next_number(self) -> int:
+        """Of the commit to come, as of the handle: frames staged for one commit have one."""
+        return self._number or (self.position(_COMMITS) or 0) + 1
+
     def _commit(self, positions: Mapping[str, int]) -> None:
-        commit = CommitProperties(app_transactions=[Transaction(app_id, at) for app_id, at in positions.items()])
+        number, self._number = self._number, None
+        if number is not None and number != self._next_number:  # the handle was refreshed past a rival's commit
+            self._staging.discard()
+            raise ConcurrentWriterError(
+                f"another writer committed to {self.layer}/{self.name} after rows were staged",
+                "nothing was committed; read the positions and stage the rows again",
+            )
+        versions = dict(positions) if number is None else {**positions, _COMMITS: number}
+        commit = CommitProperties(app_transactions=[Transaction(app_id, at) for app_id, at in versions.items()])
         if not self.lake.is_local:
             frame = self._staging.take_frames(pl.Schema(self._schema))
             write_deltalake(self._handle, frame, mode="append", commit_properties=commit)

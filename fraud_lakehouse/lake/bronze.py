@@ -15,7 +15,7 @@ import polars as pl
 
 from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.schemas import INGESTED_AT, UTC_MICROSECONDS, FrameSchema, with_ingested_at
+from fraud_lakehouse.lake.schemas import INGESTED_AT, UTC_MICROSECONDS, FrameSchema, with_ingestion
 
 KEY_PROPERTY = "fraud_lakehouse.key"
 COLUMNS_PROPERTY = "fraud_lakehouse.columns"
@@ -23,10 +23,15 @@ COLUMNS_PROPERTY = "fraud_lakehouse.columns"
 
 
 class BronzeTable:
-    """One bronze table with a warm handle. Frames come without `_ingested_at`; it is stamped here (UTC)."""
+    """One bronze table with a warm handle. Frames come without `_ingested_at`; it is stamped here (UTC).
+
+    Kafka records also get `_commit` (appender.py), which orders those of several partitions. Change events are in
+    order by their LSN.
+    """
 
     def __init__(self, appender: Appender) -> None:
         self._appender = appender
+        appender.numbers_commits = _is_numbered(appender.schema)
         self.name = appender.name
 
     @staticmethod
@@ -36,7 +41,7 @@ class BronzeTable:
         Raises:
             LakeError: the lake cannot be read or written.
         """
-        schema = with_ingested_at(frame_schema)
+        schema = with_ingestion(frame_schema, numbered=_is_numbered(frame_schema))
         return BronzeTable(Appender.open(lake, "bronze", name, schema, json.dumps(list(key))))
 
     @property
@@ -132,7 +137,7 @@ class BronzeTable:
 
     def rebuild(self, frame_schema: FrameSchema, key: Sequence[str]) -> None:
         """Empty the table before a snapshot is landed in it. A table that is empty and fits is left alone."""
-        schema = with_ingested_at(frame_schema)
+        schema = with_ingestion(frame_schema, numbered=_is_numbered(frame_schema))
         if self._appender.version > 0 or self._appender.schema != schema:
             self._appender.replace(schema)
         self.set_key(key)
@@ -142,6 +147,10 @@ class BronzeTable:
         spelt = {name: _spelling(own, name) for name in frame.columns if name not in own}
         now = datetime.now(UTC)
         return frame.rename(spelt).with_columns(pl.lit(now, dtype=UTC_MICROSECONDS).alias(INGESTED_AT))
+
+
+def _is_numbered(schema: FrameSchema) -> bool:
+    return "_offset" in schema and "_lsn" not in schema
 
 
 def _spelling(schema: FrameSchema, column: str) -> str:

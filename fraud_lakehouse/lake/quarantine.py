@@ -20,7 +20,7 @@ import polars as pl
 from deltalake import DeltaTable
 
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA, MAX_RECORD_BYTES, RawRecords, decode
-from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.errors import ConcurrentWriterError, LakehouseError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.failpoints import failpoint
@@ -33,6 +33,7 @@ SOURCE = "quarantine"
 _DONE = "_quarantined_at"
 _PLACE = ["_topic", "_partition", "_offset"]
 _KEPT = ["_timestamp", "_key", "_headers"]
+_ATTEMPTS = 20
 _SHOWN = 60  # bytes of a value that a listing shows
 
 Place = tuple[str, int, int, datetime]
@@ -145,7 +146,7 @@ class Quarantine:
             failpoint("quarantine.before_append")
             if good.height:
                 turn += 1
-                bronze.append(good, {APP_ID: turn})
+                _append(bronze, good, turn)
                 result.rows += good.height
         if result.rows:
             Audit(self.lake).record(SOURCE, "replayed", {"rows": result.rows, "corrected": corrected is not None})
@@ -203,6 +204,17 @@ def read_corrections(path: Path) -> dict[Place, bytes]:
             )
             raise CorrectionError(f"{problem} ({type(error).__name__}: {error})", fix) from None
     return found
+
+
+def _append(bronze: BronzeTable, good: pl.DataFrame, turn: int) -> None:
+    """Commit the rows with the replay's turn; capture, which commits to the table too, may be first a few times."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            bronze.append(good, {APP_ID: turn})
+            return
+        except ConcurrentWriterError:  # the handle is at the rival's commit now
+            if attempt == _ATTEMPTS - 1 or (bronze.position(APP_ID) or 0) >= turn:
+                raise
 
 
 def _exported(row: Mapping[str, Any]) -> dict[str, Any]:

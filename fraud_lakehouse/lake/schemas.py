@@ -16,6 +16,7 @@ from fraud_lakehouse.capture.retype import fitted
 
 FrameSchema = Mapping[str, pl.DataType]
 INGESTED_AT = "_ingested_at"
+COMMIT = "_commit"
 UTC_MICROSECONDS = pl.Datetime("us", "UTC")
 
 BATCHES: dict[str, pl.DataType] = {
@@ -86,17 +87,19 @@ def _polars_type(delta_type: str) -> pl.DataType:
     return _POLARS_TYPES[delta_type]
 
 
-def with_ingested_at(schema: FrameSchema) -> dict[str, pl.DataType]:
-    """The schema with `_ingested_at` behind the source's own time (`_committed_at`, `_timestamp`), else last."""
-    if INGESTED_AT in schema:
-        return dict(schema)
+def with_ingestion(schema: FrameSchema, *, numbered: bool) -> dict[str, pl.DataType]:
+    """The schema with `_ingested_at` behind the source's own time (`_committed_at`, `_timestamp`), else last.
+
+    Args:
+        numbered: whether `_commit` follows it.
+    """
+    added = {INGESTED_AT: UTC_MICROSECONDS} | ({COMMIT: pl.Int64()} if numbered else {})
     result: dict[str, pl.DataType] = {}
     for name, kind in schema.items():
         result[name] = pl.String() if kind == pl.Null else kind
         if name in ("_committed_at", "_timestamp"):
-            result[INGESTED_AT] = UTC_MICROSECONDS
-    result.setdefault(INGESTED_AT, UTC_MICROSECONDS)
-    return result
+            result |= {own: kind for own, kind in added.items() if own not in schema}
+    return result | {own: kind for own, kind in added.items() if own not in result}
 
 
 def fit(frame: pl.DataFrame, schema: FrameSchema) -> pl.DataFrame:

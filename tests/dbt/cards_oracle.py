@@ -52,7 +52,7 @@ def random_records(seed: int, count: int, partitions: int) -> list[Row]:
 def distinct(bronze: list[Row]) -> list[Row]:
     """Readable rows by first arrival of each trans_num, with their time typed as `t`."""
     seen: dict[str, Row] = {}
-    for row in sorted(bronze, key=lambda one: (one["_ingested_at"], one["_partition"], one["_offset"])):
+    for row in sorted(bronze, key=lambda one: (one["_commit"], one["_partition"], one["_offset"])):
         if row["_error"] is None:
             seen.setdefault(row["trans_num"], {**row, "t": datetime.fromisoformat(row["trans_date_trans_time"])})
     return list(seen.values())
@@ -81,7 +81,7 @@ def window_start(moment: datetime) -> datetime:
 def late(rows: list[Row]) -> list[Row]:
     newest: dict[int, datetime] = {}
     result = []
-    for row in sorted(rows, key=lambda one: (one["_partition"], one["_offset"])):
+    for row in sorted(rows, key=lambda one: (one["_partition"], one["_commit"], one["_offset"])):
         watermark = newest[row["_partition"]] - LATENESS if row["_partition"] in newest else None
         end = window_start(row["t"]) + SIX_HOURS
         if watermark is not None and end <= watermark:
@@ -149,13 +149,13 @@ def _closed(
 
 
 def by_arrival(rows: list[Row]) -> list[Row]:
-    """By landing; within one by offset, the partitions side by side in event time."""
+    """By commit; within one by offset, the partitions side by side in event time."""
     newest: dict[tuple[Any, int], datetime] = {}
     places = {}
     for row in sorted(rows, key=lambda one: one["_offset"]):
-        landing = row["_ingested_at"], row["_partition"]
+        landing = row["_commit"], row["_partition"]
         newest[landing] = max(newest.get(landing, row["t"]), row["t"])
-        places[row["trans_num"]] = (row["_ingested_at"], newest[landing], row["_partition"], row["_offset"])
+        places[row["trans_num"]] = (row["_commit"], newest[landing], row["_partition"], row["_offset"])
     return sorted(rows, key=lambda one: places[one["trans_num"]])
 
 

@@ -82,7 +82,7 @@ def judge_ledger(lake: Lake, ledger: Ledger, *, steady_clock: bool = True) -> Ve
     return verdict
 
 
-def judge_cards(lake: Lake, cards: CardStream, *, steady_clock: bool = True) -> Verdict:
+def judge_cards(lake: Lake, cards: CardStream) -> Verdict:
     """Compare bronze/card_transactions with what the broker acknowledged, by partition and offset.
 
     A poisoned record may be typed or quarantined; either way nothing of it may be changed.
@@ -107,8 +107,8 @@ def judge_cards(lake: Lake, cards: CardStream, *, steady_clock: bool = True) -> 
     if changed:
         verdict.wrong(f"{changed} card records are not what was published", lost=changed)
     for (number,), mine in frame.group_by("_partition"):
-        if steady_clock and not mine.sort("_offset")["_ingested_at"].is_sorted():
-            verdict.wrong(f"partition {number}: a later offset was landed before an earlier one", reordered=1)
+        if not mine.sort("_offset")["_commit"].is_sorted():
+            verdict.wrong(f"partition {number}: a later offset was committed before an earlier one", reordered=1)
     return verdict
 
 

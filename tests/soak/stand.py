@@ -160,7 +160,7 @@ class Stand:
         """Compare bronze with the record; the lake must be drained."""
         steady_clock = self.clock is None or not self.clock.has_stepped
         verdict = judge_ledger(self.lake, self.ledger, steady_clock=steady_clock)
-        verdict.add(judge_cards(self.lake, self.cards, steady_clock=steady_clock))
+        verdict.add(judge_cards(self.lake, self.cards))
         verdict.add(judge_positions(self.lake, self._positions))
         return verdict
 

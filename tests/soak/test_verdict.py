@@ -141,15 +141,16 @@ def test_what_was_tampered_with_is_found(
         ([(0, 0, "a"), (0, 1, "b"), (0, 1, "b")], "doubled"),
         ([(0, 0, "a"), (0, 1, "b"), (0, 2, "c")], "doubled"),
         ([(0, 0, "b"), (0, 1, "a")], "lost"),
+        ([(0, 1, "b"), (0, 0, "a")], "reordered"),
     ],
 )
 def test_card_records(tmp_path: Path, landed: list[tuple[int, int, str]], finds: str | None) -> None:
     rows = [
-        {"_topic": "t", "_partition": p, "_offset": o, "trans_num": n, "_raw": None, "_ingested_at": AT}
-        for p, o, n in landed
+        {"_topic": "t", "_partition": p, "_offset": o, "trans_num": n, "_raw": None, "_commit": c}
+        for c, (p, o, n) in enumerate(landed)
     ]
     kinds = {"_topic": pl.String, "_partition": pl.Int32, "_offset": pl.Int64, "trans_num": pl.String}
-    kinds |= {"_raw": pl.Binary, "_ingested_at": pl.Datetime("us", "UTC")}
+    kinds |= {"_raw": pl.Binary, "_commit": pl.Int64}
     write_deltalake(str(tmp_path / "bronze" / "card_transactions"), pl.DataFrame(rows, schema=kinds))
     cards = SimpleNamespace(topic="t", published={(0, 0): b'"a"', (0, 1): b'"b"'}, poison=set())
     verdict = judge_cards(Lake.at(tmp_path), cast("CardStream", cards))

@@ -108,6 +108,24 @@ def test_a_rival_replay_is_refused(tmp_path: Path) -> None:
     assert (cards(lake).height, waiting(lake)) == (2, 0)
 
 
+def test_a_replay_goes_on_while_capture_commits_to_the_table(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    land(lake, [LONG])
+    captured = iter(range(1, 4))
+
+    def capture() -> None:
+        failpoints.disarm()
+        if (offset := next(captured, None)) is not None:
+            land(lake, [encode(card(offset))], offset)
+            failpoints.arm("bronze.before_commit", action=capture)
+
+    failpoints.arm("bronze.before_commit", action=capture)
+    assert Quarantine(lake).replay(ALL).rows == 1
+    assert waiting(lake) == 0
+    assert sorted(cards(lake)["_offset"]) == [0, 0, 1, 2, 3]
+    assert cards(lake).sort("_commit")["_offset"].to_list() == [0, 1, 2, 3, 0], "the replayed one is the newest"
+
+
 points = st.sampled_from(["quarantine.before_append", "bronze.after_parquet", "bronze.after_commit"])
 
 

@@ -32,9 +32,7 @@ ranked as (
 
     select
         identified.*,
-        row_number() over (
-            partition by alert_id order by source_committed_at, landed_at, position, sub_position
-        ) as firing
+        row_number() over (partition by alert_id order by position, sub_position) as firing
     from identified
     {%- if is_incremental_build() %}
     where not exists (select 1 from known where known.alert_id = identified.alert_id)

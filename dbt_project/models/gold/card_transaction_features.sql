@@ -22,7 +22,7 @@ placed as (
     select
         new_transactions.*,
         max(trans_date_trans_time) over (
-            partition by _ingested_at, _topic, _partition order by _offset
+            partition by {{ ingestion_order() }}, _topic, _partition order by _offset
             rows between unbounded preceding and current row
         ) as newest_time
     from new_transactions
@@ -36,7 +36,7 @@ evaluated as (
     select
         {{ landed_columns() }}{{ value_names(measures) }},
         row_number() over (
-            partition by user_id order by _ingested_at, newest_time, _topic, _partition, _offset
+            partition by user_id order by {{ ingestion_order() }}, newest_time, _topic, _partition, _offset
         ) - 1 as arrival
     from placed
 

@@ -30,10 +30,10 @@ repeated as (
 arrivals as (
 
     select
-        identified._topic, identified._partition, identified._offset, identified._ingested_at,
+        identified._topic, identified._partition, identified._offset, identified._commit, identified._ingested_at,
         row_number() over (
             partition by identified.identity
-            order by identified._ingested_at, identified._topic, identified._partition, identified._offset
+            order by {{ ingestion_order('identified') }}, identified._topic, identified._partition, identified._offset
         ) as arrival
     from identified
     inner join repeated on identified.identity = repeated.identity
@@ -42,7 +42,7 @@ arrivals as (
 
 repeats as (
 
-    select _topic, _partition, _offset, _ingested_at from arrivals where arrival > 1
+    select _topic, _partition, _offset, _commit, _ingested_at from arrivals where arrival > 1
 
 ),
 {% if is_incremental_build() %}
@@ -65,6 +65,7 @@ first_arrivals as (
         where repeats._topic = identified._topic
             and repeats._partition = identified._partition
             and repeats._offset = identified._offset
+            and repeats._commit is not distinct from identified._commit
             and repeats._ingested_at is not distinct from identified._ingested_at
     )
     {%- if is_incremental_build() %}
@@ -92,7 +93,8 @@ typed as (
         _partition,
         _offset,
         _timestamp,
-        _ingested_at
+        _ingested_at,
+        _commit
     from first_arrivals
 
 )

@@ -4,7 +4,7 @@
 
 with arrivals as (
 
-    select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition, _offset, _timestamp, _ingested_at
+    select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition, _offset, _timestamp, _ingested_at, _commit
     from {{ new_rows(ref('card_transactions')) }}
     where trans_date_trans_time is not null
 
@@ -28,7 +28,7 @@ newest_before as (
         arrivals.*,
         max(trans_date_trans_time) over (
             -- a topic created anew starts its offsets again
-            partition by _topic, _partition order by _ingested_at, _offset
+            partition by _topic, _partition order by {{ ingestion_order() }}, _offset
             rows between unbounded preceding and 1 preceding
         ) as newest_time
     from arrivals
