@@ -84,14 +84,16 @@ def catch_up() -> None:
 def live() -> None:
     """Run cycles until SIGTERM or Ctrl-C; the cycle under way is finished first.
 
-    A second one on the same lake stands by and goes on when the first one ends, or is killed.
+    A second one on the same lake stands by and goes on when the first one ends, is killed or does not answer. One that
+    was replaced stands by itself.
     """
     give_memory_back()
+    from fraud_lakehouse.lake.lease import LeaseLostError
     from fraud_lakehouse.live import CycleResult, run_live
     from fraud_lakehouse.live.metrics import Metrics
 
     settings, stop = _settings(), _stop_on_signal()
-    metrics, say_at = Metrics.of(settings), dict[str, float]()
+    say_at = dict[str, float]()
     told: dict[str, str] = {}
 
     def report(result: CycleResult) -> None:
@@ -109,8 +111,14 @@ def live() -> None:
                 typer.echo(f"{source} is behind: {behind}")
                 say_at[source] = time.monotonic() + BEHIND_SECONDS
 
-    with metrics:
-        run_live(settings, stop.is_set, report)
+    while not stop.is_set():
+        with Metrics.of(settings) as metrics:
+            try:
+                run_live(settings, stop.is_set, report)
+            except LeaseLostError as lost:
+                typer.echo(f"{lost.problem}; it stands by now")
+            else:
+                return
 
 
 @app.command()

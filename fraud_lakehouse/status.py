@@ -15,7 +15,8 @@ The JSON object (keys may be added, none is removed):
   outdated: [{table, features, message}]: tables of gold with features that another definition than the present one has
     computed in some rows, or none (the message says the command that computes them anew)
   quarantined: card records that could not be read and were not replayed (`fraud-lakehouse quarantine list`)
-  live: null where no live cycle ever ran, else {running, age_seconds: since its summary was written, and the summary:
+  live: null where no live cycle ever ran, else {running, lease: {pid, age: of its heartbeat in seconds} of the process
+    that holds the live cycle's lease or null, age_seconds: since its summary was written, and the summary:
     pid, since, at, cycles, rows, alerts, errors, seconds: {time: {count, p50, p95, p99, max}} of the newest 1,000,
     histograms: {step: {upper bound: observations up to it}} since its start (steps: capture, build, check, deliver,
     follow; total: commit to recorded alert), behind: {source: {seconds: age of the oldest row known not to be scored,
@@ -124,7 +125,9 @@ def collect(settings: Settings) -> Status:
     status.outdated = _outdated(lake, settings)
     status.quarantined = open_count(lake.open(*_CARDS)) if lake.exists(*_CARDS) else 0
     state = live_state(settings.work_dir)
-    status.live = {"running": state.running, "age_seconds": state.age, **state.summary} if state else None
+    if state is not None:
+        lease = asdict(state.holder) if state.holder else None
+        status.live = {"running": state.running, "lease": lease, "age_seconds": state.age, **state.summary}
     status.problems = landed.problems()
     if not any(status.layers.values()):
         status.message = f"there is no lake at {lake.root} yet; `fraud-lakehouse catch-up` or `live` begins one"

@@ -49,7 +49,14 @@ def render(status: Status) -> str:
 
 
 def _live_lines(live: Mapping[str, Any]) -> list[str]:
-    how = "runs" if live["running"] else f"does not run; it last did {_duration(live['age_seconds'])} ago"
+    lease = live.get("lease")
+    heartbeat = f"process {lease['pid']}, heartbeat {_duration(lease['age'])} ago" if lease else ""
+    if live["running"]:
+        how = f"runs ({heartbeat})"
+    elif lease:
+        how = f"hangs ({heartbeat}): a process that stands by takes over"
+    else:
+        how = f"does not run; it last did {_duration(live['age_seconds'])} ago"
     done = f"{live['cycles']:,} cycles, {live['rows']:,} rows, {live['alerts']:,} alerts, {live['errors']:,} errors"
     lines = [f"Live cycle {how}: {done}"]
     for name, times in live["seconds"].items():

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from tests.optional import cache, is_required
+from tests.fetched import NotFetchedError, environment, is_fetched
+from tests.optional import is_required
 
 VERSION = "4.0.1"
 _LOCK = """\
 pyspark==4.0.1 --hash=sha256:9d1f22d994f60369228397e3479003ffe2dd736ba79165003246ff7bd48e2c73
 py4j==0.10.9.9 --hash=sha256:c7c26e4158defb37b0bb124933163641a2ff6e3a3913f7811b0ddbe07ed61533
 """
-FETCH_SECONDS = 600
 
 
 class SparkMissingError(Exception):
@@ -35,26 +34,12 @@ def interpreter() -> Path:
     """
     if shutil.which("java") is None:
         raise SparkMissingError("java is not installed")
-    root = cache("spark", VERSION)
-    python = root / "venv" / "bin" / "python"
-    if (root / "complete").exists():
-        return python
-    if not is_required("SPARK"):
+    if not is_fetched("spark", VERSION) and not is_required("SPARK"):
         raise SparkMissingError("FRAUD_TEST_REQUIRE_SPARK=1 fetches it once (430 MB)")
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "requirements.lock").write_text(_LOCK)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(root / "venv")], check=True)
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r"]
     try:
-        fetched = subprocess.run(
-            [*command, root / "requirements.lock"], capture_output=True, text=True, timeout=FETCH_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise SparkMissingError(f"pip did not fetch pyspark within {FETCH_SECONDS} s") from None
-    if fetched.returncode != 0:
-        raise SparkMissingError(f"pip could not fetch pyspark: {fetched.stderr.strip()[-300:]}")
-    (root / "complete").touch()
-    return python
+        return environment("spark", VERSION, _LOCK)
+    except NotFetchedError as error:
+        raise SparkMissingError(str(error)) from None
 
 
 class Spark:

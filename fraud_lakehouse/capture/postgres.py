@@ -10,6 +10,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from socket import gethostname
 from types import TracebackType
 from typing import Any
 
@@ -32,11 +33,12 @@ from fraud_lakehouse.capture.postgres_publication import (
 )
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_retention import Retention, retention
-from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
+from fraud_lakehouse.capture.postgres_slot import Reader, ReplicationSlot
 from fraud_lakehouse.capture.postgres_slot_state import SlotState
 from fraud_lakehouse.capture.postgres_snapshot import Snapshot
 from fraud_lakehouse.capture.postgres_timeline import Timeline, read_timeline, timeline_number
 from fraud_lakehouse.errors import SettingsError
+from fraud_lakehouse.lake.lease import is_ours
 from fraud_lakehouse.settings import Settings
 
 _SNAPSHOT_ROWS = 100_000
@@ -63,8 +65,12 @@ class PostgresCapture:
                 "FRAUD_POSTGRES_DSN is not set", "set it to postgresql://user:password@host:5432/database"
             )
         self._configured = settings.postgres_tables
-        self._connector = PostgresConnector(settings.postgres_dsn.get_secret_value())
-        self._slot = ReplicationSlot(self._connector, settings.postgres_slot, settings.postgres_publication)
+        work = settings.work_dir
+        reader = Reader(f"{gethostname()}:{work.resolve()}", lambda: is_ours(work / "postgres.lock"))
+        self._connector = PostgresConnector(settings.postgres_dsn.get_secret_value(), reader.application)
+        self._slot = ReplicationSlot(
+            self._connector, settings.postgres_slot, settings.postgres_publication, reader=reader
+        )
         self._chunk_rows = min(settings.batch_rows, _SNAPSHOT_ROWS)
         self._link = PostgresLink(self._connector)
         self._log = LogReader(self._connector, self._slot)

@@ -29,12 +29,14 @@ class PostgresConnector:
 
     Args:
         dsn: libpq connection string or URI.
+        application: how the server names our sessions (`application_name`), unless the string says it.
 
     Raises:
         SettingsError: the string cannot be parsed.
     """
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, application: str = "fraud_lakehouse") -> None:
+        self._application = application
         try:
             self._parameters = conninfo.conninfo_to_dict(dsn)
         except psycopg.ProgrammingError:
@@ -66,7 +68,7 @@ class PostgresConnector:
         known = self._parameters
         parameters: dict[str, Any] = {
             "connect_timeout": 10,
-            "application_name": "fraud_lakehouse",
+            "application_name": self._application,
             "keepalives_idle": 30,
             **known,
             "client_encoding": "UTF8",

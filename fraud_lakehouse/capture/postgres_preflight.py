@@ -64,10 +64,11 @@ def check_slot(connection: psycopg.Connection[Any], slot: ReplicationSlot, posit
     """
     state = slot.state(connection)
     slot.check_usable(state, position)
-    deadline = time.monotonic() + slot.patience
+    began = time.monotonic()
     while state.active_pid is not None:
-        if time.monotonic() > deadline:
+        if time.monotonic() > began + slot.patience:
             raise slot.in_use_error(state, position)
+        slot.end_predecessor(connection, time.monotonic() - began)
         time.sleep(0.05)
         state = slot.state(connection)
     row = connection.execute(_SERVER).fetchone()

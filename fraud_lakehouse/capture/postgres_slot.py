@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
+from zlib import crc32
 
 import psycopg
 from psycopg import errors, pq, sql
@@ -32,6 +34,13 @@ _OWN_SLOT = (
     " `fraud-lakehouse resync`)"
 )
 _START_OVER = "`fraud-lakehouse accept-source postgres` begins again with a new snapshot"
+PREDECESSOR_SECONDS = 2.0  # that a slot may be read by a process before us, which is ending or just asks for news
+_END_PREDECESSOR = """
+select pg_terminate_backend(a.pid)
+  from pg_replication_slots s join pg_stat_activity a on a.pid = s.active_pid
+ where s.slot_name = %s and a.usename = current_user
+   and starts_with(a.application_name, %s) and a.application_name <> %s
+"""
 _PEEK = (
     "select data from"
     " pg_logical_slot_peek_binary_changes($1, $2::pg_lsn, $3, 'proto_version', '1', 'publication_names', $4)"
@@ -46,6 +55,29 @@ class CreatedSlot:
     snapshot: str
 
 
+@dataclass(frozen=True)
+class Reader:
+    """The process that reads a slot, as its sessions are named.
+
+    Args:
+        place: the machine and work folder that it shares with those it may replace.
+        is_only_one: whether no other process of that place may read the slot now.
+    """
+
+    place: str
+    is_only_one: Callable[[], bool]
+
+    @property
+    def group(self) -> str:
+        """How the names of the sessions of such processes begin."""
+        return f"fraud_lakehouse {crc32(self.place.encode()):08x} "
+
+    @property
+    def application(self) -> str:
+        """How the sessions of this process are named."""
+        return f"{self.group}{os.getpid()}"
+
+
 class ReplicationSlot:
     """One logical slot with plugin pgoutput and its publication.
 
@@ -54,9 +86,18 @@ class ReplicationSlot:
         name: the slot's name.
         publication: the publication's name.
         patience: seconds to wait for a slot in use: the server's side of a killed reader ends late.
+        reader: names the sessions of this process.
     """
 
-    def __init__(self, connector: PostgresConnector, name: str, publication: str, patience: float = 10.0) -> None:
+    def __init__(
+        self,
+        connector: PostgresConnector,
+        name: str,
+        publication: str,
+        patience: float = 10.0,
+        reader: Reader | None = None,
+    ) -> None:
+        self._reader = reader
         self.name = name
         self.patience = patience
         self.publication = publication
@@ -244,14 +285,26 @@ class ReplicationSlot:
         Raises:
             SlotInUseError: it is held longer.
         """
-        deadline = time.monotonic() + self.patience
+        began = time.monotonic()
         while True:
             try:
                 return action()
             except errors.ObjectInUse:
-                if time.monotonic() > deadline:
+                if time.monotonic() > began + self.patience:
                     raise self.in_use_error(self.state(connection), position) from None
+                self.end_predecessor(connection, time.monotonic() - began)
                 time.sleep(0.05)
+
+    def end_predecessor(self, connection: psycopg.Connection[Any], waited: float) -> None:
+        """Let the server end the session of a process that we have replaced, if that is what reads the slot.
+
+        The server goes on sending to a process that is stopped, and the slot is in use for as long.
+
+        Args:
+            waited: seconds for which the slot has been in use by somebody else.
+        """
+        if self._reader is not None and waited > PREDECESSOR_SECONDS and self._reader.is_only_one():
+            connection.execute(_END_PREDECESSOR, (self.name, self._reader.group, self._reader.application))
 
     def _blocked(self, timeout: float) -> SourceBusyError:
         with self._connector.connect() as connection:

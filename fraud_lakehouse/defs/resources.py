@@ -16,6 +16,7 @@ from fraud_lakehouse.defs.positions import NewData, new_data
 from fraud_lakehouse.defs.run_lock import hold_lock
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lease import Lease, LeaseLostError
 from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, writer_lock
 
 if TYPE_CHECKING:
@@ -114,10 +115,15 @@ class Parts:
 
 @dataclass
 class Lakehouse:
-    """A run's handle on the product. Steps of one run share the parts (all steps run in one process)."""
+    """A run's handle on the product. Steps of one run share the parts (all steps run in one process).
+
+    Args:
+        lease: the run's lock, if it has one.
+    """
 
     settings: Settings
     parts: Parts
+    lease: Lease | None = None
     _opened: dict[str, Any] = field(default_factory=dict)
     _exit: ExitStack = field(default_factory=ExitStack)
 
@@ -140,18 +146,32 @@ class Lakehouse:
         """Repeat the micro-batch cycle until `stop()`, or `is_over()` and a successor stands by.
 
         `report` takes what each cycle did.
+
+        Raises:
+            LeaseLostError: the run did not answer for a while, and was given up.
         """
-        self.parts.repeat(self.settings, stop, is_over, report)
+        self.parts.repeat(self.settings, lambda: stop() or self._is_given_up, is_over, report)
+        self._check_lease()
 
     @contextmanager
     def writing(self, part: str) -> Iterator[None]:
         """Take the turn of a part of the work (a source, HOT or BESIDE), which the live run takes for each batch too.
 
         Raises:
+            LeaseLostError: the run did not answer for a while, and was given up.
             ConcurrentWriterError: another process held it for TURN_SECONDS.
         """
+        self._check_lease()
         with writer_lock(self.settings.work_dir, TURN_SECONDS, part):
             yield
+
+    @property
+    def _is_given_up(self) -> bool:
+        return self.lease is not None and not self.lease.is_ours
+
+    def _check_lease(self) -> None:
+        if self._is_given_up:
+            raise LeaseLostError("the process of this run")
 
     def close(self) -> None:
         """Close what was opened, newest first."""
@@ -171,9 +191,8 @@ def lakehouse_resource(settings: Settings, parts: Parts) -> dg.ResourceDefinitio
 
     @dg.resource(description="Settings, lake and working parts of one run.")
     def lakehouse(context: dg.InitResourceContext) -> Iterator[Lakehouse]:
-        if context.run:
-            hold_lock(settings, context.run.run_id)
-        handle = Lakehouse(settings, parts)
+        lease = hold_lock(settings, context.run.run_id) if context.run else None
+        handle = Lakehouse(settings, parts, lease)
         try:
             yield handle
         finally:

@@ -97,7 +97,8 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
         minimum_interval_seconds=LIVE_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Keeps one live run going while FRAUD_UPDATE_DELAY is 0. One whose time is over is followed by the"
-        " next without a gap: it ends when that one stands by. A killed one is replaced at once.",
+        " next without a gap: it ends when that one stands by. A killed one is replaced at once, one that hangs within"
+        " some seconds.",
     )
     def keep_live(context: dg.SensorEvaluationContext) -> Tick:
         if why := why_no_live(settings):
@@ -170,7 +171,8 @@ def janitor_sensor(settings: Settings) -> dg.SensorDefinition:
         name="end_dead_runs",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Marks runs as failed whose process was killed together with what would have reported it.",
+        description="Marks runs as failed whose process does not answer, or was killed together with what would have"
+        " reported it.",
     )
     def end_dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         dead = bury_dead_runs(context.instance, settings)
@@ -181,10 +183,11 @@ def janitor_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float | None = None) -> list[str]:
-    """Mark started runs as failed whose process is gone, those that were being stopped as canceled; answers their ids.
+    """Mark started runs as failed whose process is gone or hangs, those being stopped as canceled; answers their ids.
 
     A run without a lock is given GRACE_SECONDS to reach its first step. One that ended in order is none of them: its
-    process has the lock until Dagster has written the end, which is asked for after the lock.
+    process has the lock until Dagster has written the end, which is asked for after the lock. A process that hangs and
+    goes on later finds that its lock was removed, and ends.
     """
     clock = time.time() if now is None else now
     dead = []
@@ -193,17 +196,24 @@ def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float 
         run = record.dagster_run
         state = lock_state(settings, run.run_id)
         age = clock - (record.start_time or record.create_timestamp.timestamp())
-        if state == "free" or (state == "absent" and age > GRACE_SECONDS):
+        if state in ("free", "hung") or (state == "absent" and age > GRACE_SECONDS):
             current = instance.get_run_by_id(run.run_id)
             if current is None or current.is_finished:
                 continue
             if current.status == dg.DagsterRunStatus.CANCELING:
                 instance.report_run_canceled(run, "The run's process was gone before it could be stopped in order.")
             else:
-                instance.report_run_failed(run, "The run's process is gone (killed, or its machine restarted).")
+                instance.report_run_failed(run, _ENDS[state])
             forget_lock(settings, run.run_id)
             dead.append(run.run_id)
     return dead
+
+
+_ENDS = {
+    "hung": "The run's process does not answer (stopped, swapped out or stuck): what it held is taken over.",
+    "free": "The run's process is gone (killed, or its machine restarted).",
+    "absent": "The run's process is gone (killed, or its machine restarted).",
+}
 
 
 def forget_ended_runs(instance: dg.DagsterInstance, settings: Settings) -> None:
@@ -215,11 +225,11 @@ def forget_ended_runs(instance: dg.DagsterInstance, settings: Settings) -> None:
 
 
 def watch_over(settings: Settings, run_ids: Sequence[str], seconds: float = WATCH_SECONDS) -> None:
-    """Return as soon as the process of one of these runs is gone, or none of them runs, or the time is over."""
+    """Return as soon as the process of one of these runs is gone or hangs, none of them runs, or the time is over."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         states = [lock_state(settings, run_id) for run_id in run_ids]
-        if "free" in states or "held" not in states:
+        if "free" in states or "hung" in states or "held" not in states:
             return
         time.sleep(WATCH_SLICE_SECONDS)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fraud_lakehouse.lake.writer_lock import is_held
+from fraud_lakehouse.lake.lease import Holder, holder
 
 SILENT_SECONDS = 60.0  # a cycle writes its summary every 5 s
 
@@ -22,7 +22,8 @@ class LiveState:
     """What is known of the live cycle.
 
     Args:
-        running: whether a process runs this lake's live cycle now.
+        running: whether a process runs this lake's live cycle now, and answers.
+        holder: the process that has the live cycle's lease, whether or not it answers.
         age: seconds since it wrote its summary.
         summary: the summary (`Metrics.summary`), of the newest cycle there was.
     """
@@ -30,6 +31,7 @@ class LiveState:
     running: bool
     age: float
     summary: dict[str, Any]
+    holder: Holder | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def live_state(work: Path, now: datetime | None = None) -> LiveState | None:
     except FileNotFoundError:
         return None
     age = ((now or datetime.now(UTC)) - datetime.fromisoformat(summary["at"])).total_seconds()
-    return LiveState(is_held(work / "live.lock"), max(0.0, round(age, 1)), summary)
+    found = holder(work / "live.lock")
+    return LiveState(found is not None and not found.is_hung, max(0.0, round(age, 1)), summary, found)
 
 
 def keeping_up(work: Path, limit: float, now: datetime | None = None) -> KeepingUp:
@@ -69,7 +72,7 @@ def keeping_up(work: Path, limit: float, now: datetime | None = None) -> Keeping
         now: UTC; default: the clock.
     """
     state = live_state(work, now)
-    if state is None or not state.running:
+    if state is None or state.holder is None:
         return KeepingUp(False, limit, {}, {}, ())
     behind = state.summary["behind"]
     reasons = [
@@ -83,11 +86,16 @@ def keeping_up(work: Path, limit: float, now: datetime | None = None) -> Keeping
         for source, one in behind.items()
         if one.get("away_since")
     ]
-    if state.age > SILENT_SECONDS and _is_alive(state.summary["pid"]):
+    if state.holder.is_hung:
+        reasons.append(
+            f"process {state.holder.pid} runs the live cycle and has not answered for {state.holder.age:.0f} s: it is"
+            " stopped, swapped out or stuck, and nobody stands by to replace it"
+        )
+    elif state.age > SILENT_SECONDS and _is_alive(state.summary["pid"]):
         reasons.append(f"the cycle of process {state.summary['pid']} has ended no round for {state.age:.0f} s")
     seconds = {source: float(one["seconds"]) for source, one in behind.items()}
     rows = {source: int(one["rows"]) + int(one["source_rows"] or 0) for source, one in behind.items()}
-    return KeepingUp(True, limit, seconds, rows, tuple(reasons))
+    return KeepingUp(state.running, limit, seconds, rows, tuple(reasons))
 
 
 def _is_alive(pid: int) -> bool:

@@ -13,11 +13,13 @@ from typing import NamedTuple
 
 import polars as pl
 
+from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.lake import Lake, scan
 
 TABLE = ("gold", "alert_deliveries")
 DONE = ("delivered", "digest")
+_COMMITS = "deliveries"  # app id that fences the commits of two processes, of which one was stopped and replaced
 COLUMNS: dict[str, pl.DataType] = {
     "alert_id": pl.String(),
     "destination": pl.String(),
@@ -58,9 +60,20 @@ class DeliveryLog:
     def append(self, attempts: Sequence[Attempt]) -> None:
         """Record attempts in one Delta commit, on disk when this returns. Creates the table when it is not there.
 
+        What another process has recorded since our last commit (it replaced us, and read the journal) is left out.
+
         Raises:
             LakeError: the lake cannot be written; nothing was recorded.
         """
         if self._appender is None:
             self._appender = Appender.open(self._lake, *TABLE, COLUMNS)
-        self._appender.append(pl.DataFrame(list(attempts), schema=COLUMNS, orient="row"), {})
+        while attempts:
+            commits = self._appender.position(_COMMITS) or 0
+            try:
+                self._appender.append(
+                    pl.DataFrame(list(attempts), schema=COLUMNS, orient="row"), {_COMMITS: commits + 1}
+                )
+            except ConcurrentWriterError:
+                attempts = self.missing(attempts)
+            else:
+                return

@@ -5,7 +5,7 @@ soon as the destination has answered, and committed to gold/alert_deliveries wit
 a destination at least once, and exactly once unless its answer is lost (no answer within the socket timeout, 4 s for
 most services) or the process dies between the answer and the note of it. The alert_id is the idempotency key by which a
 receiver can drop such a repeat. Processes of one machine take turns (`delivery.lock`), so that no two send the same
-alert.
+alert. One that was stopped in its turn and replaced sends nothing more when it goes on, except the message it was in.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fraud_lakehouse.detect.outbox import Backoff, Outbox, Queue, Tries
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lease import Lease
 from fraud_lakehouse.lake.writer_lock import process_lock
 from fraud_lakehouse.settings import Settings
 
@@ -92,6 +93,7 @@ class Delivery:
         self._journal = Journal(settings.work_dir / f"deliveries-{crc32(lake.root.encode()):08x}.jsonl")
         self._lock_path = settings.work_dir / "delivery.lock"
         self._turn: ExitStack | None = None
+        self._lease: Lease | None = None  # of the turn
         self._rounds: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
         self._commit = threading.Lock()
@@ -130,7 +132,7 @@ class Delivery:
         for destination in idle:
             queue = self._outbox.queues[destination.name]
             due = queue.due(now, self._backoff)
-            if not due.is_empty() and not self._closing.is_set():
+            if not due.is_empty() and self._may_send(self._lease):
                 self._start(destination, due, dict(queue.tries))
         self._join(wait)
         return self._report()
@@ -143,11 +145,23 @@ class Delivery:
 
     def _take_turn(self) -> None:
         """Hold the lake's delivery lock until no message of ours is under way."""
+        if self._turn is not None and not self._is_ours:
+            self._turn.close()
+            self._turn = None
         if self._turn is None:
             with ExitStack() as turn:
-                turn.enter_context(process_lock(self._lock_path, 0, "is delivering this lake's alerts"))
+                self._lease = turn.enter_context(process_lock(self._lock_path, 0, "is delivering this lake's alerts"))
                 self._recover()
                 self._turn = turn.pop_all()
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether nobody has taken our turn over, which somebody does when this process has not answered for long."""
+        return self._lease is not None and self._lease.is_ours
+
+    def _may_send(self, lease: Lease | None) -> bool:
+        """Whether another message of a round may begin, which began with this lease."""
+        return lease is not None and lease.is_ours and not self._closing.is_set()
 
     def _recover(self) -> None:
         """Record what a process noted that died before it had recorded it."""
@@ -168,7 +182,10 @@ class Delivery:
 
     def _start(self, destination: Destination, due: pl.DataFrame, tries: dict[str, Tries]) -> None:
         thread = threading.Thread(
-            target=self._round, args=(destination, due, tries), name=f"alerts {destination.name}", daemon=True
+            target=self._round,
+            args=(destination, due, tries, self._lease),
+            name=f"alerts {destination.name}",
+            daemon=True,
         )
         self._rounds[destination.name] = thread
         thread.start()
@@ -178,22 +195,24 @@ class Delivery:
         for thread in self._rounds.values():
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _round(self, destination: Destination, due: pl.DataFrame, tries: dict[str, Tries]) -> None:
+    def _round(self, destination: Destination, due: pl.DataFrame, tries: dict[str, Tries], lease: Lease | None) -> None:
         try:
-            self._send_all(destination, due, tries)
+            self._send_all(destination, due, tries, lease)
         except LakeError as error:
             log.warning("alerts for %s wait: %s", destination.name, error)
         with suppress(LakeError):  # kept: the next deliver_pending raises it before anything is sent
             self._record()
 
-    def _send_all(self, destination: Destination, due: pl.DataFrame, tries: dict[str, Tries]) -> None:
+    def _send_all(
+        self, destination: Destination, due: pl.DataFrame, tries: dict[str, Tries], lease: Lease | None
+    ) -> None:
         ranked = due.sort(["score", "fired_at"], descending=[True, False], nulls_last=True)
         singles = sorted(
             self._outbox.rows.of(ranked.head(self._burst)).iter_rows(named=True),
             key=lambda alert: _attempts(tries, alert["alert_id"]),
         )  # stable: one that keeps failing comes last, so that it holds nothing up
         for alert in singles:
-            if self._closing.is_set():
+            if not self._may_send(lease):
                 return
             failpoint("alerts.before_send")
             error = destination.send(alert_message(alert))
@@ -202,7 +221,7 @@ class Delivery:
                 return
             self._time([alert["source_committed_at"]])
         rest = self._outbox.rows.of(ranked.slice(self._burst, DIGEST_ALERTS))
-        if not rest.is_empty() and not self._closing.is_set():
+        if not rest.is_empty() and self._may_send(lease):
             error = destination.send(digest_message(rest))
             if self._answered(destination, rest["alert_id"].to_list(), "digest", error, tries):
                 self._time(rest["source_committed_at"].to_list())
@@ -240,7 +259,8 @@ class Delivery:
         with self._buffer:
             self._unrecorded.extend(attempts)
             try:
-                self._journal.add(attempts)
+                if self._is_ours:
+                    self._journal.add(attempts)
             except LakeError:
                 self._record_due = 0.0
                 log.warning("deliveries are recorded one by one, without a journal", exc_info=True)
@@ -257,7 +277,8 @@ class Delivery:
                 with self._buffer:
                     del self._unrecorded[: len(batch)]
                     self._recorded.extend(batch)
-                    self._journal.replace(self._unrecorded)
+                    if self._is_ours:
+                        self._journal.replace(self._unrecorded)
                 self._record_due = time.monotonic() + RECORD_SECONDS
 
     def _report(self) -> DeliveryReport:

@@ -66,6 +66,8 @@ def sync_versions(root: Path, first: int, last: int) -> None:
     """fsync the versions `first`..`last` and every data file they add."""
     for version in range(first, last + 1):
         entry = log_entry(root, version)
+        if not entry.exists():  # trimmed by another process, which has replaced this one meanwhile
+            continue
         for line in entry.read_text().splitlines():
             added = json.loads(line).get("add")
             if added:

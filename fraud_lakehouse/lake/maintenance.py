@@ -19,6 +19,7 @@ from fraud_lakehouse.lake import durable, housekeeping, past_log
 from fraud_lakehouse.lake.compaction import ONLY_NEXT, Tier
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import LAYERS, Lake
+from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.lake.storage_errors import lake_errors
 
 LEAST_RETENTION_HOURS = 168
@@ -164,6 +165,7 @@ def _tidy(handle: DeltaTable, root: Path) -> None:
     merges, many = 0, FEW_FILES + 1
     while merges < _MOST_MERGES and housekeeping.merge_durably(handle, root, Tier(0, SMALL_BYTES, many)):
         merges, many = merges + 1, 2
+        progress()
     housekeeping.checkpoint(handle, root)
     past_log.trim(root)
 

@@ -1,12 +1,16 @@
-"""Writing one Parquet data file of a local table, durably, with the Delta action that adds it."""
+"""Writing one Parquet data file of a table, durably, with the Delta action that adds it."""
 
 from __future__ import annotations
 
+import io
 import time
 import uuid
 from pathlib import Path
 
 import polars as pl
+import pyarrow.fs
+from deltalake import DeltaTable
+from deltalake.fs import DeltaStorageHandler
 from deltalake.transaction import AddAction
 
 from fraud_lakehouse.lake import durable, schemas
@@ -20,8 +24,7 @@ def write_parquet(root: Path, frame: pl.DataFrame, *, new_rows: bool = True) -> 
         frame: exactly the table's columns.
         new_rows: whether the rows are new to the table (False: they are moved from other files).
     """
-    name = f"part-00000-{uuid.uuid4()}-c000.zstd.parquet"
-    path = root / name
+    path = root / _new_name()
     try:
         frame.write_parquet(path, compression="zstd", compression_level=1)
         durable.sync_file(path)
@@ -29,5 +32,22 @@ def write_parquet(root: Path, frame: pl.DataFrame, *, new_rows: bool = True) -> 
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    size = path.stat().st_size
+    return _action(path.name, path.stat().st_size, frame, new_rows=new_rows)
+
+
+def upload_parquet(table: DeltaTable, frame: pl.DataFrame) -> AddAction:
+    """Write a file of a table on an object store, with the table's own credentials; its rows are new to the table."""
+    name, content = _new_name(), io.BytesIO()
+    frame.write_parquet(content, compression="zstd", compression_level=1)
+    store = pyarrow.fs.PyFileSystem(DeltaStorageHandler.from_table(table._table))
+    with store.open_output_stream(name) as file:
+        file.write(content.getbuffer())
+    return _action(name, content.tell(), frame, new_rows=True)
+
+
+def _new_name() -> str:
+    return f"part-00000-{uuid.uuid4()}-c000.zstd.parquet"
+
+
+def _action(name: str, size: int, frame: pl.DataFrame, *, new_rows: bool) -> AddAction:
     return AddAction(name, size, {}, time.time_ns() // 1_000_000, new_rows, schemas.statistics(frame))

@@ -5,6 +5,8 @@ a second). So only the newest `KEPT` entries and the checkpoints they need stay.
 ones goes into `<table>/_past/<first version>.jsonl`, a hundred versions to a file, as long as vacuum keeps the data.
 
 An entry goes only below a checkpoint that is flushed, and only after its pack is: a reader finds it in one of the two.
+A pack is never replaced: a process that was stopped while it trimmed, and goes on after another one has, would put one
+with fewer entries there.
 Versions below the kept entries can be opened where a checkpoint is: one an hour stays for a week.
 """
 
@@ -14,6 +16,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -162,7 +165,10 @@ def _thin_checkpoints(root: Path, old: Sequence[int]) -> None:
     expired = time.time() - KEPT_SECONDS
     kept: dict[int, int] = {}  # hour -> version; -1: older than a week
     for version in old:
-        at = max(path.stat().st_mtime_ns for path in (root / LOG).glob(f"{version:020}.checkpoint*"))
+        written = [path.stat().st_mtime_ns for path in (root / LOG).glob(f"{version:020}.checkpoint*")]
+        if not written:
+            continue
+        at = max(written)
         kept[at // _HOUR_NS if at / 1e9 >= expired else -1] = version
     for version in set(old).difference(kept.values()):
         for path in (root / LOG).glob(f"{version:020}.checkpoint*"):
@@ -179,7 +185,12 @@ def _pack(root: Path, start: int, versions: Sequence[int]) -> None:
     begun = root / PAST / f"{start:020}.{os.getpid()}"
     begun.write_text(lines)
     durable.sync_file(begun)
-    os.replace(begun, _pack_of(root, start))
+    try:
+        with suppress(FileExistsError):
+            os.link(begun, _pack_of(root, start))
+        begun.unlink()
+    except OSError:  # a file system without links
+        os.replace(begun, _pack_of(root, start))
     durable.sync_folder(root / PAST)
 
 

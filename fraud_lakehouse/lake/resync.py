@@ -14,6 +14,7 @@ that was done already has no differences the second time. No row of bronze is re
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -24,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
+import psutil
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
@@ -206,12 +208,13 @@ def _pieces(path: Path, info: TableInfo, lsn: int) -> Iterator[pl.DataFrame]:
 
 @contextmanager
 def _scratch(work: Path) -> Iterator[Path]:
-    """A folder for the length of the block; those of killed resyncs are removed (only one has the writer's turn)."""
+    """A folder for the length of the block; those of killed resyncs are removed."""
     try:
         work.mkdir(parents=True, exist_ok=True)
         for left_over in work.glob("resync-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="resync-", dir=work))
+            if not _is_alive(left_over.name.split("-")[1]):
+                shutil.rmtree(left_over, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"resync-{os.getpid()}-", dir=work))
     except OSError as error:
         raise LakeError(
             f"the work folder {work} cannot be written: {error.strerror or error}",
@@ -221,6 +224,10 @@ def _scratch(work: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: str) -> bool:
+    return pid.isdigit() and psutil.pid_exists(int(pid))
 
 
 def _detail(one: Differences, because: str | None) -> dict[str, object]:

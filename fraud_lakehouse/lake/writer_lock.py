@@ -2,19 +2,20 @@
 
 Each part of the work has a turn of its own, so that a long batch run, a backfill or the replica lane never stands in
 the way of an alert: landing of each source, the hot lane, and everything beside it. Correctness never depends on
-turns (the fence is in the Delta commit); the kernel releases one when its holder dies.
+turns (the fence is in the Delta commit). The lock of a holder that dies or hangs is free again (lease.py).
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake.lease import LEASE_SECONDS, Lease, acquire, holder, is_held, is_ours
+
+__all__ = ["BESIDE", "HOT", "TURN_SECONDS", "TurnTakenError", "is_held", "is_ours", "process_lock", "writer_lock"]
 
 TURN_SECONDS = 600.0  # how long a cycle or run waits for its turn: a catch-up may be under way
 HOT = "hot"  # the models that alerts come from
@@ -33,7 +34,7 @@ def _nothing() -> None:
 @contextmanager
 def writer_lock(
     folder: Path, timeout: float, part: str = BESIDE, meanwhile: Callable[[], None] = _nothing
-) -> Iterator[None]:
+) -> Iterator[Lease]:
     """Hold `<folder>/<part>.lock` for the length of the block.
 
     Who waits holds `<part>.queue` meanwhile: a busy cycle, which takes the lock again at once, queues behind it.
@@ -49,19 +50,18 @@ def writer_lock(
         LakeError: the folder cannot be written.
     """
     deadline = time.monotonic() + timeout
-    path = folder / f"{part}.lock"
-    descriptor = _open(path)
+    with process_lock(folder / f"{part}.queue", timeout, "waits to write into this lake", meanwhile):
+        lease = _acquire(folder / f"{part}.lock", deadline, "is writing into this lake already", meanwhile)
     try:
-        with process_lock(folder / f"{part}.queue", timeout, "waits to write into this lake", meanwhile):
-            _acquire(descriptor, path, deadline, "is writing into this lake already", meanwhile)
-        with _named(descriptor):
-            yield
+        yield lease
     finally:
-        os.close(descriptor)
+        lease.release()
 
 
 @contextmanager
-def process_lock(path: Path, timeout: float, activity: str, meanwhile: Callable[[], None] = _nothing) -> Iterator[None]:
+def process_lock(
+    path: Path, timeout: float, activity: str, meanwhile: Callable[[], None] = _nothing
+) -> Iterator[Lease]:
     """Hold one lock file for the length of the block.
 
     Args:
@@ -72,69 +72,23 @@ def process_lock(path: Path, timeout: float, activity: str, meanwhile: Callable[
         TurnTakenError: another process still holds it after `timeout` seconds; names its pid.
         LakeError: the folder cannot be written.
     """
-    descriptor = _open(path)
+    lease = _acquire(path, time.monotonic() + timeout, activity, meanwhile)
     try:
-        _acquire(descriptor, path, time.monotonic() + timeout, activity, meanwhile)
-        with _named(descriptor):
-            yield
+        yield lease
     finally:
-        os.close(descriptor)
+        lease.release()
 
 
-def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file."""
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def is_ours(path: Path) -> bool:
-    """Whether this process holds a lock file."""
-    try:
-        return path.read_text().strip() == str(os.getpid())
-    except FileNotFoundError:
-        return False
-
-
-def _open(path: Path) -> int:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        fix = "point FRAUD_WORK at a folder this user may write"
-        raise LakeError(f"the lock file {path} cannot be opened: {error.strerror or error}", fix) from None
-
-
-@contextmanager
-def _named(descriptor: int) -> Iterator[None]:
-    """Our pid in the file while the block runs; it is left there only by a process that was killed."""
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    yield
-    os.ftruncate(descriptor, 0)
-
-
-def _acquire(
-    descriptor: int, path: Path, deadline: float, activity: str, meanwhile: Callable[[], None] = _nothing
-) -> None:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-                raise TurnTakenError(
-                    f"process {holder} {activity} (it holds {path})",
-                    "wait for it to finish, or stop it; a dead process never holds the lock",
-                ) from None
-            meanwhile()
-            time.sleep(_POLL_SECONDS)
+def _acquire(path: Path, deadline: float, activity: str, meanwhile: Callable[[], None] = _nothing) -> Lease:
+    while (lease := acquire(path)) is None:
+        if time.monotonic() >= deadline:
+            found = holder(path)
+            who = f"process {found.pid or 'unknown'}" if found else "another process"
+            raise TurnTakenError(
+                f"{who} {activity} (it holds {path})",
+                "wait for it to finish, or stop it; the lock of a process that is dead, or has not answered for"
+                f" {LEASE_SECONDS:.0f} s, is taken over",
+            )
+        meanwhile()
+        time.sleep(_POLL_SECONDS)
+    return lease

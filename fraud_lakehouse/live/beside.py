@@ -1,8 +1,8 @@
 """What no alert waits for, in a process of its own: here the parent's handle, in `beside_process.py` what it does.
 
-The process ends with its parent (its standard input closes), and is started again should it die.
+The process ends with its parent (its standard input closes), and is started again should it die or hang.
 Talk: the parent writes a line for each change; the child answers one JSON object a line: `problems` by part, and of a
-build its `nodes` and `seconds`.
+build its `nodes` and `seconds`. An empty object is a heartbeat.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 from contextlib import suppress
 from typing import Any, TextIO
 
+import psutil
+
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 _RESTART_SECONDS = (0.0, 2.0, 10.0, 60.0)
 GRACE_SECONDS = 30.0  # for the build it is in, once it is told to end; what is cut off is built by the next process
 _TERMINATE_SECONDS = 5.0
+STOPPED_SECONDS = 10.0  # without a heartbeat of a process that is stopped, after which it is killed
+SILENT_SECONDS = 300.0  # the same of one that is not: on a busy machine it gets next to nothing (`nice` 19)
 
 
 class Beside:
@@ -46,6 +50,8 @@ class Beside:
         self._starts = 0
         self._start_at = 0.0
         self._is_stale = True
+        self._silent = 0.0  # seconds without a line of it
+        self._checked_at = 0.0
 
     def __enter__(self) -> Beside:
         return self
@@ -94,6 +100,7 @@ class Beside:
     def _keep_running(self) -> None:
         if self._process is not None:
             if self._process.poll() is None:
+                self._kill_if_silent(self._process)
                 return
             problem = f"the process beside the cycle ended with code {self._process.returncode}; it is started again"
             log.error("%s", problem)
@@ -113,11 +120,26 @@ class Beside:
             env=self._environment,
             start_new_session=True,
         )
+        self._silent = 0.0
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), name="beside", daemon=True)
         self._reader.start()
         if self._is_stale:
             self.note_change()
+
+    def _kill_if_silent(self, process: subprocess.Popen[str]) -> None:
+        """End a process that hangs; a later call finds it dead. Nobody waits for it here.
+
+        Only time in which this process itself was running counts as silence.
+        """
+        now = time.monotonic()
+        with self._lock:
+            self._silent += min(now - self._checked_at, 1.0)
+            silent = self._silent
+        self._checked_at = now
+        if silent > SILENT_SECONDS or (silent > STOPPED_SECONDS and _is_stopped(process.pid)):
+            log.error("the background worker has not answered for %.0f s (stopped, or stuck): it is killed", silent)
+            process.kill()
 
     def _bury(self, process: subprocess.Popen[str], grace: float | None = None) -> None:
         """Wait for its end, or put one to it after `grace` seconds, and close what led to it.
@@ -143,8 +165,18 @@ class Beside:
         for line in lines:
             said: dict[str, Any] = json.loads(line)
             with self._lock:
+                self._silent = 0.0
+                if not said:
+                    continue
                 self._problems = said["problems"]
                 if "nodes" in said:
                     nodes = [NodeResult(**node) for node in said["nodes"]]
                     self._built.append(BuildResult(nodes, said["seconds"]))
                     self._starts = 0
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        return False

@@ -21,6 +21,7 @@ from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.lake.failpoints import arm_from
 from fraud_lakehouse.lake.idle_partitions import TABLE as OBSERVATIONS
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lease import BEAT_SECONDS, is_stuck, progress, watched
 from fraud_lakehouse.lake.maintenance import DailyUpkeep
 from fraud_lakehouse.lake.writer_lock import BESIDE, TURN_SECONDS, writer_lock
 from fraud_lakehouse.live.problems import broken_models
@@ -52,6 +53,32 @@ class _Changes(threading.Thread):
         self.changed.set()
 
 
+class _Answers:
+    """What this process says to its parent: a JSON object a line, and an empty one as a heartbeat while it goes on."""
+
+    def __init__(self, say: TextIO) -> None:
+        self._say = say
+        self._lock = threading.Lock()
+        threading.Thread(target=self._beat, name="answers", daemon=True).start()
+
+    def send(self, answer: dict[str, Any]) -> None:
+        """Write one object.
+
+        Raises:
+            BrokenPipeError: the parent is gone.
+        """
+        with self._lock:
+            self._say.write(json.dumps(answer) + "\n")
+            self._say.flush()
+
+    def _beat(self) -> None:
+        with suppress(BrokenPipeError, ValueError):  # the parent is gone, or the stream is closed
+            while True:
+                if not is_stuck():
+                    self.send({})
+                time.sleep(BEAT_SECONDS)
+
+
 class _EndedError(Exception):
     """The parent is gone, or wants this process to end."""
 
@@ -60,8 +87,9 @@ def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishLan
     """Build the lanes after a change, at most every `replica_interval` seconds, until `lines` ends."""
     changes = _Changes(lines)
     changes.start()
-    with closing(Transformer(settings)) as transformer, suppress(_EndedError):
-        work = _Work(settings, transformer, changes, say)
+    answers = _Answers(say)
+    with closing(Transformer(settings)) as transformer, suppress(_EndedError), watched():
+        work = _Work(settings, transformer, changes, answers)
         while True:
             work.step(publishing.problem)
 
@@ -69,11 +97,11 @@ def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishLan
 class _Work:
     """What is done again and again, and what is wrong with it."""
 
-    def __init__(self, settings: Settings, transformer: Transformer, changes: _Changes, say: TextIO) -> None:
+    def __init__(self, settings: Settings, transformer: Transformer, changes: _Changes, answers: _Answers) -> None:
         self._settings = settings
         self._transformer = transformer
         self._changes = changes
-        self._say = say
+        self._answers = answers
         self._daily = DailyUpkeep(Lake.at(settings.lake))
         self._observations = NewRows(Lake.at(settings.lake), OBSERVATIONS)
         self._problems: dict[str, str] = {}
@@ -161,10 +189,11 @@ class _Work:
         else:
             self._note("upkeep", None)
 
-    def _turn(self) -> AbstractContextManager[None]:
+    def _turn(self) -> AbstractContextManager[object]:
         return writer_lock(self._settings.work_dir, TURN_SECONDS, BESIDE, self._go_on)
 
     def _go_on(self) -> None:
+        progress()
         if self._changes.ended.is_set():
             raise _EndedError
 
@@ -176,8 +205,7 @@ class _Work:
 
     def _tell(self, answer: dict[str, Any]) -> None:
         broken = {part: why for lane in self._broken.values() for part, why in lane.items()}
-        self._say.write(json.dumps({"problems": {**self._problems, **broken}, **answer}) + "\n")
-        self._say.flush()
+        self._answers.send({"problems": {**self._problems, **broken}, **answer})
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from fraud_lakehouse.detect.delivery import Delivery, DeliveryReport
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.problems import broken_models
@@ -168,6 +169,7 @@ class Cycle:
 
     def _deliver(self) -> None:
         """Deliver what another process records in its turn: a standby that warms up, a run."""
+        progress()
         if time.monotonic() >= self._deliver_due:
             self._early = self.delivery.deliver_pending(0.0).after(self._early)
             self._deliver_due = time.monotonic() + DELIVER_SECONDS

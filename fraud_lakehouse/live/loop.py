@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fraud_lakehouse.errors import GapError
+from fraud_lakehouse.lake.lease import progress, watched
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.live.capturing import Capturing
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
@@ -20,7 +21,8 @@ SLICE_SECONDS = 0.2  # how long `stop` may go unheard
 def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
     """Repeat cycles, waking on data, until `stop()`; the cycle under way is finished first.
 
-    With an update delay the sources are drained once in that time instead (intervals.py).
+    With an update delay the sources are drained once in that time instead (intervals.py). A loop that makes no progress
+    loses the leases of its process (lake/lease.py).
 
     Args:
         beside: works beside the cycle; the caller ends it, and decides what waits for its end.
@@ -29,15 +31,21 @@ def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Ca
         GapError: every source has stopped and needs a person.
         LakeError: the lake cannot be written.
     """
+    with watched():
+        if cycle.settings.update_delay:
+            _at_intervals(cycle, beside, stop, report)
+        else:
+            _on_data(cycle, beside, stop, report)
+
+
+def _on_data(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
     settings = cycle.settings
-    if settings.update_delay:
-        _at_intervals(cycle, beside, stop, report)
-        return
     capturing = Capturing(cycle.sources, settings.work_dir, settings.batch_rows)
     scoring = Scoring(cycle, capturing.backlog)
     with capturing as landings:
         due = 0.0
         while not stop():
+            progress()
             landed, is_shared = landings.take(SLICE_SECONDS)
             if landed or is_shared or time.monotonic() >= due:
                 result = scoring.run(landed, is_shared=is_shared, is_busy=lambda: landings.is_waiting)
@@ -54,6 +62,7 @@ def _at_intervals(
             _finish(cycle, beside, result, report)
         until = time.monotonic() + IDLE_SECONDS
         while not stop() and not intervals.is_time and time.monotonic() < until:
+            progress()
             time.sleep(SLICE_SECONDS)
 
 
@@ -62,6 +71,7 @@ def _finish(cycle: Cycle, beside: Beside, result: CycleResult, report: Callable[
     if result.has_rows:
         beside.note_change()
     built = beside.take()
+    progress()
     report(replace(result, builds=[*result.builds, *built], problems={**result.problems, **beside.problems}))
     if cycle.all_stopped:
         raise GapError("; ".join(cycle.problems.values()), "resolve it as each message says, then start again")

@@ -1,6 +1,7 @@
-"""One live cycle a lake: a second one stands by, warm, and goes on where the first one stopped or was killed.
+"""One live cycle a lake: a second one stands by, warm, and goes on where the first one stopped, was killed or hangs.
 
-So a live run is followed by the next without a gap, and a killed one is replaced at once wherever a standby waits.
+So a live run is followed by the next without a gap, and a killed one is replaced at once wherever a standby waits; one
+that hangs, within some seconds. Should it go on later, it finds that it was replaced, and ends.
 Correctness does not rest on it: two cycles at once would only take turns and be refused by the fences.
 """
 
@@ -10,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from fraud_lakehouse.lake.writer_lock import TurnTakenError, is_held, process_lock
+from fraud_lakehouse.lake.lease import Lease, LeaseLostError, is_held
+from fraud_lakehouse.lake.writer_lock import TurnTakenError, process_lock
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 from fraud_lakehouse.live.loop import run_until
@@ -32,6 +34,7 @@ def run_live(
         is_over: whether the time of this process is over: it then ends as soon as a successor stands by, not before.
 
     Raises:
+        LeaseLostError: this process was stopped, swapped out or stuck, and another one goes on.
         GapError: every source has stopped and needs a person.
         LakeError: the lake cannot be written.
     """
@@ -40,28 +43,35 @@ def run_live(
     with Beside(settings) as beside, Cycle(settings) as cycle:
         if is_held(settings.work_dir / "live.lock"):
             cycle.warm_up()  # else rows are landed meanwhile: a restart after a kill does not wait for dbt's imports
-        with live_turn(settings.work_dir, stop) as is_ours:
-            if is_ours:
-                queue = settings.work_dir / "live.queue"
-                run_until(cycle, beside, lambda: stop() or (is_over() and is_held(queue)), report)
+        with live_turn(settings.work_dir, stop) as lease:
+            if lease is None:
+                return
+            queue = settings.work_dir / "live.queue"
+            run_until(
+                cycle,
+                beside,
+                lambda: stop() or not lease.is_ours or (is_over() and is_held(queue)),
+                report,
+            )
+            if not lease.is_ours:
+                raise LeaseLostError("this live process")
 
 
 @contextmanager
-def live_turn(work: Path, stop: Callable[[], bool]) -> Iterator[bool]:
-    """Wait until no other live cycle runs; false if `stop()` came first. Who waits is known by `live.queue`."""
+def live_turn(work: Path, stop: Callable[[], bool]) -> Iterator[Lease | None]:
+    """Wait until no other live cycle runs; None if `stop()` came first. Who waits is known by `live.queue`."""
     with ExitStack() as held:
+        lease = None
         with ExitStack() as queued:
-            if not _acquired(work / "live.queue", queued, stop) or not _acquired(work / "live.lock", held, stop):
-                yield False
-                return
-        yield True
+            if _acquired(work / "live.queue", queued, stop) is not None:
+                lease = _acquired(work / "live.lock", held, stop)
+        yield lease
 
 
-def _acquired(path: Path, held: ExitStack, stop: Callable[[], bool]) -> bool:
+def _acquired(path: Path, held: ExitStack, stop: Callable[[], bool]) -> Lease | None:
     while not stop():
         try:
-            held.enter_context(process_lock(path, _SLICE_SECONDS, "runs this lake's live cycle"))
+            return held.enter_context(process_lock(path, _SLICE_SECONDS, "runs this lake's live cycle"))
         except TurnTakenError:
             continue
-        return True
-    return False
+    return None

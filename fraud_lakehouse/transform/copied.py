@@ -13,6 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -108,6 +109,9 @@ def _link(file: str, path: Path) -> None:
     except OSError:  # a file system without links, or with too many of them
         shutil.copyfile(file, path)
         durable.sync_file(path)
+    else:
+        with suppress(OSError):  # another user's file
+            os.utime(path)  # a vacuum that was stopped and goes on must not take it for an old orphan
 
 
 def _new_name() -> str:

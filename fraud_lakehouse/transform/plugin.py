@@ -19,6 +19,7 @@ from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.lake import LAYERS, Lake
+from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Consumption, Plan
@@ -196,6 +197,7 @@ class Plugin(BasePlugin):
 
     def _write(self, call: dict[str, Any]) -> int:
         """Run the model's SQL and commit its rows; answers the number of rows written."""
+        progress()
         plan = self._plan(call)
         self._plans.pop(plan.consumer)
         plan.definitions = call["definitions"]

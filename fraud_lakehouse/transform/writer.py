@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,16 +25,17 @@ from deltalake import (
     write_deltalake,
 )
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import create_table_with_add_actions
+from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import housekeeping
+from fraud_lakehouse.lake import housekeeping, schemas
 from fraud_lakehouse.lake.durable import sync_versions
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import table_root
+from fraud_lakehouse.lake.parquet import upload_parquet, write_parquet
 from fraud_lakehouse.lake.refusal import is_refused
-from fraud_lakehouse.sql_text import quoted
-from fraud_lakehouse.transform import copied
+from fraud_lakehouse.lake.reshape import reshape
+from fraud_lakehouse.transform import copied, merged
 from fraud_lakehouse.transform.scan import columns
 
 if TYPE_CHECKING:
@@ -184,32 +186,36 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
     if _all_true(rows, IS_NEW):
         _commit(plan, target, _Counted(rows.select(stored).to_reader()), "append")
         return _done(plan, target, before, rows.num_rows, "append")
-    # Only a key that has nulls is compared so that they match: files are not left out by such a comparison.
-    on = " and ".join(
-        f"(t.{quoted(name)} {'is not distinct from' if rows.column(name).null_count else '='} s.{quoted(name)})"
-        for name in key
-    )
-    values = {quoted(name): f"s.{quoted(name)}" for name in stored}
-    with _committing(plan):
-        merger = target.merge(
-            rows,
-            predicate=on,
-            source_alias="s",
-            target_alias="t",
-            merge_schema=True,
-            commit_properties=CommitProperties(app_transactions=plan.transactions()),
-            post_commithook_properties=_hooks(target),
-        )
-        if DELETE in rows.column_names:
-            (
-                merger.when_matched_delete(f"s.{DELETE} = true")
-                .when_matched_update(values)
-                .when_not_matched_insert(values, f"s.{DELETE} = false")
-                .execute()
+    _add_columns(plan, target, rows.select(stored).schema)
+    write = partial(upload_parquet, target) if (root := _local(target)) is None else partial(write_parquet, root)
+    written: list[AddAction | RemoveAction] = []
+    try:
+        written.extend(merged.rewrite(target, merged.Change.of(target, rows, key, DELETE), write))
+        with _committing(plan):
+            # delta-rs (1.6.6) accepts two commits that remove the same file: only the very next one is safe.
+            target.create_write_transaction(
+                written,
+                "append",
+                target.schema(),
+                commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0),
+                post_commithook_properties=_hooks(target),
             )
-        else:
-            merger.when_matched_update(values).when_not_matched_insert(values).execute()
+    except ConcurrentWriterError:
+        for action in written:
+            if root is not None and isinstance(action, AddAction):
+                (root / action.path).unlink(missing_ok=True)
+        raise
+    target.update_incremental()
     return _done(plan, target, before, rows.num_rows, "merge")
+
+
+def _add_columns(plan: Plan, target: DeltaTable, wanted: pa.Schema) -> None:
+    """Add the columns that a merge has and its table lacks, in a commit of their own: they are null in every row."""
+    own = schemas.frame_schema(target.schema())
+    new = pa.schema([_delta_field(field) for field in wanted if field.name not in own])
+    if new.names:
+        with _committing(plan):
+            reshape(target, None, own, schemas.frame_schema(Schema.from_arrow(new)))
 
 
 def progress(plan: Plan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +9,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from fraud_lakehouse.defs.resources import Lakehouse, Parts
 from fraud_lakehouse.defs.run_lock import hold_lock, lock_state
 from fraud_lakehouse.defs.sensors import GRACE_SECONDS, bury_dead_runs, forget_ended_runs, watch_over
+from fraud_lakehouse.lake import lease
+from fraud_lakehouse.lake.lease import LeaseLostError
 
 FAILURE, SUCCESS = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
 
@@ -33,10 +35,34 @@ def test_a_started_run_whose_process_is_gone_is_ended(stand: Callable[..., Any],
     process = hold_lock(made.settings, run.run_id)
     assert lock_state(made.settings, run.run_id) == "held"
     assert bury_dead_runs(instance, made.settings) == []
-    os.close(process)  # what the kernel does when a process is killed
+    process.release()  # what the kernel does when a process is killed
     assert bury_dead_runs(instance, made.settings) == [run.run_id]
     assert _status(instance, run) == FAILURE
     assert lock_state(made.settings, run.run_id) == "absent"
+
+
+def test_a_started_run_whose_process_hangs_is_ended_and_the_process_stops_working_should_it_go_on(
+    stand: Callable[..., Any], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = stand()
+    run = _started(made, instance)
+    process = hold_lock(made.settings, run.run_id)
+    lakehouse = Lakehouse(made.settings, Parts(repeat=lambda _settings, stop, _is_over, _report: stops.append(stop())))
+    lakehouse.lease = process
+    stops: list[bool] = []
+    lakehouse.repeat(lambda: False, lambda: False, lambda result: None)
+    lease._heart.forget(process)  # no heartbeat any more, as of a process that is stopped
+    now = time.monotonic()
+    monkeypatch.setattr(lease, "clock", lambda: now + lease.LEASE_SECONDS + 1)
+    assert lock_state(made.settings, run.run_id) == "hung"
+    assert bury_dead_runs(instance, made.settings) == [run.run_id]
+    assert _status(instance, run) == FAILURE
+    with pytest.raises(LeaseLostError):
+        lakehouse.repeat(lambda: False, lambda: False, lambda result: None)
+    assert stops == [False, True]
+    with pytest.raises(LeaseLostError), lakehouse.writing("postgres"):
+        pass
+    process.release()
 
 
 def test_a_run_that_was_being_stopped_when_its_process_went_is_canceled(
@@ -44,7 +70,7 @@ def test_a_run_that_was_being_stopped_when_its_process_went_is_canceled(
 ) -> None:
     made = stand()
     run = _started(made, instance)
-    os.close(hold_lock(made.settings, run.run_id))
+    hold_lock(made.settings, run.run_id).release()
     instance.report_run_canceling(run)
     assert bury_dead_runs(instance, made.settings) == [run.run_id]
     assert _status(instance, run) == dg.DagsterRunStatus.CANCELED
@@ -75,14 +101,14 @@ def test_what_ended_runs_leave_is_removed(stand: Callable[..., Any], instance: d
     alive, ended, killed = (_started(made, instance) for _ in range(3))
     process = hold_lock(made.settings, alive.run_id)
     for run in (ended, killed):
-        os.close(hold_lock(made.settings, run.run_id))
-    os.close(hold_lock(made.settings, "deleted-from-the-history"))
+        hold_lock(made.settings, run.run_id).release()
+    hold_lock(made.settings, "deleted-from-the-history").release()
     instance.report_run_canceled(ended)
     forget_ended_runs(instance, made.settings)
     states = [lock_state(made.settings, run.run_id) for run in (alive, ended, killed)]
     assert states == ["held", "absent", "free"], "a killed run's is left to those who end it"
     assert lock_state(made.settings, "deleted-from-the-history") == "absent"
-    os.close(process)
+    process.release()
 
 
 def test_the_end_of_a_live_run_is_seen_during_the_tick(
@@ -95,7 +121,7 @@ def test_the_end_of_a_live_run_is_seen_during_the_tick(
         naps += 1
         assert naps < 10, "the tick goes on though the run's process is gone"
         if naps == 3:
-            os.close(process)
+            process.release()
 
     monkeypatch.setattr(time, "sleep", nap)
     watch_over(settings, ["not-begun"], 60.0)

@@ -50,7 +50,9 @@ def landed(database: str, tmp_path: Path) -> Settings:
     return settings
 
 
-def test_it_builds_what_no_alert_waits_for_and_survives_a_kill(database: str, tmp_path: Path) -> None:
+def test_it_builds_what_no_alert_waits_for_and_is_replaced_when_killed_or_stopped(
+    database: str, tmp_path: Path
+) -> None:
     settings = landed(database, tmp_path)
     built: list[BuildResult] = []
 
@@ -69,6 +71,14 @@ def test_it_builds_what_no_alert_waits_for_and_survives_a_kill(database: str, tm
         built.clear()
         Rest(settings.work_dir).end()  # the next one would rest for what the first has worked
         until(lambda: not beside.take() and beside.pid != first)
+        beside.note_change()
+        until(lambda: took(beside))
+        stopped = beside.pid
+        assert stopped is not None
+        os.kill(stopped, signal.SIGSTOP)
+        built.clear()
+        Rest(settings.work_dir).end()
+        until(lambda: not beside.take() and beside.pid not in (None, stopped))
         beside.note_change()
         until(lambda: took(beside))
     assert beside.pid is None

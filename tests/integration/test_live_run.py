@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +21,8 @@ import pytest
 
 from fraud_lakehouse.capture.kafka_records import encode
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.writer_lock import is_held
+from fraud_lakehouse.lake.lease import LeaseLostError, is_held
+from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
 from tests.alert_receiver import Receiver
 from tests.fixtures_kafka import Broker, card
@@ -30,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 LIVE = """
 import sys
 from pathlib import Path
+from fraud_lakehouse.lake.lease import LeaseLostError
 from fraud_lakehouse.live import CycleResult, run_live
 from fraud_lakehouse.settings import load_settings
 
@@ -38,7 +41,11 @@ over, stop = map(Path, sys.argv[1:])
 def report(result: CycleResult) -> None:
     print(f"{result.rows} rows", *result.problems.items(), flush=True)
 
-run_live(load_settings(), stop.exists, report, is_over=over.exists)
+try:
+    run_live(load_settings(), stop.exists, report, is_over=over.exists)
+except LeaseLostError as lost:
+    print(lost, flush=True)
+    sys.exit(lost.exit_code)
 """
 SCHEMA = """
 create table users (user_id int primary key, name text, email text, registration_date timestamp);
@@ -62,10 +69,15 @@ def bank(database: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 class Process:
-    """A live process. It ends once a successor stands by after `over` was called, and after `stop` in any case."""
+    """A live process. It ends once a successor stands by after `over` was called, and after `stop` in any case.
 
-    def __init__(self, settings: Settings, folder: Path, root: Path = ROOT) -> None:
+    Args:
+        ends: its exit code then.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, root: Path = ROOT, ends: int = 0) -> None:
         folder.mkdir()
+        self._ends = ends
         self._over, self._stop, self._log = folder / "over", folder / "stop", folder / "log"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
@@ -84,8 +96,8 @@ class Process:
         self._over.touch()
 
     def end(self) -> None:
-        """Wait for its end, which must be a good one."""
-        assert self.process.wait(PATIENCE) == 0, self.said[-3000:]
+        """Wait for its end, which must be the expected one."""
+        assert self.process.wait(PATIENCE) == self._ends, self.said[-3000:]
 
     def __enter__(self) -> Process:
         return self
@@ -174,6 +186,52 @@ def test_a_live_process_hands_over_to_the_next_while_rows_flow(
     assert Counter(alerts["transaction_id"].to_list()) == Counter(fired)
     landed = bronze(settings, "card_transactions")["trans_num"].to_list()
     assert Counter(landed) == Counter(f"{number:032x}" for number in cards)
+
+
+@pytest.mark.kafka
+@pytest.mark.crash
+def test_a_live_process_that_is_stopped_is_replaced_and_harms_nothing_when_it_goes_on(
+    bank: psycopg.Connection[Any], database: str, kafka: Broker, tmp_path: Path
+) -> None:
+    topic = kafka.new_topic()
+    with Receiver() as receiver:
+        settings = load_settings(
+            lake=str(tmp_path / "lake"),
+            postgres_dsn=database,
+            kafka_bootstrap_servers=kafka.bootstrap,
+            kafka_topic=topic,
+            alert_urls=receiver.url,
+            alert_burst=10_000,
+        )
+        with ExitStack() as processes, flowing(bank, kafka, topic) as (fired, cards):
+            first = processes.enter_context(Process(settings, tmp_path / "first", ends=LeaseLostError.exit_code))
+            until(lambda: told(receiver), "the first alert", first)
+            second = processes.enter_context(Process(settings, tmp_path / "second"))
+            until(lambda: is_held(settings.work_dir / "live.queue"), "the second stands by", first, second)
+
+            def until_the_second_alerts() -> None:
+                before = len(fired)
+                until(lambda: set(fired[before:]) & set(told(receiver)), "an alert of the second", second)
+
+            first.process.send_signal(signal.SIGSTOP)
+            until_the_second_alerts()
+            first.process.send_signal(signal.SIGCONT)
+            until_the_second_alerts()
+            first.end()
+            assert "had not answered" in first.said
+            until_the_second_alerts()
+        # rows written last, and the second process has ended: what is left is landed and delivered
+        with Cycle(settings) as cycle:
+            cycle.catch_up()
+    assert Counter(told(receiver)).keys() == set(fired), "none is lost"
+    repeated = [transaction for transaction, times in Counter(told(receiver)).items() if times > 1]
+    assert len(repeated) <= 1, "at most the one that was being sent when the process was stopped"
+    alerts = pl.read_delta(f"{settings.lake}/gold/alerts").filter(pl.col("rule") == "unknown_user")
+    assert Counter(alerts["transaction_id"].to_list()) == Counter(fired)
+    landed = bronze(settings, "card_transactions")["trans_num"].to_list()
+    assert Counter(landed) == Counter(f"{number:032x}" for number in cards)
+    rows = bronze(settings, "transactions")["transaction_id"].to_list()
+    assert Counter(map(str, rows)) == Counter(fired)
 
 
 @pytest.fixture

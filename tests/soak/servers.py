@@ -142,7 +142,7 @@ class Servers:
         with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
             row = connection.execute(
                 "select count(pg_terminate_backend(pid)) from pg_stat_activity"
-                " where datname = %s and application_name = 'fraud_lakehouse'",
+                " where datname = %s and starts_with(application_name, 'fraud_lakehouse')",
                 (database,),
             ).fetchone()
         assert row is not None

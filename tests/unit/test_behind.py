@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud_lakehouse.detect.behind import keeping_up, live_state
+from fraud_lakehouse.lake import lease
 from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.lake.writer_lock import process_lock
 from fraud_lakehouse.live.behind import Backlog, Waiting
@@ -179,6 +181,18 @@ def test_a_cycle_that_says_nothing_is_stuck(tmp_path: Path, age: float, passed: 
     write(tmp_path, age)
     with process_lock(tmp_path / "live.lock", 0, "runs"):
         assert keeping_up(tmp_path, limit=10.0, now=NOW).passed == passed
+
+
+def test_a_process_that_hangs_does_not_keep_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    with process_lock(tmp_path / "live.lock", 0, "runs") as held:
+        lease._heart.forget(held)  # no heartbeat any more, as of a process that is stopped
+        later = time.monotonic() + 30
+        monkeypatch.setattr(lease, "clock", lambda: later)
+        found = keeping_up(tmp_path, limit=10.0, now=NOW)
+    assert not found.passed and not found.running
+    (reason,) = found.reasons
+    assert reason.startswith(f"process {os.getpid()} runs the live cycle and has not answered for 30 s")
 
 
 def test_without_a_live_cycle_nothing_can_be_behind(tmp_path: Path) -> None:

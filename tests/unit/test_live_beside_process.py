@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.idle_partitions import TABLE as OBSERVATIONS
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lease import watched
 from fraud_lakehouse.lake.schemas import IDLE_PARTITIONS
 from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.live import beside_process
@@ -76,7 +78,7 @@ def serving(
             parent.write("changed\n" * changes)
             parent.flush()
             thread.start()
-            yield (json.loads(line) for line in answers)
+            yield (answer for line in answers if (answer := json.loads(line)))  # without the heartbeats
         thread.join(PATIENCE)
         assert not thread.is_alive(), "it ends with its parent"
 
@@ -152,6 +154,23 @@ def test_a_refused_project_and_a_broken_model_are_told_side_by_side(
         until(answers, {"project": refused, "model users": skipped})
         transformer.refusal = None
         until(answers, {"model users": skipped})
+
+
+def test_it_beats_while_its_loop_goes_on_and_no_more_once_it_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside_process, "BEAT_SECONDS", 0.01)
+    read, write = os.pipe()
+    with open(read) as answers, open(write, "w") as say, watched():
+        sent = beside_process._Answers(say)
+        assert [next(answers) for _ in range(3)] == ["{}\n"] * 3
+        monkeypatch.setattr(beside_process, "is_stuck", lambda: True)
+        time.sleep(0.2)
+        sent.send({"problems": {}})
+        while (line := next(answers)) == "{}\n":
+            pass
+        assert json.loads(line) == {"problems": {}}
+        os.set_blocking(read, False)
+        time.sleep(0.2)
+        assert answers.readline() == ""
 
 
 def test_its_parents_end_is_noticed_while_it_waits_for_its_turn(

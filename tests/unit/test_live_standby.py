@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fraud_lakehouse.lake.writer_lock import is_held
+from fraud_lakehouse.lake.lease import LeaseLostError, create, is_held
 from fraud_lakehouse.live import standby
 from fraud_lakehouse.live.standby import live_turn, run_live
 from fraud_lakehouse.settings import Settings
@@ -20,9 +21,11 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from fraud_lakehouse.live.standby import live_turn
-with live_turn(Path(sys.argv[1]), lambda: False) as is_ours:
-    print(is_ours, flush=True)
-    time.sleep(60)
+with live_turn(Path(sys.argv[1]), lambda: False) as lease:
+    print("running", flush=True)
+    while lease.is_ours:
+        time.sleep(0.05)
+    print("replaced", flush=True)
 """
 
 
@@ -30,33 +33,61 @@ def never() -> bool:
     return False
 
 
-def test_a_standby_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_standby_takes_over_from_one_that_is_killed_or_stopped(tmp_path: Path, fault: signal.Signals) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
         assert first.stdout is not None
-        assert first.stdout.readline() == "True\n"
+        assert first.stdout.readline() == "running\n"
         assert not is_held(tmp_path / "live.queue"), "nobody stands by yet"
-        ours = threading.Event()
+        ours, over = threading.Event(), threading.Event()
 
         def stand_by() -> None:
-            with live_turn(tmp_path, never) as is_ours:
-                if is_ours:
+            with live_turn(tmp_path, never) as lease:
+                if lease is not None:
                     ours.set()
+                    over.wait(PATIENCE)
 
         thread = threading.Thread(target=stand_by)
         thread.start()
         while not is_held(tmp_path / "live.queue"):
             pass
         assert not ours.is_set()
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+        first.send_signal(fault)
+        assert ours.wait(PATIENCE)
+        assert is_held(tmp_path / "live.lock") and not is_held(tmp_path / "live.queue")
+        first.send_signal(signal.SIGCONT)
+        assert first.stdout.readline() == ("replaced\n" if fault == signal.SIGSTOP else "")
+        first.wait(PATIENCE)
+        assert is_held(tmp_path / "live.lock"), "the one that goes on has taken nothing back"
+        over.set()
         thread.join(PATIENCE)
-    assert ours.is_set()
     assert not is_held(tmp_path / "live.queue") and not is_held(tmp_path / "live.lock")
+
+
+def test_a_process_that_was_replaced_ends_its_loop_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Part:
+        def __init__(self, _settings: Settings) -> None: ...
+
+        def __enter__(self) -> Part:
+            return self
+
+        def __exit__(self, *exception: object) -> None: ...
+
+    def loop(_cycle: Part, _beside: Part, stop: Callable[[], bool], _report: object) -> None:
+        assert not stop()
+        create(tmp_path / "live.lock").release()  # as one that takes over does
+        assert stop()
+
+    monkeypatch.setattr(standby, "Cycle", Part)
+    monkeypatch.setattr(standby, "Beside", Part)
+    monkeypatch.setattr(standby, "run_until", loop)
+    with pytest.raises(LeaseLostError, match="this live process had not answered"):
+        run_live(Settings(work=str(tmp_path)), never, lambda result: None)
 
 
 def test_a_standby_that_is_told_to_stop_does_not_wait(tmp_path: Path) -> None:
     with live_turn(tmp_path, never) as first, live_turn(tmp_path, lambda: True) as second:
-        assert first and not second
+        assert first is not None and second is None
 
 
 def test_the_process_beside_is_waited_for_once_turn_and_deliveries_are_free(

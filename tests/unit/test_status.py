@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -250,9 +251,13 @@ def test_the_live_cycle_is_shown_with_its_figures(lake: Lake) -> None:
         report = collect(chosen)
     shown = json.loads(to_json(report))["live"]
     assert shown["running"] and shown["age_seconds"] < 60 and shown["cycles"] == 1
+    assert shown["lease"]["pid"] == os.getpid() and shown["lease"]["age"] < 60
+    assert f"Live cycle runs (process {os.getpid()}, heartbeat " in render(report)
     assert set(shown["histograms"]) == {"capture", "build", "check", "deliver", "total"}
     assert shown["behind"]["kafka"]["rows"] == 30_000
     assert "kafka waits for 42.0 s, 30,000 rows not scored, 5,000 rows in the source" in render(report)
+    report.live = {**shown, "running": False, "lease": {"pid": 7, "age": 45.0}}
+    assert "Live cycle hangs (process 7, heartbeat 45.0 s ago): a process that stands by takes over" in render(report)
     assert "Live cycle does not run" in render(collect(chosen))
 
 

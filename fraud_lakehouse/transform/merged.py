@@ -1,0 +1,111 @@
+"""Upserts and deletes by key: each file that holds one of the keys is written anew without their rows.
+
+delta-rs' own MERGE writes `Utf8View` columns, which not every reader takes; these files have plain ones. Where the rows
+come from, and the commit, are in `writer.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import and_
+from urllib.parse import unquote
+
+import polars as pl
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+
+from fraud_lakehouse.lake import schemas
+from fraud_lakehouse.lake.compaction import MERGED_BYTES
+from fraud_lakehouse.lake.lake import scan_files, table_root
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a merge does.
+
+    Args:
+        rows: the rows that are put in place of those with the same key; exactly the table's columns.
+        keys: the keys of `rows`, and those that are removed.
+    """
+
+    rows: pl.DataFrame
+    keys: pl.DataFrame
+
+    @staticmethod
+    def of(table: DeltaTable, rows: pa.Table, key: Sequence[str], delete: str) -> Change:
+        """From rows as the engine gives them; columns of the table that they lack are null.
+
+        Args:
+            delete: name of the column that is true in rows whose key is removed; it may be absent.
+
+        Raises:
+            polars.exceptions.InvalidOperationError: a value does not fit its column.
+        """
+        schema = schemas.frame_schema(table.schema())
+        frame = pl.DataFrame(rows)
+        stays = pl.col(delete).not_().fill_null(value=True) if delete in frame.columns else pl.lit(value=True)
+        typed = frame.filter(stays).select(
+            pl.col(name).cast(kind) if name in frame.columns else pl.lit(None, kind).alias(name)
+            for name, kind in schema.items()
+        )
+        return Change(typed, frame.select(pl.col(name).cast(schema[name]) for name in key))
+
+
+def rewrite(
+    table: DeltaTable, change: Change, write: Callable[[pl.DataFrame], AddAction]
+) -> Iterator[AddAction | RemoveAction]:
+    """The actions of the merge's commit, each once its file is there.
+
+    A file is read in pieces of about `MERGED_BYTES`, each of which becomes a file: memory does not grow with a table.
+
+    Args:
+        write: writes a file of the table.
+    """
+    for path, size in _touched(table, change.keys):
+        whole = scan_files(table, [_place(table, path)])
+        rows = whole.select(pl.len()).collect().item()
+        step = math.ceil(rows / math.ceil(size / MERGED_BYTES))
+        for start in range(0, rows, step):
+            piece = whole.slice(start, step)
+            on = change.keys.columns
+            kept = piece.join(change.keys.lazy(), on=on, how="anti", nulls_equal=True, maintain_order="left").collect()
+            if kept.height:
+                yield write(kept)
+        now = time.time_ns() // 1_000_000
+        yield RemoveAction(path=path, data_change=True, deletion_timestamp=now, size=size, partition_values={})
+    if change.rows.height:
+        yield write(change.rows)
+
+
+def _touched(table: DeltaTable, keys: pl.DataFrame) -> list[tuple[str, int]]:
+    """Path in the log and size of each file that holds one of the keys."""
+    actions = pl.DataFrame(table.get_add_actions(flatten=True)).select("path", "size_bytes").rows()
+    near = _within(keys)
+    found = pl.collect_all(
+        scan_files(table, [_place(table, path)])
+        .filter(near)
+        .select(keys.columns)
+        .join(keys.lazy(), on=keys.columns, how="semi", nulls_equal=True)
+        .select(pl.len())
+        for path, _ in actions
+    )
+    return [action for action, rows in zip(actions, found, strict=True) if rows.item()]
+
+
+def _within(keys: pl.DataFrame) -> pl.Expr:
+    """What a row with one of the keys fulfils: parts of files whose statistics exclude it are not read."""
+    ranges = [
+        pl.col(name).is_between(keys[name].min(), keys[name].max())
+        for name, kind in keys.schema.items()
+        if not keys[name].has_nulls() and (kind.is_integer() or kind.is_temporal() or kind == pl.String)
+    ]
+    return reduce(and_, ranges, pl.lit(value=True))
+
+
+def _place(table: DeltaTable, path: str) -> str:
+    return f"{table_root(table)}/{unquote(path)}"
