@@ -100,7 +100,7 @@ def _touched(table: DeltaTable, keys: pl.DataFrame) -> list[tuple[str, int]]:
 def _within(keys: pl.DataFrame) -> pl.Expr:
     """What a row with one of the keys fulfils: parts of files whose statistics exclude it are not read."""
     ranges = [
-        pl.col(name).is_between(keys[name].min(), keys[name].max())
+        pl.col(name).is_between(pl.lit(keys[name].min()), pl.lit(keys[name].max()))  # text alone would name a column
         for name, kind in keys.schema.items()
         if not keys[name].has_nulls() and (kind.is_integer() or kind.is_temporal() or kind == pl.String)
     ]
