@@ -25,7 +25,7 @@ from tests.soak.servers import Servers
 from tests.soak.wall_clock import WallClock
 
 PARTITIONS = 2
-_IDLE = 0.05  # seconds between three transactions of a workload in the background and the next
+_IDLE = 0.1  # seconds between three transactions of a workload in the background and the next
 DRAIN_ROWS = 10_000
 
 
