@@ -70,8 +70,8 @@ def limited(limit: int, size: Callable[[Product], int]) -> Callable[[LiveStand],
             life.stand.pause(0.2, 0.5)
             with live.limited(limit, size(live)):
                 life.stand.pause(1.0, 2.0)
-        life.go_on()
         try:
+            life.go_on()
             life.check_alerts()
         except ProductError:
             if live.running:
