@@ -13,6 +13,7 @@ from fraud_lakehouse.defs.alerts import alert_sensor, failure_sensor
 from fraud_lakehouse.defs.bronze import bronze_assets, bronze_key, bronze_tables
 from fraud_lakehouse.defs.checks import alert_checks
 from fraud_lakehouse.defs.contract_checks import contract_checks, contracted_tables
+from fraud_lakehouse.defs.excluded_values import excluded_checks
 from fraud_lakehouse.defs.late_rows import late_check
 from fraud_lakehouse.defs.live_run import live_job
 from fraud_lakehouse.defs.published import published_assets
@@ -56,7 +57,13 @@ def build_definitions(
             transform_assets(manifest, is_live=settings.update_delay == 0),
             *published_assets(settings),
         ],
-        asset_checks=[alert_checks(rules), *contract_checks(contracted), late_check(), *slot_check(settings)],
+        asset_checks=[
+            alert_checks(rules),
+            *contract_checks(contracted),
+            late_check(),
+            *excluded_checks(),
+            *slot_check(settings),
+        ],
         jobs=[
             dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."),
             live_job(keys, rules, contracted),

@@ -53,6 +53,15 @@ class Settings(BaseSettings):
 
     update_delay: float = Field(0.0, ge=0, description="seconds between updates; 0 is live")
     allowed_lateness: float = Field(15.0, ge=0, description="seconds an event may be behind the watermark")
+    max_amount: float = Field(
+        1e12, gt=0, allow_inf_nan=False, description="largest amount, in absolute value, that features count"
+    )
+    max_future: float = Field(
+        86_400.0,
+        ge=0,
+        le=100 * 366 * 86_400,
+        description="seconds an event time may lie after its record's own timestamp; 0: no limit",
+    )
     idle_seconds: float = Field(
         60.0, ge=0, description="seconds without rows until a partition holds no watermark back"
     )

@@ -48,12 +48,14 @@ landed_by_then as (
 
 {#- The columns of a payment that go with its features. -#}
 {% macro landed_columns() -%}
-    trans_num, user_id, amt, trans_date_trans_time, _topic, _partition, _offset, _timestamp, _ingested_at, _commit
+    trans_num, user_id, amt, trans_date_trans_time, is_amount_excluded, is_time_excluded,
+    _topic, _partition, _offset, _timestamp, _ingested_at, _commit
 {%- endmacro %}
 
 {#- The columns of an evaluated row for one that is only counted. -#}
 {% macro unlanded_columns(measures) -%}
-    null as trans_num, user_id, null as amt, trans_date_trans_time, null as _topic, null as _partition, null as _offset,
+    null as trans_num, user_id, null as amt, trans_date_trans_time,
+    null as is_amount_excluded, null as is_time_excluded, null as _topic, null as _partition, null as _offset,
     null as _timestamp, null as _ingested_at, null as _commit{{ value_names(measures) }}, -1 as arrival
 {%- endmacro %}
 

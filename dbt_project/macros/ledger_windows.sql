@@ -19,12 +19,12 @@ known_{{ seconds }} as (
     {%- if incremental %}
 
     select stored.user_id, stored.user_entry, stored.transaction_date, stored.amount, stored.weight, false as is_new
-    from {{ seen_by_key(
+    from {{ counted_entries(seen_by_key(
         ref('transactions_ledger'),
         entry_columns(),
         ['user_id', window_floor('transaction_date', seconds)],
         needed_spans(new_ledger, seconds),
-    ) }} as stored
+    )) }} as stored
     inner join needed_{{ seconds }} as needed
         on stored.user_id = needed.user_id
         and {{ window_floor('stored.transaction_date', seconds) }} = needed.span

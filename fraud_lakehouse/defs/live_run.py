@@ -24,6 +24,7 @@ from fraud_lakehouse.defs.bronze import SETTING, bronze_key, configured
 from fraud_lakehouse.defs.capture_check import LiveCaptureChecks
 from fraud_lakehouse.defs.checks import alert_evaluations
 from fraud_lakehouse.defs.contract_checks import ContractRounds
+from fraud_lakehouse.defs.excluded_values import excluded_evaluations
 from fraud_lakehouse.defs.late_rows import late_evaluation
 from fraud_lakehouse.defs.metadata import landed_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
@@ -224,7 +225,8 @@ def live_job(
             began = time.monotonic()
             slot = slot_evaluation(settings, lakehouse.parts.slot)
             late = late_evaluation(lakehouse.lake, settings)
-            for evaluation in (*alert_evaluations(lakehouse.lake, rules, settings), *late, *slot):
+            excluded = excluded_evaluations(lakehouse.lake, settings)
+            for evaluation in (*alert_evaluations(lakehouse.lake, rules, settings), *late, *excluded, *slot):
                 context.log_event(evaluation)  # type: ignore[arg-type]  # the annotation is narrower than the code
             for evaluation in contracts.evaluations():
                 context.log_event(evaluation)  # type: ignore[arg-type]

@@ -146,6 +146,7 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
         kafka_bootstrap_servers=bootstrap,
         kafka_topic=TOPIC,
         kafka_config_file=None,
+        max_future=0.0,  # event times run ahead of the clock
         publish_features=False,  # the embedded broker cannot abort a transaction, nor keep a position
         update_delay=0.0,
     )

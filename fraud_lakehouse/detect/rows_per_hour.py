@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import polars as pl
+from deltalake import DeltaTable
 
 from fraud_lakehouse.lake.lake import Lake, scan_files, table_root
 from fraud_lakehouse.transform.scan import file_path
@@ -31,7 +32,7 @@ def rows_per_hour(lake: Lake, table: tuple[str, str], column: str, since: dateti
     handle = lake.open(*table)
     stated = _stated(pl.DataFrame(handle.get_add_actions(flatten=True)), column)
     first, last = hours_ago(pl.col("least"), now), hours_ago(pl.col("greatest"), now)
-    near = stated.filter(((pl.col("greatest") > since) & (pl.col("least") <= now)).fill_null(value=True))
+    near = _near(stated, since, now)
     is_told = (first == last) & (pl.col("least") > since) & (pl.col("greatest") <= now) & pl.col("rows").is_not_null()
     told = near.filter(is_told).group_by(first.alias("hour")).agg(pl.col("rows").sum())
     unsure = near.filter(~is_told.fill_null(value=False))["path"]
@@ -43,6 +44,16 @@ def rows_per_hour(lake: Lake, table: tuple[str, str], column: str, since: dateti
         for hour, count in read.iter_rows():
             counts[hour] = counts.get(hour, 0) + count
     return counts
+
+
+def files_between(handle: DeltaTable, column: str, since: datetime, now: datetime) -> list[str]:
+    """Paths of a table's files that may have rows whose time lies in (`since`, `now`]."""
+    stated = _stated(pl.DataFrame(handle.get_add_actions(flatten=True)), column)
+    return [file_path(table_root(handle), path) for path in _near(stated, since, now)["path"]]
+
+
+def _near(stated: pl.DataFrame, since: datetime, now: datetime) -> pl.DataFrame:
+    return stated.filter(((pl.col("greatest") > since) & (pl.col("least") <= now)).fill_null(value=True))
 
 
 def _stated(actions: pl.DataFrame, column: str) -> pl.DataFrame:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 DELAYED_AGGREGATES = ("count", "sum", "mean")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_RESERVED = ("event_time", "is_evaluated", "version", "known_at", "is_deleted", "window_start", "window_end")
+_RESERVED = (
+    *("event_time", "is_evaluated", "version", "known_at", "is_deleted", "window_start", "window_end"),
+    *("is_amount_excluded", "is_time_excluded"),
+)
 
 
 def check_sources(sources: Mapping[str, Source], file: str) -> None:

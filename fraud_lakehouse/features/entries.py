@@ -59,7 +59,7 @@ class Table(_Strict):
 
 
 class Source(_Strict):
-    """A stream of events: where its features go, which model has its rows, their id and event time.
+    """A stream of events: where its features go, which model has its rows, their id, event time and amount.
 
     Features lie in `table`, strictly past, unless their entry names one of `tables`. `settings` are the vars that
     decide which of the rows count.
@@ -69,6 +69,7 @@ class Source(_Strict):
     rows: str
     id: str
     time: str
+    amount: str | None = None
     event: str
     settings: list[Literal["late_rows"]] = []
     entities: dict[str, Entity]

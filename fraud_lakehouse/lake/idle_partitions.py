@@ -30,6 +30,7 @@ SOURCE = "kafka"
 TABLE = ("control", "idle_partitions")
 CARDS = ("bronze", "card_transactions")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  event times have no zone
+_YEARS = (datetime(2, 1, 1), datetime(9999, 1, 1))  # noqa: DTZ001
 _BEYOND = timedelta(milliseconds=1)  # what is told strictly after its time is told at it
 _TRUNCATED = timedelta(milliseconds=1)  # by which a file's stated greatest time may be short
 
@@ -136,7 +137,9 @@ class IdlePartitions:
         if not self._lake.exists(*CARDS):
             return []
         with lake_errors(self._lake, *CARDS):
-            newest = newest_of(self._lake.open(*CARDS), topic.name, self._settings.window_idle_seconds)
+            settings = self._settings
+            handle = self._lake.open(*CARDS)
+            newest = newest_of(handle, topic.name, settings.window_idle_seconds, settings.max_future)
         return sorted(set(self._times_after(newest))) if newest is not None else []
 
     def _times_after(self, newest: Newest) -> Iterator[datetime]:
@@ -151,10 +154,14 @@ class IdlePartitions:
                 yield begin + timedelta(seconds=windows.size)  # whatever the event time: by then all have ended
 
 
-def newest_of(handle: DeltaTable, topic: str, seconds: float) -> Newest | None:
+def newest_of(handle: DeltaTable, topic: str, seconds: float, max_future: float) -> Newest | None:
     """The newest landing of a topic's readable records, and the newest event time of those of the last `seconds`.
 
-    Most files are left unread where their statistics say when their rows landed.
+    Event times that models exclude (dbt_project/macros/excluded.sql) are left out. Most files are left unread where their
+    statistics say when their rows landed.
+
+    Args:
+        max_future: FRAUD_MAX_FUTURE.
     """
     actions = pl.DataFrame(handle.get_add_actions(flatten=True))
     stated = f"max.{INGESTED_AT}"
@@ -162,19 +169,26 @@ def newest_of(handle: DeltaTable, topic: str, seconds: float) -> Newest | None:
         landed = pl.col(stated).cast(UTC_MICROSECONDS)
         near = landed >= landed.max() - timedelta(seconds=seconds) - _TRUNCATED
         paths = actions.filter(near.fill_null(value=True))["path"]
-        if found := _newest_in(handle, [f"{table_root(handle)}/{unquote(path)}" for path in paths], topic, seconds):
+        files = [f"{table_root(handle)}/{unquote(path)}" for path in paths]
+        if found := _newest_in(handle, files, topic, seconds, max_future):
             return found
-    return _newest_in(handle, data_files(handle), topic, seconds)
+    return _newest_in(handle, data_files(handle), topic, seconds, max_future)
 
 
-def _newest_in(handle: DeltaTable, files: Sequence[str], topic: str, seconds: float) -> Newest | None:
+def _newest_in(
+    handle: DeltaTable, files: Sequence[str], topic: str, seconds: float, max_future: float
+) -> Newest | None:
     rows = scan_files(handle, files).filter(pl.col("_topic") == topic, pl.col("_error").is_null())
     landed_at = rows.select(pl.col(INGESTED_AT).max()).collect().item()
     if landed_at is None:
         return None
     time = pl.col("trans_date_trans_time").str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
     last = rows.filter(pl.col(INGESTED_AT) >= landed_at - timedelta(seconds=seconds))
-    return Newest(landed_at, last.select(time.max()).collect().item())
+    counts = time.is_between(*_YEARS, closed="left")
+    if max_future:
+        recorded_at = pl.coalesce("_timestamp", INGESTED_AT).dt.replace_time_zone(None)
+        counts &= time - timedelta(seconds=max_future) <= recorded_at
+    return Newest(landed_at, last.select(time.filter(counts).max()).collect().item())
 
 
 def _ends(windows: Windows, after: datetime) -> Iterator[datetime]:

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _ROW = "_lake_place"
+_FLAGS = [
+    ("is_amount_excluded", "boolean"),
+    ("is_time_excluded", "boolean"),
+]  # null where silver is older than they are
 _NAMED = re.compile(r'"(bronze|silver|gold)"\."((?:[^"]|"")*)"')
 
 
@@ -128,7 +132,7 @@ def _reading(
             for layer, name in dict.fromkeys(_NAMED.findall(sql)):
                 table = lake.open(layer, name.replace('""', '"'))
                 connection.execute(f"create schema if not exists {quoted(layer)}")
-                connection.execute(f'create view {quoted(layer)}."{name}" as {snapshot_sql(table)}')
+                connection.execute(f'create view {quoted(layer)}."{name}" as {snapshot_sql(table, _FLAGS)}')
                 types = frame_schema(table.schema()) | types
             yield connection, types
 

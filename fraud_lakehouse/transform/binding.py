@@ -88,8 +88,9 @@ def _check_features(
 
 
 def _columns(source: Source) -> list[tuple[str, str]]:
+    amount = [("amount", source.amount)] if source.amount is not None else []
     keys = [(f"entity {name!r}", column) for name, entity in source.entities.items() for column in entity.key]
-    return [("id", source.id), ("time", source.time), *keys]
+    return [("id", source.id), ("time", source.time), *amount, *keys]
 
 
 def _types(project: Path, model: str, where: str) -> dict[str, str]:

@@ -305,6 +305,8 @@ def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any],
 def _vars(settings: Settings) -> dict[str, Any]:
     return {
         "allowed_lateness_seconds": settings.allowed_lateness,
+        "max_amount": settings.max_amount,
+        "max_future_seconds": settings.max_future,
         "late_rows": settings.late_rows,
         "idle_seconds": settings.idle_seconds,
         "label_delay_seconds": settings.label_delay,

@@ -67,8 +67,10 @@ def version_sql(table: DeltaTable, version: int, declared: Columns = ()) -> str:
     """A SELECT over a version that the handle may have passed (-1: no row)."""
     if version < 0:
         return files_sql(table, [], declared)
-    at = table if table.version() == version else DeltaTable(table_root(table), version=version)
-    return files_sql(table, data_files(at), declared)
+    if table.version() == version:
+        return files_sql(table, data_files(table), declared)
+    at = DeltaTable(table_root(table), version=version)
+    return files_sql(at, data_files(at), list({**dict(columns(table)), **dict(declared)}.items()))
 
 
 def empty_sql(named: Columns) -> str:

@@ -58,7 +58,6 @@ def test_windows_equal_brute_force(spark: Spark, rendered: Rendered) -> None:
 def test_spines_have_every_entity_in_every_window(spark: Spark, rendered: Rendered) -> None:
     given = [row for row in events(8, 40) if row["k"] is not None]
     spark.view("events", given, SCHEMA)
-    spark.view("entities", [{"k": 1}, {"k": 7}], "k bigint")
     assert_spines(lambda kind: [of_times(row) for row in spark.query(rendered(QUERIES[kind]))], given)
 
 

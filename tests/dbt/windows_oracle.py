@@ -107,17 +107,13 @@ def sessions(events: list[Event], gap: int) -> Windows:
     return _aggregated(held)
 
 
-def spine(
-    events: list[Event], slide: int, seconds: int, entities: list[Any] | None
-) -> set[tuple[Any, datetime, datetime]]:
-    """Every entity with every window from the first with an event, or its own first (no `entities`), to the last."""
+def spine(events: list[Event], slide: int, seconds: int) -> set[tuple[Any, datetime, datetime]]:
+    """Every entity with every window from the first in which it has an event to the last."""
     held = windowed(events, slide, seconds)
-    if not held:
-        return set()
-    starts = [start for _, start, _ in held]
     result = set()
-    for key in {key for key, _, _ in held} if entities is None else entities:
-        start = min(starts) if entities is not None else min(begin for owner, begin, _ in held if owner == key)
+    for key in {key for key, _, _ in held}:
+        starts = [begin for owner, begin, _ in held if owner == key]
+        start = min(starts)
         while start <= max(starts):
             result.add((key, start, start + timedelta(seconds=seconds)))
             start += timedelta(seconds=slide)

@@ -204,7 +204,7 @@ def test_the_newest_landing_is_found_though_the_newest_files_have_none_that_can_
     Clock.at = LANDED + timedelta(hours=1)
     table = BronzeTable.open_or_create(stand.lake, "card_transactions", CARD_SCHEMA, ())
     table.append(pl.DataFrame([{"_topic": "transaction", "_error": "no JSON"}], schema=CARD_SCHEMA), {})
-    newest = newest_of(stand.lake.open("bronze", "card_transactions"), "transaction", 60)
+    newest = newest_of(stand.lake.open("bronze", "card_transactions"), "transaction", 60, 0)
     assert newest is not None
     assert newest.landed_at == LANDED
     assert newest.event_time == datetime(2024, 5, 1, 11, 59, 30)  # noqa: DTZ001  event times have no zone

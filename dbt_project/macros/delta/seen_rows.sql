@@ -10,9 +10,9 @@
 {% endmacro %}
 
 {#- Their totals by key (names of columns). totals: name -> SQL aggregate that merges two partial results, of which
-    `columns` has those of a single row under the same names. One row for each key. -#}
-{% macro seen_totals(relation, key, columns, totals) %}
-    {{ return(lake_seen(relation, {'columns': columns, 'key': key, 'totals': totals}, {})) }}
+    `columns` has those of a single row under the same names. One row for each key. where: SQL of the rows that count. -#}
+{% macro seen_totals(relation, key, columns, totals, where=none) %}
+    {{ return(lake_seen(relation, {'columns': columns, 'where': where, 'key': key, 'totals': totals}, {})) }}
 {% endmacro %}
 
 {#- Those rows that have one of the keys, and a few that only look like it: compare the keys. by: SQL expressions over

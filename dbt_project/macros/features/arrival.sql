@@ -25,12 +25,14 @@
     {{ return(parts | map(attribute=2) | reject('none') | unique | list) }}
 {% endmacro %}
 
-{#- The measures of these features: name -> SQL expression over a row. -#}
+{#- The measures of these features: name -> SQL expression over a row, null where it is of an excluded amount. -#}
 {% macro arrival_measures(features) %}
     {%- set found = {} -%}
     {%- for feature in features if feature.measure -%}
-        {%- set measure = var('feature_sources')[feature.source].measures[feature.measure] -%}
-        {%- do found.update({feature.measure: measure.expression}) -%}
+        {%- set source = var('feature_sources')[feature.source] -%}
+        {%- set measure = source.measures[feature.measure] -%}
+        {%- set counted = 'case when is_amount_excluded is not true then ' ~ measure.expression ~ ' end' -%}
+        {%- do found.update({feature.measure: counted if source.amount in measure.columns else measure.expression}) -%}
     {%- endfor -%}
     {{ return(found) }}
 {% endmacro %}

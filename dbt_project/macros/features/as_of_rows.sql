@@ -6,7 +6,7 @@
     a correction is not for him unless he says `corrected`. -#}
 {% macro rows_known(source, corrected) %}
     {%- if source == 'cards' -%}
-    {%- set payments = ref('card_transactions') -%}
+    {%- set payments = counted_payments(ref('card_transactions')) -%}
     {%- set late = ref('card_transactions_late') -%}
     {%- set known -%}
     select
@@ -26,13 +26,23 @@
     {%- set known -%}
     select
         transaction_id,
-        cast(user_id as bigint) as user_id,
-        cast(transaction_date as {{ zoneless() }}) as transaction_date,
-        {{ try_cast('amount', 'decimal(38, 9)') }} as amount,
-        valid_from as _lake_known_from,
-        valid_to as _lake_known_to
-    from {{ versions }}
+        user_id,
+        transaction_date,
+        case when {{ is_plausible('amount') }} then amount end as amount,
+        _lake_known_from,
+        _lake_known_to
+    from (
+        select
+            transaction_id,
+            {{ try_cast('user_id', 'bigint') }} as user_id,
+            {{ try_cast('transaction_date', zoneless()) }} as transaction_date,
+            {{ try_cast('amount', 'decimal(38, 9)') }} as amount,
+            valid_from as _lake_known_from,
+            valid_to as _lake_known_to
+        from {{ versions }}
+    ) as typed
     where transaction_date is not null
+        and not {{ excludes_time('transaction_date', 'true', '_lake_known_from') }}
     {%- endset -%}
     {%- else -%}
     {{ exceptions.raise_compiler_error("features_as_of: nobody has said when rows of the source '" ~ source ~ "' are known") }}
@@ -159,7 +169,8 @@
                 select
                     _lake_label, cast(event_time as {{ zoneless() }}) as {{ declared.time }}
                     {%- for column in own_columns(declared, own) %},
-                    {{ column }}
+                    {{ 'case when ' ~ is_plausible(column) ~ ' then ' ~ column ~ ' end as ' if column == declared.amount }}
+                    {{- column }}
                     {%- endfor %}
                 from numbered_labels
             ) as numbered_labels

@@ -7,7 +7,7 @@
     {%- set key, time = shape.key, shape.time -%}
     {%- set columns = payment_columns_for(shape.features, shape.key) -%}
     {%- set incremental = is_incremental_build() -%}
-    {%- set new_payments = new_rows(rows) -%}
+    {%- set new_payments = counted_payments(new_rows(rows)) -%}
     {%- set observed = observations(incremental) -%}
     {%- set new_late = new_rows(late_rows) -%}
     {%- set drops_late = var('late_rows') == 'drop' -%}
@@ -25,7 +25,9 @@
     {%- endset -%}
     {%- set told = newest_windows_of(shape, stored_windows(shape, told_since)) -%}
     {%- set first_late = 'select min(' ~ time ~ ') from (' ~ late_only_now(shape, new_payments, new_late) ~ ') as late' -%}
-    {%- set seen_late = seen_rows(rows, columns, since=[time, first_late], is_kept=false) if drops_late else none -%}
+    {%- set seen_late = counted_payments(
+        seen_rows(rows, columns, since=[time, first_late], is_kept=false)
+    ) if drops_late else none -%}
     {%- set touched -%}
         select {{ key | join(', ') }}, min({{ time }}) as first_time
         from (
@@ -81,7 +83,7 @@ transactions as (
     union all
 
     select {{ columns | join(', ') }}
-    from {{ seen_rows(rows, columns, since=[time, oldest_start], is_kept=false) }}
+    from {{ counted_payments(seen_rows(rows, columns, since=[time, oldest_start], is_kept=false)) }}
 
 ),
 {% endif %}

@@ -8,7 +8,7 @@
     {%- set shape = window_shape(table) -%}
     {%- set columns = payment_columns_for(shape.features, shape.key) -%}
     {%- set incremental = is_incremental_build() -%}
-    {%- set new_payments = new_rows(rows) -%}
+    {%- set new_payments = counted_payments(new_rows(rows)) -%}
     {%- set observed = observations(incremental) -%}
     {%- set new_late = new_rows(late_rows) -%}
     {#- looking for each payment among the late ones takes a third of a full build, and mostly there are none -#}
@@ -74,7 +74,7 @@ transactions as (
     union all
 
     select {{ columns | join(', ') }}
-    from {{ seen_rows(rows, columns, since=[shape.time, oldest_start], is_kept=in_memory) }}
+    from {{ counted_payments(seen_rows(rows, columns, since=[shape.time, oldest_start], is_kept=in_memory)) }}
 
 ),
 

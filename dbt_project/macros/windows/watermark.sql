@@ -6,7 +6,8 @@
 {%- endmacro %}
 
 {#- The newest event time of the slowest partition that is waited for, less the allowed lateness. None is waited for
-    that had no row for `idle` seconds (none: all are) of landings of the others. When nothing has landed for so long,
+    that had no row for `idle` seconds (none: all are) of landings of the others, and none whose newest event lies more
+    than far_behind_seconds behind the newest of all (unless event times have no limit): a very old event. When nothing has landed for so long,
     told by `observed` (a relation with observed_at, or none), no partition is: the newest event time goes on with the
     clock, `idle` seconds behind it. All times are in the data, so the same data always give the same watermark. -#}
 {% macro watermark_of(relation, idle, observed=none) -%}
@@ -30,7 +31,8 @@
             select
                 max(newest_time) as newest_time,
                 max(newest_landing) as newest_landing,
-                max(max(newest_landing)) over () as lake_landing
+                max(max(newest_landing)) over () as lake_landing,
+                max(max(newest_time)) over () as lake_newest_time
             from {{ relation }} as landed
             group by _topic, _partition
         ) as by_partition
@@ -38,10 +40,16 @@
         cross join (select max(observed_at) as observed_at from {{ observed }} as observations) as observed
         {%- endif %}
     ) as partition_times
+    where true
     {%- if idle is not none %}
-    where newest_landing is null
-        or newest_landing = lake_landing
-        or {{ seconds_between('newest_landing', 'lake_landing') }} < {{ idle }}
+        and (
+            newest_landing is null
+            or newest_landing = lake_landing
+            or {{ seconds_between('newest_landing', 'lake_landing') }} < {{ idle }}
+        )
+    {%- endif %}
+    {%- if var('max_future_seconds') %}
+        and {{ seconds_between('newest_time', 'lake_newest_time') }} <= {{ var('far_behind_seconds') }}
     {%- endif %}
 {%- endmacro %}
 
@@ -81,6 +89,7 @@
             'newest_landing': '_ingested_at',
         },
         totals={'newest_time': 'max(newest_time)', 'newest_landing': 'max(newest_landing)'},
+        where='is_time_excluded is not true',
     )) }}
 {% endmacro %}
 

@@ -1,5 +1,11 @@
 {#- recorded alerts never change, so this table outlives a full refresh -#}
-{%- set rules = ['rule_amount_above_mean', 'rule_amount_below_mean', 'rule_velocity', 'rule_unknown_user'] -%}
+{%- set rules = [
+    'rule_amount_above_mean',
+    'rule_amount_below_mean',
+    'rule_velocity',
+    'rule_unknown_user',
+    'rule_amount_out_of_range',
+] -%}
 {{ config(strategy='append', tags=['hot'], full_refresh=false, must_read=rules) }}
 
 with fired as (

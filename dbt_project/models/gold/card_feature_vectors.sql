@@ -4,7 +4,8 @@
 {%- set features = features_of('card_feature_vectors') %}
 {%- set horizon = longest_window(features) %}
 {%- set incremental = is_incremental_build() %}
-{%- set new = new_rows(ref('card_transactions')) %}
+{%- set payments = counted_payments(ref('card_transactions')) %}
+{%- set new = counted_payments(new_rows(ref('card_transactions'))) %}
 {%- set observed = all_observations() %}
 {%- set drops_late = var('late_rows') == 'drop' %}
 {%- set new_late = new_rows(ref('card_transactions_late')) if drops_late else none %}
@@ -53,7 +54,7 @@ emitted as (
 
 lake_watermark as (
 
-    {{ lake_watermark(ref('card_transactions'), 'trans_date_trans_time', observed) | indent(4) }}
+    {{ lake_watermark(payments, 'trans_date_trans_time', observed) | indent(4) }}
 
 ),
 
@@ -73,7 +74,7 @@ transactions as (
         stored.*,
         stored.trans_num in (select trans_num from new_transactions) as is_new,
         coalesce(stored.trans_date_trans_time > emitted.until, true) as is_behind_nothing
-    from {{ ref('card_transactions') }} as stored
+    from {{ payments }} as stored
     cross join emitted
     cross join watermark
     where stored.trans_date_trans_time < watermark.watermark
@@ -99,7 +100,7 @@ changes as (
     union all
 
     select stored.*, false as is_new, false as is_behind_nothing, stored._ingested_at as changed_at
-    from {{ ref('card_transactions') }} as stored
+    from {{ payments }} as stored
     where stored.trans_date_trans_time >= timestamp '{{ first_told_late }}'
         and stored.trans_num in (select trans_num from {{ late_now }})
     {%- endif %}
@@ -144,11 +145,12 @@ where new_transactions.trans_date_trans_time < lake_watermark.watermark
 {%- set earlier -%}
 (
     select *
-    from {{ ref('card_transactions') }}
+    from {{ payments }} as payments
     where trans_date_trans_time < timestamp '{{ begin }}' and {{ counts }}
 ) as earlier
 {%- endset %}
-{%- set indexed = indexed_rows('cards', 'card_feature_vectors', rows, ['known_at', 'is_touched']) %}
+{%- set carried = ['is_amount_excluded', 'known_at', 'is_touched'] %}
+{%- set indexed = indexed_rows('cards', 'card_feature_vectors', rows, carried) %}
 
 {#- Where an index answers it reads these rows by itself; that they are named here brings the views on tables up to date. -#}
 with rows_of_vectors as (
@@ -158,7 +160,7 @@ with rows_of_vectors as (
 ),
 
 {{ feature_vectors(
-    'cards', 'card_feature_vectors', 'rows_of_vectors', carried=['known_at', 'is_touched'], indexed=indexed,
+    'cards', 'card_feature_vectors', 'rows_of_vectors', carried=carried, indexed=indexed,
     earlier=earlier if begin else none
 ) }},
 {% if incremental %}

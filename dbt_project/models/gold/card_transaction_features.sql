@@ -26,7 +26,7 @@ placed as (
             rows between unbounded preceding and current row
         ) as newest_time
     from new_transactions
-    where user_id is not null and trans_date_trans_time is not null
+    where user_id is not null and trans_date_trans_time is not null and is_time_excluded is not true
 
 ),
 
@@ -63,9 +63,10 @@ earlier as (
             since=[
                 'trans_date_trans_time',
                 'select min(trans_date_trans_time) - interval ' ~ reach ~ ' seconds from ' ~ new_payments
-                    ~ ' where user_id is not null',
+                    ~ ' where user_id is not null and is_time_excluded is not true',
             ],
         ) }} as seen_payments
+        where is_time_excluded is not true
     ) as stored
     inner join touched_users
         on stored.user_id = touched_users.user_id
@@ -87,6 +88,7 @@ older as (
         key=['user_id'],
         columns=single_totals(all_time, measures),
         totals=merged_totals(all_time),
+        where='is_time_excluded is not true',
     ) }} as stored
     left join (
         select
@@ -184,7 +186,7 @@ measured as (
 
     union all
 
-    -- without a user or a time it counts itself alone
+    -- without a user or a time it counts itself alone; with a time that is excluded not even itself
     select
         {{ landed_columns() }}
         {%- for total, measure, seconds in parts %},
@@ -192,11 +194,12 @@ measured as (
         {% if seconds is none -%}
         {{ '0' if total == 'n' else 'null' }}
         {%- else -%}
-        {{ 'case when ' ~ value ~ ' is null then 0 else 1 end' if total == 'n' else value }}
+        {{ 'case when is_time_excluded or ' ~ value ~ ' is null then 0 else 1 end' if total == 'n'
+            else 'case when is_time_excluded is not true then ' ~ value ~ ' end' }}
         {%- endif %} as {{ part_name(total, measure, seconds) }}
         {%- endfor %}
     from new_transactions
-    where user_id is null or trans_date_trans_time is null
+    where user_id is null or trans_date_trans_time is null or is_time_excluded
 
 ),
 
@@ -214,7 +217,8 @@ known as (
         {%- endif %}
         {%- endfor %}
     from measured
-    left join older on user_id = older_user_id and trans_date_trans_time is not null
+    left join older
+        on user_id = older_user_id and trans_date_trans_time is not null and is_time_excluded is not true
 
 ),
 
@@ -230,6 +234,8 @@ features as (
         _timestamp as source_committed_at,
         _ingested_at as landed_at,
         'c' as op,
+        coalesce(is_amount_excluded, false) as is_amount_excluded,
+        coalesce(is_time_excluded, false) as is_time_excluded,
         {{- arrival_features(features) }}
         cast(null as boolean) as user_exists,
         current_timestamp as scored_at,

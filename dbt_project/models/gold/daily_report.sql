@@ -35,7 +35,7 @@ transactions_by_day as (
 
 alerts_by_day as (
 
-    select day, rule, count(*) as alerts, sum(amount) as alerted_amount
+    select day, rule, count(*) as alerts, sum(case when {{ is_plausible('amount') }} then amount end) as alerted_amount
     from alerts
     group by day, rule
 

@@ -4,27 +4,29 @@
 {%- set features = features_of('transaction_feature_vectors') %}
 {%- set incremental = is_incremental_build() %}
 {%- set new_ledger = new_rows(ref('transactions_ledger')) %}
+{%- set columns = 'transaction_id, user_id, amount, transaction_date, given_date, is_amount_excluded,'
+    ~ ' is_time_excluded, weight, _lsn, _seq' %}
 {%- set stored_columns = stored_columns_of(this) if incremental else none %}
 
 with new_entries as (
 
-    select * from {{ new_ledger }}
+    select * from {{ counted_entries(new_ledger) }}
 
 ),
 
 -- all entries of the users that new entries are about
 entries as (
 
-    select transaction_id, user_id, amount, transaction_date, weight, _lsn, _seq
+    select {{ columns }}
     from new_entries
     {%- if incremental %}
 
     union all
 
-    select transaction_id, user_id, amount, transaction_date, weight, _lsn, _seq
-    from {{ seen_by_key(
+    select {{ columns }}
+    from {{ counted_entries(seen_by_key(
         ref('transactions_ledger'), entry_columns(), ['user_id'], 'select user_id from ' ~ new_ledger
-    ) }} as stored
+    )) }} as stored
     where user_id in (select user_id from new_entries where user_id is not null)
     {%- endif %}
 
@@ -41,7 +43,10 @@ last_entries as (
 
 transactions as (
 
-    select transaction_id, user_id, amount, transaction_date
+    select
+        transaction_id, user_id, amount, transaction_date, given_date,
+        coalesce(is_amount_excluded, false) as is_amount_excluded,
+        coalesce(is_time_excluded, false) as is_time_excluded
     from last_entries
     where recency = 1 and weight = 1
 
@@ -106,13 +111,15 @@ rows_of_vectors as (
 {% endif %}
 {{ feature_vectors('bank', 'transaction_feature_vectors', 'rows_of_vectors', 'timed' if incremental else none) }},
 
--- a transaction without a date has no past, one that is gone has nothing
+-- a transaction without a date, or with one that is excluded, has no past, one that is gone has nothing
 vectors as (
 
     select
         evaluated.transaction_id,
         transactions.user_id,
-        transactions.transaction_date as event_time
+        transactions.given_date as event_time,
+        transactions.is_amount_excluded,
+        transactions.is_time_excluded
         {%- for feature in features %},
         feature_vectors.{{ feature.name }}
         {%- endfor %},
@@ -141,6 +148,8 @@ versions as (
             and (
                 vectors.user_id is distinct from stored.user_id
                 or vectors.event_time is distinct from stored.event_time
+                or vectors.is_amount_excluded <> coalesce(stored.is_amount_excluded, false)
+                or vectors.is_time_excluded <> coalesce(stored.is_time_excluded, false)
                 or {{ features_differ(features, 'vectors', 'stored', stored_columns) }}
             )
         )

@@ -7,14 +7,14 @@
 
 with new_entries as (
 
-    select * from {{ new_ledger }}
+    select * from {{ counted_entries(new_ledger) }}
 
 ),
 
 user_events as (
 
     select
-        cast(user_id as bigint) as user_id,
+        {{ try_cast('user_id', 'bigint') }} as user_id,
         _op,
         _lsn,
         case when _op = 'r' then -1 else _seq end as _seq
@@ -49,7 +49,9 @@ touched_users as (
 
 {% endif %}
 {%- for seconds in part_windows(parts) -%}
-{{ ledger_window(seconds, parts | selectattr(2, 'equalto', seconds) | list, new_ledger, incremental) }},
+{{ ledger_window(
+    seconds, parts | selectattr(2, 'equalto', seconds) | list, counted_entries(new_ledger), incremental
+) }},
 
 {% endfor -%}
 evaluated as (
@@ -57,8 +59,11 @@ evaluated as (
     select
         new_entries.transaction_id,
         new_entries.user_id,
-        new_entries.amount,
-        new_entries.transaction_date,
+        {#- a double holds more than the ledger's decimal -#}
+        coalesce(cast(new_entries.given_amount as double), {{ try_cast('new_entries.amount_text', 'double') }}) as amount,
+        new_entries.given_date as transaction_date,
+        coalesce(new_entries.is_amount_excluded, false) as is_amount_excluded,
+        coalesce(new_entries.is_time_excluded, false) as is_time_excluded,
         {%- for total, measure, seconds in parts %}
         {%- set name = part_name(total, measure, seconds) %}
         {%- if seconds is none %}
@@ -93,7 +98,9 @@ timeline as (
         null as transaction_id,
         user_id,
         null as amount,
-        null as transaction_date
+        null as transaction_date,
+        null as is_amount_excluded,
+        null as is_time_excluded
         {{- part_columns(parts, 'null') }},
         _lsn,
         _seq,
@@ -157,11 +164,13 @@ features as (
         'postgres.transactions' as source,
         cast(transaction_id as string) as transaction_id,
         user_id,
-        cast(amount as double) as amount,
+        amount,
         transaction_date as event_time,
         _committed_at as source_committed_at,
         _ingested_at as landed_at,
         _op as op,
+        is_amount_excluded,
+        is_time_excluded,
         {{- arrival_features(features) }}
         user_exists,
         current_timestamp as scored_at,

@@ -11,7 +11,7 @@ averages as (
     select
         user_id,
         -- exact to the last digit also where the mean of decimals is a decimal
-        cast(sum(amount) as double) / nullif(count(amount), 0) as avg_amount,
+        {{ sum_as_double('amount', ref('transactions')) }} / nullif(count(amount), 0) as avg_amount,
         count(*) as transaction_count
     from transactions
     group by user_id

@@ -9,13 +9,13 @@
 with new_transactions as (
 
     select {{ columns | join(', ') }}
-    from {{ new_payments }}
+    from {{ counted_payments(new_payments) }}
     where trans_date_trans_time is not null
 
 ),
 
 {% if is_incremental_build() -%}
-{%- set oldest_touched = 'select min(trans_date_trans_time) from ' ~ new_payments %}
+{%- set oldest_touched = 'select min(trans_date_trans_time) from ' ~ counted_payments(new_payments) %}
 touched_users as (
 
     select user_id, min(trans_date_trans_time) as first_time, max(trans_date_trans_time) as last_time
@@ -27,11 +27,11 @@ touched_users as (
 earlier as (
 
     select stored.{{ columns | join(', stored.') }}
-    from {{ seen_rows(
+    from {{ counted_payments(seen_rows(
         ref('card_transactions'),
         columns,
         since=['trans_date_trans_time', '(' ~ oldest_touched ~ ') - interval ' ~ seconds ~ ' seconds'],
-    ) }} as stored
+    )) }} as stored
     inner join touched_users
         on stored.user_id is not distinct from touched_users.user_id
         and stored.trans_date_trans_time >= touched_users.first_time - interval {{ seconds }} seconds
@@ -55,6 +55,7 @@ measured as (
         trans_num,
         user_id,
         trans_date_trans_time,
+        is_amount_excluded,
         {%- for feature in features %}
         {{ feature_of_rows(feature, over=frame) }} as {{ feature.name }},
         {%- endfor %}
@@ -87,6 +88,8 @@ versions as (
         {%- for feature in features %}
         measured.{{ feature.name }},
         {%- endfor %}
+        coalesce(measured.is_amount_excluded, false) as is_amount_excluded,
+        false as is_time_excluded,
         case when measured.is_new = 1 then 1 else coalesce(corrections.version, 1) + 1 end as version,
         current_timestamp as known_at
     from measured
@@ -104,11 +107,36 @@ versions as (
         {%- for feature in features %}
         {{ feature_of_rows(feature, over=frame) }} as {{ feature.name }},
         {%- endfor %}
+        coalesce(is_amount_excluded, false) as is_amount_excluded,
+        false as is_time_excluded,
         1 as version,
         current_timestamp as known_at
     from new_transactions
 
 )
-{%- endif %}
+{%- endif %},
 
-select * from versions
+-- a payment whose event time is excluded counts in no window, its own neither
+versions_with_excluded as (
+
+    select * from versions
+
+    union all
+
+    select
+        trans_num,
+        user_id,
+        trans_date_trans_time,
+        {%- for feature in features %}
+        {{ feature.empty }} as {{ feature.name }},
+        {%- endfor %}
+        coalesce(is_amount_excluded, false) as is_amount_excluded,
+        true as is_time_excluded,
+        1 as version,
+        current_timestamp as known_at
+    from {{ new_payments }}
+    where is_time_excluded
+
+)
+
+select * from versions_with_excluded

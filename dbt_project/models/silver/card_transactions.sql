@@ -74,6 +74,15 @@ first_arrivals as (
 
 ),
 
+dated as (
+
+    select
+        first_arrivals.*,
+        {{ birth_date('dob', 'cast(coalesce(event_time, _timestamp) as date)') }} as birth_date
+    from first_arrivals
+
+),
+
 typed as (
 
     select
@@ -86,16 +95,21 @@ typed as (
         category,
         first,
         last,
-        {{ birth_date('dob', 'cast(coalesce(event_time, _timestamp) as date)') }} as dob,
+        -- not every reader has dates of other years
+        case when birth_date between date '0001-01-01' and date '9999-12-31' then birth_date end as dob,
         zipcode,
         is_fraud,
+        {{ excludes_amount('amt', 'amt is not null') }} as is_amount_excluded,
+        {{ excludes_time(
+            'event_time', 'trans_date_trans_time is not null', 'coalesce(_timestamp, _ingested_at)'
+        ) }} as is_time_excluded,
         _topic,
         _partition,
         _offset,
         _timestamp,
         _ingested_at,
         _commit
-    from first_arrivals
+    from dated
 
 )
 

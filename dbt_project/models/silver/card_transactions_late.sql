@@ -5,7 +5,7 @@
 with arrivals as (
 
     select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition, _offset, _timestamp, _ingested_at, _commit
-    from {{ new_rows(ref('card_transactions')) }}
+    from {{ counted_payments(new_rows(ref('card_transactions'))) }}
     where trans_date_trans_time is not null
 
 ),
@@ -18,6 +18,7 @@ earlier_maximum as (
         key=['_topic', '_partition'],
         columns={'_topic': '_topic', '_partition': '_partition', 'newest_time': 'trans_date_trans_time'},
         totals={'newest_time': 'max(newest_time)'},
+        where='is_time_excluded is not true',
     ) }}
 
 ),

@@ -2,6 +2,8 @@
 
 {%- set incremental = is_incremental_build() %}
 {%- set new_transactions = new_rows(source('bronze', 'transactions')) %}
+{#- Only amounts and sums stored before amounts were excluded are larger. They do not count: more would overflow. -#}
+{%- set most = 1e24 %}
 
 with new_events as (
 
@@ -22,7 +24,9 @@ truncates as (
 {% if incremental %}
 touched_ids as (
 
-    select distinct transaction_id from new_events where _op in ('u', 'd', 'r')
+    select distinct {{ try_cast('transaction_id', 'bigint') }} as transaction_id
+    from new_events
+    where _op in ('u', 'd', 'r')
 
 ),
 
@@ -33,7 +37,7 @@ touched_entries as (
         this,
         entry_columns(),
         ['transaction_id'],
-        "select cast(transaction_id as bigint) from " ~ new_transactions ~ " where _op in ('u', 'd', 'r')",
+        "select " ~ try_cast('transaction_id', 'bigint') ~ " from " ~ new_transactions ~ " where _op in ('u', 'd', 'r')",
     ) }} as stored
     where stored.transaction_id in (select transaction_id from touched_ids)
         and not exists (select 1 from truncates)
@@ -50,7 +54,7 @@ stored_entries as (
 
     select
         stored.transaction_id, stored.user_id, stored.amount, stored.transaction_date,
-        stored.weight, stored._lsn, stored._seq,
+        stored.weight, stored.is_amount_excluded, stored.is_time_excluded, stored._lsn, stored._seq,
         row_number() over (
             partition by stored.transaction_id order by stored._lsn desc, stored._seq desc, stored.weight desc
         ) as recency
@@ -58,22 +62,46 @@ stored_entries as (
 
 ),
 {% endif %}
+typed_events as (
+
+    select
+        {{ try_cast('transaction_id', 'bigint') }} as transaction_id,
+        {{ try_cast('user_id', 'bigint') }} as user_id,
+        {{ try_cast('amount', 'decimal(38, 9)') }} as amount,
+        {{ try_cast('transaction_date', 'timestamp') }} as transaction_date,
+        amount is not null or {{ is_in_text('amount') }} as has_amount,
+        transaction_date is not null or {{ is_in_text('transaction_date') }} as has_date,
+        case
+            when {{ try_cast('amount', 'decimal(38, 9)') }} is null
+                then coalesce(cast(amount as string), {{ json_text('_text', 'amount') }})
+        end as amount_text,
+        _op, _lsn, _seq, _committed_at, _ingested_at
+    from new_events
+    where _op <> 't'
+
+),
+
 events as (
 
     select
-        cast(transaction_id as bigint) as transaction_id,
-        cast(user_id as bigint) as user_id,
-        {{ try_cast('amount', 'decimal(38, 9)') }} as amount,
-        cast(transaction_date as timestamp) as transaction_date,
+        transaction_id,
+        user_id,
+        amount,
+        transaction_date,
+        {{ excludes_amount('amount', 'has_amount') }} as is_amount_excluded,
+        {{ excludes_time('transaction_date', 'has_date', 'coalesce(_committed_at, _ingested_at)') }} as is_time_excluded,
+        amount_text,
         _op, _lsn, _seq, _committed_at, _ingested_at, true as is_new
-    from new_events
-    where _op <> 't'
+    from typed_events
     {%- if incremental %}
 
     union all
 
     select
         transaction_id, user_id, amount, transaction_date,
+        coalesce(is_amount_excluded, false) as is_amount_excluded,
+        coalesce(is_time_excluded, false) as is_time_excluded,
+        null as amount_text,
         'r' as _op, _lsn, _seq, null as _committed_at, null as _ingested_at, false as is_new
     from stored_entries
     where recency = 1 and weight = 1
@@ -114,7 +142,9 @@ compared as (
             )
             and lag(user_id) over in_order is not distinct from user_id
             and lag(amount) over in_order is not distinct from amount
-            and lag(transaction_date) over in_order is not distinct from transaction_date,
+            and lag(transaction_date) over in_order is not distinct from transaction_date
+            and lag(is_amount_excluded) over in_order = is_amount_excluded
+            and lag(is_time_excluded) over in_order = is_time_excluded,
             false
         ) as is_unchanged
     from untruncated
@@ -154,7 +184,7 @@ versions as (
 entries as (
 
     select
-        transaction_id, user_id, amount, transaction_date,
+        transaction_id, user_id, amount, transaction_date, is_amount_excluded, is_time_excluded, amount_text,
         1 as weight, _lsn, _seq, _op, _committed_at, _ingested_at
     from versions
     where is_new
@@ -162,7 +192,7 @@ entries as (
     union all
 
     select
-        transaction_id, user_id, amount, transaction_date,
+        transaction_id, user_id, amount, transaction_date, is_amount_excluded, is_time_excluded, amount_text,
         -1 as weight,
         case when is_truncated then truncated_lsn else next_lsn end as _lsn,
         case when is_truncated then truncated_seq else next_seq end as _seq,
@@ -176,12 +206,19 @@ entries as (
 {% if incremental %}
 user_states as (
 
-    select stored.*
+    select
+        stored.user_id,
+        stored.user_entry,
+        case when not {{ is_plausible('stored.user_amount', most) }} then 0 else stored.user_count end as user_count,
+        case when not {{ is_plausible('stored.user_amount', most) }} then 0 else stored.user_amount end as user_amount
     from {{ seen_totals(
         this,
         key=['user_id'],
         columns={
-            'user_id': 'user_id', 'user_entry': 'user_entry', 'user_count': 'user_count', 'user_amount': 'user_amount'
+            'user_id': 'user_id',
+            'user_entry': 'user_entry',
+            'user_count': 'user_count',
+            'user_amount': 'user_amount',
         },
         totals={
             'user_count': 'max_by(user_count, user_entry)',
@@ -193,22 +230,33 @@ user_states as (
 
 ),
 {% endif %}
-running as (
+counted as (
 
     select
         entries.*,
+        case
+            when not is_amount_excluded and not is_time_excluded and {{ is_plausible('amount', most) }} then amount
+        end as counted_amount
+    from entries
+
+),
+
+running as (
+
+    select
+        counted.*,
         row_number() over (
             partition by user_id order by _lsn, _seq, weight, transaction_id
         ) as user_entry,
-        sum(case when amount is null then 0 else weight end) over (
+        sum(case when counted_amount is null then 0 else weight end) over (
             partition by user_id order by _lsn, _seq, weight, transaction_id
             rows between unbounded preceding and current row
         ) as user_count,
-        sum(case when weight = 1 then amount else -amount end) over (
+        sum(case when weight = 1 then counted_amount else -counted_amount end) over (
             partition by user_id order by _lsn, _seq, weight, transaction_id
             rows between unbounded preceding and current row
         ) as user_amount
-    from entries
+    from counted
 
 ),
 
@@ -220,6 +268,9 @@ ledger as (
         running.amount,
         running.transaction_date,
         running.weight,
+        running.is_amount_excluded,
+        running.is_time_excluded,
+        running.amount_text,
         {%- if incremental %}
         case when running.user_id is not null
             then running.user_entry + coalesce(user_states.user_entry, 0) end as user_entry,

@@ -1,0 +1,22 @@
+{#- The sum of a column of `relation` (of a table with the source's types), as a double: exact before the cast. Decimals
+    so large that ten thousand million of them would not fit the sum's type are added up as doubles instead. -#}
+{% macro sum_as_double(column, relation) -%}
+    {%- set small = [] -%}
+    {%- if execute and not lake_is_unit_test() -%}
+        {%- for found in adapter.get_columns_in_relation(relation) if found.name == column and found.dtype.lower().startswith('decimal') -%}
+            {%- set precision, scale = found.dtype[8:-1].split(',') -%}
+            {%- set digits = 28 - scale | int -%}
+            {%- if precision | int - scale | int > digits -%}
+                {%- do small.append('abs(' ~ column ~ ') < cast(1e' ~ digits ~ ' as double)') -%}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- endif -%}
+    {%- if small -%}
+        (
+            coalesce(cast(sum(case when {{ small[0] }} then {{ column }} end) as double), 0)
+            + coalesce(sum(case when not {{ small[0] }} then cast({{ column }} as double) end), 0)
+        )
+    {%- else -%}
+        cast(sum({{ column }}) as double)
+    {%- endif -%}
+{%- endmacro %}
