@@ -6,6 +6,7 @@ How a message is sent, retried and recorded is in `detect/`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -120,13 +121,16 @@ def failure_message(run: dg.DagsterRun, problem: str) -> Message:
 
 
 def notify(settings: Settings, message: Message) -> None:
-    """Send one message to every destination.
+    """Send one message to every destination, to all at once.
 
     Raises:
         DestinationError: names those that did not take it, after all were tried.
     """
     from fraud_lakehouse.detect.destination import destinations
 
-    refused = {one.name: error for one in destinations(settings) if (error := one.send(message)) is not None}
+    found = destinations(settings)
+    with ThreadPoolExecutor(max_workers=len(found)) as pool:
+        errors = list(pool.map(lambda one: one.send(message), found))
+    refused = {one.name: error for one, error in zip(found, errors, strict=True) if error is not None}
     if refused:
         raise DestinationError("; ".join(f"{name}: {error}" for name, error in refused.items()))

@@ -1,7 +1,8 @@
 """One place alerts go: an Apprise URL, its name without secrets, and the sending of one message.
 
 Which alert goes when is not decided here. Apprise's own log never leaves this module: its lines may quote a
-URL, which for chat services is the credential; what it says about a failure is returned scrubbed.
+URL, which for chat services is the credential; what it says about a failure is returned scrubbed. What bounds a
+sending is in sending.py, what makes text harmless in plain_text.py.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from urllib.parse import unquote
 import apprise
 
 from fraud_lakehouse.detect.message import Message
+from fraud_lakehouse.detect.plain_text import inert, printable
+from fraud_lakehouse.detect.sending import Sending, guard
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.settings import Settings
 
 _ERROR_LENGTH = 500
+_VERBATIM = ("JSON", "XML", "Form", "Syslog", "Remote Syslog")  # read by programs: nothing in them is markup
 
 
 class Destination:
@@ -40,7 +44,8 @@ class Destination:
             app_desc="fraud_lakehouse alerts",
             secure_logging=True,
             storage_mode=apprise.PersistentStoreMode.MEMORY,
-            service_timeout=0,  # the socket timeouts bound a send; an abandoned one could still arrive
+            service_timeout=0,  # sending.py bounds a send: one that Apprise abandons could still arrive
+            http_redirects=False,
             allow_templates=False,
         )
         self._apprise = apprise.Apprise(asset=asset)
@@ -49,6 +54,8 @@ class Destination:
         if not added or len(self._apprise) != 1:
             raise ValueError("unusable Apprise URL")
         self._plugin: Any = self._apprise[0]
+        self._plugin.optional = False  # `?optional=yes` would count a failure as success
+        guard(self._plugin)
         self._types = {kind.value: kind for kind in apprise.NotifyType}
         self._text = apprise.NotifyFormat.TEXT
         self._extras = dict(getattr(self._plugin, "payload_extras", {}))
@@ -63,15 +70,19 @@ class Destination:
         """Send one message and wait for the answer; returns None when accepted, else the reason without secrets.
 
         For json:// and jsons:// the payload's fields stand beside title and message in the JSON object, and the key
-        is in the header Idempotency-Key as well. Other services get the text, whose last line is the key.
+        is in the header Idempotency-Key as well. Other services get the text, whose last line is the key. Returns
+        within `sending.SECONDS`, give or take a second, whatever the destination does.
         """
+        return Sending().run(lambda: self._notify(message))
+
+    def _notify(self, message: Message) -> str | None:
         if self._plugin.service_name == "JSON":
             self._plugin.payload_extras = {**message.payload, **self._extras}
             self._plugin.headers = {"Idempotency-Key": message.key, **self._headers}
         try:
             result = self._apprise.notify(
-                body=message.body,
-                title=message.title,
+                body="\n".join(map(self._text_of, message.body.split("\n"))),
+                title=self._text_of(message.title),
                 notify_type=self._types[message.urgency],
                 body_format=self._text,
             )
@@ -81,6 +92,9 @@ class Destination:
             return None
         lines = [entry.message for one in result.results for entry in one.logs() if entry.level in ("WARNING", "ERROR")]
         return self._scrub("; ".join(dict.fromkeys(lines)) or "the destination did not accept the message")
+
+    def _text_of(self, line: str) -> str:
+        return printable(line) if self._plugin.service_name in _VERBATIM else inert(printable(line))
 
     def _redacted(self, url: str) -> str:
         scheme = self._plugin.url(privacy=True).split("://", 1)[0]
@@ -101,7 +115,7 @@ class Destination:
     def _scrub(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return text[:_ERROR_LENGTH]
+        return printable(text[:_ERROR_LENGTH])
 
 
 def destinations(settings: Settings) -> tuple[Destination, ...]:

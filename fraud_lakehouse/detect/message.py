@@ -1,6 +1,7 @@
 """What an analyst reads and a webhook receives: an alert, or a digest of many, as title, text and JSON.
 
-Knows nothing of where it goes. Amounts are shown as stored (the source's currency), times in UTC.
+Knows nothing of where it goes. Amounts are shown as stored (the source's currency), times in UTC. In title and text a
+value never makes a line of its own, however hostile it is; the payload has every value as it is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from typing import Any, Literal
 
 import polars as pl
 
+from fraud_lakehouse.detect.plain_text import one_line
+
 Urgency = Literal["info", "warning", "failure"]
 _URGENCY: dict[str, Urgency] = {"critical": "failure", "high": "failure", "medium": "warning"}
 _DIGEST_IDS = 1000
+_DIGEST_VALUE_LENGTH = 50
+_LINE_LENGTH = 400  # with it and the length of a value, an alert's text fits into the shortest chat message, 2,000
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,15 @@ def alert_message(alert: Mapping[str, Any]) -> Message:
         f"When: {_time(alert.get('event_time'))} (alert recorded {_time(alert.get('fired_at'))})",
         f"Why: {_reason(str(alert['rule']), evidence)}",
         f"Normal for this customer: {normal}" if (normal := _normal(evidence)) else "",
-        f"Transaction: {alert.get('transaction_id')} in {alert.get('source')}",
+        f"Transaction: {one_line(alert.get('transaction_id'))} in {one_line(alert.get('source'))}",
         f"Score: {_number(alert.get('score'))}" if alert.get("score") is not None else "",
         f"Rule: {alert['rule']} version {alert.get('rule_version')}",
         f"Alert: {alert['alert_id']}",
     ]
     payload = {name: _plain(value) for name, value in alert.items() if name != "evidence"}
     payload["evidence"] = evidence
-    body = "\n".join(line for line in lines if line)
-    return Message(str(alert["alert_id"]), title, body, _URGENCY.get(severity, "info"), payload)
+    body = "\n".join(one_line(line, _LINE_LENGTH) for line in lines if line)
+    return Message(str(alert["alert_id"]), one_line(title, _LINE_LENGTH), body, _URGENCY.get(severity, "info"), payload)
 
 
 def digest_message(alerts: pl.DataFrame) -> Message:
@@ -80,7 +85,11 @@ def digest_message(alerts: pl.DataFrame) -> Message:
     lines = [f"{len(ids)} more alerts than are sent one by one; each is in gold/alerts.", "", "By rule:"]
     lines += [f"  {_rule_words(rule)}: {count}" for rule, count in by_rule.items()]
     lines += ["", "Most alerts:"]
-    lines += [f"  {one['entity']}: {one['alerts']} (highest score {_number(one['highest_score'])})" for one in top]
+    lines += [
+        f"  {one_line(one['entity'], _DIGEST_VALUE_LENGTH)}: {one['alerts']} (highest score"
+        f" {_number(one['highest_score'])})"
+        for one in top
+    ]
     lines += ["", f"From {_time(alerts['fired_at'].min())} to {_time(alerts['fired_at'].max())}", f"Digest: {key}"]
     worst = [_URGENCY.get(str(severity), "info") for severity in alerts["severity"].unique().to_list()]
     urgency: Urgency = "failure" if "failure" in worst else "warning" if "warning" in worst else "info"
@@ -101,19 +110,25 @@ def _counted(alerts: pl.DataFrame, column: str) -> pl.DataFrame:
 def _evidence(text: Any) -> dict[str, Any]:
     """The evidence JSON as an object; anything else is kept under "text"."""
     try:
-        value = json.loads(text) if isinstance(text, str) else text
+        value = json.loads(text, parse_float=_finite, parse_constant=str) if isinstance(text, str) else text
     except ValueError:
         return {"text": text}
     return value if isinstance(value, dict) else {} if value is None else {"text": value}
 
 
+def _finite(number: str) -> float | str:
+    """A JSON number; as text where only infinity is near it, which JSON does not know."""
+    value = float(number)
+    return value if math.isfinite(value) else number
+
+
 def _entity(alert: Mapping[str, Any]) -> str:
     kind, name = alert.get("entity_type") or "user", alert.get("entity_id") or alert.get("user_id")
-    return f"{kind} {name}" if name is not None else f"unknown {kind}"
+    return one_line(f"{kind} {name}" if name is not None else f"unknown {kind}")
 
 
 def _rule_words(rule: Any) -> str:
-    return str(rule).removeprefix("rule_").replace("_", " ")
+    return one_line(rule).removeprefix("rule_").replace("_", " ")
 
 
 def _reason(rule: str, evidence: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from deltalake import write_deltalake
 from fraud_lakehouse.defs.alerts import DestinationError, deliver, failed_before, failure_message, notify, problem_of
 from fraud_lakehouse.errors import GapError
 from tests.alert_receiver import Receiver, alert_rows
+from tests.patience import PATIENCE
 
 
 def _tick(made: Any, instance: dg.DagsterInstance) -> str:
@@ -74,6 +75,18 @@ def test_a_failure_reaches_every_destination(stand: Callable[..., Any], instance
         (told,) = good.received
     assert told["problem"] == "the slot was dropped"
     assert told["run_id"] == run.run_id
+
+
+def test_a_message_goes_to_all_destinations_at_once(
+    stand: Callable[..., Any], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraud_lakehouse.detect.sending.SECONDS", PATIENCE)
+    run = instance.create_run_for_job(stand().definitions.resolve_job_def("update"))
+    with Receiver(delay=PATIENCE) as slow, Receiver() as good:
+        slow.released = good.accepted  # the slow one answers only once the other has the message
+        settings = stand(alert_urls=(f"{slow.url}?rto={PATIENCE}", good.url)).settings
+        notify(settings, failure_message(run, "the slot was dropped"))
+        assert len(slow.received) == len(good.received) == 1
 
 
 def test_a_failed_run_is_told_in_the_words_of_its_error(

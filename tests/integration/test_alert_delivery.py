@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,12 +17,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from fraud_lakehouse.detect import sending
 from fraud_lakehouse.detect.delivery import Delivery
 from fraud_lakehouse.detect.outbox import Backoff
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
-from tests.alert_receiver import Receiver, attempts, record_alerts
+from tests.alert_receiver import Dripper, Mode, Receiver, attempts, record_alerts
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -188,3 +191,71 @@ def test_a_dead_and_a_hanging_destination_delay_no_alert_of_a_live_one(tmp_path:
     failed = [row for row in attempts(lake) if row["status"] == "failed"]
     assert failed
     assert all(dead.host in row["destination"] for row in failed if "503" in row["error"])
+
+
+def test_hostile_destinations_delay_no_other_and_get_every_alert_once_they_are_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "SECONDS", 2.0)
+    lake = Lake.at(tmp_path)
+    modes: list[Mode] = ["drip_head", "drip_body", "endless_head", "no_answer", "close", "malformed", "flood_1xx"]
+    with ExitStack() as stack:
+        live, elsewhere = stack.enter_context(Receiver()), stack.enter_context(Receiver())
+        redirecting = stack.enter_context(Receiver(status=307, location=f"http://{elsewhere.host}/"))
+        hostile = [redirecting, *(stack.enter_context(Receiver(mode=mode)) for mode in modes)]
+        urls = (*(one.url for one in hostile), live.url)
+        delivery = Delivery(Settings(lake=lake.root, alert_urls=urls), lake, Backoff(first=0.1, rest=0.1))
+
+        def delivered_until(is_done: Callable[[], bool]) -> bool:
+            until = time.monotonic() + PATIENCE
+            while not is_done() and time.monotonic() < until:
+                delivery.deliver_pending(wait=0.2)
+            return is_done()
+
+        for cycle in range(3):
+            record_alerts(lake, cycle, 1)
+            assert delivered_until(lambda: len(live.alert_ids) == cycle + 1)  # noqa: B023 - called at once
+        failed = [f"json://{one.host}#" for one in hostile]
+        assert delivered_until(lambda: {row["destination"][:-8] for row in attempts(lake)} >= set(failed))
+        assert {row["destination"][:-8] for row in attempts(lake) if row["status"] == "delivered"} == {
+            f"json://{live.host}#"
+        }
+        assert elsewhere.methods == []
+        for one in hostile:
+            one.mode, one.status = "answer", 200
+        assert delivered_until(lambda: all(len(one.alert_ids) == 3 for one in hostile))
+        delivery.close()
+        assert all(Counter(one.alert_ids) == {f"a{number}": 1 for number in range(3)} for one in (live, *hostile))
+
+
+UNFINISHED = """
+import sys
+from fraud_lakehouse.detect import sending
+from fraud_lakehouse.detect.delivery import Delivery
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.settings import Settings
+
+place, *urls = sys.argv[1:]
+sending.SECONDS = 86400.0
+delivery = Delivery(Settings(lake=place, alert_urls=urls), Lake.at(place))
+delivery.deliver_pending(wait=0.5)
+delivery.close(wait=0.1)
+print("closed")
+"""
+
+
+def test_a_process_ends_while_a_destination_drips(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    record_alerts(lake, 0, 1)
+    with Receiver(mode="drip_body") as server, Dripper(b"220-") as mail:
+        urls = [server.url, f"mailto://ann:word@{mail.host}/?smtp=127.0.0.1&from=ann@example.org&to=ann@example.org"]
+        done = subprocess.run(
+            [sys.executable, "-c", UNFINISHED, lake.root, *urls],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+        )
+    assert done.stdout == "closed\n"

@@ -1,0 +1,134 @@
+"""One attempt to send a message: bounded in time and in what is read, and no redirect is followed.
+
+Apprise's plugins bound each read, not the whole: an answer that drips never ends. So an attempt runs in a thread of
+its own, and when its time is over every connection it has opened is shut down, which ends what waits on them, HTTP or
+not. What waits for something else, a name server for example, is abandoned; it can open no connection any more.
+Proxies of the environment (HTTPS_PROXY, NO_PROXY) are used: they are the operator's.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from functools import cache, partial
+from types import ModuleType
+from typing import Any
+
+import requests
+
+SECONDS = 15.0  # for connecting, sending and the whole answer
+ANSWER_BYTES = 64 * 1024  # read of an answer's body; no service says more in it
+_CHUNK = 8 * 1024
+_END_SECONDS = 1.0  # for a plugin to notice that its connections are gone
+
+
+class Sending:
+    """Runs one attempt; `problem` is why it failed, where that is known here."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+        self._answer: str | None = "the attempt ended without an answer"
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._connections: list[int] = []
+
+    def run(self, send: Callable[[], str | None]) -> str | None:
+        """Return what `send` returns, None for a message that was accepted or else the reason, within SECONDS."""
+        thread = threading.Thread(target=self._work, args=(send,), name="alert attempt", daemon=True)
+        thread.start()
+        thread.join(SECONDS)
+        if thread.is_alive():
+            self._end()
+            thread.join(_END_SECONDS)
+            return self.problem  # whatever it says now: a connection that is shut down looks like the answer's end
+        return self._answer and (self.problem or self._answer)
+
+    def connecting(self, connection: socket.socket) -> None:
+        """Keep a connection that is about to be opened, to shut it down in time.
+
+        Raises:
+            TimeoutError: the attempt is over.
+        """
+        with self._lock:
+            if self._is_over:
+                raise TimeoutError("the attempt is over")
+            self._connections.append(os.dup(connection.fileno()))  # TLS moves the descriptor to another object
+
+    def _work(self, send: Callable[[], str | None]) -> None:
+        _running.set(self)
+        try:
+            self._answer = send()
+        finally:
+            with self._lock:
+                for descriptor in self._connections:
+                    os.close(descriptor)
+                self._connections.clear()
+
+    def _end(self) -> None:
+        self.problem = self.problem or f"no complete answer within {SECONDS:g} s"
+        with self._lock:
+            self._is_over = True
+            for descriptor in self._connections:
+                with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
+                    connection.shutdown(socket.SHUT_RDWR)
+
+
+_running: ContextVar[Sending | None] = ContextVar("sending", default=None)
+
+
+def guard(plugin: Any) -> None:
+    """Let an Apprise plugin send only within the bounds of the attempt that runs it."""
+    _watch_connections()
+    throttle = plugin.throttle  # sleeps for as long as a service's answer says
+    plugin.throttle = lambda last_io=None, wait=None: throttle(last_io, wait and min(wait, SECONDS))
+    for name, module in list(sys.modules.items()):
+        if name.startswith("apprise.") and vars(module).get("requests") is requests:
+            module.requests = _bounded_requests()  # type: ignore[attr-defined]
+
+
+@cache
+def _watch_connections() -> None:
+    sys.addaudithook(_audit)
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    """Python reports each connection here before it is opened, whatever library opens it."""
+    if event == "socket.connect" and (sending := _running.get()) is not None:
+        sending.connecting(args[0])
+
+
+@cache
+def _bounded_requests() -> ModuleType:
+    """The module `requests`, but no request follows a redirect or reads more than ANSWER_BYTES of an answer."""
+    module = ModuleType("requests")
+    vars(module).update({name: value for name, value in vars(requests).items() if not name.startswith("__")})
+    methods = {method: partial(_request, method.upper()) for method in ("get", "post", "put", "patch", "delete")}
+    vars(module).update(methods, request=_request)
+    return module
+
+
+def _request(method: str, url: str, **options: Any) -> requests.Response:
+    """Like `requests.request`.
+
+    Raises:
+        requests.RequestException: as there; also for an answer that redirects.
+    """
+    bounds = {"allow_redirects": False, "stream": True}
+    with requests.Session() as session, session.request(method, url, **{**options, **bounds}) as answer:
+        if 300 <= answer.status_code < 400:
+            problem = f"the destination redirects ({answer.status_code}), which is not followed: set its final address"
+            if (sending := _running.get()) is not None:
+                sending.problem = problem
+            raise requests.TooManyRedirects(problem, response=answer)
+        content = bytearray()
+        for chunk in answer.iter_content(_CHUNK):
+            content += chunk
+            if len(content) >= ANSWER_BYTES:
+                break
+    answer._content = bytes(content[:ANSWER_BYTES])  # what `answer.content` gives
+    return answer
