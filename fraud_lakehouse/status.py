@@ -21,7 +21,8 @@ The JSON object (keys may be added, none is removed):
     histograms: {step: {upper bound: observations up to it}} since its start (steps: capture, build, check, deliver,
     follow; total: commit to recorded alert), behind: {source: {seconds: age of the oldest row known not to be scored,
     rows: landed and not scored, source_rows, source_bytes, retained_bytes: not landed, and kept for the slot,
-    away_since: ISO time of its last answer if that is too long ago, else null}}}
+    away_since: ISO time of its last answer if that is too long ago, else null}}, problems: {part: what is wrong with it
+    now; a part is a source, "model <name>" or a kind of work}}
   problems: [{at, source, event, detail}]: gaps in control/audit that capture has not resumed from
 Nothing is changed by asking, in the lake or at a source.
 """

@@ -65,6 +65,8 @@ def _live_lines(live: Mapping[str, Any]) -> list[str]:
         waits = behind["seconds"] or behind["rows"] or behind["source_rows"] or behind.get("away_since")
         if live["running"] and waits:
             lines.append(f"  {source} waits for {_behind_words(behind)}")
+    for part, problem in live.get("problems", {}).items() if live["running"] else ():
+        lines.append(f"  problem of {part}: {' '.join(problem.split())}")
     return lines
 
 

@@ -95,8 +95,8 @@ def transform_assets(manifest: Manifest, *, is_live: bool) -> dg.AssetsDefinitio
         context.log.info("%d dbt nodes in %.2f s, %d not well", len(built.nodes), built.seconds, len(built.failed))
         if built.failed:
             raise dg.Failure(
-                "; ".join(f"{node.name}: {node.message or node.status}" for node in built.failed[:5]),
-                metadata={node.name: node.message or node.status for node in built.failed},
+                "; ".join(f"{node.name}: {node.reason}" for node in built.failed[:5]),
+                metadata={node.name: node.reason for node in built.failed},
                 allow_retries=False,
             )
 

@@ -3,7 +3,7 @@
 Alerts are recorded in gold/alerts before anything here sees them. Each attempt is noted on local disk (journal.py) as
 soon as the destination has answered, and committed to gold/alert_deliveries within half a second. So an alert reaches
 a destination at least once, and exactly once unless its answer is lost (none within 4 s for most services, or not all
-of it within 15 s, see attempt.py) or the process dies between the answer and the note of it. The alert_id is the
+of it within 15 s, see sending.py) or the process dies between the answer and the note of it. The alert_id is the
 idempotency key by which a receiver can drop such a repeat. Processes of one machine take turns (`delivery.lock`), so
 that no two send the same alert. One that was stopped in its turn and replaced sends nothing more when it goes on,
 except the message it was in.

@@ -23,7 +23,7 @@ import polars as pl
 from fraud_lakehouse.capture.kafka import BATCH_BYTES, KafkaBatch, KafkaCapture
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
 from fraud_lakehouse.capture.kafka_source import KafkaTopic, TopicRecreatedError
-from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakeError, SourceError
+from fraud_lakehouse.errors import GapError, LakeError, SourceError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batch, Batches
 from fraud_lakehouse.lake.bronze import BronzeTable
@@ -93,8 +93,8 @@ class KafkaIngest:
         try:
             with self._audit.gaps(SOURCE):
                 return self._step(max_rows, timeout)
-        except (SourceError, GapError, ConcurrentWriterError):
-            self.close()  # the next step asks the broker anew who it is
+        except BaseException:
+            self.close()  # whatever it is, the next step reads again from the lake's position, as a new process does
             raise
 
     @cached_property
@@ -131,6 +131,7 @@ class KafkaIngest:
 
     def _land(self, max_rows: int, timeout: float) -> list[Landed]:
         began, at = time.monotonic(), datetime.now(UTC)
+        self._bronze.discard()  # of a step that was interrupted
         before = positions_of(self._bronze, self.capture.topic)
         failpoint("kafka.before_read")
         try:

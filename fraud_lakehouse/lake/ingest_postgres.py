@@ -91,8 +91,8 @@ class PostgresIngest:
         except TimelineChangedError:
             self._start_over()
             return self.step(max_rows)
-        except (SourceError, GapError, ConcurrentWriterError):
-            self._start_over()
+        except BaseException:
+            self._start_over()  # whatever it is, the next step goes on from the lake's position, as a new process does
             raise
 
     def resync(self, names: Sequence[str] = ()) -> ResyncReport:

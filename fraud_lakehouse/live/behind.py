@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -85,7 +85,7 @@ class Backlog:
         self._away_after = away_after
         self._lock = threading.Lock()
         self._sources = {name: _Source(at or datetime.now(UTC)) for name in sources}
-        self._is_failing = False
+        self._failing: Collection[str] = ()
 
     def landed(self, batches: Sequence[Landed], at: datetime | None = None) -> None:
         """Rows came to bronze."""
@@ -94,25 +94,25 @@ class Backlog:
             for batch in batches:
                 self._source(batch.source, at).land(batch, at)
 
-    def scored(self, batches: Sequence[Landed]) -> None:
-        """The hot lane has read these batches, all of which were landed."""
+    def scored(self, batches: Sequence[Landed], failing: Collection[str] = ()) -> None:
+        """The hot lane has read these batches, all of which were landed.
+
+        Args:
+            failing: sources of which other batches wait for a model that failed.
+        """
         with self._lock:
-            self._is_failing = False
+            self._failing = failing
             for batch in batches:
                 self._sources[batch.source].score(batch)
-
-    def failed(self) -> None:
-        """A model of the hot lane failed: what waits in bronze waits for a person."""
-        with self._lock:
-            self._is_failing = True
 
     def is_full(self, source: str, rows: int) -> bool:
         """Whether `rows` rows of a source wait to be scored: more are better left in the source, which has them safe.
 
-        Never while the hot lane fails: the source must not keep its log until a person has come.
+        Never while a model that reads them fails: the source must not keep its log until a person has come.
         """
         with self._lock:
-            return source in self._sources and self._sources[source].rows >= rows and not self._is_failing
+            is_known = source in self._sources and source not in self._failing
+            return is_known and self._sources[source].rows >= rows
 
     def at_source(self, source: str, waiting: Waiting, position: Mapping[str, int], at: datetime | None = None) -> None:
         """What a source has answered that it still has, and up to where each part of it has been read."""

@@ -145,7 +145,7 @@ class _Work:
             except LakehouseError as error:
                 self._broken[lane] = {f"lane {lane}": str(error)}
             else:
-                self._broken[lane] = broken_models(result)
+                self._broken[lane] = broken_models(result.failed_models)
                 told = {"seconds": result.seconds, "nodes": [asdict(node) for node in result.nodes]}
             self._tell(told)
             self._go_on()

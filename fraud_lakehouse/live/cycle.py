@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -22,10 +22,10 @@ from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.live.behind import Behind
 from fraud_lakehouse.live.problems import broken_models
-from fraud_lakehouse.live.source import Source, sources
+from fraud_lakehouse.live.source import Source, is_of_source, sources
 from fraud_lakehouse.publish.publisher import publish_features
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform.build_result import BuildResult
+from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from fraud_lakehouse.transform.runner import Transformer
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ class CycleResult:
     """What one cycle did; seconds by step (capture, build, deliver, follow).
 
     `alert_seconds`: of alerts, from the source's commit until "landed", "scored", "recorded" and "delivered".
-    `problems`: what is wrong now, by part (live/problems.py).
+    `problems`: what is wrong now, by part (live/problems.py). `unscored`: bronze tables with rows that were not scored,
+    because a model that reads them failed.
     """
 
     landed: list[Landed] = field(default_factory=list)
@@ -53,11 +54,12 @@ class CycleResult:
     seconds: dict[str, float] = field(default_factory=dict)
     alert_seconds: dict[str, list[float]] = field(default_factory=dict)
     behind: Mapping[str, Behind] = field(default_factory=dict)
+    unscored: frozenset[str] = frozenset()
 
     @property
     def is_scored(self) -> bool:
         """Whether every row landed before it has been scored."""
-        return bool(self.builds) and not any(broken_models(build) for build in self.builds)
+        return bool(self.builds) and not self.unscored
 
     @property
     def has_rows(self) -> bool:
@@ -101,18 +103,26 @@ class Cycle:
         self._early = DeliveryReport()  # what was delivered while the turn was waited for
         self._deliver_due = 0.0
 
-    def capture(self, *, strict: bool = False) -> list[Landed]:
-        """Land at most one micro-batch of each source, one after the other.
+    def capture(self, errors: dict[str, BaseException] | None = None) -> list[Landed]:
+        """Land at most one micro-batch of each source, one after the other; none waits for one that fails.
 
         Args:
-            strict: raise a source's error instead of noting it and going on with the others.
+            errors: takes each source's first error, after which it is left alone; without, it is asked again later.
 
         Raises:
-            GapError, SourceError: with `strict`.
+            LakeError: the lake cannot be written.
         """
         landed: list[Landed] = []
         for source in self.sources:
-            landed += source.land(self.settings.work_dir, self.settings.batch_rows, strict=strict)
+            if errors is not None and source.name in errors:
+                continue
+            try:
+                landed += source.land(self.settings.work_dir, self.settings.batch_rows, strict=errors is not None)
+            except BaseException as error:
+                if errors is None or not is_of_source(error):
+                    raise
+                log.error("%s: %s", source.name, error)  # noqa: TRY400  it is raised when the others are done
+                errors[source.name] = error
         return landed
 
     def run(self, landed: Sequence[Landed], *, is_shared: bool = False, wait: float = 0.0) -> CycleResult:
@@ -133,10 +143,11 @@ class Cycle:
             delivery = self.delivery.deliver_pending(wait).after(self._early)
         self._early = DeliveryReport()
         times = self._alert_times.take() | ({"delivered": list(delivery.seconds)} if delivery.seconds else {})
-        return CycleResult(list(landed), builds, delivery, self.problems, seconds, times)
+        unscored = self._alerts.unread
+        return CycleResult(list(landed), builds, delivery, self.problems, seconds, times, unscored=unscored)
 
     def _build_alerts(self, meanwhile: Callable[[], None] = lambda: None) -> BuildResult:
-        """Build what alerts are made from, in the hot lane's turn; failing models are built again after a pause.
+        """Build what alerts are made from, in the hot lane's turn; the others do not wait for models that failed.
 
         Raises:
             TransformError: dbt cannot run, or the project is refused and none was accepted before.
@@ -162,8 +173,9 @@ class Cycle:
     def _build(self, part: _Part, meanwhile: Callable[[], None] = lambda: None) -> BuildResult:
         """Build a part of the hot lane; `meanwhile` is called while another process has the turn."""
         with writer_lock(self.settings.work_dir, TURN_SECONDS, HOT, meanwhile):
-            result = self.transformer.build_lane(part.lane)
-        part.note(result)
+            without = part.paused
+            result = self.transformer.build_lane(part.lane, without=without)
+        part.note(result, without)
         log_failures(result)
         return result
 
@@ -191,36 +203,46 @@ class Cycle:
     def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:
         """Run cycles until the sources are drained, then build every layer and deliver.
 
+        What fails is raised when everything that does not need it is done; at once where no source can be captured.
+
         Raises:
-            GapError, SourceError, TransformError: at the first one; nothing is lost by it.
-            PublishError: everything else is done, but features could not be published.
+            GapError, SourceError: of a source; nothing is lost by it.
+            TransformError: a model failed, or the project is refused.
+            PublishError: features could not be published.
         """
+        errors: dict[str, BaseException] = {}
         while True:
             seconds: dict[str, float] = {}
             with _timed(seconds, "capture"):
-                landed = self.capture(strict=True)
+                landed = self.capture(errors)
+            if len(errors) == len(self.sources):
+                raise next(iter(errors.values()))
             result = self.follow(self.run(landed), is_busy=bool(landed))
-            for build in result.builds:
-                build.raise_for_errors()
             report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
             if not landed:
                 break
         self.transformer.accept()
         # One turn at a time, and in the hot one no test: the alerts of a live cycle beside wait for it.
+        built = []
         for part in (self._alerts, self._follow):
-            self._build(part, self._deliver).raise_for_errors()
+            part.due = 0.0
+            built.append(self._build(part, self._deliver))
         with writer_lock(self.settings.work_dir, TURN_SECONDS, BESIDE, self._deliver):
-            self.transformer.build_lane("rest").raise_for_errors()
+            built.append(self.transformer.build_lane("rest"))
         log_failures(self.transformer.build_lane("hot_tests"))
         while (told := self.delivery.deliver_pending(wait=10.0)).pending and (told.delivered or told.digested):
             pass  # a round that was under way took none of the newest: they are the next round's
         publish_features(self.settings, self.lake)
+        for error in errors.values():
+            raise error
+        for build in built:
+            build.raise_for_errors()
 
     @property
     def problems(self) -> dict[str, str]:
         """What is wrong at the moment: by source why it gives nothing, by model why it cannot be built."""
         sources = {source.name: source.problem for source in self.sources if source.problem}
-        return {**sources, **self._alerts.broken, **self._follow.broken}
+        return {**sources, **broken_models([*self._alerts.failed.values(), *self._follow.failed.values()])}
 
     @property
     def all_stopped(self) -> bool:
@@ -243,33 +265,51 @@ class Cycle:
     def _take_over_project(self) -> None:
         """Use a changed dbt project once the process beside has accepted it; the first one is accepted here."""
         if time.monotonic() >= self._project_due:
-            self.transformer.follow()
+            if self.transformer.follow():
+                self._alerts.due = self._follow.due = 0.0  # it may have what failed corrected
             self._project_due = time.monotonic() + PROJECT_SECONDS
 
 
 @dataclass
 class _Part:
-    """A part of the hot lane: whether there are new rows for it, when it was built, what failed, how often in a row."""
+    """A part of the hot lane: whether there are new rows for it, when it was built, what failed, how often in a row.
+
+    Models that failed are built again when `due`; until then the part is built without them, as rows come.
+    """
 
     lane: str
     is_stale: bool = True
     built_at: float = 0.0
     due: float = 0.0
     failures: int = 0
-    broken: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, NodeResult] = field(default_factory=dict)
 
     @property
     def is_due(self) -> bool:
-        """Whether it is to be built now; after a failure not before its pause is over."""
-        return (self.is_stale and not self.failures) or time.monotonic() >= self.due
+        """Whether it is to be built now."""
+        return self.is_stale or time.monotonic() >= self.due
 
-    def note(self, result: BuildResult) -> None:
-        """It was built."""
+    @property
+    def paused(self) -> list[str]:
+        """Ids of the models that failed and whose pause is not over."""
+        failed = [model for model, node in self.failed.items() if node.status == "error"]
+        return failed if time.monotonic() < self.due else []
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """The bronze tables that models which failed have not read."""
+        return frozenset(table for node in self.failed.values() for table in node.sources)
+
+    def note(self, result: BuildResult, without: Collection[str]) -> None:
+        """It was built, `without` the models that were paused."""
         self.is_stale = False
-        self.broken = broken_models(result)
-        self.failures = self.failures + 1 if self.broken else 0
-        pauses = (HOT_SECONDS, *AFTER_FAILURE_SECONDS)
         self.built_at = time.monotonic()
+        failed = {node.unique_id: node for node in result.failed_models}
+        if without and not failed:
+            return
+        self.failed = {**(self.failed if without else {}), **failed}
+        self.failures = self.failures + 1 if self.failed else 0
+        pauses = (HOT_SECONDS, *AFTER_FAILURE_SECONDS)
         self.due = self.built_at + pauses[min(self.failures, len(pauses) - 1)]
 
 

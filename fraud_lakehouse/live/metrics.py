@@ -50,6 +50,7 @@ class Metrics:
         self._since = datetime.now(UTC)
         self._newest: dict[str, deque[float]] = {}
         self._behind: Mapping[str, Behind] = {}
+        self._problems: Mapping[str, str] = {}
         self._counts = {"cycles": 0, "rows": 0, "alerts": 0, "errors": 0}
         self._registry = CollectorRegistry()
         self._seconds = Histogram(
@@ -120,6 +121,7 @@ class Metrics:
                 self._keep(f"alert {until}", value)
                 if until == "recorded":
                     self.observe("total", value)
+        self._problems = result.problems
         for part in result.problems:
             self._count("errors", 1)
             self._errors.labels(part).inc()
@@ -138,7 +140,8 @@ class Metrics:
         """Counts since the start, who is behind, percentiles of the newest 1,000 of each time, and histograms of all.
 
         Keys: pid, since, at, cycles, rows, alerts, errors; seconds: {time: {count, p50, p95, p99, max}}; histograms:
-        {step: {upper bound: observations up to it}}; behind: {source: the fields of `Behind`, times as ISO 8601}.
+        {step: {upper bound: observations up to it}}; behind: {source: the fields of `Behind`, times as ISO 8601};
+        problems: {part: what is wrong with it} (live/problems.py).
         """
         return {
             "pid": os.getpid(),
@@ -148,6 +151,7 @@ class Metrics:
             "seconds": {name: percentiles(list(values)) for name, values in sorted(self._newest.items())},
             "histograms": self._histograms(),
             "behind": {source: behind.plain() for source, behind in self._behind.items()},
+            "problems": dict(self._problems),
         }
 
     def write(self) -> None:

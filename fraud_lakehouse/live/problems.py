@@ -7,16 +7,14 @@ died).
 
 from __future__ import annotations
 
-from fraud_lakehouse.transform.build_result import BuildResult
+from collections.abc import Iterable
+
+from fraud_lakehouse.transform.build_result import NodeResult
 
 
-def broken_models(result: BuildResult) -> dict[str, str]:
-    """By "model <name>": why a model of a build failed, or that it was skipped because of another.
+def broken_models(failed: Iterable[NodeResult]) -> dict[str, str]:
+    """By "model <name>": why a model failed, or that it was skipped because of another, and whose rows wait for it.
 
     A failing test is none of them: it leaves the rows where they belong, and its evidence is the check's.
     """
-    return {
-        f"model {node.name}": node.message or f"{node.status}: a model before it failed"
-        for node in result.failed
-        if node.resource_type == "model"
-    }
+    return {f"model {node.name}": node.reason for node in failed}

@@ -32,9 +32,9 @@ class Scoring:
         """
         result = self._cycle.run(landed, is_shared=is_shared)
         self._unscored += landed
-        if result.is_scored:
-            self._backlog.scored(self._unscored)
-            self._unscored.clear()
-        elif result.builds:
-            self._backlog.failed()
+        if result.builds:
+            waiting = [batch for batch in self._unscored if batch.table in result.unscored]
+            scored = [batch for batch in self._unscored if batch.table not in result.unscored]
+            self._backlog.scored(scored, {batch.source for batch in waiting})
+            self._unscored = waiting
         return replace(self._cycle.follow(result, is_busy=is_busy()), behind=self._backlog.now())

@@ -1,6 +1,7 @@
 """One source as the cycle sees it: whether it can be asked, one guarded step, and why it gives nothing.
 
-A source that is away is asked again after growing pauses; one with a gap waits for a person. Neither stops another.
+A source that is away is asked again after growing pauses, and so is one that fails for a reason nobody thought of: that
+is a defect, logged with its traceback. One with a gap waits for a person. None of them stops another.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 
 from fraud_lakehouse.capture.kafka import KafkaLag
 from fraud_lakehouse.capture.postgres_lag import PostgresLag
-from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
+from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakehouseError, SourceError
 from fraud_lakehouse.lake.ingest import KafkaIngest, Landed, PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, TurnTakenError, writer_lock
@@ -71,7 +72,7 @@ class Source:
         return time.monotonic() >= self.retry_at
 
     def land(self, work: Path, rows: int, *, strict: bool = False) -> list[Landed]:
-        """Land at most one micro-batch of about `rows` rows, in this source's turn.
+        """Land at most one micro-batch of about `rows` rows, in this source's turn; a defect is noted as its problem.
 
         Args:
             work: folder of the turns (`settings.work_dir`).
@@ -93,8 +94,8 @@ class Source:
                 raise
             self.is_shared = True
             return []
-        except (SourceError, GapError, ConcurrentWriterError) as error:
-            if strict:
+        except BaseException as error:
+            if strict or not is_of_source(error):
                 raise
             self._note(error)
             return []
@@ -105,7 +106,11 @@ class Source:
         """Whether there is data, waiting at most `timeout` seconds; an error is noted and means no."""
         try:
             return self.capture.wait(timeout)
-        except (SourceError, GapError) as error:
+        except BaseException as error:
+            if not is_of_source(error):
+                raise
+            if is_defect(error):
+                self.close()  # the next step goes on from the lake's position, as a new process does
             self._note(error)
             return False
 
@@ -113,8 +118,10 @@ class Source:
         """What the source still has beyond what was landed; None when it does not answer."""
         try:
             return self.waiting()
-        except (SourceError, GapError) as error:
-            log.info("%s does not say how far it is behind: %s", self.name, error)
+        except BaseException as error:
+            if not is_of_source(error):
+                raise
+            log.info("%s does not say how far it is behind: %s", self.name, error, exc_info=is_defect(error))
             return None
 
     def tell(self, backlog: Backlog) -> None:
@@ -122,14 +129,24 @@ class Source:
         if (waiting := self.backlog()) is not None:
             backlog.at_source(self.name, waiting, self.position())
 
-    def _note(self, error: SourceError | GapError | ConcurrentWriterError) -> None:
-        self.problem = str(error)
+    def _note(self, error: BaseException) -> None:
+        self.problem = f"{type(error).__name__}: {error}" if is_defect(error) else str(error)
         # Only a person can say that a gap is acceptable; looked at again, in case somebody has.
         self.stopped = isinstance(error, GapError)
         retry = len(RETRY_SECONDS) - 1 if self.stopped else min(self.failures, len(RETRY_SECONDS) - 1)
         self.retry_at = time.monotonic() + RETRY_SECONDS[retry]
         self.failures += 1
-        log.error("%s: %s", self.name, error)
+        log.error("%s: %s", self.name, error, exc_info=error if is_defect(error) else None)
+
+
+def is_defect(error: BaseException) -> bool:
+    """Whether it is an error that nobody raised on purpose; a panic of a Rust library is no Exception."""
+    return not isinstance(error, (LakehouseError, KeyboardInterrupt, SystemExit))
+
+
+def is_of_source(error: BaseException) -> bool:
+    """Whether an error of a step is its source's alone; one of the lake, or a request to end, is everybody's."""
+    return is_defect(error) or isinstance(error, (SourceError, GapError, ConcurrentWriterError))
 
 
 def sources(settings: Settings, lake: Lake) -> Iterator[Source]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fraud_lakehouse.errors import TransformError
@@ -13,7 +14,8 @@ class NodeResult:
     """What became of one model or test.
 
     `status` is dbt's: success, error, skipped for models; pass, warn, fail, error for tests. `rows` and
-    `version` are what a model committed (None: nothing new); `failures` counts a test's failing rows.
+    `version` are what a model committed (None: nothing new); `failures` counts a test's failing rows. `sources` are the
+    bronze tables whose rows wait for a model that failed.
     """
 
     unique_id: str
@@ -25,11 +27,18 @@ class NodeResult:
     version: int | None = None
     failures: int | None = None
     message: str = ""
+    sources: Sequence[str] = ()
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong with it (a warning is not an error)."""
         return self.status in ("success", "pass", "warn", "no-op")
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, and whose rows wait for it."""
+        why = self.message or ("skipped: a model before it failed" if self.status == "skipped" else self.status)
+        return f"{why} (rows of {', '.join(self.sources)} wait for it)" if self.sources else why
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,11 @@ class BuildResult:
         """Nodes that failed or were skipped because a parent failed."""
         return [node for node in self.nodes if not node.ok]
 
+    @property
+    def failed_models(self) -> list[NodeResult]:
+        """The models among them. A failing test is none: its evidence is the check's."""
+        return [node for node in self.failed if node.resource_type == "model"]
+
     def rows(self, name: str) -> int:
         """Rows the named model committed in this build."""
         return sum(node.rows or 0 for node in self.nodes if node.name == name)
@@ -54,11 +68,10 @@ class BuildResult:
         Raises:
             TransformError: names the models and dbt's message of the first.
         """
-        broken = [node for node in self.failed if node.resource_type == "model"]
-        if broken:
+        if broken := self.failed_models:
             first = next((node for node in broken if node.status == "error"), broken[0])
             names = ", ".join(node.name for node in broken)
-            raise TransformError(f"dbt could not build {names}: {first.message}", f"correct the model {first.name}")
+            raise TransformError(f"dbt could not build {names}: {first.reason}", f"correct the model {first.name}")
 
 
 def raise_for_errors(result: Any) -> None:
@@ -92,6 +105,12 @@ def node_result(result: Any, commits: dict[str, Any]) -> NodeResult:
         failures=result.failures,
         message=result.message or "",
     )
+
+
+def failed_view(node: NodeResult, failures: Mapping[str, str]) -> NodeResult:
+    """A view that dbt made and that then failed when its rows were read, as failed; others as they are."""
+    is_failed = node.ok and node.resource_type == "model" and node.name in failures
+    return replace(node, status="error", message=failures[node.name]) if is_failed else node
 
 
 def committed(node: str, commits: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,18 @@ its reader start over.
 A table built anew from rows that it had been built from before says so in its commit (`RENEWED`): it has no other rows,
 though they may say something else. A reader that keeps its rows goes on over such a commit: of the rows before it, it
 reads those that it has not read yet as they were, and none again.
+
+A view that the consumer reads through (a rule) and that failed, or was not built, is left out: the consumer's position
+moves on, and a position of the view's own, `reads:gold/features:<table id>:<view>`, keeps where it stopped. Its next
+build reads from there and sets that position to `CAUGHT_UP`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import product
 
 from deltalake import DeltaTable, Transaction
 
@@ -26,6 +31,9 @@ from fraud_lakehouse.transform.definitions import VersionOf
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.mirrored import Mirrored
+
+CAUGHT_UP = 2**62
+"""Position of a view that was left out once and has read everything since."""
 
 
 @dataclass
@@ -49,7 +57,8 @@ class Plan:
     """What one build of a consumer reads, and the handle it must commit on (that is the fence).
 
     `shared`: the upstream whose rows are the result, but for columns. `definitions`: of the features it computes.
-    `version_of` answers for the target's transactions; `said` are those of the commit.
+    `version_of` answers for the target's transactions; `said` are those of the commit. `views`: positions to commit of
+    single views, by transaction id.
     """
 
     consumer: Key
@@ -65,11 +74,12 @@ class Plan:
     said: list[Transaction] = field(default_factory=list)
     asked: set[Key] = field(default_factory=set)
     readers: set[str] = field(default_factory=set)
+    views: dict[str, int] = field(default_factory=dict)
 
     @property
     def has_new_rows(self) -> bool:
-        """Whether any upstream asked for has rows this consumer has not seen."""
-        return any(self.reads[key].files for key in self.asked)
+        """Whether any upstream asked for has rows this consumer, or a view of it, has not seen."""
+        return bool(self.views) or any(self.reads[key].files for key in self.asked)
 
     def transactions(self) -> list[Transaction]:
         """The positions, and what is to be said of features, to commit with the result."""
@@ -83,14 +93,16 @@ class Plan:
             read = self.reads[key]
             out.append(Transaction(app_id(key), read.to_version))
             out.append(Transaction(app_id(key, read.table), read.to_version))
+        out += [Transaction(name, version) for name, version in self.views.items()]
         self.said = out
         return out
 
 
-def app_id(upstream: Key, table: DeltaTable | None = None) -> str:
-    """Transaction id of an upstream, with the table's identity where one is given."""
+def app_id(upstream: Key, table: DeltaTable | None = None, view: str | None = None) -> str:
+    """Transaction id of an upstream, with the table's identity where one is given, and the view's name likewise."""
     name = f"reads:{upstream[0]}/{upstream[1]}"
-    return f"{name}:{table.metadata().id}" if table is not None else name
+    name = f"{name}:{table.metadata().id}" if table is not None else name
+    return f"{name}:{view}" if view is not None else name
 
 
 class Consumption:
@@ -124,7 +136,11 @@ class Consumption:
         return plan
 
     def ask(self, plan: Plan, upstream: Key, reader: str) -> Read | None:
-        """The part of `upstream` this build reads; None where there is no such table yet."""
+        """The part of `upstream` this build reads; None where there is no such table yet.
+
+        Args:
+            reader: the consumer, or the view it reads through.
+        """
         plan.readers.add(reader)
         if upstream not in plan.reads:
             table = self._handles.get(upstream)
@@ -135,7 +151,28 @@ class Consumption:
         plan.asked.add(upstream)
         if not plan.incremental and read.from_version >= 0:
             read.files, read.from_version = data_files(read.table), -1
-        return read
+        stopped = self._stopped_at(plan, upstream, reader) if reader != plan.consumer[1] else None
+        if stopped is None:
+            return read
+        plan.views[app_id(upstream, read.table, reader)] = CAUGHT_UP
+        return self._since(plan, read.table, stopped)
+
+    def leave_out(self, plan: Plan, views: Iterable[str]) -> None:
+        """Build without these views: their positions stay, while the consumer's move on."""
+        for view, upstream in product(views, plan.asked):
+            read = plan.reads[upstream]
+            name = app_id(upstream, read.table, view)
+            plan.views.pop(name, None)
+            if read.to_version > read.from_version and self._stopped_at(plan, upstream, view) is None:
+                plan.views[name] = read.from_version
+
+    def _stopped_at(self, plan: Plan, upstream: Key, view: str) -> int | None:
+        """The version that a view was left out after, if it has not caught up since."""
+        if plan.target is None:
+            return None
+        read = plan.reads[upstream]
+        position = self._position(plan.consumer, plan.target, app_id(upstream, read.table, view))
+        return position if position is not None and position < read.from_version else None
 
     def _read(self, plan: Plan, upstream: Key, table: DeltaTable) -> Read:
         consumer, target = plan.consumer, plan.target
@@ -144,7 +181,13 @@ class Consumption:
             # a table never read before is all new; another incarnation of one that was means start over
             start_over = target is not None and self._position(consumer, target, app_id(upstream)) is not None
             return Read(table, table.version(), data_files(table), start_over)
-        position = max(position, self._seen.get(self._memo(target, upstream, table), -1))
+        return self._since(plan, table, max(position, self._seen.get(self._memo(target, upstream, table), -1)))
+
+    @staticmethod
+    def _since(plan: Plan, table: DeltaTable, position: int) -> Read:
+        """What came after a version; everything where rows went as well, or after none (-1)."""
+        if position < 0:
+            return Read(table, table.version(), data_files(table), start_over=False)
         added = added_files(table, position)
         has_news = bool(added.files) or not (added.append_only or added.renewed)
         if added.append_only or (added.renewed and plan.keep_rows):

@@ -70,7 +70,11 @@ class Mirrored:
         """
         if table is None:
             empty = self.shape.select(f"{quoted(self.upstream[0])}.{quoted(self.upstream[1])}")
-            mirrors.show(self.relation, f"select * from ({empty}) where false")
+            sql = f"select * from ({empty}) where false"
+            if self.by:
+                cursor.execute(f"create or replace table {self.relation} as {sql}")  # a table, as what is found by key
+            else:
+                mirrors.show(self.relation, sql)
             return
         if not self.is_kept:
             rows_sql = self.shape.select(f"({version_sql(table, version, declared)})")

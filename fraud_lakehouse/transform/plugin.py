@@ -17,7 +17,7 @@ from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
 from duckdb import DuckDBPyConnection
 
-from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.errors import LakehouseError, TransformError
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.sql_text import quoted
@@ -30,12 +30,14 @@ from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
 from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed
 from fraud_lakehouse.transform.program import Call
 from fraud_lakehouse.transform.scan import empty_sql, files_sql, snapshot_sql
+from fraud_lakehouse.transform.views import failing_views, with_only
 
 NEW_ROWS_SCHEMA = "new_rows"
 MOST_EMPTY_BUILDS = 64  # versions an empty result may lie behind before its position is committed alone
 BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
 
 commits: dict[str, writer.Commit | None] = {}  # by model id, since the last `commits.clear()`
+failures: dict[str, str] = {}  # by name of a view that failed on a row: why, since the last `failures.clear()`
 calls: list[Call] = []  # of all models, since the last `calls.clear()`
 
 
@@ -148,6 +150,8 @@ class Plugin(BasePlugin):
         upstream: Key = (call["upstream"][0], call["upstream"][1])
         read = self._consumption.ask(plan, upstream, call["reader"])
         name = f"{plan.consumer[0]}.{plan.consumer[1]} <- {upstream[0]}.{upstream[1]}"
+        if read is not None and read is not plan.reads[upstream]:
+            name += f" for {call['reader']}"  # it was left out before, and has more to read than the others
         relation = f"{NEW_ROWS_SCHEMA}.{quoted(name)}"
         if read is None:
             self._refresh(upstream)
@@ -202,11 +206,12 @@ class Plugin(BasePlugin):
         self._plans.pop(plan.consumer)
         plan.definitions = call["definitions"]
         missing = set(call["must_read"]) - plan.readers
-        if missing:
+        if missing and not plan.readers:
             raise TransformError(
-                f"{plan.consumer[1]} was asked for without {', '.join(sorted(missing))}: rows would be passed over",
+                f"{plan.consumer[1]} was asked for without {', '.join(sorted(missing))}: there is nothing to read",
                 "build the whole lane (--select tag:hot)",
             )
+        self._consumption.leave_out(plan, missing)
         if rehearsal is not None:
             if plan.indexed is None and (rehearsal is Rehearsal.BIND or (plan.target is not None and plan.incremental)):
                 self._commit(plan, call)
@@ -246,10 +251,26 @@ class Plugin(BasePlugin):
         if plan.indexed is not None:
             plan.indexed.answer(cursor)
         try:
-            return self._run(cursor, plan, call)
+            return self._run_views(cursor, plan, call) if call["must_read"] else self._run(cursor, plan, call)
         finally:
             if plan.indexed is not None:
                 plan.indexed.forget(cursor)
+
+    def _run_views(self, cursor: DuckDBPyConnection, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
+        """Run a model over views. Those that were not built, or that fail on some row, are left out until they work."""
+        present = [view for view in call["must_read"] if view in plan.readers]
+        try:
+            return self._run(cursor, plan, with_only(cursor, call, present))
+        except LakehouseError:
+            raise
+        except Exception:
+            failing = {} if rehearsal is not None else failing_views(cursor, self._queries, call, present)
+            working = [view for view in present if view not in failing]
+            if not failing or not working:
+                raise
+        failures.update(failing)
+        self._consumption.leave_out(plan, failing)
+        return self._run(cursor, plan, with_only(cursor, call, working))
 
     def _run(self, cursor: DuckDBPyConnection, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
         """Run the SQL, now that all it reads is in place, into one commit; in a rehearsal only make its relation."""
@@ -302,6 +323,8 @@ class Plugin(BasePlugin):
 
     def _settle(self, plan: Plan) -> None:
         """Nothing committed: keep the positions in memory, and commit them once one lies far behind its upstream."""
+        if plan.views:
+            writer.progress(plan)
         self._consumption.remember(plan)
         committed = {key: self._consumption.committed(plan, key) for key in plan.asked}
         behind = [plan.reads[key].to_version - at for key, at in committed.items() if at is not None]

@@ -18,15 +18,20 @@ from fraud_lakehouse.transform.build_result import (
     BuildResult,
     NodeResult,
     committed,
+    failed_view,
     node_result,
     raise_for_errors,
     reason,
 )
+from fraud_lakehouse.transform.isolation import Graph
+from fraud_lakehouse.transform.lanes import LANES, NO_TESTS, NO_UNIT_TESTS, UNTESTED, options_of
 from fraud_lakehouse.transform.program import Program
 from fraud_lakehouse.transform.project import Preparation, PreparedProject, dbt_arguments, write_profile
 from fraud_lakehouse.transform.thread_pools import end_pools
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from dbt.contracts.graph.manifest import Manifest
 
     from fraud_lakehouse.settings import Settings
@@ -34,19 +39,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LANES = {
-    "hot": ["--select", "tag:hot"],
-    "alerts": ["--select", "+alerts,tag:hot"],
-    "follow": ["--select", "tag:hot", "--exclude", "+alerts"],
-    "replica": ["--select", "tag:replica"],
-    "features": ["--select", "tag:features"],
-    "rest": ["--exclude", "tag:hot"],
-    "hot_tests": ["--select", "tag:hot", "--resource-type", "test"],
-    "all": [],
-}
-_NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
-_NO_TESTS = (*_NO_UNIT_TESTS, "--exclude-resource-type", "test")
-_UNTESTED = ("hot", "alerts", "follow")
 _QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats", "--no-write-json"]
 REHEARSE_SECONDS = 30.0  # until a project whose rehearsal failed is rehearsed again: a table may have been to blame
 _IN_PROCESS = threading.Lock()  # dbt keeps one adapter per process
@@ -154,6 +146,7 @@ class Transformer:
                 f"{error.filename} went away while it was read", "nothing: it is made again"
             ) from error
         self._project = prepared
+        self._graph = Graph(self._manifest)
         self._recorded.clear()
         self._proven.clear()
         self._rendered.clear()
@@ -184,32 +177,51 @@ class Transformer:
             raise
         self._accepted.write(prepared)
 
-    def build_lane(self, lane: str, *, full_refresh: bool = False) -> BuildResult:
+    def build_lane(self, lane: str, *, full_refresh: bool = False, without: Collection[str] = ()) -> BuildResult:
         """Build a lane: "hot", "features", "replica", "rest" (all but hot) or "all". The hot lane runs no tests.
 
         "alerts" and "follow" are its parts: what alerts are made from, and what is written beside them. "hot_tests" are
         its tests: they read only, so they need no turn.
+
+        Args:
+            without: ids of models that failed before: they are left out, with those that read nothing else.
         """
-        options = [*LANES[lane], *(["--full-refresh"] if full_refresh else [])]
-        return self.build(options, tests=lane not in _UNTESTED)
+        left_out = self._graph.unbuildable(without) if without else []
+        return self.build(options_of(lane, left_out, full_refresh=full_refresh), tests=lane not in UNTESTED)
 
     def build(self, options: list[str], *, tests: bool = True) -> BuildResult:
         """Run `dbt build` with these options; unit tests belong to pytest and are left out.
 
-        Without tests, what two builds in a row did alike is done again without dbt (transform/program.py).
+        Without tests, what two builds in a row did alike is done again without dbt (transform/program.py), and models
+        of the fast path that dbt skips are built all the same if they read something else than what failed.
 
         Raises:
             TransformError: dbt itself failed. A failing model or test is a result, not an error.
         """
         if self._manifest is None:
             self.reload()
-        command = ["build", *options, *(_NO_UNIT_TESTS if tests else _NO_TESTS)]
+        from fraud_lakehouse.transform import plugin
+
+        command = ["build", *options, *(NO_UNIT_TESTS if tests else NO_TESTS)]
         started = time.monotonic()
+        plugin.failures.clear()
         with _IN_PROCESS:
             nodes = self._repeat(command)
             if nodes is None:
                 nodes = self._build(command, recorded=not tests)
+            if not tests and "--full-refresh" not in options:
+                nodes = self._build_skipped(nodes)
+        nodes = [self._graph.with_sources(failed_view(node, plugin.failures)) for node in nodes]
         return BuildResult(nodes, time.monotonic() - started)
+
+    def _build_skipped(self, nodes: list[NodeResult]) -> list[NodeResult]:
+        """Build what was only skipped (transform/isolation.py); the results of all builds."""
+        while selected := self._graph.only_skipped(nodes):
+            built = self._build(["build", "--select", *selected, *NO_TESTS], recorded=False)
+            nodes = list({node.unique_id: node for node in [*nodes, *built]}.values())
+            if all(node.ok for node in built):
+                break
+        return nodes
 
     def _build(self, command: list[str], *, recorded: bool) -> list[NodeResult]:
         """Have dbt do it, and keep what it did if it is to be `recorded`."""
@@ -301,7 +313,7 @@ class Transformer:
         with _IN_PROCESS:
             plugin.rehearsal = rehearsal
             try:
-                return self._run(["build", *options, *_NO_TESTS], project, manifest)
+                return self._run(["build", *options, *NO_TESTS], project, manifest)
             finally:
                 plugin.rehearsal = None
 

@@ -126,7 +126,9 @@ def test_a_full_backlog_leaves_rows_in_the_source_unless_models_fail() -> None:
     backlog.landed([many])
     assert backlog.is_full("kafka", 500) and not backlog.is_full("kafka", 501)
     assert not backlog.is_full("postgres", 500)
-    backlog.failed()
+    backlog.scored([], failing={"postgres"})
+    assert backlog.is_full("kafka", 500), "the other source's models fail"
+    backlog.scored([], failing={"kafka"})
     assert not backlog.is_full("kafka", 500), "else the source would keep its log until a person comes"
     backlog.scored([many])
     backlog.landed([many])

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from polars.exceptions import PanicException
 
 from fraud_lakehouse.errors import GapError, LakeError, SourceError
 from fraud_lakehouse.lake.ingest import Landed
@@ -48,7 +49,7 @@ def rows(table: str, start: int) -> Callable[[], list[Landed]]:
     return lambda: [landed(table, 1, start, start + 1)]
 
 
-def failing(error: Exception) -> Callable[[], list[Landed]]:
+def failing(error: BaseException) -> Callable[[], list[Landed]]:
     def step() -> list[Landed]:
         raise error
 
@@ -87,6 +88,41 @@ def test_a_source_with_a_gap_waits_for_a_person_and_one_that_is_away_is_asked_ag
     assert postgres.stopped and postgres.problem is not None and "the slot is gone" in postgres.problem
     assert len(gone.steps) == 1, "nothing is skipped behind a gap"
     assert kafka.problem is None
+
+
+@pytest.mark.parametrize("defect", [OverflowError("date value out of range"), PanicException("not a number")])
+def test_a_defect_in_the_capture_of_a_source_is_its_problem_and_it_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, defect: BaseException
+) -> None:
+    monkeypatch.setattr("fraud_lakehouse.live.source.RETRY_SECONDS", (0.0,))
+    noted = threading.Event()
+    proceed = threading.Event()
+
+    def until_seen() -> list[Landed]:
+        noted.set()
+        proceed.wait(PATIENCE)
+        return [landed("transactions", 1, 0, 1)]
+
+    faulty = Scripted(failing(defect), failing(defect), until_seen)
+    postgres = source("postgres", faulty)
+    quick = Scripted(*(rows("card_transactions", at) for at in range(3)))
+    with Capturing([postgres, source("kafka", quick)], tmp_path, 1000) as landings:
+        assert {batch.table for batch in taken(landings, 3)} == {"card_transactions"}
+        assert noted.wait(PATIENCE)
+        assert postgres.problem == f"{type(defect).__name__}: {defect}" and not postgres.stopped
+        proceed.set()
+        assert [batch.table for batch in taken(landings, 1)] == ["transactions"]
+    assert postgres.problem is None
+    traces = [record for record in caplog.records if record.exc_info and record.exc_info[1] is defect]
+    assert len(traces) == 2, "with its traceback, at each attempt"
+
+
+def test_a_defect_while_data_is_waited_for_makes_the_next_step_begin_anew(tmp_path: Path) -> None:
+    idle, closed = Idle(), threading.Event()
+    idle.errors.append(OverflowError("date value out of range"))  # type: ignore[arg-type]
+    postgres = Source("postgres", idle.step, idle, closed.set)
+    with Capturing([postgres], tmp_path, 1000):
+        assert closed.wait(PATIENCE) and becomes(lambda: postgres.problem is None and idle.steps > 0)
 
 
 def test_rows_wait_in_the_source_while_as_many_as_a_batch_are_not_scored(

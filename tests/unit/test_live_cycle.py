@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.errors import SourceError, TransformError
 from fraud_lakehouse.lake.ingest import Landed
 from fraud_lakehouse.live import cycle as cycle_module
-from fraud_lakehouse.live.behind import Waiting
+from fraud_lakehouse.live.behind import Backlog, Waiting
 from fraud_lakehouse.live.cycle import Cycle
 from fraud_lakehouse.live.intervals import Intervals
+from fraud_lakehouse.live.scoring import Scoring
 from fraud_lakehouse.live.source import Source
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
@@ -35,12 +36,19 @@ class ScriptedModels:
         """No change."""
         return False
 
-    def build_lane(self, lane: str) -> BuildResult:
-        """One model, named like its lane."""
+    def build_lane(self, lane: str, *, without: Collection[str] = ()) -> BuildResult:
+        """A model named like the lane, which reads `transactions`, and one of the other source that always works."""
         self.asked.append(lane)
         status = "error" if lane in self.broken else "success"
         node = NodeResult(f"model.x.{lane}", lane, "model", status, 0.1, message=self.broken.get(lane, ""))
-        return BuildResult([node], 0.1)
+        if status == "error":
+            node = replace(node, sources=("transactions",))
+        other = NodeResult(f"model.x.cards_{lane}", f"cards_{lane}", "model", "success", 0.1, rows=1)
+        return BuildResult([one for one in (node, other) if one.unique_id not in without], 0.1)
+
+    def accept(self) -> bool:
+        """No change."""
+        return False
 
     def close(self) -> None:
         """Nothing to close."""
@@ -104,12 +112,84 @@ def test_failing_hot_models_are_problems_until_they_are_well_again(make: Make, m
     models.broken = {"alerts": "Binder Error: no such column", "follow": "Out of Memory"}
     with make(Backlogged(0)) as cycle:
         result = cycle.follow(cycle.run([landed("transactions", 1, 0, 1)]), is_busy=False)
-        assert result.problems == {"model alerts": "Binder Error: no such column", "model follow": "Out of Memory"}
+        waits = "(rows of transactions wait for it)"
+        assert result.problems == {
+            "model alerts": f"Binder Error: no such column {waits}",
+            "model follow": f"Out of Memory {waits}",
+        }
         assert not result.is_scored
         models.broken = {}
         cycle._alerts.due = cycle._follow.due = 0.0
         result = cycle.follow(cycle.run([]), is_busy=False)
         assert result.problems == {} and result.is_scored
+
+
+def test_a_failed_model_waits_for_its_pause_and_the_others_are_built_as_rows_come(
+    make: Make, models: ScriptedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycle_module, "AFTER_FAILURE_SECONDS", (3600.0,))
+    models.broken = {"alerts": "Out of Memory"}
+    with make(Backlogged(0)) as cycle:
+        first = cycle.run([landed("transactions", 1, 0, 1)])
+        assert [node.name for node in first.builds[0].failed_models] == ["alerts"]
+        for position in range(1, 4):
+            result = cycle.run([landed("card_transactions", 1, position - 1, position)])
+            assert [node.name for node in result.builds[0].nodes] == ["cards_alerts"], "at once, without the failed one"
+            assert "model alerts" in result.problems and result.unscored == {"transactions"}
+        assert not cycle.run([]).builds, "nothing is new"
+        models.broken = {}
+        cycle._alerts.due = 0.0
+        result = cycle.run([])
+        assert len(result.builds[0].nodes) == 2 and result.problems == {} and result.is_scored
+
+
+def test_rows_of_a_source_whose_model_fails_stay_unscored_and_those_of_the_other_do_not(
+    make: Make, models: ScriptedModels
+) -> None:
+    models.broken = {"alerts": "Out of Memory"}
+    backlog = Backlog()
+    with make(Backlogged(0)) as cycle:
+        scoring = Scoring(cycle, backlog)
+
+        def behind(*batches: Landed) -> dict[str, int]:
+            backlog.landed(batches)
+            result = scoring.run(batches, is_shared=False, is_busy=lambda: False)
+            return {source: one.rows for source, one in result.behind.items()}
+
+        assert behind(landed("transactions", 5, 0, 1), landed("card_transactions", 7, 0, 1)) == {
+            "kafka": 0,
+            "postgres": 5,
+        }
+        assert behind(landed("transactions", 5, 1, 2), landed("card_transactions", 7, 1, 2)) == {
+            "kafka": 0,
+            "postgres": 10,
+        }
+        models.broken = {}
+        cycle._alerts.due = 0.0
+        assert behind(landed("card_transactions", 7, 2, 3)) == {"kafka": 0, "postgres": 0}
+
+
+def test_catch_up_does_what_it_can_for_every_source_and_then_names_what_failed(
+    make: Make, models: ScriptedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycle_module, "publish_features", lambda _settings, _lake: [])
+    unreachable, other = Backlogged(BATCH), Backlogged(3 * BATCH)
+    with make(unreachable, other) as cycle:
+        models.broken = {"alerts": "Out of Memory"}
+        with pytest.raises(TransformError, match="could not build alerts: Out of Memory"):
+            cycle.catch_up()
+        assert other.landed == 3 * BATCH and models.asked[-4:] == ["alerts", "follow", "rest", "hot_tests"]
+    unreachable, other = Backlogged(BATCH), Backlogged(3 * BATCH)
+    unreachable.error = SourceError("no server answers", "start it")
+    with make(unreachable, other) as cycle:
+        models.broken = {}
+        with pytest.raises(SourceError, match="no server answers"):
+            cycle.catch_up()
+        assert other.landed == 3 * BATCH and models.asked[-4:] == ["alerts", "follow", "rest", "hot_tests"]
+        other.error, models.asked = unreachable.error, []
+        with pytest.raises(SourceError, match="no server answers"):
+            cycle.catch_up()
+        assert models.asked == [], "at once where there is no source"
 
 
 def test_an_interval_drains_the_sources_batch_by_batch(make: Make) -> None:

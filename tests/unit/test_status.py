@@ -246,7 +246,8 @@ def test_the_live_cycle_is_shown_with_its_figures(lake: Lake) -> None:
     metrics = Metrics(chosen.work_dir)
     for step, seconds in {"capture": 0.05, "build": 0.4, "check": 0.1, "deliver": 0.01, "total": 0.9}.items():
         metrics.observe(step, seconds)
-    metrics.note(CycleResult(behind={"kafka": Behind(42.0, 30_000, 5_000)}))
+    problems = {"model transactions_ledger": "Out of Range\nError (rows of transactions wait for it)"}
+    metrics.note(CycleResult(problems=problems, behind={"kafka": Behind(42.0, 30_000, 5_000)}))
     with process_lock(chosen.work_dir / "live.lock", 0, "runs"):
         report = collect(chosen)
     shown = json.loads(to_json(report))["live"]
@@ -256,6 +257,9 @@ def test_the_live_cycle_is_shown_with_its_figures(lake: Lake) -> None:
     assert set(shown["histograms"]) == {"capture", "build", "check", "deliver", "total"}
     assert shown["behind"]["kafka"]["rows"] == 30_000
     assert "kafka waits for 42.0 s, 30,000 rows not scored, 5,000 rows in the source" in render(report)
+    assert shown["problems"] == problems
+    line = "problem of model transactions_ledger: Out of Range Error (rows of transactions wait for it)"
+    assert line in render(report) and line not in render(collect(chosen))
     report.live = {**shown, "running": False, "lease": {"pid": 7, "age": 45.0}}
     assert "Live cycle hangs (process 7, heartbeat 45.0 s ago): a process that stands by takes over" in render(report)
     assert "Live cycle does not run" in render(collect(chosen))

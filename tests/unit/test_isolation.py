@@ -1,0 +1,61 @@
+"""What a failing model takes with it, against the definition of it followed path by path."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fraud_lakehouse.transform.isolation import Parents, sources_of, unbuildable
+
+PROJECT = {
+    "ledger": ["bronze.transactions"],
+    "cards": ["bronze.card_transactions"],
+    "late": ["cards"],
+    "bank_features": ["bronze.users", "ledger"],
+    "card_features": ["cards"],
+    "rule": ["bank_features", "card_features"],
+    "bank_rule": ["bank_features"],
+    "alerts": ["rule", "bank_rule"],
+}
+SOURCES = ["source 0", "source 1", "source 2"]
+
+
+def test_what_reads_something_else_than_the_failed_model_is_built() -> None:
+    assert unbuildable(PROJECT, {"ledger"}) == {"ledger"}
+    assert unbuildable(PROJECT, {"cards"}) == {"cards", "late", "card_features"}
+    assert unbuildable(PROJECT, {"ledger", "bank_features"}) == {"ledger", "bank_features", "bank_rule"}
+    assert unbuildable(PROJECT, {"rule"}) == {"rule"}
+    assert unbuildable(PROJECT, {"rule", "bank_rule"}) == {"rule", "bank_rule", "alerts"}
+    assert unbuildable(PROJECT, set()) == set()
+
+
+def test_the_sources_of_a_model_are_those_of_all_it_reads() -> None:
+    assert sources_of(PROJECT, "bank_rule") == {"bronze.transactions", "bronze.users"}
+    assert sources_of(PROJECT, "alerts") == {"bronze.transactions", "bronze.users", "bronze.card_transactions"}
+    assert sources_of(PROJECT, "late") == {"bronze.card_transactions"}
+
+
+@st.composite
+def projects(draw: st.DrawFn) -> dict[str, list[str]]:
+    """Models that each read some of what is before them."""
+    names, found = list(SOURCES), dict[str, list[str]]()
+    for number in range(draw(st.integers(1, 8))):
+        found[f"model {number}"] = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+        names.append(f"model {number}")
+    return found
+
+
+def reaches_a_source(parents: Parents, failed: Collection[str], model: str) -> bool:
+    """Whether rows can come to a model from a source on some way without a failed model."""
+    if model in failed:
+        return False
+    return model not in parents or any(reaches_a_source(parents, failed, one) for one in parents[model])
+
+
+@given(projects(), st.data())
+def test_a_model_is_built_if_rows_can_reach_it(parents: dict[str, list[str]], data: st.DataObject) -> None:
+    failed = data.draw(st.sets(st.sampled_from(sorted(parents))))
+    expected = {model for model in parents if not reaches_a_source(parents, failed, model)}
+    assert unbuildable(parents, failed) == expected
