@@ -6,8 +6,8 @@ the newest files, at most about `recent_rows` rows, so that their cost does not 
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 
 from fraud_lakehouse.capture.kafka_decode import TOMBSTONE
 from fraud_lakehouse.lake.lake import Lake, data_files, scan
-from fraud_lakehouse.lake.schemas import frame_schema
+from fraud_lakehouse.lake.schemas import COMMIT, frame_schema
 
 RECENT_ROWS = 1_000_000
 CARDS = "card_transactions"
@@ -138,19 +138,21 @@ def check_positions(lake: Lake, table: str, recent_rows: int = RECENT_ROWS) -> C
     """Whether no position is there twice, and no landed batch reaches back behind another, in a bronze table.
 
     Positions are (_topic, _partition, _offset) for card records and (_lsn, _seq) for change events. Only rows landed
-    since the newest "accepted" in control/audit count: another source has positions of its own.
+    since the newest "accepted" in control/audit count: another source has positions of its own. Of card records that
+    is said by the commit it names, where it names one.
     """
     name = f"bronze/{table}"
     lane = ["_topic", "_partition"] if table == CARDS else []
     replayed = [REPLAYED] if table == CARDS else []
     position = ["_offset"] if table == CARDS else ["_lsn", "_seq"]
-    recent = _recent(lake, table, [*lane, *position, "_ingested_at", *replayed], recent_rows)
+    number = [COMMIT] if table == CARDS else []
+    recent = _recent(lake, table, [*lane, *position, "_ingested_at", *number, *replayed], recent_rows)
     if recent is None:
         return ContractResult("positions", name, numbers={"rows": 0})
     if replayed:  # reaches back on purpose, see lake/quarantine.py
         recent = recent.filter(pl.col(REPLAYED).is_null())
-    if (accepted := _accepted_at(lake, "kafka" if table == CARDS else "postgres")) is not None:
-        recent = recent.filter(pl.col("_ingested_at") > accepted)
+    if (since := _since_accepted(lake, "kafka" if table == CARDS else "postgres")) is not None:
+        recent = recent.filter(since)
     # one number in the order of the positions: a transaction has far fewer than 2**40 changes
     at = pl.col("_offset") if table == CARDS else pl.col("_lsn").cast(pl.Int128) * (1 << 40) + pl.col("_seq")
     rows = recent.select(*lane, "_ingested_at", at=at)
@@ -219,9 +221,14 @@ def _newest_files(handle: DeltaTable, rows: int) -> list[str]:
     return [uri for uri in data_files(handle) if uri.rpartition("/")[2] in names]
 
 
-def _accepted_at(lake: Lake, source: str) -> datetime | None:
+def _since_accepted(lake: Lake, source: str) -> pl.Expr | None:
+    """Which rows came after the newest acceptance; None where there is none."""
     if not lake.exists("control", "audit"):
         return None
     audit = scan(lake.open("control", "audit"))
-    accepted = audit.filter(pl.col("source") == source, pl.col("event") == "accepted").select("at").collect()
-    return accepted["at"].max() if accepted.height else None  # type: ignore[return-value]
+    accepted = audit.filter(pl.col("source") == source, pl.col("event") == "accepted").select("at", "detail").collect()
+    if accepted.is_empty():
+        return None
+    details = [json.loads(detail or "{}") for detail in accepted["detail"]]
+    commits = [detail["commit"] for detail in details if "commit" in detail]
+    return pl.col(COMMIT) > max(commits) if commits else pl.col("_ingested_at") > accepted["at"].max()

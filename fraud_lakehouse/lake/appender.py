@@ -85,6 +85,11 @@ class Appender:
         """The position committed for an app_id, as of this handle; None if it never committed."""
         return self._handle.transaction_version(app_id)
 
+    @property
+    def newest_commit(self) -> int:
+        """Number of the newest commit with rows, as of this handle; 0 where none is numbered."""
+        return self.position(_COMMITS) or 0
+
     def refresh(self) -> None:
         """Bring the handle to the newest version."""
         with lake_errors(self.lake, self.layer, self.name):
@@ -217,7 +222,7 @@ class Appender:
     @property
     def _next_number(self) -> int:
         """Of the commit to come, as of the handle: frames staged for one commit have one."""
-        return self._number or (self.position(_COMMITS) or 0) + 1
+        return self._number or self.newest_commit + 1
 
     def _commit(self, positions: Mapping[str, int]) -> None:
         number, self._number = self._number, None

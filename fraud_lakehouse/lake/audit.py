@@ -16,15 +16,16 @@ from typing import Any
 
 import polars as pl
 
-from fraud_lakehouse.errors import GapError, LakeError
+from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakeError
 from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.schemas import AUDIT
+from fraud_lakehouse.lake.schemas import AUDIT, COMMIT
 
 IDENTITY_EVENTS = ("registered", "accepted", "resync_started")
 """Events whose row holds a source's identity; the newest counts."""
 ORDERS = ("accepted", "resync_started", "slot_forgotten")
 """Events by which an operator gives up the source's position of that moment: how to begin again from there."""
+_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Audit:
 
     def __init__(self, lake: Lake) -> None:
         self._appender = Appender.open(lake, "control", "audit", AUDIT)
+        self._appender.numbers_commits = True  # which of two rows is newer no clock decides
         self._rows: list[AuditRow] = []
         self._rows_version = -1
 
@@ -50,16 +52,27 @@ class Audit:
         before, at = self._appender.version, datetime.now(UTC)
         text = json.dumps(dict(detail), default=str, ensure_ascii=False)
         row = {"at": at, "source": source, "event": event, "detail": text}
-        version = self._appender.append(pl.DataFrame([row], schema=AUDIT), {})
+        version = self._append(pl.DataFrame([row], schema=AUDIT))
         if self._rows_version == before == version - 1:
             self._rows.append(AuditRow(at, source, event, json.loads(text)))
             self._rows_version = version
 
+    def _append(self, row: pl.DataFrame) -> int:
+        """Append a row behind those of other writers, which may be first a few times."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._appender.append(row, {})
+            except ConcurrentWriterError:  # the handle is at the rival's commit now
+                continue
+        return self._appender.append(row, {})
+
     def rows(self, source: str) -> list[AuditRow]:
-        """A source's rows, oldest first, including those of other writers."""
+        """A source's rows in the order of their commits, including those of other writers."""
         self._appender.refresh()
         if self._rows_version != self._appender.version:
-            frame = self._appender.read().sort("at", maintain_order=True)
+            frame = self._appender.read()
+            number = [pl.col(COMMIT).fill_null(0)] if COMMIT in frame.columns else []  # older rows have none
+            frame = frame.sort(*number, "at", maintain_order=True)
             self._rows = [
                 AuditRow(at, name, event, json.loads(detail or "{}"))
                 for at, name, event, detail in frame.select("at", "source", "event", "detail").iter_rows()

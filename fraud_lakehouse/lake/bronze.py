@@ -53,6 +53,11 @@ class BronzeTable:
         """The position committed with the newest rows of an app_id, or None."""
         return self._appender.position(app_id)
 
+    @property
+    def newest_commit(self) -> int:
+        """The newest `_commit`; 0 where none is numbered."""
+        return self._appender.newest_commit
+
     def refresh(self) -> None:
         """See what other writers committed."""
         self._appender.refresh()

@@ -284,6 +284,6 @@ def accept_kafka(settings: Settings, lake: Lake, capture: KafkaCapture | None = 
     if moved:
         bronze.append(pl.DataFrame(schema=CARD_SCHEMA), moved)
     skipped = {app_id: [before[app_id], position] for app_id, position in moved.items()}
-    detail = {"identity": topic.identity, "scope": topic.name, "moved": skipped}
+    detail = {"identity": topic.identity, "scope": topic.name, "moved": skipped, "commit": bronze.newest_commit}
     Audit(lake).record(SOURCE, "accepted", detail)
     return topic.identity

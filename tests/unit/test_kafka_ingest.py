@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.capture.kafka_source import RetentionGapError, TopicRecreatedError
+from fraud_lakehouse.detect.contracts import check_positions
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError, SourceError
-from fraud_lakehouse.lake import failpoints, ingest_kafka
+from fraud_lakehouse.lake import audit, bronze, failpoints, ingest_kafka
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
 from fraud_lakehouse.lake.ingest_kafka import KafkaIngest, accept_kafka
@@ -26,6 +28,14 @@ from tests.unit.model_kafka import ModelKafka, ModelTopic
 
 SETTINGS = Settings(lake="unused")
 KAFKA_POINTS = ["bronze.after_parquet", "bronze.after_commit", "kafka.before_group_commit", "control.after_parquet"]
+
+
+class Yesterday:
+    """Stands in for `datetime` where rows are stamped: a clock that went back by a day."""
+
+    @staticmethod
+    def now(_zone: object) -> datetime:
+        return datetime.now(UTC) - timedelta(days=1)
 
 
 def kafka(folder: Path | str, model: ModelTopic) -> KafkaIngest:
@@ -163,6 +173,36 @@ def test_a_recreated_topic_fails_closed_until_accepted(tmp_path: Path) -> None:
         "accepted",
         "resumed",
     ]
+
+
+def test_an_acceptance_counts_though_the_clock_went_back_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock the registration of the topic of before, and its records, are the newer ones."""
+    old, fresh = ModelTopic(), ModelTopic(topic_id="T2")
+    old.publish(0, 1)
+    drain(kafka(tmp_path, old), 10, 0)
+    fresh.publish(0, 2)
+    monkeypatch.setattr(audit, "datetime", Yesterday)
+    monkeypatch.setattr(bronze, "datetime", Yesterday)
+    with pytest.raises(TopicRecreatedError):
+        kafka(tmp_path, fresh).step(10, 0)
+    accept_kafka(SETTINGS, Lake.at(tmp_path), ModelKafka(fresh))  # type: ignore[arg-type]
+    ingest = kafka(tmp_path, fresh)
+    drain(ingest, 10, 0)
+    assert landed_cards(ingest.lake) == [1, 2]
+    assert check_positions(ingest.lake, "card_transactions").passed
+    assert [row.event for row in Audit(ingest.lake).rows("kafka")][-2:] == ["accepted", "resumed"]
+
+
+def test_two_processes_record_at_once(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    one, two = Audit(lake), Audit(lake)
+    for number in range(3):
+        one.record("kafka", f"one {number}", {})
+        two.record("kafka", f"two {number}", {})
+    events = [f"{name} {number}" for number in range(3) for name in ("one", "two")]
+    assert [row.event for row in Audit(lake).rows("kafka")] == events == [row.event for row in one.rows("kafka")]
 
 
 def test_a_topic_recreated_under_a_running_process_is_seen(tmp_path: Path) -> None:
