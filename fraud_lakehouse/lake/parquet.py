@@ -8,9 +8,8 @@ import uuid
 from pathlib import Path
 
 import polars as pl
-import pyarrow.fs
 from deltalake import DeltaTable
-from deltalake.fs import DeltaStorageHandler
+from deltalake._internal import DeltaFileSystemHandler
 from deltalake.transaction import AddAction
 
 from fraud_lakehouse.lake import durable, schemas
@@ -39,9 +38,9 @@ def upload_parquet(table: DeltaTable, frame: pl.DataFrame) -> AddAction:
     """Write a file of a table on an object store, with the table's own credentials; its rows are new to the table."""
     name, content = _new_name(), io.BytesIO()
     frame.write_parquet(content, compression="zstd", compression_level=1)
-    store = pyarrow.fs.PyFileSystem(DeltaStorageHandler.from_table(table._table))
-    with store.open_output_stream(name) as file:
-        file.write(content.getbuffer())
+    file = DeltaFileSystemHandler.from_table(table._table).open_output_stream(name)
+    file.write(content.getvalue())
+    file.close()  # type: ignore[attr-defined]  # its stub lacks it
     return _action(name, content.tell(), frame, new_rows=True)
 
 

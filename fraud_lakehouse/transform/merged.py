@@ -15,6 +15,7 @@ from operator import and_
 from urllib.parse import unquote
 
 import polars as pl
+import polars.selectors as cs  # pl.col("^.*$") would be every column: a source's names may be anything
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
@@ -48,12 +49,12 @@ class Change:
         """
         schema = schemas.frame_schema(table.schema())
         frame = pl.DataFrame(rows)
-        stays = pl.col(delete).not_().fill_null(value=True) if delete in frame.columns else pl.lit(value=True)
+        stays = cs.by_name(delete).not_().fill_null(value=True) if delete in frame.columns else pl.lit(value=True)
         typed = frame.filter(stays).select(
-            pl.col(name).cast(kind) if name in frame.columns else pl.lit(None, kind).alias(name)
+            cs.by_name(name).cast(kind) if name in frame.columns else pl.lit(None, kind).alias(name)
             for name, kind in schema.items()
         )
-        return Change(typed, frame.select(pl.col(name).cast(schema[name]) for name in key))
+        return Change(typed, frame.select(cs.by_name(name).cast(schema[name]) for name in key))
 
 
 def rewrite(
@@ -66,13 +67,13 @@ def rewrite(
     Args:
         write: writes a file of the table.
     """
+    on = [cs.by_name(name) for name in change.keys.columns]
     for path, size in _touched(table, change.keys):
         whole = scan_files(table, [_place(table, path)])
         rows = whole.select(pl.len()).collect().item()
         step = math.ceil(rows / math.ceil(size / MERGED_BYTES))
         for start in range(0, rows, step):
             piece = whole.slice(start, step)
-            on = change.keys.columns
             kept = piece.join(change.keys.lazy(), on=on, how="anti", nulls_equal=True, maintain_order="left").collect()
             if kept.height:
                 yield write(kept)
@@ -85,12 +86,12 @@ def rewrite(
 def _touched(table: DeltaTable, keys: pl.DataFrame) -> list[tuple[str, int]]:
     """Path in the log and size of each file that holds one of the keys."""
     actions = pl.DataFrame(table.get_add_actions(flatten=True)).select("path", "size_bytes").rows()
-    near = _within(keys)
+    near, on = _within(keys), [cs.by_name(name) for name in keys.columns]
     found = pl.collect_all(
         scan_files(table, [_place(table, path)])
         .filter(near)
-        .select(keys.columns)
-        .join(keys.lazy(), on=keys.columns, how="semi", nulls_equal=True)
+        .select(on)
+        .join(keys.lazy(), on=on, how="semi", nulls_equal=True)
         .select(pl.len())
         for path, _ in actions
     )
@@ -100,7 +101,7 @@ def _touched(table: DeltaTable, keys: pl.DataFrame) -> list[tuple[str, int]]:
 def _within(keys: pl.DataFrame) -> pl.Expr:
     """What a row with one of the keys fulfils: parts of files whose statistics exclude it are not read."""
     ranges = [
-        pl.col(name).is_between(pl.lit(keys[name].min()), pl.lit(keys[name].max()))  # text alone would name a column
+        cs.by_name(name).is_between(pl.lit(keys[name].min(), kind), pl.lit(keys[name].max(), kind))
         for name, kind in keys.schema.items()
         if not keys[name].has_nulls() and (kind.is_integer() or kind.is_temporal() or kind == pl.String)
     ]

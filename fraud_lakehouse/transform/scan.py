@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from urllib.parse import unquote
 
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from fraud_lakehouse.lake.lake import data_files, table_root
@@ -44,18 +46,36 @@ def _duckdb_type(delta_type: object) -> str:
 def files_sql(table: DeltaTable, files: Sequence[str], declared: Columns = ()) -> str:
     """A SELECT over the given files with the table's current columns.
 
-    Files written before a column was added read as null there, and so do `declared` columns that the table will get
-    with the next rows its model writes. Without files: no row, same columns.
+    Files written before a column was added read as null there, also where no file has it yet, and so do `declared`
+    columns that the table will get with the next rows its model writes. Without files: no row, same columns.
     """
     named = columns(table)
     present = {name for name, _ in named}
-    absent = [(name, kind) for name, kind in declared if name not in present and kind]
+    wanted = [*named, *((name, kind) for name, kind in declared if name not in present and kind)]
     if not files:
-        return empty_sql([*named, *absent])
-    nulls = [f"cast(null as {kind}) as {quoted(name)}" for name, kind in absent]
-    names = ", ".join([*(quoted(name) for name, _ in named), *nulls])
+        return empty_sql(wanted)
+    absent = _in_no_file(files, present) | {name for name, _ in wanted if name not in present}
+    names = ", ".join(
+        f"cast(null as {kind}) as {quoted(name)}" if name in absent else quoted(name) for name, kind in wanted
+    )
     paths = ", ".join(literal(path) for path in files)
     return f"select {names} from read_parquet([{paths}], union_by_name = true)"
+
+
+def _in_no_file(files: Sequence[str], names: Iterable[str]) -> set[str]:
+    """The columns that none of these files has; of files on an object store none is looked at."""
+    absent = set(names)
+    for file in files:
+        if not absent or "://" in file:
+            return set()
+        absent -= _stored(file)
+    return absent
+
+
+@lru_cache(maxsize=65_536)
+def _stored(file: str) -> frozenset[str]:
+    """The columns of a local data file, which never change."""
+    return frozenset(pq.read_schema(file).names)
 
 
 def snapshot_sql(table: DeltaTable, declared: Columns = ()) -> str:

@@ -81,7 +81,7 @@ def test_a_captured_table_and_the_shipped_ones_follow_their_columns(lake: SmallL
     orders.land([("id", INT4), ("note", TEXT), ("valid_from", DATE), ("life", TEXT), ("row_number", INT4), *odd],
                 {"id": 3, "note": "d"})  # fmt: skip
     assert orders.silver().height == 3
-    assert lake.lake.open("silver", "orders").history(1)[0]["operation"] == "MERGE"
+    assert lake.lake.open("silver", "orders").history(1)[0]["operationParameters"]["mode"] == "Append"
     assert lake.lake.open("silver", "orders").version() == version + 1
 
     # Dropped, added in front, retyped; a resync brings the added column of old rows and what did not fit.
@@ -107,6 +107,23 @@ def test_a_captured_table_and_the_shipped_ones_follow_their_columns(lake: SmallL
     assert versions[:2] == [(1, "a", "x", None, False), (1, "a", None, "default", False)]
     kept = history.filter(pl.col("id") == 1)["valid_to"].sort().to_list()
     assert kept == [None, datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC)]
+
+
+def test_a_column_of_which_no_row_has_come_yet_stops_no_model(tmp_path: Path) -> None:
+    lake = SmallLake(tmp_path / "lake")
+    users, payments = Source(lake, "users", "user_id"), Source(lake, "transactions", "transaction_id")
+    columns = [("user_id", INT4), ("name", TEXT), ("email", TEXT), ("registration_date", TIMESTAMP)]
+    paid = [("transaction_id", INT8), ("user_id", INT4), ("transaction_date", TIMESTAMP), ("amount", NUMERIC_10_2)]
+    users.land(columns, {"user_id": 1, "name": "n"})
+    payments.land(paid, {"transaction_id": 1, "user_id": 1, "transaction_date": datetime(2026, 1, 1), "amount": 5})  # noqa: DTZ001
+    lake.build("all")
+    users.land([*columns, ("note", TEXT)])
+    payments.land(paid, {"transaction_id": 2, "user_id": 1, "transaction_date": datetime(2026, 1, 2), "amount": 5})  # noqa: DTZ001
+    lake.transformer.reload()
+    lake.build("all")
+    assert pl.read_delta(lake.lake.uri("gold", "transaction_features")).height == 2
+    assert users.silver().rows() == [(1, "n", None, None, None)]
+    lake.transformer.close()
 
 
 def test_a_shipped_table_that_loses_its_meaning_is_replicated_all_the_same(tmp_path: Path) -> None:
