@@ -51,6 +51,7 @@ def judge_silver(lake: Lake, dsn: str) -> Verdict:
         if replica != source:
             missing, surplus = len(set(source) - set(replica)), len(set(replica) - set(source))
             told = f"silver/{table} is not the source: {missing} rows are missing or old, {surplus} should not be there"
+            told += f", first {[*set(source) ^ set(replica)][:2]}"
             verdict.wrong(told, lost=missing, doubled=surplus)
     return verdict
 
@@ -78,7 +79,7 @@ def _stored(value: Any) -> Any:
     """A source's value as a replica's decimal(38, 9) can hold it; null where it cannot."""
     if not isinstance(value, Decimal):
         return value
-    return value if value.is_finite() and abs(value) < _LEAST_TOO_LARGE else None
+    return value if value.is_finite() and value.copy_abs() < _LEAST_TOO_LARGE else None  # abs() would round
 
 
 def judge_gold(lake: Lake, scratch: Path) -> Verdict:
