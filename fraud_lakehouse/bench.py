@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.errors import LakehouseError, SettingsError
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -16,17 +16,19 @@ def benchmark_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
 
 
-def run_benchmark(name: str, *, as_json: bool) -> int:
-    """Run a benchmark and give its exit code; "list" prints the names.
+def run_benchmark(name: str, *, as_json: bool) -> None:
+    """Run a benchmark; "list" prints the names.
 
     Raises:
-        LakehouseError: there is no such benchmark.
+        SettingsError: there is no such benchmark. LakehouseError: it failed.
     """
     names = benchmark_names()
     if name == "list":
         print("\n".join(names))
-        return 0
+        return
     if name not in names:
-        raise LakehouseError(f"there is no benchmark {name!r}", f"use one of: {', '.join(names) or 'none here'}")
+        raise SettingsError(f"there is no benchmark {name!r}", f"use one of: {', '.join(names) or 'none here'}")
     command = [sys.executable, str(FOLDER / f"{name}.py"), *(["--json"] if as_json else [])]
-    return subprocess.run(command, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise LakehouseError(f"benchmark {name} ended with exit code {code}", "see what it printed")

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -15,7 +16,7 @@ import typer
 from fraud_lakehouse.allocator import give_memory_back
 from fraud_lakehouse.cli_features import features_commands
 from fraud_lakehouse.cli_quarantine import quarantine_commands
-from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.errors import DEFECT, EXIT_CODES, LakehouseError
 from fraud_lakehouse.settings import Settings, load_settings
 
 BEHIND_SECONDS = 10.0  # between two lines of `live` that a source is behind
@@ -23,6 +24,7 @@ BEHIND_SECONDS = 10.0  # between two lines of `live` that a source is behind
 app = typer.Typer(
     name="fraud-lakehouse",
     help="Change data and card streams into Delta, features and rules in dbt, alerts in seconds.",
+    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,13 +34,16 @@ app.add_typer(quarantine_commands, name="quarantine")
 
 
 def main() -> None:
-    """Run the command line; a `LakehouseError` is printed without a traceback and sets the exit code."""
+    """Run the command line; a `LakehouseError` is printed without a traceback. Exits with one of `EXIT_CODES`."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         app()
     except LakehouseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Exception:  # noqa: BLE001  # the interpreter would print the same and exit with 1, which is another error's
+        traceback.print_exc()
+        sys.exit(DEFECT)
 
 
 @app.command()
@@ -172,7 +177,7 @@ def bench(
     """Run a benchmark; its figure is printed beside the yardstick measured in the same run."""
     from fraud_lakehouse.bench import run_benchmark
 
-    raise typer.Exit(run_benchmark(name, as_json=as_json))
+    run_benchmark(name, as_json=as_json)
 
 
 @app.command()

@@ -14,8 +14,10 @@ from fraud_lakehouse.defs.bronze import bronze_assets, bronze_key, bronze_tables
 from fraud_lakehouse.defs.checks import alert_checks
 from fraud_lakehouse.defs.contract_checks import contract_checks, contracted_tables
 from fraud_lakehouse.defs.excluded_values import excluded_checks
+from fraud_lakehouse.defs.ineligible_tables import tables_check, tables_sensor
 from fraud_lakehouse.defs.late_rows import late_check
 from fraud_lakehouse.defs.live_run import live_job
+from fraud_lakehouse.defs.open_transactions import transactions_check
 from fraud_lakehouse.defs.published import published_assets
 from fraud_lakehouse.defs.report import report_schedule
 from fraud_lakehouse.defs.resources import Parts, lakehouse_resource
@@ -63,6 +65,8 @@ def build_definitions(
             late_check(),
             *excluded_checks(),
             *slot_check(settings),
+            *tables_check(settings),
+            *transactions_check(settings),
         ],
         jobs=[
             dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."),
@@ -79,6 +83,7 @@ def build_definitions(
             alert_sensor(settings),
             failure_sensor(settings),
             slot_sensor(settings, parts.slot),
+            tables_sensor(settings, parts.tables),
             watch_sensor(settings),
         ],
         resources={"lakehouse": lakehouse_resource(settings, parts)},

@@ -2,9 +2,31 @@
 
 Every error raised on purpose derives from `LakehouseError`; the command line prints it without a
 traceback. Anything else that escapes is a defect and keeps its traceback.
+
+A class that sets `exit_code` begins a family: its subclasses end the command with the same code. `EXIT_CODES` is the
+list of all codes; `fraud-lakehouse --help` prints it and docs/operations.md repeats it.
 """
 
 from __future__ import annotations
+
+EXIT_CODES = {
+    0: "done",
+    1: "an error of another kind, with its remedy",
+    2: "a setting, option or argument is missing or wrong",
+    3: "a source cannot be reached, or does not allow what is needed",
+    4: "a gap: changes or records after our position are gone",
+    5: "the lake cannot be read or written",
+    6: "another process writes to this lake",
+    7: "a dbt model failed, or the project is wrong",
+    8: "features could not be published to Kafka; everything else is done",
+    9: "a file that was given (labels, corrections, a replay) cannot be used",
+    70: "a defect of this program; its traceback is printed",
+    130: "interrupted (Ctrl-C) before there was anything to finish",
+}
+"""What `fraud-lakehouse` exits with, by code."""
+
+DEFECT = 70
+"""Exit code of an error nobody raised on purpose (EX_SOFTWARE of sysexits.h)."""
 
 
 class LakehouseError(Exception):
@@ -59,7 +81,11 @@ class TransformError(LakehouseError):
     exit_code = 7
 
 
-class LabelsError(LakehouseError):
-    """Labels, or what is asked of them, cannot be used to tell features."""
+class InputFileError(LakehouseError):
+    """A file that was given cannot be read, or does not hold what it should."""
 
-    exit_code = 8
+    exit_code = 9
+
+
+class LabelsError(InputFileError):
+    """Labels, or what is asked of them, cannot be used to tell features."""

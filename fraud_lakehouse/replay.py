@@ -21,7 +21,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from fraud_lakehouse.capture.kafka_config import KafkaClients, reason_of
 from fraud_lakehouse.capture.kafka_records import FIELDS, CardTransaction, encode, stable_user_id
 from fraud_lakehouse.capture.kafka_source import KafkaSource, TopicMissingError
-from fraud_lakehouse.errors import LakehouseError, SourceError
+from fraud_lakehouse.errors import InputFileError, SettingsError, SourceError
 from fraud_lakehouse.settings import Settings
 
 COLUMNS = tuple(name for name in FIELDS if name not in ("zipcode", "user_id"))
@@ -37,10 +37,8 @@ _EXPECTED = {
 }
 
 
-class ReplayFileError(LakehouseError):
+class ReplayFileError(InputFileError):
     """The file cannot be read or is not Sparkov-shaped; nothing was published."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def replay(settings: Settings, path: Path, rate: float | None = None, topic: str
         SourceError: the broker does not answer, or did not take every record (says how many it took).
     """
     if rate is not None and not rate > 0:
-        raise LakehouseError(f"--rate {rate:g}: expected a number of records a second above 0", "leave it out for all")
+        raise SettingsError(f"--rate {rate:g}: expected a number of records a second above 0", "leave it out for all")
     path, topic = Path(path), topic or settings.kafka_topic
     clients = KafkaClients(settings)
     for _ in records(path):

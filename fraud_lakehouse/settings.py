@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: str | None = Field(None, description="host:port, comma separated")
     kafka_topic: str = Field("transaction", min_length=1, max_length=249, description="topic of card transactions")
     kafka_config_file: Path | None = Field(None, description="key=value lines of librdkafka properties")
+    kafka_transaction_seconds: float = Field(
+        60.0, gt=0, description="seconds a Kafka transaction may be open before it counts as hanging"
+    )
     max_record_bytes: int = Field(1_048_576, ge=1, description="bytes of the longest Kafka value that is read")
 
     publish_features: bool = Field(False, description="true or false: whether features are published to Kafka")

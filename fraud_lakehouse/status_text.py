@@ -99,6 +99,7 @@ def _source_lines(source: SourceStatus) -> list[str]:
     if source.slot_health:
         lines += [f"  slot {source.slot_health['level']}: {reason}" for reason in source.slot_health["reasons"]]
     lines += [f"  left out {one['table']}: {_sentence(one)}" for one in source.left_out]
+    lines += [f"  hanging transaction: {_sentence(one)}" for one in source.open_transactions if one["hanging"]]
     lines += [f"  ERROR {line}" for line in (source.error or "").splitlines()]
     return lines
 

@@ -1,6 +1,6 @@
 """Real Apache Kafka for the tests: one KRaft node from its published Java artifacts, fetched once by Maven.
 
-The artifacts are kept under $XDG_CACHE_HOME (default ~/.cache)/fraud_lakehouse/kafka/<version>.
+The artifacts are kept under $XDG_CACHE_HOME (default ~/.cache)/fraud_lakehouse/kafka/<version>-tools.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ _POM = f"""<project>
   <dependencies>
     <dependency>
       <groupId>org.apache.kafka</groupId><artifactId>kafka_{SCALA}</artifactId><version>{VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka-tools</artifactId><version>{VERSION}</version>
     </dependency>
   </dependencies>
 </project>
@@ -67,7 +70,7 @@ def artifacts() -> Path:
     for program in ("java", "mvn"):
         if shutil.which(program) is None:
             raise ApacheKafkaMissingError(f"{program} is not installed")
-    root = cache("kafka", VERSION)
+    root = cache("kafka", f"{VERSION}-tools")
     jars = root / "jars"
     if (root / "complete").exists():
         return jars
@@ -142,6 +145,13 @@ class ApacheKafka:
             else:
                 return
         raise AssertionError(f"Apache Kafka did not start: {(self.home / 'kafka.log').read_text()}")
+
+    def transactions_tool(self, *arguments: str) -> str:
+        """Run kafka-transactions.sh with these arguments; what it printed."""
+        command = [*_JAVA, "-cp", f"{artifacts()}/*", "org.apache.kafka.tools.TransactionsCommand", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def stop(self) -> None:
         """Kill it: nothing of it is needed again."""

@@ -14,6 +14,7 @@ pytest_plugins = [
         "fixtures_postgres",
         "fixtures_kafka",
         "fixtures_apache_kafka",
+        "fixtures_object_store",
         "fixtures_spark",
         "distribution",
         "failures",

@@ -19,6 +19,7 @@ JAVA = {
     "apache_kafka": frozenset(
         {
             "tests/integration/test_apache_kafka.py",
+            "tests/integration/test_live_gap.py",
             "tests/integration/test_publish.py",
             "tests/integration/test_published_features.py",
             "tests/soak/test_apache_faults.py",

@@ -63,6 +63,10 @@ class CaptureContract:
         kind, cluster, topic_id, _ = app_ids[0].split(":")
         assert kind == "kafka" and cluster and topic_id and topic_id != capture.topic.name
 
+    def test_without_transactions_none_is_open(self, broker: Broker, capture: KafkaCapture) -> None:
+        broker.publish(capture.topic.name, [encode(card(n)) for n in range(3)], 1)
+        assert capture.open_transactions() == []
+
     def test_ends_are_confirmed_only_where_nothing_is_left(self, broker: Broker, capture: KafkaCapture) -> None:
         assert capture.confirmed_ends() is None
         assert capture.read({}, 100) is None

@@ -40,6 +40,18 @@
     nullif(to_json(map_filter(map({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %}), (name, text) -> text is not null)), '{}')
 {%- endmacro %}
 
+{#- Such a JSON object (null: an empty one) with other strings under some names, none where the string is null. -#}
+{% macro json_with_texts(object, pairs) %}{{ return(adapter.dispatch('json_with_texts')(object, pairs)) }}{% endmacro %}
+{% macro default__json_with_texts(object, pairs) -%}
+    nullif(cast(json_merge_patch(coalesce({{ object }}, '{}'), json_object({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %})) as string), '{}')
+{%- endmacro %}
+{% macro spark__json_with_texts(object, pairs) -%}
+    nullif(to_json(map_filter(map_concat(
+        map_filter(from_json(coalesce({{ object }}, '{}'), 'map<string,string>'), (name, text) -> not array_contains(array({% for name, _ in pairs %}{{ sql_text(name) }}{{ ', ' if not loop.last }}{% endfor %}), name)),
+        map({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %})
+    ), (name, text) -> text is not null)), '{}')
+{%- endmacro %}
+
 {#- The start of the window of `seconds`, aligned to the epoch, that holds `time`. -#}
 {% macro window_floor(time, seconds) %}{{ return(adapter.dispatch('window_floor')(time, seconds)) }}{% endmacro %}
 {% macro default__window_floor(time, seconds) -%}
@@ -95,4 +107,17 @@
 {% macro default__sql_text(text) %}{{ return("'" ~ (text | replace("'", "''")) ~ "'") }}{% endmacro %}
 {% macro spark__sql_text(text) %}
     {{ return("'" ~ (text | replace("\\", "\\\\") | replace("'", "\\'")) ~ "'") }}
+{% endmacro %}
+
+{#- A relation's columns: name -> type. The lake answers for DuckDB, which takes a table named csv or json that is not
+    there for a file. -#}
+{% macro stored_columns(relation) %}{{ return(adapter.dispatch('stored_columns')(relation)) }}{% endmacro %}
+{% macro default__stored_columns(relation) %}
+    {%- set found = {} -%}
+    {%- for column in adapter.get_columns_in_relation(relation) -%}{%- do found.update({column.name: column.dtype}) -%}{%- endfor -%}
+    {{ return(found) }}
+{% endmacro %}
+{% macro duckdb__stored_columns(relation) %}
+    {%- if lake_is_unit_test() -%}{{ return(default__stored_columns(relation)) }}{%- endif -%}
+    {{ return(lake_call('columns', {'relation': [relation.schema, relation.identifier]})) }}
 {% endmacro %}

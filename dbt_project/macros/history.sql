@@ -9,19 +9,15 @@
 {%- set columns = source_columns(relation) -%}
 {%- set stored_as = history_names(columns) -%}
 {%- set incremental = is_incremental_replay(relation, columns + ['_text'], stored_as + ['_text']) -%}
-with recursive new_events as (
-
-    select * from {{ new_rows(relation) }}
-
-),
-
-truncates as (
+{%- set new_events = new_rows(relation) -%}
+{%- set unsent = unsent_columns(new_events, columns, key) -%}
+with recursive truncates as (
 
     select
         _lsn, _seq, _committed_at,
         coalesce(lag(_lsn) over (order by _lsn, _seq), -1) as after_lsn,
         coalesce(lag(_seq) over (order by _lsn, _seq), -1) as after_seq
-    from new_events
+    from {{ new_events }} as new_events
     where _op = 't'
 
 ),
@@ -29,7 +25,7 @@ truncates as (
 touched_keys as (
 
     select distinct {{ column_list(key, 'new_events') }}, {{ key_text(key, 'new_events') }} as _lake_key_text
-    from new_events
+    from {{ new_events }} as new_events
     where _op <> 't'
 
 ),
@@ -63,40 +59,54 @@ open_versions as (
 events as (
 
     select
-        {{ column_list(columns, 'new_events') }},
-        _op, _lsn, _seq, _committed_at, _unchanged, _text, {{ key_text(key, 'new_events') }} as _lake_key_text
-    from new_events
+        {{ column_list(key, 'new_events') }},
+        _op, _lsn, _seq, _committed_at, _unchanged, {{ key_text(key, 'new_events') }} as _lake_key_text
+    from {{ new_events }} as new_events
     where _op <> 't'
     {%- if incremental %}
 
     union all
 
     select
-        {{ column_list(columns, 'open_versions') }},
-        'r' as _op, _lsn, _seq, _lake_valid_from as _committed_at, null as _unchanged, _text, _lake_key_text
+        {{ column_list(key, 'open_versions') }},
+        'r' as _op, _lsn, _seq, _lake_valid_from as _committed_at, null as _unchanged, _lake_key_text
     from open_versions
     {%- endif %}
 
 ),
 
-{{ resolve_unchanged(columns, key) }},
+{% if unsent -%}
+sent_values as (
+
+    {{ history_values(new_events, unsent, incremental) }}
+
+),
+
+{{ resolve_unchanged(unsent, key) }},
+
+{% endif -%}
+resolved as (
+
+    {{ resolved_rows(columns, unsent, history_values(new_events, columns, incremental)) }}
+
+),
 
 followed as (
 
     select
-        resolved.*,
-        lead(_op) over (partition by {{ key_columns(key, 'resolved') }} order by _lsn, _seq) as _lake_next_op,
-        lead(_lsn) over (partition by {{ key_columns(key, 'resolved') }} order by _lsn, _seq) as _lake_next_lsn,
-        lead(_seq) over (partition by {{ key_columns(key, 'resolved') }} order by _lsn, _seq) as _lake_next_seq,
-        lead(_committed_at) over (partition by {{ key_columns(key, 'resolved') }} order by _lsn, _seq) as _lake_next_at
-    from resolved
+        events.*,
+        lead(_op) over (partition by {{ key_columns(key, 'events') }} order by _lsn, _seq) as _lake_next_op,
+        lead(_lsn) over (partition by {{ key_columns(key, 'events') }} order by _lsn, _seq) as _lake_next_lsn,
+        lead(_seq) over (partition by {{ key_columns(key, 'events') }} order by _lsn, _seq) as _lake_next_seq,
+        lead(_committed_at) over (partition by {{ key_columns(key, 'events') }} order by _lsn, _seq) as _lake_next_at
+    from events
 
 ),
 
 closed as (
 
     select
-        followed.*,
+        followed._lsn, followed._seq, followed._committed_at, followed._lake_next_op, followed._lake_next_at,
         case
             when truncates._lsn is null then false
             when followed._lake_next_lsn is null then true
@@ -118,19 +128,34 @@ closed as (
 versions as (
 
     select
-        {{ renamed_list(columns, stored_as, 'closed') }},
-        _committed_at as valid_from,
-        case when _lake_is_truncated then _lake_truncated_at else _lake_next_at end as valid_to,
-        _lake_is_truncated or coalesce(_lake_next_op = 'd', false) as is_deleted,
-        _lsn,
-        _seq,
-        _text
-    from closed
+        {{ renamed_list(columns, stored_as, 'resolved') }},
+        closed._committed_at as valid_from,
+        case when closed._lake_is_truncated then closed._lake_truncated_at else closed._lake_next_at end as valid_to,
+        closed._lake_is_truncated or coalesce(closed._lake_next_op = 'd', false) as is_deleted,
+        closed._lsn,
+        closed._seq,
+        resolved._text
+    from resolved
+    inner join closed on resolved._lsn = closed._lsn and resolved._seq = closed._seq
 
 )
 
 select * from versions
 {% endmacro %}
+
+{#- Values of the events that have a row, by their position: some columns of it. -#}
+{% macro history_values(new_events, columns, incremental) -%}
+    select {{ column_list(columns, 'new_events') }}, _lsn, _seq, _text
+    from {{ new_events }} as new_events
+    where _op not in ('d', 't')
+    {%- if incremental %}
+
+    union all
+
+    select {{ column_list(columns, 'open_versions') }}, _lsn, _seq, _text
+    from open_versions
+    {%- endif %}
+{%- endmacro %}
 
 {#- The names of a source's columns in its history. -#}
 {% macro history_names(columns) %}

@@ -1,7 +1,6 @@
-{#- Shared by replica.sql and history.sql: change events read as the rows they describe. Both write
-    `with recursive events as (...), truncates as (...), {{ resolve_unchanged(columns, key) }}`, where events has
-    the source's columns, _op, _lsn, _seq, _committed_at, _unchanged, _text and _lake_key_text, and go on from the CTE
-    `resolved`, which has these but _unchanged.
+{#- Shared by replica.sql and history.sql: change events read as the rows they describe. A table may have 1,600 columns:
+    which events count is decided on `events`, which has only the key, _op, _lsn, _seq, _unchanged and _lake_key_text.
+    Whole rows are read once, at the end (`resolved`), and joined by their position (_lsn, _seq).
     A key is told by its columns and by _lake_key_text: of values that their column cannot hold (infinity, a date before
     Christ, more digits than a decimal has) it is null or rounded, and alike for keys that are not. -#}
 
@@ -18,9 +17,7 @@
             {%- set relation = api.Relation.create(database=target.database, schema='silver', identifier=tested) -%}
             {%- set meta = meta + added -%}
         {%- endif -%}
-        {%- for column in adapter.get_columns_in_relation(relation) if column.name not in meta -%}
-            {%- do names.append(column.name) -%}
-        {%- endfor -%}
+        {%- for name in stored_columns(relation) if name not in meta -%}{%- do names.append(name) -%}{%- endfor -%}
     {%- endif -%}
     {{ return(names) }}
 {% endmacro %}
@@ -35,13 +32,7 @@
     What macros add to rows on the way is called `_lake_...`, which no column of a source is. -#}
 {% macro is_incremental_replay(relation, columns, stored_as, exactly=false) %}
     {%- if execute and not lake_is_unit_test() -%}
-        {%- set wanted, stored = {}, {} -%}
-        {%- for column in adapter.get_columns_in_relation(relation) -%}
-            {%- do wanted.update({column.name: column.dtype}) -%}
-        {%- endfor -%}
-        {%- for column in adapter.get_columns_in_relation(this) -%}
-            {%- do stored.update({column.name: column.dtype}) -%}
-        {%- endfor -%}
+        {%- set wanted, stored = stored_columns(relation), stored_columns(this) -%}
         {%- set others = [] -%}
         {%- for name in columns -%}
             {%- if stored.get(stored_as[loop.index0]) != wanted[name] -%}{%- do others.append(name) -%}{%- endif -%}
@@ -58,8 +49,8 @@
 {% macro has_keys_alike(relation, key) %}
     {%- if not execute or lake_is_unit_test() -%}{{ return(false) }}{%- endif -%}
     {%- set rounded = [] -%}
-    {%- for column in adapter.get_columns_in_relation(relation) if column.name in key and column.dtype.lower().startswith('decimal') -%}
-        {%- do rounded.append(column.name) -%}
+    {%- for name, kind in stored_columns(relation).items() if name in key and kind.lower().startswith('decimal') -%}
+        {%- do rounded.append(name) -%}
     {%- endfor -%}
     {%- set new_events -%}
         (select {{ column_list(key, 'event') }}, {{ key_text(key, 'event') }} as _lake_key_text from {{ new_rows(relation) }} as event where _op <> 't')
@@ -137,16 +128,52 @@
     ({{ left }}._lsn < {{ right }}._lsn or ({{ left }}._lsn = {{ right }}._lsn and {{ left }}._seq < {{ right }}._seq))
 {%- endmacro %}
 
-{#- Put back the values that an update did not send because they had not changed (large values stored aside).
+{#- Names of the columns that some of the events did not send, in the order of `columns`. -#}
+{% macro unsent_columns(new_events, columns, key) %}
+    {%- set candidates = columns | reject('in', key) | list -%}
+    {%- if not execute or lake_is_unit_test() -%}{{ return(candidates) }}{%- endif -%}
+    {%- set most = 1000 -%}
+    {%- set lists = run_query("select distinct _unchanged from " ~ new_events ~ " as new_events where _unchanged is not null limit " ~ (most + 1)) -%}
+    {%- if lists.rows | length > most -%}{{ return(candidates) }}{%- endif -%}
+    {%- set unsent = {} -%}
+    {%- for row in lists.rows -%}
+        {%- for name in fromjson(row[0]) -%}{%- do unsent.update({name: true}) -%}{%- endfor -%}
+    {%- endfor -%}
+    {{ return(candidates | select('in', unsent) | list) }}
+{% endmacro %}
+
+{#- The rows of `values` (columns, _lsn, _seq, _text) with the values that were not sent. -#}
+{% macro resolved_rows(columns, unsent, values) -%}
+    {%- if not unsent -%}
+    {{ values }}
+    {%- else -%}
+    select
+        {% for name in columns -%}
+        {%- if name in unsent -%}
+        case when filled_events._lsn is null then event_values.{{ quoted(name) }} else filled_events.{{ quoted(name) }} end as {{ quoted(name) }},
+        {% else -%}
+        event_values.{{ quoted(name) }},
+        {% endif -%}
+        {% endfor -%}
+        event_values._lsn, event_values._seq,
+        case when filled_events._lsn is null then event_values._text else filled_events._text end as _text
+    from (
+        {{ values }}
+    ) as event_values
+    left join filled_events on event_values._lsn = filled_events._lsn and event_values._seq = filled_events._seq
+    {%- endif -%}
+{%- endmacro %}
+
+{#- Put back the values that an update did not send because they had not changed (large values stored aside), of the
+    columns `unsent`. Reads `events`, `truncates` and `sent_values` (the columns, _lsn, _seq, _text); the result is
+    `filled_events`, by _lsn and _seq.
     The value is that of the row's previous version, which a changed key has under the old key: `d` (old key)
     and `u` (new key) then have consecutive _seq. A life is what one key holds from insert to delete; a chain
-    is the lives one row went through. Only keys with such events are looked at. A value's text in _text goes with it. -#}
-{% macro resolve_unchanged(columns, key) %}
-{%- set filled = columns | reject('in', key) | list -%}
+    is the lives one row went through. Only keys with such events are read. A value's text in _text goes with it. -#}
+{% macro resolve_unchanged(unsent, key) %}
 {%- set texts = [] -%}
-{%- for name in columns -%}
-    {%- set text = json_text('_text', name) -%}
-    {%- do texts.append([name, text if name in key else sent_value(name, text)]) -%}
+{%- for name in unsent -%}
+    {%- do texts.append([name, sent_value(name, json_text('_text', name))]) -%}
 {%- endfor -%}
 partial_keys as (
 
@@ -248,9 +275,9 @@ chains as (
 chained_events as (
 
     select
-        lives.*,
-        chains._lake_chain
-        {%- for name in filled %},
+        lives._op, lives._lsn, lives._seq, chains._lake_chain,
+        {{ column_list(unsent, 'sent_values') }}, sent_values._text
+        {%- for name in unsent %},
         count(case when lives._op <> 'd' and not coalesce({{ json_list_holds('lives._unchanged', name) }}, false) then 1 end)
             over (
                 partition by chains._lake_chain order by lives._lsn, lives._seq
@@ -259,26 +286,18 @@ chained_events as (
         {%- endfor %}
     from lives
     inner join chains on lives._lake_life = chains._lake_life
+    left join sent_values on lives._lsn = sent_values._lsn and lives._seq = sent_values._seq
 
 ),
 
-resolved as (
+filled_events as (
 
     select
-        {{ column_list(columns, 'events') }},
-        events._op, events._lsn, events._seq, events._committed_at, events._text, events._lake_key_text
-    from events
-    where not exists (select 1 from partial_keys where {{ same_key(key, 'events', 'partial_keys') }})
-
-    union all
-
-    select
-        {% for name in columns -%}
-        {{ quoted(name) if name in key else sent_value(name, quoted(name)) }} as {{ quoted(name) }},
+        {% for name in unsent -%}
+        {{ sent_value(name, quoted(name)) }} as {{ quoted(name) }},
         {% endfor -%}
-        _op, _lsn, _seq, _committed_at,
-        {{ json_texts(texts) }} as _text,
-        _lake_key_text
+        _lsn, _seq,
+        {{ json_with_texts('_text', texts) }} as _text
     from chained_events
 
 )

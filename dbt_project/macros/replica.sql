@@ -9,22 +9,18 @@
 {%- if incremental and has_keys_alike(relation, key) -%}
     {%- set incremental = build_from_all() -%}
 {%- endif -%}
-with recursive new_events as (
+{%- set new_events = new_rows(relation) -%}
+{%- set unsent = unsent_columns(new_events, columns, key) -%}
+with recursive truncates as (
 
-    select * from {{ new_rows(relation) }}
-
-),
-
-truncates as (
-
-    select _lsn, _seq from new_events where _op = 't'
+    select _lsn, _seq from {{ new_events }} as new_events where _op = 't'
 
 ),
 {% if incremental %}
 touched_keys as (
 
     select distinct {{ column_list(key, 'new_events') }}, {{ key_text(key, 'new_events') }} as _lake_key_text, true as _lake_is_touched
-    from new_events
+    from {{ new_events }} as new_events
     where _op <> 't'
 
 ),
@@ -45,24 +41,37 @@ stored_rows as (
 events as (
 
     select
-        {{ column_list(columns, 'new_events') }},
-        _op, _lsn, _seq, _committed_at, _unchanged, _text, {{ key_text(key, 'new_events') }} as _lake_key_text
-    from new_events
+        {{ column_list(key, 'new_events') }},
+        _op, _lsn, _seq, _unchanged, {{ key_text(key, 'new_events') }} as _lake_key_text
+    from {{ new_events }} as new_events
     where _op <> 't'
     {%- if incremental %}
 
     union all
 
     select
-        {{ column_list(columns, 'stored_rows') }},
-        'r' as _op, -1 as _lsn, _lake_number as _seq, null as _committed_at, null as _unchanged, null as _text,
-        _lake_key_text
+        {{ column_list(key, 'stored_rows') }},
+        'r' as _op, -1 as _lsn, _lake_number as _seq, null as _unchanged, _lake_key_text
     from stored_rows
     {%- endif %}
 
 ),
 
-{{ resolve_unchanged(columns, key) }},
+{% if unsent -%}
+sent_values as (
+
+    {{ replica_values(new_events, unsent, incremental) }}
+
+),
+
+{{ resolve_unchanged(unsent, key) }},
+
+{% endif -%}
+resolved as (
+
+    {{ resolved_rows(columns, unsent, replica_values(new_events, columns, incremental)) }}
+
+),
 
 last_truncate as (
 
@@ -73,20 +82,28 @@ last_truncate as (
 last_events as (
 
     select
-        resolved.*,
-        row_number() over (partition by {{ key_columns(key, 'resolved') }} order by _lsn desc, _seq desc) as _lake_recency
-    from resolved
+        {{ key_columns(key, 'events') }}, events._op, events._lsn, events._seq,
+        row_number() over (partition by {{ key_columns(key, 'events') }} order by _lsn desc, _seq desc) as _lake_recency
+    from events
 
 ),
 
-current_rows as (
+current_events as (
 
-    select {{ column_list(columns, 'last_events') }}, last_events._lake_key_text
+    select {{ key_columns(key, 'last_events') }}, last_events._lsn, last_events._seq
     from last_events
     left join last_truncate on true
     where last_events._lake_recency = 1
         and last_events._op <> 'd'
         and (last_truncate._lsn is null or {{ is_before('last_truncate', 'last_events') }})
+
+),
+
+current_rows as (
+
+    select {{ column_list(columns, 'resolved') }}
+    from resolved
+    inner join current_events on resolved._lsn = current_events._lsn and resolved._seq = current_events._seq
 
 ){% if incremental %},
 
@@ -100,7 +117,7 @@ changes as (
     select {{ column_list(columns, 'stored_rows') }}, true as _delete
     from stored_rows
     where _lake_alike = 1 -- one row takes away all with its key columns
-        and not exists (select 1 from current_rows where {{ same_key(key, 'stored_rows', 'current_rows') }})
+        and not exists (select 1 from current_events where {{ same_key(key, 'stored_rows', 'current_events') }})
 
 )
 
@@ -110,3 +127,17 @@ select * from changes
 select {{ column_list(columns, 'current_rows') }} from current_rows
 {%- endif %}
 {% endmacro %}
+
+{#- Values of the events that have a row, by their position: some columns of it. -#}
+{% macro replica_values(new_events, columns, incremental) -%}
+    select {{ column_list(columns, 'new_events') }}, _lsn, _seq, _text
+    from {{ new_events }} as new_events
+    where _op not in ('d', 't')
+    {%- if incremental %}
+
+    union all
+
+    select {{ column_list(columns, 'stored_rows') }}, -1 as _lsn, _lake_number as _seq, null as _text
+    from stored_rows
+    {%- endif %}
+{%- endmacro %}

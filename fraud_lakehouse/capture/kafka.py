@@ -18,6 +18,7 @@ import polars as pl
 from fraud_lakehouse.capture.kafka_config import KafkaClients
 from fraud_lakehouse.capture.kafka_reader import KafkaReader
 from fraud_lakehouse.capture.kafka_source import KafkaSource, KafkaTopic, verify_identity
+from fraud_lakehouse.capture.kafka_transactions import OpenTransaction, open_transactions
 from fraud_lakehouse.errors import GapError, SourceError
 from fraud_lakehouse.settings import Settings
 
@@ -217,6 +218,14 @@ class KafkaCapture:
             end = max(ends[number], starts[number])
             found[topic.app_id(number)] = PartitionLag(position, starts[number], end, max(end - begin, 0))
         return KafkaLag(sum(part.rows for part in found.values()), found)
+
+    def open_transactions(self) -> list[OpenTransaction]:
+        """The transactions behind which nothing is read, by partition; takes a second where there are any.
+
+        Raises:
+            SourceError: the broker does not answer.
+        """
+        return open_transactions(self._clients, self._source, self._describe())
 
     def passed(self) -> dict[str, int]:
         """By app_id, the next offset to hand out, of partitions that were read; past markers without a record."""

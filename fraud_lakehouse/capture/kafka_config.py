@@ -116,6 +116,10 @@ class KafkaClients:
         """
         return self._make(Consumer, _DEFAULTS, _OURS | ({"group.id": group} if group else {}))
 
+    def uncommitted_consumer(self) -> Consumer:
+        """As `consumer`, for inspecting records that may never be committed; none of them is ingested."""
+        return self._make(Consumer, _DEFAULTS, _OURS | {"isolation.level": "read_uncommitted"})
+
     def admin(self) -> AdminClient:
         """A client for metadata, identities and offsets."""
         return self._make(AdminClient, {}, {})

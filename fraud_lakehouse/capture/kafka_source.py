@@ -150,6 +150,10 @@ class KafkaSource:
         """Where committed records end: the next offset by partition, as the broker says (see `demo/kafka.py`)."""
         return self._offsets(partitions, OffsetSpec.latest())
 
+    def high_watermarks(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Where each partition ends, open transactions included, by partition."""
+        return self._offsets(partitions, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+
     def starts(self, partitions: Iterable[int]) -> dict[int, int]:
         """The earliest offset the broker still has, by partition."""
         return self._offsets(partitions, OffsetSpec.earliest())
@@ -199,15 +203,18 @@ class KafkaSource:
             found = self._metadata().cluster_id
         return str(found) if found else "unnamed-cluster"
 
-    def _offsets(self, partitions: Iterable[int], spec: OffsetSpec) -> dict[int, int]:
+    def _offsets(
+        self,
+        partitions: Iterable[int],
+        spec: OffsetSpec,
+        isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
+    ) -> dict[int, int]:
         wanted = {TopicPartition(self._name, partition): spec for partition in partitions}
         if not wanted:
             return {}
         deadline = time.monotonic() + self._seconds
         while True:
-            asked = self._connected().list_offsets(
-                wanted, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=self._seconds
-            )
+            asked = self._connected().list_offsets(wanted, isolation_level=isolation, request_timeout=self._seconds)
             try:
                 return {place.partition: int(self._answer(answer).offset) for place, answer in asked.items()}
             except KafkaException as error:

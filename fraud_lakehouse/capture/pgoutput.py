@@ -16,7 +16,7 @@ from fraud_lakehouse.capture.pgoutput_runs import EPOCH_2000, Part
 from fraud_lakehouse.capture.pgoutput_tuple import ROW, TupleReader
 from fraud_lakehouse.capture.pgoutput_union import union
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
-from fraud_lakehouse.capture.postgres_errors import TableWithoutPositionError
+from fraud_lakehouse.capture.postgres_errors import TableWithoutPositionError, one_table
 from fraud_lakehouse.capture.postgres_names import bronze_name
 from fraud_lakehouse.capture.postgres_types import ColumnType
 
@@ -70,6 +70,7 @@ def decode(
         left_out: oids of tables whose events are left out, whatever their names.
 
     Raises:
+        TableFailedError: a table's events cannot be decoded.
         TableWithoutPositionError: a table of `tables` is not in `after`.
     """
     if not messages:
@@ -95,12 +96,14 @@ def decode(
         fresh = events.filter(pl.col("lsn") > after[name])
         if fresh.height:
             key = _key(relation, tables.get(name))
-            parts.setdefault(name, []).append((relation, _frame(fresh, relation, key)))
+            with one_table(name, relation.oid, f"decoding changes of {relation.schema}.{relation.table}"):
+                parts.setdefault(name, []).append((relation, _frame(fresh, relation, key)))
     decoded = Decoded(end_lsn=last[0] or 0, newest_committed_at_us=last[1])
     for name, pieces in parts.items():
         newest = relations.latest(pieces[-1][0].oid)
         key = _key(newest, tables.get(name))
-        decoded.tables[name], decoded.frames[name] = union(name, newest, key, pieces)
+        with one_table(name, newest.oid, f"decoding changes of {newest.schema}.{newest.table}"):
+            decoded.tables[name], decoded.frames[name] = union(name, newest, key, pieces)
     return decoded
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, named_columns
+from fraud_lakehouse.capture.postgres_names import shown
 from fraud_lakehouse.capture.postgres_types import ColumnType
 
 
@@ -94,7 +95,7 @@ def _parse(data: bytes) -> Relation:
 
 def _string(data: bytes, offset: int) -> tuple[str, int]:
     end = data.index(0, offset)
-    return data[offset:end].decode(), end + 1
+    return shown(data[offset:end].decode(errors="surrogateescape")), end + 1
 
 
 def _resolve(relation: Relation, domains: Mapping[int, ColumnType]) -> Relation:

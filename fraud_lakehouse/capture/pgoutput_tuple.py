@@ -74,10 +74,10 @@ class TupleReader:
         """Typed events, with `ROW` in front for the order."""
         values, lossy = [], {}
         for column, read in zip(self._relation.columns, columns, strict=True):
-            typed, marks = column.type.parse(read.text)
+            typed, beside = column.type.parse(read.text)
             values.append(typed.alias(column.name))
-            if marks is not None:
-                lossy[column.name] = read.text.set(~marks, None)
+            if beside is not None:
+                lossy[column.name] = beside
         return self._assemble(op, values, _unchanged(self._relation, columns), texts_beside(lossy, self._group.height))
 
     def old_keys(self, old: Sequence[TupleColumn], key: Sequence[str], changed: pl.Series | None) -> pl.DataFrame:

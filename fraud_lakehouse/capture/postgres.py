@@ -140,12 +140,11 @@ class PostgresCapture:
         """
         return self._link.run(lambda connection: read_timeline(self._connector, timeline_number(connection)))
 
-    def preflight(self, position: int | None = None, *, every_table: bool = True) -> None:
+    def preflight(self, position: int | None = None) -> None:
         """Check everything that capture needs before the log can be asked.
 
         Args:
             position: the slot's position in the lake, to be named where the slot is at fault.
-            every_table: refuse to begin while there is a table that cannot be captured; without, it is in `refused`.
 
         Raises:
             SourceError: the subclass in `postgres_errors` that names the cause and its remedy.
@@ -153,8 +152,7 @@ class PostgresCapture:
         """
         self._link.run(check_server)
         self._link.run(lambda connection: check_publication(connection, self._slot.publication))
-        self.tables()
-        if every_table and self.refused:
+        if not self.tables() and self.refused:
             raise self.refused[0].error
         self._link.run(lambda connection: check_slot(connection, self._slot, position))
 
@@ -183,7 +181,8 @@ class PostgresCapture:
         """Put the tables into the publication, which is created if there is none; returns their memberships.
 
         Raises:
-            ReplicationRightError: the user may not. SourceError: the publication leaves something out.
+            ReplicationRightError: the user may not create it. TableFailedError: a table cannot be added.
+            SourceError: the publication leaves something out.
         """
         self._link.run(lambda connection: ensure_publication(connection, self._slot.publication, tables))
         return self.memberships(tables)
@@ -192,7 +191,7 @@ class PostgresCapture:
         """Keep the tables' shapes as they are inside; rows are read and written as ever.
 
         Raises:
-            SourceError: another session has a table locked.
+            TableFailedError: another session has a table locked.
         """
         return held(self._connector, tables)
 
@@ -268,11 +267,11 @@ class PostgresCapture:
             waiting: oids of tables whose snapshot will come later than these changes, which are left out.
 
         Raises:
-            GapError: changes after `slot_position` are gone. SourceError: unreachable, slot in use, schema.
+            GapError: changes after `slot_position` are gone. SourceError: unreachable, slot in use.
         """
         if not self._tables:
             self.tables()
-        self._check_published(after)
+        self._check_published(after, waiting)
         asked = Question(after, slot_position, max_rows, LAST_LSN if until is None else until)
         return Changes(
             asked,
@@ -320,12 +319,13 @@ class PostgresCapture:
         state = self._state()
         return state.current > self._seen or not state.is_like(self._slot_seen)
 
-    def _check_published(self, after: Mapping[str, int]) -> None:
+    def _check_published(self, after: Mapping[str, int], waiting: Collection[int]) -> None:
         """Against the catalog as `tables` saw it last: a table made anew is in no publication."""
         for again in (False, True):
             if again or self._published is None:
                 self._published = self.memberships(list(self._tables.values()))
-            lost = [t for t in self._tables.values() if t.name in after and t.name not in self._published]
+            read = [table for table in self._tables.values() if table.name in after and table.oid not in waiting]
+            lost = [table for table in read if table.name not in self._published]
             if not lost:
                 return
         raise unpublished_error(lost[0], self._slot.publication)

@@ -6,7 +6,7 @@ next to nothing. Values are those of the types' own send and output functions, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from fraud_lakehouse.capture.postgres_connection import stream_results
 
 _BLOCKS = 32  # at the best compression that is possible 64 MB of values
 _TID_RANGE_SCAN_SINCE = 140000
+_MOST_COLUMNS = (1664 - 2) // 3  # of a target list the server takes 1,664 entries: two, and three of each column
 
 # A table with out-of-line values has no bound on the bytes of a range of blocks.
 _FACTS = """
@@ -104,20 +105,21 @@ class BlockReader:
     def of(cls, reader: psycopg.Connection[Any], table: TableInfo) -> BlockReader | None:
         """A reader, or None if this table can only be read row by row.
 
-        That are tables with out-of-line values, partitioned ones, those of another storage than heap or with a type
-        whose output function we may not call, servers before 14, and databases of another encoding than UTF-8.
+        That are tables with out-of-line values, partitioned ones, those of another storage than heap, with a type
+        whose output function we may not call or with more than 554 columns, servers before 14, and databases of another
+        encoding than UTF-8.
         """
         info = reader.info
         if info.server_version < _TID_RANGE_SCAN_SINCE or info.parameter_status("server_encoding") != "UTF8":
             return None
         facts = reader.execute(_FACTS, [table.oid]).fetchone()
-        if not table.columns or facts is None or not facts[0]:
+        if not 0 < len(table.columns) <= _MOST_COLUMNS or facts is None or not facts[0]:
             return None
         oids = [column.type.oid for column in table.columns if column.type.oid not in SENT]
         outputs = {oid: sql.Identifier(*name) for oid, *name in reader.execute(_OUTPUT, [oids])}
         return cls(reader, table, outputs) if outputs.keys() == set(oids) else None
 
-    def pieces(self, max_rows: int, max_bytes: int) -> Iterator[Piece]:
+    def pieces(self, max_rows: int, max_bytes: int) -> Generator[Piece]:
         """All rows in the order of their place.
 
         A piece has at most `max_rows` rows and `max_bytes` bytes, or is a single range of blocks.

@@ -10,9 +10,11 @@ import polars as pl
 import psycopg
 from psycopg import sql
 
+from fraud_lakehouse.capture.postgres_connection import raw_text
 from fraud_lakehouse.capture.postgres_errors import SourceTableError
+from fraud_lakehouse.capture.postgres_inheritance import uncaptured_children
 from fraud_lakehouse.capture.postgres_membership import MEMBER, joins
-from fraud_lakehouse.capture.postgres_names import bronze_names, column_names
+from fraud_lakehouse.capture.postgres_names import bronze_names, column_names, is_text, shown
 from fraud_lakehouse.capture.postgres_refusal import Refusal, Standing, refusal_of
 from fraud_lakehouse.capture.postgres_traces import read_shapes
 from fraud_lakehouse.capture.postgres_types import ColumnType
@@ -106,6 +108,17 @@ class TableInfo:
 
 
 @dataclass(frozen=True)
+class _Facts:
+    """A table as the catalog has it, its names too (`postgres_names.shown` makes them text)."""
+
+    schema: str
+    table: str
+    oid: int
+    key: tuple[str, ...]
+    standing: Standing
+
+
+@dataclass(frozen=True)
 class Catalog:
     """The tables that can be captured, and those asked for that cannot."""
 
@@ -115,21 +128,28 @@ class Catalog:
 
 # What adding a table takes is owning (or being a member of the owner of) both the publication and the table.
 _TABLES = """
-select n.nspname, c.relname, c.oid::int8, c.relreplident::text, c.relpersistence::text, c.relkind::text,
+select n.nspname, c.relname, c.oid::int8,
        (select array_agg(a.attname::text order by k.ordinality)
           from pg_index i
          cross join lateral unnest(i.indkey::int2[]) with ordinality as k(attnum, ordinality)
           join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
          where i.indrelid = c.oid and k.ordinality <= i.indnkeyatts and i.indisvalid
            and case c.relreplident when 'i' then i.indisreplident else i.indisprimary and i.indimmediate end),
-       has_schema_privilege(n.oid, 'usage'), has_table_privilege(c.oid, 'select'),
+       c.relreplident::text, c.relpersistence::text, c.relkind::text,
+       has_schema_privilege(n.oid, 'usage'), has_table_privilege(c.oid, 'select'), row_security_active(c.oid),
+       (with recursive leaves(oid) as (
+          select c.oid union all select i.inhrelid from leaves l join pg_inherits i on i.inhparent = l.oid)
+        select min(p.relname::text) from leaves l join pg_class p on p.oid = l.oid
+         where c.relkind = 'p' and (p.relkind = 'f' or p.relkind = 'r' and p.relpersistence <> 'p')),
        coalesce(p.pubname, ''), coalesce(p.pubviaroot, true), ({member}) is not null,
        coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') is not null,
+       coalesce(p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate, true),
        coalesce(pg_has_role(p.pubowner, 'usage') and pg_has_role(c.relowner, 'usage'), false)
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
   {joins}
- where c.relkind in ('r', 'p') and not c.relispartition
+ where (c.relkind in ('r', 'p') or c.relkind in ('f', 'v', 'm') and cardinality(%(names)s::text[]) > 0)
+   and not c.relispartition
    and (case when cardinality(%(names)s::text[]) = 0 then n.nspname = 'public'
              else (n.nspname::text, c.relname::text) in (select * from unnest(%(schemas)s::text[], %(names)s::text[]))
         end)
@@ -178,38 +198,47 @@ def discover(connection: psycopg.Connection[Any], configured: Sequence[str], pub
     wanted = [qualified(name) for name in configured]
     # Read first: what the catalog then shows holds at this position, or came later.
     (position,) = connection.execute(_POSITION).fetchone() or (0,)
-    named = {"schemas": [schema for schema, _ in wanted], "names": [name for _, name in wanted]}
-    query = _TABLES.format(member=MEMBER, joins=joins(connection))
-    rows = connection.execute(query, {**named, "publication": publication}).fetchall()
-    refused = _absent(wanted, {row[:2] for row in rows})
-    rows = [row for row in rows if row[4] != "u" or wanted]
-    by_age = sorted(rows, key=lambda row: int(row[2]))
-    names = dict(zip((row[2] for row in by_age), bronze_names(row[:2] for row in by_age), strict=True))
-    columns, left_out = _columns(connection, list(names), publication)
-    roots = [row[2] for row in rows if row[5] == "p"]
-    shapes = read_shapes(connection, {row[2]: row[6] or () for row in rows}, roots)
+    with raw_text(connection):
+        facts = _facts(connection, wanted, publication)
+        refused = _absent(wanted, {(fact.schema, fact.table) for fact in facts})
+        refused += uncaptured_children(connection, [fact.oid for fact in facts])
+        facts = [fact for fact in facts if fact.standing.persistence != "u" or wanted]
+        columns, left_out, unnamed = _columns(connection, [fact.oid for fact in facts], publication)
+        roots = [fact.oid for fact in facts if fact.standing.kind == "p"]
+        shapes = read_shapes(connection, {fact.oid: fact.key for fact in facts}, roots)
+    by_age = sorted(facts, key=lambda fact: fact.oid)
+    named = bronze_names((shown(fact.schema), shown(fact.table)) for fact in by_age)
+    names = dict(zip((fact.oid for fact in by_age), named, strict=True))
     tables = []
-    for schema, table, oid, identity, persistence, kind, key, *rights in rows:
-        own = {column.source_name: column.name for column in columns.get(oid, ())}
+    for fact in facts:
+        own = {column.source_name: column.name for column in columns.get(fact.oid, ())}
         info = TableInfo(
-            name=names[oid],
-            schema=schema,
-            table=table,
-            columns=tuple(columns.get(oid, ())),
-            key=tuple(own.get(name, name) for name in key or ()),
-            oid=oid,
-            full=identity == "f",
-            partitioned=kind == "p",
-            left_out=tuple(left_out.get(oid, ())),
+            name=names[fact.oid],
+            schema=shown(fact.schema),
+            table=shown(fact.table),
+            columns=tuple(columns.get(fact.oid, ())),
+            key=tuple(own.get(shown(name), shown(name)) for name in fact.key),
+            oid=fact.oid,
+            full=fact.standing.identity == "f",
+            partitioned=fact.standing.kind == "p",
+            left_out=tuple(left_out.get(fact.oid, ())),
             lsn=position,
-            shape=shapes[oid],
+            shape=shapes[fact.oid],
         )
-        refusal = refusal_of(info, Standing(identity, persistence, *rights))
+        odd = [shown(name) for name in (fact.schema, fact.table) if not is_text(name)]
+        refusal = refusal_of(info, fact.standing, next(iter(odd), unnamed.get(fact.oid)))
         if refusal is None:
             tables.append(info)
         else:
             refused.append(refusal)
     return Catalog(tables, refused)
+
+
+def _facts(connection: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]], publication: str) -> list[_Facts]:
+    named = {"schemas": [schema for schema, _ in wanted], "names": [name for _, name in wanted]}
+    query = _TABLES.format(member=MEMBER, joins=joins(connection))
+    rows = connection.execute(query, {**named, "publication": publication}).fetchall()
+    return [_Facts(schema, table, oid, tuple(key or ()), Standing(*facts)) for schema, table, oid, key, *facts in rows]
 
 
 def _absent(wanted: Sequence[tuple[str, str]], present: Collection[tuple[str, str]]) -> list[Refusal]:
@@ -224,20 +253,23 @@ def _absent(wanted: Sequence[tuple[str, str]], present: Collection[tuple[str, st
 
 def _columns(
     connection: psycopg.Connection[Any], oids: list[int], publication: str
-) -> tuple[dict[int, list[ColumnInfo]], dict[int, list[str]]]:
-    """By table's oid: the columns that the log carries, and the names of those it does not."""
+) -> tuple[dict[int, list[ColumnInfo]], dict[int, list[str]], dict[int, str]]:
+    """By table's oid: the columns that the log carries, the names of those it does not, and one that is not UTF-8."""
     row = connection.execute(_STORED_PUBLISHED, (publication,)).fetchone()
     stored = connection.info.server_version >= STORED_IN_LOG and bool(row and row[0])
     rows = connection.execute(_COLUMNS, {"oids": oids, "stored": stored}).fetchall()
     domains = base_types(connection, [row[2] for row in rows])
     carried: dict[int, list[tuple[str, ColumnType]]] = {}
     left_out: dict[int, list[str]] = {}
+    unnamed: dict[int, str] = {}
     for table, name, oid, modifier, is_carried in rows:
+        if not is_text(name):
+            unnamed[table] = shown(name)
         if is_carried:
-            carried.setdefault(table, []).append((name, domains.get(oid, ColumnType(oid, modifier))))
+            carried.setdefault(table, []).append((shown(name), domains.get(oid, ColumnType(oid, modifier))))
         else:
-            left_out.setdefault(table, []).append(name)
-    return {table: named_columns(columns) for table, columns in carried.items()}, left_out
+            left_out.setdefault(table, []).append(shown(name))
+    return {table: named_columns(columns) for table, columns in carried.items()}, left_out, unnamed
 
 
 def named_columns(columns: Sequence[tuple[str, ColumnType]]) -> list[ColumnInfo]:

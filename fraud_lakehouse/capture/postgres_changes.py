@@ -107,7 +107,8 @@ class Changes:
         """The pieces that have events.
 
         Raises:
-            GapError: changes after the position are gone. SourceError: unreachable, slot in use, schema.
+            GapError: changes after the position are gone. SourceError: unreachable, slot in use.
+            TableFailedError: a table's events cannot be read; without it (`left_out`) the others' can.
             LakeError: the work folder cannot take a large transaction.
         """
         return self._pieces
@@ -152,5 +153,5 @@ class Changes:
         for chunk in chunks:
             self._received += len(chunk)
             failpoint("postgres.after_read")
-            check_messages(chunk, self._known, self._max_field_bytes)
+            check_messages(chunk, self._known, self._max_field_bytes, self._left_out)
             yield chunk

@@ -84,8 +84,7 @@ def unpack(kind: ColumnType, name: str, parts: Sequence[Packed], rows: Sequence[
     if sent is None:
         text = _lines(parts) if kind.oid in LINES else _texts(parts, limit)
         text = _spread(text, nulls).alias(name)
-        values, marks = kind.parse(text)
-        return SourceColumn(values, None if marks is None else text.set(~marks, None))
+        return SourceColumn(*kind.parse(text))
     numbers = _spread(_numbers(b"".join(part.data for part in parts), sent[1]), nulls).alias(name)
     if kind.dtype.is_temporal():
         return _temporal(kind.dtype, numbers)

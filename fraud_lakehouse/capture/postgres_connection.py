@@ -10,17 +10,14 @@ from typing import Any, cast
 
 import psycopg
 from psycopg import conninfo, errors, pq
+from psycopg.adapt import Buffer, Loader
 
-from fraud_lakehouse.capture.postgres_errors import (
-    DatabaseMissingError,
-    PostgresLoginError,
-    PostgresUnreachableError,
-    ReplicationRightError,
-)
-from fraud_lakehouse.capture.postgres_types import SESSION_OPTIONS
+from fraud_lakehouse.capture.postgres_explain import Login, connect_error, pooler_error, query_error
+from fraud_lakehouse.capture.postgres_types import SESSION_LIMITS, SESSION_OPTIONS, SESSION_SETTINGS
 from fraud_lakehouse.errors import SettingsError, SourceError
 
-_CHUNK_ROWS = 256  # a row may be large: 64 MB a value are 16 GB of these
+_IN_FORCE = "select " + ", ".join(f"current_setting('{name}')" for name in SESSION_SETTINGS)
+_CHUNK_ROWS = 16  # rows may be large; smaller results cost no more
 _CHUNKED_SINCE = 170000  # libpq; before, a row is a result of its own
 
 
@@ -49,6 +46,14 @@ class PostgresConnector:
         return f"PostgresConnector({self.place})"
 
     @property
+    def login(self) -> Login:
+        """Who connects to what."""
+        defaults = {one.keyword.decode(): one.val.decode() for one in pq.Conninfo.get_defaults() if one.val}
+        known = {**defaults, **self._parameters}
+        user = str(known.get("user"))
+        return Login(self.place, user, str(known.get("dbname") or user))
+
+    @property
     def place(self) -> str:
         """`host:port/database as user`, for people."""
         known = self._parameters
@@ -60,7 +65,7 @@ class PostgresConnector:
         """A connection in autocommit mode, UTC, UTF-8.
 
         Args:
-            replication: speak the replication protocol (logical, `replication=database`).
+            replication: speak the replication protocol (logical, `replication=database`); text comes as it is stored.
 
         Raises:
             SourceError: the subclass that names what is wrong.
@@ -77,9 +82,20 @@ class PostgresConnector:
         if replication:
             parameters["replication"] = "database"
         try:
-            return psycopg.connect(**parameters, autocommit=True)
+            connection = psycopg.connect(**parameters, autocommit=True)
         except psycopg.Error as error:
-            raise self._explain(error) from None
+            raise self._refused(error) from None
+        try:
+            with self.typed_errors():
+                self._begin_session(connection)
+        except BaseException:
+            connection.close()
+            raise
+        for kind in ("text", "name", "varchar"):
+            connection.adapters.register_loader(kind, _TextLoader)
+        if replication:
+            send_raw_text(connection)
+        return connection
 
     def scrub(self, text: str) -> str:
         """The text without our password."""
@@ -93,58 +109,57 @@ class PostgresConnector:
             yield
         except psycopg.Error as error:
             words = self.scrub(error.diag.message_primary or str(error)).strip()
-            if is_lost(error):
-                raise PostgresUnreachableError(
-                    f"the connection to PostgreSQL at {self.place} was lost: {words}",
-                    "check that the server runs; capture continues where it stopped",
-                ) from None
-            if isinstance(error, errors.InsufficientPrivilege):
-                raise ReplicationRightError(
-                    f"PostgreSQL at {self.place} refuses: {words}", "grant the user that right"
-                ) from None
-            raise SourceError(
-                f"PostgreSQL at {self.place} failed with SQLSTATE {error.sqlstate}: {words}",
-                "see the server's log for the cause; capture continues where it stopped",
-            ) from None
+            raise query_error(error, self.login, words) from None
 
-    def _explain(self, error: psycopg.Error) -> SourceError:
-        """The server gives no SQLSTATE while connecting: its words decide, else it is unreachable."""
-        words = self.scrub(str(error)).strip()
-        if "password authentication failed" in words or "no password supplied" in words or "role " in words:
-            return PostgresLoginError(
-                f"PostgreSQL at {self.place} refuses the login: {words}",
-                "correct the user or the password in FRAUD_POSTGRES_DSN",
-            )
-        if "database " in words and "does not exist" in words:
-            return DatabaseMissingError(
-                f"PostgreSQL at {self.place} has no such database: {words}",
-                "correct the database's name in FRAUD_POSTGRES_DSN, or create it",
-            )
-        if "must be superuser or replication role" in words or "permission denied to start WAL sender" in words:
-            return replication_right_error(str(self._parameters.get("user") or "the user"))
-        if "no pg_hba.conf entry" in words:
-            return PostgresLoginError(
-                f"PostgreSQL at {self.place} does not admit us: {words}",
-                "add a line for this user, database and address to its pg_hba.conf",
-            )
-        return PostgresUnreachableError(
-            f"PostgreSQL at {self.place} cannot be reached: {words}",
-            "check host and port in FRAUD_POSTGRES_DSN and that the server runs",
-        )
+    def _refused(self, error: psycopg.Error) -> SourceError:
+        words = str(error).strip()
+        return connect_error(words, self.login, self.scrub(words))
+
+    def _begin_session(self, connection: psycopg.Connection[Any]) -> None:
+        """See that the session's options hold, and switch off time limits that only newer servers have.
+
+        Raises:
+            PostgresPoolerError: they do not: who answers has dropped them.
+        """
+        row = connection.execute(_IN_FORCE).fetchone()
+        assert row is not None
+        for (name, wanted), found in zip(SESSION_SETTINGS.items(), row, strict=True):
+            if found.replace(" ", "") != wanted:
+                raise pooler_error(self.login, f"{name} of the session is {found!r} though {wanted!r} was asked for")
+        version = connection.info.server_version
+        limits = [f"set {name} = 0" for name, since in SESSION_LIMITS.items() if version >= since]
+        if limits:
+            connection.execute("; ".join(limits))
 
 
-def is_lost(error: psycopg.Error) -> bool:
-    """Whether the connection is gone (a restart, a cut line), so that a new one may succeed."""
-    state = error.sqlstate or ""
-    return isinstance(error, psycopg.OperationalError) and (not state or state.startswith(("57P", "08")))
+class _TextLoader(Loader):
+    """Text as UTF-8; bytes that are not (names in a SQL_ASCII database) are kept as lone surrogates."""
+
+    def load(self, data: Buffer) -> str:
+        return bytes(data).decode(errors="surrogateescape")
 
 
-def replication_right_error(user: str) -> ReplicationRightError:
-    """The error for a role without the REPLICATION attribute."""
-    return ReplicationRightError(
-        f"user {user} has no REPLICATION right",
-        f'ALTER ROLE "{user}" REPLICATION (or grant the provider\'s replication role)',
-    )
+def send_raw_text(connection: psycopg.Connection[Any]) -> bool:
+    """Have a SQL_ASCII database send its bytes as they are: to a UTF-8 client it refuses those that are not UTF-8.
+
+    Returns:
+        whether it is such a database.
+    """
+    is_ascii = connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+    if is_ascii and connection.info.parameter_status("client_encoding") != "SQL_ASCII":
+        connection.pgconn.exec_(b"set client_encoding to sql_ascii")
+    return is_ascii
+
+
+@contextmanager
+def raw_text(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """As `send_raw_text`, for the length of the block: identifiers in statements are UTF-8 outside of it."""
+    is_ascii = send_raw_text(connection)
+    try:
+        yield
+    finally:
+        if is_ascii and connection.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
+            connection.pgconn.exec_(b"set client_encoding to utf8")
 
 
 def stream_binary(
@@ -217,6 +232,21 @@ def end_copy(connection: psycopg.Connection[Any]) -> None:
     while (ended := _next_result(connection, None)) is not None:
         if ended.status == pq.ExecStatus.FATAL_ERROR:
             raise errors.error_from_result(ended, encoding="utf-8")
+
+
+def abandon(connection: psycopg.Connection[Any]) -> None:
+    """Cancel the query under way, if there is one, and read what is left of its answer.
+
+    Raises:
+        psycopg.OperationalError: the connection broke.
+    """
+    raw = connection.pgconn
+    if raw.transaction_status != pq.TransactionStatus.ACTIVE:
+        return
+    raw.get_cancel().cancel()
+    while (result := _next_result(connection, None)) is not None:
+        while result.status == pq.ExecStatus.COPY_OUT and raw.get_copy_data(0)[0] > 0:
+            pass
 
 
 def _next_result(connection: psycopg.Connection[Any], deadline: float | None) -> pq.abc.PGresult | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import select
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -13,10 +14,11 @@ from psycopg import errors, pq, sql
 from fraud_lakehouse.capture.field_limit import check_line
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_columns import SourceColumn
-from fraud_lakehouse.capture.postgres_connection import end_copy
-from fraud_lakehouse.capture.postgres_types import ColumnType
+from fraud_lakehouse.capture.postgres_connection import end_copy, raw_text
+from fraud_lakehouse.capture.postgres_types import ColumnType, decode
 
 _ESCAPES = {r"\\": "\\", r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\b": "\b", r"\f": "\f", r"\v": "\v"}
+_ESCAPE = re.compile(rb"\\[\\ntrbfv]")
 _MARK = "_first"  # a constant before the columns: no line is empty, and none begins with a byte order mark
 
 
@@ -27,7 +29,7 @@ def copy_lines(
     max_bytes: int,
     max_field_bytes: int,
     where: sql.Composable | None = None,
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """Rows in the text format of COPY (no raw tab or newline inside a field), in bounded pieces.
 
     Args:
@@ -44,28 +46,36 @@ def copy_lines(
         table.relation(),
         where or sql.SQL("true"),
     )
+    command = statement.as_bytes(reader)
+    with raw_text(reader):
+        lines = bytearray()
+        rows = 0
+        for line in _copied(reader, command):
+            if len(line) > max_field_bytes:
+                check_line(bytes(line), table, max_field_bytes)
+            lines += line
+            rows += 1
+            if rows >= max_rows or len(lines) >= max_bytes:
+                yield bytes(lines)
+                lines, rows = bytearray(), 0
+        if lines:
+            yield bytes(lines)
+
+
+def _copied(reader: psycopg.Connection[Any], command: bytes) -> Iterator[memoryview]:
+    """The lines of a COPY."""
     raw = reader.pgconn
-    result = raw.exec_(statement.as_bytes(reader))
+    result = raw.exec_(command)
     if result.status != pq.ExecStatus.COPY_OUT:
         raise errors.error_from_result(result, encoding="utf-8")
-    lines = bytearray()
-    rows = 0
     while (received := raw.get_copy_data(1))[0] >= 0:
         length, line = received
-        if not length:
+        if length:
+            yield line
+        else:
             select.select([raw.socket], [], [], 0.2)
             raw.consume_input()
-            continue
-        if length > max_field_bytes:
-            check_line(bytes(line), table, max_field_bytes)
-        lines += line
-        rows += 1
-        if rows >= max_rows or len(lines) >= max_bytes:
-            yield bytes(lines)
-            lines, rows = bytearray(), 0
     end_copy(reader)
-    if lines:
-        yield bytes(lines)
 
 
 def columns_of_lines(table: TableInfo, lines: bytes) -> list[SourceColumn]:
@@ -73,9 +83,8 @@ def columns_of_lines(table: TableInfo, lines: bytes) -> list[SourceColumn]:
     texts = read_copy_text(lines, [column.name for column in table.columns])
     columns = []
     for column in table.columns:
-        text = texts[column.name]
-        values, marks = column.type.parse(_unescaped(text, column.type))
-        columns.append(SourceColumn(values.alias(column.name), None if marks is None else text.set(~marks, None)))
+        values, beside = column.type.parse(_unescaped(texts[column.name], column.type))
+        columns.append(SourceColumn(values.alias(column.name), beside))
     return columns
 
 
@@ -92,8 +101,23 @@ def read_copy_text(lines: bytes, names: Sequence[str]) -> pl.DataFrame:
     try:
         frame = pl.read_csv(lines, **options)
     except pl.exceptions.ComputeError:  # not UTF-8: a SQL_ASCII database
-        frame = pl.read_csv(lines.decode(errors="backslashreplace").encode(), **options)
+        frame = pl.read_csv(b"\n".join(map(_readable, lines.split(b"\n"))), **options)
     return frame.drop(_MARK).rename({f"c{number}": name for number, name in enumerate(names)})
+
+
+def _readable(part: bytes) -> bytes:
+    """A line or field; of one that is not UTF-8 its bytes as the column's type reads them."""
+    try:
+        part.decode()
+    except UnicodeDecodeError:
+        if b"\t" in part:
+            return b"\t".join(map(_readable, part.split(b"\t")))
+        return decode(_ESCAPE.sub(_byte, part)).encode()
+    return part
+
+
+def _byte(escape: re.Match[bytes]) -> bytes:
+    return _ESCAPES[escape[0].decode()].encode()
 
 
 def _unescaped(text: pl.Series, kind: ColumnType) -> pl.Series:

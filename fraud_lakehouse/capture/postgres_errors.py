@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
-from fraud_lakehouse.errors import GapError, SourceError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from polars.exceptions import PanicException
+
+from fraud_lakehouse.errors import GapError, LakehouseError, SourceError
 
 
 class PostgresUnreachableError(SourceError):
     """No connection: wrong host or port, server down, no route, or it does not admit us at all."""
+
+
+class PostgresStartingError(PostgresUnreachableError):
+    """The server is starting up or shutting down: it will pass."""
+
+
+class PostgresTlsError(PostgresUnreachableError):
+    """No connection by TLS: a certificate does not fit, or one side does not want it."""
+
+
+class PostgresPoolerError(SourceError):
+    """A connection pooler stands between us and the server."""
+
+
+class PostgresStandbyError(SourceError):
+    """The server is a standby: it has no slot of ours."""
+
+
+class PostgresReadOnlyError(SourceError):
+    """The server lets this user's sessions write nothing, and a publication is to be made or changed."""
 
 
 class PostgresLoginError(SourceError):
@@ -37,7 +62,25 @@ class SourceBusyError(SourceError):
     """Somebody else's open transaction or lock is in the way; it will pass."""
 
 
-class FieldTooLargeError(SourceError):
+class ServerLimitError(SourceBusyError):
+    """The server has no connection, replication connection, replication slot or disk left; it is tried again."""
+
+
+class TableFailedError(SourceError):
+    """One table cannot be locked, published, read, decoded or written; the others can.
+
+    Args:
+        name: its bronze table.
+        oid: the source's.
+    """
+
+    def __init__(self, name: str, oid: int, problem: str, fix: str = "") -> None:
+        super().__init__(problem, fix)
+        self.name = name
+        self.oid = oid
+
+
+class FieldTooLargeError(TableFailedError):
     """A field is larger than FRAUD_MAX_FIELD_BYTES."""
 
 
@@ -71,3 +114,28 @@ class SourceIdentityError(GapError):
 
 class TableWithoutPositionError(GapError):
     """The log has changes of a captured table whose snapshot was never landed."""
+
+
+@contextmanager
+def one_table(name: str, oid: int, task: str) -> Iterator[None]:
+    """Around work on one table: an error that says nothing of the others becomes TableFailedError.
+
+    Args:
+        name: its bronze table.
+        oid: the source's.
+        task: what is done, for people ("reading public.users").
+
+    Raises:
+        TableFailedError: this table alone is at fault. Otherwise as the block.
+    """
+    try:
+        yield
+    except (TableFailedError, PostgresUnreachableError, GapError):
+        raise
+    except SourceError as error:
+        raise TableFailedError(name, oid, error.problem, error.fix) from error
+    except (LakehouseError, OSError):
+        raise
+    except (Exception, PanicException) as error:
+        fix = f"correct the table; it is tried again, at once by `fraud-lakehouse resync {name}`"
+        raise TableFailedError(name, oid, f"{task} failed: {type(error).__name__}: {error}", fix) from error

@@ -9,9 +9,9 @@ from psycopg import errors, sql
 
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector
-from fraud_lakehouse.capture.postgres_errors import SourceBusyError
+from fraud_lakehouse.capture.postgres_errors import SourceBusyError, one_table
 
-LOCK_SECONDS = 30
+LOCK_SECONDS = 3  # the log is not read meanwhile
 
 
 @contextmanager
@@ -21,18 +21,24 @@ def held(connector: PostgresConnector, tables: Sequence[TableInfo]) -> Iterator[
     A table that is rewritten or truncated after a snapshot was taken shows that snapshot no row at all.
 
     Raises:
-        SourceBusyError: another session has held one of the tables for LOCK_SECONDS; names it.
-        SourceError: it is gone.
+        TableFailedError: another session has had one of the tables locked for LOCK_SECONDS, or it is gone; names it.
     """
     with closing(connector.connect()) as connection, connector.typed_errors():
         connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'")
         connection.execute("begin read only")
         for table in tables:
-            try:
-                connection.execute(sql.SQL("lock table {} in access share mode").format(table.relation()))
-            except errors.LockNotAvailable:
-                raise SourceBusyError(
-                    f"table {table.source_name} was locked by another session for {LOCK_SECONDS} s",
-                    "end the ALTER, TRUNCATE or LOCK under way there; capture tries again",
-                ) from None
+            with one_table(table.name, table.oid, f"locking {table.source_name}"), connector.typed_errors():
+                try:
+                    connection.execute(sql.SQL("lock table {} in access share mode").format(table.relation()))
+                except errors.LockNotAvailable:
+                    raise locked_error(table) from None
         yield
+
+
+def locked_error(table: TableInfo) -> SourceBusyError:
+    """The error for a table that another session has locked."""
+    return SourceBusyError(
+        f"table {table.source_name} is locked by another session",
+        "end the ALTER, TRUNCATE, VACUUM or LOCK under way there: select pg_blocking_pids(pid), * from"
+        " pg_stat_activity; it is tried again",
+    )

@@ -10,7 +10,11 @@ import psycopg
 from psycopg import pq
 
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector
-from fraud_lakehouse.capture.postgres_errors import PostgresUnreachableError, TimelineChangedError
+from fraud_lakehouse.capture.postgres_errors import (
+    PostgresStandbyError,
+    PostgresUnreachableError,
+    TimelineChangedError,
+)
 from fraud_lakehouse.capture.postgres_preflight import check_identity, system_id_of
 from fraud_lakehouse.capture.postgres_timeline import timeline_number
 
@@ -56,7 +60,8 @@ class PostgresLink:
 
         Raises:
             PostgresUnreachableError: the server cannot be reached. SourceIdentityError: it is another one.
-            TimelineChangedError: it is on another timeline. SourceError: the server refuses the action.
+            PostgresStandbyError: it is a standby. TimelineChangedError: it is on another timeline.
+            SourceError: the server refuses the action.
         """
         first = self._system_id is None  # never connected yet: the person sees the cause at once
         deadline: float | None = None
@@ -89,6 +94,11 @@ class PostgresLink:
     def _recognise(self, connection: psycopg.Connection[Any]) -> None:
         """The server must be the one of the connection before."""
         system_id, timeline = system_id_of(connection), timeline_number(connection)
+        if not timeline:
+            raise PostgresStandbyError(
+                f"PostgreSQL at {self._connector.place} is a standby, which has no slot of ours",
+                "point FRAUD_POSTGRES_DSN at the primary; once this one is promoted, capture goes on with it",
+            )
         if self._system_id is not None:
             check_identity(self._system_id, system_id)
         self._check_timeline(timeline)

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from fraud_lakehouse.capture.postgres_changes import LAST_LSN, Peeked, Question
-from fraud_lakehouse.capture.postgres_connection import PostgresConnector
+from fraud_lakehouse.capture.postgres_connection import PostgresConnector, send_raw_text
 from fraud_lakehouse.capture.postgres_link import PostgresLink
 from fraud_lakehouse.capture.postgres_preflight import check_identity
 from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
@@ -36,6 +36,7 @@ class LogReader:
         check_identity(system_id, self.link.system_id)
 
         def begin(connection: psycopg.Connection[Any]) -> Peeked:
+            send_raw_text(connection)
             before = self._slot.state(connection)
             self._slot.check(before, asked.position)
             if before.current <= asked.position:

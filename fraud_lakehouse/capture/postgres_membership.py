@@ -17,9 +17,12 @@ SCHEMAS_PUBLISHED = 150000  # the first version whose publications can have whol
 
 MEMBER = """
 case when p.puballtables or r.oid is not null or s.oid is not null
-     then p.oid::text || '/' || coalesce(r.oid::text, s.oid::text, '-') end
+     then p.oid::text || '/' || coalesce(r.oid::text, s.oid::text, '-') || '/' || p.xmin::text end
 """
-"""The membership of pg_class `c` behind `joins`; null without one."""
+"""The membership of pg_class `c` behind `joins`; null without one.
+
+A change of the publication's options gives its row another xmin: what it left out for a while is in no log.
+"""
 
 _MEMBERS = "select c.oid::int8, {member} from pg_class c {joins} where c.oid = any(%(oids)s::oid[])"
 

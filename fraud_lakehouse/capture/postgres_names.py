@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,199}")
 _OWN_PREFIX = "_lake_"
 _TAKEN = (
+    "_delta_log",
     "card_transactions",
     "card_transactions_late",
     "transactions_history",
@@ -59,6 +60,16 @@ def column_names(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str
         taken.add(own.lower())
         result.append(own)
     return result
+
+
+def is_text(name: str) -> bool:
+    """Whether a name as the catalog gives it is UTF-8."""
+    return name.isascii() or name == shown(name)
+
+
+def shown(name: str) -> str:
+    """A name, with a backslash, x and two digits for each byte that is not UTF-8."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _told_apart(name: str, whole: str) -> str:

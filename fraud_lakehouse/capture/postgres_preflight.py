@@ -7,46 +7,48 @@ from typing import Any
 
 import psycopg
 
-from fraud_lakehouse.capture.postgres_connection import replication_right_error
-from fraud_lakehouse.capture.postgres_errors import SourceIdentityError, WalLevelError
+from fraud_lakehouse.capture.postgres_errors import (
+    ReplicationRightError,
+    SourceIdentityError,
+    WalLevelError,
+)
 from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
 from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.sql_text import quoted
 
 _OLDEST = 120000  # partition roots in publications came with 13, and 12 is out of support
 
 _SERVER = """
-select current_setting('server_version_num')::int, pg_is_in_recovery(), current_setting('wal_level'), current_user,
+select current_setting('server_version_num')::int, current_setting('wal_level'), current_user,
        exists (select from pg_roles r where r.rolname = current_user and (r.rolsuper or r.rolreplication))
        or exists (select from pg_roles r where r.rolname = 'rds_replication' and pg_has_role(r.oid, 'member')),
-       (select count(*) from pg_replication_slots), current_setting('max_replication_slots')::int,
        current_setting('max_wal_senders')::int
 """
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:
-    """Check version, role of the server, log level and the user's right to replicate.
+    """Check version, log level and the user's right to replicate.
 
     Raises:
         WalLevelError: the log does not carry what is needed.
         ReplicationRightError: the user may not replicate.
-        SourceError: a standby, or a version that is too old.
+        SourceError: its version is too old.
     """
     row = connection.execute(_SERVER).fetchone()
     assert row is not None
-    version, standby, level, user, may_replicate, _, _, senders = row
+    version, level, user, may_replicate, senders = row
     if version <= _OLDEST + 9999:
         raise SourceError(f"PostgreSQL {version // 10000} is too old", "use PostgreSQL 13 or newer")
-    if standby:
-        raise SourceError(
-            "the server is a standby, which cannot hold our slot", "point FRAUD_POSTGRES_DSN at the primary"
-        )
     if level != "logical":
         raise WalLevelError(
             f"the server's wal_level is {level}, change data capture needs logical",
             "ALTER SYSTEM SET wal_level = logical, then restart the server",
         )
     if not may_replicate:
-        raise replication_right_error(user)
+        raise ReplicationRightError(
+            f"user {user} has no REPLICATION right",
+            f"ALTER ROLE {quoted(user)} REPLICATION (or grant the provider's replication role)",
+        )
     if senders == 0:
         raise WalLevelError("the server's max_wal_senders is 0", "set max_wal_senders to 10 and restart the server")
 
@@ -60,7 +62,7 @@ def check_slot(connection: psycopg.Connection[Any], slot: ReplicationSlot, posit
     Raises:
         SlotInUseError: another process reads it (names its pid).
         SlotLostError: the server invalidated it.
-        SourceError: it is another database's, or no slot is free.
+        SlotForeignError: it is another database's, or another plugin's. ServerLimitError: no slot is free.
     """
     state = slot.state(connection)
     slot.check_usable(state, position)
@@ -71,13 +73,8 @@ def check_slot(connection: psycopg.Connection[Any], slot: ReplicationSlot, posit
         slot.end_predecessor(connection, time.monotonic() - began)
         time.sleep(0.05)
         state = slot.state(connection)
-    row = connection.execute(_SERVER).fetchone()
-    assert row is not None
-    if not state.exists and row[5] >= row[6]:
-        raise SourceError(
-            f"all {row[6]} replication slots of the server are in use",
-            "raise max_replication_slots, or drop a slot that nobody reads",
-        )
+    if not state.exists:
+        slot.check_free(connection)
 
 
 def system_id_of(connection: psycopg.Connection[Any]) -> str:

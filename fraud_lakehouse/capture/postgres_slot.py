@@ -17,7 +17,9 @@ from fraud_lakehouse.capture.postgres_acknowledge import acknowledge
 from fraud_lakehouse.capture.postgres_connection import PostgresConnector, stream_binary, wait_results
 from fraud_lakehouse.capture.postgres_errors import (
     ReplicationRightError,
+    ServerLimitError,
     SlotAheadError,
+    SlotForeignError,
     SlotInUseError,
     SlotLostError,
     SourceBusyError,
@@ -25,7 +27,7 @@ from fraud_lakehouse.capture.postgres_errors import (
 )
 from fraud_lakehouse.capture.postgres_slot_state import SlotState, format_lsn, lsn_or_none, parse_lsn, read_state
 from fraud_lakehouse.errors import SourceError
-from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.sql_text import literal, quoted
 
 _T = TypeVar("_T")
 _RESYNC = "run `fraud-lakehouse resync`: it makes the slot anew and lands what the lake lacks; no row is removed"
@@ -40,6 +42,26 @@ select pg_terminate_backend(a.pid)
   from pg_replication_slots s join pg_stat_activity a on a.pid = s.active_pid
  where s.slot_name = %s and a.usename = current_user
    and starts_with(a.application_name, %s) and a.application_name <> %s
+"""
+_LOSSES = {
+    "wal_removed": (
+        "it needed more log than max_slot_wal_keep_size allows",
+        "raise max_slot_wal_keep_size (ALTER SYSTEM SET, then select pg_reload_conf()), then ",
+    ),
+    "idle_timeout": (
+        "nobody read it for as long as idle_replication_slot_timeout allows",
+        "raise idle_replication_slot_timeout (ALTER SYSTEM SET, then select pg_reload_conf()), then ",
+    ),
+    "wal_level_insufficient": (
+        "the server ran with a wal_level other than logical",
+        "ALTER SYSTEM SET wal_level = logical, restart the server, then ",
+    ),
+    "rows_removed": ("the server removed catalog rows that it needed", ""),
+}
+"""By the server's reason (PostgreSQL 17 or newer; older ones know but the first): what happened, what prevents it."""
+_SLOTS = """
+select current_setting('max_replication_slots')::int, count(*), array_agg(slot_name::text) filter (where not active)
+  from pg_replication_slots
 """
 _PEEK = (
     "select data from"
@@ -147,28 +169,43 @@ class ReplicationSlot:
 
         Raises:
             SlotLostError: it was invalidated.
-            SourceError: it belongs to another database or another plugin.
+            SlotForeignError: it belongs to another database or another plugin.
         """
         self.check_ours(state, position)
         if state.wal_status == "lost":
+            why, mend = _LOSSES.get(state.invalidation_reason or "wal_removed", ("it gave no reason we know", ""))
             raise SlotLostError(
                 f"replication slot {self.name} was invalidated by the server ({state.invalidation_reason or 'lost'}):"
-                " it needed more log than max_slot_wal_keep_size allows, or was idle for too long"
-                f" ({state.places(position)})",
-                f"raise max_slot_wal_keep_size, then {_RESYNC}",
+                f" {why} ({state.places(position)})",
+                f"{mend}{_RESYNC}",
             )
 
     def check_ours(self, state: SlotState, position: int | None = None) -> None:
         """Check that the slot, if there is one, is of our database and plugin.
 
         Raises:
-            SourceError: it belongs to another database or another plugin.
+            SlotForeignError: it belongs to another database or another plugin.
         """
         if state.exists and (state.plugin != "pgoutput" or not state.same_database):
-            raise SourceError(
+            raise SlotForeignError(
                 f"replication slot {self.name} belongs to database {state.database} with plugin {state.plugin}"
                 f" ({state.places(position)})",
                 _OWN_SLOT,
+            )
+
+    def check_free(self, connection: psycopg.Connection[Any]) -> None:
+        """Check that the server has a replication slot left.
+
+        Raises:
+            ServerLimitError: it has none; names those that nobody reads.
+        """
+        limit, used, unread = connection.execute(_SLOTS).fetchone() or (0, 0, None)
+        if used >= limit:
+            raise ServerLimitError(
+                f"all {limit} replication slots of the server are in use"
+                + (f"; nobody reads {', '.join(unread)}" if unread else ""),
+                "raise max_replication_slots and restart the server, or drop a slot that nobody needs:"
+                f" select pg_drop_replication_slot({literal(unread[0]) if unread else 'name'})",
             )
 
     def drop(self, connection: psycopg.Connection[Any]) -> None:
@@ -183,18 +220,20 @@ class ReplicationSlot:
             self._patiently(connection, lambda: connection.execute(drop, (self.name,)))
 
     def create(
-        self, walsender: psycopg.Connection[Any], *, temporary: bool = False, timeout: float = 60.0
+        self, walsender: psycopg.Connection[Any], *, temporary: bool = False, timeout: float | None = None
     ) -> CreatedSlot:
         """Create a slot on a replication connection and export its snapshot.
 
         Args:
             walsender: a replication connection; the snapshot lives until its next command.
             temporary: a slot that ends with the connection, under a name of its own.
-            timeout: seconds to wait for transactions that were open before.
+            timeout: seconds to wait for transactions that were open before; default 60, and 10 of a temporary slot,
+                since the log of other tables is not read meanwhile.
 
         Raises:
-            SourceError: the time is over (names the oldest transaction) or no slot is free.
+            SourceBusyError: the time is over (names the oldest transaction) or no slot is free.
         """
+        timeout = timeout or (10.0 if temporary else 60.0)
         name = f"{self.name[:40]}_{walsender.info.backend_pid}" if temporary else self.name
         statement = sql.SQL("CREATE_REPLICATION_SLOT {} {} LOGICAL pgoutput EXPORT_SNAPSHOT").format(
             sql.Identifier(name), sql.SQL("TEMPORARY" if temporary else "")
@@ -208,10 +247,9 @@ class ReplicationSlot:
         if result.status == pq.ExecStatus.FATAL_ERROR:
             error = errors.error_from_result(result, encoding="utf-8")
             if isinstance(error, errors.ConfigurationLimitExceeded):
-                raise SourceError(
-                    "every replication slot of the server is in use",
-                    "raise max_replication_slots, or drop unused slots",
-                ) from None
+                with self._connector.connect() as connection:
+                    self.check_free(connection)
+                raise ServerLimitError(words_of(error), "raise max_replication_slots and restart the server") from None
             if isinstance(error, errors.InsufficientPrivilege):
                 raise ReplicationRightError(str(error), "ALTER ROLE ... REPLICATION") from None
             raise error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Any
@@ -16,8 +17,9 @@ from fraud_lakehouse.capture.pgoutput_tuple import texts_beside
 from fraud_lakehouse.capture.postgres_blocks import BlockReader
 from fraud_lakehouse.capture.postgres_catalog import EVENT_SCHEMA, TableInfo
 from fraud_lakehouse.capture.postgres_columns import SourceColumn, UnpackError
-from fraud_lakehouse.capture.postgres_connection import PostgresConnector
+from fraud_lakehouse.capture.postgres_connection import PostgresConnector, abandon
 from fraud_lakehouse.capture.postgres_copy import columns_of_lines, copy_lines
+from fraud_lakehouse.capture.postgres_errors import one_table
 from fraud_lakehouse.capture.postgres_publication import ensure_publication
 from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
 from fraud_lakehouse.capture.read_ahead import read_ahead
@@ -99,21 +101,37 @@ class Snapshot:
                 if error is not None:
                     error.add_note(f"the replication slot {self._slot.name} was left behind: {failure}")
 
-    def chunks(self, table: TableInfo) -> Iterator[pl.DataFrame]:
+    def chunks(self, table: TableInfo) -> Generator[pl.DataFrame]:
         """The table's rows as events `r`; at least one frame, empty if the table is.
+
+        Close the iterator if it is not read to the end: the other tables are read on the same connection.
 
         Yields:
             Frames with the columns of `table.frame_schema`; `_seq` counts from 1 through all of them.
+
+        Raises:
+            TableFailedError: this table cannot be read; others of the snapshot can.
         """
         assert self._reader is not None, "use the snapshot as a context manager"
         done = 0
-        with self._connector.typed_errors():
+        with one_table(table.name, table.oid, f"reading {table.source_name}"), self._savepoint(self._reader):
             for columns in self._columns(self._reader, table):
                 frame = self._frame(columns, done)
                 done += frame.height
                 yield from frame.iter_slices(self._max_rows)
         if not done:
             yield pl.DataFrame(schema=table.frame_schema)
+
+    @contextmanager
+    def _savepoint(self, reader: psycopg.Connection[Any]) -> Iterator[None]:
+        """An error inside, or an end before the last row, leaves the transaction as it was."""
+        with self._connector.typed_errors():
+            reader.execute("savepoint before_table")
+            try:
+                yield
+            finally:
+                abandon(reader)
+                reader.execute("rollback to savepoint before_table")
 
     def _open(self) -> None:
         self._connect()
@@ -144,7 +162,7 @@ class Snapshot:
         if packed is None:
             wheres.append(None)
         else:
-            with read_ahead(packed.pieces(self._max_rows, _CHUNK_BYTES)) as pieces:
+            with closing(packed.pieces(self._max_rows, _CHUNK_BYTES)) as read, read_ahead(read) as pieces:
                 for piece in pieces:
                     try:
                         columns = piece.unpacked(table, self._max_field_bytes)
@@ -154,7 +172,7 @@ class Snapshot:
                         yield columns
         for where in wheres:
             lines = copy_lines(reader, table, self._max_rows, _CHUNK_BYTES, self._max_field_bytes, where)
-            with read_ahead(lines) as pieces_of_lines:
+            with closing(lines), read_ahead(lines) as pieces_of_lines:
                 for piece_of_lines in pieces_of_lines:
                     yield columns_of_lines(table, piece_of_lines)
 

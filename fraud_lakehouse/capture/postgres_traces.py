@@ -20,15 +20,21 @@ select attrelid::int8, attnum, attname, atttypid::int8, atttypmod, xmin::text
  order by attrelid, attnum
 """
 
-# A partition locked exclusively counts as filled: asking for its size would wait for the lock.
+# A partition locked exclusively counts as filled: asking for its size would wait for the lock, as would
+# pg_partition_tree.
 _FILES = """
-select root.oid::int8, leaf.oid::int8, pg_relation_filenode(leaf.oid)::int8,
-       leaf.oid <> root.oid
+with recursive tree(root, oid) as (
+  select root, root from unnest(%s::oid[]) as root
+  union all
+  select tree.root, i.inhrelid from tree join pg_inherits i on i.inhparent = tree.oid
+   where not coalesce((to_jsonb(i) ->> 'inhdetachpending')::bool, false)
+)
+select tree.root::int8, leaf.oid::int8, pg_relation_filenode(leaf.oid)::int8,
+       leaf.oid <> tree.root
        and not exists (select from pg_locks k where k.relation = leaf.oid and k.mode = 'AccessExclusiveLock')
        and pg_relation_size(leaf.oid) = 0
-  from unnest(%s::oid[]) as root(oid)
- cross join lateral pg_partition_tree(root.oid) as tree
-  join pg_class leaf on leaf.oid = tree.relid and leaf.relkind <> 'p'
+  from tree
+  join pg_class leaf on leaf.oid = tree.oid and leaf.relkind <> 'p'
  order by 1, 2
 """
 

@@ -2,7 +2,8 @@
 
 Every value arrives as the text of its type's output function (ISO dates, UTC, hex bytea). What a typed
 column cannot hold (infinity, NaN numerics, more digits, years outside 1 to 9999, which not every Delta reader
-has) is null there and kept as text beside.
+has) is null there and kept as text beside. Of text that is not UTF-8 (a SQL_ASCII database) the column has
+a backslash, x and two digits for each other byte; beside are all its bytes as the server writes them, in hexadecimal.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ _BOOL, _BYTEA, _INT8, _INT2, _INT4, _OID = 16, 17, 20, 21, 23, 26
 _FLOAT4, _FLOAT8, _DATE, _TIMESTAMP, _TIMESTAMPTZ, _NUMERIC = 700, 701, 1082, 1114, 1184, 1700
 _UNBOUNDED_PRECISION, _UNBOUNDED_SCALE = 38, 9
 _UTC_SUFFIX = "+00"
+_BYTES = "\0"  # begins the hexadecimal digits of what is not UTF-8; no text of PostgreSQL has this character
 
 _FIXED: dict[int, pl.DataType] = {
     _BOOL: pl.Boolean(),
@@ -30,12 +32,24 @@ _FIXED: dict[int, pl.DataType] = {
     _TIMESTAMPTZ: pl.Datetime("us", "UTC"),
 }
 
-SESSION_OPTIONS = (
-    "-c datestyle=ISO,YMD -c intervalstyle=postgres -c timezone=UTC -c extra_float_digits=3 -c bytea_output=hex"
-    " -c search_path=pg_catalog -c xmlbinary=base64 -c quote_all_identifiers=off"
-    " -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0"
-)
+SESSION_SETTINGS = {
+    "datestyle": "ISO,YMD",
+    "intervalstyle": "postgres",
+    "timezone": "UTC",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "search_path": "pg_catalog",
+    "row_security": "off",
+    "xmlbinary": "base64",
+    "quote_all_identifiers": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
 """Settings of a session whose values this module can read, and which no role's time limit cuts off."""
+SESSION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
+SESSION_LIMITS = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
+"""Further time limits, off in a session, with the server's first version that has them."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +82,10 @@ class ColumnType:
             text: String series, null where the source is null.
 
         Returns:
-            The typed series, and a Boolean series that is true where the text says more than the typed
-            value (None when nowhere).
+            The typed series, and the texts that say more than the typed value, null elsewhere (None when nowhere).
         """
+        if self.dtype == pl.String():
+            return _shown(text)
         typed = self._typed(text)
         lossy = None
         if typed.null_count() > text.null_count():
@@ -79,12 +94,10 @@ class ColumnType:
             # Rounded to nine decimals: the exact text stays beside.
             rounded = text.str.contains(r"\.\d{9}\d*[1-9]").fill_null(False)
             lossy = rounded if lossy is None else lossy | rounded
-        return typed, lossy if lossy is not None and lossy.any() else None
+        return typed, text.set(~lossy, None) if lossy is not None and lossy.any() else None
 
     def _typed(self, text: pl.Series) -> pl.Series:
         dtype = self.dtype
-        if dtype == pl.String():
-            return text
         if dtype == pl.Boolean():
             return text == "t"
         if dtype == pl.Binary():
@@ -102,9 +115,27 @@ class ColumnType:
 
 
 def text_of(values: pl.Series) -> pl.Series:
-    """Bytes as text; bytes that are no UTF-8 (a SQL_ASCII database) keep an escape instead of failing."""
+    """Bytes as the text that `ColumnType.parse` reads."""
     try:
         return values.cast(pl.String)
     except pl.exceptions.ComputeError:
-        decoded = [None if value is None else value.decode(errors="backslashreplace") for value in values]
+        decoded = [None if value is None else decode(value) for value in values]
         return pl.Series(values.name, decoded, dtype=pl.String)
+
+
+def decode(value: bytes) -> str:
+    """A value's bytes as the text that `ColumnType.parse` reads."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return _BYTES + value.hex()
+
+
+def _shown(text: pl.Series) -> tuple[pl.Series, pl.Series | None]:
+    """Texts as people read them, and the exact bytes of those that are not UTF-8."""
+    marks = text.str.starts_with(_BYTES).fill_null(False)
+    if not marks.any():
+        return text, None
+    digits = text.set(~marks, None).str.strip_prefix(_BYTES)
+    shown = [None if one is None else bytes.fromhex(one).decode(errors="backslashreplace") for one in digits]
+    return pl.Series(text.name, shown, dtype=pl.String).zip_with(marks, text), "\\x" + digits

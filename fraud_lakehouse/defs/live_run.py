@@ -25,8 +25,10 @@ from fraud_lakehouse.defs.capture_check import LiveCaptureChecks
 from fraud_lakehouse.defs.checks import alert_evaluations
 from fraud_lakehouse.defs.contract_checks import ContractRounds
 from fraud_lakehouse.defs.excluded_values import excluded_evaluations
+from fraud_lakehouse.defs.ineligible_tables import tables_evaluation
 from fraud_lakehouse.defs.late_rows import late_evaluation
 from fraud_lakehouse.defs.metadata import landed_metadata
+from fraud_lakehouse.defs.open_transactions import transactions_evaluation
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.slot_health import slot_evaluation
 from fraud_lakehouse.defs.transform import ALERTS_KEY
@@ -224,9 +226,12 @@ def live_job(
         def check() -> None:
             began = time.monotonic()
             slot = slot_evaluation(settings, lakehouse.parts.slot)
+            tables = tables_evaluation(settings, lakehouse.parts.tables)
             late = late_evaluation(lakehouse.lake, settings)
             excluded = excluded_evaluations(lakehouse.lake, settings)
-            for evaluation in (*alert_evaluations(lakehouse.lake, rules, settings), *late, *excluded, *slot):
+            transactions = transactions_evaluation(settings, lakehouse.parts.transactions)
+            alerts = alert_evaluations(lakehouse.lake, rules, settings)
+            for evaluation in (*alerts, *late, *excluded, *slot, *tables, *transactions):
                 context.log_event(evaluation)  # type: ignore[arg-type]  # the annotation is narrower than the code
             for evaluation in contracts.evaluations():
                 context.log_event(evaluation)  # type: ignore[arg-type]

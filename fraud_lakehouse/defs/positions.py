@@ -18,6 +18,7 @@ from fraud_lakehouse.lake.lake import Lake
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
 
+RETRY_SECONDS = 3_600.0  # between runs that try a table again whose changes are left out
 MOST_PARTITIONS_NAMED = 8
 IDLE_BYTES = 16 * 1024 * 1024
 
@@ -82,7 +83,8 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
     Log of other tables alone counts once it is more than IDLE_BYTES: a run lets the server recycle it.
     """
     from fraud_lakehouse.capture.postgres import PostgresCapture
-    from fraud_lakehouse.lake.postgres_refusals import PostgresRefusals
+    from fraud_lakehouse.capture.postgres_errors import TableFailedError
+    from fraud_lakehouse.lake.postgres_refusals import ineligible
 
     with PostgresCapture(settings) as capture:
         position = _position(lake, "control", "batches", capture.app_id)
@@ -91,18 +93,25 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
         if order := Audit(lake).order("postgres", capture.app_id, position):
             return NewData("postgres", f"{order}-at-{_lsn(position)}")
         found = capture.tables()
-        PostgresRefusals(lake, capture).check()
         tables = {table.name: capture.app_id_of(table.name) for table in found}
         after = {name: _position(lake, "bronze", name, app_id) for name, app_id in tables.items()}
-        if new := sorted(name for name, at in after.items() if at is None):
+        failed = {name: why for name in tables if (why := ineligible(lake, name)) is not None}
+        if new := sorted(name for name, at in after.items() if at is None and name not in failed):
             return NewData("postgres", f"snapshot-of-{'-'.join(new)}")
-        if unpublished := sorted(tables.keys() - capture.memberships(found).keys()):
+        if unpublished := sorted(tables.keys() - failed.keys() - capture.memberships(found).keys()):
             return NewData("postgres", f"resync-of-{'-'.join(unpublished)}")
+        if due := sorted(name for name, why in failed.items() if why.seconds_ago > RETRY_SECONDS):
+            return NewData("postgres", f"retry-of-{'-'.join(due)}-after-{failed[due[0]].tried_at}")
         end = capture.lag().current_lsn
         if end - position > IDLE_BYTES:
             return NewData("postgres", lsn_range(position, end))
-        changes = capture.changes({name: at for name, at in after.items() if at is not None}, position, max_rows=1)
-        pieces = sum(1 for _ in changes)
+        known = {name: at for name, at in after.items() if at is not None}
+        left_out = {table.oid for table in found if table.name in failed or table.name not in known}
+        changes = capture.changes(known, position, max_rows=1, waiting=left_out)
+        try:
+            pieces = sum(1 for _ in changes)
+        except TableFailedError as error:  # the run goes on without it
+            return NewData("postgres", f"{_lsn(position)}-without-{error.name}")
         if changes.end_lsn == position or not (pieces or changes.end_lsn < end):
             return None
         return NewData("postgres", lsn_range(position, changes.end_lsn))

@@ -20,8 +20,10 @@ from fraud_lakehouse.lake.lease import Lease, LeaseLostError
 from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, writer_lock
 
 if TYPE_CHECKING:
+    from fraud_lakehouse.detect.open_transactions import TransactionHealth
     from fraud_lakehouse.detect.slot_health import SlotHealth
     from fraud_lakehouse.lake.ingest import Landed
+    from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
     from fraud_lakehouse.live import CycleResult
     from fraud_lakehouse.publish.publisher import Published
     from fraud_lakehouse.settings import Settings
@@ -98,6 +100,22 @@ def _slot_health(settings: Settings) -> SlotHealth:
         return assess(found, allowed, None)
 
 
+def _open_transactions(settings: Settings) -> Sequence[TransactionHealth]:
+    from fraud_lakehouse.detect.open_transactions import current_transactions
+
+    return current_transactions(settings)
+
+
+def _ineligible(settings: Settings) -> Sequence[IneligibleTable]:
+    from fraud_lakehouse.capture.postgres import PostgresCapture
+    from fraud_lakehouse.lake.postgres_refusals import ineligible_tables
+
+    with PostgresCapture(settings) as capture:
+        capture.be_patient(False)
+        capture.tables()
+        return ineligible_tables(Lake.at(settings.lake), capture)
+
+
 Repeat = Callable[["Settings", Callable[[], bool], Callable[[], bool], Callable[["CycleResult"], None]], None]
 
 
@@ -110,6 +128,8 @@ class Parts:
     repeat: Repeat = field(default=_repeat)
     look: Callable[[str, Settings], NewData | None] = field(default=new_data)
     slot: Callable[[Settings], SlotHealth] = field(default=_slot_health)
+    transactions: Callable[[Settings], Sequence[TransactionHealth]] = field(default=_open_transactions)
+    tables: Callable[[Settings], Sequence[IneligibleTable]] = field(default=_ineligible)
     publish: Callable[[Settings, Lake], Sequence[Published]] = field(default=_publish)
 
 

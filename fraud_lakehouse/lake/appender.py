@@ -128,8 +128,9 @@ class Appender:
             ConcurrentWriterError: a column is missing, and another writer committed since the handle's version.
             LakeError: the rows could not be written; those staged before are still there.
         """
-        if self.numbers_commits:
-            frame = frame.with_columns(pl.lit(self._next_number, dtype=pl.Int64).alias(schemas.COMMIT))
+        number = self._next_number if self.numbers_commits else None
+        if number is not None:
+            frame = frame.with_columns(pl.lit(number, dtype=pl.Int64).alias(schemas.COMMIT))
         own = self._schema
         missing = {
             name: pl.String() if kind == pl.Null else kind for name, kind in frame.schema.items() if name not in own
@@ -140,7 +141,7 @@ class Appender:
         with self._fenced():
             failpoint(f"{self.layer}.before_parquet")
             self._staging.add(schemas.fit(frame, self._schema))
-            self._number = self._next_number if self.numbers_commits else None
+            self._number = number
             failpoint(f"{self.layer}.after_parquet")
 
     def commit(self, positions: Mapping[str, int]) -> int:
@@ -203,7 +204,7 @@ class Appender:
             self._sync_log()
 
     def reshape(self, columns: schemas.FrameSchema, *, rewrite: bool) -> bool:
-        """Add the columns that the table lacks; with `rewrite`, give those of another type theirs (local lakes).
+        """Add the columns that the table lacks; with `rewrite`, give those of another type theirs.
 
         Returns:
             whether the table was changed.
@@ -211,9 +212,8 @@ class Appender:
         Raises:
             ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
         """
-        root = self.path if rewrite and self.lake.is_local else None
         with self._fenced():
-            if not reshape.reshape(self._handle, root, self._schema, columns):
+            if not reshape.reshape(self._handle, self._schema, columns, rewrite=rewrite):
                 return False
             self._schema = schemas.frame_schema(self._handle.schema())
             self._sync_log()
@@ -236,7 +236,9 @@ class Appender:
         commit = CommitProperties(app_transactions=[Transaction(app_id, at) for app_id, at in versions.items()])
         if not self.lake.is_local:
             frame = self._staging.take_frames(pl.Schema(self._schema))
+            failpoint(f"{self.layer}.before_commit")
             write_deltalake(self._handle, frame, mode="append", commit_properties=commit)
+            failpoint(f"{self.layer}.after_commit")
             return
         staged = self._staging.take_files()
         added: list[AddAction | RemoveAction] = [*staged]

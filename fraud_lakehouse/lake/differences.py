@@ -8,7 +8,7 @@ in the row's life; a life that began by a change of the key does not tell, and c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
+from fraud_lakehouse.lake import object_store
 from fraud_lakehouse.sql_text import literal, quoted
 
 EVENT_COLUMNS = ("_op", "_lsn", "_seq", "_committed_at", "_unchanged", "_text")
@@ -37,6 +38,9 @@ class Differences:
     new: int
     changed: int
     gone: int
+
+
+_SINCE = "(select coalesce(max(place), -1) from events where op = 't')"
 
 
 def write_differences(
@@ -70,11 +74,15 @@ def write_differences(
         engine.execute(f"set temp_directory = {literal(str(folder / 'spill'))}")
         engine.execute("set preserve_insertion_order = false")
         engine.execute("set timezone = 'UTC'")
+        for file in bronze[:1]:
+            object_store.register(engine, file)
         files = [str(folder / "columns.parquet"), *bronze]
         engine.execute(f"create temp view events as {query.events(files, lsn)}")
         engine.execute(f"create temp view snapshot as {query.snapshot([str(path) for path in snapshot])}")
-        for statement in query.state():
-            engine.execute(statement)
+        engine.execute(query.newest())
+        lists = engine.execute("select distinct unchanged from newest where unchanged is not null and op <> 'd'")
+        query.unsent(row[0] for row in lists.fetchall())
+        engine.execute(query.partial())
         engine.execute(f"create temp table found as {query.found()}")
         counted = dict(engine.execute("select kind, count(*) from found group by kind").fetchall())
         rows = engine.execute("select count(*) from snapshot").fetchone()
@@ -96,6 +104,7 @@ class _Query:
         self._names = [name for name in schema if name not in EVENT_COLUMNS]
         self._inside = {name: f"c{number}" for number, name in enumerate(self._names)}
         self._filled = [name for name in self._names if name not in key]
+        self._unsent: list[str] = []
         self._schema = schema
         self._key = list(key)
         self._keys = ", ".join([*(f"k{number}" for number in range(len(self._key))), "texts"])
@@ -107,36 +116,46 @@ class _Query:
     def snapshot(self, files: Sequence[str]) -> str:
         return f"select {self._renamed()} from {_files(files)}"
 
-    def state(self) -> list[str]:
-        """Temporary tables: `newest` (each key's last event), `partial` (the values that last events left out)."""
-        since = "(select coalesce(max(place), -1) from events where op = 't')"
+    def newest(self) -> str:
+        """A temporary table: each key's last event."""
+        return (
+            f"create temp table newest as select {self._keys}, max(place) as place, arg_max(op, place) as op,"
+            f" arg_max_null(unchanged, place) as unchanged"
+            f" from events where op <> 't' and place > {_SINCE} group by {self._keys}"
+        )
+
+    def unsent(self, lists: Iterable[str]) -> None:
+        """Take note of the columns that last events left out, from their JSON lists: often none of very many."""
+        names = {name for text in lists for name in json.loads(text)}
+        self._unsent = [name for name in self._filled if name in names]
+
+    def partial(self) -> str:
+        """A temporary table: the values that last events left out."""
         starts = "previous is null or previous = 'd' or op in ('c', 'r')"
         sent = "".join(
             f", arg_max_null({column}, place) filter (where not {self._left_out(name, '')}) as {column}"
             f", count(*) filter (where not {self._left_out(name, '')}) > 0 as sent_{column}"
-            for name, column in self._inside.items()
-            if name in self._filled
+            for name in self._unsent
+            for column in [self._inside[name]]
         )
-        return [
-            (
-                f"create temp table newest as select {self._keys}, max(place) as place, arg_max(op, place) as op,"
-                f" arg_max_null(unchanged, place) as unchanged"
-                f" from events where op <> 't' and place > {since} group by {self._keys}"
-            ),
-            (
-                f"create temp table partial as"
-                f" with touched as (select {self._keys} from newest where unchanged is not null and op <> 'd'),"
-                f" followed as (select events.*, lag(op) over (partition by {self._keys} order by place) as previous"
-                f" from events semi join touched using ({self._keys}) where op <> 't' and place > {since}),"
-                f" lives as (select followed.*, max(case when {starts} then place end) over (partition by {self._keys})"
-                f" as began from followed)"
-                f" select {self._keys}{sent} from lives where place >= began and op <> 'd' group by {self._keys}"
-            ),
-        ]
+        columns = ", ".join([self._keys, "op", "place", "unchanged", *(self._inside[name] for name in self._unsent)])
+        return (
+            f"create temp table partial as"
+            f" with touched as (select {self._keys} from newest where unchanged is not null and op <> 'd'),"
+            f" followed as (select {columns}, lag(op) over (partition by {self._keys} order by place) as previous"
+            f" from events semi join touched using ({self._keys}) where op <> 't' and place > {_SINCE}),"
+            f" lives as (select followed.*, max(case when {starts} then place end) over (partition by {self._keys})"
+            f" as began from followed)"
+            f" select {self._keys}{sent} from lives where place >= began and op <> 'd' group by {self._keys}"
+        )
 
     def found(self) -> str:
         """Keys of the differences and their kind: gone, new or changed."""
-        differs = "".join(f" or {self._differs(name)}" for name in self._filled)
+        differs = "".join(f" or {self._differs(name)}" for name in self._unsent)
+        sent = [self._inside[name] for name in self._filled if name not in self._unsent]
+        if sent:
+            rows = (f"row({', '.join(f'{side}.{column}' for column in sent)})" for side in ("snapshot", "events"))
+            differs += f" or {' is distinct from '.join(rows)}"
         keys = ", ".join(f"snapshot.{name}" for name in self._keys.split(", "))
         return (
             f"with live as (select * from newest where op <> 'd')"

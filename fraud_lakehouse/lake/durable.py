@@ -62,13 +62,18 @@ def sync_checkpoint(root: Path, version: int) -> None:
     sync_folder(root / LOG)
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of JSON lines: str.splitlines would also break them at U+2028 and the like, which a name may have."""
+    return [line for line in text.split("\n") if line]
+
+
 def sync_versions(root: Path, first: int, last: int) -> None:
     """fsync the versions `first`..`last` and every data file they add."""
     for version in range(first, last + 1):
         entry = log_entry(root, version)
         if not entry.exists():  # trimmed by another process, which has replaced this one meanwhile
             continue
-        for line in entry.read_text().splitlines():
+        for line in lines_of(entry.read_text(encoding="utf-8")):
             added = json.loads(line).get("add")
             if added:
                 sync_file(root / unquote(added["path"]))

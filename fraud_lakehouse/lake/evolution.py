@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 
 import polars as pl
 
@@ -24,6 +27,36 @@ LEFT_OUT_PROPERTY = "fraud_lakehouse.left_out"
 """JSON list of the source's generated columns that the log does not carry and bronze does not have."""
 MEMBER_PROPERTY = "fraud_lakehouse.publication"
 """The table's membership in the publication since when the log has told all of its changes."""
+INELIGIBLE_PROPERTY = "fraud_lakehouse.ineligible"
+"""JSON object {problem, fix, tried_at}: why changes of the table are left out; empty once a resync made them good."""
+
+
+@dataclass(frozen=True)
+class Ineligible:
+    """Why changes of a table are left out, what helps, and when it was tried last (UTC, ISO 8601)."""
+
+    problem: str
+    fix: str
+    tried_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def seconds_ago(self) -> float:
+        """How long ago it was tried last."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.tried_at)).total_seconds()
+
+    @staticmethod
+    def of(properties: Mapping[str, str | None]) -> Ineligible | None:
+        """What a bronze table's properties say; None while the table is captured."""
+        text = properties.get(INELIGIBLE_PROPERTY)
+        return Ineligible(**json.loads(text)) if text else None
+
+    def record(self, table: BronzeTable) -> None:
+        """Record it durably: from now on the log may go on without the table, which is resynced later.
+
+        Raises:
+            ConcurrentWriterError, LakeError: it could not be recorded; the log must not go on.
+        """
+        table.set_properties({INELIGIBLE_PROPERTY: json.dumps(asdict(self), ensure_ascii=False)})
 
 
 def adapt(table: BronzeTable, info: TableInfo) -> bool:
@@ -76,6 +109,8 @@ def resync_reason(table: BronzeTable, info: TableInfo, member: str | None) -> st
     Raises:
         ConcurrentWriterError, LakeError: it could not be recorded.
     """
+    if (ineligible := Ineligible.of(table.properties)) is not None:
+        return f"its changes were left out: {ineligible.problem}"
     before = table.properties.get(SHAPE_PROPERTY)
     if before is None:
         return "its columns changed while it was not captured"
@@ -91,14 +126,18 @@ def settle(table: BronzeTable, info: TableInfo, member: str | None) -> None:
     Raises:
         ConcurrentWriterError, LakeError: it could not be recorded; the table is resynced once more.
     """
-    table.set_properties({SHAPE_PROPERTY: info.shape, MEMBER_PROPERTY: member or ""})
+    values = {SHAPE_PROPERTY: info.shape, MEMBER_PROPERTY: member or ""}
+    if Ineligible.of(table.properties) is not None:
+        values[INELIGIBLE_PROPERTY] = ""
+    table.set_properties(values)
 
 
 def _unpublished(table: BronzeTable, member: str | None) -> str | None:
     if member is None:
         return "the publication has it no more"
     known = table.properties.get(MEMBER_PROPERTY)  # a table of an older lake has none
-    return None if known in (None, member) else "it was out of the publication for a while"
+    is_same = known in (None, member) or member.startswith(f"{known}/")  # an older lake knows less of the publication
+    return None if is_same else "it was out of the publication, or the publication was altered"
 
 
 def _source_columns(table: BronzeTable) -> dict[str, pl.DataType]:

@@ -157,8 +157,8 @@ class IdlePartitions:
 def newest_of(handle: DeltaTable, topic: str, seconds: float, max_future: float) -> Newest | None:
     """The newest landing of a topic's readable records, and the newest event time of those of the last `seconds`.
 
-    Event times that models exclude (dbt_project/macros/excluded.sql) are left out. Most files are left unread where their
-    statistics say when their rows landed.
+    Event times that models exclude (dbt_project/macros/excluded.sql) are left out. Most files are left unread where
+    their statistics say when their rows landed.
 
     Args:
         max_future: FRAUD_MAX_FUTURE.

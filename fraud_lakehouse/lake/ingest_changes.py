@@ -8,8 +8,8 @@ much again; what a table already contains is dropped by that table's own positio
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
@@ -19,13 +19,17 @@ import polars as pl
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_changes import Changes
+from fraud_lakehouse.capture.postgres_errors import TableFailedError, one_table
+from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.lake.batches import Batch, Batches
 from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.evolution import adapt
+from fraud_lakehouse.lake.evolution import Ineligible, adapt
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.landed import Landed
 from fraud_lakehouse.lake.postgres_refusals import PostgresRefusals
+
+log = logging.getLogger(__name__)
 
 SOURCE = "postgres"
 IDLE_BYTES = 16 * 1024 * 1024
@@ -57,9 +61,9 @@ class ChangeIngest:
         self.batches = batches
         self.dropped: dict[str, int] = {}
         """Positions of bronze tables the source no longer has: the log may still hold their last events."""
-        self.waiting: Collection[int] = ()
-        """Oids of tables whose first snapshot is still to come; it will hold what the log has of them until then."""
-        self._refusals = PostgresRefusals(lake, capture)
+        self.waiting: set[int] = set()
+        """Oids of tables whose snapshot or resync is due; it will hold what the log has of them until then."""
+        self._refusals = PostgresRefusals(lake, capture, self._opened)
         self._tables: dict[str, BronzeTable] = {}
         self._idle_since = time.monotonic()
 
@@ -69,9 +73,33 @@ class ChangeIngest:
             self._tables[info.name] = BronzeTable.open_or_create(self.lake, info.name, info.frame_schema, info.key)
         return self._tables[info.name]
 
+    def _opened(self, name: str) -> BronzeTable:
+        """A bronze table that is there."""
+        if name not in self._tables:
+            self._tables[name] = BronzeTable.open_or_create(self.lake, name, {}, ())
+        return self._tables[name]
+
     def position(self, info: TableInfo) -> int | None:
         """The commit end LSN up to which the bronze table has everything; None before its snapshot is finished."""
         return self.table(info).position(self.capture.app_id_of(info.name))
+
+    def leave_out(self, failed: TableFailedError) -> None:
+        """Leave a table's changes out of the log until it is resynced; recorded durably where the lake has the table.
+
+        Raises:
+            ConcurrentWriterError, LakeError: it could not be recorded.
+        """
+        info = next((info for info in self.capture.seen_tables if info.name == failed.name), None)
+        before = None
+        if info is not None:
+            table = self.table(info)
+            table.discard()
+            before = Ineligible.of(table.properties)
+            Ineligible(failed.problem, failed.fix).record(table)
+        self.waiting.add(failed.oid)
+        if before is None or before.problem != failed.problem:
+            cause = None if isinstance(failed.__cause__, SourceError) else failed.__cause__
+            log.warning("not captured until it is mended: %s", failed, exc_info=cause)
 
     def refresh(self) -> None:
         """See what other writers committed to the tables."""
@@ -90,18 +118,22 @@ class ChangeIngest:
             what was landed, one item per table with rows; [] when the log holds nothing new.
 
         Raises:
-            SourceError: the source cannot be read, or not a table any more whose changes the log has.
+            SourceError: the source cannot be read.
             GapError: changes are gone.
             ConcurrentWriterError: another writer was first; nothing was written twice.
             LakeError: the lake could not be written; nothing was acknowledged.
         """
         self._refusals.heed()
-        self._discard()  # of a call that was interrupted
-        try:
-            return self._land(max_rows, until)
-        except Exception:
-            self._discard()
-            raise
+        while True:
+            self._discard()  # of a call that was interrupted
+            try:
+                return self._land(max_rows, until)
+            except TableFailedError as failed:
+                self._discard()
+                self.leave_out(failed)
+            except Exception:
+                self._discard()
+                raise
 
     def _land(self, max_rows: int, until: int | None) -> list[Landed]:
         began = time.monotonic()
@@ -138,9 +170,10 @@ class ChangeIngest:
                 info = piece.tables[name]
                 table = self.table(info)
                 before = staged.get(name)
-                if before is None or (before.info.columns, before.info.key) != (info.columns, info.key):
-                    adapt(table, info)
-                table.stage(frame)
+                with one_table(name, info.oid, f"writing changes of {info.source_name}"):
+                    if before is None or (before.info.columns, before.info.key) != (info.columns, info.key):
+                        adapt(table, info)
+                    table.stage(frame)
                 rows = frame.height + (before.rows if before else 0)
                 oldest = before.oldest if before else oldest_of(frame)
                 staged[name] = _Staged(info, rows, oldest, newest_of(frame))

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
@@ -21,13 +21,15 @@ from fraud_lakehouse.capture.postgres_errors import (
     SlotRenamedError,
     SourceBusyError,
     SourceTableError,
+    TableFailedError,
     TimelineChangedError,
+    one_table,
 )
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
-from fraud_lakehouse.lake.evolution import adapt, resync_reason
+from fraud_lakehouse.lake.evolution import Ineligible, adapt, resync_reason
 from fraud_lakehouse.lake.ingest_changes import SOURCE, ChangeIngest
 from fraud_lakehouse.lake.ingest_snapshot import SnapshotIngest
 from fraud_lakehouse.lake.lake import Lake
@@ -40,6 +42,7 @@ log = logging.getLogger(__name__)
 
 NEW_TABLES_SECONDS = 10.0
 BUSY_SECONDS = 60.0  # until a snapshot or resync that a long transaction or a lock held up is tried again
+MOST_BUSY_SECONDS = 900.0  # each failure of a table doubles its time
 
 
 class PostgresIngest:
@@ -56,6 +59,7 @@ class PostgresIngest:
         self._ready = False
         self._look_due = 0.0
         self._busy_until = 0.0
+        self._retries: dict[int, tuple[float, float]] = {}  # by oid, when a failed table is tried again, and the pause
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +108,8 @@ class PostgresIngest:
             names: bronze names, or `[schema.]table` of the source; none: every captured table.
 
         Raises:
-            SourceTableError: no such table is captured. SourceError: why that table cannot be. Otherwise as `step`.
+            SourceTableError: no such table is captured. SourceError: why that table cannot be, after the others were
+                resynced. Otherwise as `step`.
         """
         self._start_over()
         try:
@@ -114,11 +119,15 @@ class PostgresIngest:
                 self._ready = True
                 tables = self.capture.tables()
                 wanted = [_captured(tables, self.capture.refused, name) for name in names] or tables
+                self._retries.clear()
                 self._look()
                 done = self._resync.last
-                if done is not None and {info.name for info in wanted} <= set(done.found):
-                    return done
-                return self._resync.run(wanted, new_slot=False, because={info.name: "asked for" for info in wanted})
+                if done is None or not {info.name for info in wanted} <= set(done.found):
+                    done = self._resync.run(wanted, new_slot=False, because={i.name: "asked for" for i in wanted})
+                for info in wanted:
+                    if (why := Ineligible.of(self._changes.table(info).properties)) is not None:
+                        raise SourceTableError(why.problem, why.fix)
+                return done
         except (SourceError, GapError, ConcurrentWriterError):
             self._start_over()
             raise
@@ -189,9 +198,8 @@ class PostgresIngest:
         position = self._batches.position(self.capture.app_id)
         order = self._audit.order(SOURCE, self.capture.app_id, position)
         self._identity.check(position)
-        is_first = position is None and order in (None, "accepted")  # somebody is there to mend it, or to leave it out
         try:
-            self.capture.preflight(position, every_table=is_first)
+            self.capture.preflight(position)
         except SlotLostError:  # to be made anew, unless the lake has a position in it
             if position is not None and order is None:
                 self.capture.resume(position)
@@ -240,31 +248,68 @@ class PostgresIngest:
     def _look(self) -> list[Landed]:
         """Land tables that appeared, or whose first snapshot was interrupted; resync those that changed unseen."""
         tables = self.capture.tables()
-        new = [info for info in tables if self._changes.position(info) is None]
+        self._changes.waiting = self._waiting(tables)
+        new = [info for info in tables if self._changes.position(info) is None and self._is_due(info)]
         landed = self._unless_busy("a snapshot", new, lambda: self._snapshot.land(new, new_slot=False))
-        waiting = {info.oid for info in new if self._changes.position(info) is None}
-        self._changes.waiting = waiting
-        if landed:
-            return landed
+        if not landed:
+            because = self._resync_reasons(tables)
+            changed = [info for info in tables if info.name in because and self._is_due(info)]
+            resync = partial(self._resync.run, changed, new_slot=False, because=because)
+            landed = self._unless_busy("a resync", changed, lambda: resync().landed)
+        self._changes.waiting = self._waiting(tables)
+        return landed
+
+    def _resync_reasons(self, tables: Sequence[TableInfo]) -> dict[str, str]:
+        """By bronze name, why tables that were landed are to be resynced."""
         members = self.capture.memberships(tables)
         because = {}
         for info in tables:
-            if info.oid in waiting:
+            if self._changes.position(info) is None:
                 continue
             table = self._changes.table(info)
-            adapt(table, info)
-            if reason := resync_reason(table, info, members.get(info.name)):
-                because[info.name] = reason
-        changed = [info for info in tables if info.name in because]
-        run = self._resync.run
-        return self._unless_busy("a resync", changed, lambda: run(changed, new_slot=False, because=because).landed)
+            try:
+                with one_table(info.name, info.oid, f"changing the columns of {info.source_name}"):
+                    if Ineligible.of(table.properties) is None:
+                        adapt(table, info)
+                    reason = resync_reason(table, info, members.get(info.name))
+            except TableFailedError as failed:
+                self._changes.leave_out(failed)
+            else:
+                if reason is not None:
+                    because[info.name] = reason
+        return because
+
+    def _waiting(self, tables: Sequence[TableInfo]) -> set[int]:
+        """Oids of the tables whose changes in the log are not read: a snapshot or resync is due first."""
+        members = self.capture.memberships(tables)
+        return {
+            info.oid
+            for info in tables
+            if self._changes.position(info) is None
+            or info.name not in members
+            or Ineligible.of(self._changes.table(info).properties) is not None
+        }
+
+    def _is_due(self, info: TableInfo) -> bool:
+        due, _ = self._retries.get(info.oid, (0.0, 0.0))
+        return time.monotonic() >= due
+
+    def _postpone_failed(self, tables: Sequence[TableInfo]) -> None:
+        """Of tables that were tried, when those that failed are tried again."""
+        for info in tables:
+            _, pause = self._retries.pop(info.oid, (0.0, 0.0))
+            if Ineligible.of(self._changes.table(info).properties) is not None:
+                pause = min(2 * pause or BUSY_SECONDS, MOST_BUSY_SECONDS)
+                self._retries[info.oid] = time.monotonic() + pause, pause
 
     def _unless_busy(self, what: str, tables: Sequence[TableInfo], action: Callable[[], list[Landed]]) -> list[Landed]:
         """Do it; while somebody's transaction or lock is in the way, the log goes on."""
         if not tables or time.monotonic() < self._busy_until:
             return []
         try:
-            return action()
+            landed = action()
+            self._postpone_failed(tables)
+            return landed
         except SourceBusyError as busy:
             log.warning("%s of %s waits: %s", what, ", ".join(info.name for info in tables), busy)
             self._busy_until = time.monotonic() + BUSY_SECONDS

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 
 import polars as pl
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
+from fraud_lakehouse.capture.postgres_errors import TableFailedError, one_table
 from fraud_lakehouse.capture.read_ahead import read_ahead
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake.audit import Audit
@@ -54,6 +56,20 @@ class SnapshotIngest:
             SourceError: the source cannot be read. LakeError: the lake cannot be written.
             ConcurrentWriterError: another process lands the same.
         """
+        while tables or new_slot:
+            try:
+                return self._land(tables, new_slot=new_slot)
+            except TableFailedError as failed:
+                self._changes.leave_out(failed)
+                tables = [info for info in tables if info.oid != failed.oid]
+        return []
+
+    def _land(self, tables: Sequence[TableInfo], *, new_slot: bool) -> list[Landed]:
+        """Land those of the tables that can be read.
+
+        Raises:
+            TableFailedError: before any was read, one could not be locked or published. Otherwise as `land`.
+        """
         began = time.monotonic()
         landed: list[Landed] = []
         batches: list[Batch] = []
@@ -65,7 +81,12 @@ class SnapshotIngest:
                 lsn = snapshot.lsn
                 failpoint("postgres.before_snapshot")
                 for info in present:
-                    item = self._land_table(info, snapshot.chunks(info), lsn, members.get(info.name))
+                    try:
+                        with closing(snapshot.chunks(info)) as chunks:
+                            item = self._land_table(info, chunks, lsn, members.get(info.name))
+                    except TableFailedError as failed:
+                        self._changes.leave_out(failed)
+                        continue
                     landed.append(item)
                     batches.append(batch_row(item, self._capture))
                 failpoint("postgres.before_snapshot_position")
@@ -73,7 +94,8 @@ class SnapshotIngest:
                 failpoint("postgres.after_snapshot_position")
         counts = {item.table: item.rows for item in landed}
         seconds = round(time.monotonic() - began, 3)
-        self._audit.record(SOURCE, "snapshot", {"lsn": lsn, "rows": counts, "seconds": seconds})
+        if landed or new_slot:
+            self._audit.record(SOURCE, "snapshot", {"lsn": lsn, "rows": counts, "seconds": seconds})
         return [item for item in landed if item.rows]
 
     def _land_table(self, info: TableInfo, chunks: Iterable[pl.DataFrame], lsn: int, member: str | None) -> Landed:
@@ -93,7 +115,8 @@ class SnapshotIngest:
                     _check_alone(table, fence)
                     if frame.is_empty():
                         continue
-                    table.stage(frame)
+                    with one_table(info.name, info.oid, f"writing {info.source_name}"):
+                        table.stage(frame)
                     rows, newest, staged = rows + frame.height, newest_of(frame), staged + 1
                     oldest = oldest or oldest_of(frame)
                     if staged == _STAGED_CHUNKS:

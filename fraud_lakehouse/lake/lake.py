@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from fraud_lakehouse.errors import LakeError
+from fraud_lakehouse.lake import object_store
 from fraud_lakehouse.lake.schemas import frame_schema
 
 LAYERS = ("bronze", "silver", "gold", "control")
@@ -112,9 +113,15 @@ class Lake:
             ) from None
 
     def tables(self, layer: str) -> list[str]:
-        """Names of a layer's tables, sorted (local lakes only; a remote lake is asked table by table)."""
+        """Names of a layer's tables, sorted.
+
+        Raises:
+            LakeError: the object store of a remote lake cannot be read.
+        """
+        if not self.is_local:
+            return object_store.subfolders(f"{self.root}/{layer}")
         folder = Path(self.root) / layer
-        if not self.is_local or not folder.is_dir():
+        if not folder.is_dir():
             return []
         return sorted(entry.name for entry in folder.iterdir() if (entry / "_delta_log").is_dir())
 
@@ -124,9 +131,11 @@ class Lake:
         Raises:
             LakeError: it cannot.
         """
+        name = f".writable-{os.getpid()}"
         if not self.is_local:
+            object_store.check_writable(self.root, name)
             return
-        probe = Path(self.root) / f".writable-{os.getpid()}"
+        probe = Path(self.root) / name
         try:
             probe.parent.mkdir(parents=True, exist_ok=True)
             probe.touch()

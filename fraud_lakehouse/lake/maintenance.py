@@ -57,7 +57,7 @@ def maintain(
     """Do the upkeep of every table of these layers, one after the other.
 
     Args:
-        lake: the lake (a local one: a remote one's tables are not listed, `maintain_table` takes their names).
+        lake: the lake.
         layers: folders of the lake.
         retention_hours: age from which unreferenced files are deleted, at least 168.
 
@@ -114,7 +114,8 @@ class DailyUpkeep:
     """Upkeep for a process that no schedule runs beside: a table a call, each table once a day.
 
     Whoever did a table last, this or a schedule, has left the time on it (`<table>/_upkeep`): nothing is done twice.
-    A new table's day begins when it is created.
+    A new table's day begins when it is created. Of a remote lake only what this process did is known: a table's first
+    day begins with the process.
     """
 
     def __init__(self, lake: Lake, every_hours: float = 25.0, look_every: float = 60.0) -> None:
@@ -122,6 +123,8 @@ class DailyUpkeep:
         self._every = every_hours * 3600.0
         self._look_every = look_every
         self._next_look = time.monotonic() + look_every
+        self._began = time.time()
+        self._done: dict[tuple[str, str], float] = {}
 
     def step(self, *, idle: bool) -> Upkeep | None:
         """Maintain the table that has waited longest, if one is due; call it in the writer's turn.
@@ -139,19 +142,24 @@ class DailyUpkeep:
             return None
         due = time.time() - (self._every if idle else 2 * self._every)
         tables = [(layer, name) for layer in LAYERS for name in self._lake.tables(layer)]
-        waiting = sorted((at, *table) for table in tables if (at := _done_at(self._lake, *table)) < due)
+        waiting = sorted((at, *table) for table in tables if (at := self._done_at(*table)) < due)
         if len(waiting) < 2:
             self._next_look = time.monotonic() + self._look_every
-        return maintain_table(self._lake, *waiting[0][1:]) if waiting else None
+        if not waiting:
+            return None
+        _, layer, name = waiting[0]
+        self._done[layer, name] = time.time()
+        return maintain_table(self._lake, layer, name)
 
-
-def _done_at(lake: Lake, layer: str, name: str) -> float:
-    """When a local table's upkeep was last done, or it was created, seconds since 1970; 0 where neither is known."""
-    root = Path(lake.uri(layer, name))
-    for left in (root / MARKER, durable.log_entry(root, 0)):
-        if left.exists():
-            return left.stat().st_mtime
-    return 0.0
+    def _done_at(self, layer: str, name: str) -> float:
+        """When a table's upkeep was last done, or it was created, seconds since 1970; 0 where neither is known."""
+        if not self._lake.is_local:
+            return self._done.get((layer, name), self._began)
+        root = Path(self._lake.uri(layer, name))
+        for left in (root / MARKER, durable.log_entry(root, 0)):
+            if left.exists():
+                return left.stat().st_mtime
+        return 0.0
 
 
 def _tidy(handle: DeltaTable, root: Path) -> None:

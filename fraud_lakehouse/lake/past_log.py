@@ -55,7 +55,7 @@ class Entry:
     def parse(version: int, text: str) -> Entry:
         """The entry of a log file's text; actions that move rows without changing any do not count."""
         files, append_only, renewed = [], True, False
-        for line in text.splitlines():
+        for line in durable.lines_of(text):
             action = json.loads(line)
             if (add := action.get("add")) and add["dataChange"]:
                 files.append(add["path"])
@@ -197,7 +197,7 @@ def _pack(root: Path, start: int, versions: Sequence[int]) -> None:
 def _packed(root: Path, versions: Sequence[int]) -> list[Entry] | None:
     """The entries of one pack; None without the pack, or where it lacks one of them."""
     try:
-        lines = _pack_of(root, versions[0] - versions[0] % PACK).read_text().splitlines()
+        lines = durable.lines_of(_pack_of(root, versions[0] - versions[0] % PACK).read_text())
     except FileNotFoundError:
         return None
     known = {entry.version: entry for entry in (Entry(**json.loads(line)) for line in lines)}
@@ -206,6 +206,6 @@ def _packed(root: Path, versions: Sequence[int]) -> list[Entry] | None:
 
 def _in_log(root: Path, versions: Sequence[int]) -> list[Entry] | None:
     try:
-        return [Entry.parse(version, log_entry(root, version).read_text()) for version in versions]
+        return [Entry.parse(version, log_entry(root, version).read_text(encoding="utf-8")) for version in versions]
     except FileNotFoundError:
         return None

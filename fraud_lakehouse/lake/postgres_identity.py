@@ -67,7 +67,7 @@ class PostgresIdentity:
         now = self._capture.timeline()
         told = [Timeline.of_detail(row.detail) for row in self._audit.rows(SOURCE)]
         before = next((one for one in reversed(told) if one is not None), None)
-        if now.number == 0 or now == before:  # 0: a standby, which the preflight refuses
+        if now == before:
             return
         if before is not None:
             left = now.left_at(before)

@@ -1,19 +1,49 @@
-"""Tables of the source that cannot be captured, held against what the lake has: which may be left out for now.
+"""Tables that are not captured as they are now: those the catalog refuses, and those whose changes are left out.
 
-What the lake has decides, never what a process happens to remember: a restart changes nothing.
+What the lake has decides, never what a process happens to remember: a restart changes nothing. Before the log goes on
+without a table that the lake has, this is recorded in the table; once the table is eligible again, a resync makes its
+changes good (ingest_postgres.py).
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_traces import Shape
-from fraud_lakehouse.lake.evolution import SHAPE_PROPERTY
+from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.lake.evolution import SHAPE_PROPERTY, Ineligible
 from fraud_lakehouse.lake.lake import Lake
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IneligibleTable:
+    """A table that was asked for and is not captured as it is now: `schema.table`, why, and what helps."""
+
+    table: str
+    problem: str
+    fix: str
+
+
+def ineligible_tables(lake: Lake, capture: PostgresCapture) -> list[IneligibleTable]:
+    """The tables that are not captured, as of the capture's last `tables`."""
+    found = [IneligibleTable(one.table, one.error.problem, one.error.fix) for one in capture.refused]
+    for info in capture.seen_tables:
+        if (why := ineligible(lake, info.name)) is not None:
+            found.append(IneligibleTable(info.source_name, why.problem, why.fix))
+    return found
+
+
+def ineligible(lake: Lake, name: str) -> Ineligible | None:
+    """Why changes of a bronze table are left out; None where they are not."""
+    if not lake.exists("bronze", name):
+        return None
+    return Ineligible.of(lake.open("bronze", name).metadata().configuration)
 
 
 class PostgresRefusals:
@@ -22,42 +52,35 @@ class PostgresRefusals:
     Args:
         lake: has the tables captured so far, with their positions.
         capture: its `refused` is what the last look refused.
+        opened: gives the warm handle of a bronze table.
     """
 
-    def __init__(self, lake: Lake, capture: PostgresCapture) -> None:
+    def __init__(self, lake: Lake, capture: PostgresCapture, opened: Callable[[str], BronzeTable]) -> None:
         self._lake = lake
         self._capture = capture
+        self._opened = opened
         self._heeded: list[Refusal] | None = None
         self._told: set[str] = set()
 
     def heed(self) -> None:
-        """Go on without the refused tables, each told once in the process's log; unless that would lose changes.
+        """Go on without the refused tables, each reported once in the process's log.
+
+        Of one that the lake has and the log still has changes of, it is recorded first that they are left out. A table
+        that is not in the log (dropped, made anew, taken out of the publication) is resynced anyway when it is back.
 
         Raises:
-            SourceError: as `check`.
+            ConcurrentWriterError, LakeError: it could not be recorded.
         """
         refused = self._capture.refused
         if refused is self._heeded:
             return
-        self.check()
         for refusal in refused:
+            if refusal.in_log and self._is_landed(refusal):
+                Ineligible(refusal.error.problem, refusal.error.fix).record(self._opened(refusal.name))
             if refusal.error.problem not in self._told:
                 log.warning("not captured until it is mended: %s", refusal.error)
         self._told = {refusal.error.problem for refusal in refused}
         self._heeded = refused
-
-    def check(self) -> None:
-        """See that the log has no changes of a refused table which the lake has: they would be passed over.
-
-        A table that is not in the log (dropped, made anew, taken out of the publication) loses nothing by going on
-        without it: once it is mended, it is resynced. One that the lake never had gets its snapshot then.
-
-        Raises:
-            SourceError: of the first such table; names the statement that mends it.
-        """
-        for refusal in self._capture.refused:
-            if refusal.in_log and self._is_landed(refusal):
-                raise refusal.error
 
     def _is_landed(self, refusal: Refusal) -> bool:
         """Whether the lake has the very table, not an earlier one of its name."""

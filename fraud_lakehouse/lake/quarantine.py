@@ -20,7 +20,7 @@ import polars as pl
 from deltalake import DeltaTable
 
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA, MAX_RECORD_BYTES, RawRecords, decode
-from fraud_lakehouse.errors import ConcurrentWriterError, LakehouseError
+from fraud_lakehouse.errors import ConcurrentWriterError, InputFileError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.failpoints import failpoint
@@ -40,7 +40,7 @@ Place = tuple[str, int, int, datetime]
 """Topic, partition, offset, and when the bad row was landed: one record in quarantine."""
 
 
-class CorrectionError(LakehouseError):
+class CorrectionError(InputFileError):
     """A file of corrected records cannot be read."""
 
 

@@ -5,38 +5,43 @@ A commit here is accepted only as the very next version (`ONLY_NEXT`): positions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
-from deltalake import DeltaTable, Field, PostCommitHookProperties
+import pyarrow as pa
+from deltalake import DeltaTable, Field, PostCommitHookProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.lake import schemas
 from fraud_lakehouse.lake.compaction import ONLY_NEXT
-from fraud_lakehouse.lake.lake import data_files
+from fraud_lakehouse.lake.lake import data_files, table_root
 from fraud_lakehouse.lake.parquet import write_parquet
 from fraud_lakehouse.lake.refusal import is_refused
 
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
-def reshape(handle: DeltaTable, root: Path | None, own: schemas.FrameSchema, columns: schemas.FrameSchema) -> bool:
+def reshape(handle: DeltaTable, own: schemas.FrameSchema, columns: schemas.FrameSchema, *, rewrite: bool) -> bool:
     """Add the columns that the table lacks, and rewrite it if others have another type; whether that was so.
 
     Args:
         handle: the table; is at the commit's version afterwards.
-        root: the table's folder; None: types stay.
         own: the table's columns.
         columns: some of its columns, or new ones, with the types they should have.
+        rewrite: whether columns of another type get theirs; otherwise types stay.
 
     Raises:
         CommitFailedError: another writer committed since the handle's version; nothing changed.
     """
     missing = {name: kind for name, kind in columns.items() if name not in own}
-    if root is not None and any(own[name] != kind for name, kind in columns.items() if name in own):
-        _rewrite(handle, root, {**own, **columns})
+    if rewrite and any(own[name] != kind for name, kind in columns.items() if name in own):
+        root = table_root(handle)
+        if "://" in root:
+            _overwrite(handle, {**own, **columns})
+        else:
+            _rewrite(handle, Path(root), {**own, **columns})
     elif missing:
         _add_columns(handle, missing)
     else:
@@ -57,12 +62,10 @@ def _rewrite(handle: DeltaTable, root: Path, schema: schemas.FrameSchema) -> Non
     takes files out), readers of older versions still find the old files.
     """
     version = handle.version()
-    before = schemas.frame_schema(handle.schema())
     added: list[AddAction | RemoveAction] = []
     try:
-        for path in data_files(handle):
-            frame = pl.scan_parquet(path, schema=before, missing_columns="insert", glob=False).collect()
-            added.append(write_parquet(root, schemas.fit(frame, schema), new_rows=False))
+        for frame in _fitted(handle, schema):
+            added.append(write_parquet(root, frame, new_rows=False))
     except BaseException:
         _remove(root, added)
         raise
@@ -79,6 +82,32 @@ def _rewrite(handle: DeltaTable, root: Path, schema: schemas.FrameSchema) -> Non
             _remove(root, added)
         raise
     handle.load_as_version(version + 1)
+
+
+def _overwrite(handle: DeltaTable, schema: schemas.FrameSchema) -> None:
+    """The same of a table on an object store, where the Delta library writes the files."""
+    columns = pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    batches = (
+        batch
+        for frame in _fitted(handle, schema)
+        for batch in frame.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(columns).to_batches()
+    )
+    write_deltalake(
+        handle,
+        pa.RecordBatchReader.from_batches(columns, batches),
+        mode="overwrite",
+        schema_mode="overwrite",
+        commit_properties=ONLY_NEXT,
+        post_commithook_properties=_NO_HOOKS,
+    )
+
+
+def _fitted(handle: DeltaTable, schema: schemas.FrameSchema) -> Iterator[pl.DataFrame]:
+    """The rows of each file with these columns."""
+    before = schemas.frame_schema(handle.schema())
+    for path in data_files(handle):
+        frame = pl.scan_parquet(path, schema=before, missing_columns="insert", glob=False).collect()
+        yield schemas.fit(frame, schema)
 
 
 def _remove(root: Path, files: Sequence[AddAction | RemoveAction]) -> None:

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ import psutil
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_catalog import TableInfo
+from fraud_lakehouse.capture.postgres_errors import TableFailedError, one_table
 from fraud_lakehouse.capture.postgres_snapshot import Snapshot
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake.audit import Audit
@@ -100,8 +101,27 @@ class Resync:
         Raises:
             SourceError: the source cannot be read. LakeError: the lake or the work folder cannot be written.
             ConcurrentWriterError: another writer landed rows meanwhile; the next try begins again.
+
+        Returns:
+            What was done; a table that could not be read is not in it, and its changes are left out from then on.
+        """
+        while True:
+            try:
+                return self._run(tables, new_slot=new_slot, because=because)
+            except TableFailedError as failed:
+                self._changes.leave_out(failed)
+                tables = [info for info in tables if info.oid != failed.oid]
+
+    def _run(self, tables: Sequence[TableInfo], *, new_slot: bool, because: Mapping[str, str]) -> ResyncReport:
+        """Resync those of the tables that can be read.
+
+        Raises:
+            TableFailedError: before any was read, one could not be locked or published. Otherwise as `run`.
         """
         began = time.monotonic()
+        if not tables and not new_slot:
+            return ResyncReport(self._batches.position(self._capture.app_id) or 0, {}, [])
+        copied: list[_Copied] = []
         with _scratch(self._settings.work_dir) as folder:
             with self._capture.held(tables):
                 current = {info.name: info for info in self._capture.tables()}
@@ -109,7 +129,11 @@ class Resync:
                 members = self._capture.publish(present)
                 with self._capture.snapshot(present, permanent=new_slot) as snapshot:
                     lsn = snapshot.lsn
-                    copied = [_copy(snapshot, info, folder / str(n)) for n, info in enumerate(present)]
+                    for number, info in enumerate(present):
+                        try:
+                            copied.append(_copy(snapshot, info, folder / str(number)))
+                        except TableFailedError as failed:
+                            self._changes.leave_out(failed)
             failpoint("resync.after_copy")
             landed = [] if new_slot else self._land_until(lsn)
             found = {}
@@ -184,10 +208,11 @@ def _copy(snapshot: Snapshot, info: TableInfo, folder: Path) -> _Copied:
     taken_at: datetime | None = None
     folder.mkdir()
     try:
-        for number, frame in enumerate(snapshot.chunks(info)):
-            files.append(folder / f"rows-{number:06}.parquet")
-            frame.write_parquet(files[-1], compression="zstd", compression_level=1)
-            taken_at = taken_at or (frame["_committed_at"][0] if frame.height else None)
+        with one_table(info.name, info.oid, f"copying {info.source_name}"), closing(snapshot.chunks(info)) as frames:
+            for number, frame in enumerate(frames):
+                files.append(folder / f"rows-{number:06}.parquet")
+                frame.write_parquet(files[-1], compression="zstd", compression_level=1)
+                taken_at = taken_at or (frame["_committed_at"][0] if frame.height else None)
     except OSError as error:
         raise LakeError(
             f"the snapshot of {info.name} cannot be written to {folder}: {error.strerror or error}",

@@ -244,11 +244,6 @@ class Cycle:
         sources = {source.name: source.problem for source in self.sources if source.problem}
         return {**sources, **broken_models([*self._alerts.failed.values(), *self._follow.failed.values()])}
 
-    @property
-    def all_stopped(self) -> bool:
-        """Whether every source needs a person."""
-        return all(source.stopped for source in self.sources)
-
     def close(self) -> None:
         """Close connections and remove scratch files."""
         for source in self.sources:

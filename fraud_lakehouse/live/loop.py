@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from fraud_lakehouse.errors import GapError
 from fraud_lakehouse.lake.lease import progress, watched
 from fraud_lakehouse.live.beside import Beside
 from fraud_lakehouse.live.capturing import Capturing
@@ -21,14 +20,14 @@ SLICE_SECONDS = 0.2  # how long `stop` may go unheard
 def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
     """Repeat cycles, waking on data, until `stop()`; the cycle under way is finished first.
 
-    With an update delay the sources are drained once in that time instead (intervals.py). A loop that makes no progress
-    loses the leases of its process (lake/lease.py).
+    A source with a gap ends nothing, even where it is the only one: it goes on once the command that its problem names
+    was run, by whichever process. With an update delay the sources are drained once in that time (intervals.py).
+    A loop that makes no progress loses the leases of its process (lake/lease.py).
 
     Args:
         beside: works beside the cycle; the caller ends it, and decides what waits for its end.
 
     Raises:
-        GapError: every source has stopped and needs a person.
         LakeError: the lake cannot be written.
     """
     with watched():
@@ -73,5 +72,3 @@ def _finish(cycle: Cycle, beside: Beside, result: CycleResult, report: Callable[
     built = beside.take()
     progress()
     report(replace(result, builds=[*result.builds, *built], problems={**result.problems, **beside.problems}))
-    if cycle.all_stopped:
-        raise GapError("; ".join(cycle.problems.values()), "resolve it as each message says, then start again")

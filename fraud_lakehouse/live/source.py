@@ -27,6 +27,7 @@ from fraud_lakehouse.transform.project import current_windows
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+GAP_SECONDS = 5.0  # until a source with a gap is tried again: within it a command that resumes it takes effect
 KAFKA_PATIENCE = 0.05  # seconds a step waits for a first record; waiting for data is `wait`'s part
 LOG = "log"  # the one part of PostgreSQL
 BUSY_SECONDS = 0.2  # how long a live step waits for another process that is landing this source
@@ -41,7 +42,7 @@ class Waitable(Protocol):
 
 @dataclass
 class Source:
-    """One source: `problem` is why it gives nothing now, `stopped` that it needs a person.
+    """One source: `problem` is why it gives nothing now.
 
     `waiting` asks the source what it still has; `position` is up to where each part of it has been read, without asking
     (the parts are those of `Waiting.ends`). `due` is when a step has something to do although there is no data
@@ -61,10 +62,10 @@ class Source:
     be_patient: Callable[[bool], None] = lambda patient: None
     has_observed: Callable[[], bool] = lambda: False
     problem: str | None = None
-    stopped: bool = False
     is_shared: bool = False
     failures: int = 0
     retry_at: float = 0.0
+    _noted: type[BaseException] | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -99,7 +100,7 @@ class Source:
                 raise
             self._note(error)
             return []
-        self.problem, self.stopped, self.failures = None, False, 0
+        self.problem, self.failures, self._noted = None, 0, None
         return landed
 
     def wait(self, timeout: float) -> bool:
@@ -131,12 +132,13 @@ class Source:
 
     def _note(self, error: BaseException) -> None:
         self.problem = f"{type(error).__name__}: {error}" if is_defect(error) else str(error)
-        # Only a person can say that a gap is acceptable; looked at again, in case somebody has.
-        self.stopped = isinstance(error, GapError)
-        retry = len(RETRY_SECONDS) - 1 if self.stopped else min(self.failures, len(RETRY_SECONDS) - 1)
-        self.retry_at = time.monotonic() + RETRY_SECONDS[retry]
+        # Only a person can say that a gap is acceptable: whether somebody has is found out by trying again.
+        pauses = (GAP_SECONDS,) if isinstance(error, GapError) else RETRY_SECONDS
+        self.retry_at = time.monotonic() + pauses[min(self.failures, len(pauses) - 1)]
         self.failures += 1
-        log.error("%s: %s", self.name, error, exc_info=error if is_defect(error) else None)
+        level = logging.ERROR if type(error) is not self._noted else logging.DEBUG
+        self._noted = type(error)
+        log.log(level, "%s: %s", self.name, error, exc_info=error if is_defect(error) else None)
 
 
 def is_defect(error: BaseException) -> bool:

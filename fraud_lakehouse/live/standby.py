@@ -35,7 +35,6 @@ def run_live(
 
     Raises:
         LeaseLostError: this process was stopped, swapped out or stuck, and another one goes on.
-        GapError: every source has stopped and needs a person.
         LakeError: the lake cannot be written.
     """
     # The process beside is waited for last: the build it is in would keep the successor for seconds from the turn, and

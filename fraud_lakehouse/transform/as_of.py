@@ -23,6 +23,7 @@ from fraud_lakehouse.features.catalogue import FILE, Catalogue, Feature, Source,
 from fraud_lakehouse.features.choice import EVENT_TIME, KNOWN_BY, chosen_features, source_named
 from fraud_lakehouse.features.definitions import Definitions
 from fraud_lakehouse.features.labels import typed_labels
+from fraud_lakehouse.lake import object_store
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.schemas import frame_schema
 from fraud_lakehouse.sql_text import quoted
@@ -129,6 +130,7 @@ def _reading(
         }
         with duckdb.connect(config=options) as connection:
             connection.execute("set TimeZone = 'UTC'")
+            object_store.register(connection, lake.root)
             for layer, name in dict.fromkeys(_NAMED.findall(sql)):
                 table = lake.open(layer, name.replace('""', '"'))
                 connection.execute(f"create schema if not exists {quoted(layer)}")

@@ -72,9 +72,9 @@ class CapturedTables:
         self._known: dict[str, tuple[tuple[str, int], Captured]] = {}
 
     def now(self) -> dict[str, Captured]:
-        """By name, those there are; of a remote lake, which lists none, those of `BANK`."""
+        """By name, those there are."""
         found: dict[str, Captured] = {}
-        for name in self._lake.tables("bronze") if self._lake.is_local else BANK:
+        for name in self._lake.tables("bronze"):
             if (table := self._handles.get(("bronze", name))) is not None:
                 found[name] = self._described(name, table)
         return found
@@ -118,7 +118,12 @@ def _in_history(column: str) -> str:
 
 def _unrendered(text: str) -> str:
     """The text as dbt reads it back from yml, braces and all: dbt renders names."""
-    return "{{ " + json.dumps(text) + " }}" if "{" in text else text
+    return "{{ " + _json(text) + " }}" if "{" in text else text
+
+
+def _json(value: object) -> str:
+    """JSON that Jinja reads too, which takes an escaped pair of surrogates for two characters."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _model(
@@ -126,9 +131,9 @@ def _model(
 ) -> dict[str, str]:
     options = {"strategy": "merge", "unique_key": unique_key, "tags": ["replica"], "alias": alias, "source_types": True}
     name = f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
-    listed = ", ".join(json.dumps(argument) for argument in arguments)
+    listed = ", ".join(_json(argument) for argument in arguments)
     text = (
-        "{{ config(**" + json.dumps(options) + ") }}\n"
-        "{{ " + macro + "(source('captured', " + json.dumps(source) + "), " + listed + ") }}\n"
+        "{{ config(**" + _json(options) + ") }}\n"
+        "{{ " + macro + "(source('captured', " + _json(source) + "), " + listed + ") }}\n"
     )
     return {f"models/silver/captured/{name}.sql": text}

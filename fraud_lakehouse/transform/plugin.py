@@ -18,6 +18,7 @@ from dbt.adapters.duckdb.utils import TargetConfig
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import LakehouseError, TransformError
+from fraud_lakehouse.lake import object_store
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.sql_text import quoted
@@ -29,7 +30,7 @@ from fraud_lakehouse.transform.mirror import Mirrors
 from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
 from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed
 from fraud_lakehouse.transform.program import Call
-from fraud_lakehouse.transform.scan import empty_sql, files_sql, snapshot_sql
+from fraud_lakehouse.transform.scan import columns, empty_sql, files_sql, snapshot_sql
 from fraud_lakehouse.transform.views import failing_views, with_only
 
 NEW_ROWS_SCHEMA = "new_rows"
@@ -70,6 +71,7 @@ class Plugin(BasePlugin):
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Prepare the in-memory database."""
         self._conn = conn
+        object_store.register(conn, self._lake.root)
         for schema in (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA):
             conn.execute(f"create schema if not exists {schema}")
         self._mirrors = Mirrors(conn)
@@ -88,6 +90,7 @@ class Plugin(BasePlugin):
         """Carry out an operation; answers what the macro gets."""
         operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "register": self._register,
+            "columns": self._columns,
             "plan": self._incremental,
             "new_rows": self._new_rows,
             "seen": self._seen,
@@ -112,6 +115,12 @@ class Plugin(BasePlugin):
             self._growing[key] = self._declared[key] if table["is_ours"] else []
             if self._keeps_views or key not in self._views:
                 self._refresh(key)
+
+    def _columns(self, call: dict[str, Any]) -> dict[str, str]:
+        """Name and type of each column of a table: those it has, else those it will get."""
+        key: Key = (call["relation"][0], call["relation"][1])
+        table = self._handles.get(key)
+        return dict(self._declared.get(key, []) if table is None else columns(table))
 
     def _refresh(self, key: Key) -> None:
         table = self._handles.get(key)

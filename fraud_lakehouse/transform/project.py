@@ -190,7 +190,7 @@ def _make(plan: _Plan, settings: Settings) -> None:
         shutil.copytree(plan.shipped, building, ignore=ignored, dirs_exist_ok=True)
         for name, text in plan.generated.items():
             (building / name).parent.mkdir(parents=True, exist_ok=True)
-            (building / name).write_text(text)
+            (building / name).write_text(text, encoding="utf-8")
         _parse(building, settings)
         try:
             os.rename(building, plan.project.folder)

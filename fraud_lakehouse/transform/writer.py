@@ -215,7 +215,7 @@ def _add_columns(plan: Plan, target: DeltaTable, wanted: pa.Schema) -> None:
     new = pa.schema([_delta_field(field) for field in wanted if field.name not in own])
     if new.names:
         with _committing(plan):
-            reshape(target, None, own, schemas.frame_schema(Schema.from_arrow(new)))
+            reshape(target, own, schemas.frame_schema(Schema.from_arrow(new)), rewrite=False)
 
 
 def progress(plan: Plan) -> None:

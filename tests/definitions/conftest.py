@@ -14,10 +14,13 @@ from fraud_lakehouse.capture.postgres_retention import Retention
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.resources import Parts
+from fraud_lakehouse.detect.open_transactions import TransactionHealth
+from fraud_lakehouse.detect.open_transactions import assess as assess_transactions
 from fraud_lakehouse.detect.slot_health import SlotHealth, assess
+from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.project import prepare_project
-from tests.definitions.stand import ScriptedBuilder, ScriptedIngest, Stand
+from tests.definitions.stand import AT, ScriptedBuilder, ScriptedIngest, Stand
 from tests.definitions.ticks import Ticks
 
 LANDED = 0x16B3748  # where the slot of a wiring's lake is awaited to go on
@@ -52,7 +55,7 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
         settings = load_settings(**(given | changes))
         builder = ScriptedBuilder(manifest)
         ingests = {"postgres": ScriptedIngest([]), "kafka": ScriptedIngest([])}
-        new: dict[str, NewData | Exception] = {}
+        new: dict[str, Any] = {}
 
         def look(source: str, _settings: Settings) -> NewData | None:
             found = new.get(source)
@@ -66,10 +69,30 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
                 raise found
             return assess(retention[-1], 2**30, LANDED)
 
+        def transactions(settings: Settings) -> list[TransactionHealth]:
+            found = new.get("transactions", [])
+            if isinstance(found, Exception):
+                raise found
+            return assess_transactions(found, settings.kafka_transaction_seconds, "broker:9092", AT)
+
+        def tables(_settings: Settings) -> list[IneligibleTable]:
+            found = new.get("tables")
+            if isinstance(found, Exception):
+                raise found
+            return ineligible
+
         retention = [Retention(True, 0, "reserved")]
-        parts = Parts(ingest=lambda source, *_: ingests[source], builder=lambda _: builder, look=look, slot=slot)
+        ineligible: list[IneligibleTable] = []
+        parts = Parts(
+            ingest=lambda source, *_: ingests[source],
+            builder=lambda _: builder,
+            look=look,
+            slot=slot,
+            tables=tables,
+            transactions=transactions,
+        )
         definitions = build_definitions(settings, parts=parts, manifest=manifest)
-        return Stand(definitions, settings, builder, ingests, new, retention)
+        return Stand(definitions, settings, builder, ingests, new, retention, ineligible)
 
     return make
 

@@ -11,8 +11,8 @@ from typing import Any
 import dagster as dg
 
 from fraud_lakehouse.capture.postgres_retention import Retention
-from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
@@ -96,8 +96,9 @@ class Stand:
     settings: Settings
     builder: ScriptedBuilder
     ingests: dict[str, ScriptedIngest]
-    new: dict[str, NewData | Exception]
+    new: dict[str, Any]
     retention: list[Retention]
+    ineligible: list[IneligibleTable]
 
     def sensor(self, name: str) -> dg.SensorDefinition:
         """A sensor by name."""

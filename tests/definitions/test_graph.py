@@ -104,6 +104,7 @@ def test_every_sensor_and_schedule_runs_by_itself(stand: Callable[..., Any]) -> 
         "deliver_alerts",
         "report_failed_runs",
         "watch_slot",
+        "watch_tables",
         "watch_sources",
     }
     assert all(sensor.default_status == dg.DefaultSensorStatus.RUNNING for sensor in repository.sensor_defs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 from pathlib import Path
 
@@ -14,11 +16,14 @@ from fraud_lakehouse.capture import kafka as capture_module
 from fraud_lakehouse.capture.kafka import KafkaCapture
 from fraud_lakehouse.capture.kafka_records import TOMBSTONE, encode
 from fraud_lakehouse.capture.kafka_source import RetentionGapError
+from fraud_lakehouse.defs.open_transactions import transactions_evaluation
+from fraud_lakehouse.detect.open_transactions import current_transactions
 from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.quarantine import Quarantine, Selection
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.status import collect, render
 from tests.apache_kafka import PASSWORD, USER, ApacheKafka, make_certificate
 from tests.fixtures_kafka import Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets
@@ -122,6 +127,73 @@ def test_only_committed_transactions_are_read_and_the_end_is_the_end(broker: Bro
         producer.abort_transaction(10)
         assert not drain(capture, positions)
         assert capture.lag().rows == 0, "nothing will ever be handed out of what lies behind the last record"
+
+
+def test_a_hanging_transaction_is_named_and_ended_by_the_command_it_names(
+    apache_server: ApacheKafka, broker: Broker, tmp_path: Path
+) -> None:
+    topic = broker.new_topic(2)
+    settings = broker.settings(topic, lake=str(tmp_path), kafka_transaction_seconds=3.0)
+    hung = producer(broker, transactional_id=topic, transaction_timeout_ms=600_000)
+    hung.init_transactions(30)
+    hung.begin_transaction()
+    hung.produce(topic, encode(card(99)), partition=1)
+    assert hung.flush(PATIENCE) == 0
+    for partition in (0, 1):
+        broker.publish(topic, [encode(card(number)) for number in range(4)], partition)
+    lake = Lake.at(tmp_path)
+
+    def landed() -> list[tuple[int, int]]:
+        with KafkaIngest(settings, lake) as ingest:
+            while ingest.step(100, 0.5):
+                pass
+        rows = pl.read_delta(lake.uri("bronze", "card_transactions"))
+        return sorted(rows.select("_partition", "_offset").rows())
+
+    assert landed() == [(0, number) for number in range(4)], "what is committed behind the transaction waits"
+    patient = settings.model_copy(update={"kafka_transaction_seconds": 600.0})
+    assert [(one.found.partition, one.hanging) for one in current_transactions(patient)] == [(1, False)], "in progress"
+    assert "hanging transaction:" not in render(collect(patient))
+    deadline = time.monotonic() + PATIENCE
+    while not [one for one in current_transactions(settings) if one.hanging]:
+        assert time.monotonic() < deadline
+    (kafka,) = collect(settings).sources
+    (told,) = kafka.open_transactions
+    assert (told["last_stable_offset"], told["high_watermark"], told["waiting"], kafka.lag_rows) == (0, 5, 5, 0)
+    (evaluation,) = transactions_evaluation(settings, current_transactions)
+    assert not evaluation.passed and evaluation.metadata["waiting"].value == 5
+    describe, abort, find = (named.split() for named in re.findall(r"`kafka-transactions.sh ([^`]+)`", told["fix"]))
+    assert "ProducerId" in apache_server.transactions_tool(*describe)
+    apache_server.transactions_tool(*find)
+    apache_server.transactions_tool(*abort)
+    assert landed()[4:] == [(1, number) for number in range(1, 5)], "its own record is none"
+    assert collect(settings).sources[0].open_transactions == []
+    (evaluation,) = transactions_evaluation(settings, current_transactions)
+    assert evaluation.passed
+
+
+def test_transactions_that_come_and_go_do_not_hang(broker: Broker) -> None:
+    """A topic under load has one open at every moment; records replayed with old timestamps make each look old."""
+    topic = broker.new_topic()
+    settings, stop = broker.settings(topic, kafka_transaction_seconds=1.0), threading.Event()
+    busy = producer(broker, transactional_id=topic)
+    busy.init_transactions(30)
+
+    def write() -> None:
+        while not stop.is_set():
+            busy.begin_transaction()
+            busy.produce(topic, encode(card(1)), timestamp=1_577_836_800_000)
+            busy.flush(PATIENCE)
+            stop.wait(0.1)
+            busy.commit_transaction(PATIENCE)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        assert [current_transactions(settings) for _ in range(5)] == [[]] * 5
+    finally:
+        stop.set()
+        thread.join()
 
 
 def producer(broker: Broker, **config: object) -> Producer:

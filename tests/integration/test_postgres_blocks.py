@@ -15,7 +15,7 @@ from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_columns import SourceColumn, UnpackError
 from fraud_lakehouse.capture.postgres_copy import columns_of_lines, copy_lines
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 Open = Callable[..., PostgresCapture]
 LIMIT = 1_000_000
 

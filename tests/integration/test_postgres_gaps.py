@@ -15,7 +15,7 @@ from fraud_lakehouse.capture.postgres_errors import (
 )
 from tests.integration.replayed import Replayed, read_whole
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 Open = Callable[..., PostgresCapture]
 
 

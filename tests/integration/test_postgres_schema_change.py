@@ -18,7 +18,7 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
 from tests.integration.replayed import Row
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 
 
 @pytest.fixture

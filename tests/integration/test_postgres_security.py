@@ -14,7 +14,7 @@ from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_errors import FieldTooLargeError, PostgresUnreachableError, ReplicationRightError
+from fraud_lakehouse.capture.postgres_errors import PostgresUnreachableError, ReplicationRightError
 from fraud_lakehouse.defs.positions import new_data
 from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.lake import ingest_postgres
@@ -24,7 +24,7 @@ from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.status import collect
 from tests.integration.tls_front import TlsFront, make_certificate
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
@@ -262,23 +262,6 @@ def test_tls_is_checked_and_never_given_up(
     landing.dsn = make_conninfo(database, sslmode="require")
     with pytest.raises(PostgresUnreachableError, match="SSL"):
         landing.land()
-
-
-def test_a_field_over_the_limit_stops_capture_and_nothing_is_lost(source: psycopg.Connection, landing: Landing) -> None:
-    source.execute("insert into payments values (1, repeat('x', 3000), 1)")
-    named = (
-        r"column|note of table public\.payments has 3,000 bytes in the row id = 1; FRAUD_MAX_FIELD_BYTES allows 2,000"
-    )
-    with pytest.raises(FieldTooLargeError, match=named):
-        landing.land(max_field_bytes=2_000)
-    landing.land(max_field_bytes=3_000)
-    source.execute("insert into payments values (2, 'small', 1)")
-    source.execute("update payments set note = repeat('y', 5000) where id = 1")
-    source.execute("insert into payments values (3, 'small', 1)")
-    with pytest.raises(FieldTooLargeError, match=r"note of table public\.payments has 5,000 bytes in the row id = 1;"):
-        landing.land(max_field_bytes=3_000)
-    landing.land(max_field_bytes=5_000)
-    assert landing.rows("payments") == [("r", 1), ("c", 2), ("u", 1), ("c", 3)]
 
 
 def test_a_wrong_limit_is_refused() -> None:

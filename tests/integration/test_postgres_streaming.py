@@ -21,7 +21,7 @@ from fraud_lakehouse.settings import Settings
 from tests.integration.replayed import Replayed, read_whole, source_rows
 from tests.interruption import Crash, crash
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 
 PIECE = 50
 Open = Callable[..., PostgresCapture]

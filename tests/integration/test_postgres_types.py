@@ -14,7 +14,7 @@ from psycopg import sql
 from fraud_lakehouse.capture.postgres import PostgresCapture
 from tests.integration.replayed import Replayed, read_whole
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 Open = Callable[..., PostgresCapture]
 
 TEXT, INSTANT, WALL = pl.String(), pl.Datetime("us", "UTC"), pl.Datetime("us")

@@ -25,7 +25,7 @@ from tests.integration.replayed import Replayed
 from tests.integration.test_end_to_end import create_bank, lake_rows, operate, source_rows
 from tests.interruption import Crash, crash
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 POINTS = ("resync.after_copy", "resync.before_commit", "resync.after_table", "resync.after_position")
 
 

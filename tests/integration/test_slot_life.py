@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceIdentityError,
     TimelineError,
 )
+from fraud_lakehouse.capture.postgres_slot import PREDECESSOR_SECONDS
 from fraud_lakehouse.capture.postgres_slot_state import format_lsn, parse_lsn
 from fraud_lakehouse.defs.positions import NewData, new_data
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
@@ -31,11 +36,13 @@ from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
 from fraud_lakehouse.lake.ingest import PostgresIngest, accept, forget_postgres_slot, resync
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.writer_lock import writer_lock
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings
 from tests.integration.test_resync import bronze, invalidated, land, settings_of, state
+from tests.patience import PATIENCE
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 
 
 def insert(dsn: str, count: int = 1) -> None:
@@ -174,6 +181,51 @@ def test_a_second_lake_does_not_take_the_slot_of_the_first(database: str, tmp_pa
         land(settings)
 
 
+STOPPED_READER = """
+import sys, time
+from pathlib import Path
+from fraud_lakehouse.capture.postgres import PostgresCapture
+from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.settings import load_settings
+
+settings = load_settings()
+with writer_lock(settings.work_dir, 0, "postgres"), PostgresCapture(settings) as capture:
+    reader = capture._connector.connect(replication=True)
+    options = "(proto_version '1', publication_names 'fraud_lakehouse')"
+    reader.pgconn.exec_(f'START_REPLICATION SLOT "{capture.slot}" LOGICAL 0/0 {options}'.encode())
+    print("reading", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.crash
+def test_the_slot_of_a_process_that_was_stopped_and_replaced_is_free_for_its_successor(
+    database: str, tmp_path: Path
+) -> None:
+    settings = begin(database, tmp_path)
+    insert(database)
+    environment = {**os.environ, **settings.environment()}
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", STOPPED_READER], stdout=subprocess.PIPE, text=True, env=environment
+        ) as stopped,
+        PostgresIngest(settings, Lake.at(settings.lake)) as ingest,
+    ):
+        try:
+            assert stopped.stdout is not None
+            assert stopped.stdout.readline() == "reading\n"
+            stopped.send_signal(signal.SIGSTOP)
+            ingest.capture._slot.patience = PREDECESSOR_SECONDS + 1.0
+            with pytest.raises(SlotInUseError):
+                ingest.step(100)  # without the lease nobody's session is ended
+            ingest.capture._slot.patience = 10.0
+            with writer_lock(settings.work_dir, PATIENCE, "postgres"):
+                assert sum(item.rows for item in ingest.step(100)) == 1
+        finally:
+            stopped.kill()
+    assert ids(settings) == [1, 2, 3]
+
+
 def test_a_forgotten_slot_keeps_no_log_and_is_resynced_by_itself(database: str, tmp_path: Path) -> None:
     settings = begin(database, tmp_path)
     lake = Lake.at(settings.lake)
@@ -231,12 +283,12 @@ def test_log_of_other_tables_and_databases_is_let_go(postgres: EmbeddedPostgres,
         assert moved is not None and moved[0] > 16 * 2**20
 
 
-def test_timelines(tmp_path: Path) -> None:
+def test_timelines(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     """A promotion that keeps our positions goes on; a server restored to before them is refused."""
     home = tmp_path / "server"
     home.mkdir()
     tmp_path.chmod(0o711)
-    with EmbeddedPostgres(home, fsync=False) as server:
+    with EmbeddedPostgres(home, fsync=False, binaries=postgres.binaries) as server:
         settings = begin(server.dsn, tmp_path)
         server.stop()
         shutil.copytree(server.data, home / "backup", symlinks=True)
@@ -284,12 +336,14 @@ def promote(server: EmbeddedPostgres) -> None:
     raise AssertionError("never promoted")
 
 
-def test_another_server_is_refused_until_accepted_by_a_running_process_too(tmp_path: Path, database: str) -> None:
+def test_another_server_is_refused_until_accepted_by_a_running_process_too(
+    postgres: EmbeddedPostgres, database: str, tmp_path: Path
+) -> None:
     home = tmp_path / "other"
     home.mkdir()
     tmp_path.chmod(0o711)
     settings = begin(database, tmp_path)
-    with EmbeddedPostgres(home, fsync=False) as server:
+    with EmbeddedPostgres(home, fsync=False, binaries=postgres.binaries) as server:
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             connection.execute("create table payments (id serial primary key, note text)")
             connection.execute("insert into payments (note) select 'other' from generate_series(1, 5)")
@@ -313,7 +367,7 @@ def test_another_server_is_refused_until_accepted_by_a_running_process_too(tmp_p
     assert bronze(settings, "payments")["note"].to_list() == ["other"] * 5 + ["later"]
 
 
-def test_the_server_says_how_near_the_loss_is(database: str, tmp_path: Path) -> None:
+def test_the_server_says_how_near_the_loss_is(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     settings = begin(database, tmp_path)
 
     def health(allowed: int) -> SlotHealth:
@@ -322,7 +376,7 @@ def test_the_server_says_how_near_the_loss_is(database: str, tmp_path: Path) -> 
 
     well = health(10 * 2**30)
     assert (well.level, well.retention.limit_bytes, well.retention.safe_bytes) == (Level.OK, None, None)
-    assert well.retention.inactive_seconds is not None
+    assert (well.retention.inactive_seconds is not None) == ("pg-15" not in request.node.name), "known since version 17"
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("select pg_logical_emit_message(false, 'noise', repeat('x', 3000000))")
         connection.execute("select pg_switch_wal()")
@@ -343,7 +397,9 @@ def test_the_server_says_how_near_the_loss_is(database: str, tmp_path: Path) -> 
             told = next(one for one in seen if one.level is Level.ERROR)
             assert told.retention.wal_status == "reserved" and (told.retention.safe_bytes or 0) > 0, "before the danger"
             assert "next checkpoint" in " ".join(seen[-1].reasons)
-            connection.execute("select pg_log_standby_snapshot()")  # what the server itself does every 15 s
+            # It writes what the server itself writes every 15 s, without which no log is let go.
+            connection.execute("select pg_create_logical_replication_slot('of_a_moment', 'pgoutput', true)")
+            connection.execute("select pg_drop_replication_slot('of_a_moment')")
             for _ in range(2):  # not too late: what is acknowledged is let go when the log is read the next time
                 land(settings)
                 insert(database)
@@ -360,18 +416,18 @@ def test_a_stopped_source_of_a_live_cycle_is_looked_at_again(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = begin(database, tmp_path)
-    monkeypatch.setattr("fraud_lakehouse.live.source.RETRY_SECONDS", (0.0,))
+    monkeypatch.setattr("fraud_lakehouse.live.source.GAP_SECONDS", 0.0)
     with Cycle(settings) as cycle, psycopg.connect(database, autocommit=True) as connection:
         cycle.capture()
         connection.execute("select pg_drop_replication_slot(%s)", [settings.postgres_slot])
         insert(database)
         for _ in range(2):
             assert cycle.capture() == []
-            assert cycle.all_stopped and "does not exist" in cycle.problems["postgres"]
+            assert "does not exist" in cycle.problems["postgres"]
         resync(settings, Lake.at(settings.lake), [])
         insert(database)
         assert sum(item.rows for item in cycle.capture()) == 1
-        assert not cycle.all_stopped and not cycle.problems
+        assert not cycle.problems
     assert ids(settings) == [1, 2, 3, 4]
 
 

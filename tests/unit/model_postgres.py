@@ -83,7 +83,7 @@ class ModelPostgres:
     def app_id_of(self, table: str) -> str:
         return f"{self.app_id}:{table}"
 
-    def preflight(self, position: int | None = None, *, every_table: bool = True) -> None:
+    def preflight(self, position: int | None = None) -> None:
         pass
 
     def close(self) -> None:

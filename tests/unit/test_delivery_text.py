@@ -176,7 +176,7 @@ def test_an_email_has_the_headers_and_tags_of_its_template(text: str) -> None:
 
 @given(HOSTILE)
 def test_a_payment_cannot_make_its_alert_too_long_for_a_chat(text: str) -> None:
-    long = text * 1000
+    long = text.encode(errors="replace").decode() * 1000  # as a table can hold it
     (row,) = alert_rows(1, 1, entity_id=long, transaction_id=long, evidence=json.dumps({"reason": long})).to_dicts()
     row["alert_id"] = "a" * 32
     assert len("\n".join(lines(alert_message(row)))) <= 2000, "Discord's limit"

@@ -16,6 +16,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from fraud_lakehouse import status as module
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
+from fraud_lakehouse.capture.kafka_transactions import OpenTransaction
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_retention import Retention
 from fraud_lakehouse.detect.delivery import Delivery
@@ -92,7 +93,7 @@ def test_a_source_that_is_down_shows_its_error_and_what_the_lake_knows(lake: Lak
     assert "ERROR" in render(report)
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int) -> None:
+def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int, open_seconds: float = 0.0) -> None:
     """Put sources that answer in the place of real ones (the integration tests have those)."""
 
     class Answering:
@@ -105,6 +106,10 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int) -> No
 
         def partitions(self) -> list[str]:
             return [f"{KAFKA}:0", f"{KAFKA}:1"]
+
+        def open_transactions(self) -> list[OpenTransaction]:
+            since = datetime.now(UTC) - timedelta(seconds=open_seconds)
+            return [OpenTransaction("cards", 1, 6, 14, since)] if open_seconds else []
 
         refused = (Refusal("public.tmp", SourceError("table public.tmp has no key", "give it one")),)
 
@@ -198,6 +203,26 @@ def test_an_unreadable_table_hides_no_other(lake: Lake) -> None:
     assert report.layers["gold"][0]["error"]
     assert report.layers["silver"][0]["rows"] == 3
     assert "broken" in render(report)
+
+
+@pytest.mark.parametrize("open_seconds, hanging", [(0.0, None), (5.0, False), (90.0, True)])
+def test_a_hanging_transaction_is_shown_and_one_in_progress_is_not(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, open_seconds: float, hanging: bool | None
+) -> None:
+    fill(lake)
+    answering(monkeypatch, current_lsn=5096, end=10, open_seconds=open_seconds)
+    report = collect(settings(lake, kafka_bootstrap_servers="broker:9092"))
+    found = json.loads(to_json(report))["sources"][0]["open_transactions"]
+    assert [one["hanging"] for one in found] == ([] if hanging is None else [hanging])
+    if hanging:
+        (one,) = found
+        assert (one["partition"], one["last_stable_offset"], one["high_watermark"], one["waiting"]) == (1, 6, 14, 8)
+        assert one["open_seconds"] == pytest.approx(90, abs=20)
+        assert "has been open for 9" in one["problem"] and "last stable offset 6" in one["problem"]
+        assert "--bootstrap-server broker:9092 abort --topic cards --partition 1 --start-offset 6`" in one["fix"]
+        assert f"hanging transaction: {one['problem']}" in render(report)
+    else:
+        assert "hanging transaction:" not in render(report)
 
 
 def test_alerts_open_and_undelivered(lake: Lake) -> None:

@@ -1,0 +1,84 @@
+"""Exit codes: one meaning each, listed in the code, in the help and in the operations guide."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fraud_lakehouse
+from fraud_lakehouse import cli
+from fraud_lakehouse.capture.postgres_errors import SlotLostError
+from fraud_lakehouse.errors import DEFECT, EXIT_CODES, LakehouseError
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+NOT_IMPORTED = {"fraud_lakehouse.definitions"}  # builds the Dagster definitions when imported; has no errors
+
+
+def error_classes() -> Iterator[type[LakehouseError]]:
+    """Every class of the package's errors."""
+    for module in pkgutil.walk_packages(fraud_lakehouse.__path__, "fraud_lakehouse."):
+        if module.name not in NOT_IMPORTED:
+            importlib.import_module(module.name)
+    found = [LakehouseError]
+    while found:
+        one = found.pop()
+        found += one.__subclasses__()
+        if one.__module__.startswith("fraud_lakehouse."):
+            yield one
+
+
+def test_every_family_of_errors_has_an_exit_code_of_its_own() -> None:
+    families: dict[int, list[str]] = defaultdict(list)
+    for one in error_classes():
+        assert one.exit_code in EXIT_CODES, one
+        if "exit_code" in vars(one):
+            families[one.exit_code].append(one.__name__)
+    assert SlotLostError in set(error_classes())
+    assert {code: names for code, names in families.items() if len(names) > 1} == {}
+    assert {0, DEFECT, 130}.isdisjoint(families)
+    assert {0, DEFECT, 130} | set(families) == set(EXIT_CODES), "no code is listed that nothing exits with"
+
+
+def test_the_guide_lists_the_codes_as_they_are() -> None:
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", OPERATIONS.read_text(), flags=re.MULTILINE)
+    assert [(int(code), meaning) for code, meaning in rows] == list(EXIT_CODES.items())
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["fraud-lakehouse", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_the_help_lists_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--help") == 0
+    printed = re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code} {meaning}" in printed
+
+
+@pytest.mark.parametrize(
+    "raised, code",
+    [(SlotLostError("the slot is gone", "resync"), 4), (KeyError("a defect"), DEFECT), (KeyboardInterrupt(), 130)],
+)
+def test_a_command_exits_with_the_code_of_what_ended_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: BaseException, code: int
+) -> None:
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "_settings", fail)
+    assert run(monkeypatch, "status") == code
+    assert ("Traceback" in capsys.readouterr().err) == (code == DEFECT)
+
+
+def test_a_wrong_option_exits_as_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "status", "--no-such-option") == 2
