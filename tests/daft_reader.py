@@ -47,7 +47,7 @@ class Daft:
         assert line, f"Daft ended: {self._log.read_text()[-2000:]}"
         answer = json.loads(line)
         assert "error" not in answer, answer["error"]
-        return pl.read_ipc(self._file, memory_map=False)
+        return pl.read_ipc(self._file.read_bytes())
 
     def close(self) -> None:
         """End the process."""

@@ -20,7 +20,7 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.lake import durable, housekeeping, reshape, schemas
+from fraud_lakehouse.lake import durable, housekeeping, reshape, schemas, table_properties
 from fraud_lakehouse.lake.compaction import ONLY_NEXT
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake, scan
@@ -190,18 +190,9 @@ class Appender:
         Raises:
             ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
         """
-        known = self.properties
-        changed = {name: value for name, value in values.items() if known.get(name) != value}
-        if not changed:
-            return
         with self._fenced():
-            self._handle.alter.set_table_properties(
-                changed,
-                raise_if_not_exists=False,
-                commit_properties=ONLY_NEXT,
-                post_commithook_properties=_NO_HOOKS,
-            )
-            self._sync_log()
+            if table_properties.set_properties(self._handle, self.path if self.lake.is_local else None, values):
+                self._sync_log()
 
     def reshape(self, columns: schemas.FrameSchema, *, rewrite: bool) -> bool:
         """Add the columns that the table lacks; with `rewrite`, give those of another type theirs.
@@ -237,7 +228,8 @@ class Appender:
         if not self.lake.is_local:
             frame = self._staging.take_frames(pl.Schema(self._schema))
             failpoint(f"{self.layer}.before_commit")
-            write_deltalake(self._handle, frame, mode="append", commit_properties=commit)
+            rows = frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # else with views, which not every reader takes
+            write_deltalake(self._handle, rows, mode="append", commit_properties=commit)
             failpoint(f"{self.layer}.after_commit")
             return
         staged = self._staging.take_files()

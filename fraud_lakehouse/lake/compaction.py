@@ -1,8 +1,9 @@
-"""Merging small files of a local table: one durable Parquet file in their place, the same rows, one commit.
+"""Merging small files of a table: one durable Parquet file in their place, the same rows, one commit.
 
 Written and fsynced before the commit that takes the small files out, so that a power loss cannot leave a table whose
-rows are only in a file that never reached the disk (delta-rs' own compaction does not fsync). The small files stay on
-disk for readers of older versions until a vacuum. The commit says that no data changed: readers of new rows see none.
+rows are only in a file that never reached the disk (delta-rs' own compaction does not fsync, and writes views, which
+not every reader takes). The small files stay for readers of older versions until a vacuum. The commit says that no
+data changed: readers of new rows see none.
 
 delta-rs (1.6.6) accepts two commits that take out the same files, its own compaction included, and rows are doubled.
 So a rewrite is accepted only as the very next version after the one it read (`ONLY_NEXT`): that is the fence.
@@ -18,9 +19,9 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
 from deltalake.transaction import AddAction, RemoveAction
 
-from fraud_lakehouse.lake import schemas
 from fraud_lakehouse.lake.failpoints import failpoint
-from fraud_lakehouse.lake.parquet import write_parquet
+from fraud_lakehouse.lake.lake import file_path, scan_files
+from fraud_lakehouse.lake.parquet import upload_parquet, write_parquet
 
 MERGED_BYTES = 64 * 1024 * 1024
 """About how large a merged file becomes; in memory it is some ten times that."""
@@ -39,12 +40,12 @@ class Tier:
     many: int
 
 
-def merge_small_files(handle: DeltaTable, root: Path, tier: Tier) -> int:
+def merge_small_files(handle: DeltaTable, root: Path | None, tier: Tier) -> int:
     """Merge the files of a tier if there are enough of them, oldest first.
 
     Args:
         handle: the table; stays at its version (update it afterwards).
-        root: the table's folder.
+        root: the folder of a local table, None on an object store.
         tier: which files.
 
     Returns:
@@ -58,12 +59,11 @@ def merge_small_files(handle: DeltaTable, root: Path, tier: Tier) -> int:
     chosen = small.sort("modification_time").filter(pl.col("size_bytes").cum_sum() <= max(MERGED_BYTES, tier.most))
     if small.height < tier.many or chosen.height < 2:
         return 0
-    schema = schemas.frame_schema(handle.schema())
-    files = [root / name for name in chosen["path"]]
-    merged = pl.scan_parquet(
-        files, schema=schema, missing_columns="insert", extra_columns="ignore", glob=False
-    ).collect()
-    added = write_parquet(root, merged, new_rows=False)
+    merged = scan_files(handle, [file_path(handle, path) for path in chosen["path"]]).collect()
+    if root is None:
+        added = upload_parquet(handle, merged, new_rows=False)
+    else:
+        added = write_parquet(root, merged, new_rows=False)
     now = time.time_ns() // 1_000_000
     removed = [
         RemoveAction(path=name, data_change=False, deletion_timestamp=now, size=size, partition_values={})

@@ -67,8 +67,8 @@ def _passed(interval: int, before: int, now: int) -> bool:
     return now // interval > max(before, 0) // interval  # a table that has just been made asks for nothing
 
 
-def merge_durably(handle: DeltaTable, root: Path, tier: Tier) -> bool:
-    """Merge the files of a tier once and flush the commit.
+def merge_durably(handle: DeltaTable, root: Path | None, tier: Tier) -> bool:
+    """Merge the files of a tier once and, of a local table, flush the commit.
 
     Returns:
         whether files were merged; not if there are few, or if another writer's commit came in between.
@@ -81,8 +81,9 @@ def merge_durably(handle: DeltaTable, root: Path, tier: Tier) -> bool:
             raise
         merged = 0
     handle.update_incremental()
-    for version in range(before + 1, handle.version() + 1):
-        durable.sync_commit(root, version)
+    if root is not None:
+        for version in range(before + 1, handle.version() + 1):
+            durable.sync_commit(root, version)
     return merged > 0
 
 

@@ -27,6 +27,11 @@ def table_root(table: DeltaTable) -> str:
     return uri if "://" in uri else unquote(uri)
 
 
+def file_path(table: DeltaTable, path: str) -> str:
+    """Path (local lakes) or URI of a data file as the log names it."""
+    return f"{table_root(table)}/{unquote(path)}"
+
+
 def data_files(table: DeltaTable) -> list[str]:
     """Paths (local lakes) or URIs of the handle's version, as any Parquet reader takes them."""
     return [uri if _is_remote(uri) else unquote(uri.removeprefix("file://")) for uri in table.file_uris()]

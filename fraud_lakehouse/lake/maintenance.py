@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from deltalake import DeltaTable, PostCommitHookProperties
+from deltalake import DeltaTable
 
 from fraud_lakehouse.lake import durable, housekeeping, past_log
-from fraud_lakehouse.lake.compaction import ONLY_NEXT, Tier
+from fraud_lakehouse.lake.compaction import Tier
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.lake.storage_errors import lake_errors
+from fraud_lakehouse.lake.table_properties import set_properties
 
 LEAST_RETENTION_HOURS = 168
 MARKER = "_upkeep"
@@ -28,7 +29,6 @@ FEW_FILES = 8
 SMALL_BYTES = 32 * housekeeping.MEBIBYTE
 _MOST_MERGES = 32  # of 64 MB: what is left of a very large table waits for the next day, and other writers do not
 _SLACK_SECONDS = 3600.0  # a file may lie for a while before its commit
-_NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEA
         root = Path(lake.uri(layer, name)) if lake.is_local else None
         before, entries_before = _size(handle), _entries(root)
         if root is None:
-            handle.optimize.compact()
+            _merge(handle, root)
             handle.create_checkpoint()
             handle.cleanup_metadata()
             removed = [0] * len(handle.vacuum(retention_hours, dry_run=False, full=True))
@@ -165,17 +165,18 @@ class DailyUpkeep:
 def _tidy(handle: DeltaTable, root: Path) -> None:
     """Properties, merges, checkpoint and log of a local table; the handle moves on."""
     wanted = housekeeping.properties(local=True)
-    known = handle.metadata().configuration
-    if changed := {name: value for name, value in wanted.items() if value is not None and known.get(name) != value}:
-        handle.alter.set_table_properties(
-            changed, raise_if_not_exists=False, commit_properties=ONLY_NEXT, post_commithook_properties=_NO_HOOKS
-        )
+    set_properties(handle, root, {name: value for name, value in wanted.items() if value is not None})
+    _merge(handle, root)
+    housekeeping.checkpoint(handle, root)
+    past_log.trim(root)
+
+
+def _merge(handle: DeltaTable, root: Path | None) -> None:
+    """Merge small files until few are left; the handle moves on."""
     merges, many = 0, FEW_FILES + 1
     while merges < _MOST_MERGES and housekeeping.merge_durably(handle, root, Tier(0, SMALL_BYTES, many)):
         merges, many = merges + 1, 2
         progress()
-    housekeeping.checkpoint(handle, root)
-    past_log.trim(root)
 
 
 def _vacuum(handle: DeltaTable, root: Path, since: float) -> list[int]:

@@ -34,14 +34,14 @@ def write_parquet(root: Path, frame: pl.DataFrame, *, new_rows: bool = True) -> 
     return _action(path.name, path.stat().st_size, frame, new_rows=new_rows)
 
 
-def upload_parquet(table: DeltaTable, frame: pl.DataFrame) -> AddAction:
-    """Write a file of a table on an object store, with the table's own credentials; its rows are new to the table."""
+def upload_parquet(table: DeltaTable, frame: pl.DataFrame, *, new_rows: bool = True) -> AddAction:
+    """The same of a table on an object store, with the table's own credentials."""
     name, content = _new_name(), io.BytesIO()
     frame.write_parquet(content, compression="zstd", compression_level=1)
     file = DeltaFileSystemHandler.from_table(table._table).open_output_stream(name)
     file.write(content.getvalue())
     file.close()  # type: ignore[attr-defined]  # its stub lacks it
-    return _action(name, content.tell(), frame, new_rows=True)
+    return _action(name, content.tell(), frame, new_rows=new_rows)
 
 
 def _new_name() -> str:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import and_
-from urllib.parse import unquote
 
 import polars as pl
 import polars.selectors as cs  # pl.col("^.*$") would be every column: a source's names may be anything
@@ -22,7 +21,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.lake import schemas
 from fraud_lakehouse.lake.compaction import MERGED_BYTES
-from fraud_lakehouse.lake.lake import scan_files, table_root
+from fraud_lakehouse.lake.lake import file_path, scan_files
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def rewrite(
     """
     on = [cs.by_name(name) for name in change.keys.columns]
     for path, size in _touched(table, change.keys):
-        whole = scan_files(table, [_place(table, path)])
+        whole = scan_files(table, [file_path(table, path)])
         rows = whole.select(pl.len()).collect().item()
         step = math.ceil(rows / math.ceil(size / MERGED_BYTES))
         for start in range(0, rows, step):
@@ -88,7 +87,7 @@ def _touched(table: DeltaTable, keys: pl.DataFrame) -> list[tuple[str, int]]:
     actions = pl.DataFrame(table.get_add_actions(flatten=True)).select("path", "size_bytes").rows()
     near, on = _within(keys), [cs.by_name(name) for name in keys.columns]
     found = pl.collect_all(
-        scan_files(table, [_place(table, path)])
+        scan_files(table, [file_path(table, path)])
         .filter(near)
         .select(on)
         .join(keys.lazy(), on=on, how="semi", nulls_equal=True)
@@ -106,7 +105,3 @@ def _within(keys: pl.DataFrame) -> pl.Expr:
         if not keys[name].has_nulls() and (kind.is_integer() or kind.is_temporal() or kind == pl.String)
     ]
     return reduce(and_, ranges, pl.lit(value=True))
-
-
-def _place(table: DeltaTable, path: str) -> str:
-    return f"{table_root(table)}/{unquote(path)}"

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import polars as pl
 import psycopg
+import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 from fraud_lakehouse.capture.kafka_records import encode
 from fraud_lakehouse.cli import app
 from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake import object_store
 from fraud_lakehouse.lake.failpoints import arm
 from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
-from fraud_lakehouse.lake.lake import LAYERS, Lake
+from fraud_lakehouse.lake.lake import LAYERS, Lake, data_files
 from fraud_lakehouse.lake.maintenance import maintain
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
@@ -91,6 +93,12 @@ def test_an_object_store_holds_what_a_folder_holds(
     for table, key in (("users", "user_id"), ("transactions", "transaction_id")):
         assert lake_rows(remote, table, key) == source_rows(database, table, key)
     assert_same_lakes(remote, local)
+    maintain(Lake.at(remote.lake))
+    for layer in LAYERS:
+        for name in Lake.at(remote.lake).tables(layer):
+            for file in data_files(Lake.at(remote.lake).open(layer, name)):
+                stored = pq.read_schema(file.removeprefix("s3://"), filesystem=object_store._client(file))
+                assert not [field for field in stored if "view" in str(field.type)], file
 
 
 def test_columns_are_added_and_retyped_while_running(
