@@ -31,9 +31,10 @@ from fraud_lakehouse.capture.postgres_publication import (
     ensure_publication,
     unpublished_error,
 )
+from fraud_lakehouse.capture.postgres_reader import Reader
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_retention import Retention, retention
-from fraud_lakehouse.capture.postgres_slot import Reader, ReplicationSlot
+from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
 from fraud_lakehouse.capture.postgres_slot_state import SlotState
 from fraud_lakehouse.capture.postgres_snapshot import Snapshot
 from fraud_lakehouse.capture.postgres_timeline import Timeline, read_timeline, timeline_number

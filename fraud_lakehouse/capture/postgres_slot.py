@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
-from zlib import crc32
 
 import psycopg
 from psycopg import errors, pq, sql
@@ -25,6 +23,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceBusyError,
     SourceIdentityError,
 )
+from fraud_lakehouse.capture.postgres_reader import Reader
 from fraud_lakehouse.capture.postgres_slot_state import SlotState, format_lsn, lsn_or_none, parse_lsn, read_state
 from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.sql_text import literal, quoted
@@ -36,13 +35,6 @@ _OWN_SLOT = (
     " `fraud-lakehouse resync`)"
 )
 _START_OVER = "`fraud-lakehouse accept-source postgres` begins again with a new snapshot"
-PREDECESSOR_SECONDS = 2.0  # that a slot may be read by a process before us, which is ending or just asks for news
-_END_PREDECESSOR = """
-select pg_terminate_backend(a.pid)
-  from pg_replication_slots s join pg_stat_activity a on a.pid = s.active_pid
- where s.slot_name = %s and a.usename = current_user
-   and starts_with(a.application_name, %s) and a.application_name <> %s
-"""
 _LOSSES = {
     "wal_removed": (
         "it needed more log than max_slot_wal_keep_size allows",
@@ -75,29 +67,6 @@ class CreatedSlot:
 
     lsn: int
     snapshot: str
-
-
-@dataclass(frozen=True)
-class Reader:
-    """The process that reads a slot, as its sessions are named.
-
-    Args:
-        place: the machine and work folder that it shares with those it may replace.
-        is_only_one: whether no other process of that place may read the slot now.
-    """
-
-    place: str
-    is_only_one: Callable[[], bool]
-
-    @property
-    def group(self) -> str:
-        """How the names of the sessions of such processes begin."""
-        return f"fraud_lakehouse {crc32(self.place.encode()):08x} "
-
-    @property
-    def application(self) -> str:
-        """How the sessions of this process are named."""
-        return f"{self.group}{os.getpid()}"
 
 
 class ReplicationSlot:
@@ -334,15 +303,9 @@ class ReplicationSlot:
                 time.sleep(0.05)
 
     def end_predecessor(self, connection: psycopg.Connection[Any], waited: float) -> None:
-        """Let the server end the session of a process that we have replaced, if that is what reads the slot.
-
-        The server goes on sending to a process that is stopped, and the slot is in use for as long.
-
-        Args:
-            waited: seconds for which the slot has been in use by somebody else.
-        """
-        if self._reader is not None and waited > PREDECESSOR_SECONDS and self._reader.is_only_one():
-            connection.execute(_END_PREDECESSOR, (self.name, self._reader.group, self._reader.application))
+        """End the session of a process that we have replaced, if it reads the slot; `waited`: seconds by now."""
+        if self._reader is not None:
+            self._reader.end_predecessor(connection, self.name, waited)
 
     def _blocked(self, timeout: float) -> SourceBusyError:
         with self._connector.connect() as connection:

@@ -19,9 +19,10 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
+from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake import schemas
 from fraud_lakehouse.lake.compaction import MERGED_BYTES
-from fraud_lakehouse.lake.lake import file_path, scan_files
+from fraud_lakehouse.lake.lake import file_path, scan_files, table_root
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,32 @@ class Change:
             delete: name of the column that is true in rows whose key is removed; it may be absent.
 
         Raises:
-            polars.exceptions.InvalidOperationError: a value does not fit its column.
+            TransformError: a value does not fit its column.
         """
         schema = schemas.frame_schema(table.schema())
         frame = pl.DataFrame(rows)
+        for name, kind in schema.items():
+            if name in frame.columns and not _fits(frame[name], kind):
+                raise TransformError(
+                    f"column {name} of {table_root(table)} is {kind}, and a merge has other values for it",
+                    "build the table anew with `fraud-lakehouse rebuild`",
+                )
         stays = cs.by_name(delete).not_().fill_null(value=True) if delete in frame.columns else pl.lit(value=True)
         typed = frame.filter(stays).select(
             cs.by_name(name).cast(kind) if name in frame.columns else pl.lit(None, kind).alias(name)
             for name, kind in schema.items()
         )
         return Change(typed, frame.select(cs.by_name(name).cast(schema[name]) for name in key))
+
+
+def _fits(values: pl.Series, kind: pl.DataType) -> bool:
+    """Whether values are the same as values of this type: a cast alone would cut off decimals."""
+    if values.dtype == kind:
+        return True
+    try:
+        return values.cast(kind).cast(values.dtype).equals(values)
+    except pl.exceptions.PolarsError:
+        return False
 
 
 def rewrite(

@@ -26,7 +26,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceIdentityError,
     TimelineError,
 )
-from fraud_lakehouse.capture.postgres_slot import PREDECESSOR_SECONDS
+from fraud_lakehouse.capture.postgres_reader import PREDECESSOR_SECONDS
 from fraud_lakehouse.capture.postgres_slot_state import format_lsn, parse_lsn
 from fraud_lakehouse.defs.positions import NewData, new_data
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres

@@ -15,7 +15,7 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.errors import ConcurrentWriterError, TransformError
 from fraud_lakehouse.transform import merged, writer
 from fraud_lakehouse.transform.consumption import Plan
 
@@ -94,6 +94,17 @@ def test_a_column_that_the_table_lacks_is_added(tmp_path: Path) -> None:
     more = arrow([(2, "a", b"y", None, False)]).append_column("note", pa.array(["new"]))
     writer.merge(plan(found), more, KEY)
     assert content(found) == {(1, "a"): (b"x", None, None), (2, "a"): (b"y", None, "new")}
+
+
+@pytest.mark.parametrize("amount", [pa.array([1.005]), pa.array(["much"]), pa.array([10**37], pa.decimal128(38, 0))])
+def test_a_value_that_its_column_cannot_hold_is_refused_and_none_is_cut_off(tmp_path: Path, amount: pa.Array) -> None:
+    found = table(tmp_path)
+    given_rows = arrow([(1, "a", b"x", None, False)]).drop_columns("amount").append_column("amount", amount)
+    with pytest.raises(TransformError, match=r"column amount of .* is Decimal"):
+        writer.merge(plan(found), given_rows, KEY)
+    fitting = given_rows.drop_columns("amount").append_column("amount", pa.array([7], pa.int16()))
+    writer.merge(plan(found), fitting, KEY)
+    assert content(found) == {(1, "a"): (b"x", Decimal("7.00"))}
 
 
 def test_a_merge_that_a_rival_has_overtaken_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
