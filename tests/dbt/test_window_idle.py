@@ -77,17 +77,20 @@ def test_windows_close_without_an_idle_partition(lake: SmallLake, seed: int, mon
     assert_same(lake.rows("gold", "user_trans_amt_last_360min_windowed"), before, "window_start", "user_id")
 
 
-def test_the_spine_goes_as_far_as_windows_close(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The awake partition has gone days further: windows that nobody paid in are closed without the idle one."""
+def test_the_spine_goes_as_far_as_a_users_closed_windows(lake: SmallLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The awake partition has gone days further: windows close without the idle one, those that nobody paid in too."""
     monkeypatch.setattr(bronze, "datetime", Clock)
     records = [row for row in oracle.random_records(27, count=60, partitions=2) if "trans_date_trans_time" in row]
     lake.land("card_transactions", records)
     Clock.at += 2 * IDLE
-    last = {**records[-1], "trans_num": "last", "_partition": 0, "_offset": 1_000}
-    last["trans_date_trans_time"] = "2024-03-08 07:00:00"
-    lake.land("card_transactions", [last])
+    later = {**records[-1], "_partition": 0}
+    last = later | {"trans_num": "last", "_offset": 1_000, "trans_date_trans_time": "2024-03-05 01:00:00"}
+    open_one = later | {"trans_num": "open", "_offset": 1_001, "trans_date_trans_time": "2024-03-08 07:00:00"}
+    lake.land("card_transactions", [last, open_one])
     lake.build("hot")
     lake.build_only(*WINDOWS)
     spine = lake.rows("gold", "user_trans_amt_last_360min_windowed_spine")
-    assert max(row["window_end"] for row in spine).isoformat(" ") == "2024-03-08 06:00:00"
-    assert {row["user_trans_count_last_360min"] for row in spine if row["window_start"].month == 3} == {0}
+    in_march = sorted((row for row in spine if row["window_start"].month == 3), key=lambda row: row["window_start"])
+    assert in_march[-1]["window_end"].isoformat(" ") == "2024-03-05 06:00:00"
+    assert [row["user_trans_count_last_360min"] for row in in_march] == [*([0] * 16), 1]
+    assert {row["user_id"] for row in in_march} == {last["user_id"]}

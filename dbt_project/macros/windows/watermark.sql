@@ -6,10 +6,11 @@
 {%- endmacro %}
 
 {#- The newest event time of the slowest partition that is waited for, less the allowed lateness. None is waited for
-    that had no row for `idle` seconds (none: all are) of landings of the others, and none whose newest event lies more
-    than far_behind_seconds behind the newest of all (unless event times have no limit): a very old event. When nothing has landed for so long,
-    told by `observed` (a relation with observed_at, or none), no partition is: the newest event time goes on with the
-    clock, `idle` seconds behind it. All times are in the data, so the same data always give the same watermark. -#}
+    that had no row for `idle` seconds (none: all are) of landings of the others, and none whose newest event is very
+    old: more than far_behind_seconds behind the newest of all, unless event times have no limit (max_future_seconds 0).
+    When nothing has landed for so long, told by `observed` (a relation with observed_at, or none), no partition is: the
+    newest event time goes on with the clock, `idle` seconds behind it. All times are in the data, so the same data
+    always give the same watermark. -#}
 {% macro watermark_of(relation, idle, observed=none) -%}
     select
         {%- if observed is not none and idle is not none %}

@@ -100,9 +100,8 @@ typed as (
         zipcode,
         is_fraud,
         {{ excludes_amount('amt', 'amt is not null') }} as is_amount_excluded,
-        {{ excludes_time(
-            'event_time', 'trans_date_trans_time is not null', 'coalesce(_timestamp, _ingested_at)'
-        ) }} as is_time_excluded,
+        {{ excludes_time('event_time', 'event_time is not null', 'coalesce(_timestamp, _ingested_at)') }}
+        as is_time_excluded,
         _topic,
         _partition,
         _offset,
