@@ -82,7 +82,10 @@ class Settings(BaseSettings):
     )
     batch_rows: int = Field(500_000, ge=1, description="most rows of one micro-batch and source")
     max_field_bytes: int = Field(
-        64 * 1024 * 1024, ge=1, le=2**30, description="largest field of a PostgreSQL row; a larger one stops capture"
+        64 * 1024 * 1024,
+        ge=1,
+        le=2**30,
+        description="largest field of a PostgreSQL row; the table of a larger one is left out",
     )
     duckdb_memory: str = Field(
         "1GB", pattern=r"^\d+(\.\d+)? ?[KMGT]i?B$", description="DuckDB's memory limit, such as 1GB"

@@ -52,6 +52,7 @@ from fraud_lakehouse.detect.open_transactions import assess as assess_transactio
 from fraud_lakehouse.detect.outbox import ALERTS, Outbox
 from fraud_lakehouse.detect.slot_health import assess
 from fraud_lakehouse.lake.audit import IDENTITY_EVENTS
+from fraud_lakehouse.lake.evolution import recorded_names
 from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.lake.postgres_orders import awaited_position
 from fraud_lakehouse.lake.postgres_refusals import ineligible_tables
@@ -115,7 +116,7 @@ def collect(settings: Settings) -> Status:
     landed = _Landed(lake)
     questions: list[tuple[SourceStatus, Callable[[SourceStatus], None]]] = []
     if settings.postgres_dsn is not None:
-        postgres = PostgresCapture(settings)
+        postgres = PostgresCapture(settings, recorded_names(lake))
         allowed = settings.slot_retained_bytes
         questions.append((SourceStatus("postgres"), lambda found: _ask_postgres(found, postgres, landed, allowed)))
     if settings.kafka_bootstrap_servers is not None:

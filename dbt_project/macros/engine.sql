@@ -4,15 +4,6 @@
 {% macro try_cast(value, type) %}{{ return(adapter.dispatch('try_cast')(value, type)) }}{% endmacro %}
 {% macro default__try_cast(value, type) %}try_cast({{ value }} as {{ type }}){% endmacro %}
 
-{#- Whether a JSON list of strings (text) holds `name`. -#}
-{% macro json_list_holds(list, name) %}{{ return(adapter.dispatch('json_list_holds')(list, name)) }}{% endmacro %}
-{% macro default__json_list_holds(list, name) -%}
-    json_contains({{ list }}, {{ sql_text(tojson(name)) }})
-{%- endmacro %}
-{% macro spark__json_list_holds(list, name) -%}
-    array_contains(from_json({{ list }}, 'array<string>'), {{ sql_text(name) }})
-{%- endmacro %}
-
 {#- A JSON object as text, from [name, expression] pairs. -#}
 {% macro json_object(pairs) %}{{ return(adapter.dispatch('json_object')(pairs)) }}{% endmacro %}
 {% macro default__json_object(pairs) -%}
@@ -40,17 +31,27 @@
     nullif(to_json(map_filter(map({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %}), (name, text) -> text is not null)), '{}')
 {%- endmacro %}
 
-{#- Such a JSON object (null: an empty one) with other strings under some names, none where the string is null. -#}
-{% macro json_with_texts(object, pairs) %}{{ return(adapter.dispatch('json_with_texts')(object, pairs)) }}{% endmacro %}
-{% macro default__json_with_texts(object, pairs) -%}
-    nullif(cast(json_merge_patch(coalesce({{ object }}, '{}'), json_object({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %})) as string), '{}')
+{#- Such a JSON object (null: an empty one) with the strings of another one; null where both are. -#}
+{% macro json_merged(one, other) %}{{ return(adapter.dispatch('json_merged')(one, other)) }}{% endmacro %}
+{% macro default__json_merged(one, other) -%}
+    case
+        when {{ one }} is null then {{ other }}
+        when {{ other }} is null then {{ one }}
+        else cast(json_merge_patch({{ one }}, {{ other }}) as string)
+    end
 {%- endmacro %}
-{% macro spark__json_with_texts(object, pairs) -%}
-    nullif(to_json(map_filter(map_concat(
-        map_filter(from_json(coalesce({{ object }}, '{}'), 'map<string,string>'), (name, text) -> not array_contains(array({% for name, _ in pairs %}{{ sql_text(name) }}{{ ', ' if not loop.last }}{% endfor %}), name)),
-        map({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %})
-    ), (name, text) -> text is not null)), '{}')
+{% macro spark__json_merged(one, other) -%}
+    case
+        when {{ one }} is null then {{ other }}
+        when {{ other }} is null then {{ one }}
+        else to_json(map_concat(from_json({{ one }}, 'map<string,string>'), from_json({{ other }}, 'map<string,string>')))
+    end
 {%- endmacro %}
+
+{#- The strings of a JSON list (text), one row for each. -#}
+{% macro json_items(list) %}{{ return(adapter.dispatch('json_items')(list)) }}{% endmacro %}
+{% macro default__json_items(list) %}unnest(from_json({{ list }}, '["varchar"]')){% endmacro %}
+{% macro spark__json_items(list) %}explode(from_json({{ list }}, 'array<string>')){% endmacro %}
 
 {#- The start of the window of `seconds`, aligned to the epoch, that holds `time`. -#}
 {% macro window_floor(time, seconds) %}{{ return(adapter.dispatch('window_floor')(time, seconds)) }}{% endmacro %}

@@ -150,13 +150,13 @@
     select
         {% for name in columns -%}
         {%- if name in unsent -%}
-        case when filled_events._lsn is null then event_values.{{ quoted(name) }} else filled_events.{{ quoted(name) }} end as {{ quoted(name) }},
+        coalesce(event_values.{{ quoted(name) }}, filled_events.{{ quoted(name) }}) as {{ quoted(name) }},
         {% else -%}
         event_values.{{ quoted(name) }},
         {% endif -%}
         {% endfor -%}
         event_values._lsn, event_values._seq,
-        case when filled_events._lsn is null then event_values._text else filled_events._text end as _text
+        {{ json_merged('event_values._text', 'filled_events._text') }} as _text
     from (
         {{ values }}
     ) as event_values
@@ -173,7 +173,7 @@
 {% macro resolve_unchanged(unsent, key) %}
 {%- set texts = [] -%}
 {%- for name in unsent -%}
-    {%- do texts.append([name, sent_value(name, json_text('_text', name))]) -%}
+    {%- do texts.append([name, value_of(name, json_text('sent_values._text', name))]) -%}
 {%- endfor -%}
 partial_keys as (
 
@@ -275,37 +275,70 @@ chains as (
 chained_events as (
 
     select
-        lives._op, lives._lsn, lives._seq, chains._lake_chain,
-        {{ column_list(unsent, 'sent_values') }}, sent_values._text
-        {%- for name in unsent %},
-        count(case when lives._op <> 'd' and not coalesce({{ json_list_holds('lives._unchanged', name) }}, false) then 1 end)
-            over (
-                partition by chains._lake_chain order by lives._lsn, lives._seq
-                rows between unbounded preceding and current row
-            ) as {{ quoted('_lake_sent_' ~ name) }}
-        {%- endfor %}
+        lives._op, lives._lsn, lives._seq, lives._unchanged, chains._lake_chain,
+        row_number() over (partition by chains._lake_chain order by lives._lsn, lives._seq) as _lake_step
     from lives
     inner join chains on lives._lake_life = chains._lake_life
-    left join sent_values on lives._lsn = sent_values._lsn and lives._seq = sent_values._seq
+
+),
+
+unsent_values as (
+
+    select _lake_chain, _lake_step, {{ json_items('_unchanged') }} as _lake_name
+    from chained_events
+    where _unchanged is not null
+
+),
+
+chain_columns as (
+
+    select distinct _lake_chain, _lake_name from unsent_values
+
+),
+
+chain_values as (
+
+    select chained_events.*, chain_columns._lake_name, unsent_values._lake_name is not null as _lake_is_unsent
+    from chained_events
+    inner join chain_columns on chained_events._lake_chain = chain_columns._lake_chain
+    left join unsent_values
+        on chained_events._lake_chain = unsent_values._lake_chain
+        and chained_events._lake_step = unsent_values._lake_step
+        and chain_columns._lake_name = unsent_values._lake_name
+
+),
+
+sourced_values as (
+
+    select
+        chain_values.*,
+        max(case when _op <> 'd' and not _lake_is_unsent then _lake_step end) over (
+            partition by _lake_chain, _lake_name order by _lake_step
+            rows between unbounded preceding and current row
+        ) as _lake_sent_at
+    from chain_values
 
 ),
 
 filled_events as (
 
     select
+        sourced_values._lsn, sourced_values._seq,
         {% for name in unsent -%}
-        {{ sent_value(name, quoted(name)) }} as {{ quoted(name) }},
+        {{ value_of(name, 'sent_values.' ~ quoted(name)) }} as {{ quoted(name) }},
         {% endfor -%}
-        _lsn, _seq,
-        {{ json_with_texts('_text', texts) }} as _text
-    from chained_events
+        {{ json_texts(texts) }} as _text
+    from sourced_values
+    left join chained_events as senders
+        on sourced_values._lake_chain = senders._lake_chain and sourced_values._lake_sent_at = senders._lake_step
+    left join sent_values on senders._lsn = sent_values._lsn and senders._seq = sent_values._seq
+    where sourced_values._lake_is_unsent
+    group by sourced_values._lsn, sourced_values._seq
 
 )
 {%- endmacro %}
 
-{#- The value of an expression in the event of the chain that sent the column `name` last. -#}
-{% macro sent_value(name, value) -%}
-    first_value({{ value }}) over (
-        partition by _lake_chain, {{ quoted('_lake_sent_' ~ name) }} order by _lsn, _seq
-    )
+{#- Of the values that an event did not send, the one of column `name`. -#}
+{% macro value_of(name, value) -%}
+    max(case when sourced_values._lake_name = {{ sql_text(name) }} then {{ value }} end)
 {%- endmacro %}

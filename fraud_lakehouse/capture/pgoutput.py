@@ -54,6 +54,7 @@ def decode(
     described: dict[int, Relation] | None = None,
     until: int = _LAST_LSN,
     left_out: Collection[int] = (),
+    names: Mapping[tuple[str, str], str] | None = None,
 ) -> Decoded:
     """Decode whole transactions, or a part of one.
 
@@ -68,6 +69,7 @@ def decode(
         described: relations by oid as earlier messages of the same peek described them; brought up to date here.
         until: transactions that end after this LSN are left out.
         left_out: oids of tables whose events are left out, whatever their names.
+        names: bronze names that the lake has given, by schema and table; of dropped tables too.
 
     Raises:
         TableFailedError: a table's events cannot be decoded.
@@ -82,13 +84,14 @@ def decode(
     sent = log.filter(pl.col("kind") == _RELATION).select(ROW, "data").rows()
     relations = Relations.read(sent, base_types, described)
     rows = log.filter((pl.col("lsn") > position) & wanted & pl.col("kind").is_in(_CHANGES))
-    names = {(info.schema, info.table): name for name, info in tables.items()}
+    present = {(info.schema, info.table): name for name, info in tables.items()}
+    names = {**(names or {}), **present}
     parts: dict[str, list[tuple[Relation, pl.DataFrame]]] = {}
     for relation, events in _events(rows, relations):
         source = (relation.schema, relation.table)
         name = names.get(source) or bronze_name(*source)
         # A name of another table's (public.a__b and a.b are both a__b) does not make it that table.
-        if relation.oid in left_out or (source not in names and name in tables):
+        if relation.oid in left_out or (source not in present and name in tables):
             continue
         if name not in after:
             _check_foreign(name, tables)

@@ -55,17 +55,19 @@ class PostgresCapture:
 
     Args:
         settings: `postgres_dsn`, `postgres_tables`, `postgres_slot`, `postgres_publication`.
+        names: bronze names that the lake has given, by schema and table of the source.
 
     Raises:
         SettingsError: `postgres_dsn` is absent or no connection string.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, names: Mapping[tuple[str, str], str] | None = None) -> None:
         if settings.postgres_dsn is None:
             raise SettingsError(
                 "FRAUD_POSTGRES_DSN is not set", "set it to postgresql://user:password@host:5432/database"
             )
         self._configured = settings.postgres_tables
+        self._names = dict(names or {})
         work = settings.work_dir
         reader = Reader(f"{gethostname()}:{work.resolve()}", lambda: is_ours(work / "postgres.lock"))
         self._connector = PostgresConnector(settings.postgres_dsn.get_secret_value(), reader.application)
@@ -164,8 +166,11 @@ class PostgresCapture:
 
     def tables(self) -> list[TableInfo]:
         """The tables that can be captured, read from the catalog now; `refused` then has the others asked for."""
-        found = self._link.run(lambda connection: discover(connection, self._configured, self._slot.publication))
+        found = self._link.run(
+            lambda connection: discover(connection, self._configured, self._slot.publication, self._names)
+        )
         self._tables, self.refused = {table.name: table for table in found.tables}, found.refused
+        self._names = self._names | {(table.schema, table.table): table.name for table in found.tables}
         self._published = None
         return found.tables
 
@@ -283,6 +288,7 @@ class PostgresCapture:
             self._base_types,
             self._max_field_bytes,
             {refusal.oid for refusal in self.refused if refusal.in_log}.union(waiting),
+            self._names,
         )
 
     def be_patient(self, patient: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,11 +189,17 @@ def base_types(connection: psycopg.Connection[Any], oids: Sequence[int]) -> dict
     return {row[0]: ColumnType(row[1], row[2]) for row in connection.execute(_BASE_TYPES, (own,)).fetchall()}
 
 
-def discover(connection: psycopg.Connection[Any], configured: Sequence[str], publication: str) -> Catalog:
+def discover(
+    connection: psycopg.Connection[Any],
+    configured: Sequence[str],
+    publication: str,
+    known: Mapping[tuple[str, str], str] | None = None,
+) -> Catalog:
     """The tables to capture: those configured (`[schema.]table`), or every table of schema public.
 
     Args:
         publication: the one that the log is read through; it says whether the log carries stored generated columns.
+        known: bronze names that the lake has given, by schema and table.
     """
     wanted = [qualified(name) for name in configured]
     # Read first: what the catalog then shows holds at this position, or came later.
@@ -207,7 +213,7 @@ def discover(connection: psycopg.Connection[Any], configured: Sequence[str], pub
         roots = [fact.oid for fact in facts if fact.standing.kind == "p"]
         shapes = read_shapes(connection, {fact.oid: fact.key for fact in facts}, roots)
     by_age = sorted(facts, key=lambda fact: fact.oid)
-    named = bronze_names((shown(fact.schema), shown(fact.table)) for fact in by_age)
+    named = bronze_names(((shown(fact.schema), shown(fact.table)) for fact in by_age), known)
     names = dict(zip((fact.oid for fact in by_age), named, strict=True))
     tables = []
     for fact in facts:

@@ -72,6 +72,7 @@ class Changes:
         base_types: given oids of user-defined types, those that are domains and their base types.
         max_field_bytes: a larger field is refused.
         left_out: oids of tables that are not captured although the log has changes of them.
+        names: bronze names that the lake has given, by schema and table.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Changes:
         base_types: Callable[[Sequence[int]], Mapping[int, ColumnType]],
         max_field_bytes: int,
         left_out: Collection[int] = (),
+        names: Mapping[tuple[str, str], str] | None = None,
     ) -> None:
         self.start_lsn = question.position
         self.end_lsn = question.position
@@ -100,6 +102,7 @@ class Changes:
         self._base_types = base_types
         self._max_field_bytes = max_field_bytes
         self._left_out = left_out
+        self._names = names or {}
         self._received = 0
         self._pieces = self._read()
 
@@ -131,6 +134,7 @@ class Changes:
                     described=described,
                     until=asked.until,
                     left_out=self._left_out,
+                    names=self._names,
                 )
                 if decoded.end_lsn:
                     end, newest = decoded.end_lsn, decoded.newest_committed_at_us

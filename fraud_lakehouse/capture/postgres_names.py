@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,199}")
 _OWN_PREFIX = "_lake_"
@@ -30,19 +30,27 @@ def bronze_name(schema: str, table: str) -> str:
     return _told_apart(re.sub(r"[^A-Za-z0-9_]", "_", name), name)
 
 
-def bronze_names(tables: Iterable[tuple[str, str]]) -> list[str]:
+def bronze_names(tables: Iterable[tuple[str, str]], known: Mapping[tuple[str, str], str] | None = None) -> list[str]:
     """The bronze names of (schema, table), the oldest table first.
 
     Of names that differ in nothing but case (`Users`, `users`), or in nothing (`public.a__b`, `a.b`), the oldest
     table's stays; Delta readers and file systems may take the others for the same.
+
+    Args:
+        known: names of tables that the lake has, dropped ones too: they stay, whatever tables come and go.
     """
-    names: dict[str, str] = {}
+    known = known or {}
+    taken = {name.lower() for name in known.values()}
+    names = []
     for schema, table in tables:
-        name = bronze_name(schema, table)
-        while name.lower() in names:
-            name = _told_apart(name, f"{schema}.{table} {name}")
-        names[name.lower()] = name
-    return list(names.values())
+        name = known.get((schema, table), "")
+        if not name:
+            name = bronze_name(schema, table)
+            while name.lower() in taken:
+                name = _told_apart(name, f"{schema}.{table} {name}")
+            taken.add(name.lower())
+        names.append(name)
+    return names
 
 
 def column_names(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:

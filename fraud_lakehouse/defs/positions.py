@@ -84,9 +84,10 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
     """
     from fraud_lakehouse.capture.postgres import PostgresCapture
     from fraud_lakehouse.capture.postgres_errors import TableFailedError
+    from fraud_lakehouse.lake.evolution import recorded_names
     from fraud_lakehouse.lake.postgres_refusals import ineligible
 
-    with PostgresCapture(settings) as capture:
+    with PostgresCapture(settings, recorded_names(lake)) as capture:
         position = _position(lake, "control", "batches", capture.app_id)
         if position is None:
             return NewData("postgres", "snapshot")

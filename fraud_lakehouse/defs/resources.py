@@ -108,12 +108,14 @@ def _open_transactions(settings: Settings) -> Sequence[TransactionHealth]:
 
 def _ineligible(settings: Settings) -> Sequence[IneligibleTable]:
     from fraud_lakehouse.capture.postgres import PostgresCapture
+    from fraud_lakehouse.lake.evolution import recorded_names
     from fraud_lakehouse.lake.postgres_refusals import ineligible_tables
 
-    with PostgresCapture(settings) as capture:
+    lake = Lake.at(settings.lake)
+    with PostgresCapture(settings, recorded_names(lake)) as capture:
         capture.be_patient(False)
         capture.tables()
-        return ineligible_tables(Lake.at(settings.lake), capture)
+        return ineligible_tables(lake, capture)
 
 
 Repeat = Callable[["Settings", Callable[[], bool], Callable[[], bool], Callable[["CycleResult"], None]], None]

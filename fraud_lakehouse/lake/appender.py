@@ -225,16 +225,28 @@ class Appender:
             )
         versions = dict(positions) if number is None else {**positions, _COMMITS: number}
         commit = CommitProperties(app_transactions=[Transaction(app_id, at) for app_id, at in versions.items()])
-        if not self.lake.is_local:
+        failpoint(f"{self.layer}.before_commit")
+        if self.lake.is_local:
+            self._commit_files(commit)
+        else:
             frame = self._staging.take_frames(pl.Schema(self._schema))
-            failpoint(f"{self.layer}.before_commit")
             rows = frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # else with views, which not every reader takes
             write_deltalake(self._handle, rows, mode="append", commit_properties=commit)
-            failpoint(f"{self.layer}.after_commit")
+        failpoint(f"{self.layer}.after_commit")
+        if not self.lake.is_local:
             return
+        self._handle.update_incremental()
+        before = self._durable
+        self._sync_log()
+        failpoint(f"{self.layer}.after_fsync")
+        if housekeeping.is_due(before, self.version):
+            self._handle = housekeeping.keep_house(self._handle, self.path, before)
+            self._durable = self.version
+
+    def _commit_files(self, commit: CommitProperties) -> None:
+        """Commit the staged files of a local table."""
         staged = self._staging.take_files()
         added: list[AddAction | RemoveAction] = [*staged]
-        failpoint(f"{self.layer}.before_commit")
         try:
             self._handle.create_write_transaction(
                 added,
@@ -247,14 +259,6 @@ class Appender:
             if is_refused(error):
                 self._staging.remove(staged)
             raise
-        failpoint(f"{self.layer}.after_commit")
-        self._handle.update_incremental()
-        before = self._durable
-        self._sync_log()
-        failpoint(f"{self.layer}.after_fsync")
-        if housekeeping.is_due(before, self.version):
-            self._handle = housekeeping.keep_house(self._handle, self.path, before)
-            self._durable = self.version
 
     def _sync_log(self) -> None:
         """fsync the log entries up to the handle's version that this writer has not made durable yet."""

@@ -9,18 +9,24 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 import polars as pl
+from deltalake.exceptions import DeltaError
 
 from fraud_lakehouse.capture.postgres_catalog import EVENT_SCHEMA, TableInfo
 from fraud_lakehouse.capture.postgres_traces import Shape
+from fraud_lakehouse.errors import LakeError
 from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY, BronzeTable
+from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.schemas import INGESTED_AT, delta_types
 
 log = logging.getLogger(__name__)
 
+SOURCE_PROPERTY = "fraud_lakehouse.source"
+"""JSON list: schema and name of the source's table. Which bronze table it has stays so, whatever tables come and go."""
 POSITION_PROPERTY = "fraud_lakehouse.columns_lsn"
 SHAPE_PROPERTY = "fraud_lakehouse.shape"
 LEFT_OUT_PROPERTY = "fraud_lakehouse.left_out"
@@ -29,6 +35,9 @@ MEMBER_PROPERTY = "fraud_lakehouse.publication"
 """The table's membership in the publication since when the log has told all of its changes."""
 INELIGIBLE_PROPERTY = "fraud_lakehouse.ineligible"
 """JSON object {problem, fix, tried_at}: why changes of the table are left out; empty once a resync made them good."""
+
+NEVER = datetime.fromtimestamp(0, UTC).isoformat()
+"""When a table was tried that the catalog rules out: once it does not any more, the table is due at once."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,7 @@ def adapt(table: BronzeTable, info: TableInfo) -> bool:
     described = {
         COLUMNS_PROPERTY: json.dumps([{"name": name, "type": types[name]} for name in wanted], ensure_ascii=False),
         KEY_PROPERTY: json.dumps([table.spelling(name) for name in info.key]),
+        SOURCE_PROPERTY: json.dumps([info.schema, info.table], ensure_ascii=False),
     }
     if first_rows_fit:
         described[SHAPE_PROPERTY] = info.shape
@@ -95,6 +105,19 @@ def adapt(table: BronzeTable, info: TableInfo) -> bool:
         return is_reshaped
     table.set_properties(described | {POSITION_PROPERTY: str(info.lsn)})
     return True
+
+
+def recorded_names(lake: Lake) -> dict[tuple[str, str], str]:
+    """The bronze tables by schema and name of their source's (local lakes only)."""
+    found = {}
+    for name in lake.tables("bronze"):
+        text = None
+        with suppress(LakeError, DeltaError):  # begun, or torn by a power loss: it is mended when it is written
+            text = lake.open("bronze", name).metadata().configuration.get(SOURCE_PROPERTY)
+        if text:
+            schema, table = json.loads(text)
+            found[schema, table] = name
+    return found
 
 
 def resync_reason(table: BronzeTable, info: TableInfo, member: str | None) -> str | None:

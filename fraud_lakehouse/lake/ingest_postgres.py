@@ -29,7 +29,7 @@ from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
-from fraud_lakehouse.lake.evolution import Ineligible, adapt, resync_reason
+from fraud_lakehouse.lake.evolution import Ineligible, adapt, recorded_names, resync_reason
 from fraud_lakehouse.lake.ingest_changes import SOURCE, ChangeIngest
 from fraud_lakehouse.lake.ingest_snapshot import SnapshotIngest
 from fraud_lakehouse.lake.lake import Lake
@@ -55,7 +55,7 @@ class PostgresIngest:
     def __init__(self, settings: Settings, lake: Lake, capture: PostgresCapture | None = None) -> None:
         self.settings = settings
         self.lake = lake
-        self.capture = capture or PostgresCapture(settings)
+        self.capture = capture or PostgresCapture(settings, recorded_names(lake))
         self._ready = False
         self._look_due = 0.0
         self._busy_until = 0.0

@@ -15,7 +15,7 @@ from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.capture.postgres_refusal import Refusal
 from fraud_lakehouse.capture.postgres_traces import Shape
 from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.evolution import SHAPE_PROPERTY, Ineligible
+from fraud_lakehouse.lake.evolution import NEVER, SHAPE_PROPERTY, Ineligible
 from fraud_lakehouse.lake.lake import Lake
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,10 @@ class PostgresRefusals:
             return
         for refusal in refused:
             if refusal.in_log and self._is_landed(refusal):
-                Ineligible(refusal.error.problem, refusal.error.fix).record(self._opened(refusal.name))
+                table, error = self._opened(refusal.name), refusal.error
+                before = Ineligible.of(table.properties)
+                if before is None or before.problem != error.problem:
+                    Ineligible(error.problem, error.fix, NEVER).record(table)
             if refusal.error.problem not in self._told:
                 log.warning("not captured until it is mended: %s", refusal.error)
         self._told = {refusal.error.problem for refusal in refused}

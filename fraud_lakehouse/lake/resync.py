@@ -134,11 +134,19 @@ class Resync:
                             copied.append(_copy(snapshot, info, folder / str(number)))
                         except TableFailedError as failed:
                             self._changes.leave_out(failed)
+            if not copied and not new_slot:
+                return ResyncReport(lsn, {}, [])
             failpoint("resync.after_copy")
             landed = [] if new_slot else self._land_until(lsn)
             found = {}
             for table in copied:
-                item, found[table.info.name] = self._reconcile(table, lsn, members.get(table.info.name), began)
+                info = table.info
+                try:
+                    with one_table(info.name, info.oid, f"comparing {info.source_name} with the lake"):
+                        item, found[info.name] = self._reconcile(table, lsn, members.get(info.name), began)
+                except TableFailedError as failed:
+                    self._changes.leave_out(failed)
+                    continue
                 landed += [item] if item.rows else []
                 failpoint("resync.after_table")
         batches = [batch_row(item, self._capture) for item in landed if item.to_position == lsn and item.rows]

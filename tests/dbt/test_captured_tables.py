@@ -79,3 +79,32 @@ def test_a_table_with_awkward_names_is_replicated_with_its_history(tmp_path: Pat
         "_seq",
     )
     lake.transformer.close()
+
+
+def test_a_wide_table_is_replicated_in_the_default_memory(tmp_path: Path) -> None:
+    """Half of its columns are values that an update does not send."""
+    wide = SmallLake(tmp_path / "lake")
+    names = [f"c{number}" for number in range(800)]
+    schema = {"id": pl.Int64(), **dict.fromkeys(names, pl.String()), **CHANGE}
+    table = BronzeTable.open_or_create(wide.lake, "wide", schema, ["id"])
+
+    def add(op: str, lsn: int, key: int, values: Row, unsent: list[str] | None = None) -> None:
+        at = {"_op": op, "_lsn": lsn, "_seq": key, "_committed_at": datetime(2026, 1, 1, tzinfo=UTC)}
+        row = {"id": key, **values, **at, "_unchanged": json.dumps(unsent) if unsent else None}
+        table.append(pl.DataFrame([{name: row.get(name) for name in schema}], schema=schema), {})
+
+    first = {name: f"1 {name}" for name in names}
+    for key in (1, 2):
+        add("c", 10, key, first)
+    add("u", 20, 1, dict.fromkeys(names[400:], "2"), names[:400])
+    wide.build_only("tag:replica")
+    second = {**first, **dict.fromkeys(names[400:], "2")}
+    assert_same(wide.rows("silver", "wide"), [{"id": 1, **second}, {"id": 2, **first}], "id")
+    add("u", 30, 2, {**dict.fromkeys(names[:200], "3"), **dict.fromkeys(names[400:], "3")}, names[200:400])
+    wide.build_only("tag:replica")
+    third = {**first, **dict.fromkeys([*names[:200], *names[400:]], "3")}
+    assert_same(wide.rows("silver", "wide"), [{"id": 1, **second}, {"id": 2, **third}], "id")
+    versions = [{"id": 1, "_lsn": 10, **first}, {"id": 1, "_lsn": 20, **second}]
+    versions += [{"id": 2, "_lsn": 10, **first}, {"id": 2, "_lsn": 30, **third}]
+    assert_same(wide.rows("silver", "wide_history"), versions, "id", "_lsn")
+    wide.transformer.close()

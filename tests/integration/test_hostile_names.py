@@ -22,7 +22,7 @@ from fraud_lakehouse.status import collect, render, to_json
 
 pytestmark = pytest.mark.postgres
 
-COLUMN = "c'd \"e"
+COLUMN = "c'd \"e 🙂"
 TABLES = [
     ("public", 'a"b; drop table users; --'),
     ("public", "a-b"),
@@ -30,6 +30,12 @@ TABLES = [
     ("public", "pay$day"),
     ("public", "Überweisung 100% {{ x }}"),
     ("public", 'a,b."c,d"'),
+    ("public", "csv"),  # DuckDB takes these for files
+    ("public", "parquet"),
+    ("public", "_delta_log"),
+    ("public", "alerts"),
+    ("public", "pay$day_history"),
+    ("public", "🙂 x\u2028y\n{% y %}"),
     ('audit"; log', "order's\\lines"),
 ]
 

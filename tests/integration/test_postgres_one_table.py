@@ -313,3 +313,28 @@ def test_bytes_that_are_no_text_are_kept_exactly(
     report = resync(settings, Lake.at(settings.lake), ["notes"])
     assert report.found["notes"].rows == 15
     assert bronze(settings, "notes").height == 15, "it finds no difference"
+
+
+def test_a_table_keeps_its_name_in_the_lake_when_one_spelt_alike_is_dropped(
+    database: str, source: psycopg.Connection, tmp_path: Path
+) -> None:
+    settings = settings_of(database, tmp_path)
+    source.execute('create table "Cards" (id int primary key)')
+    source.execute("create table cards (id int primary key)")
+    source.execute('insert into "Cards" values (1)')
+    source.execute("insert into cards values (2)")
+    land(settings)
+    (other,) = [name for name in Lake.at(settings.lake).tables("bronze") if name.startswith("cards_")]
+    source.execute("insert into cards values (3)")
+    source.execute('insert into "Cards" values (4)')
+    source.execute('drop table "Cards"')
+    for _ in range(2):
+        land(settings)
+    assert sorted(bronze(settings, "Cards")["id"]) == [1, 4], "its last events too"
+    source.execute('create table "Cards" (id int primary key)')
+    source.execute('insert into "Cards" values (5)')
+    source.execute("drop table cards")
+    land(settings)
+    assert sorted(bronze(settings, other)["id"]) == [2, 3]
+    assert ids(settings, "Cards") == [5]
+    assert sorted(name for name in Lake.at(settings.lake).tables("bronze") if "ards" in name) == ["Cards", other]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from random import Random
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -38,8 +41,33 @@ def test_the_oldest_table_keeps_its_name(tables: list[tuple[str, str]]) -> None:
         assert (name == bronze_name(*source)) == is_free
 
 
+TABLE = st.one_of(st.text(min_size=1, max_size=63), st.text("aA_ é/.", min_size=1, max_size=4))
+SOURCES = st.lists(st.tuples(st.sampled_from(["public", "a", "A"]), TABLE), unique=True, min_size=1, max_size=12)
+
+
+@given(SOURCES, st.randoms())
+@example([("public", ".."), ("public", "../x"), ("public", "_delta_log"), ("public", "e\u0301"), ("public", "é")], None)
+def test_a_name_is_a_safe_folder_and_stays_whatever_tables_come_and_go(
+    tables: list[tuple[str, str]], random: Random | None
+) -> None:
+    first = bronze_names(tables)
+    known = dict(zip(tables, first, strict=True))
+    for name in first:
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_$-]*", name), "one folder, of the layer's own, in any file system"
+        assert name.lower() != "_delta_log"
+    assert len({name.lower() for name in first}) == len(tables)
+    if random is not None:
+        random.shuffle(tables)
+    dropped, *remaining = tables
+    assert bronze_names(remaining, known) == [known[table] for table in remaining]
+    assert bronze_names([*remaining, dropped], known)[-1] == known[dropped], "it was created anew"
+    newcomer = (dropped[0], dropped[1].swapcase())
+    if newcomer not in known:
+        assert bronze_names([newcomer], known)[0].lower() not in {name.lower() for name in first}
+
+
 def test_tables_of_the_lakes_own_are_told_apart() -> None:
-    for table in ("card_transactions", "Users_History", "transactions_ledger"):
+    for table in ("card_transactions", "Users_History", "transactions_ledger", "_delta_log"):
         assert bronze_name("public", table).startswith(f"{table}_")
     assert bronze_name("public", "transactions") == "transactions"
     assert bronze_name("sales", "orders") == "sales__orders"

@@ -97,7 +97,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int, open_
     """Put sources that answer in the place of real ones (the integration tests have those)."""
 
     class Answering:
-        def __init__(self, _: Settings) -> None: ...
+        def __init__(self, *_: object) -> None: ...
 
         def __enter__(self) -> Answering:
             return self
@@ -112,6 +112,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int, open_
             return [OpenTransaction("cards", 1, 6, 14, since)] if open_seconds else []
 
         refused = (Refusal("public.tmp", SourceError("table public.tmp has no key", "give it one")),)
+        seen_tables: tuple[object, ...] = ()
 
         def tables(self) -> list[object]:
             return []
