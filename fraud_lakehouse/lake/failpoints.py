@@ -87,8 +87,17 @@ def _no_space() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-ACTIONS: dict[str, Callable[[], None]] = {"kill": _kill_process, "stop": _stop_process, "enospc": _no_space}
-"""What an armed failpoint may do: SIGKILL, SIGSTOP (goes on after SIGCONT), or a full disk."""
+def _fail() -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+ACTIONS: dict[str, Callable[[], None]] = {
+    "kill": _kill_process,
+    "stop": _stop_process,
+    "enospc": _no_space,
+    "fail": _fail,
+}
+"""What an armed failpoint may do: SIGKILL, SIGSTOP (goes on after SIGCONT), a full disk, or an error at every pass."""
 
 
 @dataclass
@@ -103,6 +112,8 @@ _armed = _Armed()
 
 def arm(name: str, hits: int = 1, action: Callable[[], None] = _kill_process) -> None:
     """Run `action` (default: SIGKILL to this process) at the `hits`-th pass of the failpoint `name`, once.
+
+    The action `fail` is run at every pass from there on.
 
     Raises:
         SettingsError: there is no such failpoint.
@@ -143,8 +154,9 @@ def failpoint(name: str) -> None:
     if _armed.name != name:
         return
     _armed.remaining -= 1
-    if _armed.remaining == 0:
-        disarm()
+    if _armed.remaining <= 0:
+        if _armed.action is not _fail:
+            disarm()
         _armed.action()
 
 

@@ -139,7 +139,8 @@ def statistics(frame: pl.DataFrame) -> str:
             "minValues": of("least"),
             "maxValues": of("greatest"),
             "nullCount": of("nulls"),
-        }
+        },
+        ensure_ascii=False,
     )
 
 

@@ -56,7 +56,8 @@ def set_properties(handle: DeltaTable, root: Path | None, values: Mapping[str, s
     actions += [{"protocol": protocol}] if protocol is not None else []
     actions += [{"metaData": _metadata(handle, {**known, **changed})}] if changed else []
     version = handle.version() + 1
-    _commit(root, version, "".join(json.dumps(action) + "\n" for action in actions))
+    # Not escaped: delta-rs 1.6.6 reads the escape of U+20000 and most later characters as another one.
+    _commit(root, version, "".join(json.dumps(action, ensure_ascii=False) + "\n" for action in actions))
     handle.load_as_version(version)  # and no further: positions read on the handle stay what they were
     return True
 
@@ -89,7 +90,7 @@ def _metadata(handle: DeltaTable, properties: Mapping[str, str | None]) -> dict[
 def _commit(root: Path, version: int, text: str) -> None:
     """Add a log entry, whole, durably, and only if there is none of this version (as delta-rs does: by a link)."""
     unseen = root / durable.LOG / f"_commit_{uuid4()}.json.tmp"
-    unseen.write_text(text)
+    unseen.write_text(text, encoding="utf-8")
     try:
         durable.sync_file(unseen)
         os.link(unseen, durable.log_entry(root, version))

@@ -121,7 +121,7 @@ def _new_name() -> str:
 def _copied(path: Path, columns: Sequence[str] | None = None) -> Copied:
     metadata = pq.read_metadata(path)
     schema = metadata.schema.to_arrow_schema()
-    statistics = json.dumps(_statistics(metadata, schema, columns))
+    statistics = json.dumps(_statistics(metadata, schema, columns), ensure_ascii=False)
     action = AddAction(path.name, path.stat().st_size, {}, time.time_ns() // 1_000_000, True, statistics)
     return Copied(action, schema, metadata.num_rows)
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import KafkaException, Message, Producer
 
-from fraud_lakehouse.capture.kafka_records import encode
+from fraud_lakehouse.capture.kafka_records import CardTransaction, encode
 from tests.fixtures_kafka import card
 
+PINNED = (1, 2, 3)
+"""Users whose payments all go to one partition, so that the order of their arrival is that of the offsets."""
+_PINNED_USER = re.compile(rb'"user_id":([123])[,}]')
 BAD = [b"not json", b'{"amt": "ten"}', b"", b"\xff\xfe", b"[]"]
 
 
@@ -32,10 +38,12 @@ class CardStream:
     partitions: int = 2
     transactional: bool = False
     published: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    poison: set[bytes] = field(default_factory=set)
     aborted: int = 0
 
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
+        self._lock = threading.Lock()
         self._number = 0
         config: dict[str, Any] = {"bootstrap.servers": self.bootstrap, "log_level": 0, "linger.ms": 1}
         config |= {"reconnect.backoff.ms": 50, "reconnect.backoff.max.ms": 500}
@@ -45,6 +53,23 @@ class CardStream:
         if self.transactional:
             self._producer.init_transactions(60)
 
+    def pay(self, amount: float, **others: object) -> str:
+        """Publish one payment of this amount; its trans_num."""
+        with self._lock:
+            number, second = self._next()
+            record = _record(number, second, **{"user_id": self._dice.randint(1, 6), "amt": amount, **others})
+            self._publish([encode(record)], keep=True)
+            return record.trans_num
+
+    def publish_poison(self, **fields: object) -> None:
+        """Publish one record whose fields are replaced by these values, of whatever type; it may be quarantined."""
+        with self._lock:
+            number, second = self._next()
+            values = json.loads(encode(_record(number, second, user_id=self._dice.randint(1, 6)))) | fields
+            value = json.dumps(values, separators=(",", ":")).encode()
+            self.poison.add(value)
+            self._publish([value], keep=True)
+
     def run(self, records: int, until: Callable[[], bool] = lambda: False) -> None:
         """Publish so many records, some of them unreadable; where there are transactions, some are aborted."""
         left = records
@@ -52,7 +77,8 @@ class CardStream:
             size = min(left, self._dice.randint(1, 10))
             left -= size
             keep = not (self.transactional and self._dice.random() < 0.15)
-            self._batch(size, keep=keep)
+            with self._lock:
+                self._publish([self._value() for _ in range(size)], keep=keep)
 
     @property
     def good(self) -> int:
@@ -63,9 +89,8 @@ class CardStream:
         """Wait for the last acknowledgement."""
         self._producer.flush(10)
 
-    def _batch(self, size: int, *, keep: bool) -> None:
+    def _publish(self, values: list[bytes], *, keep: bool) -> None:
         acknowledged: dict[tuple[int, int], bytes] = {}
-        values = [self._value() for _ in range(size)]
         if self.transactional:
             self._producer.begin_transaction()
 
@@ -76,7 +101,7 @@ class CardStream:
             acknowledged[partition, offset] = message.value() or b""
 
         for value in values:
-            self._producer.produce(self.topic, value, partition=self._dice.randrange(self.partitions), on_delivery=note)
+            self._producer.produce(self.topic, value, partition=self._partition(value), on_delivery=note)
         left = self._producer.flush(60)
         assert left == 0, f"{left} records were not acknowledged"
         if self.transactional:
@@ -85,6 +110,10 @@ class CardStream:
             self.published |= acknowledged
         else:
             self.aborted += len(acknowledged)
+
+    def _partition(self, value: bytes) -> int:
+        pinned = _PINNED_USER.search(value)
+        return int(pinned[1]) % self.partitions if pinned else self._dice.randrange(self.partitions)
 
     def _end(self, *, keep: bool) -> None:
         while True:
@@ -98,20 +127,25 @@ class CardStream:
                 if not error.args[0].retriable():
                     raise
 
-    def _value(self) -> bytes:
+    def _next(self) -> tuple[int, int]:
+        """The next record's number and event time, in seconds since the start."""
         self._number += 1
+        return self._number, 30 * self._number
+
+    def _value(self) -> bytes:
+        number, second = self._next()
         if self._dice.random() < 0.04:
             return self._dice.choice(BAD)
-        number, is_large = self._number, self._dice.random() < 0.03
+        is_large = self._dice.random() < 0.03
         amount = self._dice.randint(100_000, 300_000) if is_large else self._dice.randint(500, 5_000)
         is_late = self._dice.random() < 0.02  # its window has closed, but for the first hours
-        second = max(0, 30 * number - 28_800) if is_late else 30 * number
-        return encode(
-            card(
-                number,
-                trans_date_trans_time=f"2024-{1 + second // 2_419_200:02}-{1 + second // 86_400 % 28:02}"
-                f" {second // 3_600 % 24:02}:{second // 60 % 60:02}:{second % 60:02}",
-                user_id=self._dice.randint(1, 6),
-                amt=amount / 100,
-            )
-        )
+        second = max(0, second - 28_800) if is_late else second
+        return encode(_record(number, second, user_id=self._dice.randint(1, 6), amt=amount / 100))
+
+
+def _record(number: int, second: int, **fields: object) -> CardTransaction:
+    time = (
+        f"2024-{1 + second // 2_419_200:02}-{1 + second // 86_400 % 28:02}"
+        f" {second // 3_600 % 24:02}:{second // 60 % 60:02}:{second % 60:02}"
+    )
+    return card(number, **{"trans_date_trans_time": time, **fields})

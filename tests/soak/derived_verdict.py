@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import psycopg
 from polars.testing import assert_frame_equal
 from psycopg import sql
 
+from fraud_lakehouse.capture.postgres_names import bronze_name
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.runner import Transformer
 from tests.soak.bronze_verdict import Verdict
+from tests.soak.hostile_destination import HostileDestination
 from tests.soak.ledger import TABLES
 
 VECTORS = "card_feature_vectors"
@@ -30,6 +34,7 @@ _VERSIONED = {
     "transaction_feature_vectors": ["transaction_id"],
 }
 """Tables with a row for each version, by what a version is of: how many there are depends on the builds."""
+_LEAST_TOO_LARGE = Decimal(10) ** 29
 _ROUNDED = ["evidence"]  # text with sums of floats, whose last bits follow the order of addition
 
 
@@ -40,14 +45,41 @@ def judge_silver(lake: Lake, dsn: str) -> Verdict:
         names = sql.SQL(", ").join(map(sql.Identifier, columns))
         statement = sql.SQL("select {} from {} order by 1").format(names, sql.Identifier(table))
         with psycopg.connect(dsn) as connection:
-            source = connection.execute(statement).fetchall()
+            source = [tuple(map(_stored, row)) for row in connection.execute(statement)]
         replica = pl.read_delta(lake.uri("silver", table)).select(columns).sort(columns[0]).rows()
         verdict.checked += len(replica)
         if replica != source:
             missing, surplus = len(set(source) - set(replica)), len(set(replica) - set(source))
             told = f"silver/{table} is not the source: {missing} rows are missing or old, {surplus} should not be there"
+            told += f", first {[*set(source) ^ set(replica)][:2]}"
             verdict.wrong(told, lost=missing, doubled=surplus)
     return verdict
+
+
+def compare_others(lake: Lake, dsn: str, tables: Sequence[str]) -> Verdict:
+    """Compare the replicas of other tables of schema public with them, column by column in order."""
+    verdict = Verdict()
+    for table in tables:
+        with psycopg.connect(dsn) as connection:
+            source = connection.execute(sql.SQL("select * from {} order by 1").format(sql.Identifier(table))).fetchall()
+        name = bronze_name("public", table)
+        if not lake.exists("silver", name):
+            verdict.wrong(f"table {table!r} is not replicated", lost=len(source))
+            continue
+        replica = pl.read_delta(lake.uri("silver", name))
+        rows = replica.sort(replica.columns[0]).rows()
+        verdict.checked += len(rows)
+        if rows != source:
+            missing, surplus = len(set(source) - set(rows)), len(set(rows) - set(source))
+            verdict.wrong(f"silver/{name} is not table {table!r}", lost=missing, doubled=surplus)
+    return verdict
+
+
+def _stored(value: Any) -> Any:
+    """A source's value as a replica's decimal(38, 9) can hold it; null where it cannot."""
+    if not isinstance(value, Decimal):
+        return value
+    return value if value.is_finite() and value.copy_abs() < _LEAST_TOO_LARGE else None  # abs() would round
 
 
 def judge_gold(lake: Lake, scratch: Path) -> Verdict:
@@ -128,11 +160,32 @@ class AlertBook:
         if twice := frame.height - len(now):
             verdict.wrong(f"{twice} alerts are recorded twice", doubled=twice)
         if gone := self._seen.keys() - now.keys():
-            verdict.wrong(f"{len(gone)} recorded alerts are gone", lost=len(gone))
+            verdict.wrong(f"{len(gone)} recorded alerts are gone", missing_alerts=len(gone))
         if other := [one for one, row in self._seen.items() if one in now and now[one] != row]:
             verdict.wrong(f"{len(other)} alerts changed after they fired, first {other[0]}", lost=len(other))
         arrived = {message.get("alert_id") for message in received}
         if silent := now.keys() - arrived:
-            verdict.wrong(f"{len(silent)} alerts never reached the receiver, first {min(silent)}", lost=len(silent))
+            verdict.wrong(
+                f"{len(silent)} alerts never reached the receiver, first {min(silent)}", missing_alerts=len(silent)
+            )
         self._seen |= now
         return verdict
+
+
+def check_deliveries(lake: Lake, hostile: HostileDestination) -> Verdict:
+    """No alert is recorded as delivered to the hostile destination that it did not accept; none went elsewhere."""
+    verdict = Verdict()
+    if hostile.elsewhere:
+        verdict.wrong(
+            f"alerts followed redirects to {sorted(set(hostile.elsewhere))}", missing_alerts=len(hostile.elsewhere)
+        )
+    if not lake.exists("gold", "alert_deliveries"):
+        return verdict
+    rows = pl.read_delta(lake.uri("gold", "alert_deliveries")).filter(status="delivered")
+    mine = set(rows.filter(pl.col("destination").str.contains(hostile.host, literal=True))["alert_id"])
+    verdict.checked += len(mine)
+    if invented := mine - set(hostile.accepted):
+        verdict.wrong(
+            f"{len(invented)} alerts are recorded as delivered but were not accepted", missing_alerts=len(invented)
+        )
+    return verdict

@@ -1,12 +1,13 @@
 """A serial ledger in PostgreSQL: what was committed, in which order, known without asking the product.
 
-One writer, one transaction after the other, so the order of commits is the order of this record. A transaction is
-recorded after the server confirmed it; one whose answer was lost is looked up once the server is back.
+One transaction after the other, whichever thread runs it, so the order of commits is the order of this record. A
+transaction is recorded after the server confirmed it; one whose answer was lost is looked up once the server is back.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ alter table accounts alter note set storage external;
 create table transfers (id bigint primary key, source int, target int, amount numeric(14, 2), stamp bigint not null);
 create table users (user_id int primary key, name varchar(100), email varchar(100), registration_date timestamp);
 create table transactions
-    (transaction_id int primary key, user_id int, transaction_date timestamp, amount decimal(10, 2));
+    (transaction_id int primary key, user_id int, transaction_date timestamp, amount numeric);
 create schema harness;
 create table harness.done (number bigint primary key);
 """
@@ -87,6 +88,7 @@ class Ledger:
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
         self._rows: dict[str, dict[Any, Row]] = {table: {} for table in TABLES}
+        self._lock = threading.Lock()
         self._stamp = 0
         self._number = 0
         self._connection: psycopg.Connection[Any] | None = None
@@ -102,8 +104,23 @@ class Ledger:
         for _ in range(transactions):
             if until():
                 return
-            kind = self._dice.choices(list(_KINDS), list(_KINDS.values()))[0]
-            self._transaction(getattr(self, f"_{kind}"), keep=kind != "abort")
+            with self._lock:
+                kind = self._dice.choices(list(_KINDS), list(_KINDS.values()))[0]
+                self._transaction(getattr(self, f"_{kind}"), keep=kind != "abort")
+
+    def pay(self, amount: Decimal | str, *, user: int | None = None, date: datetime | None = None) -> int:
+        """Commit one payment of this amount ("NaN" as text, since it equals nothing); its transaction_id."""
+        with self._lock:
+            number = self._next()
+            payer = self._dice.randint(1, 8) if user is None else user
+            self._transaction(lambda: self._insert("transactions", number, payer, date or _date(number), amount))
+            return number
+
+    def delete_payment(self, number: int) -> None:
+        """Commit the deletion of one payment, if it is still there."""
+        with self._lock:
+            if number in self._rows["transactions"]:
+                self._transaction(lambda: self._delete("transactions", number))
 
     def rows(self, table: str) -> dict[Any, Row]:
         """What the table holds after the last commit, by key."""
@@ -224,8 +241,7 @@ class Ledger:
         chance = self._dice.random()
         amount = self._dice.randint(200_000, 900_000) if chance < 0.04 else self._dice.randint(1_000, 9_000)
         user = 9_000 + number if chance > 0.98 else self._dice.randint(1, 8)
-        date = _START + timedelta(seconds=40 * number)
-        self._insert("transactions", number, user, date, Decimal(amount) / 100)
+        self._insert("transactions", number, user, _date(number), Decimal(amount) / 100)
 
     def _open(self) -> None:
         self._insert("accounts", 1_000 + self._next(), Decimal("0.00"), self._text(), self._next())
@@ -284,3 +300,8 @@ class Ledger:
         """Nothing, a few characters, or so many that PostgreSQL leaves them out of updates that do not touch them."""
         length = self._dice.choice([0, 10, 4_000])
         return f"{self._dice.getrandbits(4 * length):0{length}x}" if length else None
+
+
+def _date(number: int) -> datetime:
+    """When a payment of this number was made."""
+    return _START + timedelta(seconds=40 * number)

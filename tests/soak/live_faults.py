@@ -19,12 +19,19 @@ from tests.soak.stand import DRAIN_ROWS, Stand
 
 @dataclass(frozen=True)
 class LiveFault:
-    """One injection: `kind` for the report's counts, `point` the failpoint that it arms, if any."""
+    """One injection.
+
+    Args:
+        kind: for the report's counts.
+        point: the failpoint that it arms, if any.
+        rebuild: whether silver and gold must be recomputed from bronze after it.
+    """
 
     name: str
     kind: str
     inject: Callable[[LiveStand], None]
     point: str = ""
+    rebuild: bool = False
 
 
 def killed_at(point: str) -> LiveFault:
@@ -116,7 +123,8 @@ def while_live(disturb: Callable[[Stand], None]) -> Callable[[LiveStand], None]:
         with life.stand.working():
             life.stand.pause(0.3, 0.8)
             disturb(life.stand)
-            life.stand.pause(0.5, 1.0)
+            life.go_on()
+            life.stand.pause(0.2, 0.5)
         assert product.running, product.output
 
     return inject

@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import shutil
 import time
+from decimal import Decimal
 from pathlib import Path
 
 from fraud_lakehouse.live import Cycle
 from tests.alert_receiver import Receiver
 from tests.soak.bronze_verdict import Verdict
-from tests.soak.derived_verdict import AlertBook, judge_gold, judge_silver
+from tests.soak.derived_verdict import AlertBook, check_deliveries, compare_others, judge_gold, judge_silver
+from tests.soak.hostile_destination import HostileDestination
+from tests.soak.oracle_check import check_against_oracle
 from tests.soak.product import Product, ProductError
 from tests.soak.stand import DRAIN_ROWS, Stand
 
 DELIVERY_SECONDS = 30.0
+ALERT_SECONDS = 120.0
+"""How long an alert may take before it is called missing: on a busy machine, behind a retry of what was broken."""
+LAST_DELIVERY_SECONDS = 120.0
+POSTGRES, KAFKA = "PostgreSQL", "Kafka"
+_SUSPICIOUS = Decimal(2_500)
 
 
 class LiveStand:
     """Adds to a stand the live process, which is kept between faults where they allow it; a context manager.
 
     Args:
-        stand: its alerts go to `receiver`.
+        stand: its alerts go to `receiver` and to `hostile`.
         receiver: started.
+        hostile: another destination.
     """
 
-    def __init__(self, stand: Stand, receiver: Receiver) -> None:
+    def __init__(self, stand: Stand, receiver: Receiver, hostile: HostileDestination) -> None:
         self.stand = stand
         self.receiver = receiver
+        self.hostile = hostile
         self.alerts = AlertBook()
+        self.takeovers: list[float] = []
+        self.alert_seconds: list[float] = []
         self.recoveries: list[float] = []
         self._live: Product | None = None
         self._cycle: Cycle | None = None
@@ -55,6 +67,56 @@ class LiveStand:
             if not failpoint:
                 self._wait_landing(self._live, before, began)
         return self._live
+
+    def go_on(self) -> None:
+        """A cause has ended: wait until the process, a new one if need be, lands something new; how long is noted."""
+        if self._live is None or not self._live.running:
+            self.killed()
+            self.live()
+            return
+        before, began = self._commits(), time.monotonic()
+        self.stand.work(3)
+        self._wait_landing(self._live, before, began)
+        self.recoveries.append(time.monotonic() - began)
+
+    def check_alerts(self, *sources: str) -> None:
+        """A suspicious payment of each source is committed now: its alert must reach the honest destination soon.
+
+        Args:
+            sources: of `POSTGRES` and `KAFKA`; none: both.
+
+        Raises:
+            ProductError: one did not, or the process has ended.
+        """
+        live, began = self.live(), time.monotonic()
+        pay = {
+            POSTGRES: lambda: str(self.stand.ledger.pay(_SUSPICIOUS)),
+            KAFKA: lambda: self.stand.cards.pay(float(_SUSPICIOUS)),
+        }
+        wanted = {pay[source](): source for source in sources or pay}
+        seen = 0
+        while wanted:
+            if not live.running or time.monotonic() - began > ALERT_SECONDS:
+                sources = " and ".join(wanted.values())
+                raise ProductError(f"no alert from {sources} in {ALERT_SECONDS:.0f} s: {live.output[-2000:]}")
+            received = self.receiver.received
+            for message in received[seen:]:
+                wanted.pop(str(message.get("transaction_id")), None)
+            seen = len(received)
+            time.sleep(0.02)
+        self.alert_seconds.append(time.monotonic() - began)
+
+    def taken_over(self, standby: Product, seconds: list[float]) -> None:
+        """The live process just stopped: wait until `standby` lands something new, and go on with it.
+
+        Args:
+            seconds: where it is noted how long that took.
+        """
+        before, began = self._commits(), time.monotonic()
+        self.stand.work(3)
+        self._wait_landing(standby, before, began)
+        seconds.append(time.monotonic() - began)
+        self._live = standby
 
     def killed(self) -> None:
         """Say that the process was killed: the next one recovers."""
@@ -86,15 +148,31 @@ class LiveStand:
         if not verdict.clean:
             return verdict
         verdict.add(judge_silver(self.stand.lake, self.stand.ledger.dsn))
+        verdict.add(compare_others(self.stand.lake, self.stand.ledger.dsn, self.stand.tables))
         # A live cycle that is still running delivers in the background, and catch-up leaves it to that.
         until = time.monotonic() + DELIVERY_SECONDS
         while self.alerts.silent(self.stand.lake, self.receiver.received) and time.monotonic() < until:
             time.sleep(0.2)
         verdict.add(self.alerts.judge(self.stand.lake, self.receiver.received))
+        verdict.add(check_deliveries(self.stand.lake, self.hostile))
+        verdict.add(check_against_oracle(self.stand.lake, self.stand.cards))
         if gold:
             scratch = self.stand.home / "recomputed"
             shutil.rmtree(scratch, ignore_errors=True)
             verdict.add(judge_gold(self.stand.lake, scratch))
+        return verdict
+
+    def check_last_deliveries(self) -> Verdict:
+        """Every recorded alert reaches the hostile destination too, now that it is honest."""
+        verdict = Verdict()
+        recorded = self.alerts.silent(self.stand.lake, [])
+        until = time.monotonic() + LAST_DELIVERY_SECONDS
+        self.live()
+        while (missing := recorded - set(self.hostile.accepted)) and time.monotonic() < until:
+            time.sleep(0.5)
+        verdict.checked += len(recorded)
+        if missing:
+            verdict.wrong(f"{len(missing)} alerts never reached the hostile destination", missing_alerts=len(missing))
         return verdict
 
     def _commits(self) -> int:

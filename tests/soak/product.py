@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.patience import PATIENCE
@@ -34,7 +35,7 @@ class Product:
 
     Args:
         program: a key of `PROGRAMS`.
-        settings: FRAUD_* variables; the process gets no other ones of that name.
+        settings: FRAUD_* variables, of which the process gets no other ones, and others to add to the environment.
         log: file its output is written to.
         arguments: further ones of the program.
         failpoint: name[:hits][:action] to arm.
@@ -146,6 +147,44 @@ class Product:
     def resume(self) -> None:
         """SIGCONT."""
         self.process.send_signal(signal.SIGCONT)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory it has now."""
+        return self._status("VmRSS")
+
+    @property
+    def address_space(self) -> int:
+        """Bytes it has mapped."""
+        return self._status("VmSize")
+
+    def _status(self, name: str) -> int:
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(1_024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+    @property
+    def children(self) -> list[int]:
+        """Its child processes."""
+        found = []
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(status.read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):  # it has ended
+                continue
+            if parent == self.process.pid:
+                found.append(int(status.parent.name))
+        return found
+
+    @contextlib.contextmanager
+    def limited(self, limit: int, size: int) -> Iterator[None]:
+        """Lower a limit of `resource.RLIMIT_*` for the block."""
+        before = resource.prlimit(self.process.pid, limit)
+        resource.prlimit(self.process.pid, limit, (size, before[1]))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # the limit ended it
+                resource.prlimit(self.process.pid, limit, before)
 
     def limit_files(self, size: int | None) -> None:
         """Let no file of the process grow beyond `size` bytes: what a full disk is to a writer. None: no limit."""

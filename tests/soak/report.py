@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 
 from tests.soak.bronze_verdict import Verdict
-from tests.soak.ledger import Ledger
+from tests.soak.live_stand import LiveStand
 
 _PACKAGES = ("deltalake", "polars", "duckdb", "dbt-core", "psycopg", "confluent-kafka")
 
@@ -19,6 +19,7 @@ UNTESTED = (
     "two machines: the other machine is another work folder on this one",
     "a broker cluster: one node, so no change of leaders",
     "object stores",
+    "a step of the machine's own clock: the product's processes read a shifted one, files keep their times",
     "changes of the tables' columns, and a resync that has something to do: their own tests kill those",
 )
 
@@ -45,35 +46,44 @@ class Report:
     alerts: int = 0
     seconds: float = 0.0
     recoveries: list[float] = field(default_factory=list)
+    takeovers: list[float] = field(default_factory=list)
+    alert_seconds: list[float] = field(default_factory=list)
 
     @property
     def injections(self) -> int:
         """Faults injected."""
         return self.faults.total()
 
-    def add_workload(self, ledger: Ledger, records: int, alerts: int) -> None:
-        """Count in the workload of one life."""
+    def add_life(self, life: LiveStand) -> None:
+        """Count in the workload and the times of one lake."""
+        ledger = life.stand.ledger
         self.lives += 1
         self.transactions += len(ledger.committed)
         self.aborted += ledger.aborted
         self.uncertain += ledger.uncertain
-        self.records += records
-        self.alerts += alerts
+        self.records += len(life.stand.cards.published)
+        self.alerts += len(life.alerts)
+        self.recoveries += life.recoveries
+        self.takeovers += life.takeovers
+        self.alert_seconds += life.alert_seconds
 
     def text(self) -> str:
         """The report as it is printed."""
         found = self.verdict
         packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-        longest = f"{max(self.recoveries):.1f} s of {len(self.recoveries)}" if self.recoveries else "none measured"
+        minutes = f"{self.seconds / 60:.0f} min, seed {self.seed}"
         lines = [
-            f"runs       {self.lives} lakes, {self.injections} faults, {self.seconds / 60:.0f} min, seed {self.seed}",
+            f"runs       {self.lives} lakes, {self.injections} faults of {len(self.faults)} kinds, {minutes}",
             f"versions   PostgreSQL {self.postgres}; {self.broker}; Python {sys.version.split()[0]}; {packages}",
             f"machine    {platform.system()} {platform.release()} {platform.machine()}",
             f"committed  {self.transactions} transactions, {self.records} card records, {self.alerts} alerts",
             f"besides    {self.aborted} transactions rolled back, {self.uncertain} whose answer was lost",
             f"checked    {found.checked} rows, alerts and positions",
             f"lost {found.lost}, doubled {found.doubled}, reordered {found.reordered}",
-            f"longest recovery after a kill of `live`, restart to first new row: {longest}",
+            f"alerts missing {found.missing_alerts}",
+            f"longest recovery, end of the cause (a kill: restart) to first new row: {_longest(self.recoveries)}",
+            f"longest takeover of a hung process: {_longest(self.takeovers)}",
+            f"longest wait for the alerts on payments committed in or after a fault: {_longest(self.alert_seconds)}",
             "faults by kind:",
             *(f"  {count:5} {kind}" for kind, count in sorted(self.faults.items())),
             "not tested:",
@@ -81,3 +91,7 @@ class Report:
             *(f"WRONG: {problem}" for problem in found.problems),
         ]
         return "\n".join(lines)
+
+
+def _longest(seconds: list[float]) -> str:
+    return f"{max(seconds):.1f} s of {len(seconds)}" if seconds else "none measured"

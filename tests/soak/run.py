@@ -13,6 +13,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
@@ -20,55 +23,90 @@ from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from tests.alert_receiver import Receiver
 from tests.apache_kafka import ApacheKafka, ApacheKafkaMissingError
-from tests.soak import landing_faults, live_faults
-from tests.soak.landing_faults import Fault
+from tests.soak import landing_faults
+from tests.soak.deck import AnyFault, rounds
+from tests.soak.hostile_destination import HostileDestination
 from tests.soak.live_faults import LiveFault
 from tests.soak.live_stand import LiveStand
 from tests.soak.product import ProductError
 from tests.soak.report import Report
 from tests.soak.servers import ApacheSoakBroker, EmbeddedSoakBroker, Servers, SoakBroker, server_home
 from tests.soak.stand import Stand
+from tests.soak.wall_clock import WallClock
 
-FAULTS_OF_A_LIFE = 40
-WHOLE_EVERY = 5
+FAULTS_OF_A_LIFE = 45
+WHOLE_EVERY = 4
 GOLD_EVERY = 20
-FRESH_PROCESS = 0.3
+FRESH_PROCESS = 0.1
 """Share of the catch-ups that are a process of their own."""
 
 
-def soak(home: Path, minutes: float, seed: int, broker: str) -> Report:
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Args:
+        minutes: about how long.
+        seed: of the workload and of the order of faults.
+        only: a regular expression, found in the names of all faults but the first.
+    """
+
+    minutes: float
+    seed: int
+    only: str
+
+
+def soak(home: Path, plan: Plan, broker: str) -> Report:
     """Run for about so many minutes, or until something is wrong."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
+        clock = WallClock(home / "clock")
         postgres = stack.enter_context(EmbeddedPostgres(server_home(home / "postgres"), fsync=False))
         servers = stack.enter_context(Servers(postgres, _broker(stack, home / "kafka", broker)))
-        report = Report(seed, servers.postgres_version, servers.broker.version)
-        number = 0
-        while time.monotonic() - began < 60 * minutes and report.verdict.clean:
-            number += 1
-            _life(report, servers, home / f"life-{number}", seed + number, began + 60 * minutes)
+        report = Report(plan.seed, servers.postgres_version, servers.broker.version)
+        dice = Random(plan.seed)
+        faults = chain.from_iterable(rounds(dice, servers.broker.keeps, plan.only))
+        until = began + 60 * plan.minutes
+        while time.monotonic() < until and report.verdict.clean:
+            seed = plan.seed + report.lives + 1
+            _life(report, servers, clock, home / f"life-{seed}", seed, faults, until)
             report.seconds = time.monotonic() - began
     return report
 
 
-def _life(report: Report, servers: Servers, home: Path, seed: int, until: float) -> None:
+def _life(
+    report: Report, servers: Servers, clock: WallClock, home: Path, seed: int, faults: Iterator[AnyFault], until: float
+) -> None:
     dice = Random(seed)
     with contextlib.ExitStack() as stack:
         receiver = stack.enter_context(Receiver())
-        stand = Stand(servers, home, seed, batch_rows=dice.choice([60, 300, 2_000]), alert_url=receiver.url)
+        hostile = stack.enter_context(HostileDestination())
+        stand = Stand(
+            servers,
+            home,
+            seed,
+            batch_rows=dice.choice([300, 1_000, 2_000]),
+            alert_urls=[receiver.url, hostile.url],
+            clock=clock,
+        )
         stack.callback(stand.close)
-        life = stack.enter_context(LiveStand(stand, receiver))
-        faults: list[Fault | LiveFault] = [dice.choice(landing_faults.SNAPSHOT)]
-        faults += [_choice(dice, servers.broker.keeps) for _ in range(FAULTS_OF_A_LIFE)]
-        for number, fault in enumerate(faults, 1):
-            last = number == len(faults) or time.monotonic() > until
+        life = stack.enter_context(LiveStand(stand, receiver, hostile))
+        first: AnyFault = dice.choice(landing_faults.SNAPSHOT)
+        for number, fault in enumerate(chain([first], islice(faults, FAULTS_OF_A_LIFE)), 1):
+            last = number > FAULTS_OF_A_LIFE or time.monotonic() > until
+            began = time.monotonic()
             _injected(report, life, fault)
             whole = last or isinstance(fault, LiveFault) or number % WHOLE_EVERY == 0
-            _judged(report, life, fault, dice, whole=whole, gold=last or number % GOLD_EVERY == 0)
+            gold = last or number % GOLD_EVERY == 0 or (isinstance(fault, LiveFault) and fault.rebuild)
+            injected = time.monotonic() - began
+            _judged(report, life, fault, dice, whole=whole, gold=gold)
+            print(f"{time.strftime('%T')} {injected:5.1f} + {time.monotonic() - began - injected:.1f} s {fault.name}")
+            sys.stdout.flush()
             if last or not report.verdict.clean:
                 break
-        report.add_workload(stand.ledger, len(stand.cards.published), len(life.alerts))
-        report.recoveries += life.recoveries
+        if report.verdict.clean:
+            report.verdict.add(life.check_last_deliveries())
+        report.add_life(life)
         try:
             life.end()
         except ProductError as error:
@@ -77,8 +115,7 @@ def _life(report: Report, servers: Servers, home: Path, seed: int, until: float)
         shutil.rmtree(home)
 
 
-def _injected(report: Report, life: LiveStand, fault: Fault | LiveFault) -> None:
-    print(f"{time.strftime('%T')} {fault.name}", flush=True)
+def _injected(report: Report, life: LiveStand, fault: AnyFault) -> None:
     report.faults[fault.kind] += 1
     try:
         if isinstance(fault, LiveFault):
@@ -90,10 +127,8 @@ def _injected(report: Report, life: LiveStand, fault: Fault | LiveFault) -> None
         report.verdict.wrong(f"{fault.name}: {type(error).__name__}: {error}")
 
 
-def _judged(
-    report: Report, life: LiveStand, fault: Fault | LiveFault, dice: Random, *, whole: bool, gold: bool
-) -> None:
-    """Catch up and compare: everything, or only bronze after a fault of landing."""
+def _judged(report: Report, life: LiveStand, fault: AnyFault, dice: Random, *, whole: bool, gold: bool) -> None:
+    """Catch up and compare: everything, or only bronze after a fault of ingestion."""
     try:
         if not (whole or gold):
             life.stand.drain()
@@ -103,19 +138,6 @@ def _judged(
         report.verdict.add(life.judge(gold=gold))
     except Exception as error:  # noqa: BLE001 (whatever it is, the report must tell it)
         report.verdict.wrong(f"after {fault.name}: {type(error).__name__}: {error}")
-
-
-def _choice(dice: Random, broker_keeps: bool) -> Fault | LiveFault:
-    kinds: list[list[Fault | LiveFault]] = [
-        [*landing_faults.LOG, *(landing_faults.APACHE if broker_keeps else [])],
-        [*live_faults.KILLS, *live_faults.MORE_KILLS, *live_faults.model_kills()],
-        [
-            *live_faults.DISTURBANCES,
-            *live_faults.MORE_DISTURBANCES,
-            *([live_faults.BROKER_RESTART] if broker_keeps else []),
-        ],
-    ]
-    return dice.choice(dice.choices(kinds, [3, 2, 3])[0])
 
 
 def _broker(stack: contextlib.ExitStack, home: Path, wanted: str) -> SoakBroker:
@@ -138,12 +160,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     parser.add_argument("--broker", choices=["auto", "apache", "embedded"], default="auto")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only faults whose names match")
     options = parser.parse_args()
     home = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-soak-"))
     home.chmod(0o711)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers are stopped
     print(f"seed {options.seed}", flush=True)
-    report = soak(home, options.minutes, options.seed, options.broker)
+    report = soak(home, Plan(options.minutes, options.seed, options.only), options.broker)
     print(report.text(), flush=True)
     if report.verdict.clean:
         shutil.rmtree(home, ignore_errors=True)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from uuid import uuid4
@@ -22,9 +22,10 @@ from tests.soak.cards import CardStream
 from tests.soak.ledger import Ledger
 from tests.soak.product import Product
 from tests.soak.servers import Servers
+from tests.soak.wall_clock import WallClock
 
 PARTITIONS = 2
-_IDLE = 0.05  # seconds between three transactions of a workload in the background and the next
+_IDLE = 0.1  # seconds between three transactions of a workload in the background and the next
 DRAIN_ROWS = 10_000
 
 
@@ -36,10 +37,20 @@ class Stand:
         home: folder of this lake, its work folder and the product's output.
         seed: of the workload and of the faults' times.
         batch_rows: of the product; small, so that a crash falls between batches.
-        alert_url: where alerts go, one by one.
+        alert_urls: where alerts go, one by one.
+        clock: what the product's processes read as the time; default: the machine's.
     """
 
-    def __init__(self, servers: Servers, home: Path, seed: int, *, batch_rows: int = 60, alert_url: str = "") -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        home: Path,
+        seed: int,
+        *,
+        batch_rows: int = 60,
+        alert_urls: Sequence[str] = (),
+        clock: WallClock | None = None,
+    ) -> None:
         self.servers = servers
         self.home = home
         self.dice = Random(seed)
@@ -60,9 +71,11 @@ class Stand:
             "kafka_topic": topic,
             "batch_rows": str(batch_rows),
             "replica_interval": "1",
-            "alert_urls": alert_url,
+            "alert_urls": ",".join(alert_urls),
             "alert_burst": "100000",
         }
+        self.clock = clock
+        self.tables: list[str] = []  # created by faults, of schema public
         self.lake = Lake.at(home / "lake")
         self._started = 0
         self._positions: dict[tuple[str, str], tuple[int, int]] = {}
@@ -85,6 +98,7 @@ class Stand:
         environment["FRAUD_POSTGRES_DSN"] = self.servers.through_proxy(self._given["postgres_dsn"])
         environment["FRAUD_WORK"] = str(self.home / work)
         environment["FRAUD_BATCH_ROWS"] = str(rows or self._given["batch_rows"])
+        environment |= self.clock.environment if self.clock is not None else {}
         self._started += 1
         log = self.home / f"{program}-{self._started}.log"
         return Product(program, environment, log, *arguments, failpoint=failpoint, obey=obey)
@@ -144,7 +158,8 @@ class Stand:
 
     def judge(self) -> Verdict:
         """Compare bronze with the record; the lake must be drained."""
-        verdict = judge_ledger(self.lake, self.ledger)
+        steady_clock = self.clock is None or not self.clock.has_stepped
+        verdict = judge_ledger(self.lake, self.ledger, steady_clock=steady_clock)
         verdict.add(judge_cards(self.lake, self.cards))
         verdict.add(judge_positions(self.lake, self._positions))
         return verdict

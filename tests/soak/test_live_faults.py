@@ -8,24 +8,29 @@ from pathlib import Path
 import pytest
 
 from tests.alert_receiver import Receiver
-from tests.soak import landing_faults, live_faults
+from tests.soak import destination_faults, landing_faults, live_faults, name_faults, value_faults
 from tests.soak.conftest import SEED
+from tests.soak.hostile_destination import HostileDestination
 from tests.soak.live_stand import LiveStand
 from tests.soak.servers import Servers
 from tests.soak.stand import Stand
 
 pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1200)]
 
-ROUNDS = list(zip(live_faults.KILLS, live_faults.DISTURBANCES, strict=True))
-"""Two faults, then a catch-up and a verdict."""
+ROUNDS = [
+    (value_faults.HUGE_AMOUNTS, value_faults.FUTURE_CARDS),
+    (name_faults.FILE_FORMATS, destination_faults.REDIRECT),
+    *zip(live_faults.KILLS, live_faults.DISTURBANCES, strict=True),
+]
+"""Two faults, then a catch-up and a comparison; of the newer families the cheapest."""
 
 
 @pytest.fixture(scope="module")
 def life(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStand]:
-    with Receiver() as receiver:
+    with Receiver() as receiver, HostileDestination() as hostile:
         home: Path = tmp_path_factory.mktemp("live")
-        stand = Stand(servers, home, SEED, batch_rows=500, alert_url=receiver.url)
-        with LiveStand(stand, receiver) as living:
+        stand = Stand(servers, home, SEED, batch_rows=500, alert_urls=[receiver.url, hostile.url])
+        with LiveStand(stand, receiver, hostile) as living:
             living.settle()
             yield living
         stand.close()
@@ -43,7 +48,7 @@ def test_the_product_survives(life: LiveStand, faults: tuple[live_faults.LiveFau
 
 
 def test_there_are_enough_injections() -> None:
-    """What CI promises: at least 40 injections, 8 of them into the whole product."""
+    """What CI promises: at least 40 injections, 12 of them into the whole product."""
     whole = sum(len(faults) for faults in ROUNDS)
-    assert whole >= 8
+    assert whole >= 12
     assert whole + len(landing_faults.SNAPSHOT) + len(landing_faults.LOG) >= 40

@@ -16,7 +16,8 @@ from deltalake import CommitProperties, Transaction, write_deltalake
 from fraud_lakehouse.lake.lake import Lake
 from tests.soak.bronze_verdict import Verdict, judge_cards, judge_ledger, judge_positions
 from tests.soak.cards import CardStream
-from tests.soak.derived_verdict import AlertBook
+from tests.soak.derived_verdict import AlertBook, check_deliveries
+from tests.soak.hostile_destination import HostileDestination
 from tests.soak.ledger import TABLES, TOTAL, Committed, Event, Ledger
 
 HALF = TOTAL / 2
@@ -45,7 +46,13 @@ def bronze(transactions: list[Committed]) -> dict[str, list[dict[str, Any]]]:
             for op, key, row in events:
                 sequence += 1
                 values = dict(zip(TABLES[table], row or (key, *[None] * 9), strict=False))
-                place = {"_op": op, "_lsn": 100 * transaction.number, "_seq": sequence, "_unchanged": None}
+                place = {
+                    "_op": op,
+                    "_lsn": 100 * transaction.number,
+                    "_seq": sequence,
+                    "_unchanged": None,
+                    "_text": None,
+                }
                 if transaction.number == 1:
                     place["_op"] = "r"
                 elif values.get("note") == "long":
@@ -56,18 +63,23 @@ def bronze(transactions: list[Committed]) -> dict[str, list[dict[str, Any]]]:
 
 
 SCHEMA: dict[str, Any] = {"balance": pl.Decimal(14, 2), "amount": pl.Decimal(14, 2), "note": pl.String}
-SCHEMA |= {"_unchanged": pl.String, "_op": pl.String, "name": pl.String, "email": pl.String}
+SCHEMA |= {"_unchanged": pl.String, "_text": pl.String, "_op": pl.String, "name": pl.String, "email": pl.String}
+SCHEMA["transaction_date"] = pl.Datetime("us")
 
 
 def judged(home: Path, tamper: Callable[[dict[str, list[dict[str, Any]]]], None]) -> Verdict:
     tables = bronze(committed())
     tamper(tables)
-    for table, rows in tables.items():
-        columns = [*TABLES[table], "_op", "_lsn", "_seq", "_unchanged", "_ingested_at"]
-        kinds = {name: SCHEMA.get(name, pl.Int64) for name in columns} | {"_ingested_at": pl.Datetime("us", "UTC")}
-        write_deltalake(str(home / "bronze" / table), pl.DataFrame(rows, schema=kinds))
+    write_bronze(home, tables)
     ledger = SimpleNamespace(committed=committed())
     return judge_ledger(Lake.at(home), cast("Ledger", ledger))
+
+
+def write_bronze(home: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
+    for table, rows in tables.items():
+        columns = [*TABLES[table], "_op", "_lsn", "_seq", "_unchanged", "_text", "_ingested_at"]
+        kinds = {name: SCHEMA.get(name, pl.Int64) for name in columns} | {"_ingested_at": pl.Datetime("us", "UTC")}
+        write_deltalake(str(home / "bronze" / table), pl.DataFrame(rows, schema=kinds))
 
 
 def test_what_was_committed_passes(tmp_path: Path) -> None:
@@ -140,7 +152,7 @@ def test_card_records(tmp_path: Path, landed: list[tuple[int, int, str]], finds:
     kinds = {"_topic": pl.String, "_partition": pl.Int32, "_offset": pl.Int64, "trans_num": pl.String}
     kinds |= {"_raw": pl.Binary, "_commit": pl.Int64}
     write_deltalake(str(tmp_path / "bronze" / "card_transactions"), pl.DataFrame(rows, schema=kinds))
-    cards = SimpleNamespace(topic="t", published={(0, 0): b'"a"', (0, 1): b'"b"'})
+    cards = SimpleNamespace(topic="t", published={(0, 0): b'"a"', (0, 1): b'"b"'}, poison=set())
     verdict = judge_cards(Lake.at(tmp_path), cast("CardStream", cards))
     assert verdict.clean == (finds is None)
     assert finds is None or getattr(verdict, finds) > 0
@@ -161,10 +173,10 @@ def test_a_position_that_goes_back(tmp_path: Path) -> None:
     "later, received, finds",
     [
         ([("a", 1.0), ("b", 2.0)], ["a", "b"], None),
-        ([("b", 2.0)], ["a", "b"], "lost"),
+        ([("b", 2.0)], ["a", "b"], "missing_alerts"),
         ([("a", 1.0), ("a", 1.0)], ["a"], "doubled"),
         ([("a", 3.0)], ["a"], "lost"),
-        ([("a", 1.0), ("b", 2.0)], ["a"], "lost"),
+        ([("a", 1.0), ("b", 2.0)], ["a"], "missing_alerts"),
     ],
 )
 def test_alerts(tmp_path: Path, later: list[tuple[str, float]], received: list[str], finds: str | None) -> None:
@@ -179,3 +191,36 @@ def test_alerts(tmp_path: Path, later: list[tuple[str, float]], received: list[s
     verdict = judge(later, received)
     assert verdict.clean == (finds is None)
     assert finds is None or getattr(verdict, finds) > 0
+
+
+@pytest.mark.parametrize("amount, text", [("NaN", '{"amount": "NaN"}'), (Decimal("1e100"), '{"amount": "1E+100"}')])
+def test_what_a_decimal_cannot_hold_is_compared_by_its_text(tmp_path: Path, amount: Any, text: str) -> None:
+    def poisoned(recorded: str | None) -> Verdict:
+        payment: Event = ("c", 5, (5, 7, AT.replace(tzinfo=None), amount))
+        first = committed()[:1]
+        ledger = SimpleNamespace(committed=[*first, Committed(2, {"transactions": [payment]})])
+        home = tmp_path / str(recorded is None)
+        tables = bronze(first)
+        places = {"_op": "c", "_lsn": 200, "_seq": 1, "_unchanged": None, "_text": recorded, "_ingested_at": AT}
+        values = {"transaction_id": 5, "user_id": 7, "transaction_date": AT.replace(tzinfo=None), "amount": None}
+        tables["transactions"] = [values | places]
+        write_bronze(home, tables)
+        return judge_ledger(Lake.at(home), cast("Ledger", ledger))
+
+    assert poisoned(text).clean
+    assert poisoned(None).lost == 1
+
+
+@pytest.mark.parametrize("accepted, elsewhere, missing", [(["a"], [], 0), ([], [], 1), (["a"], ["/302"], 1)])
+def test_deliveries(tmp_path: Path, accepted: list[str], elsewhere: list[str], missing: int) -> None:
+    lake = Lake.at(tmp_path)
+    rows = {
+        "alert_id": ["a", "b"],
+        "destination": ["json://there:1#0", "json://other:1#0"],
+        "status": ["delivered"] * 2,
+    }
+    write_deltalake(lake.uri("gold", "alert_deliveries"), pl.DataFrame(rows))
+    hostile = SimpleNamespace(host="there:1", accepted=accepted, elsewhere=elsewhere)
+    verdict = check_deliveries(lake, cast("HostileDestination", hostile))
+    assert verdict.missing_alerts == missing
+    assert verdict.clean == (missing == 0)

@@ -70,6 +70,15 @@ def test_a_full_disk_is_met_once_and_at_the_named_hit_only() -> None:
     failpoints.failpoint("bronze.after_parquet")
 
 
+def test_a_failure_is_met_from_the_named_hit_on() -> None:
+    failpoints.arm_from("model.user_avg.before_commit:2:fail")
+    failpoints.failpoint("model.user_avg.before_commit")
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            failpoints.failpoint("model.user_avg.before_commit")
+    failpoints.disarm()
+
+
 def test_a_failpoint_kills_at_the_named_hit_only() -> None:
     code = (
         "from fraud_lakehouse.lake.failpoints import arm_from, failpoint\n"

@@ -45,6 +45,14 @@ def test_properties_are_set_and_everything_else_stays(table: DeltaTable, tmp_pat
     assert DeltaTable(str(root)).history(2)[1]["operation"] == "SET TBLPROPERTIES"
 
 
+@pytest.mark.parametrize("name", ["\U0001f600", "\U00020000", "\U0002a6d6x", "\U000e0100", "\u2028"])
+def test_a_column_keeps_its_name(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "bronze/t"
+    table = DeltaTable.create(str(root), pa.schema([(name, pa.string())]))
+    set_properties(table, root, {"fraud_lakehouse.columns": "[]"})
+    assert [field.name for field in DeltaTable(str(root)).schema().fields] == [name]
+
+
 def test_a_rivals_commit_in_between_refuses_it(table: DeltaTable, tmp_path: Path) -> None:
     root = tmp_path / "bronze/t"
     write_deltalake(str(root), pa.table({"at": [None], "text": ["rival"]}, schema=SCHEMA), mode="append")

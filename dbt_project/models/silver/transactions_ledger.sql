@@ -192,7 +192,7 @@ entries as (
     union all
 
     select
-        transaction_id, user_id, amount, transaction_date, is_amount_excluded, is_time_excluded, amount_text,
+        transaction_id, user_id, amount, transaction_date, is_amount_excluded, is_time_excluded, null as amount_text,
         -1 as weight,
         case when is_truncated then truncated_lsn else next_lsn end as _lsn,
         case when is_truncated then truncated_seq else next_seq end as _seq,

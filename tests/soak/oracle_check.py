@@ -1,0 +1,163 @@
+"""Whether flags, features, late rows, windows and alerts are what the oracle computes from bronze."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import polars as pl
+
+from fraud_lakehouse.lake.lake import Lake
+from tests.soak.bronze_verdict import Verdict
+from tests.soak.cards import PINNED, CardStream
+from tests.soak.oracle import Features, LedgerState, Payment, card_features, closed_windows, late_ids
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+_FEATURES = ("prior_mean", "prior_count", "count_10min", "sum_10min", "user_exists")
+_SHOWN = 3
+_BANK = "postgres.transactions"
+Key = tuple[Any, ...]
+
+
+def check_against_oracle(lake: Lake, cards: CardStream) -> Verdict:
+    """Compare silver and gold with the oracle. The lake must be settled, and bronze right.
+
+    Features and alerts of cards are compared for users whose payments are all in one partition: for others the order
+    of arrival is not known from the source alone.
+    """
+    verdict = Verdict()
+    payments = _card_payments(lake, cards)
+    late, ledger = late_ids(payments), _ledger_features(lake)
+    all_cards = card_features(payments)
+    pinned = {key: one for key, one in all_cards.items() if one.payment.user is None or one.payment.user in PINNED}
+    _compare(verdict, "silver/card_transactions", _flags(all_cards), _stored_flags(lake))
+
+    stored = _stored_features(lake, "card_transaction_features", "transaction_id")
+    wanted = {(key,): _plain(one) for key, one in pinned.items()}
+    _compare(
+        verdict, "gold/card_transaction_features", wanted, {key: stored[key] for key in stored if key[0] in pinned}
+    )
+    wanted = {key: _plain(one) for key, one in ledger.items()}
+    _compare(
+        verdict, "gold/transaction_features", wanted, _stored_features(lake, "transaction_features", "_lsn", "_seq")
+    )
+
+    late_rows = _read(lake, "silver", "card_transactions_late")["trans_num"]
+    _compare(verdict, "silver/card_transactions_late", dict.fromkeys(late, ()), dict.fromkeys(late_rows, ()))
+    columns = ("window_start", "user_id", "user_trans_count_last_360min", "user_mean_trans_amt_last_360min")
+    rows = _read(lake, "gold", "user_trans_amt_last_360min_windowed").select(columns).iter_rows()
+    windows = {(start, user): (count, mean) for start, user, count, mean in rows}
+    _compare(verdict, "gold/user_trans_amt_last_360min_windowed", closed_windows(payments, late), windows)
+
+    _compare_alerts(verdict, lake, {f"kafka.{cards.topic}": [*pinned.values()], _BANK: [*ledger.values()]})
+    return verdict
+
+
+def _card_payments(lake: Lake, cards: CardStream) -> list[Payment]:
+    """Good records, by partition and offset."""
+    frame = pl.read_delta(lake.uri("bronze", "card_transactions")).filter(
+        pl.col("_error").is_null(), pl.col("_topic") == cards.topic
+    )
+    return [
+        Payment(
+            row["trans_num"] or f"{cards.topic}/{row['_partition']}/{row['_offset']}",
+            row["user_id"],
+            (row["amt"] is not None, row["trans_date_trans_time"] is not None),
+            None if row["amt"] is None else Decimal(repr(row["amt"])),
+            _time(row["trans_date_trans_time"]),
+            row["_timestamp"],
+            row["_partition"],
+        )
+        for row in frame.sort("_partition", "_offset").iter_rows(named=True)
+    ]
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None or not _TIME.fullmatch(text):
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 (event times have no zone)
+    except ValueError:
+        return None
+
+
+def _ledger_features(lake: Lake) -> dict[Key, Features]:
+    """By LSN and sequence, the features of each version of a PostgreSQL payment."""
+    users = set(pl.read_delta(lake.uri("bronze", "users"))["user_id"].drop_nulls())
+    state = LedgerState(users)
+    found: dict[Key, Features] = {}
+    frame = pl.read_delta(lake.uri("bronze", "transactions")).sort("_lsn", "_seq")
+    for row in frame.iter_rows(named=True):
+        key, exact = row["transaction_id"], json.loads(row["_text"] or "{}")
+        given = (row["amount"] is not None or "amount" in exact, row["transaction_date"] is not None)
+        amount = row["amount"] if "amount" not in exact else Decimal(exact["amount"])
+        payment = None
+        if row["_op"] != "d":
+            finite = amount if amount is not None and amount.is_finite() else None
+            payment = Payment(str(key), row["user_id"], given, finite, row["transaction_date"], row["_committed_at"])
+        if (features := state.apply(key, payment)) is not None:
+            found[row["_lsn"], row["_seq"]] = features
+    return found
+
+
+def _flags(features: Mapping[str, Features]) -> dict[Key, Key]:
+    payments = (one.payment for one in features.values())
+    return {(one.id,): (one.is_amount_excluded, one.is_time_excluded) for one in payments}
+
+
+def _stored_flags(lake: Lake) -> dict[Key, Key]:
+    names = ("is_amount_excluded", "is_time_excluded")
+    rows = _read(lake, "silver", "card_transactions").iter_rows(named=True)
+    return {(row["trans_num"],): tuple(bool(row.get(name)) for name in names) for row in rows}
+
+
+def _plain(features: Features) -> Key:
+    return tuple(getattr(features, name) for name in _FEATURES)
+
+
+def _stored_features(lake: Lake, table: str, *key: str) -> dict[Key, Key]:
+    rows = _read(lake, "gold", table).select(*key, *_FEATURES).iter_rows()
+    return {row[: len(key)]: row[len(key) :] for row in rows}
+
+
+def _compare_alerts(verdict: Verdict, lake: Lake, features: Mapping[str, list[Features]]) -> None:
+    wanted = {
+        (rule, source, one.payment.id) for source, all_of in features.items() for one in all_of for rule in one.rules
+    }
+    known = {(source, one.payment.id) for source, all_of in features.items() for one in all_of}
+    recorded = _read(lake, "gold", "alerts").select("rule", "source", "transaction_id").rows()
+    fired = {(rule, source, payment) for rule, source, payment in recorded if (source, payment) in known}
+    verdict.checked += len(fired)
+    if missing := wanted - fired:
+        verdict.wrong(f"{len(missing)} alerts did not fire: {sorted(missing)[:_SHOWN]}", missing_alerts=len(missing))
+    if surplus := fired - wanted:
+        verdict.wrong(f"{len(surplus)} alerts should not have fired: {sorted(surplus)[:_SHOWN]}", doubled=len(surplus))
+
+
+def _compare(verdict: Verdict, name: str, wanted: Mapping[Any, Key], stored: Mapping[Any, Key]) -> None:
+    """Rows by key; numbers within 1e-6."""
+    verdict.checked += len(stored)
+    if missing := wanted.keys() - stored.keys():
+        verdict.wrong(f"{name}: {len(missing)} rows are missing: {list(missing)[:_SHOWN]}", lost=len(missing))
+    if surplus := stored.keys() - wanted.keys():
+        verdict.wrong(
+            f"{name}: {len(surplus)} rows should not be there: {list(surplus)[:_SHOWN]}", doubled=len(surplus)
+        )
+    other = [key for key in wanted.keys() & stored.keys() if not all(map(_is_same, wanted[key], stored[key]))]
+    if other:
+        shown = [(key, f"oracle {wanted[key]}", f"lake {stored[key]}") for key in other[:_SHOWN]]
+        verdict.wrong(f"{name}: {len(other)} rows are not what the oracle says: {shown}", lost=len(other))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= 1e-6 * max(1.0, abs(one))
+    return bool(one == other)
+
+
+def _read(lake: Lake, layer: str, table: str) -> pl.DataFrame:
+    return pl.read_delta(lake.uri(layer, table))
