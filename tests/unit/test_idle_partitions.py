@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
 from fraud_lakehouse.errors import ConcurrentWriterError
@@ -214,3 +215,19 @@ def test_the_windows_are_those_of_the_catalogue(tmp_path: Path) -> None:
     assert current_windows() == [Windows(1800, 1800), Windows(21600, 3600), Windows(21600, 21600)]
     (tmp_path / "features.yml").write_text("sources: [")
     assert current_windows(tmp_path) == [Windows(21600, 3600)]
+
+
+@pytest.mark.parametrize("max_future, newest", [(86_400, 1), (0, 3)])
+def test_an_event_time_that_models_exclude_is_not_the_newest(tmp_path: Path, max_future: float, newest: int) -> None:
+    """Its windows would end beyond what a datetime holds, or be waited for in vain."""
+    times = ["2026-01-01 11:00:00", "2026-01-02 12:00:00", "2026-01-02 12:00:01", "9998-12-31 23:59:59"]
+    rows = {
+        "_topic": "transaction",
+        "_error": pl.Series([None] * 5, dtype=pl.String),
+        "_timestamp": pl.Series([LANDED] * 3 + [None] * 2, dtype=pl.Datetime("us", "UTC")),
+        "_ingested_at": LANDED,
+        "trans_date_trans_time": [*times, "9999-12-31 23:59:59"],
+    }
+    write_deltalake(tmp_path / "cards", pl.DataFrame(rows))
+    found = newest_of(DeltaTable(tmp_path / "cards"), "transaction", 60, max_future)
+    assert found is not None and str(found.event_time) == times[newest]
