@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 import psycopg
 from psycopg import sql
 
+from fraud_lakehouse.capture.postgres_names import bronze_name
+from tests.patience import PATIENCE
 from tests.soak.live_faults import LiveFault
 from tests.soak.live_stand import LiveStand
 
@@ -76,9 +79,15 @@ def wide(life: LiveStand) -> None:
 
 
 def _captured(life: LiveStand) -> None:
+    """Alerts go on, and the new tables are in bronze: the running process reads the catalog every few seconds."""
     with life.stand.working():
         life.check_alerts()
     life.go_on()
+    lake, until = life.stand.lake, time.monotonic() + PATIENCE
+    missing = [bronze_name("public", name) for name in life.stand.tables]
+    while missing := [name for name in missing if not lake.exists("bronze", name)]:
+        assert time.monotonic() < until, f"not captured: {missing}"
+        time.sleep(0.2)
 
 
 def _create(life: LiveStand, name: str, columns: Sequence[str]) -> None:
