@@ -46,6 +46,7 @@ from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.demo.services import Watchdog
 from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lease import holder
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.transform.runner import Transformer
 
@@ -135,9 +136,10 @@ def cycle(settings: Settings, home: Path, *, dagster: bool) -> Iterator[None]:
 
 def cycle_process(settings: Settings) -> psutil.Process | None:
     """The process that holds the lake's live turn."""
+    found = holder(settings.work_dir / "live.lock")
     try:
-        return psutil.Process(int((settings.work_dir / "live.lock").read_text().strip() or 0))
-    except (OSError, ValueError, psutil.NoSuchProcess):
+        return psutil.Process(found.pid) if found is not None and found.pid else None
+    except psutil.NoSuchProcess:
         return None
 
 
