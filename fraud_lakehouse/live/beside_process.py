@@ -59,7 +59,14 @@ class _Answers:
     def __init__(self, say: TextIO) -> None:
         self._say = say
         self._lock = threading.Lock()
-        threading.Thread(target=self._beat, name="answers", daemon=True).start()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="answers", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the heartbeats."""
+        self._ended.set()
+        self._thread.join(BEAT_SECONDS)
 
     def send(self, answer: dict[str, Any]) -> None:
         """Write one object.
@@ -73,10 +80,9 @@ class _Answers:
 
     def _beat(self) -> None:
         with suppress(BrokenPipeError, ValueError):  # the parent is gone, or the stream is closed
-            while True:
+            while not self._ended.wait(BEAT_SECONDS):
                 if not is_stuck():
                     self.send({})
-                time.sleep(BEAT_SECONDS)
 
 
 class _EndedError(Exception):
@@ -87,8 +93,12 @@ def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishLan
     """Build the lanes after a change, at most every `replica_interval` seconds, until `lines` ends."""
     changes = _Changes(lines)
     changes.start()
-    answers = _Answers(say)
-    with closing(Transformer(settings)) as transformer, suppress(_EndedError), watched():
+    with (
+        closing(_Answers(say)) as answers,
+        closing(Transformer(settings)) as transformer,
+        suppress(_EndedError),
+        watched(),
+    ):
         work = _Work(settings, transformer, changes, answers)
         while True:
             work.step(publishing.problem)
