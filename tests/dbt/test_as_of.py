@@ -58,7 +58,9 @@ CATALOGUE = load_catalogue(shipped_project() / FILE)  # no fixture: hypothesis w
 
 @pytest.fixture(scope="module", params=["drop", "correct"])
 def shared_lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
-    lake = SmallLake(tmp_path_factory.mktemp("as_of") / "lake", late_rows=request.param, label_delay=DELAY)
+    root = tmp_path_factory.mktemp("as_of") / "lake"
+    # Here event times and the moments at which rows became known have nothing to do with each other: no limit.
+    lake = SmallLake(root, late_rows=request.param, label_delay=DELAY, max_future=0.0)
     yield lake
     lake.transformer.close()
 
