@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.detect.excluded_values import CARDS, LEDGER, evaluate_excluded_values
@@ -63,6 +64,6 @@ def _check(table: tuple[str, str]) -> dg.AssetChecksDefinition:
     )
     def excluded_values(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
         (evaluation,) = excluded_evaluations(lakehouse.lake, lakehouse.settings, (table,))
-        return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
+        return check_result(evaluation)
 
     return excluded_values

@@ -13,6 +13,7 @@ import dagster as dg
 
 from fraud_lakehouse.defs.alerts import notify
 from fraud_lakehouse.defs.bronze import bronze_key, configured
+from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.detect.message import Message
 from fraud_lakehouse.errors import LakehouseError
@@ -52,7 +53,7 @@ def tables_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
     )
     def tables_captured(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
         (evaluation,) = tables_evaluation(lakehouse.settings, lakehouse.parts.tables)
-        return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
+        return check_result(evaluation)
 
     return [tables_captured]
 

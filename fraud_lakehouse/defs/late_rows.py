@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.detect.late_rows import CARDS, evaluate_late_rows
@@ -57,6 +58,6 @@ def late_check() -> dg.AssetChecksDefinition:
     )
     def late_rows(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
         (evaluation,) = late_evaluation(lakehouse.lake, lakehouse.settings)
-        return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
+        return check_result(evaluation)
 
     return late_rows

@@ -71,6 +71,11 @@ def landed_metadata(landed: Sequence[Landed]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def check_result(evaluation: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
+    """What a check returns, of an evaluation that the live run logs as it is."""
+    return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
+
+
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from fraud_lakehouse.defs.bronze import bronze_key, configured
+from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.errors import LakehouseError
 
@@ -58,7 +59,7 @@ def transactions_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
     )
     def open_transactions(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
         (evaluation,) = transactions_evaluation(lakehouse.settings, lakehouse.parts.transactions)
-        return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
+        return check_result(evaluation)
 
     return [open_transactions]
 
