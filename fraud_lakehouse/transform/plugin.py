@@ -252,10 +252,11 @@ class Plugin(BasePlugin):
 
     def _commit(self, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
         cursor = self._conn.cursor()
-        if not self._keeps_views:
-            for key in self._declared:
-                if f"{quoted(key[0])}.{quoted(key[1])}" in call["sql"]:
-                    self._refresh(key)
+        # Other processes may have committed since the views were made: one that is older than the new rows would, say,
+        # give a watermark that does not know them, and no later build would notice.
+        for key in self._declared:
+            if f"{quoted(key[0])}.{quoted(key[1])}" in call["sql"]:
+                self._refresh(key)
         self._answer(plan)
         if plan.indexed is not None:
             plan.indexed.answer(cursor)

@@ -222,7 +222,10 @@ def test_slots_that_are_used_up_are_named_and_hold_up_only_what_needs_one(
     monkeypatch.setattr(ingest_postgres, "BUSY_SECONDS", 0.0)
     settings = settings_of(database, tmp_path)
     with slots_used_up(source, "other"):
-        refused(settings, ServerLimitError, "all 32 replication slots", "nobody reads other_1", "pg_drop_replication")
+        error = refused(settings, ServerLimitError, "all 32 replication slots", "pg_drop_replication")
+        named = str(error).splitlines()[0].split("nobody reads ")[1].split(", ")
+        unread = source.execute("select slot_name from pg_replication_slots where not active").fetchall()
+        assert set(named) == {name for (name,) in unread}
     insert(source)
     with PostgresIngest(settings, Lake.at(settings.lake)) as live:
         live.step(100)
