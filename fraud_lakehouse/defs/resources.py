@@ -5,7 +5,7 @@ The parts' constructors are values (`Parts`), so that tests hand in their own. N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,13 +42,19 @@ class Ingest:
 
 
 class Builder(Protocol):
-    """The warm dbt process."""
+    """What builds models (`Transformer`)."""
 
-    def warm_up(self, options: list[str]) -> None:
-        """Do what a build needs and no turn is needed for."""
+    def names(self, lane: str) -> list[str]:
+        """Names of the models of a lane."""
 
-    def build(self, options: list[str], *, tests: bool = True) -> BuildResult:
-        """Run `dbt build` with these options, tests included unless told otherwise."""
+    def warm_up(self, names: Collection[str]) -> None:
+        """Do what a build of these models needs and no turn is needed for."""
+
+    def build(self, names: Collection[str], *, tests: bool = True) -> BuildResult:
+        """Build these models, and run their data tests unless told otherwise."""
+
+    def test(self, names: Collection[str]) -> BuildResult:
+        """Run the data tests of these models."""
 
 
 def _ingest(source: str, settings: Settings, lake: Lake) -> Ingest:

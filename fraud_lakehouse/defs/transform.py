@@ -1,4 +1,4 @@
-"""The dbt models as assets, their tests as asset checks; a run builds them in its own warm dbt process.
+"""The dbt models as assets, their tests as asset checks; a run builds them by the executor, in its own process.
 
 Specs come from the manifest through dagster-dbt. Its command line is not used: a dbt subprocess costs seconds
 more than the build itself.
@@ -114,21 +114,22 @@ def build_in_turns(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], *,
     """
     from fraud_lakehouse.transform.build_result import BuildResult
 
+    builder = lakehouse.builder()
     lanes: dict[str, list[str]] = {HOT: [], BESIDE: []}
     for node in wanted:
         lanes[HOT if "hot" in node["config"]["tags"] else BESIDE].append(node["name"])
-    options = {lane: ["--select", *sorted(names)] for lane, names in lanes.items() if names}
     if everything:
-        options = {HOT: ["--select", "tag:hot"], BESIDE: ["--exclude", "tag:hot"]}
-    builder = lakehouse.builder()
-    if HOT in options:
-        builder.warm_up(options[HOT])  # imported, parsed and read before the turn that alerts wait for is taken
+        lanes = {HOT: builder.names("hot"), BESIDE: builder.names("rest")}
+    if lanes[HOT]:
+        builder.warm_up(lanes[HOT])  # compiled, and read before the turn that alerts wait for is taken
     built = []
-    for lane, selection in options.items():
+    for lane, names in lanes.items():
+        if not names:
+            continue
         with lakehouse.writing(lane):
-            built.append(builder.build(selection, tests=lane != HOT))
+            built.append(builder.build(names, tests=lane != HOT))
         if lane == HOT:
-            built.append(builder.build([*selection, "--resource-type", "test"]))  # reads only: without the turn
+            built.append(builder.test(names))  # reads only: without the turn
     # A test on models of both lanes runs with each; what it says after the second is what holds.
     nodes = {node.unique_id: node for one in built for node in one.nodes}
     return BuildResult(list(nodes.values()), sum(one.seconds for one in built))

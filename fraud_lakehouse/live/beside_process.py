@@ -1,7 +1,6 @@
 """The process beside the cycle: the replica and the features lane, when there is something new, and daily upkeep.
 
-It parses and rehearses a changed dbt project too, so that the hot lane takes it over without waiting for dbt's parser,
-and takes over none that is broken. It yields the processor to the cycle. How the cycle talks to it is in `beside.py`.
+It compiles a changed dbt project too, so that the hot lane takes it over without waiting for dbt. It yields the processor to the cycle. How the cycle talks to it is in `beside.py`.
 """
 
 from __future__ import annotations
@@ -172,7 +171,7 @@ class _Work:
     def _accept(self) -> bool:
         """Take over a changed project, or note why it is refused."""
         try:
-            is_new = self._transformer.accept()
+            is_new = self._transformer.reload()
         except LakehouseError as error:
             self._note("project", str(error))
             return False

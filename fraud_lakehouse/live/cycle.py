@@ -187,18 +187,15 @@ class Cycle:
             self._deliver_due = time.monotonic() + DELIVER_SECONDS
 
     def warm_up(self) -> None:
-        """Import, parse and build, so that the first micro-batch costs what any other does.
+        """Read what builds need into memory, and build, so that the first micro-batch costs what any other does.
 
-        As much as possible without the turn, which the cycle that runs meanwhile needs: with much history it takes
-        long. Builds twice: what two builds did alike is done without dbt from then on (transform/program.py).
+        As much as possible without the turn, which the cycle that runs meanwhile needs: with much history it takes long.
         """
         self._take_over_project()
         self.transformer.warm_up()
-        for _ in range(2):
-            self._build_alerts()
-            time.sleep(GIVE_WAY_SECONDS)
-            self._build(self._follow)
-            time.sleep(GIVE_WAY_SECONDS)
+        self._build_alerts()
+        time.sleep(GIVE_WAY_SECONDS)
+        self._build(self._follow)
 
     def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:
         """Run cycles until the sources are drained, then build every layer and deliver.
@@ -221,7 +218,7 @@ class Cycle:
             report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
             if not landed:
                 break
-        self.transformer.accept()
+        self.transformer.reload()
         # One turn at a time, and in the hot one no test: the alerts of a live cycle beside wait for it.
         built = []
         for part in (self._alerts, self._follow):

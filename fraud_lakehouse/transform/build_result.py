@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fraud_lakehouse.errors import TransformError
 
@@ -72,49 +71,3 @@ class BuildResult:
             first = next((node for node in broken if node.status == "error"), broken[0])
             names = ", ".join(node.name for node in broken)
             raise TransformError(f"dbt could not build {names}: {first.reason}", f"correct the model {first.name}")
-
-
-def raise_for_errors(result: Any) -> None:
-    """Raise for what went wrong in a rehearsal: dbt itself, or a model."""
-    if result.exception is not None:
-        raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
-    nodes = result.result.results if result.result else []
-    BuildResult([node_result(node, {}) for node in nodes], 0.0).raise_for_errors()
-
-
-def reason(result: Any) -> str:
-    """Why a command failed: the exception's message, else that of its first node."""
-    nodes = result.result.results if result.result else []
-    return str(result.exception) if result.exception is not None else str(nodes[0].message if nodes else "no result")
-
-
-def node_result(result: Any, commits: dict[str, Any]) -> NodeResult:
-    """A node of dbt's results.
-
-    Args:
-        commits: what models have committed, by id.
-    """
-    node = result.node
-    return NodeResult(
-        unique_id=node.unique_id,
-        name=node.name,
-        resource_type=str(node.resource_type),
-        status=str(result.status),
-        seconds=result.execution_time,
-        **committed(node.unique_id, commits),
-        failures=result.failures,
-        message=result.message or "",
-    )
-
-
-def failed_view(node: NodeResult, failures: Mapping[str, str]) -> NodeResult:
-    """A view that dbt made and that then failed when its rows were read, as failed; others as they are."""
-    is_failed = node.ok and node.resource_type == "model" and node.name in failures
-    return replace(node, status="error", message=failures[node.name]) if is_failed else node
-
-
-def committed(node: str, commits: dict[str, Any]) -> dict[str, Any]:
-    """`rows` and `version` of a node's result."""
-    commit = commits.get(node)
-    rows = (commit.rows if commit else 0) if node in commits else None
-    return {"rows": rows, "version": commit.version if commit else None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,9 +19,7 @@ def write_site(settings: Settings, folder: Path) -> Path:
     """
     transformer = Transformer(settings)
     try:
-        page = transformer.documentation()
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.copyfile(page, folder / "index.html"))
+        return transformer.documentation(folder)
     except OSError as error:
         raise TransformError(
             f"the dbt docs cannot be written to {folder}: {error}", "choose another --folder"

@@ -1,6 +1,12 @@
-"""How DuckDB plans the project's queries, in builds and in queries of features as of labels alike."""
+"""How DuckDB is opened over a lake, and how it plans the project's queries, in builds and in queries of labels alike."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.lake.lake import Lake
+    from fraud_lakehouse.settings import Settings
 
 PLANNING = {
     # Its estimate of how many rows of an incremental build are evaluated is 0: it would compare each with every
@@ -8,3 +14,17 @@ PLANNING = {
     "asof_loop_join_threshold": 0,
 }
 """Options of a connection."""
+
+SESSION = {"TimeZone": "UTC"}
+"""Settings of a session."""
+
+
+def options(settings: Settings, lake: Lake) -> dict[str, str | bool | int | float | list[str]]:
+    """Options of a connection that builds models."""
+    return {
+        "memory_limit": settings.duckdb_memory,
+        "temp_directory": str((settings.work_dir / "spill").resolve()),
+        # It would keep 0.8 KB of each file read, for good; local ones are read as fast without it.
+        "enable_external_file_cache": not lake.is_local,
+        **PLANNING,
+    }

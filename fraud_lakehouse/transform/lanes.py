@@ -1,27 +1,29 @@
-"""The parts of the project that are built together, in dbt's words."""
+"""The parts of the project that are built together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.transform.compiled import HOT, CompiledProject, Model
 
-LANES = {
-    "hot": ["--select", "tag:hot"],
-    "alerts": ["--select", "+alerts,tag:hot"],
-    "follow": ["--select", "tag:hot", "--exclude", "+alerts"],
-    "replica": ["--select", "tag:replica"],
-    "features": ["--select", "tag:features"],
-    "rest": ["--exclude", "tag:hot"],
-    "hot_tests": ["--select", "tag:hot", "--resource-type", "test"],
-    "all": [],
-}
+LANES = ("hot", "alerts", "follow", "replica", "features", "rest", "all")
 UNTESTED = ("hot", "alerts", "follow")
-NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
-NO_TESTS = (*NO_UNIT_TESTS, "--exclude-resource-type", "test")
+ALERTS = "alerts"
 
 
-def options_of(lane: str, left_out: Sequence[str] = (), *, full_refresh: bool = False) -> list[str]:
-    """The options that select a lane without what is left out: `--exclude` may be given once only."""
-    options = [*LANES[lane]]
-    if left_out:
-        options += left_out if "--exclude" in options else ["--exclude", *left_out]
-    return [*options, *(["--full-refresh"] if full_refresh else [])]
+def models_of(project: CompiledProject, lane: str) -> list[Model]:
+    """The models of a lane, in order.
+
+    Raises:
+        TransformError: there is no such lane.
+    """
+    if lane not in LANES:
+        raise TransformError(f"there is no lane {lane!r}", f"use one of {', '.join(LANES)}")
+    if lane == "all":
+        return list(project.models)
+    if lane == "rest":
+        return [model for model in project.models if not model.is_hot]
+    if lane not in ("alerts", "follow"):
+        return project.tagged(lane)
+    before = {model.unique_id for model in project.with_parents(project.named([ALERTS]))}
+    hot = project.tagged(HOT)
+    return [model for model in hot if (model.unique_id in before) == (lane == "alerts")]

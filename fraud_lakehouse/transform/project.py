@@ -31,7 +31,8 @@ from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.binding import check_models
 from fraud_lakehouse.transform.captured import BANK, CARDS, Captured, CapturedTables, models_of
-from fraud_lakehouse.transform.engine import PLANNING
+from fraud_lakehouse.transform.compile import compile_project
+from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
 
 KEPT_SECONDS = 7 * 86_400
@@ -49,14 +50,14 @@ class PreparedProject:
         return self.folder / "target" / "manifest.json"
 
     @property
-    def parsed_path(self) -> Path:
-        """The manifest as dbt reads it back fastest."""
-        return self.folder / "target" / "partial_parse.msgpack"
+    def compiled_path(self) -> Path:
+        """The project compiled (`compiled.py`)."""
+        return self.folder / "compiled.json"
 
     @property
-    def is_parsed(self) -> bool:
-        """Whether dbt has parsed it: the folder appears whole, or not at all."""
-        return self.manifest_path.is_file()
+    def is_prepared(self) -> bool:
+        """Whether it is compiled: the folder appears whole, or not at all."""
+        return self.compiled_path.is_file()
 
 
 def shipped_project() -> Path:
@@ -116,10 +117,36 @@ class Preparation:
         """
         with _going_away():
             plan = self._planned()
-            if not plan.project.is_parsed:
+            if not plan.project.is_prepared:
                 with _kept_in(plan.project.folder.parent):
-                    _make(plan, self._settings)
+                    _make(plan)
             return plan.project
+
+    def note_used(self, prepared: PreparedProject) -> None:
+        """Note which project this lake is built by, for a process that finds a broken one; and that it is in use.
+
+        Raises:
+            LakeError: the work folder cannot be written.
+        """
+        note = self._settings.work_dir / "project"
+        unseen = note.with_suffix(f".{os.getpid()}")
+        try:
+            os.utime(prepared.folder)  # those that nobody has used for a week are removed
+            note.parent.mkdir(parents=True, exist_ok=True)
+            unseen.write_text(prepared.folder.name)
+            unseen.replace(note)
+        except OSError as error:
+            fix = "point FRAUD_WORK at a folder this user may write"
+            raise LakeError(f"the note {note} cannot be written: {error.strerror or error}", fix) from None
+
+    def last_used(self) -> PreparedProject | None:
+        """The project that this lake was built by last; None where there is none, or where it was cleared away."""
+        try:
+            name = (self._settings.work_dir / "project").read_text().strip()
+        except OSError:
+            return None
+        prepared = PreparedProject(self._settings.cache_dir / "dbt" / name)
+        return prepared if name and prepared.is_prepared else None
 
     def _planned(self) -> _Plan:
         with _going_away():
@@ -181,8 +208,8 @@ def _plan(settings: Settings, shipped: Path, stamp: Stamp, captured: dict[str, C
     return _Plan(shipped, generated, PreparedProject(folder))
 
 
-def _make(plan: _Plan, settings: Settings) -> None:
-    """Put a project together and have dbt parse it; the folder appears whole."""
+def _make(plan: _Plan) -> None:
+    """Put a project together and have it compiled; the folder appears whole."""
     home = plan.project.folder.parent
     home.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=home))
@@ -191,11 +218,11 @@ def _make(plan: _Plan, settings: Settings) -> None:
         for name, text in plan.generated.items():
             (building / name).parent.mkdir(parents=True, exist_ok=True)
             (building / name).write_text(text, encoding="utf-8")
-        _parse(building, settings)
+        compile_project(building)
         try:
             os.rename(building, plan.project.folder)
         except OSError:
-            if not plan.project.is_parsed:  # else another process was quicker, with the same content
+            if not plan.project.is_prepared:  # else another process was quicker, with the same content
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -210,12 +237,6 @@ def _forget_old(home: Path, current: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def dbt_arguments(prepared: PreparedProject, profiles: Path, target: Path) -> list[str]:
-    """The command line options every dbt call here shares."""
-    folders = {"--project-dir": prepared.folder, "--profiles-dir": profiles, "--target-path": target}
-    return [str(part) for option in folders.items() for part in option]
-
-
 def write_profile(settings: Settings, folder: Path) -> Path:
     """Write the profiles.yml that runs a prepared project over the settings' lake; answers its folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -223,23 +244,8 @@ def write_profile(settings: Settings, folder: Path) -> Path:
     return folder
 
 
-def _parse(folder: Path, settings: Settings) -> None:
-    from dbt.cli.main import dbtRunner  # 4 s of imports, only for who needs it
-
-    quiet = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
-    with tempfile.TemporaryDirectory() as profiles:
-        write_profile(settings, Path(profiles))
-        arguments = dbt_arguments(PreparedProject(folder), Path(profiles), folder / "target")
-        result = dbtRunner().invoke([*quiet, "parse", *arguments])
-    if isinstance(result.exception, OSError):  # the disk's word, not dbt's
-        raise result.exception
-    if not result.success:
-        raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
-
-
 def _profiles(settings: Settings) -> str:
     lake = Lake.at(settings.lake)
-    spill = str((settings.work_dir / "spill").resolve())
     output = {
         "type": "duckdb",
         "path": ":memory:",
@@ -247,14 +253,8 @@ def _profiles(settings: Settings) -> str:
         "threads": 1,
         "disable_transactions": True,
         "plugins": [{"module": "fraud_lakehouse.transform.plugin", "alias": "delta", "config": {"lake": lake.root}}],
-        "settings": {"TimeZone": "UTC"},
-        "config_options": {
-            "memory_limit": settings.duckdb_memory,
-            "temp_directory": spill,
-            # It would keep 0.8 KB of each file read, for good; local ones are read as fast without it.
-            "enable_external_file_cache": not lake.is_local,
-            **PLANNING,
-        },
+        "settings": SESSION,
+        "config_options": options(settings, lake),
     }
     return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.build_result import NodeResult
+from fraud_lakehouse.transform.compiled import Model
 from fraud_lakehouse.transform.runner import Transformer
 
 
@@ -32,40 +31,39 @@ def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) 
         TurnTakenError: another process did not end its turn.
     """
     transformer.reload()
-    nodes = json.loads(transformer.project.manifest_path.read_text())["nodes"].values()
-    chosen = [_named([node for node in nodes if node["resource_type"] == "model"], name) for name in names]
+    project = transformer.compiled
+    chosen = [_named(project.models, name) for name in names]
     built: list[NodeResult] = []
     for part in (HOT, BESIDE):
-        wanted = [node["name"] for node in chosen if ("hot" in node["config"]["tags"]) == (part == HOT)]
+        wanted = [model for model in chosen if model.is_hot == (part == HOT)]
         if wanted:
-            selected = sorted(set(wanted))
             with writer_lock(settings.work_dir, TURN_SECONDS, part):
                 if part == HOT:
-                    before = ["--select", *(f"+{name},tag:hot" for name in selected)]
+                    before = [model.name for model in project.with_parents(wanted) if model.is_hot]
                     transformer.build(before, tests=False).raise_for_errors()
-                result = transformer.build(["--select", *selected, "--full-refresh"], tests=False)
+                result = transformer.build({model.name for model in wanted}, full_refresh=True, tests=False)
             result.raise_for_errors()
-            built += [node for node in result.nodes if node.resource_type == "model"]
+            built += result.nodes
     return built
 
 
-def _named(models: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+def _named(models: Sequence[Model], name: str) -> Model:
     """The model of a table, refused where it keeps its rows."""
-    tables = {f"{node['schema']}/{node['alias']}": node for node in models}
-    found = [node for table, node in tables.items() if name in (table, node["alias"], node["name"])]
+    tables = {"/".join(model.key): model for model in models}
+    found = [model for table, model in tables.items() if name in (table, model.key[1], model.name)]
     if not found:
-        close = difflib.get_close_matches(name, [*tables, *(node["alias"] for node in models)], n=3)
+        close = difflib.get_close_matches(name, [*tables, *(model.key[1] for model in models)], n=3)
         raise TransformError(
             f"there is no model {name!r}",
             f"did you mean {', '.join(close)}?" if close else "`fraud-lakehouse status` lists the tables",
         )
     if len(found) > 1:
-        tables_found = ", ".join(f"{node['schema']}/{node['alias']}" for node in found)
+        tables_found = ", ".join("/".join(model.key) for model in found)
         raise TransformError(f"{name!r} is the name of several models", f"use one of {tables_found}")
-    (node,) = found
-    table = f"{node['schema']}/{node['alias']}"
-    if node["config"].get("full_refresh") is False:
+    (model,) = found
+    table = "/".join(model.key)
+    if model.keeps_rows:
         raise TransformError(f"{table} keeps its rows: what it has once said stays as it is", "leave it out")
-    if node["config"]["materialized"] != "delta":
+    if not model.is_stored:
         raise TransformError(f"{table} is a view: no row of it is stored", "leave it out")
-    return node
+    return model

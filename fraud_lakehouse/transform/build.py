@@ -1,0 +1,112 @@
+"""Builds a selection of a project's models in order, then runs its tests; a failure takes with it what needs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from fraud_lakehouse.transform.build_result import NodeResult
+from fraud_lakehouse.transform.compiled import CompiledProject, Model, Test
+from fraud_lakehouse.transform.executor import Executor
+
+
+def build_models(
+    executor: Executor,
+    project: CompiledProject,
+    models: Sequence[Model],
+    *,
+    full_refresh: bool = False,
+    left_out: Collection[str] = (),
+) -> list[NodeResult]:
+    """Build models, each after those it reads. A failing model is a result, not an error.
+
+    A model of the fast path is built though some of what it reads failed, from the others' new rows: its own position
+    in the failed one's table stays. Any other model waits for all it reads.
+
+    Args:
+        models: in the project's order.
+        left_out: unique ids of models that failed before: neither they are built now, nor what reads nothing else.
+    """
+    results: dict[str, NodeResult] = {}
+    absent = unbuildable(project, left_out)
+    models = [model for model in models if model.unique_id not in absent]
+    for model in models:
+        failed = {unique_id for unique_id, result in results.items() if not result.ok}
+        if _waits(model, failed, has_any=not model.is_hot or full_refresh):
+            results[model.unique_id] = _result(model, "skipped")
+        elif not model.is_stored:
+            results[model.unique_id] = _result(model, "success")
+        else:
+            _build(executor, project, model, results, absent, full_refresh=full_refresh)
+    return [_with_sources(project, result) for result in results.values()]
+
+
+def run_tests(executor: Executor, tests: Iterable[Test]) -> list[NodeResult]:
+    """Run data tests; one that cannot run is an error, and has not passed."""
+    return [_test(executor, test) for test in tests]
+
+
+def unbuildable(project: CompiledProject, failed: Collection[str]) -> set[str]:
+    """Failed models by unique id, and the models that read nothing but such models."""
+    found = set(failed)
+    for model in project.models:
+        if model.parents and found.issuperset(model.parents):
+            found.add(model.unique_id)
+    return found
+
+
+def _waits(model: Model, failed: Collection[str], *, has_any: bool) -> bool:
+    parents = set(model.parents)
+    return bool(parents & set(failed)) if has_any else bool(parents) and parents.issubset(failed)
+
+
+def _build(
+    executor: Executor,
+    project: CompiledProject,
+    model: Model,
+    results: dict[str, NodeResult],
+    absent: Collection[str],
+    *,
+    full_refresh: bool,
+) -> None:
+    """Build one stored model; a view that fails when it is read gets that as its result."""
+    ids = {view.name: view.unique_id for view in project.named(model.must_read)}
+    failed = {unique_id for unique_id, result in results.items() if not result.ok}
+    views = [view for view in model.must_read if ids[view] not in failed and ids[view] not in absent]
+    began = time.monotonic()
+    try:
+        built = executor.build(model, full_refresh=full_refresh, views=views)
+    except Exception as error:  # noqa: BLE001  whatever it is, it is this model's
+        results[model.unique_id] = replace(_result(model, "error", began), message=str(error))
+        return
+    for view in project.named(built.failed_views):
+        results[view.unique_id] = replace(_result(view, "error"), message=built.failed_views[view.name])
+    rows, version = (built.commit.rows, built.commit.version) if built.commit is not None else (0, None)
+    results[model.unique_id] = replace(_result(model, "success", began), rows=rows, version=version)
+
+
+def _test(executor: Executor, test: Test) -> NodeResult:
+    began = time.monotonic()
+    result = NodeResult(test.unique_id, test.name, "test", "pass", 0.0)
+    try:
+        failures, fails, warns = executor.failing_rows(test)
+    except Exception as error:  # noqa: BLE001  whatever it is, it is this test's
+        return replace(result, status="error", seconds=time.monotonic() - began, message=str(error))
+    is_error = fails and test.severity == "ERROR"
+    status = "fail" if is_error else "warn" if warns or fails else "pass"
+    condition = test.error_if if is_error else test.warn_if
+    message = "" if status == "pass" else f"Got {failures} results, configured to {status} if {condition}"
+    return replace(result, status=status, seconds=time.monotonic() - began, failures=failures, message=message)
+
+
+def _result(model: Model, status: str, began: float | None = None) -> NodeResult:
+    seconds = 0.0 if began is None else time.monotonic() - began
+    return NodeResult(model.unique_id, model.name, "model", status, seconds)
+
+
+def _with_sources(project: CompiledProject, result: NodeResult) -> NodeResult:
+    """A model that failed, with the bronze tables whose rows wait for it."""
+    if result.ok:
+        return result
+    return replace(result, sources=sorted(t for layer, t in project.tables_of(result.unique_id) if layer == "bronze"))

@@ -1,0 +1,308 @@
+"""Compile a prepared project, in a process of its own: dbt compiles each model twice, and every SQL is checked.
+
+`python -m fraud_lakehouse.transform.compile FOLDER` leaves `target/manifest.json` and `compiled.json` in the folder. It
+ends with code 1, and the message as its last line of output, where dbt refuses the project or a model cannot run.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.definitions import Definitions
+from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model, Source, Test, Variant, named_tables
+from fraud_lakehouse.transform.executor import Executor
+from fraud_lakehouse.transform.handles import Key
+
+STORED = "delta"
+"""The materialization of a model that is a table."""
+
+QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
+_COMPILE = [*QUIET, "compile", "--no-populate-cache", "--exclude-resource-type", "unit_test"]
+_FAILED = 1
+
+
+def compile_project(folder: Path) -> None:
+    """Compile the project in a folder and check it, in another process: dbt takes 200 MB that nothing gives back.
+
+    Raises:
+        TransformError: dbt refuses the project, or a model's SQL cannot run; names it and says why.
+        OSError: no room for what it writes.
+    """
+    command = [sys.executable, "-m", "fraud_lakehouse.transform.compile", str(folder)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode == 0:
+        return
+    lines = done.stdout.splitlines()
+    if done.returncode == _FAILED and lines and lines[-1].startswith("{"):
+        told = json.loads(lines[-1])
+        if "errno" in told:
+            raise OSError(told["errno"], told["problem"])
+        raise TransformError(told["problem"], told["fix"])
+    raise TransformError(
+        f"compiling the dbt project ended with code {done.returncode}: {done.stderr[-2000:]}", "see the message"
+    )
+
+
+def main(folder: Path) -> None:
+    """The process: prints the error as JSON."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # dbt prints
+    try:
+        project = _compiled(folder)
+        check(project)
+        project.save(folder / "compiled.json")
+    except TransformError as error:
+        print(json.dumps({"problem": error.problem, "fix": error.fix}), file=answers)
+        sys.exit(_FAILED)
+    except OSError as error:
+        print(json.dumps({"problem": error.strerror, "errno": error.errno}), file=answers)
+        sys.exit(_FAILED)
+
+
+def check(project: CompiledProject) -> None:
+    """Check that each model a person wrote can run on tables with the declared columns, and reads what it may.
+
+    Raises:
+        TransformError: one cannot; names it, and what it reads.
+    """
+    for model in project.models:
+        _check_reads(project, model)
+    with TemporaryDirectory(prefix="fraud-lakehouse-check-") as nothing:
+        with closing(Executor(Lake.at(nothing))) as executor:
+            executor.use(project)
+            for model in project.models:
+                if not model.is_generated:
+                    executor.check(model)
+
+
+def _check_reads(project: CompiledProject, model: Model) -> None:
+    """A model of the fast path reads new rows, and what it has seen: nothing that is built later, or as a whole."""
+    stored = {other.key: other for other in project.models if other.is_stored}
+    for one in model.incremental.inputs:
+        upstream = stored.get((one.call["upstream"][0], one.call["upstream"][1])) if one.kind == "new_rows" else None
+        if upstream is not None and upstream.strategy != "append":
+            raise TransformError(
+                f"model {model.name} reads the new rows of {'/'.join(upstream.key)}, whose rows are changed after they"
+                " were written: some would be missed",
+                f"read new_rows of a table that is only appended to, or {'/'.join(upstream.key)} as a whole",
+            )
+    if not model.is_hot:
+        return
+    for table in model.incremental.tables:
+        upstream = stored.get(table)
+        if upstream is not None and not upstream.is_hot:
+            raise TransformError(
+                f"model {model.name} is part of the fast path (tag {model.tags[0]}) and reads {'/'.join(table)}, which is"
+                " built after it: rows of the same moment would be missed",
+                "read new_rows or seen_rows of a table that the fast path builds, or of a bronze table",
+            )
+
+
+def _compiled(folder: Path) -> CompiledProject:
+    from dbt.cli.main import dbtRunner  # 4 s of imports, only for who needs it
+
+    target = folder / "target"
+    runner, nodes, calls = dbtRunner(), {}, {}
+    for variant, options in (("full", ["--full-refresh"]), ("incremental", [])):
+        with TemporaryDirectory() as profiles:
+            _write_profile(Path(profiles))
+            folders = {"--project-dir": folder, "--profiles-dir": profiles, "--target-path": target}
+            arguments = [str(part) for option in folders.items() for part in option]
+            result = runner.invoke([*_COMPILE, *options, *arguments])
+            _raise_for(result)
+            nodes[variant] = {one.node.unique_id: one.node for one in result.result.results}
+            calls[variant] = _calls(Path(profiles) / "calls")
+    manifest = json.loads((target / "manifest.json").read_text())
+    variables = yaml.safe_load((folder / "dbt_project.yml").read_text()).get("vars") or {}
+    return _project(manifest, nodes, calls, variables.get("feature_definitions", {}))
+
+
+def _write_profile(folder: Path) -> None:
+    plugin = {"module": "fraud_lakehouse.transform.recorder", "alias": STORED, "config": {"file": str(folder / "calls")}}
+    output = {"type": "duckdb", "path": ":memory:", "schema": "main", "threads": 1, "plugins": [plugin]}
+    profile = {"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}}
+    (folder / "profiles.yml").write_text(yaml.safe_dump(profile))
+
+
+def _raise_for(result: Any) -> None:
+    """Raise what dbt met.
+
+    Raises:
+        TransformError, OSError: it.
+    """
+    if isinstance(result.exception, OSError):  # the disk's, not dbt's
+        raise result.exception
+    if result.exception is not None:
+        raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
+    for one in result.result.results if result.result else []:
+        if str(one.status) not in ("success", "pass"):
+            raise TransformError(f"dbt cannot compile {one.node.name}: {one.message}", f"correct {one.node.name}")
+
+
+def _calls(file: Path) -> dict[str, list[Input]]:
+    """The inputs that were recorded, by the unique id of the model."""
+    found: dict[str, list[Input]] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        told = json.loads(line)
+        node, kind = told["call"].pop("node"), told["kind"]
+        if kind == "plan":
+            if "stored" not in told["call"]:
+                continue
+            told = {"kind": "stored", "call": told["call"]["stored"]}
+        one = Input(told["kind"], {name: value for name, value in told["call"].items() if name not in _NOT_OF_INPUT})
+        if one not in found.setdefault(node, []):
+            found[node].append(one)
+    return found
+
+
+_READ = ("seen", "index", "value")
+"""Kinds of inputs whose SQL reads tables when the model is run."""
+
+_NOT_OF_INPUT = ("parents", "full_refresh", "keep_rows", "answer")
+
+
+def _project(
+    manifest: Mapping[str, Any],
+    nodes: Mapping[str, Mapping[str, Any]],
+    calls: Mapping[str, Mapping[str, Sequence[Input]]],
+    definitions: Definitions,
+) -> CompiledProject:
+    described = manifest["nodes"]
+    stored = {_table(node) for node in described.values() if node["config"].get("materialized") == STORED}
+    known = stored | {_table(source) for source in manifest["sources"].values()}
+    reading = _Reading(described, nodes, calls, known, definitions)
+    models = [
+        reading.model(described[node]) for node in _ordered(described, nodes["full"]) if _is(described[node], "model")
+    ]
+    tests = [reading.test(described[node]) for node in nodes["full"] if _is(described[node], "test")]
+    sources = [
+        Source(node["unique_id"], _table(node), _columns(node), "_commit" in node["columns"])
+        for node in manifest["sources"].values()
+    ]
+    return CompiledProject(models, tests, sources)
+
+
+class _Reading:
+    """Puts together what dbt says of a node in its manifest, its two compilations and the calls of its macros."""
+
+    def __init__(
+        self,
+        described: Mapping[str, Any],
+        nodes: Mapping[str, Mapping[str, Any]],
+        calls: Mapping[str, Mapping[str, Sequence[Input]]],
+        known: Collection[Key],
+        definitions: Definitions,
+    ) -> None:
+        self._described = described
+        self._nodes = nodes
+        self._calls = calls
+        self._known = known
+        self._definitions = definitions
+
+    def model(self, node: Mapping[str, Any]) -> Model:
+        """One model."""
+        config, key = node["config"], node["config"].get("unique_key") or []
+        return Model(
+            unique_id=node["unique_id"],
+            name=node["name"],
+            key=_table(node),
+            parents=node["depends_on"]["nodes"],
+            tags=node["tags"],
+            is_stored=config["materialized"] == STORED,
+            strategy=config.get("strategy", "overwrite"),
+            unique_key=[key] if isinstance(key, str) else key,
+            columns=_columns(node),
+            has_source_types=bool(config.get("source_types")),
+            keeps_rows=config.get("full_refresh") is False,
+            must_read=config.get("must_read", []),
+            definitions=self._definitions.get(node["name"], {}),
+            is_generated="captured" in node["fqn"],
+            full=self._variant(node, "full"),
+            incremental=self._variant(node, "incremental"),
+        )
+
+    def test(self, node: Mapping[str, Any]) -> Test:
+        """One data test."""
+        config, unique_id = node["config"], node["unique_id"]
+        sql = self._nodes["full"][unique_id].compiled_code
+        limit = config.get("limit")
+        return Test(
+            unique_id=unique_id,
+            name=node["name"],
+            parents=node["depends_on"]["nodes"],
+            sql=f"{sql}\nlimit {limit}" if limit else sql,
+            tables=self._tables([sql], node),
+            severity=str(config["severity"]).upper(),
+            calculation=config["fail_calc"],
+            error_if=config["error_if"],
+            warn_if=config["warn_if"],
+        )
+
+    def _variant(self, node: Mapping[str, Any], variant: str) -> Variant:
+        unique_id = node["unique_id"]
+        sql, inputs = self._nodes[variant][unique_id].compiled_code, self._calls[variant].get(unique_id, [])
+        texts = [sql, *(text for one in inputs if one.kind in _READ for text in _texts(one.call))]
+        return Variant(sql, inputs, self._tables(texts, node))
+
+    def _tables(self, texts: Iterable[str], node: Mapping[str, Any]) -> list[Key]:
+        """The stored tables that texts name, and those that views below the node read."""
+        found = {key for text in texts for key in named_tables(text) if key in self._known}
+        for parent in node["depends_on"]["nodes"]:
+            below = self._described.get(parent)
+            if below is not None and below["resource_type"] == "model" and below["config"]["materialized"] != STORED:
+                found.update(self._variant(below, "incremental").tables)
+        return sorted(found)
+
+
+def _texts(value: Any) -> Iterable[str]:
+    """All texts within a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, Sequence):
+        for part in value:
+            yield from _texts(part)
+
+
+def _ordered(described: Mapping[str, Any], nodes: Collection[str]) -> list[str]:
+    """The nodes, each after those it reads; else as dbt has them, by name."""
+    found: dict[str, None] = {}
+
+    def add(node: str) -> None:
+        if node in found or node not in nodes:
+            return
+        for parent in sorted(described[node]["depends_on"]["nodes"]):
+            add(parent)
+        found[node] = None
+
+    for node in sorted(nodes):
+        add(node)
+    return list(found)
+
+
+def _is(node: Mapping[str, Any], kind: str) -> bool:
+    return bool(node["resource_type"] == kind)
+
+
+def _table(node: Mapping[str, Any]) -> Key:
+    return node["schema"], node.get("identifier") or node.get("alias") or node["name"]
+
+
+def _columns(node: Mapping[str, Any]) -> dict[str, str]:
+    return {column["name"]: column.get("data_type") or "" for column in node["columns"].values()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,211 @@
+"""The dbt project compiled: each model's SQL in two variants, and the inputs that the SQL reads by name.
+
+`compile.py` makes it of the project, `executor.py` runs it. It lies beside the prepared project as one JSON file, so a
+process that builds needs no dbt.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fraud_lakehouse.transform.handles import Key
+
+_RELATION = re.compile(r'"(\w+)"\."((?:[^"]|"")+)"')
+
+HOT = "hot"
+"""Tag of the models of the fast path."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A relation that a model's SQL reads, and how it is filled.
+
+    Args:
+        kind: new_rows, seen, index or value (`inputs.py`); or what a build from new rows depends on: stored (the columns
+            the table must have) or full_when (queries that all have a row where all rows are needed).
+        call: what the macro said of it, as JSON.
+    """
+
+    kind: str
+    call: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model's SQL, for all rows or for new ones.
+
+    Args:
+        inputs: in the order in which they are filled: one may read those before it.
+        tables: stored tables that the SQL, its inputs or the views below it read as they are now.
+    """
+
+    sql: str
+    inputs: Sequence[Input] = ()
+    tables: Sequence[Key] = ()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model of the project.
+
+    Args:
+        unique_id: dbt's.
+        key: layer and table.
+        parents: unique ids of the models and sources it reads.
+        is_stored: a Delta table; else a view that others read through.
+        strategy: append, overwrite or merge.
+        columns: declared name and type of each column; of a table with a source's own types none counts.
+        has_source_types: the columns are those of a source's table.
+        keeps_rows: its rows are never built anew (alerts).
+        must_read: the views whose reading its commit stands for (rules).
+        definitions: numbers of the features it computes.
+        is_generated: made for a captured table, not written by a person.
+    """
+
+    unique_id: str
+    name: str
+    key: Key
+    parents: Sequence[str]
+    tags: Sequence[str]
+    is_stored: bool
+    strategy: str
+    unique_key: Sequence[str]
+    columns: Mapping[str, str]
+    has_source_types: bool
+    keeps_rows: bool
+    must_read: Sequence[str]
+    definitions: Mapping[str, int]
+    is_generated: bool
+    full: Variant
+    incremental: Variant
+
+    @property
+    def is_hot(self) -> bool:
+        """Whether it is part of the fast path."""
+        return HOT in self.tags
+
+
+@dataclass(frozen=True)
+class Test:
+    """A data test: its query yields the rows that are wrong.
+
+    `calculation` counts them; `error_if` and `warn_if` are conditions on the number, as in `!= 0`.
+    """
+
+    unique_id: str
+    name: str
+    parents: Sequence[str]
+    sql: str
+    tables: Sequence[Key]
+    severity: str = "ERROR"
+    calculation: str = "count(*)"
+    error_if: str = "!= 0"
+    warn_if: str = "!= 0"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table that is not built by a model: layer and table, and its declared columns.
+
+    Args:
+        is_ours: it gets its declared columns with the next rows; else they are those of a source's table.
+    """
+
+    unique_id: str
+    key: Key
+    columns: Mapping[str, str]
+    is_ours: bool
+
+
+@dataclass(frozen=True)
+class CompiledProject:
+    """All there is to run; `models` in an order in which each comes after those it reads."""
+
+    models: Sequence[Model] = ()
+    tests: Sequence[Test] = ()
+    sources: Sequence[Source] = ()
+    _by_id: dict[str, Model] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._by_id.update({model.unique_id: model for model in self.models})
+
+    @staticmethod
+    def load(path: Path) -> CompiledProject:
+        """Read a project back.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return CompiledProject(
+            [_model(one) for one in told["models"]],
+            [Test(**{**one, "tables": _keys(one["tables"])}) for one in told["tests"]],
+            [Source(**{**one, "key": _key(one["key"])}) for one in told["sources"]],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the project to a file."""
+        content = {"models": self.models, "tests": self.tests, "sources": self.sources}
+        told = {part: [asdict(one) for one in listed] for part, listed in content.items()}
+        path.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+
+    def find(self, unique_id: str) -> Model | None:
+        """The model of that id; None where it is a source, or unknown."""
+        return self._by_id.get(unique_id)
+
+    def named(self, names: Collection[str]) -> list[Model]:
+        """The models of these names, in order."""
+        return [model for model in self.models if model.name in names]
+
+    def tagged(self, tag: str) -> list[Model]:
+        """The models with a tag, in order."""
+        return [model for model in self.models if tag in model.tags]
+
+    def with_parents(self, models: Iterable[Model]) -> list[Model]:
+        """These models and all that they read, themselves or through others."""
+        found: set[str] = set()
+        waiting = [model.unique_id for model in models]
+        while waiting:
+            if (model := self.find(waiting.pop())) is not None and model.unique_id not in found:
+                found.add(model.unique_id)
+                waiting += model.parents
+        return [model for model in self.models if model.unique_id in found]
+
+    def tests_of(self, models: Iterable[Model]) -> list[Test]:
+        """The tests that read one of these models."""
+        chosen = {model.unique_id for model in models}
+        return [test for test in self.tests if chosen.intersection(test.parents)]
+
+    def tables_of(self, unique_id: str) -> set[Key]:
+        """The sources' tables that a node reads, itself or through others."""
+        model = self.find(unique_id)
+        if model is None:
+            return {source.key for source in self.sources if source.unique_id == unique_id}
+        return {table for parent in model.parents for table in self.tables_of(parent)}
+
+
+def named_tables(text: str) -> set[Key]:
+    """The relations that an SQL text names with their schema."""
+    return {(schema, table.replace('""', '"')) for schema, table in _RELATION.findall(text)}
+
+
+def _model(told: dict[str, Any]) -> Model:
+    variants = {name: _variant(told[name]) for name in ("full", "incremental")}
+    return Model(**{**told, "key": _key(told["key"]), **variants})
+
+
+def _variant(told: dict[str, Any]) -> Variant:
+    return Variant(told["sql"], [Input(**one) for one in told["inputs"]], _keys(told["tables"]))
+
+
+def _keys(told: Iterable[Sequence[str]]) -> list[Key]:
+    return [_key(one) for one in told]
+
+
+def _key(told: Sequence[str]) -> Key:
+    return told[0], told[1]

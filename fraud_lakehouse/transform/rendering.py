@@ -1,0 +1,79 @@
+"""What dbt itself does for a person: a query of macros as SQL, and the documentation. In this process: 4 s of imports."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.transform.compile import QUIET
+from fraud_lakehouse.transform.project import PreparedProject, write_profile
+
+if TYPE_CHECKING:
+    from dbt.contracts.graph.manifest import Manifest
+
+    from fraud_lakehouse.settings import Settings
+
+
+def render(project: PreparedProject, settings: Settings, text: str) -> str:
+    """The SQL that a template of macros stands for.
+
+    Raises:
+        TransformError: dbt cannot render it; the message is dbt's.
+    """
+    with _scratch(settings) as profiles:
+        result = _invoke(project, profiles, ["compile", "--inline", text, "--no-populate-cache", "--no-write-json"])
+    if not result.success:
+        raise TransformError(f"dbt cannot render the query: {_reason(result)}", "correct the macro it names")
+    return str(result.result.results[0].node.compiled_code)
+
+
+def document(project: PreparedProject, settings: Settings, folder: Path) -> Path:
+    """Write dbt's documentation of the project over the lake as one page to a folder; answers its path.
+
+    Raises:
+        TransformError: dbt failed.
+    """
+    with _scratch(settings) as scratch:
+        (scratch / "target").mkdir()
+        shutil.copyfile(project.manifest_path, scratch / "target" / "manifest.json")
+        for command in (["run-operation", "register_lake"], ["docs", "generate", "--static", "--no-compile"]):
+            result = _invoke(project, scratch, command)
+            if not result.success:
+                raise TransformError(f"dbt {command[0]} failed: {_reason(result)}", "see the message")
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copyfile(scratch / "target" / "static_index.html", folder / "index.html"))
+
+
+@contextmanager
+def _scratch(settings: Settings) -> Iterator[Path]:
+    """A folder with a profile over the lake, for one command."""
+    with tempfile.TemporaryDirectory(prefix="fraud-lakehouse-dbt-") as folder:
+        yield write_profile(settings, Path(folder))
+
+
+def _invoke(project: PreparedProject, scratch: Path, command: list[str]) -> Any:
+    from dbt.cli.main import dbtRunner
+
+    folders = {"--project-dir": project.folder, "--profiles-dir": scratch, "--target-path": scratch / "target"}
+    arguments = [str(part) for option in folders.items() for part in option]
+    return dbtRunner(manifest=_manifest(project)).invoke([*QUIET, *command, *arguments])
+
+
+def _manifest(project: PreparedProject) -> Manifest:
+    """The parsed project, read back as dbt itself does for a partial parse."""
+    from dbt.contracts.graph.manifest import Manifest
+
+    manifest = Manifest.from_msgpack((project.folder / "target" / "partial_parse.msgpack").read_bytes())
+    manifest.build_flat_graph()  # type: ignore[no-untyped-call]  # dbt leaves this one untyped
+    return manifest
+
+
+def _reason(result: Any) -> str:
+    """Why a command failed: the exception's message, else that of its first node."""
+    nodes = getattr(result.result, "results", None) or []
+    return str(result.exception) if result.exception is not None else str(nodes[0].message if nodes else "no result")
