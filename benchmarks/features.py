@@ -109,7 +109,7 @@ def transformer(root: Path, memory: str) -> Transformer:
     work = root.parent / f"{root.name}-work"
     work.mkdir(exist_ok=True)
     built = Transformer(load_settings(lake=str(root), work=work, duckdb_memory=memory))
-    built.build(["--select", "silver.card_transactions_late"], tests=False).raise_for_errors()
+    built.build(["card_transactions", "card_transactions_late"], tests=False).raise_for_errors()
     return built
 
 
@@ -135,7 +135,7 @@ def windows(folder: Path, rows: int, users: int, repeats: int) -> dict[str, floa
         for _ in range(repeats):
             for model in chosen:
                 shutil.rmtree(root / "gold" / model, ignore_errors=True)
-            result = built.build(["--select", *chosen], tests=False)
+            result = built.build(chosen, tests=False)
             result.raise_for_errors()
             seconds = {node.name: node.seconds for node in result.nodes}
             ours.append(sum(seconds[model] for model in chosen))
@@ -162,7 +162,7 @@ def catalogue(root: Path, rows: int, memory: str) -> dict[str, float]:
 def timed(built: Transformer, name: str) -> dict[str, float]:
     """Seconds of a build of the vectors, and how many it yielded."""
     started, cpu = time.monotonic(), time.process_time()
-    result = built.build(["--select", "card_feature_vectors"], tests=False)
+    result = built.build(["card_feature_vectors"], tests=False)
     result.raise_for_errors()
     return {
         f"{name}_seconds": time.monotonic() - started,

@@ -7,6 +7,7 @@ ends with code 1, and the message as its last line of output, where dbt refuses 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,15 +21,16 @@ import yaml
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.definitions import Definitions
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model, Source, Test, Variant, named_tables
+from fraud_lakehouse.transform.compiled import HOT, CompiledProject, Input, Model, Source, Test, Variant, named_tables
 from fraud_lakehouse.transform.executor import Executor
 from fraud_lakehouse.transform.handles import Key
+from fraud_lakehouse.transform.inputs import NewRows
 
 STORED = "delta"
 """The materialization of a model that is a table."""
 
 QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
-_COMPILE = [*QUIET, "compile", "--no-populate-cache", "--exclude-resource-type", "unit_test"]
+_COMPILE = [*QUIET, "compile", "--exclude", "resource_type:unit_test"]
 _FAILED = 1
 
 
@@ -57,16 +59,19 @@ def compile_project(folder: Path) -> None:
 def main(folder: Path) -> None:
     """The process: prints the error as JSON."""
     answers, sys.stdout = sys.stdout, sys.stderr  # dbt prints
+    code = 0
     try:
         project = _compiled(folder)
         check(project)
         project.save(folder / "compiled.json")
     except TransformError as error:
         print(json.dumps({"problem": error.problem, "fix": error.fix}), file=answers)
-        sys.exit(_FAILED)
+        code = _FAILED
     except OSError as error:
         print(json.dumps({"problem": error.strerror, "errno": error.errno}), file=answers)
-        sys.exit(_FAILED)
+        code = _FAILED
+    answers.flush()
+    os._exit(code)  # threads that dbt leaves behind would abort the process
 
 
 def check(project: CompiledProject) -> None:
@@ -86,25 +91,22 @@ def check(project: CompiledProject) -> None:
 
 
 def _check_reads(project: CompiledProject, model: Model) -> None:
-    """A model of the fast path reads new rows, and what it has seen: nothing that is built later, or as a whole."""
+    """Check that new rows are read of tables that have such, and no table as a whole in the fast path."""
     stored = {other.key: other for other in project.models if other.is_stored}
-    for one in model.incremental.inputs:
-        upstream = stored.get((one.call["upstream"][0], one.call["upstream"][1])) if one.kind == "new_rows" else None
-        if upstream is not None and upstream.strategy != "append":
+    for new in (NewRows.of(one.call) for one in model.incremental.inputs if one.kind == "new_rows"):
+        if new.upstream in stored and stored[new.upstream].strategy != "append":
             raise TransformError(
-                f"model {model.name} reads the new rows of {'/'.join(upstream.key)}, whose rows are changed after they"
-                " were written: some would be missed",
-                f"read new_rows of a table that is only appended to, or {'/'.join(upstream.key)} as a whole",
+                f"model {model.name} reads new_rows of {'/'.join(new.upstream)}, whose rows are changed and removed after"
+                " they were written: what it has read would not stay true",
+                f"read new_rows of a table that is only appended to, or {'/'.join(new.upstream)} as a whole",
             )
-    if not model.is_hot:
-        return
-    for table in model.incremental.tables:
-        upstream = stored.get(table)
-        if upstream is not None and not upstream.is_hot:
+    for table in model.incremental.tables if model.is_hot else ():
+        if table in stored and table != model.key:
             raise TransformError(
-                f"model {model.name} is part of the fast path (tag {model.tags[0]}) and reads {'/'.join(table)}, which is"
-                " built after it: rows of the same moment would be missed",
-                "read new_rows or seen_rows of a table that the fast path builds, or of a bronze table",
+                f"model {model.name} is part of the fast path and reads {'/'.join(table)} as a whole, which"
+                + (" costs more with every row" if stored[table].is_hot else " is built after it and would be old"),
+                "read new_rows, seen_rows, seen_totals or seen_by_key of a table of the fast path, or of a bronze table;"
+                f" or take the tag {HOT} from {model.name}",
             )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from fraud_lakehouse.transform.handles import Key
 
-_RELATION = re.compile(r'"(\w+)"\."((?:[^"]|"")+)"')
+_RELATION = re.compile(r'(?:"memory"\.)?"(\w+)"\."((?:[^"]|"")+)"')
 
 HOT = "hot"
 """Tag of the models of the fast path."""

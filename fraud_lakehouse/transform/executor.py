@@ -295,7 +295,7 @@ class Executor:
         cursor = self._connection.cursor()
         with self._indexed(cursor, plan):
             names = self._queries.columns(cursor, sql)
-            cursor.execute(f"describe {self._typed(model, sql, names)}")
+            cursor.execute(f"describe {self._typed(model, sql, names)}").fetchall()
 
     @staticmethod
     def _typed(model: Model, sql: str, names: list[str]) -> str:

@@ -36,6 +36,8 @@ from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
 
 KEPT_SECONDS = 7 * 86_400
+FORMAT = "1"
+"""Of what is compiled: another number where `compile.py` makes something else of the same project."""
 
 
 @dataclass(frozen=True)
@@ -203,8 +205,11 @@ def _plan(settings: Settings, shipped: Path, stamp: Stamp, captured: dict[str, C
     variables |= {
         f"{name}_columns": captured[table].present if table in captured else [] for name, table in bank.items()
     }
+    variables["captured_columns"] = {
+        table: dict(captured[table].columns) for table in bank.values() if table in captured
+    }
     generated["dbt_project.yml"] = _with_settings(shipped, settings, variables, catalogue)
-    folder = settings.cache_dir / "dbt" / digest_of(shipped, stamp, generated)
+    folder = settings.cache_dir / "dbt" / f"{FORMAT}-{digest_of(shipped, stamp, generated)}"
     return _Plan(shipped, generated, PreparedProject(folder))
 
 

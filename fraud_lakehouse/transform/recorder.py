@@ -24,6 +24,8 @@ class Plugin(BasePlugin):
         call = target_config.config
         assert target_config.location is not None
         kind = target_config.location.format
+        if kind == "register":
+            return
         if kind == "plan":
             call["answer"] = not call["full_refresh"]
         elif kind == "full_when":

@@ -104,9 +104,8 @@ class SmallLake:
         return self._checked(self.transformer.build_lane(lane, full_refresh=full_refresh))
 
     def build_only(self, *models: str, full_refresh: bool = False) -> BuildResult:
-        """What dbt selects by these names, with its tests; the rest of a lane would take seconds."""
-        options = ["--select", *models, *(["--full-refresh"] if full_refresh else [])]
-        return self._checked(self.transformer.build(options))
+        """These models, with their tests; the rest of a lane would take seconds."""
+        return self._checked(self.transformer.build(models, full_refresh=full_refresh))
 
     def _checked(self, result: BuildResult) -> BuildResult:
         result.raise_for_errors()

@@ -179,7 +179,7 @@ def test_bank_as_known_then_is_the_table_as_it_was_then(lake: SmallLake, seed: i
     log, rng = random_log(seed, transactions=120), random.Random(seed)
     changes: list[Change] = [change for commit in log for change in commit]
     lake.land("transactions", [row for table, row in changes if table == "transactions"])
-    lake.transformer.build(["--select", "transactions_history"]).raise_for_errors()
+    lake.transformer.build(["transactions_history"]).raise_for_errors()
     labels, wanted = [], []
     for _ in range(60):
         lsn = rng.choice(changes)[1]["_lsn"]
@@ -231,7 +231,7 @@ def test_amounts_of_more_decimals_than_declared_are_rounded_where_they_are_added
 
 def test_the_bank_knows_nothing_before_its_first_commit(lake: SmallLake, caplog: pytest.LogCaptureFixture) -> None:
     lake.land("transactions", [row for table, row in random_log(0, 3)[0] if table == "transactions"])
-    lake.transformer.build(["--select", "transactions_history"]).raise_for_errors()
+    lake.transformer.build(["transactions_history"]).raise_for_errors()
     label = {"user_id": 1, "t": BANK_START}
     (told,) = ask(lake, [label], "bank", {"user_id": pl.Int64()}, features=["user_amount_count_30d"])
     assert told["user_amount_count_30d"] == 0

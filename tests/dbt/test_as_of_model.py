@@ -47,13 +47,13 @@ def land(lake: SmallLake) -> list[Row]:
     rows = payments(1)
     lake.land("card_transactions", rows)
     models = ["silver.card_transactions", "silver.card_transactions_late"]
-    lake.transformer.build(["--select", *models], tests=False).raise_for_errors()
+    lake.transformer.build(models, tests=False).raise_for_errors()
     return rows
 
 
 def test_a_model_over_labels(lake: SmallLake) -> None:
     land(lake)
-    lake.transformer.build(["--select", "my_labels", "training_set"], tests=False).raise_for_errors()
+    lake.transformer.build(["my_labels", "training_set"], tests=False).raise_for_errors()
     labels = pl.read_delta(lake.lake.uri("gold", "my_labels"))
     expected = as_of(labels, settings=lake.settings, transformer=lake.transformer).sort("note")
     found = pl.read_delta(lake.lake.uri("gold", "training_set")).sort("note")

@@ -55,9 +55,9 @@ def payments(seed: int) -> list[Row]:
     return rows
 
 
-def build(lake: SmallLake, *options: str) -> None:
-    tables = ["--select", "silver.card_transactions", "silver.card_transactions_late", TABLE]
-    lake.transformer.build([*tables, *options], tests=False).raise_for_errors()
+def build(lake: SmallLake, *, full_refresh: bool = False) -> None:
+    tables = ["card_transactions", "card_transactions_late", TABLE]
+    lake.transformer.build(tables, full_refresh=full_refresh, tests=False).raise_for_errors()
 
 
 def labels_of(rows: list[Row]) -> pl.DataFrame:
@@ -94,7 +94,7 @@ def test_row_by_row_gives_what_one_build_gives(lake: SmallLake, catalogue: Catal
     settled = as_of(labels_of(rows), stored=False, settings=lake.settings, transformer=lake.transformer).to_dicts()
     step_by_step = newest(lake)
     assert len(step_by_step) > COUNT // 2
-    build(lake, "--full-refresh")
+    build(lake, full_refresh=True)
     at_once = newest(lake)
     assert at_once.keys() == step_by_step.keys()
     for row, training in zip(rows, settled, strict=True):
@@ -147,7 +147,7 @@ def test_the_banks_versions_are_what_was_known_at_their_moments(
                 first.setdefault(event["transaction_id"], event)
     if not first:
         return
-    lake.transformer.build(["--select", "transactions_history"], tests=False).raise_for_errors()
+    lake.transformer.build(["transactions_history"], tests=False).raise_for_errors()
     history = lake.rows("silver", "transactions_history")
     versions = build_bank(lake)
 

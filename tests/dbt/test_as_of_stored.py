@@ -114,7 +114,7 @@ def test_later_changes_of_the_bank_do_not_leak_into_what_was_decided(
     commit(lake, payment("c", 20, 2, 1, 1, amount=5))
     commit(lake, payment("u", 30, 1, 1, 0, amount=99))
     commit(lake, payment("c", 40, 3, 1, 0.5, amount=1))
-    lake.transformer.build(["--select", "transactions_history"], tests=False).raise_for_errors()
+    lake.transformer.build(["transactions_history"], tests=False).raise_for_errors()
     labels = pl.DataFrame({"transaction_id": [2]})
     keys = {"user_id": [1], "event_time": [START + timedelta(days=1)]}
 

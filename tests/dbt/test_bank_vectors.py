@@ -55,9 +55,8 @@ def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]
 
 def build(lake: SmallLake, *, full_refresh: bool = False) -> None:
     """The ledger, then the vectors."""
-    lake.transformer.build(["--select", "transactions_ledger"], tests=False).raise_for_errors()
-    options = ["--select", TABLE, *(["--full-refresh"] if full_refresh else [])]
-    lake.transformer.build(options, tests=False).raise_for_errors()
+    lake.transformer.build(["transactions_ledger"], tests=False).raise_for_errors()
+    lake.transformer.build([TABLE], full_refresh=full_refresh, tests=False).raise_for_errors()
 
 
 class Bank:

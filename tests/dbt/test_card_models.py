@@ -52,8 +52,8 @@ def landings(records: list[Row], rng: random.Random) -> Iterator[list[Row]]:
         yield chosen
 
 
-def build(lake: SmallLake, *models: str) -> None:
-    lake.transformer.build(["--select", *models], tests=False).raise_for_errors()
+def build(lake: SmallLake, *models: str, full_refresh: bool = False) -> None:
+    lake.transformer.build(models, full_refresh=full_refresh, tests=False).raise_for_errors()
 
 
 def check(lake: SmallLake, *, lane: bool = True) -> None:
@@ -106,7 +106,7 @@ def test_many_records_in_many_builds_give_what_brute_force_gives(lake: SmallLake
     assert max(version for *_, version in told) > 1, "nothing was corrected"
 
     lake.build("hot", full_refresh=True)
-    build(lake, *BESIDE, "--full-refresh")
+    build(lake, *BESIDE, full_refresh=True)
     check(lake)
     check_known(lake, {})
 
@@ -179,6 +179,6 @@ def test_built_from_nothing_the_features_are_the_files_of_their_versions_unless_
     lake.land("card_transactions", [late_one])
     lake.build("hot")
     check(lake)
-    lake.transformer.build(["--select", *KEYS, "--full-refresh"], tests=False).raise_for_errors()
+    lake.transformer.build([*KEYS], full_refresh=True, tests=False).raise_for_errors()
     check(lake, lane=False)
     assert not files(lake, OVER) & files(lake, f"{OVER}_versions"), "it has the newest versions only"

@@ -68,10 +68,10 @@ def shared_lake(project: Path) -> Iterator[SmallLake]:
     lake.transformer.close()
 
 
-def build(lake: SmallLake, *options: str) -> None:
+def build(lake: SmallLake, *, full_refresh: bool = False) -> None:
     lake.build("hot")
-    selected = ["--select", TABLE, OVER, f"{OVER}_windowed", *options]
-    lake.transformer.build(selected, tests=False).raise_for_errors()
+    selected = [TABLE, OVER, f"{OVER}_windowed"]
+    lake.transformer.build(selected, full_refresh=full_refresh, tests=False).raise_for_errors()
 
 
 def silver(lake: SmallLake) -> list[Row]:
@@ -101,7 +101,7 @@ def test_vectors_and_as_of_equal_brute_force(lake: SmallLake, catalogue: Catalog
     assert len(told) > 60
     versions = [row["version"] for row in lake.rows("gold", TABLE)]
     assert max(versions) > 1, "nothing was corrected"
-    lake.transformer.build(["--select", TABLE, "--full-refresh"], tests=False).raise_for_errors()
+    lake.transformer.build([TABLE], full_refresh=True, tests=False).raise_for_errors()
     check_vectors(lake, catalogue, set())
 
     rng = random.Random(5)

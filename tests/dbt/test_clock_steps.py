@@ -42,8 +42,7 @@ def shared_lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 def build(lake: SmallLake, *, full_refresh: bool = False) -> None:
     models = [*HOT, *BESIDE, *KEYS, *VERSIONS]
-    options = ["--select", *models, *(["--full-refresh"] if full_refresh else [])]
-    lake.transformer.build(options, tests=False).raise_for_errors()
+    lake.transformer.build(models, full_refresh=full_refresh, tests=False).raise_for_errors()
 
 
 def contents(lake: SmallLake, layer: str, table: str) -> list[Row]:

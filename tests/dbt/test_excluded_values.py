@@ -53,7 +53,7 @@ def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]
 
 def build_all(lake: SmallLake) -> None:
     for lane in ("hot", "features", "replica"):
-        lake.transformer.build(["--select", f"tag:{lane}"], tests=False).raise_for_errors()
+        lake.transformer.build(lake.transformer.names(lane), tests=False).raise_for_errors()
 
 
 def table(lake: SmallLake, layer: str, name: str, key: tuple[str, ...], extra: set[Any]) -> dict[Any, Row]:

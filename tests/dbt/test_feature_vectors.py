@@ -32,10 +32,8 @@ def shared_lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 def build(lake: SmallLake, *, full_refresh: bool = False) -> None:
     """Silver, then the vectors."""
-    silver = ["--select", "silver.card_transactions", "silver.card_transactions_late"]
-    lake.transformer.build(silver, tests=False).raise_for_errors()
-    options = ["--select", TABLE, *(["--full-refresh"] if full_refresh else [])]
-    lake.transformer.build(options, tests=False).raise_for_errors()
+    lake.transformer.build(["card_transactions", "card_transactions_late"], tests=False).raise_for_errors()
+    lake.transformer.build([TABLE], full_refresh=full_refresh, tests=False).raise_for_errors()
 
 
 def that_count(lake: SmallLake) -> list[Row]:
@@ -112,8 +110,8 @@ def test_a_payment_read_before_it_was_told_late_is_taken_out_of_what_counted_it(
     lake.land("card_transactions", payments)
     build(lake)
     lake.land("card_transactions", [late_one])
-    for model in ("silver.card_transactions", TABLE):  # as a lane beside may, between two commits of the hot one
-        lake.transformer.build(["--select", model], tests=False).raise_for_errors()
+    for model in ("card_transactions", TABLE):  # as a lane beside may, between two commits of the hot one
+        lake.transformer.build([model], tests=False).raise_for_errors()
     counted = [row["trans_num"] for row in lake.rows("gold", TABLE) if row["version"] == 2]
     assert counted, "no vector counted it"
     told = set(newest(lake.rows("gold", TABLE)))

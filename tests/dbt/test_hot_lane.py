@@ -1,4 +1,4 @@
-"""The hot lane built warm, many times over: mirrors and repeated programs give what one cold build gives."""
+"""The hot lane built warm, many times over: what is kept in memory gives what one cold build gives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.transform import plugin, writer
+from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Plan
 from fraud_lakehouse.transform.mirror import Mirror, Mirrors
 from tests.dbt import cards_oracle
@@ -50,13 +50,6 @@ def land(lake: SmallLake, records: list[Row], commits: list[list[Change]]) -> No
             lake.land(table, rows)
 
 
-def restart() -> None:
-    """What another process starts with: no plugin, no mirror."""
-    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-
-    DuckDBConnectionManager.close_all_connections()
-
-
 def compact(lake: SmallLake) -> None:
     for layer, table in RESULTS:
         if lake.lake.exists(layer, table):
@@ -88,18 +81,15 @@ def test_many_warm_builds_give_what_one_cold_build_gives(lake: SmallLake) -> Non
     rng = random.Random(4)
     records = cards_oracle.random_records(4, count=300, partitions=2)
     log = random_log(4, transactions=80)
-    repeated = 0
     for number in range(14):
         some, few = rng.choice([0, 1, 8, 40]), rng.choice([0, 1, 5, 20])
         land(lake, records[:some], log[:few])
         records, log = records[some:], log[few:]
-        plugin.calls.clear()
         lake.build("hot")
-        repeated += not plugin.calls
         if number in (8, 12):
             compact(lake)
         if number == 9:
-            restart()
+            lake.transformer.close()  # what another process starts with
         if number in (9, 11):
             lake.transformer.warm_up()
     land(lake, records, log)
@@ -108,7 +98,6 @@ def test_many_warm_builds_give_what_one_cold_build_gives(lake: SmallLake) -> Non
     over = lake.rows("gold", "user_trans_amt_last_360min_versions")
     windows = lake.rows("gold", "user_trans_amt_last_360min_windowed_versions")
 
-    assert repeated >= 4
     assert_same(newest(over, "trans_num"), warm["gold", "user_trans_amt_last_360min"], "trans_num")
     assert_same(
         newest(windows, "window_start", "user_id"),
@@ -123,7 +112,7 @@ def test_many_warm_builds_give_what_one_cold_build_gives(lake: SmallLake) -> Non
         assert_same(warm[table], cold[table], *key)
 
 
-def test_a_rehearsal_reads_what_the_build_needs_and_writes_nothing(
+def test_warming_up_reads_what_the_build_needs_and_writes_nothing(
     lake: SmallLake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake.transformer.warm_up()
@@ -132,14 +121,14 @@ def test_a_rehearsal_reads_what_the_build_needs_and_writes_nothing(
     land(lake, records[:30], [])
     lake.build("hot")
     land(lake, records[30:], [])
-    restart()
+    lake.transformer.close()
     versions = {key: lake.lake.open(*key).version() for key in RESULTS if lake.lake.exists(*key)}
     made: list[str] = []
     make = Mirrors._make
 
-    def noted(mirrors: Mirrors, mirror: Mirror, table: DeltaTable, version: int, *others: Any) -> None:
+    def noted(mirrors: Mirrors, mirror: Mirror, *others: Any) -> None:
         made.append(mirror.name)
-        make(mirrors, mirror, table, version, *others)
+        make(mirrors, mirror, *others)
 
     monkeypatch.setattr(Mirrors, "_make", noted)
     lake.transformer.warm_up()
@@ -148,31 +137,6 @@ def test_a_rehearsal_reads_what_the_build_needs_and_writes_nothing(
     made.clear()
     result = lake.build("hot")
     assert result.rows("card_transaction_features") > 0 and not made
-
-
-def test_a_project_is_accepted_without_reading_the_past_or_writing(
-    lake: SmallLake, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records = cards_oracle.random_records(2, count=60, partitions=1)
-    land(lake, records[:30], [])
-    lake.build("hot")
-    land(lake, records[30:], [])
-    versions = {key: lake.lake.open(*key).version() for key in RESULTS if lake.lake.exists(*key)}
-    made: list[int] = []
-    make = Mirrors._make
-
-    def noted(mirrors: Mirrors, mirror: Mirror, table: DeltaTable, version: int, *others: Any) -> None:
-        made.append(version)
-        make(mirrors, mirror, table, version, *others)
-
-    monkeypatch.setattr(Mirrors, "_make", noted)
-    restart()
-    assert lake.transformer.accept() is False, "the one in use"
-    assert set(made) == {-1}, "no row of the past was read"
-    assert versions == {key: lake.lake.open(*key).version() for key in versions}, "nothing is written"
-    made.clear()
-    assert not lake.transformer.accept() and not made, "it is rehearsed once"
-    assert lake.build("hot").rows("card_transaction_features") > 0
 
 
 def test_a_build_that_fails_half_way_through_its_rows_is_built_by_the_next(
@@ -197,41 +161,14 @@ def test_a_build_that_fails_half_way_through_its_rows_is_built_by_the_next(
     assert stored == {row["trans_num"] for row in records if "trans_num" in row}
 
 
-def test_a_repeated_build_does_what_dbt_does(lake: SmallLake) -> None:
-    records = cards_oracle.random_records(1, count=60, partitions=1)
-    asked = []
-    for number in range(5):
-        land(lake, records[10 * number : 10 * number + 10], [])
-        plugin.calls.clear()
-        result = lake.build("hot")
-        asked.append([(call.operation, call.arguments) for call in plugin.calls])
-        assert result.rows("card_transaction_features") > 0
-    assert asked[2] == asked[1]  # dbt did the same twice
-    assert asked[3:] == [[], []]
-
-    lake.transformer._recorded.clear()
-    lake.transformer._proven.clear()
-    land(lake, records[50:], [])
-    plugin.calls.clear()
-    by_dbt = lake.build("hot")
-    assert [(call.operation, call.arguments) for call in plugin.calls] == asked[2]
-    assert [(node.unique_id, node.status) for node in by_dbt.nodes] == [
-        (node.unique_id, node.status) for node in result.nodes
-    ]
-
-
-def test_a_table_made_anew_is_built_by_dbt_again(lake: SmallLake) -> None:
+def test_a_lake_emptied_under_a_warm_process_is_built_anew(lake: SmallLake) -> None:
     records = cards_oracle.random_records(2, count=60, partitions=1)
     for number in range(4):
         land(lake, records[10 * number : 10 * number + 10], [])
         lake.build("hot")
     lake.clear()
     land(lake, records[40:], [])
-    plugin.calls.clear()
-    result = lake.build("hot")
-
-    assert plugin.calls
-    assert result.rows("card_transaction_features") == len(lake.rows("silver", "card_transactions"))
+    assert lake.build("hot").rows("card_transaction_features") == len(lake.rows("silver", "card_transactions"))
 
 
 def test_a_moved_and_deleted_transaction_closes_its_stored_version(lake: SmallLake) -> None:
@@ -266,7 +203,7 @@ def test_a_lake_of_before_a_column_came_goes_on_with_either_source(lake: SmallLa
         without = pl.read_delta(uri).drop("scored_at")
         write_deltalake(uri, without.to_arrow(), mode="overwrite", schema_mode="overwrite")
     before = {row["alert_id"] for row in lake.rows("gold", "alerts")}
-    restart()
+    lake.transformer.close()
     velocity = [{**records[20], "trans_num": f"burst{number}", "_offset": 1000 + number} for number in range(30)]
     land(lake, velocity, [])
     lake.build("hot")

@@ -57,8 +57,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def build(lake: SmallLake, *, full_refresh: bool = False) -> None:
     """Silver, the windows and what is made of them."""
-    options = ["--select", *MODELS, *(["--full-refresh"] if full_refresh else [])]
-    lake.transformer.build(options, tests=False).raise_for_errors()
+    lake.transformer.build(MODELS, full_refresh=full_refresh, tests=False).raise_for_errors()
 
 
 def windows(lake: SmallLake, observed: datetime | None, kind: str = WINDOWS) -> list[Row]:

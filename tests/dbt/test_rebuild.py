@@ -43,7 +43,7 @@ def declare(project: Path, *more: dict[str, Any], **measures: Any) -> None:
 def build(lake: SmallLake) -> None:
     lake.transformer.reload()
     lake.build("hot")
-    lake.transformer.build(["--select", VECTORS, OVER, f"{OVER}_windowed"], tests=False).raise_for_errors()
+    lake.transformer.build([VECTORS, OVER, f"{OVER}_windowed"], tests=False).raise_for_errors()
 
 
 def payments(first: int, count: int) -> list[Row]:

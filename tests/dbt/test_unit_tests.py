@@ -8,13 +8,14 @@ from dbt.cli.main import dbtRunner
 
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.transform.project import dbt_arguments, prepare_project, write_profile
+from fraud_lakehouse.transform.project import prepare_project, write_profile
 
 
 def test_unit_tests_pass_and_every_model_builds_on_an_empty_lake(tmp_path: Path) -> None:
     settings = load_settings(lake=str(tmp_path / "lake"))
     prepared = prepare_project(settings)
-    folders = dbt_arguments(prepared, write_profile(settings, tmp_path), tmp_path / "target")
+    folders = ["--project-dir", str(prepared.folder), "--profiles-dir", str(write_profile(settings, tmp_path))]
+    folders += ["--target-path", str(tmp_path / "target")]
     quiet = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
 
     result = dbtRunner().invoke([*quiet, "build", "--exclude-resource-type", "test", *folders])

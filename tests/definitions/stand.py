@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from graphlib import TopologicalSorter
@@ -52,23 +52,30 @@ class ScriptedBuilder:
     broken: dict[str, str] = field(default_factory=dict)
     asked: list[list[str]] = field(default_factory=list)
 
-    def warm_up(self, options: list[str]) -> None:
-        """Noted as if it were a build."""
-        self.asked.append(["warm up", *options])
+    def names(self, lane: str) -> list[str]:
+        """Names of the models of the lane "hot", or of the rest."""
+        models = [node for node in self.manifest["nodes"].values() if node["resource_type"] == "model"]
+        return [node["name"] for node in models if ("hot" in node["config"]["tags"]) == (lane == "hot")]
 
-    def build(self, options: list[str], *, tests: bool = True) -> BuildResult:
+    def warm_up(self, names: Collection[str]) -> None:
+        """Noted as if it were a build."""
+        self._note("warm up", names)
+
+    def build(self, names: Collection[str], *, tests: bool = True) -> BuildResult:
         """Results of the selected models, and of the tests (on them and others) unless told otherwise."""
-        self.asked.append([*options, *([] if tests else ["without tests"])])
-        kinds = {"model", "test"} if tests else {"model"}
-        if options[-2:] == ["--resource-type", "test"]:
-            options, kinds = options[:-2], {"test"}
-        hot = {
-            node["name"]
-            for node in self.manifest["nodes"].values()
-            if node["resource_type"] == "model" and "hot" in node["config"]["tags"]
-        }
-        models = {node["name"] for node in self.manifest["nodes"].values() if node["resource_type"] == "model"}
-        names = {"--select tag:hot": hot, "--exclude tag:hot": models - hot}.get(" ".join(options), set(options[1:]))
+        self._note("build and test" if tests else "build", names)
+        return self._results({"model", "test"} if tests else {"model"}, names)
+
+    def test(self, names: Collection[str]) -> BuildResult:
+        """Results of the tests alone."""
+        self._note("test", names)
+        return self._results({"test"}, names)
+
+    def _note(self, what: str, names: Collection[str]) -> None:
+        lanes = [lane for lane in ("hot", "rest") if set(names) == set(self.names(lane))]
+        self.asked.append([what, *(lanes or sorted(names))])
+
+    def _results(self, kinds: set[str], names: Collection[str]) -> BuildResult:
         nodes = []
         parents = {
             unique_id: node["depends_on"]["nodes"]

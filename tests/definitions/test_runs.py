@@ -47,10 +47,10 @@ def test_materialize_all_materializes_every_layer(stand: Callable[..., Any], ins
     assert (found["bronze/users"]["from_position"], found["bronze/users"]["to_position"]) == ("10", "20")
     assert found["bronze/card_transactions"]["rows"] == 5
     assert made.builder.asked == [
-        ["warm up", "--select", "tag:hot"],
-        ["--select", "tag:hot", "without tests"],
-        ["--select", "tag:hot", "--resource-type", "test"],
-        ["--exclude", "tag:hot"],
+        ["warm up", "hot"],
+        ["build", "hot"],
+        ["test", "hot"],
+        ["build and test", "rest"],
     ], "what alerts come from waits for nothing else"
 
 
@@ -79,8 +79,8 @@ def test_only_the_models_of_the_hot_lane_are_built_in_its_turn(
     assert made.materialize(instance).success
     asked = [" ".join(options) for options in made.builder.asked]
     turn = asked[asked.index("hot begins") : asked.index("hot ends") + 1]
-    assert turn == ["hot begins", "--select tag:hot without tests", "hot ends"]
-    assert asked.index("warm up --select tag:hot") < asked.index("hot begins")
+    assert turn == ["hot begins", "build hot", "hot ends"]
+    assert asked.index("warm up hot") < asked.index("hot begins")
 
 
 def test_a_selection_builds_only_its_models(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
@@ -88,7 +88,7 @@ def test_a_selection_builds_only_its_models(stand: Callable[..., Any], instance:
     wanted = dg.AssetKey(["gold", "daily_report"])
     result = made.materialize(instance, asset_selection=[wanted])
     assert result.success
-    assert made.builder.asked == [["--select", "daily_report"]]
+    assert made.builder.asked == [["build and test", "daily_report"]]
     assert set(_materialized(result)) == {"gold/daily_report"}
 
 
@@ -249,4 +249,4 @@ def test_the_report_schedule_builds_the_report(stand: Callable[..., Any], instan
     made = stand()
     result = made.definitions.resolve_job_def("daily_report").execute_in_process(instance=instance)
     assert result.success
-    assert made.builder.asked == [["--select", "daily_report"]]
+    assert made.builder.asked == [["build and test", "daily_report"]]

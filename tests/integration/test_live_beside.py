@@ -114,24 +114,24 @@ def test_a_change_that_does_not_parse_is_refused_and_the_old_one_goes_on(project
     settings = load_settings(lake=str(tmp_path / "lake"), cache=tmp_path / "cache")
     model, catalogue = project / "models" / "gold" / "user_avg.sql", project / "features.yml"
     with closing(Transformer(settings, project)) as hot, closing(Transformer(settings, project)) as beside:
-        assert hot.follow() and beside.accept()
+        assert hot.follow() and beside.reload()
         good = model.read_text()
         model.write_text(good + "{{ ref('no_such_model') }}")
         for _ in range(2):  # the second time without parsing it again
             with pytest.raises(TransformError, match="no_such_model"):
-                beside.accept()
+                beside.reload()
         assert not hot.follow(), "the old one stays"
         assert not hot.build_lane("replica").failed
         model.write_text(good)
         features = catalogue.read_text()
         catalogue.write_text("features: [")
         with pytest.raises(TransformError, match="is not YAML"):
-            beside.accept()
+            beside.reload()
         assert not hot.follow(), "it is told by who parses"
         catalogue.write_text(features)
         model.write_text(good + "\n-- changed")
         assert not hot.follow(), "dbt has not parsed it yet"
-        assert beside.accept() and hot.follow()
+        assert beside.reload() and hot.follow()
 
 
 def test_sql_that_does_not_hold_is_refused_by_the_model_and_taken_once_it_is_mended(
@@ -141,20 +141,20 @@ def test_sql_that_does_not_hold_is_refused_by_the_model_and_taken_once_it_is_men
     gold = project / "models" / "gold"
     rule, features = gold / "rule_unknown_user.sql", gold / "transaction_features.sql"
     with closing(Transformer(settings, project)) as hot, closing(Transformer(settings, project)) as beside:
-        assert hot.follow() and beside.accept()
+        assert hot.follow() and beside.reload()
         for model in (rule, features):
             good = model.read_text()
             model.write_text(good.replace("select * from", "select no_such_column, * from"))
             for _ in range(2):  # the second time from memory
                 with pytest.raises(TransformError, match=rf"(?s){model.stem}.*no_such_column"):
-                    beside.accept()
+                    beside.reload()
             assert not hot.follow(), "the old one stays"
             assert not hot.build_lane("hot").failed
             with closing(Transformer(settings, project)) as successor:
                 assert successor.follow(), "a process that starts meanwhile goes on with the old one"
                 assert successor.project == hot.project
             model.write_text(good + "\n-- mended")
-            assert beside.accept() and hot.follow()
+            assert beside.reload() and hot.follow()
             assert hot.project == beside.project
         assert not hot.build_lane("hot").failed
 

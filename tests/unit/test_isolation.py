@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud_lakehouse.transform.isolation import Parents, sources_of, unbuildable
+from fraud_lakehouse.transform.build import unbuildable
+from tests.compiled import project_of
 
 PROJECT = {
     "ledger": ["bronze.transactions"],
@@ -23,18 +24,22 @@ SOURCES = ["source 0", "source 1", "source 2"]
 
 
 def test_what_reads_something_else_than_the_failed_model_is_built() -> None:
-    assert unbuildable(PROJECT, {"ledger"}) == {"ledger"}
-    assert unbuildable(PROJECT, {"cards"}) == {"cards", "late", "card_features"}
-    assert unbuildable(PROJECT, {"ledger", "bank_features"}) == {"ledger", "bank_features", "bank_rule"}
-    assert unbuildable(PROJECT, {"rule"}) == {"rule"}
-    assert unbuildable(PROJECT, {"rule", "bank_rule"}) == {"rule", "bank_rule", "alerts"}
-    assert unbuildable(PROJECT, set()) == set()
+    assert unbuildable(project_of(PROJECT), {"ledger"}) == {"ledger"}
+    assert unbuildable(project_of(PROJECT), {"cards"}) == {"cards", "late", "card_features"}
+    assert unbuildable(project_of(PROJECT), {"ledger", "bank_features"}) == {"ledger", "bank_features", "bank_rule"}
+    assert unbuildable(project_of(PROJECT), {"rule"}) == {"rule"}
+    assert unbuildable(project_of(PROJECT), {"rule", "bank_rule"}) == {"rule", "bank_rule", "alerts"}
+    assert unbuildable(project_of(PROJECT), set()) == set()
+
+
+def sources_of(model: str) -> set[str]:
+    return {".".join(table) for table in project_of(PROJECT).tables_of(model)}
 
 
 def test_the_sources_of_a_model_are_those_of_all_it_reads() -> None:
-    assert sources_of(PROJECT, "bank_rule") == {"bronze.transactions", "bronze.users"}
-    assert sources_of(PROJECT, "alerts") == {"bronze.transactions", "bronze.users", "bronze.card_transactions"}
-    assert sources_of(PROJECT, "late") == {"bronze.card_transactions"}
+    assert sources_of("bank_rule") == {"bronze.transactions", "bronze.users"}
+    assert sources_of("alerts") == {"bronze.transactions", "bronze.users", "bronze.card_transactions"}
+    assert sources_of("late") == {"bronze.card_transactions"}
 
 
 @st.composite
@@ -47,7 +52,7 @@ def projects(draw: st.DrawFn) -> dict[str, list[str]]:
     return found
 
 
-def reaches_a_source(parents: Parents, failed: Collection[str], model: str) -> bool:
+def reaches_a_source(parents: Mapping[str, Sequence[str]], failed: Collection[str], model: str) -> bool:
     """Whether rows can come to a model from a source on some way without a failed model."""
     if model in failed:
         return False
@@ -58,4 +63,4 @@ def reaches_a_source(parents: Parents, failed: Collection[str], model: str) -> b
 def test_a_model_is_built_if_rows_can_reach_it(parents: dict[str, list[str]], data: st.DataObject) -> None:
     failed = data.draw(st.sets(st.sampled_from(sorted(parents))))
     expected = {model for model in parents if not reaches_a_source(parents, failed, model)}
-    assert unbuildable(parents, failed) == expected
+    assert unbuildable(project_of(parents), failed) == expected

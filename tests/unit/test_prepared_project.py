@@ -14,7 +14,7 @@ from fraud_lakehouse.errors import LakeError, TransformError
 from fraud_lakehouse.lake.bronze import BronzeTable
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.transform.project import Preparation, prepare_project
+from fraud_lakehouse.transform.project import FORMAT, Preparation, prepare_project
 from fraud_lakehouse.transform.project_files import digest_of, stamp_of
 from fraud_lakehouse.transform.runner import Transformer
 from tests.full_disk import no_file_beyond
@@ -44,7 +44,7 @@ def test_what_another_process_builds_may_go_while_old_ones_are_removed(settings:
     (home / "building-elsewhere").symlink_to("gone")  # named by the listing, not there when it is looked at
     (home / "recent").mkdir()
     prepared = prepare_project(settings, shipped)
-    assert prepared.is_parsed
+    assert prepared.is_prepared
     assert {path.name for path in home.iterdir()} == {prepared.folder.name, "recent", "building-elsewhere"}
 
 
@@ -59,21 +59,21 @@ def test_a_full_disk_is_told_as_such_and_tried_again(settings: Settings, shipped
     with pytest.raises(LakeError, match=r"cannot be prepared in .*File too large"), no_file_beyond(size):
         prepare_project(settings, shipped)
     assert [path.name for path in (settings.cache_dir / "dbt").iterdir()] == []
-    assert prepare_project(settings, shipped).is_parsed
+    assert prepare_project(settings, shipped).is_prepared
 
 
 def test_a_changed_project_that_has_no_room_leaves_the_accepted_one_in_use(settings: Settings, shipped: Path) -> None:
     running, starting = Transformer(settings, shipped), Transformer(settings, shipped)
-    running.accept()
+    running.reload()
     in_use = running.project
     (shipped / "models" / "one.sql").write_text("select 2 as one")
     for transformer in (running, starting):
         with pytest.raises(LakeError, match="File too large"), no_file_beyond(2_000):
-            transformer.accept()
+            transformer.reload()
         assert transformer.is_ready
     assert running.project == in_use
     assert starting.follow() is False, "it is the accepted one that both build by"
-    assert running.accept() and running.project != in_use
+    assert running.reload() and running.project != in_use
     running.close()
     starting.close()
 
@@ -104,7 +104,7 @@ def test_what_has_not_changed_is_not_read_again(
     assert other not in (first, with_name) and len(read) == 3
     BronzeTable.open_or_create(lake, "accounts", {"id": pl.Int64()}, ["id"])
     assert preparation.planned() != other and len(read) == 4
-    assert Preparation(settings, shipped).planned().folder.name == read[3], "as who sees it for the first time"
+    assert Preparation(settings, shipped).planned().folder.name == f"{FORMAT}-{read[3]}", "as who sees it for the first time"
 
 
 def test_what_was_read_within_a_tick_of_its_change_is_read_once_more(
@@ -128,4 +128,4 @@ def test_what_editors_leave_beside_open_files_is_no_part_of_the_project(settings
     (shipped / "models" / ".#one.sql").symlink_to("someone@host.123")
     (shipped / "models" / ".one.sql.swp").write_text("half")
     assert stamp_of(shipped).marks == before.marks
-    assert prepare_project(settings, shipped).is_parsed
+    assert prepare_project(settings, shipped).is_prepared
