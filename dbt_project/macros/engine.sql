@@ -109,16 +109,3 @@
 {% macro spark__sql_text(text) %}
     {{ return("'" ~ (text | replace("\\", "\\\\") | replace("'", "\\'")) ~ "'") }}
 {% endmacro %}
-
-{#- A relation's columns: name -> type. The lake answers for DuckDB, which takes a table named csv or json that is not
-    there for a file. -#}
-{% macro stored_columns(relation) %}{{ return(adapter.dispatch('stored_columns')(relation)) }}{% endmacro %}
-{% macro default__stored_columns(relation) %}
-    {%- set found = {} -%}
-    {%- for column in adapter.get_columns_in_relation(relation) -%}{%- do found.update({column.name: column.dtype}) -%}{%- endfor -%}
-    {{ return(found) }}
-{% endmacro %}
-{% macro duckdb__stored_columns(relation) %}
-    {%- if lake_is_unit_test() -%}{{ return(default__stored_columns(relation)) }}{%- endif -%}
-    {{ return(lake_call('columns', {'relation': [relation.schema, relation.identifier]})) }}
-{% endmacro %}

@@ -10,7 +10,7 @@
 {%- set stored_as = history_names(columns) -%}
 {%- set incremental = is_incremental_replay(relation, columns + ['_text'], stored_as + ['_text']) -%}
 {%- set new_events = new_rows(relation) -%}
-{%- set unsent = unsent_columns(new_events, columns, key) -%}
+{%- set unsent = columns | reject('in', key) | list -%}
 with recursive truncates as (
 
     select

@@ -5,21 +5,32 @@
     Christ, more digits than a decimal has) it is null or rounded, and alike for keys that are not. -#}
 
 {#- Names of the source's own columns in a bronze relation, those it has dropped included; `present`: the names of
-    those it has. A unit test's input is no relation one could ask: there the columns of the tested model count. -#}
+    those it has. A unit test's input is no relation that has any: there the columns of the tested model count. -#}
 {% macro source_columns(relation, present=none) %}
     {%- if present and not lake_is_unit_test() -%}{{ return(present) }}{%- endif -%}
     {%- set meta = ['_op', '_lsn', '_seq', '_committed_at', '_ingested_at', '_unchanged', '_text'] -%}
     {%- set added = ['valid_from', 'valid_to', 'is_deleted'] -%}
-    {%- set names = [] -%}
-    {%- if execute -%}
-        {%- if model.resource_type == 'unit_test' -%}
-            {%- set tested = model.tested_node_unique_id.split('.')[-1] -%}
-            {%- set relation = api.Relation.create(database=target.database, schema='silver', identifier=tested) -%}
-            {%- set meta = meta + added -%}
-        {%- endif -%}
-        {%- for name in stored_columns(relation) if name not in meta -%}{%- do names.append(name) -%}{%- endfor -%}
+    {%- if not execute -%}{{ return([]) }}{%- endif -%}
+    {%- if lake_is_unit_test() -%}
+        {%- set tested = api.Relation.create(
+            database=target.database, schema='silver', identifier=model.tested_node_unique_id.split('.')[-1]
+        ) -%}
+        {%- set names = adapter.get_columns_in_relation(tested) | map(attribute='name') | reject('in', added) -%}
+    {%- else -%}
+        {%- set names = declared_columns(relation) -%}
     {%- endif -%}
-    {{ return(names) }}
+    {{ return(names | reject('in', meta) | list) }}
+{% endmacro %}
+
+{#- The columns of a bronze relation as the project declares them, name -> type: those that were captured, or those of
+    its yml. -#}
+{% macro declared_columns(relation) %}
+    {%- set captured = var('captured_columns', {}) -%}
+    {%- if relation.identifier in captured -%}{{ return(captured[relation.identifier]) }}{%- endif -%}
+    {%- for id in model.depends_on.nodes if id in graph.sources and graph.sources[id].identifier == relation.identifier -%}
+        {{ return(lake_columns(graph.sources[id])) }}
+    {%- endfor -%}
+    {{ return({}) }}
 {% endmacro %}
 
 {#- `prefix.name, ...`, quoted: names come from the source and may be anything. -#}
@@ -27,37 +38,28 @@
     {% for name in names %}{{ prefix }}.{{ quoted(name) }}{{ ', ' if not loop.last }}{% endfor %}
 {%- endmacro %}
 
-{#- Whether the stored table can be gone on with; if not, the model is built from all events. A stored table has to have
-    the columns (under their names `stored_as`) in their types, and with `exactly` no others and in this order.
+{#- Whether only new events are to be read, and the stored rows can be gone on with: they have to have the columns
+    (under their names `stored_as`) in the types of bronze, and with `exactly` no others and in this order.
     What macros add to rows on the way is called `_lake_...`, which no column of a source is. -#}
 {% macro is_incremental_replay(relation, columns, stored_as, exactly=false) %}
-    {%- if execute and not lake_is_unit_test() -%}
-        {%- set wanted, stored = stored_columns(relation), stored_columns(this) -%}
-        {%- set others = [] -%}
-        {%- for name in columns -%}
-            {%- if stored.get(stored_as[loop.index0]) != wanted[name] -%}{%- do others.append(name) -%}{%- endif -%}
-        {%- endfor -%}
-        {%- if others or (exactly and stored | list != stored_as | list) -%}
-            {{ return(build_from_all()) }}
-        {%- endif -%}
-    {%- endif -%}
-    {{ return(is_incremental_build()) }}
+    {%- set names = {} -%}
+    {%- for name in columns -%}{%- do names.update({name: stored_as[loop.index0]}) -%}{%- endfor -%}
+    {{ return(is_incremental_build(stored={'source': relation, 'columns': names, 'exactly': exactly})) }}
 {% endmacro %}
 
-{#- Whether `this`, which has no `_text`, cannot tell which of its rows new events are about: the key columns of one are
-    those of another row too, or were in the past. Ordinary keys are told from the new rows alone. -#}
-{% macro has_keys_alike(relation, key) %}
-    {%- if not execute or lake_is_unit_test() -%}{{ return(false) }}{%- endif -%}
+{#- Queries that all have a row where `this`, which has no `_text`, cannot tell which of its rows new events are about:
+    the key columns of one are those of another row too, or were in the past. Ordinary keys need the first one only, which
+    reads the new rows alone; a decimal may have been rounded in the past. -#}
+{% macro keys_alike(relation, key, new_rows_of) %}
     {%- set rounded = [] -%}
-    {%- for name, kind in stored_columns(relation).items() if name in key and kind.lower().startswith('decimal') -%}
+    {%- if execute and not lake_is_unit_test() -%}
+    {%- for name, kind in declared_columns(relation).items() if name in key and kind.lower().startswith('decimal') -%}
         {%- do rounded.append(name) -%}
     {%- endfor -%}
-    {%- set new_events -%}
-        (select {{ column_list(key, 'event') }}, {{ key_text(key, 'event') }} as _lake_key_text from {{ new_rows(relation) }} as event where _op <> 't')
-    {%- endset -%}
-    {%- if not rounded and not run_query("select 1 from " ~ new_events ~ " where _lake_key_text is not null limit 1").rows -%}
-        {{ return(false) }}
     {%- endif -%}
+    {%- set new_events -%}
+        (select {{ column_list(key, 'event') }}, {{ key_text(key, 'event') }} as _lake_key_text from {{ new_rows_of }} as event where _op <> 't')
+    {%- endset -%}
     {%- set alike -%}
         with new_events as {{ new_events }},
 
@@ -89,7 +91,8 @@
         having count(distinct coalesce(_lake_key_text, '')) > 1
         limit 1
     {%- endset -%}
-    {{ return(run_query(alike).rows | length > 0) }}
+    {%- set has_texts = 'select 1 from ' ~ new_events ~ ' as new_events where _lake_key_text is not null limit 1' -%}
+    {{ return([alike] if rounded else [has_texts, alike]) }}
 {% endmacro %}
 
 {#- The texts of a key's values that their columns cannot hold, as a JSON object; null for an ordinary key. -#}
@@ -127,20 +130,6 @@
 {% macro is_before(left, right) -%}
     ({{ left }}._lsn < {{ right }}._lsn or ({{ left }}._lsn = {{ right }}._lsn and {{ left }}._seq < {{ right }}._seq))
 {%- endmacro %}
-
-{#- Names of the columns that some of the events did not send, in the order of `columns`. -#}
-{% macro unsent_columns(new_events, columns, key) %}
-    {%- set candidates = columns | reject('in', key) | list -%}
-    {%- if not execute or lake_is_unit_test() -%}{{ return(candidates) }}{%- endif -%}
-    {%- set most = 1000 -%}
-    {%- set lists = run_query("select distinct _unchanged from " ~ new_events ~ " as new_events where _unchanged is not null limit " ~ (most + 1)) -%}
-    {%- if lists.rows | length > most -%}{{ return(candidates) }}{%- endif -%}
-    {%- set unsent = {} -%}
-    {%- for row in lists.rows -%}
-        {%- for name in fromjson(row[0]) -%}{%- do unsent.update({name: true}) -%}{%- endfor -%}
-    {%- endfor -%}
-    {{ return(candidates | select('in', unsent) | list) }}
-{% endmacro %}
 
 {#- The rows of `values` (columns, _lsn, _seq, _text) with the values that were not sent. -#}
 {% macro resolved_rows(columns, unsent, values) -%}

@@ -1,16 +1,17 @@
 {#- The current rows of a captured table, one to one: exactly its columns, deletes gone.
     Args: relation: the bronze table; key: its key columns; present: the columns the source has, in its order.
     An incremental build looks only at the keys of new events: their stored row stands for all earlier events. Where the
-    stored rows cannot tell which is meant (has_keys_alike), all events are read again.
+    stored rows cannot tell which is meant (keys_alike), all events are read again.
     Rows to be removed from the target have `_delete`. -#}
 {% macro replica(relation, key, present=none) %}
 {%- set columns = source_columns(relation, present) -%}
 {%- set incremental = is_incremental_replay(relation, columns, columns, exactly=true) -%}
-{%- if incremental and has_keys_alike(relation, key) -%}
-    {%- set incremental = build_from_all() -%}
-{%- endif -%}
 {%- set new_events = new_rows(relation) -%}
-{%- set unsent = unsent_columns(new_events, columns, key) -%}
+{%- if incremental and full_when(keys_alike(relation, key, new_events)) -%}
+    {%- set incremental = false -%}
+    {%- set new_events = new_rows(relation) -%}
+{%- endif -%}
+{%- set unsent = columns | reject('in', key) | list -%}
 with recursive truncates as (
 
     select _lsn, _seq from {{ new_events }} as new_events where _op = 't'

@@ -1,15 +1,14 @@
-{#- The sum of a column of `relation` (of a table with the source's types), as a double: exact before the cast. Decimals
+{#- The sum of a column of `relation` (the replica of a captured table), as a double: exact before the cast. Decimals
     so large that ten thousand million of them would not fit the sum's type are added up as doubles instead. -#}
 {% macro sum_as_double(column, relation) -%}
     {%- set small = [] -%}
-    {%- if execute and not lake_is_unit_test() -%}
-        {%- for found in adapter.get_columns_in_relation(relation) if found.name == column and found.dtype.lower().startswith('decimal') -%}
-            {%- set precision, scale = found.dtype[8:-1].split(',') -%}
-            {%- set digits = 28 - scale | int -%}
-            {%- if precision | int - scale | int > digits -%}
-                {%- do small.append('abs(' ~ column ~ ') < cast(1e' ~ digits ~ ' as double)') -%}
-            {%- endif -%}
-        {%- endfor -%}
+    {%- set kind = var('captured_columns', {}).get(relation.identifier, {}).get(column, '') -%}
+    {%- if not lake_is_unit_test() and kind.lower().startswith('decimal') -%}
+        {%- set precision, scale = kind[8:-1].split(',') -%}
+        {%- set digits = 28 - scale | int -%}
+        {%- if precision | int - scale | int > digits -%}
+            {%- do small.append('abs(' ~ column ~ ') < cast(1e' ~ digits ~ ' as double)') -%}
+        {%- endif -%}
     {%- endif -%}
     {%- if small -%}
         (

@@ -31,6 +31,7 @@ from fraud_lakehouse.transform.definitions import VersionOf
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.mirrored import Mirrored
+from fraud_lakehouse.transform.values import Value
 
 CAUGHT_UP = 2**62
 """Position of a view that was left out once and has read everything since."""
@@ -56,7 +57,7 @@ class Read:
 class Plan:
     """What one build of a consumer reads, and the handle it must commit on (that is the fence).
 
-    `shared`: the upstream whose rows are the result, but for columns. `definitions`: of the features it computes.
+    `values`: of queries, by the names that its SQL has for them. `definitions`: of the features it computes.
     `version_of` answers for the target's transactions; `said` are those of the commit. `views`: positions to commit of
     single views, by transaction id.
     """
@@ -68,7 +69,7 @@ class Plan:
     reads: dict[Key, Read] = field(default_factory=dict)
     mirrored: list[Mirrored] = field(default_factory=list)
     indexed: Indexed | None = None
-    shared: Key | None = None
+    values: dict[str, Value] = field(default_factory=dict)
     definitions: Mapping[str, int] = field(default_factory=dict)
     version_of: VersionOf | None = None
     said: list[Transaction] = field(default_factory=list)

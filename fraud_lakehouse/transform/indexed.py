@@ -6,7 +6,7 @@ read once: memory holds the rows and the index while the model is written. Its n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.features.event_index import UNITS, EventIndex, Wanted
 from fraud_lakehouse.transform.handles import Key
+from fraud_lakehouse.transform.values import with_values
 
 STREAM_ROWS = 16_384
 ROWS = "lake_rows"  # what queries beside call the rows
@@ -63,9 +64,13 @@ class Indexed:
         """The relation's name, which only the cursor knows that `answer` was given."""
         return f"told of {'.'.join(self.consumer)}"
 
-    def answer(self, cursor: DuckDBPyConnection) -> None:
-        """Run the SQL, build the index, put the relation in place."""
-        rows = cursor.sql(self.sql).to_arrow_table()
+    def answer(self, cursor: DuckDBPyConnection, values: Mapping[str, str]) -> None:
+        """Run the SQL, build the index, put the relation in place.
+
+        Args:
+            values: literals for the names of values in the SQL.
+        """
+        rows = cursor.sql(with_values(self.sql, values)).to_arrow_table()
         index = EventIndex(rows, self.entities)
         rows = rows.select([column for column in rows.column_names if not column.startswith(UNITS)])
         cursor.register(ROWS, rows)

@@ -8,7 +8,7 @@ operation, `config` is a dict that carries the arguments and receives the answer
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from enum import Enum
 from typing import Any
@@ -30,7 +30,9 @@ from fraud_lakehouse.transform.mirror import Mirrors
 from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
 from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed
 from fraud_lakehouse.transform.program import Call
-from fraud_lakehouse.transform.scan import columns, empty_sql, files_sql, snapshot_sql
+from fraud_lakehouse.transform.scan import columns as columns_of
+from fraud_lakehouse.transform.scan import empty_sql, files_sql, snapshot_sql
+from fraud_lakehouse.transform.values import Value, with_values
 from fraud_lakehouse.transform.views import failing_views, with_only
 
 NEW_ROWS_SCHEMA = "new_rows"
@@ -88,15 +90,16 @@ class Plugin(BasePlugin):
 
     def carry_out(self, operation: str, call: dict[str, Any]) -> Any:
         """Carry out an operation; answers what the macro gets."""
+        if call.get("only_compiled"):
+            return compiled(operation, call)
         operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "register": self._register,
-            "columns": self._columns,
             "plan": self._incremental,
             "new_rows": self._new_rows,
             "seen": self._seen,
             "index": self._index,
-            "look": self._look,
-            "share": self._share,
+            "value": self._value,
+            "full_when": self._full_when,
             "write": self._write,
         }
         return operations[operation](call)
@@ -115,12 +118,6 @@ class Plugin(BasePlugin):
             self._growing[key] = self._declared[key] if table["is_ours"] else []
             if self._keeps_views or key not in self._views:
                 self._refresh(key)
-
-    def _columns(self, call: dict[str, Any]) -> dict[str, str]:
-        """Name and type of each column of a table: those it has, else those it will get."""
-        key: Key = (call["relation"][0], call["relation"][1])
-        table = self._handles.get(key)
-        return dict(self._declared.get(key, []) if table is None else columns(table))
 
     def _refresh(self, key: Key) -> None:
         table = self._handles.get(key)
@@ -152,25 +149,60 @@ class Plugin(BasePlugin):
         return self._plans[consumer]
 
     def _incremental(self, call: dict[str, Any]) -> bool:
-        return self._plan(call).incremental
+        plan = self._plan(call)
+        if plan.incremental and "stored" in call and not self._is_stored_as(plan, **call["stored"]):
+            plan = self._plan(call | {"full_refresh": True})
+        return plan.incremental
+
+    def _is_stored_as(self, plan: Plan, source: Sequence[str], columns: dict[str, str], *, exactly: bool) -> bool:
+        """Whether the target's columns are those of a source's table, in its types; `columns`: source's name -> own."""
+        assert plan.target is not None
+        stored = dict(columns_of(plan.target))
+        table = self._handles.get((source[0], source[1]))
+        wanted = dict(columns_of(table)) if table is not None else dict(self._declared.get((source[0], source[1]), []))
+        if any(stored.get(own) != wanted.get(name) for name, own in columns.items()):
+            return False
+        return not exactly or list(stored) == list(columns.values())
+
+    def _full_when(self, call: dict[str, Any]) -> bool:
+        """Whether each query has a row: then the model is built from all rows. Later ones may cost much more."""
+        cursor = self._conn.cursor()
+        for query in call["queries"]:
+            self._refresh_named(query)
+            if not cursor.execute(query).fetchall():
+                return False
+        return not self._plan(call | {"full_refresh": True}).incremental
+
+    def _value(self, call: dict[str, Any]) -> str:
+        value = Value.of(call)
+        self._plan(call).values[value.name] = value
+        return value.name
 
     def _new_rows(self, call: dict[str, Any]) -> str:
         plan = self._plan(call)
         upstream: Key = (call["upstream"][0], call["upstream"][1])
         read = self._consumption.ask(plan, upstream, call["reader"])
-        name = f"{plan.consumer[0]}.{plan.consumer[1]} <- {upstream[0]}.{upstream[1]}"
-        if read is not None and read is not plan.reads[upstream]:
-            name += f" for {call['reader']}"  # it was left out before, and has more to read than the others
-        relation = f"{NEW_ROWS_SCHEMA}.{quoted(name)}"
+        relation = new_rows_relation(call)
         if read is None:
             self._refresh(upstream)
             sql = f"select * from {quoted(upstream[0])}.{quoted(upstream[1])} where false"
         else:
-            sql = files_sql(read.table, read.files, self._growing.get(upstream, []))
-        if self._new_rows_sql.get(relation) != sql:  # rules ask for the same rows
+            growing = self._growing.get(upstream, [])
+            sql = files_sql(read.table, read.files, growing)
+            if call["reader"] != call["consumer"][1] and read is plan.reads[upstream]:  # rules read the same rows
+                shared = new_rows_relation(call | {"reader": call["consumer"][1]})
+                self._show_new_rows(shared, sql)
+                # The columns are in the text, since a view is refused once those of the view it reads are others.
+                kinds = dict([*growing, *columns_of(read.table)])
+                columns = ", ".join(f"cast({quoted(name)} as {kind}) as {quoted(name)}" for name, kind in kinds.items())
+                sql = f"select {columns} from {shared}"
+        self._show_new_rows(relation, sql)
+        return relation
+
+    def _show_new_rows(self, relation: str, sql: str) -> None:
+        if self._new_rows_sql.get(relation) != sql:
             self._conn.cursor().execute(f"create or replace view {relation} as {sql}")
             self._new_rows_sql[relation] = sql
-        return relation
 
     def _seen(self, call: dict[str, Any]) -> str:
         mirrored = Mirrored.of(call)
@@ -181,15 +213,6 @@ class Plugin(BasePlugin):
         indexed = Indexed.of(call)
         self._plan(call).indexed = indexed
         return quoted(indexed.name)
-
-    def _look(self, call: dict[str, Any]) -> list[Any]:
-        """The one row of a query that the model's SQL depends on."""
-        found = self._conn.cursor().execute(call["query"]).fetchone()
-        assert found is not None
-        return list(found)
-
-    def _share(self, call: dict[str, Any]) -> None:
-        self._plan(call).shared = (call["upstream"][0], call["upstream"][1])
 
     def _answer(self, plan: Plan) -> None:
         """Put the mirrored relations that a model asked for in place, in the order it asked."""
@@ -254,17 +277,24 @@ class Plugin(BasePlugin):
         cursor = self._conn.cursor()
         # Other processes may have committed since the views were made: one that is older than the new rows would, say,
         # give a watermark that does not know them, and no later build would notice.
-        for key in self._declared:
-            if f"{quoted(key[0])}.{quoted(key[1])}" in call["sql"]:
-                self._refresh(key)
+        self._refresh_named(call["sql"], *(value.query for value in plan.values.values()))
         self._answer(plan)
+        found = {value.name: value.literal(cursor) for value in plan.values.values()}
+        call = call | {"sql": with_values(call["sql"], found)}
         if plan.indexed is not None:
-            plan.indexed.answer(cursor)
+            plan.indexed.answer(cursor, found)
         try:
             return self._run_views(cursor, plan, call) if call["must_read"] else self._run(cursor, plan, call)
         finally:
             if plan.indexed is not None:
                 plan.indexed.forget(cursor)
+
+    def _refresh_named(self, *queries: str) -> None:
+        """Bring the views up to date that queries name."""
+        for key in self._declared:
+            name = f"{quoted(key[0])}.{quoted(key[1])}"
+            if any(name in query for query in queries):
+                self._refresh(key)
 
     def _run_views(self, cursor: DuckDBPyConnection, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
         """Run a model over views. Those that were not built, or that fail on some row, are left out until they work."""
@@ -309,13 +339,11 @@ class Plugin(BasePlugin):
                 return writer.append(self._lake, plan, reader)
         if rehearsal is not None:
             return None
-        kinds = {name: call["columns"].get(name, "") for name in names if name not in INTERNAL}
-        if writer.can_share(self._lake, plan, kinds):
-            return writer.share(self._lake, plan, list(kinds))
+        kinds = [call["columns"].get(name, "") for name in names if name not in INTERNAL]
         # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
         is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
-        if is_new and writer.can_replace(self._lake, plan, cursor, stored, list(kinds.values())):
-            return writer.replace(self._lake, plan, cursor, stored, list(kinds.values()))
+        if is_new and writer.can_replace(self._lake, plan, cursor, stored, kinds):
+            return writer.replace(self._lake, plan, cursor, stored, kinds)
         return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
 
     def _inputs(self, call: dict[str, Any]) -> Any:
@@ -340,3 +368,23 @@ class Plugin(BasePlugin):
         behind = [plan.reads[key].to_version - at for key, at in committed.items() if at is not None]
         if max(behind, default=0) > MOST_EMPTY_BUILDS:
             writer.progress(plan)
+
+
+def compiled(operation: str, call: dict[str, Any]) -> Any:
+    """What a macro gets while a model is only compiled: it follows from the call, whatever is in the lake."""
+    answers: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "plan": lambda call: not call["full_refresh"],
+        "new_rows": new_rows_relation,
+        "seen": lambda call: Mirrored.of(call).relation,
+        "index": lambda call: quoted(Indexed.of(call).name),
+        "value": lambda call: Value.of(call).name,
+        "full_when": lambda _call: False,
+    }
+    return answers[operation](call)
+
+
+def new_rows_relation(call: dict[str, Any]) -> str:
+    """The relation of rows that a model, or a view that it reads through, has not read yet."""
+    consumer, upstream, reader = ".".join(call["consumer"]), ".".join(call["upstream"]), call["reader"]
+    through = f" through {reader}" if reader != call["consumer"][1] else ""
+    return f"{NEW_ROWS_SCHEMA}.{quoted(f'{consumer}{through} <- {upstream}')}"

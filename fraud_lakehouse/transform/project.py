@@ -176,6 +176,9 @@ def _plan(settings: Settings, shipped: Path, stamp: Stamp, captured: dict[str, C
     variables |= {
         f"{name}_columns": captured[table].present if table in captured else [] for name, table in bank.items()
     }
+    variables["captured_columns"] = {
+        table: dict(captured[table].columns) for table in bank.values() if table in captured
+    }
     generated["dbt_project.yml"] = _with_settings(shipped, settings, variables, catalogue)
     folder = settings.cache_dir / "dbt" / digest_of(shipped, stamp, generated)
     return _Plan(shipped, generated, PreparedProject(folder))

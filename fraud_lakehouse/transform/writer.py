@@ -6,7 +6,7 @@ model meanwhile, deltalake refuses it and the model fails, to be built again fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,6 @@ from fraud_lakehouse.lake.parquet import upload_parquet, write_parquet
 from fraud_lakehouse.lake.refusal import is_refused
 from fraud_lakehouse.lake.reshape import reshape
 from fraud_lakehouse.transform import copied, merged
-from fraud_lakehouse.transform.scan import columns
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -90,14 +89,6 @@ def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds:
     return _take(lake, plan, root, [file], pa.schema([_delta_field(field) for field in file.schema]))
 
 
-def share(lake: Lake, plan: Plan, names: Sequence[str]) -> Commit:
-    """As `overwrite`, by the files of the table whose rows these are, where `can_share`."""
-    assert plan.shared is not None
-    root, read = Path(lake.uri(*plan.consumer)), plan.reads[plan.shared]
-    files = copied.link_files(read.files, names, root)
-    return _take(lake, plan, root, files, _part(read.table, names))
-
-
 def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema: pa.Schema) -> Commit:
     """Commit these files as the whole content."""
     actions = [file.action for file in files if file.rows]
@@ -141,29 +132,6 @@ def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, ki
     if not lake.is_local or not copied.can_copy(cursor, sql, kinds):
         return False
     return plan.target is None or _schema_of(cursor, sql) == _schema(plan.target)
-
-
-def can_share(lake: Lake, plan: Plan, kinds: Mapping[str, str]) -> bool:
-    """Whether the model has said whose rows its own are (`take_files_of`), all are read, and its columns theirs.
-
-    Args:
-        kinds: declared types of the model's columns, in their order.
-    """
-    read = plan.reads.get(plan.shared) if plan.shared is not None else None
-    if read is None or read.from_version >= 0 or not lake.is_local:
-        return False
-    if (
-        not kinds
-        or not {name: kind.lower() for name, kind in kinds.items()}.items() <= dict(columns(read.table)).items()
-    ):
-        return False
-    return plan.target is None or _part(read.table, list(kinds)) == _schema(plan.target)
-
-
-def _part(table: DeltaTable, names: Sequence[str]) -> pa.Schema:
-    """These columns of a table, in this order."""
-    schema = _schema(table)
-    return pa.schema([schema.field(name) for name in names])
 
 
 def _schema_of(cursor: DuckDBPyConnection, sql: str) -> pa.Schema:

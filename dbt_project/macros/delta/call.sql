@@ -5,7 +5,8 @@
     {{ return(arguments['answer']) }}
 {% endmacro %}
 
-{#- The part of a call that says who is being built. -#}
+{#- The part of a call that says who is being built, and whether nothing is: a model that is only compiled gets the same
+    names of relations, and the lake is not read. -#}
 {% macro lake_consumer(consumer=none) %}
     {%- set node = lake_node(consumer) if consumer else model -%}
     {%- set parents = [] -%}
@@ -18,6 +19,7 @@
         'consumer': [node.schema, node.alias],
         'parents': parents,
         'full_refresh': flags.FULL_REFRESH,
+        'only_compiled': flags.WHICH not in ['build', 'run', 'retry'],
         'keep_rows': node.config.full_refresh is sameas false,
     }) }}
 {% endmacro %}

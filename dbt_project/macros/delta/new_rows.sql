@@ -9,19 +9,46 @@
     {{ return(lake_call('new_rows', call)) }}
 {% endmacro %}
 
-{#- Whether only new rows are asked for and `this` can be read. -#}
-{% macro is_incremental_build() %}
+{#- Whether only new rows are asked for and `this` can be read. A model that is only compiled is the incremental one,
+    or the full one with --full-refresh.
+    stored: what the stored rows must be like to be gone on with, else the model is built from all rows: a dict of
+    `source` (a relation), `columns` (of it -> the name here, in the same type) and `exactly` (no others, same order). -#}
+{% macro is_incremental_build(stored=none) %}
     {%- if not execute or lake_is_unit_test() -%}
         {{ return(false) }}
     {%- endif -%}
-    {{ return(lake_call('plan', lake_consumer())) }}
+    {%- set call = lake_consumer() -%}
+    {%- if stored -%}
+        {%- do call.update({'stored': {
+            'source': [stored.source.schema, stored.source.identifier],
+            'columns': stored.columns,
+            'exactly': stored.exactly,
+        }}) -%}
+    {%- endif -%}
+    {{ return(lake_call('plan', call)) }}
 {% endmacro %}
 
-{#- Have the model being built from all rows after all, new_rows included; answers what is_incremental_build then says. -#}
-{% macro build_from_all() %}
+{#- Whether an incremental build has to be one from all rows after all: where one of `queries`, over the bronze table and
+    new_rows, has a row and all before it have one too. Asked behind is_incremental_build and new_rows; new_rows is then
+    to be asked again. Never in a model that is only compiled: who runs it asks the queries. -#}
+{% macro full_when(queries) %}
+    {%- if not execute or lake_is_unit_test() -%}
+        {{ return(false) }}
+    {%- endif -%}
     {%- set call = lake_consumer() -%}
-    {%- do call.update({'full_refresh': true}) -%}
-    {{ return(lake_call('plan', call)) }}
+    {%- do call.update({'queries': queries}) -%}
+    {{ return(lake_call('full_when', call)) }}
+{% endmacro %}
+
+{#- The one value of a query, as a literal that is put into the SQL when it is run: literals prune files where a join
+    cannot. type: of the value. In a unit test: the query itself. -#}
+{% macro query_value(query, type) %}
+    {%- if not execute or lake_is_unit_test() -%}
+        {{ return('cast((' ~ query ~ ') as ' ~ type ~ ')') }}
+    {%- endif -%}
+    {%- set call = lake_consumer() -%}
+    {%- do call.update({'query': query, 'type': type}) -%}
+    {{ return(lake_call('value', call)) }}
 {% endmacro %}
 
 {% macro lake_is_unit_test() %}

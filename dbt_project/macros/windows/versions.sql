@@ -11,8 +11,7 @@
     {%- set new_payments = counted_payments(new_rows(rows)) -%}
     {%- set observed = observations(incremental) -%}
     {%- set new_late = new_rows(late_rows) -%}
-    {#- looking for each payment among the late ones takes a third of a full build, and mostly there are none -#}
-    {%- set drops_late = var('late_rows') == 'drop' and (incremental or has_rows(new_late)) -%}
+    {%- set drops_late = var('late_rows') == 'drop' -%}
     {%- if incremental %}
     {%- set seen_times = seen_partition_times(rows, shape.time) -%}
     {%- set seen_ends = seen_totals(
@@ -303,12 +302,6 @@ versions as (
 {% macro newest_windows(table, versions) -%}
     {%- set shape = window_shape(table) -%}
     {%- set new = new_rows(versions) -%}
-    {#- the first version of a session may be that of an open one, which is not told here -#}
-    {%- set is_session = shape.past == 'session' -%}
-    {%- set corrects = is_session or is_incremental_build() or has_rows(new, 'version > 1') -%}
-    {%- if not corrects -%}
-        {%- do take_files_of(versions) -%}
-    {%- endif -%}
 
 with new_versions as (
 
@@ -318,8 +311,9 @@ with new_versions as (
 
 newest as (
 
+    {#- the first version of a session may be that of an open one, which is not told here #}
     {{ merge_of_versions(
-        'new_versions', shape.identity, window_columns(shape), corrects, deletions=true, opens=is_session
+        'new_versions', shape.identity, window_columns(shape), deletions=true, opens=shape.past == 'session'
     ) | indent(4) }}
 
 )

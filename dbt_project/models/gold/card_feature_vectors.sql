@@ -15,23 +15,21 @@
     and trans_num not in (select trans_num from {{ ref('card_transactions_late') }})
     {%- endif %}
 {%- endset %}
-{%- set stored_columns = stored_columns_of(this) if incremental else none %}
-{#- Payments that were counted before they were told late, and the first of them. -#}
+{#- Payments that were counted before they turned out late, and the first of them; in a build from all rows none. -#}
 {%- set late_now = '(' ~ late_only_now({'id': 'trans_num', 'time': 'trans_date_trans_time'}, new, new_late) ~ ') as late_now' %}
-{%- set told_late = one_row('select min(trans_date_trans_time) from ' ~ late_now) if drops_late and incremental else none %}
-{%- set first_told_late = told_late[0] if told_late else none %}
-{#- Of the new rows: where to begin reading, the longest window before the first row whose vector may be new or change;
-    and whether any comes to lie before the newest vector. From the start while nothing has been told: the watermark had
-    not passed any row yet. -#}
-{%- set news = one_row(
-    "select case when until is not null then least(first_new, until"
-    ~ (", timestamp '" ~ first_told_late ~ "'" if first_told_late else "") ~ ") end - interval "
-    ~ horizon ~ " seconds, coalesce(first_new <= until, false)"
-    ~ " from (select max(event_time) as until from " ~ this ~ ") as told"
-    ~ " cross join (select min(trans_date_trans_time) as first_new from " ~ new ~ " where " ~ counts ~ ") as news"
-) if incremental else none %}
-{%- set begin = news[0] if news else none %}
-{%- set changes_vectors = incremental and (news[1] or first_told_late) %}
+{%- set first_late = 'select min(trans_date_trans_time) from ' ~ late_now if drops_late else 'select cast(null as timestamp)' %}
+{%- if incremental %}
+{%- set late_from = query_value(first_late, 'timestamp') %}
+{#- Of the new rows: where to begin reading, the longest window before the first row whose vector may be new or change.
+    From the start while nothing has been emitted: the watermark had not passed any row yet. -#}
+{%- set begin = query_value(
+    "select case when until is not null then least(first_new, until, (" ~ first_late ~ ")) end - interval "
+    ~ horizon ~ " seconds"
+    ~ " from (select max(event_time) as until from " ~ this ~ ") as emitted"
+    ~ " cross join (select min(trans_date_trans_time) as first_new from " ~ new ~ " where " ~ counts ~ ") as news",
+    'timestamp'
+) %}
+{%- endif %}
 {%- set rows -%}
 {%- if incremental %}
 with newest_landing as (
@@ -78,30 +76,28 @@ transactions as (
     cross join emitted
     cross join watermark
     where stored.trans_date_trans_time < watermark.watermark
-        {%- if begin %}
-        and stored.trans_date_trans_time >= timestamp '{{ begin }}'
-        {%- endif %}
+        and stored.trans_date_trans_time >= coalesce({{ begin }}, {{ no_time() }})
         and {{ counts | replace('trans_num not', 'stored.trans_num not') }}
 
-)
-{%- if changes_vectors %},
+),
 
-told as (
+emitted_rows as (
 
     select * from transactions where not is_new and not is_behind_nothing
 
 ),
 
+-- new rows that lie before the newest vector, and rows that no longer count: mostly none
 changes as (
 
     select *, _ingested_at as changed_at from transactions where is_new and not is_behind_nothing
-    {%- if first_told_late %}
+    {%- if drops_late %}
 
     union all
 
     select stored.*, false as is_new, false as is_behind_nothing, stored._ingested_at as changed_at
     from {{ payments }} as stored
-    where stored.trans_date_trans_time >= timestamp '{{ first_told_late }}'
+    where stored.trans_date_trans_time >= {{ late_from }}
         and stored.trans_num in (select trans_num from {{ late_now }})
     {%- endif %}
 
@@ -110,12 +106,11 @@ changes as (
 -- rows with a vector in whose windows a row has come to lie
 touched as (
 
-    {{ touched_rows(source, features, 'told', 'changes') | indent(4) }}
+    {{ touched_rows(source, features, 'emitted_rows', 'changes') | indent(4) }}
 
 )
-{%- endif %}
 
-{%- set is_touched = 'transactions.trans_num in (select trans_num from touched)' if changes_vectors else 'false' %}
+{%- set is_touched = 'transactions.trans_num in (select trans_num from touched)' %}
 
 select
     transactions.*,
@@ -146,7 +141,7 @@ where new_transactions.trans_date_trans_time < lake_watermark.watermark
 (
     select *
     from {{ payments }} as payments
-    where trans_date_trans_time < timestamp '{{ begin }}' and {{ counts }}
+    where trans_date_trans_time < {{ begin }} and {{ counts }}
 ) as earlier
 {%- endset %}
 {%- set carried = ['is_amount_excluded', 'known_at', 'is_touched'] %}
@@ -161,7 +156,7 @@ with rows_of_vectors as (
 
 {{ feature_vectors(
     'cards', 'card_feature_vectors', 'rows_of_vectors', carried=carried, indexed=indexed,
-    earlier=earlier if begin else none
+    earlier=earlier if incremental else none
 ) }},
 {% if incremental %}
 touched as (
@@ -182,7 +177,7 @@ versions as (
     from feature_vectors
     left join stored on feature_vectors.trans_num = stored.trans_num
     where stored.trans_num is null
-        or {{ features_differ(features, 'feature_vectors', 'stored', stored_columns) }}
+        or {{ features_differ(features, 'feature_vectors', 'stored') }}
 
 )
 {%- else %}

@@ -6,7 +6,6 @@
 {%- set new_ledger = new_rows(ref('transactions_ledger')) %}
 {%- set columns = 'transaction_id, user_id, amount, transaction_date, given_date, is_amount_excluded,'
     ~ ' is_time_excluded, weight, _lsn, _seq' %}
-{%- set stored_columns = stored_columns_of(this) if incremental else none %}
 
 with new_entries as (
 
@@ -150,7 +149,7 @@ versions as (
                 or vectors.event_time is distinct from stored.event_time
                 or vectors.is_amount_excluded <> coalesce(stored.is_amount_excluded, false)
                 or vectors.is_time_excluded <> coalesce(stored.is_time_excluded, false)
-                or {{ features_differ(features, 'vectors', 'stored', stored_columns) }}
+                or {{ features_differ(features, 'vectors', 'stored') }}
             )
         )
 
