@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,9 +17,7 @@ from fraud_lakehouse.detect.delivery import Delivery
 from fraud_lakehouse.lake import durable, past_log, resync
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.lease import create
-from fraud_lakehouse.lake.maintenance import maintain_table
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform import copied
 from tests.alert_receiver import Receiver, attempts, record_alerts
 from tests.patience import PATIENCE
 
@@ -58,25 +54,6 @@ def test_versions_that_its_successor_trimmed_need_no_flush(tmp_path: Path) -> No
     root = table(tmp_path / "t", 3)
     durable.log_entry(root, 1).unlink()
     durable.sync_versions(root, 0, 2)
-
-
-def test_a_vacuum_that_goes_on_leaves_files_that_were_linked_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root, other = table(tmp_path / "gold/t", 1), table(tmp_path / "gold/other", 1)
-    (file,) = (Path(name) for name in DeltaTable(str(other)).file_uris())
-    long_ago = time.time() - 30 * 86_400
-    for path in (file, durable.log_entry(root, 0)):
-        os.utime(path, (long_ago, long_ago))
-    linked: list[copied.Copied] = []
-
-    def stopped(point: str) -> None:
-        if point == "upkeep.before_vacuum":
-            linked.extend(copied.link_files([str(file)], ["id"], root))
-
-    monkeypatch.setattr("fraud_lakehouse.lake.maintenance.failpoint", stopped)
-    assert maintain_table(Lake.at(tmp_path), "gold", "t").files_vacuumed == 0
-    assert (root / linked[0].action.path).exists()
 
 
 def test_a_running_resync_keeps_its_scratch_folder_and_a_dead_ones_goes(tmp_path: Path) -> None:
