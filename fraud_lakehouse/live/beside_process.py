@@ -1,6 +1,7 @@
 """The process beside the cycle: the replica and the features lane, when there is something new, and daily upkeep.
 
-It compiles a changed dbt project too, so that the hot lane takes it over without waiting for dbt. It yields the processor to the cycle. How the cycle talks to it is in `beside.py`.
+It compiles a changed dbt project too, so that the hot lane takes it over without waiting for dbt. It yields the
+processor to the cycle. How the cycle talks to it is in `beside.py`.
 """
 
 from __future__ import annotations

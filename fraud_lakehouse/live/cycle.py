@@ -189,7 +189,7 @@ class Cycle:
     def warm_up(self) -> None:
         """Read what builds need into memory, and build, so that the first micro-batch costs what any other does.
 
-        As much as possible without the turn, which the cycle that runs meanwhile needs: with much history it takes long.
+        As much as possible without the turn, which the cycle that runs meanwhile needs: much history takes long.
         """
         self._take_over_project()
         self.transformer.warm_up()

@@ -42,7 +42,7 @@ def compile_project(folder: Path) -> None:
         OSError: no room for what it writes.
     """
     command = [sys.executable, "-m", "fraud_lakehouse.transform.compile", str(folder)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return
     lines = done.stdout.splitlines()
@@ -82,12 +82,11 @@ def check(project: CompiledProject) -> None:
     """
     for model in project.models:
         _check_reads(project, model)
-    with TemporaryDirectory(prefix="fraud-lakehouse-check-") as nothing:
-        with closing(Executor(Lake.at(nothing))) as executor:
-            executor.use(project)
-            for model in project.models:
-                if not model.is_generated:
-                    executor.check(model)
+    with TemporaryDirectory(prefix="fraud-lakehouse-check-") as empty, closing(Executor(Lake.at(empty))) as executor:
+        executor.use(project)
+        for model in project.models:
+            if not model.is_generated:
+                executor.check(model)
 
 
 def _check_reads(project: CompiledProject, model: Model) -> None:
@@ -96,8 +95,8 @@ def _check_reads(project: CompiledProject, model: Model) -> None:
     for new in (NewRows.of(one.call) for one in model.incremental.inputs if one.kind == "new_rows"):
         if new.upstream in stored and stored[new.upstream].strategy != "append":
             raise TransformError(
-                f"model {model.name} reads new_rows of {'/'.join(new.upstream)}, whose rows are changed and removed after"
-                " they were written: what it has read would not stay true",
+                f"model {model.name} reads new_rows of {'/'.join(new.upstream)}, whose rows are changed and removed"
+                " after they were written: what it has read would not stay true",
                 f"read new_rows of a table that is only appended to, or {'/'.join(new.upstream)} as a whole",
             )
     for table in model.incremental.tables if model.is_hot else ():
@@ -105,7 +104,7 @@ def _check_reads(project: CompiledProject, model: Model) -> None:
             raise TransformError(
                 f"model {model.name} is part of the fast path and reads {'/'.join(table)} as a whole, which"
                 + (" costs more with every row" if stored[table].is_hot else " is built after it and would be old"),
-                "read new_rows, seen_rows, seen_totals or seen_by_key of a table of the fast path, or of a bronze table;"
+                "read new_rows, seen_rows, seen_totals or seen_by_key of a table of the fast path or of bronze;"
                 f" or take the tag {HOT} from {model.name}",
             )
 
@@ -120,7 +119,7 @@ def _compiled(folder: Path) -> CompiledProject:
             _write_profile(Path(profiles))
             folders = {"--project-dir": folder, "--profiles-dir": profiles, "--target-path": target}
             arguments = [str(part) for option in folders.items() for part in option]
-            result = runner.invoke([*_COMPILE, *options, *arguments])
+            result: Any = runner.invoke([*_COMPILE, *options, *arguments])
             _raise_for(result)
             nodes[variant] = {one.node.unique_id: one.node for one in result.result.results}
             calls[variant] = _calls(Path(profiles) / "calls")
@@ -130,7 +129,11 @@ def _compiled(folder: Path) -> CompiledProject:
 
 
 def _write_profile(folder: Path) -> None:
-    plugin = {"module": "fraud_lakehouse.transform.recorder", "alias": STORED, "config": {"file": str(folder / "calls")}}
+    plugin = {
+        "module": "fraud_lakehouse.transform.recorder",
+        "alias": STORED,
+        "config": {"file": str(folder / "calls")},
+    }
     output = {"type": "duckdb", "path": ":memory:", "schema": "main", "threads": 1, "plugins": [plugin]}
     profile = {"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}}
     (folder / "profiles.yml").write_text(yaml.safe_dump(profile))
@@ -170,7 +173,7 @@ def _calls(file: Path) -> dict[str, list[Input]]:
 _READ = ("seen", "index", "value")
 """Kinds of inputs whose SQL reads tables when the model is run."""
 
-_NOT_OF_INPUT = ("parents", "full_refresh", "keep_rows", "answer")
+_NOT_OF_INPUT = ("parents", "full_refresh", "keep_rows", "only_compiled", "answer")
 
 
 def _project(

@@ -26,8 +26,8 @@ class Input:
     """A relation that a model's SQL reads, and how it is filled.
 
     Args:
-        kind: new_rows, seen, index or value (`inputs.py`); or what a build from new rows depends on: stored (the columns
-            the table must have) or full_when (queries that all have a row where all rows are needed).
+        kind: new_rows, seen, index or value (`inputs.py`); or what a build from new rows depends on: stored (the
+            columns the table must have) or full_when (queries that all have a row where all rows are needed).
         call: what the macro said of it, as JSON.
     """
 
@@ -150,8 +150,11 @@ class CompiledProject:
 
     def save(self, path: Path) -> None:
         """Write the project to a file."""
-        content = {"models": self.models, "tests": self.tests, "sources": self.sources}
-        told = {part: [asdict(one) for one in listed] for part, listed in content.items()}
+        told = {
+            "models": [asdict(model) for model in self.models],
+            "tests": [asdict(test) for test in self.tests],
+            "sources": [asdict(source) for source in self.sources],
+        }
         path.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
 
     def find(self, unique_id: str) -> Model | None:

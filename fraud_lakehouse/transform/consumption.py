@@ -30,8 +30,6 @@ from fraud_lakehouse.transform.changes import added_files
 from fraud_lakehouse.transform.definitions import VersionOf
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
-from fraud_lakehouse.transform.mirrored import Mirrored
-from fraud_lakehouse.transform.values import Value
 
 CAUGHT_UP = 2**62
 """Position of a view that was left out once and has read everything since."""
@@ -67,9 +65,8 @@ class Plan:
     incremental: bool
     keep_rows: bool
     reads: dict[Key, Read] = field(default_factory=dict)
-    mirrored: list[Mirrored] = field(default_factory=list)
     indexed: Indexed | None = None
-    values: dict[str, Value] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
     definitions: Mapping[str, int] = field(default_factory=dict)
     version_of: VersionOf | None = None
     said: list[Transaction] = field(default_factory=list)

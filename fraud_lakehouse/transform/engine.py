@@ -1,4 +1,4 @@
-"""How DuckDB is opened over a lake, and how it plans the project's queries, in builds and in queries of labels alike."""
+"""How DuckDB is opened over a lake, and how it plans queries, in builds and in queries of labels alike."""
 
 from __future__ import annotations
 

@@ -6,10 +6,9 @@ whatever it knows comes from the lake again, so a process may end at any moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import duckdb
@@ -18,25 +17,21 @@ from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import LakehouseError, TransformError
 from fraud_lakehouse.lake import object_store
-from fraud_lakehouse.lake.lake import LAYERS, Lake
+from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.lease import progress
-from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import writer
-from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model, Test, Variant, named_tables
+from fraud_lakehouse.transform.compiled import CompiledProject, Model, Test, Variant, named_tables
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.handles import Handles, Key
-from fraud_lakehouse.transform.indexed import Indexed
-from fraud_lakehouse.transform.inputs import NEW_ROWS_SCHEMA, NewRows
-from fraud_lakehouse.transform.mirror import Mirrors
-from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
+from fraud_lakehouse.transform.inputs import NewRows
 from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed
-from fraud_lakehouse.transform.scan import Columns, columns, empty_sql, files_sql, snapshot_sql
-from fraud_lakehouse.transform.values import Value, with_values
+from fraud_lakehouse.transform.relations import Relations
+from fraud_lakehouse.transform.scan import columns
+from fraud_lakehouse.transform.values import with_values
 from fraud_lakehouse.transform.views import failing_views, only
 
 MOST_EMPTY_BUILDS = 64  # commits an empty result may lie behind before its position is committed alone
 BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
-SCHEMAS = (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -63,25 +58,18 @@ class Executor:
         self._lake = lake
         self._connection = connection or duckdb.connect()
         object_store.register(self._connection, lake.root)
-        for schema in SCHEMAS:
-            self._connection.execute(f"create schema if not exists {schema}")
         self._handles = Handles(lake)
         self._consumption = Consumption(self._handles)
-        self._mirrors = Mirrors(self._connection)
         self._queries = Queries(self._connection)
-        self._project = CompiledProject()
-        self._declared: dict[Key, Columns] = {}
-        self._growing: dict[Key, Columns] = {}  # declared columns, of tables that get them with their next rows
-        self._shown: dict[str, Any] = {}  # by relation: what its view was made of
         self._built: dict[Key, Any] = {}
+        self._project = CompiledProject()
+        self.relations = Relations(self._connection, self._handles, self._consumption)
+        """What SQL reads by name."""
 
     def use(self, project: CompiledProject) -> None:
         """Run this project's models from now on."""
         self._project = project
-        self._declared = {one.key: list(one.columns.items()) for one in (*project.sources, *project.models)}
-        ours = [one.key for one in project.sources if one.is_ours]
-        ours += [one.key for one in project.models if not one.has_source_types]
-        self._growing = {key: self._declared[key] for key in ours}
+        self.relations.use(project)
         self._built.clear()
 
     def close(self) -> None:
@@ -151,7 +139,7 @@ class Executor:
         if stored is not None and not self._is_stored_as(plan.target, stored):
             return False
         for query in queries:
-            self.show_tables(named_tables(query) & self._declared.keys())
+            self.relations.show_tables(key for key in named_tables(query) if self.relations.knows(key))
             if self._connection.cursor().execute(query).fetchone() is None:
                 return True
         return not queries
@@ -170,8 +158,8 @@ class Executor:
         """
         try:
             if not model.is_stored:
-                self._show_inputs(Plan(model.key, None, incremental=False, keep_rows=False), model.full.inputs)
-                self._show_view(model)
+                self.relations.show_inputs(Plan(model.key, None, incremental=False, keep_rows=False), model.full.inputs)
+                self.relations.show_view(model)
                 return
             for incremental in (False, True):
                 plan = Plan(model.key, None, incremental=incremental, keep_rows=model.keeps_rows)
@@ -182,11 +170,11 @@ class Executor:
 
     def failing_rows(self, test: Test) -> tuple[int, bool, bool]:
         """How many rows a data test finds, and whether it then fails, and warns."""
-        self.show_tables(test.tables)
+        self.relations.show_tables(test.tables)
         for parent in test.parents:
             below = self._project.find(parent)
             if below is not None and not below.is_stored:
-                self._show_view(below)
+                self.relations.show_view(below)
         counted = f"select {test.calculation} as failures from ({test.sql}\n) as failing"
         conditions = f"failures, failures {test.error_if}, failures {test.warn_if}"
         found = self._connection.cursor().execute(f"select {conditions} from ({counted})").fetchone()
@@ -195,7 +183,7 @@ class Executor:
 
     def _planned(self, model: Model, views: Collection[str], *, full_refresh: bool) -> Plan:
         """How a model is built now; what it reads is in place as far as that decides."""
-        named = [*model.full.inputs, *model.incremental.inputs, *self._inputs_of(views)]
+        named = [*model.full.inputs, *model.incremental.inputs, *self.relations.inputs_of(views)]
         upstreams = list(dict.fromkeys(NewRows.of(one.call).upstream for one in named if one.kind == "new_rows"))
         plan = self.plan(model.key, upstreams, full_refresh=full_refresh, keep_rows=model.keeps_rows)
         self._ask(plan, model, views)
@@ -203,7 +191,7 @@ class Executor:
         if plan.incremental and plan.has_new_rows and conditions:
             queries = conditions.get("full_when", {}).get("queries", [])
             if queries:
-                self._show_inputs(plan, [one for one in model.incremental.inputs if one.kind == "new_rows"])
+                self.relations.show_inputs(plan, [one for one in model.incremental.inputs if one.kind == "new_rows"])
             if not self.goes_on(plan, conditions.get("stored"), queries):
                 plan = self.plan(model.key, upstreams, full_refresh=True, keep_rows=model.keeps_rows)
                 self._ask(plan, model, views)
@@ -211,7 +199,7 @@ class Executor:
 
     def _ask(self, plan: Plan, model: Model, views: Collection[str]) -> None:
         """Have the plan read what the model names new rows of."""
-        for one in (*self._variant(model, plan).inputs, *self._inputs_of(views)):
+        for one in (*self._variant(model, plan).inputs, *self.relations.inputs_of(views)):
             if one.kind == "new_rows":
                 new = NewRows.of(one.call)
                 self._consumption.ask(plan, new.upstream, new.reader)
@@ -219,10 +207,6 @@ class Executor:
     @staticmethod
     def _variant(model: Model, plan: Plan) -> Variant:
         return model.incremental if plan.incremental else model.full
-
-    def _inputs_of(self, views: Collection[str]) -> list[Input]:
-        """What views name, of which a consumer reads."""
-        return [one for view in self._project.named(views) for one in view.incremental.inputs]
 
     def _is_settled(self, model: Model, plan: Plan, inputs: Any) -> bool:
         """Whether building would change nothing: no new rows, or the same SQL over the same versions again."""
@@ -244,7 +228,7 @@ class Executor:
         """Run a model. Of the views it reads through, those that fail on some row are left out until they work."""
         sql = self._fill(plan, model, present)
         cursor = self._connection.cursor()
-        failing = self._show_views(present)
+        failing = self.relations.show_views(present)
         working = [view for view in present if view not in failing]
         if failing and not working:
             raise TransformError(next(iter(failing.values())), f"correct {', '.join(failing)}")
@@ -266,52 +250,27 @@ class Executor:
         variant = self._variant(model, plan)
         # Other processes may have committed since the plan was made: a view that is older than the new rows would, say,
         # give a watermark that does not know them, and no later build would notice.
-        self.show_tables(variant.tables)
-        self._show_inputs(plan, [*self._inputs_of(views), *variant.inputs])
+        self.relations.show_tables(variant.tables)
+        self.relations.show_inputs(plan, [*self.relations.inputs_of(views), *variant.inputs])
         # The SQL may end with a comment, which would go on over what is put around it.
         return f"{with_values(variant.sql, plan.values)}\n"
 
-    def _show_inputs(self, plan: Plan, inputs: Iterable[Input]) -> None:
-        """Put inputs in place, in their order: one may read those before it."""
-        for one in inputs:
-            if one.kind == "new_rows":
-                self.show_new_rows(plan, NewRows.of(one.call))
-            elif one.kind == "seen":
-                self._show_seen(plan, Mirrored.of(dict(one.call)))
-            elif one.kind == "index":
-                plan.indexed = Indexed.of(dict(one.call))
-            elif one.kind == "value":
-                value = Value.of(dict(one.call))
-                plan.values[value.name] = value.literal(self._connection.cursor())
-
     def _run(self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str) -> writer.Commit | None:
         """Run the SQL, now that all it reads is in place, into one commit."""
-        with self._indexed(cursor, plan):
+        with self.relations.indexed(cursor, plan):
             names = self._queries.columns(cursor, sql)
             return self._write(cursor, model, plan, self._typed(model, sql, names), names)
 
     def _describe(self, model: Model, plan: Plan, sql: str) -> None:
         """Have DuckDB plan the SQL, without reading a row."""
         cursor = self._connection.cursor()
-        with self._indexed(cursor, plan):
+        with self.relations.indexed(cursor, plan):
             names = self._queries.columns(cursor, sql)
             cursor.execute(f"describe {self._typed(model, sql, names)}").fetchall()
 
     @staticmethod
     def _typed(model: Model, sql: str, names: list[str]) -> str:
         return sql if model.has_source_types else typed(sql, names, dict(model.columns), model.name)
-
-    @contextmanager
-    def _indexed(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
-        """With the index that a model's SQL names, if it does."""
-        if plan.indexed is None:
-            yield
-            return
-        plan.indexed.answer(cursor, plan.values)
-        try:
-            yield
-        finally:
-            plan.indexed.forget(cursor)
 
     def _write(
         self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, names: list[str]
@@ -343,75 +302,12 @@ class Executor:
         if max(behind, default=0) > MOST_EMPTY_BUILDS:
             writer.progress(plan)
 
-    def show_tables(self, tables: Iterable[Key]) -> None:
-        """Put a view on each table in place, at its newest version; an empty one where there is no such table."""
-        for key in tables:
-            relation = f"{quoted(key[0])}.{quoted(key[1])}"
-            growing = self._growing.get(key, [])
-            if (table := self._handles.get(key)) is not None:
-                made_of = str(table.metadata().id), table.version(), growing
-                self._show(relation, made_of, partial(snapshot_sql, table, growing))
-            elif declared := self._declared.get(key):
-                self._show(relation, declared, partial(empty_sql, declared))
-
-    def show_new_rows(self, plan: Plan, new: NewRows) -> None:
-        """A view on the rows of an upstream that the consumer, or the view it reads through, has not read."""
-        growing = self._growing.get(new.upstream, [])
-        read = self._consumption.ask(plan, new.upstream, new.reader)
-        if read is None:
-            sql = empty_sql(self._declared.get(new.upstream, []))
-        else:
-            sql = files_sql(read.table, read.files, growing)
-        self._show(new.relation, sql, lambda: sql)
-
-    def _show_seen(self, plan: Plan, seen: Mirrored) -> None:
-        """What the consumer has read before of an upstream, or all it has itself."""
-        is_own = seen.upstream == plan.consumer
-        read = plan.reads.get(seen.upstream)
-        if is_own or seen.newest:
-            table = plan.target if is_own else self._handles.get(seen.upstream)
-            version = table.version() if table is not None and (plan.incremental or not is_own) else -1
-        else:
-            table, version = (read.table, read.from_version) if read is not None else (None, -1)
-        if table is None:
-            self.show_tables([seen.upstream])
-        growing = self._growing.get(seen.upstream, [])
-        seen.answer(self._mirrors, self._connection.cursor(), table, version, growing)
-
     def _is_stored_as(self, target: DeltaTable, wanted: Mapping[str, Any]) -> bool:
         """Whether a table has the columns of a source's table, in its types."""
         source: Key = (wanted["source"][0], wanted["source"][1])
         table, names = self._handles.get(source), wanted["columns"]
-        kinds = dict(self._declared.get(source, [])) if table is None else dict(columns(table))
+        kinds = dict(self.relations.declared(source)) if table is None else dict(columns(table))
         stored = dict(columns(target))
         if any(stored.get(own) != kinds.get(name) for name, own in names.items()):
             return False
         return not wanted["exactly"] or list(stored) == list(names.values())
-
-    def _show_views(self, views: Collection[str]) -> dict[str, str]:
-        """Put views in place; answers those that cannot be, and why."""
-        failing = {}
-        for model in self._project.named(views):
-            try:
-                self._show_view(model)
-            except duckdb.Error as error:
-                failing[model.name] = str(error)
-        return failing
-
-    def _show_view(self, model: Model) -> None:
-        """The view that a model is, anew where what it reads has other columns than before."""
-        self.show_tables(model.incremental.tables)
-        for parent in model.parents:
-            below = self._project.find(parent)
-            if below is not None and not below.is_stored:
-                self._show_view(below)
-        upstreams = [NewRows.of(one.call).upstream for one in model.incremental.inputs if one.kind == "new_rows"]
-        tables = [self._handles.get(key) for key in (*model.incremental.tables, *upstreams)]
-        made_of = model.incremental.sql, [columns(table) if table is not None else None for table in tables]
-        self._show(f"{quoted(model.key[0])}.{quoted(model.key[1])}", made_of, lambda: model.incremental.sql)
-
-    def _show(self, relation: str, made_of: Any, sql: Callable[[], str]) -> None:
-        """Put a view in place, unless it is there."""
-        if self._shown.get(relation) != made_of:
-            self._connection.cursor().execute(f"create or replace view {relation} as {sql()}")
-            self._shown[relation] = made_of

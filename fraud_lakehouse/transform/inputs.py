@@ -38,9 +38,18 @@ class NewRows:
     @property
     def relation(self) -> str:
         """Its name in SQL."""
-        name = f"{self.consumer[0]}.{self.consumer[1]} <- {self.upstream[0]}.{self.upstream[1]}"
         through = "" if self.reader == self.consumer[1] else f" through {self.reader}"
-        return f"{NEW_ROWS_SCHEMA}.{quoted(name + through)}"
+        name = f"{self.consumer[0]}.{self.consumer[1]}{through} <- {self.upstream[0]}.{self.upstream[1]}"
+        return f"{NEW_ROWS_SCHEMA}.{quoted(name)}"
+
+
+def answer_of(operation: str, call: Mapping[str, Any]) -> Any:
+    """What a macro gets while a model is only compiled: it follows from the call, whatever is in the lake."""
+    if operation == "register":
+        return None
+    if operation == "plan":
+        return not call["full_refresh"]
+    return False if operation == "full_when" else name_of(operation, call)
 
 
 def name_of(kind: str, call: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model, So
 from fraud_lakehouse.transform.consumption import Plan
 from fraud_lakehouse.transform.executor import Executor
 from fraud_lakehouse.transform.handles import Key
-from fraud_lakehouse.transform.inputs import NewRows, name_of
+from fraud_lakehouse.transform.inputs import NewRows, answer_of, name_of
 
 
 @dataclass
@@ -57,6 +57,9 @@ class Plugin(BasePlugin):
             "write": self._write,
         }
         operation = target_config.location.format
+        if call.get("only_compiled"):
+            call["answer"] = answer_of(operation, call)
+            return
         call["answer"] = operations[operation](call) if operation in operations else self._input(operation, call)
 
     def _register(self, call: dict[str, Any]) -> None:
@@ -64,11 +67,10 @@ class Plugin(BasePlugin):
         self._rendered.clear()
         keys = [(table["layer"], table["name"]) for table in call["tables"]]
         sources = [
-            Source("", key, table["columns"], table["is_ours"])
-            for key, table in zip(keys, call["tables"], strict=True)
+            Source("", key, table["columns"], table["is_ours"]) for key, table in zip(keys, call["tables"], strict=True)
         ]
         self._executor.use(CompiledProject(sources=sources))
-        self._executor.show_tables(keys)
+        self._executor.relations.show_tables(keys)
 
     def _model(self, call: dict[str, Any]) -> _Rendered:
         consumer: Key = (call["consumer"][0], call["consumer"][1])
@@ -99,7 +101,7 @@ class Plugin(BasePlugin):
     def _new_rows(self, call: dict[str, Any]) -> str:
         """Rows that were not read yet, at once in place: a view on them may be created, or a condition run, next."""
         new = NewRows.of(call)
-        self._executor.show_new_rows(self._model(call).plan, new)
+        self._executor.relations.show_new_rows(self._model(call).plan, new)
         return new.relation
 
     def _input(self, kind: str, call: dict[str, Any]) -> str:
@@ -118,7 +120,7 @@ class Plugin(BasePlugin):
                 f"select +{consumer[1]}",
             )
         built = self._executor.run(rendered.plan, _model_of(call, rendered.inputs), views)
-        self._executor.show_tables([consumer])
+        self._executor.relations.show_tables([consumer])
         if built.failed_views:
             raise TransformError(
                 "; ".join(f"{view} failed: {why}" for view, why in built.failed_views.items()),

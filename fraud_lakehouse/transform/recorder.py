@@ -9,7 +9,7 @@ from typing import Any
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
 
-from fraud_lakehouse.transform.inputs import name_of
+from fraud_lakehouse.transform.inputs import answer_of
 
 
 class Plugin(BasePlugin):
@@ -24,13 +24,8 @@ class Plugin(BasePlugin):
         call = target_config.config
         assert target_config.location is not None
         kind = target_config.location.format
+        call["answer"] = answer_of(kind, call)
         if kind == "register":
             return
-        if kind == "plan":
-            call["answer"] = not call["full_refresh"]
-        elif kind == "full_when":
-            call["answer"] = False
-        else:
-            call["answer"] = name_of(kind, call)
         with self._file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"kind": kind, "call": {**call, "answer": None}}) + "\n")

@@ -1,4 +1,4 @@
-"""What dbt itself does for a person: a query of macros as SQL, and the documentation. In this process: 4 s of imports."""
+"""What dbt itself does for a person: a query of macros as SQL, and the documentation. It takes 4 s of imports."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def render(project: PreparedProject, settings: Settings, text: str) -> str:
     Raises:
         TransformError: dbt cannot render it; the message is dbt's.
     """
-    with _scratch(settings) as profiles:
-        result = _invoke(project, profiles, ["compile", "--inline", text, "--no-populate-cache", "--no-write-json"])
+    with scratch(settings) as profiles:
+        result = invoke(project, profiles, ["compile", "--inline", text, "--no-populate-cache", "--no-write-json"])
     if not result.success:
         raise TransformError(f"dbt cannot render the query: {_reason(result)}", "correct the macro it names")
     return str(result.result.results[0].node.compiled_code)
@@ -38,28 +38,29 @@ def document(project: PreparedProject, settings: Settings, folder: Path) -> Path
     Raises:
         TransformError: dbt failed.
     """
-    with _scratch(settings) as scratch:
-        (scratch / "target").mkdir()
-        shutil.copyfile(project.manifest_path, scratch / "target" / "manifest.json")
+    with scratch(settings) as own:
+        (own / "target").mkdir()
+        shutil.copyfile(project.manifest_path, own / "target" / "manifest.json")
         for command in (["run-operation", "register_lake"], ["docs", "generate", "--static", "--no-compile"]):
-            result = _invoke(project, scratch, command)
+            result = invoke(project, own, command)
             if not result.success:
                 raise TransformError(f"dbt {command[0]} failed: {_reason(result)}", "see the message")
         folder.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.copyfile(scratch / "target" / "static_index.html", folder / "index.html"))
+        return Path(shutil.copyfile(own / "target" / "static_index.html", folder / "index.html"))
 
 
 @contextmanager
-def _scratch(settings: Settings) -> Iterator[Path]:
+def scratch(settings: Settings) -> Iterator[Path]:
     """A folder with a profile over the lake, for one command."""
     with tempfile.TemporaryDirectory(prefix="fraud-lakehouse-dbt-") as folder:
         yield write_profile(settings, Path(folder))
 
 
-def _invoke(project: PreparedProject, scratch: Path, command: list[str]) -> Any:
+def invoke(project: PreparedProject, own: Path, command: list[str]) -> Any:
+    """What dbt's runner answers to a command on a prepared project; `own` is a folder of `scratch`."""
     from dbt.cli.main import dbtRunner
 
-    folders = {"--project-dir": project.folder, "--profiles-dir": scratch, "--target-path": scratch / "target"}
+    folders = {"--project-dir": project.folder, "--profiles-dir": own, "--target-path": own / "target"}
     arguments = [str(part) for option in folders.items() for part in option]
     return dbtRunner(manifest=_manifest(project)).invoke([*QUIET, *command, *arguments])
 

@@ -36,7 +36,7 @@ class Transformer:
     """
 
     def __init__(self, settings: Settings, shipped: Path | None = None) -> None:
-        self._settings = settings
+        self.settings = settings
         self._preparation = Preparation(settings, shipped)
         self._project: PreparedProject | None = None
         self._compiled = CompiledProject()
@@ -92,7 +92,7 @@ class Transformer:
             try:
                 return self.reload()
             except (TransformError, LakeError) as error:
-                if not self.is_ready:
+                if self._project is None:  # not `is_ready`, of which mypy believes what it was before
                     raise
                 log.error("%s; the models in use before stay in use", error)  # noqa: TRY400  its text says it all
                 return True
@@ -158,7 +158,7 @@ class Transformer:
             TransformError: dbt cannot render it; the message is dbt's.
         """
         if text not in self._rendered:
-            self._rendered[text] = render(self.project, self._settings, text)
+            self._rendered[text] = render(self.project, self.settings, text)
         return self._rendered[text]
 
     def documentation(self, folder: Path) -> Path:
@@ -167,7 +167,7 @@ class Transformer:
         Raises:
             TransformError: dbt failed.
         """
-        return document(self.project, self._settings, folder)
+        return document(self.project, self.settings, folder)
 
     def close(self) -> None:
         """Give back all memory."""
@@ -178,8 +178,8 @@ class Transformer:
     @property
     def _executor(self) -> Executor:
         if self._open is None:
-            lake = Lake.at(self._settings.lake)
-            connection = duckdb.connect(":memory:", config=options(self._settings, lake))
+            lake = Lake.at(self.settings.lake)
+            connection = duckdb.connect(":memory:", config=options(self.settings, lake))
             for name, value in SESSION.items():
                 connection.execute(f"set {name} = '{value}'")
             self._open = Executor(lake, connection)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
+from fraud_lakehouse.transform.rendering import invoke, scratch
 from fraud_lakehouse.transform.runner import Transformer
 
 
@@ -26,8 +27,8 @@ def rendered(transformer: Transformer, text: str) -> str:
 def models(transformer: Transformer, names: list[str]) -> dict[str, str]:
     """SQL of these models for Spark, built from nothing; layer.table is read from the view layer_table."""
     chosen = ["--select", *names, "--exclude", "resource_type:test", "resource_type:unit_test"]
-    with dispatching_to_spark():
-        result = transformer._invoke(["compile", "--full-refresh", *chosen])
+    with dispatching_to_spark(), scratch(transformer.settings) as own:
+        result = invoke(transformer.project, own, ["compile", "--full-refresh", *chosen])
     assert result.success, result.exception
     return {found.node.name: _with_views(found.node.compiled_code) for found in result.result.results}
 

@@ -104,7 +104,9 @@ def test_what_has_not_changed_is_not_read_again(
     assert other not in (first, with_name) and len(read) == 3
     BronzeTable.open_or_create(lake, "accounts", {"id": pl.Int64()}, ["id"])
     assert preparation.planned() != other and len(read) == 4
-    assert Preparation(settings, shipped).planned().folder.name == f"{FORMAT}-{read[3]}", "as who sees it for the first time"
+    assert Preparation(settings, shipped).planned().folder.name == f"{FORMAT}-{read[3]}", (
+        "as who sees it for the first time"
+    )
 
 
 def test_what_was_read_within_a_tick_of_its_change_is_read_once_more(

@@ -1,0 +1,150 @@
+"""What SQL reads by name, put in place on DuckDB: views on tables and new rows, what was read before, values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from fraud_lakehouse.lake.lake import LAYERS
+from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model
+from fraud_lakehouse.transform.consumption import Consumption, Plan
+from fraud_lakehouse.transform.handles import Handles, Key
+from fraud_lakehouse.transform.indexed import Indexed
+from fraud_lakehouse.transform.inputs import NEW_ROWS_SCHEMA, NewRows
+from fraud_lakehouse.transform.mirror import Mirrors
+from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
+from fraud_lakehouse.transform.scan import Columns, columns, empty_sql, files_sql, snapshot_sql
+from fraud_lakehouse.transform.values import Value
+
+SCHEMAS = (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA)
+
+
+class Relations:
+    """The relations of one connection, for the models of one project at a time (`use`)."""
+
+    def __init__(self, connection: DuckDBPyConnection, handles: Handles, consumption: Consumption) -> None:
+        for schema in SCHEMAS:
+            connection.execute(f"create schema if not exists {schema}")
+        self._connection = connection
+        self._handles = handles
+        self._consumption = consumption
+        self._mirrors = Mirrors(connection)
+        self._project = CompiledProject()
+        self._declared: dict[Key, Columns] = {}
+        self._growing: dict[Key, Columns] = {}  # declared columns, of tables that get them with their next rows
+        self._shown: dict[str, Any] = {}  # by relation: what its view was made of
+
+    def use(self, project: CompiledProject) -> None:
+        """Know the tables and views of this project from now on."""
+        self._project = project
+        self._declared = {source.key: list(source.columns.items()) for source in project.sources}
+        self._declared |= {model.key: list(model.columns.items()) for model in project.models}
+        ours = [one.key for one in project.sources if one.is_ours]
+        ours += [one.key for one in project.models if not one.has_source_types]
+        self._growing = {key: self._declared[key] for key in ours}
+
+    def declared(self, key: Key) -> Columns:
+        """The columns that the project declares for a table; none for one it does not know."""
+        return self._declared.get(key, [])
+
+    def knows(self, key: Key) -> bool:
+        """Whether the project names the table."""
+        return key in self._declared
+
+    def show_tables(self, tables: Iterable[Key]) -> None:
+        """Put a view on each table in place, at its newest version; an empty one where there is no such table."""
+        for key in tables:
+            relation = f"{quoted(key[0])}.{quoted(key[1])}"
+            growing = self._growing.get(key, [])
+            if (table := self._handles.get(key)) is not None:
+                made_of = str(table.metadata().id), table.version(), growing
+                self._show(relation, made_of, partial(snapshot_sql, table, growing))
+            elif declared := self._declared.get(key):
+                self._show(relation, declared, partial(empty_sql, declared))
+
+    def show_inputs(self, plan: Plan, inputs: Iterable[Input]) -> None:
+        """Put inputs in place, in their order: one may read those before it."""
+        for one in inputs:
+            if one.kind == "new_rows":
+                self.show_new_rows(plan, NewRows.of(one.call))
+            elif one.kind == "seen":
+                self._show_seen(plan, Mirrored.of(dict(one.call)))
+            elif one.kind == "index":
+                plan.indexed = Indexed.of(dict(one.call))
+            elif one.kind == "value":
+                value = Value.of(dict(one.call))
+                plan.values[value.name] = value.literal(self._connection.cursor())
+
+    def inputs_of(self, views: Collection[str]) -> list[Input]:
+        """What views name, of which a consumer reads."""
+        return [one for view in self._project.named(views) for one in view.incremental.inputs]
+
+    def show_views(self, views: Collection[str]) -> dict[str, str]:
+        """Put views in place; answers those that cannot be, and why."""
+        failing = {}
+        for model in self._project.named(views):
+            try:
+                self.show_view(model)
+            except duckdb.Error as error:
+                failing[model.name] = str(error)
+        return failing
+
+    @contextmanager
+    def indexed(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
+        """With the index that a model's SQL names, if it does."""
+        if plan.indexed is None:
+            yield
+            return
+        plan.indexed.answer(cursor, plan.values)
+        try:
+            yield
+        finally:
+            plan.indexed.forget(cursor)
+
+    def show_view(self, model: Model) -> None:
+        """The view that a model is, anew where what it reads has other columns than before."""
+        self.show_tables(model.incremental.tables)
+        for parent in model.parents:
+            below = self._project.find(parent)
+            if below is not None and not below.is_stored:
+                self.show_view(below)
+        upstreams = [NewRows.of(one.call).upstream for one in model.incremental.inputs if one.kind == "new_rows"]
+        tables = [self._handles.get(key) for key in (*model.incremental.tables, *upstreams)]
+        made_of = model.incremental.sql, [columns(table) if table is not None else None for table in tables]
+        self._show(f"{quoted(model.key[0])}.{quoted(model.key[1])}", made_of, lambda: model.incremental.sql)
+
+    def _show(self, relation: str, made_of: Any, sql: Callable[[], str]) -> None:
+        """Put a view in place, unless it is there."""
+        if self._shown.get(relation) != made_of:
+            self._connection.cursor().execute(f"create or replace view {relation} as {sql()}")
+            self._shown[relation] = made_of
+
+    def show_new_rows(self, plan: Plan, new: NewRows) -> None:
+        """A view on the rows of an upstream that the consumer, or the view it reads through, has not read."""
+        growing = self._growing.get(new.upstream, [])
+        read = self._consumption.ask(plan, new.upstream, new.reader)
+        if read is None:
+            sql = empty_sql(self._declared.get(new.upstream, []))
+        else:
+            sql = files_sql(read.table, read.files, growing)
+        self._show(new.relation, sql, lambda: sql)
+
+    def _show_seen(self, plan: Plan, seen: Mirrored) -> None:
+        """What the consumer has read before of an upstream, or all it has itself."""
+        is_own = seen.upstream == plan.consumer
+        read = plan.reads.get(seen.upstream)
+        if is_own or seen.newest:
+            table = plan.target if is_own else self._handles.get(seen.upstream)
+            version = table.version() if table is not None and (plan.incremental or not is_own) else -1
+        else:
+            table, version = (read.table, read.from_version) if read is not None else (None, -1)
+        if table is None:
+            self.show_tables([seen.upstream])
+        growing = self._growing.get(seen.upstream, [])
+        seen.answer(self._mirrors, self._connection.cursor(), table, version, growing)
