@@ -114,7 +114,7 @@ def test_nothing_new_commits_nothing(mini: Mini) -> None:
 def test_positions_are_committed_alone_once_they_lie_far_behind_and_the_log_stays_short(
     tmp_path: Path, mini_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fraud_lakehouse.transform.plugin.MOST_EMPTY_BUILDS", 3)
+    monkeypatch.setattr("fraud_lakehouse.transform.executor.MOST_EMPTY_BUILDS", 3)
     monkeypatch.setattr("fraud_lakehouse.lake.housekeeping.CHECKPOINT_INTERVAL", 2)
     project = Path(shutil.copytree(mini_project, tmp_path / "project"))
     (project / "models" / "gold" / "large.sql").write_text(
