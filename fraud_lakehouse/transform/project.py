@@ -7,6 +7,7 @@ run over is the profile's matter, which each process writes for itself.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -36,8 +37,6 @@ from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
 
 KEPT_SECONDS = 7 * 86_400
-FORMAT = "1"
-"""Of what is compiled: another number where `compile.py` makes something else of the same project."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +208,17 @@ def _plan(settings: Settings, shipped: Path, stamp: Stamp, captured: dict[str, C
         table: dict(captured[table].columns) for table in bank.values() if table in captured
     }
     generated["dbt_project.yml"] = _with_settings(shipped, settings, variables, catalogue)
-    folder = settings.cache_dir / "dbt" / f"{FORMAT}-{digest_of(shipped, stamp, generated)}"
+    folder = settings.cache_dir / "dbt" / f"{digest_of(shipped, stamp, generated)}-{_code()}"
     return _Plan(shipped, generated, PreparedProject(folder))
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Tells the code that compiles from any other: a newer version may make something else of the same project."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def _make(plan: _Plan) -> None:

@@ -26,6 +26,16 @@ select 'second', 2, null, null, timestamp '2024-03-01 05:30:00'
 union all
 select 'third', 1, 'two', 1.0, null
 """
+DECLARED = """
+models:
+  - name: my_labels
+    columns:
+      - {name: note, data_type: varchar}
+      - {name: user_id, data_type: bigint}
+      - {name: merchant, data_type: varchar}
+      - {name: amt, data_type: double}
+      - {name: event_time, data_type: timestamp}
+"""
 TRAINING_SET = """
 select * from {{ features_as_of(ref('my_labels'), 'cards') }}
 """
@@ -38,6 +48,7 @@ def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> SmallLake:
     project = tmp_path_factory.mktemp("project") / "dbt_project"
     shutil.copytree(shipped_project(), project)
     (project / "models" / "gold" / "my_labels.sql").write_text(LABELS)
+    (project / "models" / "gold" / "my_labels.yml").write_text(DECLARED)
     (project / "models" / "gold" / "training_set.sql").write_text(TRAINING_SET)
     lake.transformer = Transformer(lake.settings, shipped=project)
     return lake
@@ -46,7 +57,7 @@ def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> SmallLake:
 def land(lake: SmallLake) -> list[Row]:
     rows = payments(1)
     lake.land("card_transactions", rows)
-    models = ["silver.card_transactions", "silver.card_transactions_late"]
+    models = ["card_transactions", "card_transactions_late"]
     lake.transformer.build(models, tests=False).raise_for_errors()
     return rows
 

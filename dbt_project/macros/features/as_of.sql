@@ -1,7 +1,8 @@
 {#- Features of labels, each as of its own time: a query for a FROM, with the columns of `labels` and one for each feature.
     One row per label, none is dropped. The contract is docs/point-in-time.md.
     labels: a relation, or the name of a CTE, with an event_time and columns of keys and amounts named as in the
-    source's rows; other columns are kept. columns: the labels' column names (none: asked of the database).
+    source's rows; other columns are kept. columns: the labels' column names (none: those that the yml of the labels'
+    model or source declares).
     source: cards or bank. features: names (none: all that the labels' columns allow).
     known_by: a moment, as text, by which what counts was known; a column known_by of the labels goes before it.
     stored: the labels name payments by the source's id: take the vectors the lake has of them.
@@ -20,12 +21,24 @@
     {%- if corrected and known_by -%}
         {{ exceptions.raise_compiler_error("features_as_of: corrected takes what is known by now, known_by what was known then: give one of them") }}
     {%- endif -%}
-    {%- set columns = columns or (adapter.get_columns_in_relation(labels) | map(attribute='name') | list) -%}
+    {%- set columns = columns or labels_columns(labels) -%}
     {%- set chosen = features_told_by(declared, features, columns, stored) -%}
     {%- if stored -%}
         {{ return(stored_as_of(labels, declared, chosen, known_by, columns, vectors, decided, corrected)) }}
     {%- endif -%}
     {{ return(computed_as_of(labels, source, declared, chosen, known_by, columns, rows, corrected)) }}
+{% endmacro %}
+
+{#- Names of the columns that the project declares for the labels: a model's SQL follows from the project alone. -#}
+{% macro labels_columns(labels) %}
+    {%- for node in graph.nodes.values() | list + graph.sources.values() | list -%}
+        {%- if node.schema == labels.schema and (node.alias or node.identifier) == labels.identifier and node.columns -%}
+            {{ return(node.columns.values() | map(attribute='name') | list) }}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ exceptions.raise_compiler_error(
+        "features_as_of: the columns of the labels are not known: declare those of " ~ labels ~ " in its yml, or say columns=[...]"
+    ) }}
 {% endmacro %}
 
 {#- The features asked for, or all that columns of this kind can tell; what cannot be told is refused by name. -#}
