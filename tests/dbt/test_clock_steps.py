@@ -14,7 +14,7 @@ from tests.dbt.small_lake import Row, SmallLake, assert_same
 from tests.dbt.test_card_models import BESIDE, KEYS, landings
 from tests.dbt.test_window_idle import Clock
 
-HOT = ("silver.card_transactions", "silver.card_transactions_late", "card_transaction_features")
+HOT = ("card_transactions", "card_transactions_late", "card_transaction_features")
 VERSIONS = {f"{table}_versions": key for table, key in KEYS.items()} | {"card_feature_vectors": ["trans_num"]}
 TABLES = {
     ("silver", "card_transactions"): ["trans_num"],

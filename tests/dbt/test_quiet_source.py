@@ -25,8 +25,8 @@ IDLE = timedelta(seconds=60)
 LABEL_DELAY = 600
 WINDOWS = "user_trans_amt_last_360min_windowed"
 MODELS = [
-    "silver.card_transactions",
-    "silver.card_transactions_late",
+    "card_transactions",
+    "card_transactions_late",
     *(f"{table}_versions" for table in KINDS),
     *KINDS,
     f"{WINDOWS}_spine",

@@ -104,7 +104,7 @@ def test_what_has_not_changed_is_not_read_again(
     assert other not in (first, with_name) and len(read) == 3
     BronzeTable.open_or_create(lake, "accounts", {"id": pl.Int64()}, ["id"])
     assert preparation.planned() != other and len(read) == 4
-    assert Preparation(settings, shipped).planned().folder.name .split("-")[0] == read[3], (
+    assert Preparation(settings, shipped).planned().folder.name.split("-")[0] == read[3], (
         "as who sees it for the first time"
     )
 
