@@ -41,6 +41,7 @@ class Transformer:
         self._project: PreparedProject | None = None
         self._compiled = CompiledProject()
         self._open: Executor | None = None
+        self._is_noted = False  # whether the project in use is known as the one this lake is built by
         self._refused: tuple[PreparedProject, TransformError] | None = None
         self._rendered: dict[str, str] = {}
 
@@ -190,6 +191,9 @@ class Transformer:
         self, models: list[Model], *, tests: bool, full_refresh: bool, left_out: Collection[str] = ()
     ) -> BuildResult:
         began = time.monotonic()
+        if not self._is_noted:
+            self._preparation.note_used(self.project)
+            self._is_noted = True
         nodes = build_models(self._executor, self.compiled, models, full_refresh=full_refresh, left_out=left_out)
         if tests:
             nodes += run_tests(self._executor, self.compiled.tests_of(models))
@@ -207,7 +211,7 @@ class Transformer:
         except FileNotFoundError:
             return False  # cleared away just now: it is prepared again
         self._project = prepared
-        self._preparation.note_used(prepared)
+        self._is_noted = False
         self._rendered.clear()
         if self._open is not None:
             self._open.use(self._compiled)

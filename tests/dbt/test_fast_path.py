@@ -20,7 +20,7 @@ RULE = "models/gold/rule_big.sql"
 
 
 @pytest.fixture
-def project(mini_project: Path, tmp_path: Path) -> Path:  # noqa: F811  the fixture
+def project(mini_project: Path, tmp_path: Path) -> Path:
     """A copy of the small project, to be changed."""
     return Path(shutil.copytree(mini_project, tmp_path / "project"))
 
