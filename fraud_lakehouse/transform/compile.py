@@ -30,7 +30,11 @@ STORED = "delta"
 """The materialization of a model that is a table."""
 
 QUIET = ["--log-level", "none", "--log-level-file", "none", "--no-send-anonymous-usage-stats"]
-_COMPILE = [*QUIET, "compile", "--exclude", "resource_type:unit_test"]
+_VARIANTS = {
+    "full": ["--full-refresh", "--exclude", "resource_type:unit_test"],
+    "incremental": ["--exclude", "resource_type:unit_test", "resource_type:test"],
+}
+"""What dbt compiles for each variant: tests once."""
 _FAILED = 1
 
 
@@ -114,29 +118,33 @@ def _compiled(folder: Path) -> CompiledProject:
 
     target = folder / "target"
     runner, nodes, calls = dbtRunner(), {}, {}
-    for variant, options in (("full", ["--full-refresh"]), ("incremental", [])):
-        with TemporaryDirectory() as profiles:
-            _write_profile(Path(profiles))
-            folders = {"--project-dir": folder, "--profiles-dir": profiles, "--target-path": target}
-            arguments = [str(part) for option in folders.items() for part in option]
-            result: Any = runner.invoke([*_COMPILE, *options, *arguments])
+    with TemporaryDirectory() as profiles:
+        recorded = _write_profile(Path(profiles))  # one for both: with another one dbt would parse everything again
+        folders = {"--project-dir": folder, "--profiles-dir": profiles, "--target-path": target}
+        arguments = [str(part) for option in folders.items() for part in option]
+        for variant, options in _VARIANTS.items():
+            result: Any = runner.invoke([*QUIET, "compile", *options, *arguments])
             _raise_for(result)
             nodes[variant] = {one.node.unique_id: one.node for one in result.result.results}
-            calls[variant] = _calls(Path(profiles) / "calls")
+            calls[variant] = _calls(recorded)
+            recorded.unlink(missing_ok=True)
     manifest = json.loads((target / "manifest.json").read_text())
     variables = yaml.safe_load((folder / "dbt_project.yml").read_text()).get("vars") or {}
     return _project(manifest, nodes, calls, variables.get("feature_definitions", {}))
 
 
-def _write_profile(folder: Path) -> None:
+def _write_profile(folder: Path) -> Path:
+    """Write a profile to a folder; answers the file in which the recorder writes down inputs."""
+    calls = folder / "calls"
     plugin = {
         "module": "fraud_lakehouse.transform.recorder",
         "alias": STORED,
-        "config": {"file": str(folder / "calls")},
+        "config": {"file": str(calls)},
     }
     output = {"type": "duckdb", "path": ":memory:", "schema": "main", "threads": 1, "plugins": [plugin]}
     profile = {"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}}
     (folder / "profiles.yml").write_text(yaml.safe_dump(profile))
+    return calls
 
 
 def _raise_for(result: Any) -> None:
