@@ -11,16 +11,20 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from enum import Enum
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
+from dbt.flags import get_flags
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import LakehouseError, TransformError
 from fraud_lakehouse.lake import object_store
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.lake.lease import progress
+from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Consumption, Plan
@@ -30,6 +34,7 @@ from fraud_lakehouse.transform.mirror import Mirrors
 from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
 from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed
 from fraud_lakehouse.transform.program import Call
+from fraud_lakehouse.transform.project import shipped_variables
 from fraud_lakehouse.transform.scan import columns as columns_of
 from fraud_lakehouse.transform.scan import empty_sql, files_sql, snapshot_sql
 from fraud_lakehouse.transform.values import Value, with_values
@@ -90,6 +95,8 @@ class Plugin(BasePlugin):
 
     def carry_out(self, operation: str, call: dict[str, Any]) -> Any:
         """Carry out an operation; answers what the macro gets."""
+        if operation == "setting":
+            return self._settings[call["name"]]
         if call.get("only_compiled"):
             return compiled(operation, call)
         operations: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -103,6 +110,11 @@ class Plugin(BasePlugin):
             "write": self._write,
         }
         return operations[operation](call)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """The vars of a project that is run as it is."""
+        return shipped_variables(load_settings(lake=self._lake.root), Path(get_flags().PROJECT_DIR))  # type: ignore[no-untyped-call]  # dbt leaves it untyped
 
     def _register(self, call: dict[str, Any]) -> None:
         """Create the view of each table named: its newest version, or empty when absent.

@@ -23,9 +23,9 @@ PRICES = {"price": pl.Decimal(38, 9), "name": pl.String(), "body": pl.Binary(), 
 
 def payment(number: int, minutes: int, partition: int = 0) -> Row:
     return {
-        "trans_num": f"t{number}", "user_id": number % 3, "amt": 10.0 + number, "_topic": "card", "_partition": partition,
-        "trans_date_trans_time": str(AT.replace(tzinfo=None) + timedelta(minutes=minutes)), "_offset": number,
-        "_timestamp": AT + timedelta(minutes=minutes),
+        "trans_num": f"t{number}", "user_id": number % 3, "amt": 10.0 + number, "_topic": "card",
+        "trans_date_trans_time": str(AT.replace(tzinfo=None) + timedelta(minutes=minutes)),
+        "_partition": partition, "_offset": number, "_timestamp": AT + timedelta(minutes=minutes),
     }  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> SmallLake:
             "transaction_id": step,
             "user_id": 1,
             "amount": Decimal(step + 1),
-            "transaction_date": datetime(2026, 1, 2),
-        }  # noqa: DTZ001
+            "transaction_date": AT.replace(tzinfo=None),
+        }
         lake.land("transactions", [change("c", 10 * step + 2, **paid), *([change("t", 25)] if step == 2 else [])])
         rows = [
             change("c", 10 * step + 3, price=Decimal(step), name="a", body=b"x"),
