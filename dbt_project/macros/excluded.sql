@@ -6,7 +6,7 @@
 {% macro largest_exact_amount() %}{{ return(9000000000000.0) }}{% endmacro %}
 
 {#- The largest amount, in absolute value, that counts. -#}
-{% macro largest_amount() %}{{ return([var('max_amount') | float, largest_exact_amount()] | min) }}{% endmacro %}
+{% macro largest_amount() %}{{ return([setting('max_amount') | float, largest_exact_amount()] | min) }}{% endmacro %}
 
 {#- Whether an amount is at most `largest`; false for one that is no number, null for none. -#}
 {% macro is_plausible(amount, largest=none) -%}
@@ -28,9 +28,9 @@
         and not coalesce(
             {{ time }} >= timestamp '0002-01-01 00:00:00'
             and {{ time }} < timestamp '9999-01-01 00:00:00'
-            {%- if var('max_future_seconds') %}
+            {%- if setting('max_future_seconds') %}
             and coalesce(
-                {{ microseconds(time) }} - {{ (var('max_future_seconds') * 1000000) | int }}
+                {{ microseconds(time) }} - {{ (setting('max_future_seconds') * 1000000) | int }}
                 <= {{ microseconds(recorded_at) }},
                 true
             )

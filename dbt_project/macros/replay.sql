@@ -25,7 +25,7 @@
 {#- The columns of a bronze relation as the project declares them, name -> type: those that were captured, or those of
     its yml. -#}
 {% macro declared_columns(relation) %}
-    {%- set captured = var('captured_columns', {}) -%}
+    {%- set captured = setting('captured_columns') -%}
     {%- if relation.identifier in captured -%}{{ return(captured[relation.identifier]) }}{%- endif -%}
     {%- for id in model.depends_on.nodes if id in graph.sources and graph.sources[id].identifier == relation.identifier -%}
         {{ return(lake_columns(graph.sources[id])) }}

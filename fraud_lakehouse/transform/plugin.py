@@ -10,19 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
+from dbt.flags import get_flags
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.lake.lake import LAYERS, Lake
+from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model, Source, Variant, named_tables
 from fraud_lakehouse.transform.consumption import Plan
 from fraud_lakehouse.transform.executor import Executor
 from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.inputs import NewRows, answer_of, name_of
+from fraud_lakehouse.transform.project import shipped_variables
 
 
 @dataclass
@@ -57,10 +62,19 @@ class Plugin(BasePlugin):
             "write": self._write,
         }
         operation = target_config.location.format
+        if operation == "setting":
+            call["answer"] = self._settings[call["name"]]
+            return
         if call.get("only_compiled"):
             call["answer"] = answer_of(operation, call)
             return
         call["answer"] = operations[operation](call) if operation in operations else self._input(operation, call)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """The vars of a project that is run as it is."""
+        project = Path(get_flags().PROJECT_DIR)  # type: ignore[no-untyped-call]  # dbt leaves it untyped
+        return shipped_variables(load_settings(lake=self._lake.root), project)
 
     def _register(self, call: dict[str, Any]) -> None:
         """Create the view of each table named: its newest version, or empty when absent."""

@@ -31,10 +31,11 @@ from fraud_lakehouse.lake.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.binding import check_models
-from fraud_lakehouse.transform.captured import BANK, CARDS, Captured, CapturedTables, models_of
+from fraud_lakehouse.transform.captured import CARDS, Captured, CapturedTables, models_of
 from fraud_lakehouse.transform.compile import compile_project
 from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
+from fraud_lakehouse.transform.variables import bank_tables, settings_variables, variables_of
 
 KEPT_SECONDS = 7 * 86_400
 
@@ -196,18 +197,10 @@ class _Plan:
 
 
 def _plan(settings: Settings, shipped: Path, stamp: Stamp, captured: dict[str, Captured]) -> _Plan:
-    bank = {name: f"bank_{name}" if name in captured and not captured[name].is_like(name) else name for name in BANK}
-    generated = models_of(captured, {CARDS, *bank.values()})
-    files, features, catalogue = _catalogue(shipped, stamp)
+    generated = models_of(captured, {CARDS, *bank_tables(captured).values()})
+    files, catalogue = _catalogue(shipped, stamp)
     generated |= files
-    variables: dict[str, Any] = {f"{name}_table": table for name, table in bank.items()} | features
-    variables |= {
-        f"{name}_columns": captured[table].present if table in captured else [] for name, table in bank.items()
-    }
-    variables["captured_columns"] = {
-        table: dict(captured[table].columns) for table in bank.values() if table in captured
-    }
-    generated["dbt_project.yml"] = _with_settings(shipped, settings, variables, catalogue)
+    generated["dbt_project.yml"] = _with_variables(shipped, variables_of(settings, captured, catalogue))
     folder = settings.cache_dir / "dbt" / f"{digest_of(shipped, stamp, generated)}-{_code()}"
     return _Plan(shipped, generated, PreparedProject(folder))
 
@@ -282,8 +275,8 @@ def current_definitions(settings: Settings, shipped: Path | None = None) -> Defi
         TransformError: the catalogue is wrong; it says where.
     """
     shipped = shipped or shipped_project()
-    catalogue = _catalogue(shipped, stamp_of(shipped))[2]
-    return definitions_of(catalogue, _vars(settings)) if catalogue is not None else {}
+    catalogue = _catalogue(shipped, stamp_of(shipped))[1]
+    return definitions_of(catalogue, settings_variables(settings)) if catalogue is not None else {}
 
 
 def current_windows(shipped: Path | None = None) -> list[Windows]:
@@ -294,7 +287,7 @@ def current_windows(shipped: Path | None = None) -> list[Windows]:
     """
     shipped = shipped or shipped_project()
     try:
-        catalogue = _catalogue(shipped, stamp_of(shipped))[2]
+        catalogue = _catalogue(shipped, stamp_of(shipped))[1]
     except (TransformError, FileNotFoundError):
         catalogue = None
     features = catalogue.features if catalogue is not None else []
@@ -306,33 +299,41 @@ def current_windows(shipped: Path | None = None) -> list[Windows]:
     return sorted(found, key=lambda windows: (windows.size, windows.step)) or list(REFERENCE)
 
 
-def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any], catalogue: Catalogue | None) -> str:
-    """dbt_project.yml with the settings that models read as vars."""
-    project = yaml.safe_load((shipped / "dbt_project.yml").read_text())
-    project["vars"] |= _vars(settings) | variables
-    if catalogue is not None:
-        project["vars"]["feature_definitions"] = definitions_of(catalogue, _vars(settings))
-    return json.dumps(project)  # also YAML
+def shipped_variables(settings: Settings, shipped: Path) -> dict[str, Any]:
+    """The vars of a project that is run as it is, not prepared; `feature_columns` are those its yml files lack.
 
-
-def _vars(settings: Settings) -> dict[str, Any]:
-    return {
-        "allowed_lateness_seconds": settings.allowed_lateness,
-        "max_amount": settings.max_amount,
-        "max_future_seconds": settings.max_future,
-        "late_rows": settings.late_rows,
-        "idle_seconds": settings.idle_seconds,
-        "label_delay_seconds": settings.label_delay,
-        "window_idle_seconds": settings.window_idle_seconds,
-        "window_spine": settings.window_spine,
+    Raises:
+        TransformError: the catalogue is wrong, or a captured table takes the name of another one of the project.
+    """
+    captured = CapturedTables(Lake.at(settings.lake)).now()
+    for name, table in bank_tables(captured).items():
+        if name != table:
+            raise TransformError(
+                f"bronze/{name} is not the table that the model {name} is about: expected the key and the columns of "
+                f"models/bronze/sources.yml",
+                "run the prepared project, which knows the captured tables (docs/operations.md, dbt by hand)",
+            )
+    files, catalogue = _catalogue(shipped, stamp_of(shipped))
+    models = [model for text in files.values() for model in yaml.safe_load(text)["models"]]
+    return variables_of(settings, captured, catalogue) | {
+        "feature_columns": {
+            model["name"]: {column["name"]: column.get("data_type") for column in model["columns"]} for model in models
+        }
     }
 
 
+def _with_variables(shipped: Path, variables: dict[str, Any]) -> str:
+    """dbt_project.yml with the vars that models read."""
+    project = yaml.safe_load((shipped / "dbt_project.yml").read_text())
+    project["vars"] |= variables | {"is_prepared": True}
+    return json.dumps(project)  # also YAML
+
+
 @lru_cache(maxsize=4)
-def _catalogue(shipped: Path, stamp: Stamp) -> tuple[dict[str, str], dict[str, Any], Catalogue | None]:
-    """The yml files with features in them, the vars of the catalogue, itself; read again only when `stamp` differs."""
+def _catalogue(shipped: Path, stamp: Stamp) -> tuple[dict[str, str], Catalogue | None]:
+    """The yml files with features in them, and the catalogue; read again only when `stamp` differs."""
     if not (shipped / FILE).is_file():
-        return {}, {}, None
+        return {}, None
     catalogue = load_catalogue(shipped / FILE)
     check_models(shipped, catalogue)
-    return documented_models(shipped, catalogue), catalogue.variables(), catalogue
+    return documented_models(shipped, catalogue), catalogue

@@ -41,10 +41,9 @@ def document(project: PreparedProject, settings: Settings, folder: Path) -> Path
     with scratch(settings) as own:
         (own / "target").mkdir()
         shutil.copyfile(project.manifest_path, own / "target" / "manifest.json")
-        for command in (["run-operation", "register_lake"], ["docs", "generate", "--static", "--no-compile"]):
-            result = invoke(project, own, command)
-            if not result.success:
-                raise TransformError(f"dbt {command[0]} failed: {_reason(result)}", "see the message")
+        result = invoke(project, own, ["docs", "generate", "--static", "--no-compile"])
+        if not result.success:
+            raise TransformError(f"dbt docs failed: {_reason(result)}", "see the message")
         folder.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copyfile(own / "target" / "static_index.html", folder / "index.html"))
 

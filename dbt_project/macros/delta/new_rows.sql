@@ -52,5 +52,5 @@
 {% endmacro %}
 
 {% macro lake_is_unit_test() %}
-    {{ return(model.resource_type == 'unit_test') }}
+    {{ return(model is mapping and model.resource_type == 'unit_test') }}
 {% endmacro %}

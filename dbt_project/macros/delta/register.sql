@@ -30,7 +30,9 @@
 {#- Declared columns of a node: name -> data type, in the order of its yml. -#}
 {% macro lake_columns(node) %}
     {%- set declared = {} -%}
-    {%- for column in node.columns.values() -%}
+    {%- set by_features = (setting('feature_columns') or {}).get(node.name, {}) if node.resource_type == 'model' else {} -%}
+    {%- do declared.update(by_features) -%}
+    {%- for column in node.columns.values() if column.name not in declared -%}
         {%- do declared.update({column.name: column.data_type}) -%}
     {%- endfor -%}
     {{ return(declared) }}

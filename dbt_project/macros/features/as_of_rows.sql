@@ -17,7 +17,7 @@
     left join (select distinct trans_num from {{ late }}) as late
         on payments.trans_num = late.trans_num
     where payments.trans_date_trans_time is not null
-        {%- if var('late_rows') == 'drop' %}
+        {%- if setting('late_rows') == 'drop' %}
         and late.trans_num is null
         {%- endif %}
     {%- endset -%}

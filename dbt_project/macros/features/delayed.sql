@@ -4,7 +4,7 @@
 
 {#- Seconds after its time from which a feature sees a row; 0: at once. -#}
 {% macro delay_seconds(feature) %}
-    {{ return(var(feature.delay ~ '_seconds') if feature.delay else 0) }}
+    {{ return(setting(feature.delay ~ '_seconds') if feature.delay else 0) }}
 {% endmacro %}
 
 {#- count, sum and mean of delayed measures of one entity: _row and the features for every evaluated row whose key is

@@ -1,10 +1,10 @@
 {#- Tables of their own (`tables` of a source in the catalogue): aggregates of one key over one window, whose size, measures
     and aggregates come from the catalogue's entries. -#}
 
-{#- Seconds of the windows of such a table. -#}
+{#- Seconds of the windows of such a table; while dbt parses, any number. -#}
 {% macro window_seconds_of(table) %}
     {%- set features = features_of(table) -%}
-    {{ return(features[0].seconds if features else 0) }}
+    {{ return(features[0].seconds if features else 1) }}
 {% endmacro %}
 
 {#- Names of its features. -#}
@@ -14,7 +14,7 @@
 
 {#- A feature as SQL over rows with the source's columns; `over` is the inside of an over clause, or none for a group by. -#}
 {% macro feature_of_rows(feature, over=none) -%}
-    {%- set source = var('feature_sources')[feature.source] -%}
+    {%- set source = setting('feature_sources')[feature.source] -%}
     {{ aggregate_of(feature.aggregate, source.measures[feature.measure].expression, source.time, over=over) }}
 {%- endmacro %}
 
@@ -26,7 +26,7 @@
         {%- do columns.update({column: column}) -%}
     {%- endfor -%}
     {%- for feature in features -%}
-        {%- for column in var('feature_sources')[feature.source].measures[feature.measure].columns -%}
+        {%- for column in setting('feature_sources')[feature.source].measures[feature.measure].columns -%}
             {%- do columns.update({column: column}) -%}
         {%- endfor -%}
     {%- endfor -%}

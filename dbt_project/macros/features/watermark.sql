@@ -8,7 +8,7 @@
         from {{ relation }}
     )
     {%- endset -%}
-    {{ watermark_of(landed, var('idle_seconds'), observed) }}
+    {{ watermark_of(landed, setting('idle_seconds'), observed) }}
 {%- endmacro %}
 
 {#- Rows of control/idle_partitions, all of them at every build; a new one is something to build for. -#}

@@ -10,7 +10,7 @@
     {%- set new_payments = counted_payments(new_rows(rows)) -%}
     {%- set observed = observations(incremental) -%}
     {%- set new_late = new_rows(late_rows) -%}
-    {%- set drops_late = var('late_rows') == 'drop' -%}
+    {%- set drops_late = setting('late_rows') == 'drop' -%}
     {%- if incremental -%}
     {%- set seen_times = seen_partition_times(rows, time) -%}
     {%- set watermark_now = window_watermark(all_partition_times(seen_times, new_payments, time), observed) -%}

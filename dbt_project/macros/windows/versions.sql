@@ -11,7 +11,7 @@
     {%- set new_payments = counted_payments(new_rows(rows)) -%}
     {%- set observed = observations(incremental) -%}
     {%- set new_late = new_rows(late_rows) -%}
-    {%- set drops_late = var('late_rows') == 'drop' -%}
+    {%- set drops_late = setting('late_rows') == 'drop' -%}
     {%- if incremental %}
     {%- set seen_times = seen_partition_times(rows, shape.time) -%}
     {%- set seen_ends = seen_totals(
@@ -159,7 +159,7 @@ select * from versions
     (
         select {{ shape.id }}, {{ shape.time }}
         from {{ new_payments }}
-        {%- if var('late_rows') == 'drop' %}
+        {%- if setting('late_rows') == 'drop' %}
         where {{ shape.id }} not in (select {{ shape.id }} from {{ new_late }})
         union all
         {{ late_only_now(shape, new_payments, new_late) }}

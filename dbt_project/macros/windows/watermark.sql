@@ -2,7 +2,7 @@
     newest_time and newest_landing. With window_idle_seconds above 0 a partition that had no row for so many seconds is
     not waited for. `observed`: what observations() answers. -#}
 {% macro window_watermark(relation, observed=none) -%}
-    {{ watermark_of(relation, var('window_idle_seconds') or none, observed) }}
+    {{ watermark_of(relation, setting('window_idle_seconds') or none, observed) }}
 {%- endmacro %}
 
 {#- The newest event time of the slowest partition that is waited for, less the allowed lateness. None is waited for
@@ -20,7 +20,7 @@
         end
         {%- else %}
         min(newest_time)
-        {%- endif %} - interval {{ var('allowed_lateness_seconds') }} seconds as watermark
+        {%- endif %} - interval {{ setting('allowed_lateness_seconds') }} seconds as watermark
     from (
         select
             by_partition.*
@@ -49,7 +49,7 @@
             or {{ seconds_between('newest_landing', 'lake_landing') }} < {{ idle }}
         )
     {%- endif %}
-    {%- if var('max_future_seconds') %}
+    {%- if setting('max_future_seconds') %}
         and {{ seconds_between('newest_time', 'lake_newest_time') }} <= {{ var('far_behind_seconds') }}
     {%- endif %}
 {%- endmacro %}
@@ -58,7 +58,7 @@
     time is not to close windows. A new observation is something to build for. With observations a watermark lies never
     behind that of the rows alone, which does for what has been emitted and from where on stored versions are read. -#}
 {% macro observations(incremental) %}
-    {%- if not var('window_idle_seconds') -%}
+    {%- if not setting('window_idle_seconds') -%}
         {{ return(none) }}
     {%- endif -%}
     {%- set observed = source('control', 'idle_partitions') -%}

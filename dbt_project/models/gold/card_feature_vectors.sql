@@ -1,13 +1,13 @@
 {{ config(strategy='append', tags=['features']) }}
 
-{%- set source = var('feature_sources', {}).get('cards', {'entities': {}}) %}
+{%- set source = setting('feature_sources').get('cards', {'entities': {}}) %}
 {%- set features = features_of('card_feature_vectors') %}
 {%- set horizon = longest_window(features) %}
 {%- set incremental = is_incremental_build() %}
 {%- set payments = counted_payments(ref('card_transactions')) %}
 {%- set new = counted_payments(new_rows(ref('card_transactions'))) %}
 {%- set observed = all_observations() %}
-{%- set drops_late = var('late_rows') == 'drop' %}
+{%- set drops_late = setting('late_rows') == 'drop' %}
 {%- set new_late = new_rows(ref('card_transactions_late')) if drops_late else none %}
 {%- set counts -%}
     trans_date_trans_time is not null

@@ -1,4 +1,4 @@
-{{ config(materialized='delta' if var('window_spine') else 'view', strategy='overwrite', tags=['replica']) }}
+{{ config(materialized='delta' if stores_window_spine() else 'view', strategy='overwrite', tags=['replica']) }}
 
 {%- set features = features_of('user_trans_amt_last_360min_windowed') %}
 {%- set seconds = window_seconds_of('user_trans_amt_last_360min_windowed') %}

@@ -52,7 +52,7 @@ watermarked as (
         greatest(newest_before.newest_time, earlier_maximum.newest_time)
         {%- else %}
         newest_before.newest_time
-        {%- endif %} - interval {{ var('allowed_lateness_seconds') }} seconds as watermark
+        {%- endif %} - interval {{ setting('allowed_lateness_seconds') }} seconds as watermark
     from newest_before
     {%- if is_incremental_build() %}
     left join earlier_maximum

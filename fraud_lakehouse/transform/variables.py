@@ -1,0 +1,47 @@
+"""The vars that models read beside those of dbt_project.yml: the settings, the catalogue of features, captured tables.
+
+A prepared project has them in its dbt_project.yml. The shipped project, run as it is, has them from the plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fraud_lakehouse.features.catalogue import Catalogue
+from fraud_lakehouse.features.definitions import definitions_of
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.transform.captured import BANK, Captured
+
+
+def bank_tables(captured: Mapping[str, Captured]) -> dict[str, str]:
+    """The captured table that each shipped model of the bank is about; a name of no table where none is like it."""
+    return {name: f"bank_{name}" if name in captured and not captured[name].is_like(name) else name for name in BANK}
+
+
+def variables_of(settings: Settings, captured: Mapping[str, Captured], catalogue: Catalogue | None) -> dict[str, Any]:
+    """Name and plain value of each."""
+    found = settings_variables(settings)
+    if catalogue is not None:
+        found |= catalogue.variables() | {"feature_definitions": definitions_of(catalogue, found)}
+    described = {}
+    for name, table in bank_tables(captured).items():
+        found[f"{name}_table"] = table
+        found[f"{name}_columns"] = captured[table].present if table in captured else []
+        if table in captured:
+            described[table] = dict(captured[table].columns)
+    return found | {"captured_columns": described}
+
+
+def settings_variables(settings: Settings) -> dict[str, Any]:
+    """Those of the settings."""
+    return {
+        "allowed_lateness_seconds": settings.allowed_lateness,
+        "max_amount": settings.max_amount,
+        "max_future_seconds": settings.max_future,
+        "late_rows": settings.late_rows,
+        "idle_seconds": settings.idle_seconds,
+        "label_delay_seconds": settings.label_delay,
+        "window_idle_seconds": settings.window_idle_seconds,
+        "window_spine": settings.window_spine,
+    }
