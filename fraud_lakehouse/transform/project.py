@@ -30,7 +30,7 @@ from fraud_lakehouse.lake.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.binding import check_models
-from fraud_lakehouse.transform.captured import BANK, CARDS, Captured, CapturedTables, models_of
+from fraud_lakehouse.transform.captured import BANK, CAPTURED_CONFIG, CARDS, Captured, CapturedTables, models_of
 from fraud_lakehouse.transform.engine import PLANNING
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
 
@@ -297,6 +297,8 @@ def _with_settings(shipped: Path, settings: Settings, variables: dict[str, Any],
     """dbt_project.yml with the settings that models read as vars."""
     project = yaml.safe_load((shipped / "dbt_project.yml").read_text())
     project["vars"] |= _vars(settings) | variables
+    models = project.setdefault("models", {}).setdefault(project["name"], {})
+    models.setdefault("silver", {})["captured"] = CAPTURED_CONFIG
     if catalogue is not None:
         project["vars"]["feature_definitions"] = definitions_of(catalogue, _vars(settings))
     return json.dumps(project)  # also YAML
