@@ -314,7 +314,8 @@ class Plugin(BasePlugin):
             return writer.share(self._lake, plan, list(kinds))
         # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
         is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
-        if is_new and writer.can_replace(self._lake, plan, cursor, stored, list(kinds.values())):
+        found = [kind or names[name] for name, kind in kinds.items()]
+        if is_new and writer.can_replace(self._lake, plan, cursor, stored, found):
             return writer.replace(self._lake, plan, cursor, stored, list(kinds.values()))
         return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
 
