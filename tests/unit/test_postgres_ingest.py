@@ -11,12 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_errors import SlotLostError, SourceIdentityError
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake import failpoints
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
-from fraud_lakehouse.lake.evolution import first_properties
+from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.lake.evolution import first_properties, resync_reason
 from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.postgres_orders import accept_postgres
@@ -208,6 +210,27 @@ def test_a_small_table_is_landed_by_two_commits(tmp_path: Path) -> None:
     assert table.version() == 1, "it is made with its properties, and gets its rows with their position"
     assert table.metadata().configuration.items() >= first_properties(found, "1/1").items()
     assert landed_ids(ingest.lake, "a") == [1]
+
+
+def test_tables_that_agree_with_the_catalog_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest = postgres(tmp_path, ModelServer(before={"a": [1]}))
+    drain(ingest, 10)
+    compared: list[str] = []
+
+    def counted(table: BronzeTable, info: TableInfo, member: str | None) -> str | None:
+        compared.append(info.name)
+        return resync_reason(table, info, member)
+
+    monkeypatch.setattr("fraud_lakehouse.lake.ingest_postgres.resync_reason", counted)
+    monkeypatch.setattr("fraud_lakehouse.lake.ingest_postgres.NEW_TABLES_SECONDS", 0.0)
+    ingest._start_over()
+    ingest.step(10)
+    assert compared == ["a", "b"]
+    ingest.step(10)
+    assert compared == ["a", "b"]
+    monkeypatch.setattr(ingest.capture, "memberships", lambda tables: {"a": "1/1", "b": "2/1"})
+    ingest.step(10)
+    assert compared == ["a", "b", "b"], "the publication has b anew"
 
 
 def test_another_system_fails_closed_until_accepted(tmp_path: Path) -> None:
