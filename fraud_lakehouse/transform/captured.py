@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,11 +16,8 @@ from deltalake import DeltaTable
 
 from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.transform.handles import Handles
-from fraud_lakehouse.transform.project_files import SETTLED_NS
+from fraud_lakehouse.transform.handles import Handles, Mark, log_folder_mark
 from fraud_lakehouse.transform.scan import columns
-
-LogMark = tuple[int, int] | None  # inode and modification time (ns) of a log's folder
 
 CARDS = "card_transactions"
 _INTEGER = re.compile("smallint|integer|bigint")
@@ -76,13 +71,13 @@ class CapturedTables:
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._handles = Handles(lake)
-        self._known: dict[str, tuple[LogMark, Captured]] = {}
+        self._known: dict[str, tuple[Mark | None, Captured]] = {}
 
     def now(self) -> dict[str, Captured]:
         """By name, those there are."""
         found: dict[str, Captured] = {}
         for name in self._lake.tables("bronze"):
-            mark, known = self._mark(name), self._known.get(name)
+            mark, known = log_folder_mark(self._lake, ("bronze", name)), self._known.get(name)
             if mark is not None and known is not None and known[0] == mark:
                 found[name] = known[1]
             elif (table := self._handles.get(("bronze", name))) is not None:
@@ -91,18 +86,6 @@ class CapturedTables:
                 found[name] = known[1] if known is not None and known[1] == captured else captured
                 self._known[name] = (mark, found[name])
         return found
-
-    def _mark(self, name: str) -> LogMark:
-        """What tells a log from its later states; None: it may change without a sign, or it cannot be told."""
-        if not self._lake.is_local:
-            return None
-        try:
-            found = os.stat(f"{self._lake.uri('bronze', name)}/_delta_log")
-        except FileNotFoundError:
-            return None
-        # A commit within the same tick of the clock would give the folder the same time.
-        is_settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
-        return (found.st_ino, found.st_mtime_ns) if is_settled else None
 
 
 def models_of(captured: Mapping[str, Captured], shipped: set[str]) -> dict[str, str]:

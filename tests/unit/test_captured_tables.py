@@ -27,7 +27,7 @@ def made(lake: Lake, name: str, column: str = "id") -> BronzeTable:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Key]:
     """The tables opened so far, with every log taken as old enough for its folder's time to tell."""
-    monkeypatch.setattr("fraud_lakehouse.transform.captured.SETTLED_NS", -1)
+    monkeypatch.setattr("fraud_lakehouse.transform.handles.SETTLED_NS", -1)
     keys: list[Key] = []
     get = Handles.get
 
