@@ -35,14 +35,24 @@ class BronzeTable:
         self.name = appender.name
 
     @staticmethod
-    def open_or_create(lake: Lake, name: str, frame_schema: FrameSchema, key: Sequence[str]) -> BronzeTable:
-        """Open `bronze/<name>`, or create it with these columns and `fraud_lakehouse.key` = JSON list of `key`.
+    def open_or_create(
+        lake: Lake,
+        name: str,
+        frame_schema: FrameSchema,
+        key: Sequence[str],
+        properties: Mapping[str, str] | None = None,
+    ) -> BronzeTable:
+        """Open `bronze/<name>`, or create it with these columns, `fraud_lakehouse.key` = JSON list of `key`, and more.
+
+        Args:
+            properties: those that it is created with, besides the key.
 
         Raises:
             LakeError: the lake cannot be read or written.
         """
         schema = with_ingestion(frame_schema, numbered=_is_numbered(frame_schema))
-        return BronzeTable(Appender.open(lake, "bronze", name, schema, json.dumps(list(key))))
+        configuration = {KEY_PROPERTY: json.dumps(list(key)), **(properties or {})}
+        return BronzeTable(Appender.open(lake, "bronze", name, schema, configuration))
 
     @property
     def version(self) -> int:

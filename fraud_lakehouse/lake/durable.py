@@ -45,9 +45,8 @@ def sync_commit(root: Path, version: int) -> None:
     sync_folder(root / LOG)
 
 
-def sync_new_table(root: Path) -> None:
-    """fsync a table that was just created: version 0 and the folders above it, up to the lake's root's parent."""
-    sync_commit(root, 0)
+def sync_new_folder(root: Path) -> None:
+    """fsync the folder of a table that was just created and those above it, up to the lake's root's parent."""
     for folder in (root, *list(root.parents)[:3]):
         sync_folder(folder)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from fraud_lakehouse.capture.postgres_traces import Shape
 from fraud_lakehouse.errors import LakeError
 from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY, BronzeTable
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.schemas import INGESTED_AT, delta_types
+from fraud_lakehouse.lake.schemas import INGESTED_AT, FrameSchema, delta_types
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +89,7 @@ def adapt(table: BronzeTable, info: TableInfo) -> bool:
     wanted = {table.spelling(column.name): column.type.dtype for column in info.columns}
     first_rows_fit = known is None and _source_columns(table) == wanted
     is_reshaped = table.reshape(wanted, rewrite=is_catalog)
-    types = delta_types(table.schema)
-    described = {
-        COLUMNS_PROPERTY: json.dumps([{"name": name, "type": types[name]} for name in wanted], ensure_ascii=False),
-        KEY_PROPERTY: json.dumps([table.spelling(name) for name in info.key]),
-        SOURCE_PROPERTY: json.dumps([info.schema, info.table], ensure_ascii=False),
-    }
+    described = _described(info, wanted, table.schema, [table.spelling(name) for name in info.key])
     if first_rows_fit:
         described[SHAPE_PROPERTY] = info.shape
     left_out = json.dumps(info.left_out, ensure_ascii=False)
@@ -105,6 +100,30 @@ def adapt(table: BronzeTable, info: TableInfo) -> bool:
         return is_reshaped
     table.set_properties(described | {POSITION_PROPERTY: str(info.lsn)})
     return True
+
+
+def first_properties(info: TableInfo, member: str | None) -> dict[str, str]:
+    """Properties that a bronze table is created with, so that its first rows need no commits for them.
+
+    Its position, which comes with the rows, decides whether it has them.
+
+    Args:
+        info: the catalog's description.
+        member: the table's membership in the publication, where it is known already.
+    """
+    columns = {column.name: column.type.dtype for column in info.columns}
+    described = _described(info, columns, columns, info.key)
+    described |= {SHAPE_PROPERTY: info.shape, POSITION_PROPERTY: str(info.lsn)}
+    return described | ({} if member is None else {MEMBER_PROPERTY: member})
+
+
+def _described(info: TableInfo, names: Iterable[str], schema: FrameSchema, key: Sequence[str]) -> dict[str, str]:
+    types = delta_types(schema)
+    return {
+        COLUMNS_PROPERTY: json.dumps([{"name": name, "type": types[name]} for name in names], ensure_ascii=False),
+        KEY_PROPERTY: json.dumps(list(key)),
+        SOURCE_PROPERTY: json.dumps([info.schema, info.table], ensure_ascii=False),
+    }
 
 
 def recorded_names(lake: Lake) -> dict[tuple[str, str], str]:

@@ -23,7 +23,7 @@ from fraud_lakehouse.capture.postgres_errors import TableFailedError, one_table
 from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.lake.batches import Batch, Batches
 from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.evolution import Ineligible, adapt
+from fraud_lakehouse.lake.evolution import Ineligible, adapt, first_properties
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.landed import Landed
@@ -67,10 +67,17 @@ class ChangeIngest:
         self._tables: dict[str, BronzeTable] = {}
         self._idle_since = time.monotonic()
 
-    def table(self, info: TableInfo) -> BronzeTable:
-        """The bronze table of a source table, created if it is not there."""
+    def table(self, info: TableInfo, member: str | None = None) -> BronzeTable:
+        """The bronze table of a source table, created if it is not there.
+
+        Args:
+            member: the table's membership in the publication, where it is known already.
+        """
         if info.name not in self._tables:
-            self._tables[info.name] = BronzeTable.open_or_create(self.lake, info.name, info.frame_schema, info.key)
+            properties = first_properties(info, member) if info.shape else {}  # the log knows no shape
+            self._tables[info.name] = BronzeTable.open_or_create(
+                self.lake, info.name, info.frame_schema, info.key, properties
+            )
         return self._tables[info.name]
 
     def _opened(self, name: str) -> BronzeTable:

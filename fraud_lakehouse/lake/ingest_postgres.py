@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Self
 
@@ -59,6 +60,8 @@ class PostgresIngest:
         self._ready = False
         self._look_due = 0.0
         self._busy_until = 0.0
+        self._in_step: dict[str, tuple[int, TableInfo, str | None]] = {}
+        """By bronze name: version, and description and membership that it was found to agree with."""
         self._retries: dict[int, tuple[float, float]] = {}  # by oid, when a failed table is tried again, and the pause
 
     def __enter__(self) -> Self:
@@ -160,6 +163,7 @@ class PostgresIngest:
         """The next step begins with all checks, of whatever server answers then."""
         self._ready = False
         self._look_due = 0.0
+        self._in_step.clear()
         self.capture.forget_server()
 
     def _step(self, max_rows: int) -> list[Landed]:
@@ -266,7 +270,9 @@ class PostgresIngest:
         for info in tables:
             if self._changes.position(info) is None:
                 continue
-            table = self._changes.table(info)
+            table, described = self._changes.table(info), (replace(info, lsn=0), members.get(info.name))
+            if self._in_step.get(info.name) == (table.version, *described):
+                continue
             try:
                 with one_table(info.name, info.oid, f"changing the columns of {info.source_name}"):
                     if Ineligible.of(table.properties) is None:
@@ -277,6 +283,8 @@ class PostgresIngest:
             else:
                 if reason is not None:
                     because[info.name] = reason
+                else:
+                    self._in_step[info.name] = (table.version, *described)
         return because
 
     def _waiting(self, tables: Sequence[TableInfo]) -> set[int]:

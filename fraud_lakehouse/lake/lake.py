@@ -125,10 +125,10 @@ class Lake:
         """
         if not self.is_local:
             return object_store.subfolders(f"{self.root}/{layer}")
-        folder = Path(self.root) / layer
-        if not folder.is_dir():
+        folder = f"{self.root}/{layer}"
+        if not os.path.isdir(folder):
             return []
-        return sorted(entry.name for entry in folder.iterdir() if (entry / "_delta_log").is_dir())
+        return sorted(name for name in os.listdir(folder) if os.path.isdir(f"{folder}/{name}/_delta_log"))
 
     def check_writable(self) -> None:
         """Create the root and prove that a file can be written there.

@@ -35,6 +35,7 @@ _VARIANTS = {
     "incremental": ["--exclude", "resource_type:unit_test", "resource_type:test"],
 }
 """What dbt compiles for each variant: tests once."""
+_STRATEGIES = ("overwrite", "append", "merge")
 _FAILED = 1
 
 
@@ -95,6 +96,10 @@ def check(project: CompiledProject) -> None:
 
 def _check_reads(project: CompiledProject, model: Model) -> None:
     """Check that new rows are read of tables that have such, and no table as a whole in the fast path."""
+    if model.is_stored and model.strategy not in _STRATEGIES:
+        raise TransformError(
+            f"model {model.name} has the unknown strategy {model.strategy!r}", f"use one of {', '.join(_STRATEGIES)}"
+        )
     stored = {other.key: other for other in project.models if other.is_stored}
     for new in (NewRows.of(one.call) for one in model.incremental.inputs if one.kind == "new_rows"):
         if new.upstream in stored and stored[new.upstream].strategy != "append":

@@ -269,11 +269,11 @@ class Executor:
             cursor.execute(f"describe {self._typed(model, sql, names)}").fetchall()
 
     @staticmethod
-    def _typed(model: Model, sql: str, names: list[str]) -> str:
+    def _typed(model: Model, sql: str, names: Collection[str]) -> str:
         return sql if model.has_source_types else typed(sql, names, dict(model.columns), model.name)
 
     def _write(
-        self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, names: list[str]
+        self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, names: Mapping[str, str]
     ) -> writer.Commit | None:
         rows = min(100_000, BATCH_VALUES // len(names))
         stored = stored_only(sql, names)
@@ -285,11 +285,13 @@ class Executor:
                 return writer.merge(plan, relation.to_arrow_table(), list(model.unique_key))
             with closing(relation.to_arrow_reader(rows)) as reader:  # one left open would refuse the next
                 return writer.append(self._lake, plan, reader)
-        kinds = [model.columns.get(name, "") for name in names if name not in INTERNAL]
+        known = {} if model.has_source_types else model.columns
+        kinds = {name: known.get(name, "") for name in names if name not in INTERNAL}
         # Rows of an index come batch by batch: the other writer works at the same time, the engine's would not.
         is_new = plan.indexed is None and (plan.target is None or model.strategy != "overwrite")
-        if is_new and writer.can_replace(self._lake, plan, cursor, stored, kinds):
-            return writer.replace(self._lake, plan, cursor, stored, kinds)
+        found = [kind or names[name] for name, kind in kinds.items()]
+        if is_new and writer.can_replace(self._lake, plan, cursor, stored, found):
+            return writer.replace(self._lake, plan, cursor, stored, list(kinds.values()))
         return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
 
     def _settle(self, plan: Plan) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 
 from deltalake import DeltaTable
 
 from fraud_lakehouse.lake import housekeeping
 from fraud_lakehouse.lake.lake import Lake, table_root
+from fraud_lakehouse.transform.project_files import SETTLED_NS
 
 Key = tuple[str, str]  # (layer, table)
 Mark = tuple[int, int]  # inode and modification time (ns)
@@ -75,3 +77,19 @@ def log_mark(table: DeltaTable, version: int) -> Mark | None:
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns
+
+
+def log_folder_mark(lake: Lake, key: Key) -> Mark | None:
+    """What tells a table's log from its later states, by one stat: the same mark means that nobody has committed.
+
+    None where it cannot be told: the lake is remote, there is no table, or the log is so new that a commit within the
+    same tick of the clock would leave the folder's time as it is.
+    """
+    if not lake.is_local:
+        return None
+    try:
+        found = os.stat(f"{lake.uri(*key)}/_delta_log")
+    except FileNotFoundError:
+        return None
+    is_settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
+    return (found.st_ino, found.st_mtime_ns) if is_settled else None

@@ -31,7 +31,7 @@ from fraud_lakehouse.lake.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.binding import check_models
-from fraud_lakehouse.transform.captured import CARDS, Captured, CapturedTables, models_of
+from fraud_lakehouse.transform.captured import CAPTURED_CONFIG, CARDS, Captured, CapturedTables, models_of
 from fraud_lakehouse.transform.compile import compile_project
 from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
@@ -326,6 +326,8 @@ def _with_variables(shipped: Path, variables: dict[str, Any]) -> str:
     """dbt_project.yml with the vars that models read."""
     project = yaml.safe_load((shipped / "dbt_project.yml").read_text())
     project["vars"] |= variables | {"is_prepared": True}
+    models = project.setdefault("models", {}).setdefault(project["name"], {})
+    models.setdefault("silver", {})["captured"] = CAPTURED_CONFIG
     return json.dumps(project)  # also YAML
 
 

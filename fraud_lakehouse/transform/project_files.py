@@ -14,7 +14,7 @@ ignored = shutil.ignore_patterns(
 )
 """Of a folder and the names in it, those that are not the project's: what dbt makes, and editors beside open files."""
 
-_SETTLED_NS = 2_000_000_000  # longer than a tick of any file system's clock
+SETTLED_NS = 2_000_000_000  # longer than a tick of any file system's clock
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def stamp_of(project: Path) -> Stamp:
                 (os.path.relpath(path, root), found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
             )
     newest = max((max(mark[3:]) for mark in marks), default=0)
-    return Stamp(tuple(marks), time.time_ns() - newest > _SETTLED_NS)
+    return Stamp(tuple(marks), time.time_ns() - newest > SETTLED_NS)
 
 
 def digest_of(project: Path, stamp: Stamp, generated: dict[str, str]) -> str:

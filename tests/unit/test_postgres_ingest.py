@@ -11,11 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fraud_lakehouse.capture.postgres_catalog import TableInfo
 from fraud_lakehouse.capture.postgres_errors import SlotLostError, SourceIdentityError
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.lake import failpoints
 from fraud_lakehouse.lake.audit import Audit
 from fraud_lakehouse.lake.batches import Batches
+from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.lake.evolution import first_properties, resync_reason
 from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.postgres_orders import accept_postgres
@@ -182,19 +185,52 @@ def test_a_second_process_is_refused_then_continues(tmp_path: Path) -> None:
     assert landed_ids(one.lake, "a") == [1, 2, 3, 4]
 
 
-def test_two_snapshots_at_once_never_mix(tmp_path: Path) -> None:
-    server = ModelServer(before={"a": [1, 2, 3, 4, 5]})
+@pytest.mark.parametrize(("rows", "piece"), [(5, 2), (2, 1)], ids=["of several pieces", "of one piece"])
+def test_two_snapshots_at_once_never_mix(tmp_path: Path, rows: int, piece: int) -> None:
+    ids = list(range(rows))
+    server = ModelServer(before={"a": ids})
     one, two = postgres(tmp_path, server), postgres(tmp_path, server)
 
     def rival() -> None:
         server.current += 10
         two.step(10)
 
-    failpoints.arm("postgres.in_snapshot", 2, action=rival)
+    failpoints.arm("postgres.in_snapshot", piece, action=rival)
     with pytest.raises(ConcurrentWriterError):
         one.step(10)
     drain(one, 10)
-    assert landed_ids(one.lake, "a") == [1, 2, 3, 4, 5]
+    assert landed_ids(one.lake, "a") == ids
+
+
+def test_a_small_table_is_landed_by_two_commits(tmp_path: Path) -> None:
+    ingest = postgres(tmp_path, ModelServer(before={"a": [1]}))
+    drain(ingest, 10)
+    (found,) = (info for info in ingest.capture.tables() if info.name == "a")
+    table = ingest.lake.open("bronze", "a")
+    assert table.version() == 1, "it is made with its properties, and gets its rows with their position"
+    assert table.metadata().configuration.items() >= first_properties(found, "1/1").items()
+    assert landed_ids(ingest.lake, "a") == [1]
+
+
+def test_tables_that_agree_with_the_catalog_are_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest = postgres(tmp_path, ModelServer(before={"a": [1]}))
+    drain(ingest, 10)
+    compared: list[str] = []
+
+    def counted(table: BronzeTable, info: TableInfo, member: str | None) -> str | None:
+        compared.append(info.name)
+        return resync_reason(table, info, member)
+
+    monkeypatch.setattr("fraud_lakehouse.lake.ingest_postgres.resync_reason", counted)
+    monkeypatch.setattr("fraud_lakehouse.lake.ingest_postgres.NEW_TABLES_SECONDS", 0.0)
+    ingest._start_over()
+    ingest.step(10)
+    assert compared == ["a", "b"]
+    ingest.step(10)
+    assert compared == ["a", "b"]
+    monkeypatch.setattr(ingest.capture, "memberships", lambda tables: {"a": "1/1", "b": "2/1"})
+    ingest.step(10)
+    assert compared == ["a", "b", "b"], "the publication has b anew"
 
 
 def test_another_system_fails_closed_until_accepted(tmp_path: Path) -> None:

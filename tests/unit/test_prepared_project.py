@@ -83,7 +83,7 @@ def test_what_has_not_changed_is_not_read_again(
 ) -> None:
     lake = Lake.at(settings.lake)
     payees = BronzeTable.open_or_create(lake, "payees", {"id": pl.Int64()}, ["id"])
-    monkeypatch.setattr("fraud_lakehouse.transform.project_files._SETTLED_NS", -1)
+    monkeypatch.setattr("fraud_lakehouse.transform.project_files.SETTLED_NS", -1)
     read: list[str] = []
 
     def reading(*arguments: Any) -> str:
@@ -114,7 +114,7 @@ def test_what_was_read_within_a_tick_of_its_change_is_read_once_more(
 ) -> None:
     model = shipped / "models" / "one.sql"
     preparation = Preparation(settings, shipped)
-    monkeypatch.setattr("fraud_lakehouse.transform.project_files._SETTLED_NS", 10**18)
+    monkeypatch.setattr("fraud_lakehouse.transform.project_files.SETTLED_NS", 10**18)
     seen = stamp_of(shipped)
     first = preparation.planned()
     model.write_text("select 2 as one")
