@@ -89,5 +89,5 @@ def test_a_rule_sees_a_captured_table_as_it_is_now(project: Path, tmp_path: Path
         write_deltalake(str(lake.root / "bronze/absent"), listed.to_arrow(), mode="append")
         lake.add(10 * number, 10 * number + 10)
         lake.build()
-    assert lake.ids("gold", "alerts") == [5, 15, 25, 35]
+    assert sorted(set(lake.ids("gold", "alerts"))) == [5, 15, 25, 35]
     lake.transformer.close()

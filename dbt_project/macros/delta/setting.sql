@@ -15,12 +15,14 @@
     {{ return(var('window_spine') or env_var('FRAUD_WINDOW_SPINE', '') | lower in ['1', 'true', 't', 'yes', 'y', 'on']) }}
 {% endmacro %}
 
-{#- dbt docs: columns of the tables that are there. -#}
+{#- dbt docs: columns of the tables that are there. The query opens the connection, which the plugin comes with. -#}
 {% macro duckdb__get_catalog(information_schema, schemas) %}
+    {%- do run_query('select 1') -%}
     {%- do register_lake() -%}
     {{ return(dbt.duckdb__get_catalog(information_schema, schemas)) }}
 {% endmacro %}
 {% macro duckdb__get_catalog_relations(information_schema, relations) %}
+    {%- do run_query('select 1') -%}
     {%- do register_lake() -%}
     {{ return(dbt.duckdb__get_catalog_relations(information_schema, relations)) }}
 {% endmacro %}
