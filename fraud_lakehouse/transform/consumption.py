@@ -57,9 +57,9 @@ class Read:
 class Plan:
     """What one build of a consumer reads, and the handle it must commit on (that is the fence).
 
-    `values`: of queries, by the names that its SQL has for them. `definitions`: of the features it computes.
-    `version_of` answers for the target's transactions; `said` are those of the commit. `views`: positions to commit of
-    single views, by transaction id.
+    `values`: of queries, by the names that its SQL has for them. `shown`: relations of new rows that views share, and
+    their columns. `definitions`: of the features it computes. `version_of` answers for the target's transactions;
+    `said` are those of the commit. `views`: positions to commit of single views, by transaction id.
     """
 
     consumer: Key
@@ -70,6 +70,7 @@ class Plan:
     mirrored: list[Mirrored] = field(default_factory=list)
     indexed: Indexed | None = None
     values: dict[str, Value] = field(default_factory=dict)
+    shown: dict[str, str] = field(default_factory=dict)
     definitions: Mapping[str, int] = field(default_factory=dict)
     version_of: VersionOf | None = None
     said: list[Transaction] = field(default_factory=list)

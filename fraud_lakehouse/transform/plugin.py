@@ -8,6 +8,7 @@ operation, `config` is a dict that carries the arguments and receives the answer
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from enum import Enum
@@ -27,6 +28,7 @@ from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import writer
+from fraud_lakehouse.transform.compiled import NEW_ROWS_SCHEMA, compiled, new_rows_relation
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
@@ -40,7 +42,6 @@ from fraud_lakehouse.transform.scan import empty_sql, files_sql, snapshot_sql
 from fraud_lakehouse.transform.values import Value, with_values
 from fraud_lakehouse.transform.views import failing_views, with_only
 
-NEW_ROWS_SCHEMA = "new_rows"
 MOST_EMPTY_BUILDS = 64  # versions an empty result may lie behind before its position is committed alone
 BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
 
@@ -96,7 +97,7 @@ class Plugin(BasePlugin):
     def carry_out(self, operation: str, call: dict[str, Any]) -> Any:
         """Carry out an operation; answers what the macro gets."""
         if operation == "setting":
-            return self._settings[call["name"]]
+            return self._settings.get(call["name"], call["default"])
         if call.get("only_compiled"):
             return compiled(operation, call)
         operations: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -166,15 +167,15 @@ class Plugin(BasePlugin):
             plan = self._plan(call | {"full_refresh": True})
         return plan.incremental
 
-    def _is_stored_as(self, plan: Plan, source: Sequence[str], columns: dict[str, str], *, exactly: bool) -> bool:
-        """Whether the target's columns are those of a source's table, in its types; `columns`: source's name -> own."""
+    def _is_stored_as(self, plan: Plan, source: Sequence[str], names: dict[str, str], *, exactly: bool) -> bool:
+        """Whether the target's columns are those of a source's table, in its types; `names`: source's name -> own."""
         assert plan.target is not None
         stored = dict(columns_of(plan.target))
         table = self._handles.get((source[0], source[1]))
-        wanted = dict(columns_of(table)) if table is not None else dict(self._declared.get((source[0], source[1]), []))
-        if any(stored.get(own) != wanted.get(name) for name, own in columns.items()):
+        wanted = dict(self._declared.get((source[0], source[1]), []) if table is None else columns_of(table))
+        if exactly and list(stored) != list(names.values()):
             return False
-        return not exactly or list(stored) == list(columns.values())
+        return all(stored.get(own) == wanted.get(name) for name, own in names.items())
 
     def _full_when(self, call: dict[str, Any]) -> bool:
         """Whether each query has a row: then the model is built from all rows. Later ones may cost much more."""
@@ -194,21 +195,19 @@ class Plugin(BasePlugin):
         plan = self._plan(call)
         upstream: Key = (call["upstream"][0], call["upstream"][1])
         read = self._consumption.ask(plan, upstream, call["reader"])
-        relation = new_rows_relation(call)
+        relation, shared = new_rows_relation(call), new_rows_relation(call | {"reader": call["consumer"][1]})
         if read is None:
             self._refresh(upstream)
-            sql = f"select * from {quoted(upstream[0])}.{quoted(upstream[1])} where false"
-        else:
-            growing = self._growing.get(upstream, [])
-            sql = files_sql(read.table, read.files, growing)
-            if call["reader"] != call["consumer"][1] and read is plan.reads[upstream]:  # rules read the same rows
-                shared = new_rows_relation(call | {"reader": call["consumer"][1]})
-                self._show_new_rows(shared, sql)
-                # The columns are in the text, since a view is refused once those of the view it reads are others.
-                kinds = dict([*growing, *columns_of(read.table)])
-                columns = ", ".join(f"cast({quoted(name)} as {kind}) as {quoted(name)}" for name, kind in kinds.items())
-                sql = f"select {columns} from {shared}"
-        self._show_new_rows(relation, sql)
+            self._show_new_rows(relation, f"select * from {quoted(upstream[0])}.{quoted(upstream[1])} where false")
+        elif relation == shared or read is not plan.reads[upstream]:
+            self._show_new_rows(relation, files_sql(read.table, read.files, self._growing.get(upstream, [])))
+        else:  # a view that its consumer reads through: all of them read the same rows
+            if shared not in plan.shown:
+                growing = self._growing.get(upstream, [])
+                self._show_new_rows(shared, files_sql(read.table, read.files, growing))
+                plan.shown[shared] = json.dumps([*columns_of(read.table), *growing])
+            # With the columns in the text: a view is refused once the one that it reads has others.
+            self._show_new_rows(relation, f"select * from {shared} -- {plan.shown[shared]}")
         return relation
 
     def _show_new_rows(self, relation: str, sql: str) -> None:
@@ -380,23 +379,3 @@ class Plugin(BasePlugin):
         behind = [plan.reads[key].to_version - at for key, at in committed.items() if at is not None]
         if max(behind, default=0) > MOST_EMPTY_BUILDS:
             writer.progress(plan)
-
-
-def compiled(operation: str, call: dict[str, Any]) -> Any:
-    """What a macro gets while a model is only compiled: it follows from the call, whatever is in the lake."""
-    answers: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "plan": lambda call: not call["full_refresh"],
-        "new_rows": new_rows_relation,
-        "seen": lambda call: Mirrored.of(call).relation,
-        "index": lambda call: quoted(Indexed.of(call).name),
-        "value": lambda call: Value.of(call).name,
-        "full_when": lambda _call: False,
-    }
-    return answers[operation](call)
-
-
-def new_rows_relation(call: dict[str, Any]) -> str:
-    """The relation of rows that a model, or a view that it reads through, has not read yet."""
-    consumer, upstream, reader = ".".join(call["consumer"]), ".".join(call["upstream"]), call["reader"]
-    through = f" through {reader}" if reader != call["consumer"][1] else ""
-    return f"{NEW_ROWS_SCHEMA}.{quoted(f'{consumer}{through} <- {upstream}')}"

@@ -30,10 +30,20 @@
 {#- Declared columns of a node: name -> data type, in the order of its yml. -#}
 {% macro lake_columns(node) %}
     {%- set declared = {} -%}
-    {%- set by_features = setting('feature_columns').get(node.name, {}) if node.resource_type == 'model' else {} -%}
+    {%- set by_features = setting('feature_columns', {}).get(node.name, {}) if node.resource_type == 'model' else {} -%}
     {%- do declared.update(by_features) -%}
     {%- for column in node.columns.values() if column.name not in declared -%}
         {%- do declared.update({column.name: column.data_type}) -%}
     {%- endfor -%}
     {{ return(declared) }}
+{% endmacro %}
+
+{#- dbt docs: columns of the tables that are there. -#}
+{% macro duckdb__get_catalog(information_schema, schemas) %}
+    {%- do register_lake() -%}
+    {{ return(dbt.duckdb__get_catalog(information_schema, schemas)) }}
+{% endmacro %}
+{% macro duckdb__get_catalog_relations(information_schema, relations) %}
+    {%- do register_lake() -%}
+    {{ return(dbt.duckdb__get_catalog_relations(information_schema, relations)) }}
 {% endmacro %}
