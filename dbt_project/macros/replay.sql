@@ -25,7 +25,7 @@
 {#- The columns of a bronze relation as the project declares them, name -> type: those that were captured, or those of
     its yml. -#}
 {% macro declared_columns(relation) %}
-    {%- set captured = setting('captured_columns') -%}
+    {%- set captured = setting('captured_columns', {}) -%}
     {%- if relation.identifier in captured -%}{{ return(captured[relation.identifier]) }}{%- endif -%}
     {%- for id in model.depends_on.nodes if id in graph.sources and graph.sources[id].identifier == relation.identifier -%}
         {{ return(lake_columns(graph.sources[id])) }}
@@ -44,7 +44,7 @@
 {% macro is_incremental_replay(relation, columns, stored_as, exactly=false) %}
     {%- set names = {} -%}
     {%- for name in columns -%}{%- do names.update({name: stored_as[loop.index0]}) -%}{%- endfor -%}
-    {{ return(is_incremental_build(stored={'source': relation, 'columns': names, 'exactly': exactly})) }}
+    {{ return(is_incremental_build(stored={'source': relation, 'names': names, 'exactly': exactly})) }}
 {% endmacro %}
 
 {#- Queries that all have a row where `this`, which has no `_text`, cannot tell which of its rows new events are about:

@@ -2,7 +2,7 @@
     so large that ten thousand million of them would not fit the sum's type are added up as doubles instead. -#}
 {% macro sum_as_double(column, relation) -%}
     {%- set small = [] -%}
-    {%- set kind = setting('captured_columns').get(relation.identifier, {}).get(column, '') -%}
+    {%- set kind = setting('captured_columns', {}).get(relation.identifier, {}).get(column, '') -%}
     {%- if not lake_is_unit_test() and kind.lower().startswith('decimal') -%}
         {%- set precision, scale = kind[8:-1].split(',') -%}
         {%- set digits = 28 - scale | int -%}

@@ -130,8 +130,8 @@ class Executor:
         """Whether the stored rows of a plan's table can be gone on with; else it is to be planned from all rows.
 
         Args:
-            stored: what its columns must be like: those of a table `source`, whose `columns` have these names here, and
-                with `exactly` no others, in that order.
+            stored: what its columns must be like: those of a table `source`, which have these `names` here, and with
+                `exactly` no others, in that order.
             queries: conditions for all rows: each has a row. Each is run only if those before it have one.
         """
         if plan.target is None or not plan.incremental:
@@ -307,7 +307,7 @@ class Executor:
     def _is_stored_as(self, target: DeltaTable, wanted: Mapping[str, Any]) -> bool:
         """Whether a table has the columns of a source's table, in its types."""
         source: Key = (wanted["source"][0], wanted["source"][1])
-        table, names = self._handles.get(source), wanted["columns"]
+        table, names = self._handles.get(source), wanted["names"]
         kinds = dict(self.relations.declared(source)) if table is None else dict(columns(table))
         stored = dict(columns(target))
         if any(stored.get(own) != kinds.get(name) for name, own in names.items()):

@@ -63,7 +63,7 @@ class Plugin(BasePlugin):
         }
         operation = target_config.location.format
         if operation == "setting":
-            call["answer"] = self._settings[call["name"]]
+            call["answer"] = self._settings.get(call["name"], call["default"])
             return
         if call.get("only_compiled"):
             call["answer"] = answer_of(operation, call)

@@ -14,7 +14,7 @@
         'strategy': config.get('strategy', 'overwrite'),
         'unique_key': [key] if key is string else key,
         'must_read': config.get('must_read', []),
-        'definitions': (setting('feature_definitions') or {}).get(model.name, {}),
+        'definitions': setting('feature_definitions', {}).get(model.name, {}),
     }) -%}
     {%- set rows = lake_call('write', call) -%}
     {% call statement('main') -%}

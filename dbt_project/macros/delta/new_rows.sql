@@ -12,7 +12,7 @@
 {#- Whether only new rows are asked for and `this` can be read. A model that is only compiled is the incremental one,
     or the full one with --full-refresh.
     stored: what the stored rows must be like to be gone on with, else the model is built from all rows: a dict of
-    `source` (a relation), `columns` (of it -> the name here, in the same type) and `exactly` (no others, same order). -#}
+    `source` (a relation), `names` (of its columns -> here, in the same type) and `exactly` (no others, same order). -#}
 {% macro is_incremental_build(stored=none) %}
     {%- if not execute or lake_is_unit_test() -%}
         {{ return(false) }}
@@ -21,7 +21,7 @@
     {%- if stored -%}
         {%- do call.update({'stored': {
             'source': [stored.source.schema, stored.source.identifier],
-            'columns': stored.columns,
+            'names': stored.names,
             'exactly': stored.exactly,
         }}) -%}
     {%- endif -%}

@@ -10,30 +10,29 @@
         {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.config.materialized == 'delta' -%}
             {%- do tables.append({'layer': node.schema, 'name': node.alias, 'columns': lake_columns(node), 'is_ours': not node.config.get('source_types')}) -%}
         {%- endfor -%}
-        {%- do lake_call('register', {'tables': tables, 'keeps_views': lake_keeps_views()}) -%}
+        {%- do lake_call('register', {'tables': tables}) -%}
     {%- endif -%}
-{% endmacro %}
-
-{#- Whether views must follow every commit: where tests run, and models that are views themselves. Rules are views too,
-    but read new_rows only. -#}
-{% macro lake_keeps_views() %}
-    {%- set needy = [] -%}
-    {%- for id in selected_resources -%}
-        {%- set node = graph.nodes.get(id) -%}
-        {%- if not node or node.resource_type != 'model' or (node.config.materialized != 'delta' and 'rule' not in node.tags) -%}
-            {%- do needy.append(id) -%}
-        {%- endif -%}
-    {%- endfor -%}
-    {{ return(needy != [] or selected_resources == []) }}
 {% endmacro %}
 
 {#- Declared columns of a node: name -> data type, in the order of its yml. -#}
 {% macro lake_columns(node) %}
     {%- set declared = {} -%}
-    {%- set by_features = (setting('feature_columns') or {}).get(node.name, {}) if node.resource_type == 'model' else {} -%}
+    {%- set by_features = setting('feature_columns', {}).get(node.name, {}) if node.resource_type == 'model' else {} -%}
     {%- do declared.update(by_features) -%}
     {%- for column in node.columns.values() if column.name not in declared -%}
         {%- do declared.update({column.name: column.data_type}) -%}
     {%- endfor -%}
     {{ return(declared) }}
+{% endmacro %}
+
+{#- dbt docs: columns of the tables that are there. The query opens the connection, which the plugin comes with. -#}
+{% macro duckdb__get_catalog(information_schema, schemas) %}
+    {%- do run_query('select 1') -%}
+    {%- do register_lake() -%}
+    {{ return(dbt.duckdb__get_catalog(information_schema, schemas)) }}
+{% endmacro %}
+{% macro duckdb__get_catalog_relations(information_schema, relations) %}
+    {%- do run_query('select 1') -%}
+    {%- do register_lake() -%}
+    {{ return(dbt.duckdb__get_catalog_relations(information_schema, relations)) }}
 {% endmacro %}

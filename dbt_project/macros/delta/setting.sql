@@ -1,28 +1,16 @@
 {#- A variable that settings, the catalogue of features or captured tables decide. A prepared project has them as vars;
     otherwise the plugin answers, by the same functions (fraud_lakehouse/transform/variables.py), unless --vars does. While
     dbt parses, dbt_project.yml says it, and in a unit test, which is about its defaults, but for the catalogue. -#}
-{% macro setting(name) %}
+{% macro setting(name, default=none) %}
     {%- set is_given = name in (invocation_args_dict.get('vars') or {}) -%}
     {%- set is_default = lake_is_unit_test() and name not in ['features', 'feature_sources'] -%}
     {%- if not execute or var('is_prepared', false) or is_given or is_default -%}
-        {{ return(var(name, none)) }}
+        {{ return(var(name, default)) }}
     {%- endif -%}
-    {{ return(lake_call('setting', {'name': name})) }}
+    {{ return(lake_call('setting', {'name': name, 'default': default})) }}
 {% endmacro %}
 
 {#- Whether windows with zero counts are a table: what a model is has to be known while dbt parses. -#}
 {% macro stores_window_spine() %}
     {{ return(var('window_spine') or env_var('FRAUD_WINDOW_SPINE', '') | lower in ['1', 'true', 't', 'yes', 'y', 'on']) }}
-{% endmacro %}
-
-{#- dbt docs: columns of the tables that are there. The query opens the connection, which the plugin comes with. -#}
-{% macro duckdb__get_catalog(information_schema, schemas) %}
-    {%- do run_query('select 1') -%}
-    {%- do register_lake() -%}
-    {{ return(dbt.duckdb__get_catalog(information_schema, schemas)) }}
-{% endmacro %}
-{% macro duckdb__get_catalog_relations(information_schema, relations) %}
-    {%- do run_query('select 1') -%}
-    {%- do register_lake() -%}
-    {{ return(dbt.duckdb__get_catalog_relations(information_schema, relations)) }}
 {% endmacro %}

@@ -8,8 +8,8 @@
     stored: the labels name payments by the source's id: take the vectors the lake has of them.
     corrected: where no such moment is said, count what is known by now: corrections that came after the decision too. -#}
 {% macro features_as_of(labels, source='cards', features=none, known_by=none, columns=none, stored=false, corrected=false) %}
-    {%- if source not in setting('feature_sources') -%}
-        {{ exceptions.raise_compiler_error("features_as_of: unknown source '" ~ source ~ "'; use one of " ~ setting('feature_sources') | join(', ')) }}
+    {%- if source not in setting('feature_sources', {}) -%}
+        {{ exceptions.raise_compiler_error("features_as_of: unknown source '" ~ source ~ "'; use one of " ~ setting('feature_sources', {}) | join(', ')) }}
     {%- endif -%}
     {%- set declared = setting('feature_sources')[source] -%}
     {%- set vectors = ref(declared.table) if stored else none -%}

@@ -1,6 +1,6 @@
 {#- The features of the catalogue that lie in a table: of the list that `features` is as JSON. -#}
 {% macro features_of(table) %}
-    {{ return(fromjson(setting('features')) | selectattr('table', 'equalto', table) | list) }}
+    {{ return(fromjson(setting('features', '[]')) | selectattr('table', 'equalto', table) | list) }}
 {% endmacro %}
 
 {#- How far back these features look at most, in seconds: the longest window, behind its measure's delay. -#}

@@ -4,7 +4,7 @@
     session the gap), step (seconds), identity (the columns that tell one window from another). -#}
 {% macro window_shape(table) %}
     {%- set features = features_of(table) -%}
-    {%- set source = setting('feature_sources').get(features[0].source) if features else none -%}
+    {%- set source = setting('feature_sources', {}).get(features[0].source) if features else none -%}
     {%- if source is none -%}
         {{ return({'features': [], 'key': ['key'], 'time': 'time', 'id': 'id', 'past': 'tumble', 'seconds': 1, 'step': 1, 'identity': []}) }}
     {%- endif -%}

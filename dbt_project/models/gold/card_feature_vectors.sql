@@ -1,6 +1,6 @@
 {{ config(strategy='append', tags=['features']) }}
 
-{%- set source = setting('feature_sources').get('cards', {'entities': {}}) %}
+{%- set source = setting('feature_sources', {}).get('cards', {'entities': {}}) %}
 {%- set features = features_of('card_feature_vectors') %}
 {%- set horizon = longest_window(features) %}
 {%- set incremental = is_incremental_build() %}

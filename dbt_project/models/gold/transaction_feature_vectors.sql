@@ -1,6 +1,6 @@
 {{ config(strategy='append', tags=['features']) }}
 
-{%- set source = setting('feature_sources').get('bank', {'entities': {}}) %}
+{%- set source = setting('feature_sources', {}).get('bank', {'entities': {}}) %}
 {%- set features = features_of('transaction_feature_vectors') %}
 {%- set incremental = is_incremental_build() %}
 {%- set new_ledger = new_rows(ref('transactions_ledger')) %}
