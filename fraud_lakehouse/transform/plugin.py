@@ -291,7 +291,8 @@ class Plugin(BasePlugin):
                 "use one of overwrite, append, merge",
             )
         text = f"{call['sql']}\n"  # it may end with a comment, which would go on over what is put around it
-        names = self._queries.columns(cursor, text)
+        described = self._queries.columns(cursor, text)
+        names = [name for name, _ in described]
         sql = typed(text, names, call["columns"], call["model"])
         stored = stored_only(sql, names)
         if rehearsal is Rehearsal.BIND:
@@ -314,7 +315,7 @@ class Plugin(BasePlugin):
             return writer.share(self._lake, plan, list(kinds))
         # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
         is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
-        found = [kind or names[name] for name, kind in kinds.items()]
+        found = [kinds[name] or kind for name, kind in described if name in kinds]
         if is_new and writer.can_replace(self._lake, plan, cursor, stored, found):
             return writer.replace(self._lake, plan, cursor, stored, list(kinds.values()))
         return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))

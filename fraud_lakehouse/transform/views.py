@@ -41,7 +41,8 @@ def failing_views(
     for view in views:
         text = f"{with_only(cursor, call, [view])['sql']}\n"
         try:
-            sql = typed(text, queries.columns(cursor, text), call["columns"], call["model"])
+            names = [name for name, _ in queries.columns(cursor, text)]
+            sql = typed(text, names, call["columns"], call["model"])
             for _ in cursor.sql(sql).to_arrow_reader(100_000):
                 pass
         except Exception as error:  # noqa: BLE001  whatever it is, it is this view's
