@@ -109,7 +109,7 @@ class SnapshotIngest:
             table = self._changes.table(info, member)
             table.rebuild(info.frame_schema, info.key)
             first = list(islice(frames, 2))
-            if is_long := len(first) == 2:  # one commit carries the fence itself
+            if is_long := len(first) == 2:  # of one piece, its only commit has the fence
                 table.append(pl.DataFrame(schema=dict(info.frame_schema)), fence)
             adapt(table, info)
             try:

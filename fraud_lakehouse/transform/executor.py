@@ -22,7 +22,7 @@ from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.compiled import CompiledProject, Model, Test, Variant, named_tables
 from fraud_lakehouse.transform.consumption import Consumption, Plan
-from fraud_lakehouse.transform.handles import Handles, Key
+from fraud_lakehouse.transform.handles import Handles, Key, Mark, log_folder_mark
 from fraud_lakehouse.transform.inputs import NewRows
 from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed
 from fraud_lakehouse.transform.relations import Relations
@@ -62,6 +62,7 @@ class Executor:
         self._consumption = Consumption(self._handles)
         self._queries = Queries(self._connection)
         self._built: dict[Key, Any] = {}
+        self._unchanged: dict[Key, Any] = {}  # marks of the logs that a model without news was built from
         self._project = CompiledProject()
         self.relations = Relations(self._connection, self._handles, self._consumption)
         """What SQL reads by name."""
@@ -71,6 +72,7 @@ class Executor:
         self._project = project
         self.relations.use(project)
         self._built.clear()
+        self._unchanged.clear()
 
     def close(self) -> None:
         """Give back all memory."""
@@ -91,8 +93,13 @@ class Executor:
                 f"{model.name} is to be built without {', '.join(sorted(model.must_read))}: there is nothing to read",
                 "build these with it",
             )
-        plan = self._planned(model, present, full_refresh=full_refresh)
-        return self.run(plan, model, present)
+        marks = self._marks(model)
+        if not full_refresh and marks is not None and self._unchanged.get(model.key) == marks:
+            return Built(None)
+        built = self.run(self._planned(model, present, full_refresh=full_refresh), model, present)
+        if built.commit is None:
+            self._unchanged[model.key] = marks
+        return built
 
     def run(self, plan: Plan, model: Model, views: Sequence[str] = ()) -> Built:
         """Build a model as planned.
@@ -183,8 +190,7 @@ class Executor:
 
     def _planned(self, model: Model, views: Collection[str], *, full_refresh: bool) -> Plan:
         """How a model is built now; what it reads is in place as far as that decides."""
-        named = [*model.full.inputs, *model.incremental.inputs, *self.relations.inputs_of(views)]
-        upstreams = list(dict.fromkeys(NewRows.of(one.call).upstream for one in named if one.kind == "new_rows"))
+        upstreams = self._upstreams(model, views)
         plan = self.plan(model.key, upstreams, full_refresh=full_refresh, keep_rows=model.keeps_rows)
         self._ask(plan, model, views)
         conditions = {one.kind: one.call for one in model.incremental.inputs if one.kind in ("stored", "full_when")}
@@ -207,6 +213,20 @@ class Executor:
     @staticmethod
     def _variant(model: Model, plan: Plan) -> Variant:
         return model.incremental if plan.incremental else model.full
+
+    def _marks(self, model: Model) -> list[Mark] | None:
+        """Marks of the logs of a model's table and of all it reads; None where there is no telling."""
+        if model.must_read:
+            return None  # it reads through views, which may have been left out
+        keys = [model.key, *model.full.tables, *model.incremental.tables, *self._upstreams(model, ())]
+        marks = [log_folder_mark(self._lake, key) for key in dict.fromkeys(keys)]
+        found = [mark for mark in marks if mark is not None]
+        return found if len(found) == len(marks) else None
+
+    def _upstreams(self, model: Model, views: Collection[str]) -> list[Key]:
+        """The tables of which a model, or one of these views below it, reads new rows."""
+        named = [*model.full.inputs, *model.incremental.inputs, *self.relations.inputs_of(views)]
+        return list(dict.fromkeys(NewRows.of(one.call).upstream for one in named if one.kind == "new_rows"))
 
     def _is_settled(self, model: Model, plan: Plan, inputs: Any) -> bool:
         """Whether building would change nothing: no new rows, or the same SQL over the same versions again."""
@@ -258,23 +278,25 @@ class Executor:
     def _run(self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str) -> writer.Commit | None:
         """Run the SQL, now that all it reads is in place, into one commit."""
         with self.relations.indexed(cursor, plan):
-            names = self._queries.columns(cursor, sql)
-            return self._write(cursor, model, plan, self._typed(model, sql, names), names)
+            described = self._queries.columns(cursor, sql)
+            return self._write(cursor, model, plan, sql, described)
 
     def _describe(self, model: Model, plan: Plan, sql: str) -> None:
         """Have DuckDB plan the SQL, without reading a row."""
         cursor = self._connection.cursor()
         with self.relations.indexed(cursor, plan):
-            names = self._queries.columns(cursor, sql)
+            names = [name for name, _ in self._queries.columns(cursor, sql)]
             cursor.execute(f"describe {self._typed(model, sql, names)}").fetchall()
 
     @staticmethod
-    def _typed(model: Model, sql: str, names: Collection[str]) -> str:
+    def _typed(model: Model, sql: str, names: list[str]) -> str:
         return sql if model.has_source_types else typed(sql, names, dict(model.columns), model.name)
 
     def _write(
-        self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, names: Mapping[str, str]
+        self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, described: list[tuple[str, str]]
     ) -> writer.Commit | None:
+        names = [name for name, _ in described]
+        sql = self._typed(model, sql, names)
         rows = min(100_000, BATCH_VALUES // len(names))
         stored = stored_only(sql, names)
         if plan.incremental and model.strategy != "overwrite":
@@ -289,7 +311,7 @@ class Executor:
         kinds = {name: known.get(name, "") for name in names if name not in INTERNAL}
         # Rows of an index come batch by batch: the other writer works at the same time, the engine's would not.
         is_new = plan.indexed is None and (plan.target is None or model.strategy != "overwrite")
-        found = [kind or names[name] for name, kind in kinds.items()]
+        found = [kinds[name] or kind for name, kind in described if name in kinds]
         if is_new and writer.can_replace(self._lake, plan, cursor, stored, found):
             return writer.replace(self._lake, plan, cursor, stored, list(kinds.values()))
         return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from fraud_lakehouse.errors import TransformError
@@ -25,15 +23,15 @@ class Queries:
 
     def __init__(self, connection: DuckDBPyConnection) -> None:
         self._connection = connection
-        self._columns: dict[str, dict[str, str]] = {}
+        self._columns: dict[str, list[tuple[str, str]]] = {}
         self._relations: dict[str, DuckDBPyRelation] = {}
 
-    def columns(self, cursor: DuckDBPyConnection, sql: str) -> dict[str, str]:
+    def columns(self, cursor: DuckDBPyConnection, sql: str) -> list[tuple[str, str]]:
         """Name and type of each column of a query; finding out costs as much as planning it."""
         if len(self._columns) > _MOST_KNOWN:
             self._columns.clear()
         if sql not in self._columns:
-            self._columns[sql] = {row[0]: str(row[1]) for row in cursor.execute(f"describe {sql}").fetchall()}
+            self._columns[sql] = [(row[0], str(row[1])) for row in cursor.execute(f"describe {sql}").fetchall()]
         return self._columns[sql]
 
     def relation(self, cursor: DuckDBPyConnection, sql: str, *, is_kept: bool) -> DuckDBPyRelation:
@@ -50,7 +48,7 @@ class Queries:
         return self._relations[sql]
 
 
-def typed(sql: str, actual: Collection[str], declared: dict[str, str], model: str) -> str:
+def typed(sql: str, actual: list[str], declared: dict[str, str], model: str) -> str:
     """The model's SQL with each declared column cast to its declared type: the table's schema never drifts."""
     if not declared:
         return sql
@@ -68,7 +66,7 @@ def typed(sql: str, actual: Collection[str], declared: dict[str, str], model: st
     return f"select {', '.join(parts)} from ({sql})"
 
 
-def stored_only(sql: str, actual: Collection[str]) -> str:
+def stored_only(sql: str, actual: list[str]) -> str:
     """The rows and columns that are stored when nothing needs to be merged."""
     internal = [name for name in actual if name in INTERNAL]
     if not internal:
