@@ -14,13 +14,14 @@
     {%- endif -%}
 {% endmacro %}
 
-{#- Whether views must follow every commit: where tests run, and models that are views themselves. Rules are views too,
-    but read new_rows only. -#}
+{#- Whether views must follow every commit: where tests run, models that are views themselves, and models of neither the
+    hot nor the replica lane, which may have the database say what columns their labels have (features_as_of). Rules are
+    views too, but read new_rows only. -#}
 {% macro lake_keeps_views() %}
     {%- set needy = [] -%}
     {%- for id in selected_resources -%}
         {%- set node = graph.nodes.get(id) -%}
-        {%- if not node or node.resource_type != 'model' or (node.config.materialized != 'delta' and 'rule' not in node.tags) -%}
+        {%- if not node or node.resource_type != 'model' or (node.config.materialized != 'delta' and 'rule' not in node.tags) or not ('hot' in node.tags or 'replica' in node.tags) -%}
             {%- do needy.append(id) -%}
         {%- endif -%}
     {%- endfor -%}
