@@ -1,4 +1,4 @@
-"""The vars that models read beside those of dbt_project.yml: the settings, the catalogue of features, captured tables.
+"""The vars of models that dbt_project.yml does not decide: from settings, the catalogue of features, captured tables.
 
 A prepared project has them in its dbt_project.yml. The shipped project, run as it is, has them from the plugin.
 """

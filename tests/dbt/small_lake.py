@@ -101,10 +101,12 @@ class SmallLake:
         Appender.open(self.lake, *OBSERVATIONS, IDLE_PARTITIONS).append(frame, {})
 
     def build(self, lane: str, *, full_refresh: bool = False) -> BuildResult:
+        self.transformer.reload()  # as each cycle does
         return self._checked(self.transformer.build_lane(lane, full_refresh=full_refresh))
 
     def build_only(self, *models: str, full_refresh: bool = False) -> BuildResult:
         """These models, with their tests; the rest of a lane would take seconds."""
+        self.transformer.reload()
         return self._checked(self.transformer.build(models, full_refresh=full_refresh))
 
     def _checked(self, result: BuildResult) -> BuildResult:

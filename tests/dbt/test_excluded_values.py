@@ -52,6 +52,7 @@ def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]
 
 
 def build_all(lake: SmallLake) -> None:
+    lake.transformer.reload()  # as each cycle does
     for lane in ("hot", "features", "replica"):
         lake.transformer.build(lake.transformer.names(lane), tests=False).raise_for_errors()
 
