@@ -3,9 +3,9 @@
 A local append is: Parquet files written and fsynced -> one commit with the rows AND the positions -> commit fsynced.
 In this order no power loss can leave a position without its rows; with the commit first it could.
 
-A table with numbered commits has a column `_commit`: 1 for the rows of its first commit, and one more with each. The
-number is an app transaction of the same commit, so of two writers that would give the same one the second is refused.
-No clock, compaction or change of process has a part in it: ordered by it, rows are as they were committed.
+Rows get the number of their commit in the column `_commit` (commit_numbers.py). No clock, compaction or change of
+process has a part in it: ordered by it, rows are as they were committed. A table that lacks the column gets it with the
+next rows.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.lake import durable, housekeeping, reshape, schemas, table_properties
-from fraud_lakehouse.lake.compaction import ONLY_NEXT
+from fraud_lakehouse.lake import commit_numbers, durable, housekeeping, reshape, schemas, table_properties
+from fraud_lakehouse.lake.compaction import only_next
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.lake.refusal import is_refused
@@ -29,8 +29,6 @@ from fraud_lakehouse.lake.staging import Staging
 from fraud_lakehouse.lake.storage_errors import lake_errors
 
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-_COMMITS = "fraud_lakehouse:commits"
-"""The app_id whose version is the number of the newest commit with rows."""
 
 
 class Appender:
@@ -40,9 +38,8 @@ class Appender:
     commit of one of the same app_ids in between is refused by Delta (the fence).
     """
 
-    def __init__(self, lake: Lake, layer: str, name: str, handle: DeltaTable) -> None:
-        self.numbers_commits = False
-        """Whether rows get `_commit`; a table that lacks the column gets it with the next rows."""
+    def __init__(self, lake: Lake, layer: str, name: str, handle: DeltaTable, *, numbered: bool = True) -> None:
+        self._is_numbered = numbered
         self._number: int | None = None  # of the rows staged
         self.lake = lake
         self.layer = layer
@@ -56,15 +53,27 @@ class Appender:
             self._sync_log()
 
     @classmethod
-    def open(cls, lake: Lake, layer: str, name: str, schema: schemas.FrameSchema, key: str | None = None) -> Appender:
+    def open(
+        cls,
+        lake: Lake,
+        layer: str,
+        name: str,
+        schema: schemas.FrameSchema,
+        key: str | None = None,
+        *,
+        numbered: bool = True,
+    ) -> Appender:
         """Open the table, or create it with these columns (all nullable).
 
-        Where it is created and `key` is given, that becomes the table property `fraud_lakehouse.key`.
+        Args:
+            key: the table property `fraud_lakehouse.key` of a table that is created.
+            numbered: whether rows get `_commit`. Of two writers of a table that do, one at a time commits.
 
         Raises:
             LakeError: the lake cannot be read or written.
         """
-        return cls(lake, layer, name, open_or_create(lake, layer, name, schema, key))
+        columns = _with_number(schema) if numbered else schema
+        return cls(lake, layer, name, open_or_create(lake, layer, name, columns, key), numbered=numbered)
 
     @property
     def version(self) -> int:
@@ -88,7 +97,8 @@ class Appender:
     @property
     def newest_commit(self) -> int:
         """Number of the newest commit with rows, as of this handle; 0 where none is numbered."""
-        return self.position(_COMMITS) or 0
+        found = self.position(commit_numbers.COMMITS)
+        return commit_numbers.newest(self._handle) if found is None else found
 
     def refresh(self) -> None:
         """Bring the handle to the newest version."""
@@ -128,7 +138,7 @@ class Appender:
             ConcurrentWriterError: a column is missing, and another writer committed since the handle's version.
             LakeError: the rows could not be written; those staged before are still there.
         """
-        number = self._next_number if self.numbers_commits else None
+        number = self._next_number if self._is_numbered else None
         if number is not None:
             frame = frame.with_columns(pl.lit(number, dtype=pl.Int64).alias(schemas.COMMIT))
         own = self._schema
@@ -165,15 +175,15 @@ class Appender:
         self._staging.discard()
 
     def replace(self, schema: schemas.FrameSchema) -> None:
-        """Empty the table and give it exactly these columns; earlier versions stay readable until vacuumed."""
+        """Empty the table and give it these columns and `_commit`; earlier versions stay readable until vacuumed."""
         with self._fenced():
-            empty = pl.DataFrame(schema=schema)
+            before = commit_numbers.commits_of(self._handle)
             write_deltalake(
                 self._handle,
-                empty,
+                pl.DataFrame(schema=_with_number(schema)),
                 mode="overwrite",
                 schema_mode="overwrite",
-                commit_properties=ONLY_NEXT,
+                commit_properties=only_next(before.after_rewrite().transactions(before)),
                 post_commithook_properties=_NO_HOOKS,
             )
             self._schema = schemas.frame_schema(self._handle.schema())
@@ -223,7 +233,7 @@ class Appender:
                 f"another writer committed to {self.layer}/{self.name} after rows were staged",
                 "nothing was committed; read the positions and stage the rows again",
             )
-        versions = dict(positions) if number is None else {**positions, _COMMITS: number}
+        versions = dict(positions) if number is None else {**positions, commit_numbers.COMMITS: number}
         commit = CommitProperties(app_transactions=[Transaction(app_id, at) for app_id, at in versions.items()])
         failpoint(f"{self.layer}.before_commit")
         if self.lake.is_local:
@@ -245,7 +255,7 @@ class Appender:
 
     def _commit_files(self, commit: CommitProperties) -> None:
         """Commit the staged files of a local table."""
-        staged = self._staging.take_files()
+        staged, before = self._staging.take_files(), self.version
         added: list[AddAction | RemoveAction] = [*staged]
         try:
             self._handle.create_write_transaction(
@@ -259,6 +269,7 @@ class Appender:
             if is_refused(error):
                 self._staging.remove(staged)
             raise
+        durable.check_not_left_behind(self.path, before)
 
     def _sync_log(self) -> None:
         """fsync the log entries up to the handle's version that this writer has not made durable yet."""
@@ -300,7 +311,7 @@ def open_or_create(
             durable.set_aside_torn_commit(root)
         if lake.exists(layer, name):
             return DeltaTable(lake.uri(layer, name))
-        configuration = housekeeping.properties(local=lake.is_local)
+        configuration = housekeeping.properties(local=lake.is_local, columns=len(schema))
         if key is not None:
             configuration["fraud_lakehouse.key"] = key
         if lake.is_local:
@@ -316,3 +327,7 @@ def open_or_create(
             durable.sync_new_table(root)
         handle.update_incremental()
         return handle
+
+
+def _with_number(schema: schemas.FrameSchema) -> schemas.FrameSchema:
+    return {**schema, schemas.COMMIT: schema.get(schemas.COMMIT, pl.Int64())}

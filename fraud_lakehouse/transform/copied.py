@@ -1,19 +1,16 @@
 """A whole table's rows without Arrow and another writer between, which take a third of the time of building one.
 
 For local tables that are built from nothing: one Parquet file that the engine writes by itself (only kinds of columns
-that both write alike), or another table's files. Here the files come to be, with the Delta actions that add them.
+that both write alike). Here the file comes to be, with the Delta action that adds it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -81,57 +78,22 @@ def copy_rows(cursor: DuckDBPyConnection, sql: str, root: Path, kinds: Sequence[
         raise
 
 
-def link_files(files: Sequence[str], columns: Sequence[str], root: Path) -> list[Copied]:
-    """Give a table the files of another one, by names of their own: neither minds what the other removes.
-
-    Args:
-        files: paths of Parquet files.
-        columns: those that are columns of the table; readers of it do not see the others.
-        root: the table's folder.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = []
-    try:
-        for file in files:
-            paths.append(root / _new_name())
-            _link(file, paths[-1])
-        durable.sync_folder(root)
-        return [_copied(path, columns) for path in paths]
-    except BaseException:
-        for path in paths:
-            path.unlink(missing_ok=True)
-        raise
-
-
-def _link(file: str, path: Path) -> None:
-    try:
-        os.link(file, path)
-    except OSError:  # a file system without links, or with too many of them
-        shutil.copyfile(file, path)
-        durable.sync_file(path)
-    else:
-        with suppress(OSError):  # another user's file
-            os.utime(path)  # a vacuum that was stopped and goes on must not take it for an old orphan
-
-
 def _new_name() -> str:
     return f"part-00000-{uuid.uuid4()}-c000.snappy.parquet"
 
 
-def _copied(path: Path, columns: Sequence[str] | None = None) -> Copied:
+def _copied(path: Path) -> Copied:
     metadata = pq.read_metadata(path)
     schema = metadata.schema.to_arrow_schema()
-    statistics = json.dumps(_statistics(metadata, schema, columns), ensure_ascii=False)
+    statistics = json.dumps(_statistics(metadata, schema), ensure_ascii=False)
     action = AddAction(path.name, path.stat().st_size, {}, time.time_ns() // 1_000_000, True, statistics)
     return Copied(action, schema, metadata.num_rows)
 
 
-def _statistics(metadata: pq.FileMetaData, schema: pa.Schema, columns: Sequence[str] | None) -> dict[str, Any]:
+def _statistics(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, Any]:
     """Delta's statistics: number of rows, nulls, and the least and greatest of whole numbers, dates and instants."""
     found: dict[str, Any] = {"numRecords": metadata.num_rows, "minValues": {}, "maxValues": {}, "nullCount": {}}
     for number, field in enumerate(schema):
-        if columns is not None and field.name not in columns:
-            continue
         chunks = [metadata.row_group(group).column(number).statistics for group in range(metadata.num_row_groups)]
         if all(chunk is not None and chunk.has_null_count for chunk in chunks):
             found["nullCount"][field.name] = sum(chunk.null_count for chunk in chunks)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -19,8 +20,10 @@ from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import LakehouseError, TransformError
 from fraud_lakehouse.lake import object_store
+from fraud_lakehouse.lake.commit_numbers import NOTHING, newest, steps
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.lake.lease import progress
+from fraud_lakehouse.lake.schemas import COMMIT
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Consumption, Plan
@@ -28,13 +31,14 @@ from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.mirror import Mirrors
 from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
-from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed
+from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed, without_number
 from fraud_lakehouse.transform.program import Call
-from fraud_lakehouse.transform.scan import columns, empty_sql, files_sql, snapshot_sql
+from fraud_lakehouse.transform.scan import columns, empty_sql, rows_sql, snapshot_sql
 from fraud_lakehouse.transform.views import failing_views, with_only
 
 NEW_ROWS_SCHEMA = "new_rows"
-MOST_EMPTY_BUILDS = 64  # versions an empty result may lie behind before its position is committed alone
+MOST_EMPTY_BUILDS = 64  # commits an empty result may lie behind before its position is committed alone
+MOST_MERGED_ROWS = 1_000_000  # of an upstream whose new rows are merged in one commit: a merge is held in memory
 BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
 
 commits: dict[str, writer.Commit | None] = {}  # by model id, since the last `commits.clear()`
@@ -96,7 +100,6 @@ class Plugin(BasePlugin):
             "seen": self._seen,
             "index": self._index,
             "look": self._look,
-            "share": self._share,
             "write": self._write,
         }
         return operations[operation](call)
@@ -111,7 +114,10 @@ class Plugin(BasePlugin):
         self._keeps_views = call["keeps_views"]
         for table in call["tables"]:
             key: Key = (table["layer"], table["name"])
-            self._declared[key] = list(table["columns"].items())
+            declared = dict(table["columns"])
+            if table["is_ours"] and declared:
+                declared.setdefault(COMMIT, "bigint")
+            self._declared[key] = list(declared.items())
             self._growing[key] = self._declared[key] if table["is_ours"] else []
             if self._keeps_views or key not in self._views:
                 self._refresh(key)
@@ -164,13 +170,17 @@ class Plugin(BasePlugin):
         relation = f"{NEW_ROWS_SCHEMA}.{quoted(name)}"
         if read is None:
             self._refresh(upstream)
-            sql = f"select * from {quoted(upstream[0])}.{quoted(upstream[1])} where false"
+            self._show_new_rows(relation, f"select * from {quoted(upstream[0])}.{quoted(upstream[1])} where false")
         else:
-            sql = files_sql(read.table, read.files, self._growing.get(upstream, []))
+            self._show_new_rows(relation, rows_sql(read.table, read.rows, self._growing.get(upstream, [])))
+            if read is plan.reads[upstream]:
+                plan.relations[upstream] = relation
+        return relation
+
+    def _show_new_rows(self, relation: str, sql: str) -> None:
         if self._new_rows_sql.get(relation) != sql:  # rules ask for the same rows
             self._conn.cursor().execute(f"create or replace view {relation} as {sql}")
             self._new_rows_sql[relation] = sql
-        return relation
 
     def _seen(self, call: dict[str, Any]) -> str:
         mirrored = Mirrored.of(call)
@@ -188,9 +198,6 @@ class Plugin(BasePlugin):
         assert found is not None
         return list(found)
 
-    def _share(self, call: dict[str, Any]) -> None:
-        self._plan(call).shared = (call["upstream"][0], call["upstream"][1])
-
     def _answer(self, plan: Plan) -> None:
         """Put the mirrored relations that a model asked for in place, in the order it asked."""
         cursor = self._conn.cursor()
@@ -199,14 +206,16 @@ class Plugin(BasePlugin):
             read = plan.reads.get(mirrored.upstream)
             if own or mirrored.newest:
                 table = plan.target if own else self._handles.get(mirrored.upstream)
-                version = table.version() if table is not None and (plan.incremental or not own) else -1
+                number = newest(table) if table is not None and (plan.incremental or not own) else NOTHING
             else:
-                table, version = (read.table, read.from_version) if read is not None else (None, -1)
+                table, number = (read.table, read.after) if read is not None else (None, NOTHING)
+                if read is not None:
+                    read.check_not_rewritten(mirrored.upstream)
             if rehearsal is Rehearsal.BIND:
-                version = -1
+                number = NOTHING
             if table is None:
                 self._refresh(mirrored.upstream)
-            mirrored.answer(self._mirrors, cursor, table, version, self._growing.get(mirrored.upstream, []))
+            mirrored.answer(self._mirrors, cursor, table, number, self._growing.get(mirrored.upstream, []))
 
     def _write(self, call: dict[str, Any]) -> int:
         """Run the model's SQL and commit its rows; answers the number of rows written."""
@@ -225,14 +234,11 @@ class Plugin(BasePlugin):
             if plan.indexed is None and (rehearsal is Rehearsal.BIND or (plan.target is not None and plan.incremental)):
                 self._commit(plan, call)
             return 0
-        before = plan.target.version() if plan.target is not None else -1
-        commit = None if self._is_settled(plan, call) else self._commit(plan, call)
+        commit = None if self._is_settled(plan, call) else self._build(plan, call)
         if commit is None:
             self._settle(plan)
-        else:
-            self._consumption.said(plan, before, commit.version)
-            if not plan.asked:
-                self._built[plan.consumer] = (self._inputs(call), commit.version)
+        elif not plan.asked:
+            self._built[plan.consumer] = (self._inputs(call), commit.version)
         if plan.target is not None:
             self._handles.committed(plan.consumer, plan.target)
         commits[call["model"]] = commit
@@ -249,6 +255,33 @@ class Plugin(BasePlugin):
             return not plan.has_new_rows
         inputs = self._inputs(call)
         return inputs is not None and self._built.get(plan.consumer) == (inputs, plan.target.version())
+
+    def _build(self, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
+        """Commit the model's rows; of a merge that is far behind, in several commits, each with its own position."""
+        if not (plan.incremental and call["strategy"] == "merge" and len(plan.asked) == 1 and not plan.views):
+            return self._commit_next(plan, call)
+        (upstream,) = plan.asked
+        read, written, last = plan.reads[upstream], 0, None
+        after = read.after
+        for until in steps(read.table, read.after, read.until, MOST_MERGED_ROWS):
+            part = plan.reads[upstream] = read.between(after, until)
+            sql = rows_sql(part.table, part.rows, self._growing.get(upstream, []))
+            self._show_new_rows(plan.relations[upstream], sql)
+            commit = self._commit_next(plan, call)
+            if commit is None:
+                self._consumption.remember(plan)
+            else:
+                written, last = written + commit.rows, commit
+            after = until
+            progress()
+        return replace(last, rows=written) if last is not None else None
+
+    def _commit_next(self, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
+        before = plan.target.version() if plan.target is not None else -1
+        commit = self._commit(plan, call)
+        if commit is not None:
+            self._consumption.record(plan, before, commit.version)
+        return commit
 
     def _commit(self, plan: Plan, call: dict[str, Any]) -> writer.Commit | None:
         cursor = self._conn.cursor()
@@ -292,6 +325,10 @@ class Plugin(BasePlugin):
             )
         text = f"{call['sql']}\n"  # it may end with a comment, which would go on over what is put around it
         names = self._queries.columns(cursor, text)
+        plan.numbered = (
+            not call["source_types"] or "_lsn" in names
+        )  # a one-to-one replica has its source's columns alone
+        names, text = without_number(names, text)
         sql = typed(text, names, call["columns"], call["model"])
         stored = stored_only(sql, names)
         if rehearsal is Rehearsal.BIND:
@@ -304,14 +341,12 @@ class Plugin(BasePlugin):
             if rehearsal is not None:
                 return None
             if strategy == "merge":
-                return writer.merge(plan, relation.to_arrow_table(), call["unique_key"])
+                return writer.merge(self._lake, plan, relation.to_arrow_table(), call["unique_key"])
             with closing(relation.to_arrow_reader(rows)) as reader:  # one left open would refuse the next
                 return writer.append(self._lake, plan, reader)
         if rehearsal is not None:
             return None
         kinds = {name: call["columns"].get(name, "") for name in names if name not in INTERNAL}
-        if writer.can_share(self._lake, plan, kinds):
-            return writer.share(self._lake, plan, list(kinds))
         # Rows of an index come batch by batch: the other writer works beside it, the engine's would not.
         is_new = plan.indexed is None and (plan.target is None or strategy != "overwrite")
         if is_new and writer.can_replace(self._lake, plan, cursor, stored, list(kinds.values())):
@@ -333,10 +368,10 @@ class Plugin(BasePlugin):
 
     def _settle(self, plan: Plan) -> None:
         """Nothing committed: keep the positions in memory, and commit them once one lies far behind its upstream."""
-        if plan.views:
+        if plan.views or not all(self._consumption.is_recorded(plan, key) for key in plan.asked):
             writer.progress(plan)
         self._consumption.remember(plan)
         committed = {key: self._consumption.committed(plan, key) for key in plan.asked}
-        behind = [plan.reads[key].to_version - at for key, at in committed.items() if at is not None]
+        behind = [plan.reads[key].until - at for key, at in committed.items() if at is not None]
         if max(behind, default=0) > MOST_EMPTY_BUILDS:
             writer.progress(plan)

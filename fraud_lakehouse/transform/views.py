@@ -11,7 +11,7 @@ from typing import Any
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.sql_text import quoted
-from fraud_lakehouse.transform.model_sql import Queries, typed
+from fraud_lakehouse.transform.model_sql import Queries, typed, without_number
 
 
 def with_only(cursor: DuckDBPyConnection, call: dict[str, Any], views: Sequence[str]) -> dict[str, Any]:
@@ -41,7 +41,8 @@ def failing_views(
     for view in views:
         text = f"{with_only(cursor, call, [view])['sql']}\n"
         try:
-            sql = typed(text, queries.columns(cursor, text), call["columns"], call["model"])
+            names, text = without_number(queries.columns(cursor, text), text)
+            sql = typed(text, names, call["columns"], call["model"])
             for _ in cursor.sql(sql).to_arrow_reader(100_000):
                 pass
         except Exception as error:  # noqa: BLE001  whatever it is, it is this view's

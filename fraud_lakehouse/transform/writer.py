@@ -6,10 +6,11 @@ model meanwhile, deltalake refuses it and the model fails, to be built again fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,14 +30,16 @@ from deltalake.transaction import AddAction, RemoveAction, create_table_with_add
 
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake import housekeeping, schemas
-from fraud_lakehouse.lake.durable import sync_versions
+from fraud_lakehouse.lake.commit_numbers import Commits
+from fraud_lakehouse.lake.compaction import only_next
+from fraud_lakehouse.lake.durable import check_not_left_behind, mark_removed, sync_versions
 from fraud_lakehouse.lake.failpoints import failpoint
-from fraud_lakehouse.lake.lake import table_root
+from fraud_lakehouse.lake.lake import data_files, file_path, table_root
 from fraud_lakehouse.lake.parquet import upload_parquet, write_parquet
 from fraud_lakehouse.lake.refusal import is_refused
 from fraud_lakehouse.lake.reshape import reshape
+from fraud_lakehouse.lake.schemas import COMMIT
 from fraud_lakehouse.transform import copied, merged
-from fraud_lakehouse.transform.scan import columns
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 DELETE = "_delete"  # merge: a row with this set removes its key
 IS_NEW = "_is_new"  # merge: a row with this set is known to have a key the target lacks
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+_NUMBER = pa.field(COMMIT, pa.int64())
 ROW_GROUP_ROWS = 131_072
 
 
@@ -61,51 +65,44 @@ class Commit:
 
 def append(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit | None:
     """Add the rows; None when there was none and the table exists (no commit is needed)."""
-    target = plan.target
-    counted = _Counted(reader)
-    if target is None:
-        target = plan.target = _create(lake, plan, counted.schema)
-    elif counted.is_empty:
+    rows = _Counted(reader)
+    if plan.target is not None and rows.is_empty:
         return None
-    before = target.version()
-    _commit(plan, target, counted, "append")
-    return _done(plan, target, before, counted.rows, "append")
+    return _write(lake, plan, rows, "append")
 
 
 def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
     """Replace the whole content; the schema may change."""
-    target = plan.target
-    counted = _Counted(reader)
-    if target is None:
-        target = plan.target = _create(lake, plan, counted.schema)
-    before = target.version()
-    _commit(plan, target, counted, "overwrite")
-    return _done(plan, target, before, counted.rows, "overwrite")
+    return _write(lake, plan, _Counted(reader), "overwrite")
+
+
+def _write(lake: Lake, plan: Plan, rows: _Counted, mode: Literal["append", "overwrite"]) -> Commit:
+    is_new = plan.target is None
+    if plan.target is None:
+        plan.target = _create(lake, plan, rows.schema)
+    target, removed = plan.target, [] if mode == "append" else data_files(plan.target)
+    before, commits = target.version(), plan.after(rewrites=mode == "overwrite" and not is_new)
+    if plan.numbered:
+        rows.number(commits.newest)
+    _commit(plan, target, rows, mode, commits)
+    return _done(plan, target, before, rows.rows, mode, removed)
 
 
 def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> Commit:
     """As `overwrite`, by a file that the engine writes, where `can_replace`."""
     root = Path(lake.uri(*plan.consumer))
+    commits = plan.after(rewrites=plan.target is not None)
+    if plan.numbered:
+        sql = f"select *, cast({commits.newest} as bigint) as {COMMIT} from ({sql})"
+        kinds = [*kinds, "bigint"] if kinds else kinds
     file = copied.copy_rows(cursor, sql, root, kinds)
-    return _take(lake, plan, root, [file], pa.schema([_delta_field(field) for field in file.schema]))
-
-
-def share(lake: Lake, plan: Plan, names: Sequence[str]) -> Commit:
-    """As `overwrite`, by the files of the table whose rows these are, where `can_share`."""
-    assert plan.shared is not None
-    root, read = Path(lake.uri(*plan.consumer)), plan.reads[plan.shared]
-    files = copied.link_files(read.files, names, root)
-    return _take(lake, plan, root, files, _part(read.table, names))
-
-
-def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema: pa.Schema) -> Commit:
-    """Commit these files as the whole content."""
-    actions = [file.action for file in files if file.rows]
-    for file in files:
-        if not file.rows:
-            (root / file.action.path).unlink()
+    schema = pa.schema([_delta_field(field) for field in file.schema])
+    actions = [file.action] if file.rows else []
+    if not file.rows:
+        (root / file.action.path).unlink()
     before = plan.target.version() if plan.target is not None else -1
-    committing = CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0)
+    removed = data_files(plan.target) if plan.target is not None else []
+    committing = only_next(plan.transactions(commits))
     try:
         with _committing(plan):
             if plan.target is None:
@@ -113,7 +110,7 @@ def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema
                     str(root),
                     Schema.from_arrow(schema),
                     actions,
-                    configuration=housekeeping.properties(local=lake.is_local),
+                    configuration=housekeeping.properties(local=lake.is_local, columns=len(schema)),
                     commit_properties=committing,
                     post_commithook_properties=_NO_HOOKS,
                 )
@@ -129,7 +126,7 @@ def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema
         plan.target = lake.open(*plan.consumer)
     else:
         plan.target.update_incremental()
-    return _done(plan, plan.target, before, sum(file.rows for file in files), "overwrite")
+    return _done(plan, plan.target, before, file.rows, "overwrite", removed)
 
 
 def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> bool:
@@ -140,52 +137,32 @@ def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, ki
     """
     if not lake.is_local or not copied.can_copy(cursor, sql, kinds):
         return False
-    return plan.target is None or _schema_of(cursor, sql) == _schema(plan.target)
+    return plan.target is None or _schema_of(plan, cursor, sql) == _schema(plan.target)
 
 
-def can_share(lake: Lake, plan: Plan, kinds: Mapping[str, str]) -> bool:
-    """Whether the model has said whose rows its own are (`take_files_of`), all are read, and its columns theirs.
-
-    Args:
-        kinds: declared types of the model's columns, in their order.
-    """
-    read = plan.reads.get(plan.shared) if plan.shared is not None else None
-    if read is None or read.from_version >= 0 or not lake.is_local:
-        return False
-    if (
-        not kinds
-        or not {name: kind.lower() for name, kind in kinds.items()}.items() <= dict(columns(read.table)).items()
-    ):
-        return False
-    return plan.target is None or _part(read.table, list(kinds)) == _schema(plan.target)
-
-
-def _part(table: DeltaTable, names: Sequence[str]) -> pa.Schema:
-    """These columns of a table, in this order."""
-    schema = _schema(table)
-    return pa.schema([schema.field(name) for name in names])
-
-
-def _schema_of(cursor: DuckDBPyConnection, sql: str) -> pa.Schema:
+def _schema_of(plan: Plan, cursor: DuckDBPyConnection, sql: str) -> pa.Schema:
     """A query's columns as Delta stores them."""
-    return pa.schema([_delta_field(field) for field in cursor.sql(sql).limit(0).to_arrow_table().schema])
+    schema = pa.schema([_delta_field(field) for field in cursor.sql(sql).limit(0).to_arrow_table().schema])
+    return schema.append(_NUMBER) if plan.numbered else schema
 
 
 def _schema(table: DeltaTable) -> pa.Schema:
     return pa.schema([_delta_field(field) for field in pa.schema(table.schema().to_arrow())])
 
 
-def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
+def merge(lake: Lake, plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
     """Upsert by key (null equals null); rows marked `_delete` remove theirs. None when there is nothing to do."""
     target = plan.target
     assert target is not None, "merge needs a target; a first build appends"
     if rows.num_rows == 0:
         return None
-    before = target.version()
     stored = [name for name in rows.column_names if name not in (DELETE, IS_NEW)]
     if _all_true(rows, IS_NEW):
-        _commit(plan, target, _Counted(rows.select(stored).to_reader()), "append")
-        return _done(plan, target, before, rows.num_rows, "append")
+        return _write(lake, plan, _Counted(rows.select(stored).to_reader()), "append")
+    before, commits = target.version(), plan.after(rewrites=True)
+    if plan.numbered:
+        rows = rows.append_column(_NUMBER, pa.repeat(pa.scalar(commits.newest, pa.int64()), rows.num_rows))
+        stored.append(COMMIT)
     _add_columns(plan, target, rows.select(stored).schema)
     write = partial(upload_parquet, target) if (root := _local(target)) is None else partial(write_parquet, root)
     written: list[AddAction | RemoveAction] = []
@@ -197,7 +174,7 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
                 written,
                 "append",
                 target.schema(),
-                commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0),
+                commit_properties=only_next(plan.transactions(commits)),
                 post_commithook_properties=_hooks(target),
             )
     except ConcurrentWriterError:
@@ -206,7 +183,8 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
                 (root / action.path).unlink(missing_ok=True)
         raise
     target.update_incremental()
-    return _done(plan, target, before, rows.num_rows, "merge")
+    removed = [file_path(target, action.path) for action in written if isinstance(action, RemoveAction)]
+    return _done(plan, target, before, rows.num_rows, "merge", removed)
 
 
 def _add_columns(plan: Plan, target: DeltaTable, wanted: pa.Schema) -> None:
@@ -219,30 +197,34 @@ def _add_columns(plan: Plan, target: DeltaTable, wanted: pa.Schema) -> None:
 
 
 def progress(plan: Plan) -> None:
-    """Commit reading positions alone, so that a restart need not look at many empty builds again."""
+    """Commit reading positions alone, so that a restart need not read again what had no result."""
     assert plan.target is not None
     before = plan.target.version()
     nothing = pa.RecordBatchReader.from_batches(pa.schema(plan.target.schema().to_arrow()), [])
-    _commit(plan, plan.target, _Counted(nothing), "append")
+    _commit(plan, plan.target, _Counted(nothing), "append", None)
     _done(plan, plan.target, before, 0, "append")
 
 
 def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:
+    schema = schema.append(_NUMBER) if plan.numbered else schema
     nullable = pa.schema([field.with_nullable(True) for field in schema])
-    configuration = housekeeping.properties(local=lake.is_local)
+    configuration = housekeeping.properties(local=lake.is_local, columns=len(schema))
     return DeltaTable.create(lake.uri(*plan.consumer), nullable, configuration=configuration)
 
 
-def _commit(plan: Plan, target: DeltaTable, data: _Counted, mode: Literal["append", "overwrite"]) -> None:
+def _commit(
+    plan: Plan, target: DeltaTable, data: _Counted, mode: Literal["append", "overwrite"], commits: Commits | None
+) -> None:
     # An overwrite rebased over a compaction keeps the compacted rows (deltalake 1.6.6): never rebase it.
     retries = None if mode == "append" else 0
+    transactions = plan.transactions(commits)
     with _committing(plan):
         write_deltalake(
             target,
             data.reader(),
             mode=mode,
             schema_mode="merge" if mode == "append" else "overwrite",
-            commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=retries),
+            commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=retries),
             post_commithook_properties=_hooks(target),
             writer_properties=_parquet(data.first),
         )
@@ -282,10 +264,14 @@ def _repeats(values: pa.Array) -> bool:
     return 2 * int(pc.count_distinct(values).as_py()) <= len(values)
 
 
-def _done(plan: Plan, target: DeltaTable, before: int, rows: int, strategy: str) -> Commit:
+def _done(plan: Plan, target: DeltaTable, before: int, rows: int, strategy: str, removed: Sequence[str] = ()) -> Commit:
+    if before >= 0 and (root := _local(target)) is not None:
+        check_not_left_behind(root, before)
     _sync(target, before)
     failpoint(f"model.{plan.consumer[1]}.after_fsync")
     root = _local(target)
+    if root is not None:
+        mark_removed(removed)
     if root is not None and housekeeping.is_due(before, target.version()):
         housekeeping.keep_house(target, root, before)
     return Commit(rows, target.version(), strategy)
@@ -325,8 +311,14 @@ class _Counted:
     def __init__(self, reader: pa.RecordBatchReader) -> None:
         self.schema = pa.schema([_delta_field(field) for field in reader.schema])
         self.rows = 0
+        self._number: int | None = None
         self._batches = self._count(reader)
         self.first = next(self._batches, None)
+
+    def number(self, commit: int) -> None:
+        """Give the rows their commit's number; once, before they are read."""
+        self._number = commit
+        self.schema = self.schema.append(_NUMBER)
 
     @property
     def is_empty(self) -> bool:
@@ -336,15 +328,19 @@ class _Counted:
         return pa.RecordBatchReader.from_batches(self.schema, self._chain())
 
     def _chain(self) -> Iterator[pa.RecordBatch]:
-        if self.first is not None:
-            yield self.first
-        yield from self._batches
+        for batch in chain([self.first] if self.first is not None else [], self._batches):
+            if self._number is not None:
+                numbers = pa.repeat(pa.scalar(self._number, pa.int64()), batch.num_rows)
+                yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=self.schema)
+            else:
+                yield batch
 
     def _count(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        schema = self.schema
         for batch in reader:
             if batch.num_rows:
                 self.rows += batch.num_rows
-                yield batch.cast(self.schema)
+                yield batch.cast(schema)
 
 
 def _delta_field(field: pa.Field) -> pa.Field:

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.errors import ConcurrentWriterError, TransformError
+from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform import writer
@@ -59,7 +60,7 @@ class Mini:
         frame = pl.DataFrame(
             {"id": ids, "amount": [float(i) for i in ids]}, schema={"id": pl.Int64, "amount": pl.Float64}
         )
-        write_deltalake(str(self.root / "bronze/events"), frame.to_arrow(), mode="append")
+        Appender.open(Lake.at(self.root), "bronze", "events", frame.schema).append(frame, {})
 
     def build(self, lane: str = "all", *, full_refresh: bool = False) -> BuildResult:
         """Build a lane; every model must succeed."""

@@ -306,9 +306,6 @@ versions as (
     {#- the first version of a session may be that of an open one, which is not told here -#}
     {%- set is_session = shape.past == 'session' -%}
     {%- set corrects = is_session or is_incremental_build() or has_rows(new, 'version > 1') -%}
-    {%- if not corrects -%}
-        {%- do take_files_of(versions) -%}
-    {%- endif -%}
 
 with new_versions as (
 

@@ -7,9 +7,6 @@
     'trans_date_trans_time',
 ] + feature_names_of('user_trans_amt_last_360min') + ['is_amount_excluded', 'is_time_excluded'] %}
 {%- set corrects = is_incremental_build() or has_rows(new, 'version > 1') %}
-{%- if not corrects %}
-    {%- do take_files_of(ref('user_trans_amt_last_360min_versions')) %}
-{%- endif %}
 
 with new_versions as (
 
