@@ -11,7 +11,7 @@ next rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import polars as pl
@@ -91,8 +91,13 @@ class Appender:
         return Path(self.lake.uri(self.layer, self.name))
 
     def position(self, app_id: str) -> int | None:
-        """The position committed for an app_id, as of this handle; None if it never committed."""
-        return self._handle.transaction_version(app_id)
+        """The position committed for an app_id, as of this handle; None if it never committed.
+
+        Raises:
+            ConcurrentWriterError: the handle is so old that the log no longer has its entries. It is refreshed.
+        """
+        with self._fenced():
+            return self._handle.transaction_version(app_id)
 
     @property
     def newest_commit(self) -> int:
@@ -280,7 +285,7 @@ class Appender:
 
     @contextmanager
     def _fenced(self) -> Iterator[None]:
-        """Turn a refused commit into ConcurrentWriterError, with the handle refreshed for the next attempt."""
+        """Turn a refused commit into ConcurrentWriterError, with the table opened anew for the next attempt."""
         try:
             with lake_errors(self.lake, self.layer, self.name):
                 yield
@@ -289,10 +294,10 @@ class Appender:
             raise
 
     def _reopen(self) -> None:
-        try:
-            self.refresh()
-        except LakeError:
-            return  # the error that brought us here says what is wrong
+        """Open the table anew: what the handle was opened from may be gone from the log."""
+        with suppress(DeltaError, OSError):  # the error that brought us here says what is wrong
+            self._handle = DeltaTable(self._handle.table_uri)
+            self._schema = schemas.frame_schema(self._handle.schema())
 
 
 def open_or_create(

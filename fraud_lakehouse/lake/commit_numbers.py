@@ -1,9 +1,9 @@
 """Commit numbers: which rows came into a Delta table since a reader's position. Knows no reader.
 
-Each commit that changes rows has a number, one more than the last. Its rows have the number in the column `_commit`, and
-the commit itself has it as an app transaction, so that of two writers that would give the same one Delta refuses the
-second. A position is such a number: rows with a greater `_commit` are new. Moving rows between files keeps their
-numbers, so neither old log entries nor old versions are needed, and any engine can read the same rows.
+Each commit that changes rows has a number, one more than the last. Its rows have it in the column `_commit`, and the
+commit itself has it as an app transaction: of two writers that would give the same one, Delta refuses the second. A
+position is such a number: rows with a greater `_commit` are new. Moving rows between files keeps their numbers, so
+neither old log entries nor old versions are needed, and any engine can read the same rows.
 
 Rows older than numbers have none and count as 0; position -1 comes before every row. A one-to-one replica has exactly
 its source's columns and so no `_commit`: there each commit counts as a rewrite.
@@ -107,7 +107,15 @@ class Rows:
 
 def commits_of(table: DeltaTable) -> Commits:
     """The numbers of the handle's version."""
-    return _known(table).commits
+    known = _known(table)
+    if known.commits is None:
+        known.commits = _commits(table)
+    return known.commits
+
+
+def remember(table: DeltaTable, commits: Commits) -> None:
+    """Take the numbers of the handle's version as known: whoever has committed it need not ask the log."""
+    _known(table).commits = commits
 
 
 def newest(table: DeltaTable) -> int:
@@ -125,13 +133,13 @@ def rows_since(table: DeltaTable, after: int, until: int | None = None) -> Rows:
 
     Of a table without numbers these are all rows or none.
     """
-    known = _known(table)
-    last = known.commits.newest if until is None else until
-    if after < 0 and last >= known.commits.newest:
-        return Rows([file.path for file in known.files], after, last, is_exact=True)
-    files = [file for file in known.files if file.least <= last and file.greatest > after]
-    exact = all(after < file.least and file.greatest <= last for file in files)
-    return Rows([file.path for file in files], after, last, is_exact=exact or not known.is_numbered)
+    known, last = _files_of(table), newest(table)
+    until = last if until is None else until
+    if after < 0 and until >= last:
+        return Rows([file.path for file in known], after, until, is_exact=True)
+    files = [file for file in known if file.least <= until and file.greatest > after]
+    exact = all(after < file.least and file.greatest <= until for file in files)
+    return Rows([file.path for file in files], after, until, is_exact=exact or not is_numbered(table))
 
 
 def steps(table: DeltaTable, after: int, until: int, most: int) -> Iterator[int]:
@@ -140,8 +148,8 @@ def steps(table: DeltaTable, after: int, until: int, most: int) -> Iterator[int]
     A commit with more rows is a step of its own. The last is `until`.
     """
     rows = rows_since(table, after, until)
-    known = {file.path: file for file in _known(table).files}
-    if is_numbered(table) and sum(known[path].rows for path in rows.files) > most:
+    counted = {file.path: file.rows for file in _files_of(table)}
+    if is_numbered(table) and sum(counted[path] for path in rows.files) > most:
         number = pl.col(COMMIT).fill_null(0)
         counts = rows.scan(table).group_by(number.alias("number")).len().sort("number").collect(engine="streaming")
         total, last = 0, after
@@ -163,25 +171,24 @@ class _File:
     greatest: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Known:
+    """What a version of a table says, as far as it was asked for: that takes milliseconds each time."""
+
     version: int
-    commits: Commits
-    is_numbered: bool
-    files: Sequence[_File]
+    commits: Commits | None = None
+    files: Sequence[_File] | None = None
 
 
 _KNOWN: dict[int, tuple[ref[DeltaTable], _Known]] = {}
-"""Of each open handle, by its id, what its version says: reading it from the log takes milliseconds each time."""
+"""Of each open handle, by its id."""
 
 
 def _known(table: DeltaTable) -> _Known:
     key, version = id(table), table.version()
     handle, known = _KNOWN.get(key, (None, None))
     if known is None or handle is None or handle() is not table or known.version != version:
-        has_numbers = is_numbered(table)
-        files = list(_files(table, has_numbers=has_numbers))
-        known = _Known(version, _commits(table, files), has_numbers, files)
+        known = _Known(version)
         _KNOWN[key] = ref(table, lambda gone: _forget(key, gone)), known
     return known
 
@@ -191,12 +198,19 @@ def _forget(key: int, gone: ref[DeltaTable]) -> None:
         del _KNOWN[key]
 
 
-def _commits(table: DeltaTable, files: Sequence[_File]) -> Commits:
+def _commits(table: DeltaTable) -> Commits:
     found = table.transaction_version(COMMITS)
     if found is None:  # a column older than the table's own numbers may have some: they count as read
-        found = max((file.greatest for file in files if file.greatest < _ANY), default=0)
+        return Commits(max((file.greatest for file in _files_of(table) if file.greatest < _ANY), default=0))
     rewritten, same = (table.transaction_version(name) or 0 for name in (REWRITTEN, SAME_ROWS))
     return Commits(found, rewritten, same)
+
+
+def _files_of(table: DeltaTable) -> Sequence[_File]:
+    known = _known(table)
+    if known.files is None:
+        known.files = list(_files(table, has_numbers=is_numbered(table)))
+    return known.files
 
 
 _ANY = 2**62  # the greatest number of a file of which nothing is known
@@ -209,15 +223,13 @@ def _files(table: DeltaTable, *, has_numbers: bool) -> Iterator[_File]:
     values = [actions.column(name).to_pylist() if name in names else [None] * actions.num_rows for name in columns]
     for path, rows, least, greatest, nulls in zip(*values, strict=True):
         file = file_path(table, str(path))
-        if not has_numbers:
-            least, greatest = 0, 0
-        elif rows is not None and nulls == rows:
-            least, greatest = 0, 0
+        if not has_numbers or (rows is not None and nulls == rows):
+            bounds = 0, 0
         elif nulls is None or least is None or greatest is None:
-            least, greatest = _bounds(file)
-        elif nulls:
-            least = min(least, 0)
-        yield _File(file, rows or 0, least, greatest)
+            bounds = _bounds(file)
+        else:
+            bounds = 0 if nulls else least, greatest
+        yield _File(file, rows or 0, *bounds)
 
 
 @lru_cache(maxsize=65_536)

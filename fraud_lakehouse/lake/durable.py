@@ -87,7 +87,7 @@ def sync_versions(root: Path, first: int, last: int) -> None:
 
 
 def mark_removed(files: Iterable[str]) -> None:
-    """Note that a commit took data files out of a table, by their times: a vacuum keeps them from now on for a while."""
+    """Note by their times that a commit took data files out of a table: from now on a vacuum keeps them for a while."""
     for file in files:
         with suppress(OSError):  # vacuumed by another process, or another user's
             os.utime(file)
@@ -96,8 +96,8 @@ def mark_removed(files: Iterable[str]) -> None:
 def check_not_left_behind(root: Path, version: int) -> None:
     """Refuse a commit that was made on a version whose entry has gone from the log meanwhile.
 
-    Delta refuses a handle that old. But a process that was suspended within the commit itself, after Delta had listed the
-    log, would add an entry before all that is there: no reader sees it.
+    Delta refuses a handle that old. But a process that was suspended within the commit itself, after Delta had listed
+    the log, would add an entry before all that is there: no reader sees it.
 
     Args:
         version: that the handle had before the commit.

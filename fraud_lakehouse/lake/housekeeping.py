@@ -63,10 +63,10 @@ def is_due(before: int, now: int) -> bool:
 
 
 def keep_house(handle: DeltaTable, root: Path, before: int) -> DeltaTable:
-    """Checkpoint, and each hundredth time merge files and clean the log of, a local table whose versions are durable up to the handle's.
+    """Checkpoint a local table, and each hundredth time merge files and clean the log.
 
     Args:
-        handle: at the newest version; it is moved on.
+        handle: at the newest version, which is durable; it is moved on.
         before: the version before the commits that made it due.
 
     Returns:
@@ -97,9 +97,9 @@ def update_properties(handle: DeltaTable, root: Path) -> None:
 def clean_log(handle: DeltaTable) -> None:
     """Remove the entries of a table that are older than its retention and that a flushed checkpoint stands for.
 
-    delta-rs (1.6.6) removes what lies below the newest checkpoint of which all earlier entries are old enough. A process
-    that is killed meanwhile leaves some, for the next time. Entries from a clock that went ahead stay until it is past
-    them, and those before them.
+    delta-rs (1.6.6) removes what lies below the newest checkpoint of which all earlier entries are old enough. A
+    process that is killed meanwhile leaves some, for the next time. Entries from a clock that went ahead stay until it
+    is past them, and so do those before them.
     """
     failpoint("log.before_clean")
     handle.cleanup_metadata()

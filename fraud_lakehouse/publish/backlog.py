@@ -136,7 +136,7 @@ def _converted(table: DeltaTable, topic: FeatureTopic, position: Position) -> Po
     """A position that version 0.1 wrote, as commit numbers.
 
     Raises:
-        DiscontinuityError: it cannot be known which rows came after it, or a stretch was under way that was not the first.
+        DiscontinuityError: which rows came after it is not known, or a stretch other than the first was under way.
     """
     assert position.version is not None
     commit = number_at(table, position.version)

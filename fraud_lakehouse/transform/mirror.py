@@ -1,8 +1,9 @@
 """Mirrors: what models have read before, kept in DuckDB's memory so that it is not read again at every build.
 
-A mirror holds chosen expressions of a Delta table's rows up to a commit number, or aggregates of them by key (`totals`).
-It is a cache: taken forward by the rows of newer commits, made anew when the table is another one or was rewritten, and
-totals also when they are asked for at an earlier number. The same rows come out in a process that has none yet.
+A mirror holds chosen expressions of a Delta table's rows up to a commit number, or aggregates of them by key
+(`totals`). It is a cache: taken forward by the rows of newer commits, made anew when the table is another one or was
+rewritten, and totals also when they are asked for at an earlier number. The same rows come out in a process that has
+none yet.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Positions of lakes that version 0.1 wrote, where a position was a Delta version: each is read as a commit number.
 
 Only the log knows what came after a version. Where its entries are there up to the first numbered commit of rows, the
-number before that one is the position. Where they are not, or rows came without a number, the reader starts over. The next
-commit of a reader writes its position in today's form. Once no lake of 0.1 is left, this module can go.
+number before that one is the position. Where they are not, or rows came without a number, the reader starts over. The
+next commit of a reader writes its position in today's form. Once no lake of 0.1 is left, this module can go.
 """
 
 from __future__ import annotations

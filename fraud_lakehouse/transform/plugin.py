@@ -16,6 +16,7 @@ from typing import Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
+from deltalake.exceptions import DeltaError
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import LakehouseError, TransformError
@@ -294,7 +295,8 @@ class Plugin(BasePlugin):
         if plan.indexed is not None:
             plan.indexed.answer(cursor)
         try:
-            return self._run_views(cursor, plan, call) if call["must_read"] else self._run(cursor, plan, call)
+            with writer.refusals(plan):
+                return self._run_views(cursor, plan, call) if call["must_read"] else self._run(cursor, plan, call)
         finally:
             if plan.indexed is not None:
                 plan.indexed.forget(cursor)
@@ -304,7 +306,7 @@ class Plugin(BasePlugin):
         present = [view for view in call["must_read"] if view in plan.readers]
         try:
             return self._run(cursor, plan, with_only(cursor, call, present))
-        except LakehouseError:
+        except (LakehouseError, DeltaError):
             raise
         except Exception:
             failing = {} if rehearsal is not None else failing_views(cursor, self._queries, call, present)
@@ -341,7 +343,7 @@ class Plugin(BasePlugin):
             if rehearsal is not None:
                 return None
             if strategy == "merge":
-                return writer.merge(self._lake, plan, relation.to_arrow_table(), call["unique_key"])
+                return writer.merge(plan, relation.to_arrow_table(), call["unique_key"])
             with closing(relation.to_arrow_reader(rows)) as reader:  # one left open would refuse the next
                 return writer.append(self._lake, plan, reader)
         if rehearsal is not None:

@@ -29,7 +29,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import housekeeping, schemas
+from fraud_lakehouse.lake import commit_numbers, housekeeping, schemas
 from fraud_lakehouse.lake.commit_numbers import Commits
 from fraud_lakehouse.lake.compaction import only_next
 from fraud_lakehouse.lake.durable import check_not_left_behind, mark_removed, sync_versions
@@ -68,24 +68,30 @@ def append(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit | Non
     rows = _Counted(reader)
     if plan.target is not None and rows.is_empty:
         return None
-    return _write(lake, plan, rows, "append")
+    return _write(plan, rows, "append", _target(lake, plan, rows))
 
 
 def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
     """Replace the whole content; the schema may change."""
-    return _write(lake, plan, _Counted(reader), "overwrite")
+    rows, is_new = _Counted(reader), plan.target is None
+    return _write(plan, rows, "overwrite", _target(lake, plan, rows), rewrites=not is_new)
 
 
-def _write(lake: Lake, plan: Plan, rows: _Counted, mode: Literal["append", "overwrite"]) -> Commit:
-    is_new = plan.target is None
+def _target(lake: Lake, plan: Plan, rows: _Counted) -> DeltaTable:
     if plan.target is None:
         plan.target = _create(lake, plan, rows.schema)
-    target, removed = plan.target, [] if mode == "append" else data_files(plan.target)
-    before, commits = target.version(), plan.after(rewrites=mode == "overwrite" and not is_new)
+    return plan.target
+
+
+def _write(
+    plan: Plan, rows: _Counted, mode: Literal["append", "overwrite"], target: DeltaTable, *, rewrites: bool = False
+) -> Commit:
+    removed = data_files(target) if rewrites else []
+    before, commits = target.version(), plan.after(rewrites=rewrites)
     if plan.numbered:
         rows.number(commits.newest)
     _commit(plan, target, rows, mode, commits)
-    return _done(plan, target, before, rows.rows, mode, removed)
+    return _done(plan, target, before, rows.rows, mode, commits, removed)
 
 
 def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> Commit:
@@ -126,7 +132,7 @@ def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds:
         plan.target = lake.open(*plan.consumer)
     else:
         plan.target.update_incremental()
-    return _done(plan, plan.target, before, file.rows, "overwrite", removed)
+    return _done(plan, plan.target, before, file.rows, "overwrite", commits, removed)
 
 
 def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> bool:
@@ -150,7 +156,7 @@ def _schema(table: DeltaTable) -> pa.Schema:
     return pa.schema([_delta_field(field) for field in pa.schema(table.schema().to_arrow())])
 
 
-def merge(lake: Lake, plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
+def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
     """Upsert by key (null equals null); rows marked `_delete` remove theirs. None when there is nothing to do."""
     target = plan.target
     assert target is not None, "merge needs a target; a first build appends"
@@ -158,7 +164,7 @@ def merge(lake: Lake, plan: Plan, rows: pa.Table, key: list[str]) -> Commit | No
         return None
     stored = [name for name in rows.column_names if name not in (DELETE, IS_NEW)]
     if _all_true(rows, IS_NEW):
-        return _write(lake, plan, _Counted(rows.select(stored).to_reader()), "append")
+        return _write(plan, _Counted(rows.select(stored).to_reader()), "append", target)
     before, commits = target.version(), plan.after(rewrites=True)
     if plan.numbered:
         rows = rows.append_column(_NUMBER, pa.repeat(pa.scalar(commits.newest, pa.int64()), rows.num_rows))
@@ -184,7 +190,7 @@ def merge(lake: Lake, plan: Plan, rows: pa.Table, key: list[str]) -> Commit | No
         raise
     target.update_incremental()
     removed = [file_path(target, action.path) for action in written if isinstance(action, RemoveAction)]
-    return _done(plan, target, before, rows.num_rows, "merge", removed)
+    return _done(plan, target, before, rows.num_rows, "merge", commits, removed)
 
 
 def _add_columns(plan: Plan, target: DeltaTable, wanted: pa.Schema) -> None:
@@ -202,7 +208,7 @@ def progress(plan: Plan) -> None:
     before = plan.target.version()
     nothing = pa.RecordBatchReader.from_batches(pa.schema(plan.target.schema().to_arrow()), [])
     _commit(plan, plan.target, _Counted(nothing), "append", None)
-    _done(plan, plan.target, before, 0, "append")
+    _done(plan, plan.target, before, 0, "append", None)
 
 
 def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:
@@ -234,13 +240,20 @@ def _commit(
 def _committing(plan: Plan) -> Iterator[None]:
     """Around a model's commit: a rival's commit in between becomes ConcurrentWriterError."""
     failpoint(f"model.{plan.consumer[1]}.before_commit")
+    with refusals(plan):
+        yield
+    failpoint(f"model.{plan.consumer[1]}.after_commit")
+
+
+@contextmanager
+def refusals(plan: Plan) -> Iterator[None]:
+    """What Delta refuses for another writer's sake, as ConcurrentWriterError."""
     try:
         yield
     except DeltaError as error:
         if not (isinstance(error, CommitFailedError) or is_refused(error)):
             raise
         raise _conflict(plan, error) from error
-    failpoint(f"model.{plan.consumer[1]}.after_commit")
 
 
 def _parquet(first: pa.RecordBatch | None) -> WriterProperties:
@@ -264,9 +277,19 @@ def _repeats(values: pa.Array) -> bool:
     return 2 * int(pc.count_distinct(values).as_py()) <= len(values)
 
 
-def _done(plan: Plan, target: DeltaTable, before: int, rows: int, strategy: str, removed: Sequence[str] = ()) -> Commit:
+def _done(
+    plan: Plan,
+    target: DeltaTable,
+    before: int,
+    rows: int,
+    strategy: str,
+    commits: Commits | None,
+    removed: Sequence[str] = (),
+) -> Commit:
     if before >= 0 and (root := _local(target)) is not None:
         check_not_left_behind(root, before)
+    if commits is not None and target.version() == before + 1:
+        commit_numbers.remember(target, commits)
     _sync(target, before)
     failpoint(f"model.{plan.consumer[1]}.after_fsync")
     root = _local(target)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -16,10 +14,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.compaction import Tier, merge_small_files
-from fraud_lakehouse.lake.lake import data_files, scan
-from fraud_lakehouse.transform.copied import Copied, can_copy, copy_rows, link_files
-from fraud_lakehouse.transform.scan import files_sql
+from fraud_lakehouse.transform.copied import Copied, can_copy, copy_rows
 
 KINDS = {
     "tiny": ("tinyint", 7),
@@ -117,50 +112,3 @@ def test_a_query_that_fails_leaves_no_file(engine: duckdb.DuckDBPyConnection, tm
             engine, "select cast(case when range = 250000 then 'x' else '1' end as int) from range(300000)", tmp_path
         )
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_table_of_linked_files_has_its_own_columns_only_and_outlives_the_other(
-    engine: duckdb.DuckDBPyConnection, tmp_path: Path
-) -> None:
-    first, root = tmp_path / "first", tmp_path / "table"
-    committed(engine, "select range as n, 1 as version, range * 2 as twice from range(1000)", first)
-    (file,) = first.glob("*.parquet")
-    (linked,) = link_files([str(file)], ["twice", "n"], root)
-    assert linked.action.path != file.name, "a name of its own: each table removes its own files"
-    assert set(json.loads(linked.action.stats)["maxValues"]) == {"twice", "n"}
-    table = created(root, [linked], pa.schema([("twice", pa.int64()), ("n", pa.int64())]))
-    file.unlink()
-    expected = pl.DataFrame({"twice": range(0, 2000, 2), "n": range(1000)})
-    assert pl.read_delta(str(root)).equals(expected)
-    assert pl.from_arrow(table.to_pyarrow_table()).equals(expected)
-    assert engine.sql(files_sql(table, data_files(table))).pl().equals(expected)
-    assert scan(table).filter(n=999).collect().rows() == [(1998, 999)]
-
-
-def test_files_of_linked_tables_are_merged_like_any(engine: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    first = copy_rows(engine, "select 1 as n, 1 as version", tmp_path / "first")
-    files = [str(tmp_path / "first" / first.action.path)] * 2
-    table = created(tmp_path / "table", link_files(files, ["n"], tmp_path / "table"), pa.schema([("n", pa.int32())]))
-    assert merge_small_files(table, tmp_path / "table", Tier(0, 1_000_000, 2)) == 2
-    assert pl.read_delta(str(tmp_path / "table")).to_dict(as_series=False) == {"n": [1, 1]}
-
-
-def test_where_a_file_cannot_be_linked_it_is_copied(
-    engine: duckdb.DuckDBPyConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(source: str, target: Path) -> None:
-        raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
-
-    first = copy_rows(engine, "select 1 as n", tmp_path / "first")
-    file = tmp_path / "first" / first.action.path
-    monkeypatch.setattr(os, "link", refuse)
-    (linked,) = link_files([str(file)], ["n"], tmp_path / "table")
-    copy = tmp_path / "table" / linked.action.path
-    assert copy.read_bytes() == file.read_bytes() and copy.stat().st_ino != file.stat().st_ino
-
-
-def test_one_file_that_cannot_be_had_leaves_none(engine: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    first = copy_rows(engine, "select 1 as n", tmp_path / "first")
-    with pytest.raises(FileNotFoundError):
-        link_files([str(tmp_path / "first" / first.action.path), str(tmp_path / "gone")], ["n"], tmp_path / "table")
-    assert list((tmp_path / "table").iterdir()) == []

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,16 +10,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import write_deltalake
 
 from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
 from fraud_lakehouse.detect.delivery import Delivery
-from fraud_lakehouse.lake import durable, past_log, resync
+from fraud_lakehouse.lake import durable, resync
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.lease import create
-from fraud_lakehouse.lake.maintenance import maintain_table
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform import copied
 from tests.alert_receiver import Receiver, attempts, record_alerts
 from tests.patience import PATIENCE
 
@@ -34,49 +30,10 @@ def table(root: Path, commits: int) -> Path:
     return root
 
 
-def test_the_packed_log_of_its_successor_stays(tmp_path: Path) -> None:
-    root = table(tmp_path / "t", 4)
-    (root / past_log.PAST).mkdir()
-    past_log._pack(root, 0, range(4))
-    packed = past_log._pack_of(root, 0).read_text()
-    assert packed.count("\n") == 4
-    for version in range(3):
-        durable.log_entry(root, version).unlink()
-    past_log._pack(root, 0, range(4))
-    assert past_log._pack_of(root, 0).read_text() == packed
-    assert [path.name for path in (root / past_log.PAST).iterdir()] == [past_log._pack_of(root, 0).name]
-
-
-def test_checkpoints_that_its_successor_removed_are_passed_over(tmp_path: Path) -> None:
-    root = table(tmp_path / "t", 3)
-    DeltaTable(str(root)).create_checkpoint()
-    past_log._thin_checkpoints(root, [0, 1, 2])
-    assert past_log.Log.of(root).checkpoints == [2]
-
-
 def test_versions_that_its_successor_trimmed_need_no_flush(tmp_path: Path) -> None:
     root = table(tmp_path / "t", 3)
     durable.log_entry(root, 1).unlink()
     durable.sync_versions(root, 0, 2)
-
-
-def test_a_vacuum_that_goes_on_leaves_files_that_were_linked_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root, other = table(tmp_path / "gold/t", 1), table(tmp_path / "gold/other", 1)
-    (file,) = (Path(name) for name in DeltaTable(str(other)).file_uris())
-    long_ago = time.time() - 30 * 86_400
-    for path in (file, durable.log_entry(root, 0)):
-        os.utime(path, (long_ago, long_ago))
-    linked: list[copied.Copied] = []
-
-    def stopped(point: str) -> None:
-        if point == "upkeep.before_vacuum":
-            linked.extend(copied.link_files([str(file)], ["id"], root))
-
-    monkeypatch.setattr("fraud_lakehouse.lake.maintenance.failpoint", stopped)
-    assert maintain_table(Lake.at(tmp_path), "gold", "t").files_vacuumed == 0
-    assert (root / linked[0].action.path).exists()
 
 
 def test_a_running_resync_keeps_its_scratch_folder_and_a_dead_ones_goes(tmp_path: Path) -> None:
