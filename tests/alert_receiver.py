@@ -14,9 +14,9 @@ from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any, Literal
 
 import polars as pl
-from deltalake import write_deltalake
 
 from fraud_lakehouse.lake.lake import Lake
+from tests.numbered import commit
 
 FIRED = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -209,7 +209,7 @@ def alert_rows(first: int, count: int, **changes: Any) -> pl.DataFrame:
 
 def record_alerts(lake: Lake, first: int, count: int, **changes: Any) -> None:
     """Commit alerts, as the dbt model does."""
-    write_deltalake(lake.uri("gold", "alerts"), alert_rows(first, count, **changes), mode="append")
+    commit(lake.uri("gold", "alerts"), alert_rows(first, count, **changes))
 
 
 def attempts(lake: Lake) -> list[dict[str, Any]]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
-from deltalake import write_deltalake
 
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.publish.feature_topic import feature_topics, text_headers
+from tests.numbered import commit
 
 OVER, TUMBLE = feature_topics("")
 START = datetime(2024, 1, 1)  # noqa: DTZ001 event times have no zone
@@ -67,7 +67,7 @@ def window_row(number: int, version: int = 1, **others: Any) -> Row:
 
 def add(lake: Lake, table: str, rows: list[Row], mode: Any = "append") -> None:
     """One commit."""
-    write_deltalake(lake.uri("gold", table), pl.DataFrame(rows, schema=SCHEMAS[table], orient="row"), mode=mode)
+    commit(lake.uri("gold", table), pl.DataFrame(rows, schema=SCHEMAS[table], orient="row"), mode)
 
 
 def identity(row: Row) -> tuple[Any, ...]:

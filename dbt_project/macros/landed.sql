@@ -46,17 +46,17 @@ landed_by_then as (
 )
 {%- endmacro %}
 
-{#- The columns of a payment that go with its features. -#}
-{% macro landed_columns() -%}
+{#- The columns of a payment that go with its features; `stored`: as silver/card_transactions has them. -#}
+{% macro landed_columns(stored=false) -%}
     trans_num, user_id, amt, trans_date_trans_time, is_amount_excluded, is_time_excluded,
-    _topic, _partition, _offset, _timestamp, _ingested_at, _commit
+    _topic, _partition, _offset, _timestamp, _ingested_at, {{ bronze_commit() ~ ' as ' if stored }}_bronze_commit
 {%- endmacro %}
 
 {#- The columns of an evaluated row for one that is only counted. -#}
 {% macro unlanded_columns(measures) -%}
     null as trans_num, user_id, null as amt, trans_date_trans_time,
     null as is_amount_excluded, null as is_time_excluded, null as _topic, null as _partition, null as _offset,
-    null as _timestamp, null as _ingested_at, null as _commit{{ value_names(measures) }}, -1 as arrival
+    null as _timestamp, null as _ingested_at, null as _bronze_commit{{ value_names(measures) }}, -1 as arrival
 {%- endmacro %}
 
 {#- What is added up of a row, behind other columns: each measure, exactly (`measures`: name -> expression). -#}

@@ -8,7 +8,7 @@
     those it has. A unit test's input is no relation that has any: there the columns of the tested model count. -#}
 {% macro source_columns(relation, present=none) %}
     {%- if present and not lake_is_unit_test() -%}{{ return(present) }}{%- endif -%}
-    {%- set meta = ['_op', '_lsn', '_seq', '_committed_at', '_ingested_at', '_unchanged', '_text'] -%}
+    {%- set meta = ['_op', '_lsn', '_seq', '_committed_at', '_ingested_at', '_commit', '_unchanged', '_text'] -%}
     {%- set added = ['valid_from', 'valid_to', 'is_deleted'] -%}
     {%- if not execute -%}{{ return([]) }}{%- endif -%}
     {%- if lake_is_unit_test() -%}

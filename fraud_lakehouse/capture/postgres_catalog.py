@@ -31,9 +31,9 @@ EVENT_SCHEMA: dict[str, pl.DataType] = {
     "_unchanged": pl.String(),
     "_text": pl.String(),
 }
-"""Columns that capture adds to the source's, in this order (bronze stamps `_ingested_at` itself)."""
+"""Columns that capture adds to the source's, in this order (bronze adds `_ingested_at` and `_commit` itself)."""
 
-_RESERVED = (*EVENT_SCHEMA, "_ingested_at", "_delete", "_is_new")
+_RESERVED = (*EVENT_SCHEMA, "_ingested_at", "_commit", "_delete", "_is_new")
 
 
 @dataclass(frozen=True)

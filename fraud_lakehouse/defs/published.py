@@ -51,8 +51,8 @@ def published_assets(settings: "Settings") -> list[dg.AssetsDefinition]:
 
 
 def published_metadata(done: "Published | None") -> dict[str, Any]:
-    """Rows published now and in all, and up to which version of the table; a table that is not there yet has none."""
+    """Rows published now and in all, and up to which commit of the table; a table that is not there yet has none."""
     if done is None:
         return {"rows": 0}
     position = done.position
-    return {"rows": done.rows, "published": position.published, "version": position.version, "epoch": position.epoch}
+    return {"rows": done.rows, "published": position.published, "commit": position.commit, "epoch": position.epoch}

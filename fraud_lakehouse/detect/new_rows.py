@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from fraud_lakehouse.lake.lake import Lake, scan, scan_files
-from fraud_lakehouse.transform.changes import added_files
+from fraud_lakehouse.lake.commit_numbers import NOTHING, commits_of, rows_since
+from fraud_lakehouse.lake.lake import Lake, scan
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class NewRows:
         """Let the next read begin at the start."""
         self._id: str | None = None
         self._version = -1
+        self._number = NOTHING
 
     @property
     def is_at_start(self) -> bool:
@@ -50,18 +51,15 @@ class NewRows:
             self.forget()
             return Rows(None, only_new=not void)
         handle = self._lake.open(*self._table)
-        known, after = self._id, self._version
-        self._id, self._version = str(handle.metadata().id), handle.version()
+        known, after, commits = self._id, self._number, commits_of(handle)
+        self._id, self._version, self._number = str(handle.metadata().id), handle.version(), commits.newest
         if known is None:
             return Rows(scan(handle), only_new=True)
-        if known != self._id or self._version < after:
+        if known != self._id or commits.newest < after or commits.rewritten > after:
             return Rows(None, only_new=False)
-        added = added_files(handle, after)
-        if not added.append_only:
-            return Rows(None, only_new=False)
-        if not added.files:
+        if commits.newest == after:
             return Rows(None, only_new=True)
-        return Rows(scan_files(handle, added.files), only_new=True)
+        return Rows(rows_since(handle, after).scan(handle), only_new=True)
 
     def _is_unchanged(self) -> bool:
         """Whether a local table is known to have no newer version; costs two file lookups instead of an open."""

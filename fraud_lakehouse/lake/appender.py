@@ -3,15 +3,15 @@
 A local append is: Parquet files written and fsynced -> one commit with the rows AND the positions -> commit fsynced.
 In this order no power loss can leave a position without its rows; with the commit first it could.
 
-A table with numbered commits has a column `_commit`: 1 for the rows of its first commit, and one more with each. The
-number is an app transaction of the same commit, so of two writers that would give the same one the second is refused.
-No clock, compaction or change of process has a part in it: ordered by it, rows are as they were committed.
+Rows get the number of their commit in the column `_commit` (commit_numbers.py). No clock, compaction or change of
+process has a part in it: ordered by it, rows are as they were committed. A table that lacks the column gets it with the
+next rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import polars as pl
@@ -20,8 +20,8 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.lake import durable, housekeeping, reshape, schemas, table_properties
-from fraud_lakehouse.lake.compaction import ONLY_NEXT
+from fraud_lakehouse.lake import commit_numbers, durable, housekeeping, reshape, schemas, table_properties
+from fraud_lakehouse.lake.compaction import only_next
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.lake.refusal import is_refused
@@ -29,8 +29,6 @@ from fraud_lakehouse.lake.staging import Staging
 from fraud_lakehouse.lake.storage_errors import lake_errors
 
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
-_COMMITS = "fraud_lakehouse:commits"
-"""The app_id whose version is the number of the newest commit with rows."""
 
 
 class Appender:
@@ -40,9 +38,8 @@ class Appender:
     commit of one of the same app_ids in between is refused by Delta (the fence).
     """
 
-    def __init__(self, lake: Lake, layer: str, name: str, handle: DeltaTable) -> None:
-        self.numbers_commits = False
-        """Whether rows get `_commit`; a table that lacks the column gets it with the next rows."""
+    def __init__(self, lake: Lake, layer: str, name: str, handle: DeltaTable, *, numbered: bool = True) -> None:
+        self._is_numbered = numbered
         self._number: int | None = None  # of the rows staged
         self.lake = lake
         self.layer = layer
@@ -65,13 +62,20 @@ class Appender:
         name: str,
         schema: schemas.FrameSchema,
         properties: Mapping[str, str] | None = None,
+        *,
+        numbered: bool = True,
     ) -> Appender:
         """Open the table, or create it with these columns (all nullable) and table properties.
+
+        Args:
+            properties: of a table that is created.
+            numbered: whether rows get `_commit`. Of two writers of a table that do, one at a time commits.
 
         Raises:
             LakeError: the lake cannot be read or written.
         """
-        return cls(lake, layer, name, open_or_create(lake, layer, name, schema, properties))
+        columns = _with_number(schema) if numbered else schema
+        return cls(lake, layer, name, open_or_create(lake, layer, name, columns, properties), numbered=numbered)
 
     @property
     def version(self) -> int:
@@ -89,17 +93,23 @@ class Appender:
         return Path(self.lake.uri(self.layer, self.name))
 
     def position(self, app_id: str) -> int | None:
-        """The position committed for an app_id, as of this handle; None if it never committed."""
+        """The position committed for an app_id, as of this handle; None if it never committed.
+
+        Raises:
+            ConcurrentWriterError: the handle is so old that the log no longer has its entries. It is refreshed.
+        """
         if self._positions_at != self.version:
             self._positions, self._positions_at = {}, self.version
         if app_id not in self._positions:  # the handle searches the log each time: 0.2 ms
-            self._positions[app_id] = self._handle.transaction_version(app_id)
+            with self._fenced():
+                self._positions[app_id] = self._handle.transaction_version(app_id)
         return self._positions[app_id]
 
     @property
     def newest_commit(self) -> int:
         """Number of the newest commit with rows, as of this handle; 0 where none is numbered."""
-        return self.position(_COMMITS) or 0
+        found = self.position(commit_numbers.COMMITS)
+        return commit_numbers.newest(self._handle) if found is None else found
 
     def refresh(self) -> None:
         """Bring the handle to the newest version."""
@@ -139,7 +149,7 @@ class Appender:
             ConcurrentWriterError: a column is missing, and another writer committed since the handle's version.
             LakeError: the rows could not be written; those staged before are still there.
         """
-        number = self._next_number if self.numbers_commits else None
+        number = self._next_number if self._is_numbered else None
         if number is not None:
             frame = frame.with_columns(pl.lit(number, dtype=pl.Int64).alias(schemas.COMMIT))
         own = self._schema
@@ -176,15 +186,15 @@ class Appender:
         self._staging.discard()
 
     def replace(self, schema: schemas.FrameSchema) -> None:
-        """Empty the table and give it exactly these columns; earlier versions stay readable until vacuumed."""
+        """Empty the table and give it these columns and `_commit`; earlier versions stay readable until vacuumed."""
         with self._fenced():
-            empty = pl.DataFrame(schema=schema)
+            before = commit_numbers.commits_of(self._handle)
             write_deltalake(
                 self._handle,
-                empty,
+                pl.DataFrame(schema=_with_number(schema)),
                 mode="overwrite",
                 schema_mode="overwrite",
-                commit_properties=ONLY_NEXT,
+                commit_properties=only_next(before.after_rewrite().transactions(before)),
                 post_commithook_properties=_NO_HOOKS,
             )
             self._schema = schemas.frame_schema(self._handle.schema())
@@ -234,7 +244,7 @@ class Appender:
                 f"another writer committed to {self.layer}/{self.name} after rows were staged",
                 "nothing was committed; read the positions and stage the rows again",
             )
-        versions = dict(positions) if number is None else {**positions, _COMMITS: number}
+        versions = dict(positions) if number is None else {**positions, commit_numbers.COMMITS: number}
         commit = CommitProperties(app_transactions=[Transaction(app_id, at) for app_id, at in versions.items()])
         failpoint(f"{self.layer}.before_commit")
         if self.lake.is_local:
@@ -256,7 +266,7 @@ class Appender:
 
     def _commit_files(self, commit: CommitProperties) -> None:
         """Commit the staged files of a local table."""
-        staged = self._staging.take_files()
+        staged, before = self._staging.take_files(), self.version
         added: list[AddAction | RemoveAction] = [*staged]
         try:
             self._handle.create_write_transaction(
@@ -270,6 +280,7 @@ class Appender:
             if is_refused(error):
                 self._staging.remove(staged)
             raise
+        durable.check_not_left_behind(self.path, before)
 
     def _sync_log(self) -> None:
         """fsync the log entries up to the handle's version that this writer has not made durable yet."""
@@ -280,7 +291,7 @@ class Appender:
 
     @contextmanager
     def _fenced(self) -> Iterator[None]:
-        """Turn a refused commit into ConcurrentWriterError, with the handle refreshed for the next attempt."""
+        """Turn a refused commit into ConcurrentWriterError, with the table opened anew for the next attempt."""
         try:
             with lake_errors(self.lake, self.layer, self.name):
                 yield
@@ -289,10 +300,10 @@ class Appender:
             raise
 
     def _reopen(self) -> None:
-        try:
-            self.refresh()
-        except LakeError:
-            return  # the error that brought us here says what is wrong
+        """Open the table anew: what the handle was opened from may be gone from the log."""
+        with suppress(DeltaError, OSError):  # the error that brought us here says what is wrong
+            self._handle = DeltaTable(self._handle.table_uri)
+            self._schema = schemas.frame_schema(self._handle.schema())
 
 
 def open_or_create(
@@ -311,7 +322,7 @@ def open_or_create(
             durable.set_aside_torn_commit(root)
         if lake.exists(layer, name):
             return DeltaTable(lake.uri(layer, name))
-        configuration = {**housekeeping.properties(local=lake.is_local), **(properties or {})}
+        configuration = {**housekeeping.properties(local=lake.is_local, columns=len(schema)), **(properties or {})}
         if lake.is_local:
             root.mkdir(parents=True, exist_ok=True)
         handle = DeltaTable.create(
@@ -325,3 +336,7 @@ def open_or_create(
             durable.sync_new_folder(root)  # its first log entry is flushed like any other, by Appender
         handle.update_incremental()
         return handle
+
+
+def _with_number(schema: schemas.FrameSchema) -> schemas.FrameSchema:
+    return {**schema, schemas.COMMIT: schema.get(schemas.COMMIT, pl.Int64())}

@@ -43,7 +43,6 @@ class Audit:
 
     def __init__(self, lake: Lake) -> None:
         self._appender = Appender.open(lake, "control", "audit", AUDIT)
-        self._appender.numbers_commits = True  # which of two rows is newer no clock decides
         self._rows: list[AuditRow] = []
         self._rows_version = -1
 

@@ -35,7 +35,7 @@ class Batches:
     """The table, with a warm handle."""
 
     def __init__(self, lake: Lake) -> None:
-        self._appender = Appender.open(lake, "control", "batches", BATCHES)
+        self._appender = Appender.open(lake, "control", "batches", BATCHES, numbered=False)  # several writers at once
 
     @property
     def version(self) -> int:

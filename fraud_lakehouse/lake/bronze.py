@@ -25,13 +25,12 @@ COLUMNS_PROPERTY = "fraud_lakehouse.columns"
 class BronzeTable:
     """One bronze table with a warm handle. Frames come without `_ingested_at`; it is stamped here (UTC).
 
-    Kafka records also get `_commit` (appender.py), which orders those of several partitions. Change events are in
-    order by their LSN.
+    Rows also get `_commit` (appender.py), which orders Kafka records of several partitions. Change events are in order
+    by their LSN.
     """
 
     def __init__(self, appender: Appender) -> None:
         self._appender = appender
-        appender.numbers_commits = _is_numbered(appender.schema)
         self.name = appender.name
 
     @staticmethod
@@ -50,7 +49,7 @@ class BronzeTable:
         Raises:
             LakeError: the lake cannot be read or written.
         """
-        schema = with_ingestion(frame_schema, numbered=_is_numbered(frame_schema))
+        schema = with_ingestion(frame_schema)
         configuration = {KEY_PROPERTY: json.dumps(list(key)), **(properties or {})}
         return BronzeTable(Appender.open(lake, "bronze", name, schema, configuration))
 
@@ -152,7 +151,7 @@ class BronzeTable:
 
     def rebuild(self, frame_schema: FrameSchema, key: Sequence[str]) -> None:
         """Empty the table before a snapshot is landed in it. A table that is empty and fits is left alone."""
-        schema = with_ingestion(frame_schema, numbered=_is_numbered(frame_schema))
+        schema = with_ingestion(frame_schema)
         if self._appender.version > 0 or self._appender.schema != schema:
             self._appender.replace(schema)
         self.set_key(key)
@@ -162,10 +161,6 @@ class BronzeTable:
         spelt = {name: _spelling(own, name) for name in frame.columns if name not in own}
         now = datetime.now(UTC)
         return frame.rename(spelt).with_columns(pl.lit(now, dtype=UTC_MICROSECONDS).alias(INGESTED_AT))
-
-
-def _is_numbered(schema: FrameSchema) -> bool:
-    return "_offset" in schema and "_lsn" not in schema
 
 
 def _spelling(schema: FrameSchema, column: str) -> str:

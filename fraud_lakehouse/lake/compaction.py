@@ -12,13 +12,15 @@ So a rewrite is accepted only as the very next version after the one it read (`O
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 from deltalake.transaction import AddAction, RemoveAction
 
+from fraud_lakehouse.lake import durable
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import file_path, scan_files
 from fraud_lakehouse.lake.parquet import upload_parquet, write_parquet
@@ -29,6 +31,11 @@ MERGED_BYTES = 64 * 1024 * 1024
 
 ONLY_NEXT = CommitProperties(max_commit_retries=0)
 """Refuse the commit if anybody committed since the handle's version."""
+
+
+def only_next(transactions: Sequence[Transaction]) -> CommitProperties:
+    """The same for a commit with app transactions."""
+    return CommitProperties(app_transactions=list(transactions), max_commit_retries=0)
 
 
 @dataclass(frozen=True)
@@ -79,4 +86,6 @@ def merge_small_files(handle: DeltaTable, root: Path | None, tier: Tier) -> int:
         post_commithook_properties=PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False),
     )
     failpoint("compaction.after_commit")
+    if root is not None:
+        durable.mark_removed(file_path(handle, path) for path in chosen["path"])
     return len(removed)

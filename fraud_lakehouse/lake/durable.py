@@ -9,8 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
+
+from fraud_lakehouse.errors import ConcurrentWriterError
 
 LOG = "_delta_log"
 
@@ -79,6 +83,32 @@ def sync_versions(root: Path, first: int, last: int) -> None:
         sync_file(entry)
     sync_folder(root)
     sync_folder(root / LOG)
+
+
+def mark_removed(files: Iterable[str]) -> None:
+    """Note by their times that a commit took data files out of a table: from now on a vacuum keeps them for a while."""
+    for file in files:
+        with suppress(OSError):  # vacuumed by another process, or another user's
+            os.utime(file)
+
+
+def check_not_left_behind(root: Path, version: int) -> None:
+    """Refuse a commit that was made on a version whose entry has gone from the log meanwhile.
+
+    Delta refuses a handle that old. But a process that was suspended within the commit itself, after Delta had listed
+    the log, would add an entry before all that is there: no reader sees it.
+
+    Args:
+        version: that the handle had before the commit.
+
+    Raises:
+        ConcurrentWriterError: nothing of the commit counts.
+    """
+    if not log_entry(root, version).exists():
+        raise ConcurrentWriterError(
+            f"the log of {root} was cleaned beyond version {version} during a commit: other writers were faster",
+            "nothing is lost: the positions are read again, and the commit is made anew unless it is there",
+        )
 
 
 def set_aside_torn_commit(root: Path) -> Path | None:

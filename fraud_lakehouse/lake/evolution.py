@@ -21,7 +21,7 @@ from fraud_lakehouse.capture.postgres_traces import Shape
 from fraud_lakehouse.errors import LakeError
 from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY, BronzeTable
 from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.schemas import INGESTED_AT, FrameSchema, delta_types
+from fraud_lakehouse.lake.schemas import COMMIT, INGESTED_AT, FrameSchema, delta_types
 
 log = logging.getLogger(__name__)
 
@@ -183,4 +183,4 @@ def _unpublished(table: BronzeTable, member: str | None) -> str | None:
 
 
 def _source_columns(table: BronzeTable) -> dict[str, pl.DataType]:
-    return {name: kind for name, kind in table.schema.items() if name not in EVENT_SCHEMA and name != INGESTED_AT}
+    return {name: kind for name, kind in table.schema.items() if name not in (*EVENT_SCHEMA, INGESTED_AT, COMMIT)}

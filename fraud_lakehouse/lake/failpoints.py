@@ -52,7 +52,8 @@ POINTS: dict[str, str] = {
     "compaction.after_commit": "the merged file counts | not flushed",
     "checkpoint.before_write": "the commit is durable | its checkpoint is not begun",
     "checkpoint.after_write": "the checkpoint is written | not flushed",
-    "log.after_pack": "old log entries are packed | still there themselves",
+    "log.before_clean": "a checkpoint is flushed | old log entries are all there",
+    "log.after_clean": "old log entries are removed | files they took out are there",
     "upkeep.before_vacuum": "checkpointed, log cleaned | nothing is deleted",
     "upkeep.after_vacuum": "unreferenced files are deleted | nothing is reported",
     # dbt models; alerts are recorded by the model of that name

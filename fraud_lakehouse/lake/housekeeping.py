@@ -2,22 +2,26 @@
 
 After every twentieth commit a checkpoint, and a new handle from it: a commit reads the log since the checkpoint its
 handle was opened at (processor time of a small one: 6 ms after 20, 19 ms after 100, 23 ms after 160). After every
-hundredth more: small files are merged in tiers (a row is rewritten about three times until its file is large) and the
-log is cut to what opening needs. All of it is flushed, and nothing of it changes a row.
+hundredth more: small files are merged in tiers (a row is rewritten about three times until its file is large) and old
+log entries are removed. All of it is flushed, and nothing of it changes a row.
 Once a day `maintenance.py` does more. A remote table is left to delta-rs, and to that.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
-from fraud_lakehouse.lake import durable, past_log
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake import durable
 from fraud_lakehouse.lake.compaction import Tier, merge_small_files
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.refusal import is_refused
+from fraud_lakehouse.lake.schemas import COMMIT
+from fraud_lakehouse.lake.table_properties import set_properties
 
 CHECKPOINT_INTERVAL = 20
 HOUSE_INTERVAL = 100
@@ -25,17 +29,32 @@ MEBIBYTE = 1024 * 1024
 
 
 TIERS = (Tier(0, MEBIBYTE, 32), Tier(MEBIBYTE, 8 * MEBIBYTE, 8))
+LOG_MINUTES = 10
+"""How long log entries stay. Every open and every commit lists them: 1 ms at 200, 11 ms at 10,000, 170 ms at 86,400 (a
+day of one commit a second). So a table with one commit a second has 600 to 700; readers of new rows need none of them.
+"""
+INDEXED_COLUMNS = 32  # the first columns, of which Delta writers keep statistics unless a table names others
 
 
-def properties(*, local: bool) -> dict[str, str | None]:
-    """Properties of a new table.
+def properties(*, local: bool, columns: int) -> dict[str, str | None]:
+    """Properties of a table.
 
     A local table's checkpoints forget removed files after an hour: a week of them, 86,400 a day at one commit a second,
     makes each checkpoint 6 MB and each open 16 ms slower. Our vacuum does not need them; a foreign one on a local lake
     must be told to keep 168 hours. A remote table is vacuumed by delta-rs, which needs them for that long.
+
+    Args:
+        columns: how many the table has. A wide one has statistics of commit numbers alone (commit_numbers.py).
     """
-    every = {"delta.checkpointInterval": str(HOUSE_INTERVAL)}  # what delta-rs goes by on remote ones
-    return {**every, "delta.deletedFileRetentionDuration": "interval 1 hours"} if local else {**every}
+    found: dict[str, str | None] = {
+        "delta.checkpointInterval": str(HOUSE_INTERVAL),  # what delta-rs goes by on remote ones
+        "delta.logRetentionDuration": f"interval {LOG_MINUTES} minutes",
+    }
+    if local:
+        found["delta.deletedFileRetentionDuration"] = "interval 1 hours"
+    if columns > INDEXED_COLUMNS:
+        found["delta.dataSkippingStatsColumns"] = COMMIT
+    return found
 
 
 def is_due(before: int, now: int) -> bool:
@@ -44,10 +63,10 @@ def is_due(before: int, now: int) -> bool:
 
 
 def keep_house(handle: DeltaTable, root: Path, before: int) -> DeltaTable:
-    """Checkpoint, and each hundredth time merge and trim, a local table whose versions are durable up to the handle's.
+    """Checkpoint a local table, and each hundredth time merge files and clean the log.
 
     Args:
-        handle: at the newest version; it is moved on.
+        handle: at the newest version, which is durable; it is moved on.
         before: the version before the commits that made it due.
 
     Returns:
@@ -55,12 +74,36 @@ def keep_house(handle: DeltaTable, root: Path, before: int) -> DeltaTable:
     """
     is_hundredth = _passed(HOUSE_INTERVAL, before, handle.version())
     if is_hundredth:
+        with suppress(ConcurrentWriterError):
+            update_properties(handle, root)
         for tier in TIERS:
             merge_durably(handle, root, tier)
     checkpoint(handle, root)
     if is_hundredth:
-        past_log.trim(root)
+        clean_log(handle)
     return DeltaTable(handle.table_uri)
+
+
+def update_properties(handle: DeltaTable, root: Path) -> None:
+    """Give a local table the properties that a new one has; the handle moves on.
+
+    Raises:
+        ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
+    """
+    wanted = properties(local=True, columns=len(handle.schema().fields))
+    set_properties(handle, root, {name: value for name, value in wanted.items() if value is not None})
+
+
+def clean_log(handle: DeltaTable) -> None:
+    """Remove the entries of a table that are older than its retention and that a flushed checkpoint stands for.
+
+    delta-rs (1.6.6) removes what lies below the newest checkpoint of which all earlier entries are old enough. A
+    process that is killed meanwhile leaves some, for the next time. Entries from a clock that went ahead stay until it
+    is past them, and so do those before them.
+    """
+    failpoint("log.before_clean")
+    handle.cleanup_metadata()
+    failpoint("log.after_clean")
 
 
 def _passed(interval: int, before: int, now: int) -> bool:

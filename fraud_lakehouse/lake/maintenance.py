@@ -1,12 +1,13 @@
-"""Upkeep of Delta tables once a day: merge files, checkpoint, cut the log, vacuum. Run in the writer's turn.
+"""Upkeep of Delta tables once a day: merge files, checkpoint, clean the log, vacuum. Run in the writer's turn.
 
-Never changes a row. Every version of the last 168 hours that can be opened keeps its files: all of the newest hundreds,
-and one an hour before that (`past_log.py`). What a writer does by itself every hundred commits is in `housekeeping.py`.
+Never changes a row. A data file that is taken out of a table stays for 168 hours, for those who are reading it. What a
+writer does by itself every hundred commits is in `housekeeping.py`.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,20 +16,19 @@ from urllib.parse import unquote
 
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake import durable, housekeeping, past_log
+from fraud_lakehouse.lake import durable, housekeeping
 from fraud_lakehouse.lake.compaction import Tier
 from fraud_lakehouse.lake.failpoints import failpoint
 from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.lake.storage_errors import lake_errors
-from fraud_lakehouse.lake.table_properties import set_properties
 
 LEAST_RETENTION_HOURS = 168
 MARKER = "_upkeep"
 FEW_FILES = 8
 SMALL_BYTES = 32 * housekeeping.MEBIBYTE
 _MOST_MERGES = 32  # of 64 MB: what is left of a very large table waits for the next day, and other writers do not
-_SLACK_SECONDS = 3600.0  # a file may lie for a while before its commit
+_PAST = "_past"  # a folder in which version 0.1 kept what it had cut from the log
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def maintain(
 
 
 def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEAST_RETENTION_HOURS) -> Upkeep:
-    """Merge (if it has more than 8 files under 32 MB), checkpoint, cut the log, vacuum one table.
+    """Merge (if it has more than 8 files under 32 MB), checkpoint, clean the log, vacuum one table.
 
     Raises:
         ValueError: retention under 168 hours.
@@ -89,7 +89,7 @@ def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEA
             handle.update_incremental()
         else:
             _tidy(handle, root)
-            past_log.forget(root)
+            shutil.rmtree(root / _PAST, ignore_errors=True)
             failpoint("upkeep.before_vacuum")
             removed = _vacuum(handle, root, time.time() - retention_hours * 3600.0)
             failpoint("upkeep.after_vacuum")
@@ -164,11 +164,10 @@ class DailyUpkeep:
 
 def _tidy(handle: DeltaTable, root: Path) -> None:
     """Properties, merges, checkpoint and log of a local table; the handle moves on."""
-    wanted = housekeeping.properties(local=True)
-    set_properties(handle, root, {name: value for name, value in wanted.items() if value is not None})
+    housekeeping.update_properties(handle, root)
     _merge(handle, root)
     housekeeping.checkpoint(handle, root)
-    past_log.trim(root)
+    housekeeping.clean_log(handle)
 
 
 def _merge(handle: DeltaTable, root: Path | None) -> None:
@@ -180,18 +179,12 @@ def _merge(handle: DeltaTable, root: Path | None) -> None:
 
 
 def _vacuum(handle: DeltaTable, root: Path, since: float) -> list[int]:
-    """Delete the data files that no version since then needs; returns their sizes in bytes.
+    """Delete the data files that are not in the table and were written, or taken out of it, before `since`.
 
-    A file is needed by a version of that time only if it is in the newest version, was in the one that was the newest
-    then, or was written later. (The removals in the log, by which delta-rs decides, are kept for an hour only.)
+    The time of a file is when that was last (`durable.mark_removed`). Returns their sizes in bytes.
     """
-    began = past_log.version_at(root, since)
-    if began is None and not durable.log_entry(root, 0).exists():
-        return []  # the log does not reach back so far, so the files of that time are not known
+    handle.update_incremental()
     needed = _names(handle)
-    if began is not None:
-        needed |= _names(DeltaTable(handle.table_uri, version=began[0]))
-        since = began[1] - _SLACK_SECONDS
     sizes: list[int] = []
     for entry in os.scandir(root):
         if entry.name.endswith(".parquet") and entry.name[0] not in "_." and entry.name not in needed:

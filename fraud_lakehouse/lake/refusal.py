@@ -7,7 +7,11 @@ import re
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 _REFUSED = ("Concurrent transaction", "changed since last commit", "oncurrent")
-_LEFT_BEHIND = "Invalid table version"  # a handle so old that the log no longer has the entries after it
+_LEFT_BEHIND = re.compile(
+    r"Invalid table version|Expected contiguous commit files|_delta_log/\d{20}\.\S*(json|parquet) not found"
+    r"|File not found: \S*_delta_log/\d{20}\."
+)
+"""A handle so old that the log no longer has its checkpoint, its entries or those after them."""
 _MADE_BEFORE = "already exists at that location"  # the table, when it was to be made
 
 
@@ -15,5 +19,5 @@ def is_refused(error: DeltaError) -> bool:
     """Whether Delta refused a commit for another writer's sake: nothing of it is in the table."""
     text = str(error)
     if not isinstance(error, CommitFailedError):
-        return text.startswith(_LEFT_BEHIND) or _MADE_BEFORE in text
+        return _LEFT_BEHIND.search(text) is not None or _MADE_BEFORE in text
     return any(phrase in text for phrase in _REFUSED) or re.search(r"commit transaction: \d+$", text) is not None

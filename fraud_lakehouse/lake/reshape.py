@@ -10,12 +10,13 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-from deltalake import DeltaTable, Field, PostCommitHookProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Field, PostCommitHookProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.lake import schemas
-from fraud_lakehouse.lake.compaction import ONLY_NEXT
+from fraud_lakehouse.lake.commit_numbers import commits_of
+from fraud_lakehouse.lake.compaction import ONLY_NEXT, only_next
 from fraud_lakehouse.lake.lake import data_files, table_root
 from fraud_lakehouse.lake.parquet import write_parquet
 from fraud_lakehouse.lake.refusal import is_refused
@@ -59,9 +60,10 @@ def _rewrite(handle: DeltaTable, root: Path, schema: schemas.FrameSchema) -> Non
     """Rewrite every file of a local table with these columns, one in memory at a time.
 
     Values that their new type cannot hold are null, and kept in `_text`. Readers of new rows start over (the commit
-    takes files out), readers of older versions still find the old files.
+    is a rewrite), readers of older versions still find the old files.
     """
     version = handle.version()
+    commit = _rewriting(handle)
     added: list[AddAction | RemoveAction] = []
     try:
         for frame in _fitted(handle, schema):
@@ -74,7 +76,7 @@ def _rewrite(handle: DeltaTable, root: Path, schema: schemas.FrameSchema) -> Non
             added,
             "overwrite",
             schemas.delta_schema(schema),
-            commit_properties=ONLY_NEXT,
+            commit_properties=commit,
             post_commithook_properties=_NO_HOOKS,
         )
     except CommitFailedError as error:
@@ -97,9 +99,15 @@ def _overwrite(handle: DeltaTable, schema: schemas.FrameSchema) -> None:
         pa.RecordBatchReader.from_batches(columns, batches),
         mode="overwrite",
         schema_mode="overwrite",
-        commit_properties=ONLY_NEXT,
+        commit_properties=_rewriting(handle),
         post_commithook_properties=_NO_HOOKS,
     )
+
+
+def _rewriting(handle: DeltaTable) -> CommitProperties:
+    """Of a commit that changes rows, which keep their numbers."""
+    before = commits_of(handle)
+    return only_next(before.after_rewrite().transactions(before))
 
 
 def _fitted(handle: DeltaTable, schema: schemas.FrameSchema) -> Iterator[pl.DataFrame]:

@@ -87,13 +87,9 @@ def _polars_type(delta_type: str) -> pl.DataType:
     return _POLARS_TYPES[delta_type]
 
 
-def with_ingestion(schema: FrameSchema, *, numbered: bool) -> dict[str, pl.DataType]:
-    """The schema with `_ingested_at` behind the source's own time (`_committed_at`, `_timestamp`), else last.
-
-    Args:
-        numbered: whether `_commit` follows it.
-    """
-    added = {INGESTED_AT: UTC_MICROSECONDS} | ({COMMIT: pl.Int64()} if numbered else {})
+def with_ingestion(schema: FrameSchema) -> dict[str, pl.DataType]:
+    """The schema with `_ingested_at` and `_commit` behind the source's own time (`_committed_at`, `_timestamp`)."""
+    added: dict[str, pl.DataType] = {INGESTED_AT: UTC_MICROSECONDS, COMMIT: pl.Int64()}
     result: dict[str, pl.DataType] = {}
     for name, kind in schema.items():
         result[name] = pl.String() if kind == pl.Null else kind

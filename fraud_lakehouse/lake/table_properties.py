@@ -55,9 +55,11 @@ def set_properties(handle: DeltaTable, root: Path | None, values: Mapping[str, s
     actions: list[dict[str, Any]] = [{"commitInfo": info}]
     actions += [{"protocol": protocol}] if protocol is not None else []
     actions += [{"metaData": _metadata(handle, {**known, **changed})}] if changed else []
+    durable.check_not_left_behind(root, handle.version())
     version = handle.version() + 1
     # Not escaped: delta-rs 1.6.6 reads the escape of U+20000 and most later characters as another one.
     _commit(root, version, "".join(json.dumps(action, ensure_ascii=False) + "\n" for action in actions))
+    durable.check_not_left_behind(root, version - 1)
     handle.load_as_version(version)  # and no further: positions read on the handle stay what they were
     return True
 

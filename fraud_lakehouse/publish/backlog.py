@@ -1,23 +1,23 @@
 """Rows of a `_versions` table that are not published yet, in an order that is the same whenever they are read.
 
-A stretch is what was added between two Delta versions: by event time, then key and version, which are unique. Merging
-small files adds no row, so it changes no stretch. A table built anew, cut or set back has no stretch from here.
+A stretch is the rows between two commit numbers: by event time, then key and version, which are unique. Merging small
+files keeps the numbers, so it changes no stretch. A table built anew or set back has no stretch from here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 from deltalake import DeltaTable
 
+from fraud_lakehouse.lake.commit_numbers import commits_of, newest, rows_since
 from fraud_lakehouse.lake.lake import Lake, scan
-from fraud_lakehouse.lake.schemas import frame_schema
 from fraud_lakehouse.publish.feature_topic import FeatureTopic
 from fraud_lakehouse.publish.position import Position
-from fraud_lakehouse.transform.changes import added_files
+from fraud_lakehouse.transform.old_positions import number_at
 
 GOLD = "gold"
 READ_ROWS = 200_000
@@ -30,15 +30,16 @@ class DiscontinuityError(Exception):
 
 @dataclass(frozen=True)
 class Backlog:
-    """What comes after `position`: the rest of the stretch up to Delta version `until`.
+    """What comes after `position`: the rest of the stretch up to commit `until`.
 
-    `rows` is the whole stretch, unordered; None: nothing was added.
+    `rows` is the whole stretch, unordered; None: nothing was added. `version`: the table's, when that was so.
     """
 
     topic: FeatureTopic
     position: Position
     until: int
     rows: pl.LazyFrame | None
+    version: int
 
     def pieces(self, most: int) -> Iterator[tuple[pl.DataFrame, Position]]:
         """The rows in their order, at most `most` at a time, each with the position after it.
@@ -86,7 +87,7 @@ def begin(lake: Lake, topic: FeatureTopic, *, epoch: int = 0, published: int = 0
 def end(lake: Lake, topic: FeatureTopic, *, epoch: int = 0, published: int = 0) -> Position:
     """The position behind the last row of the table as it is now."""
     table = lake.open(GOLD, topic.table)
-    return Position(table_id(table), table.version(), epoch=epoch, published=published)
+    return Position(table_id(table), newest(table), epoch=epoch, published=published)
 
 
 def table_id(table: DeltaTable) -> str:
@@ -96,7 +97,7 @@ def table_id(table: DeltaTable) -> str:
 
 def is_newest(lake: Lake, topic: FeatureTopic, version: int) -> bool:
     """Whether a local table is known to have nothing newer; costs two file lookups instead of an open."""
-    if not lake.is_local:
+    if version < 0 or not lake.is_local:
         return False
     log = Path(lake.uri(GOLD, topic.table)) / "_delta_log"
     return (log / f"{version:020}.json").exists() and not (log / f"{version + 1:020}.json").exists()
@@ -106,44 +107,43 @@ def backlog(lake: Lake, topic: FeatureTopic, position: Position) -> Backlog:
     """What comes after a position.
 
     Raises:
-        DiscontinuityError: the table was built anew, cut or set back since, or nobody looked for more than a week.
+        DiscontinuityError: the table was built anew or set back since.
     """
     table = lake.open(GOLD, topic.table)
     if table_id(table) != position.table:
         raise DiscontinuityError(f"{topic.table} was made anew")
-    if table.version() < position.newest:
-        raise DiscontinuityError(f"{topic.table} is at version {table.version()}, before {position.newest}: set back")
-    until = table.version() if position.until is None else position.until
-    if position.version >= 0:
-        return Backlog(topic, position, until, _added(table, topic, position.version, until))
-    whole = _columns(scan(table), topic)
-    if until < table.version() and (newer := _added(table, topic, until, table.version())) is not None:
-        whole = whole.join(newer, on=[*topic.key, "version"], how="anti", nulls_equal=True)
-    return Backlog(topic, position, until, whole)
+    if position.version is not None:
+        position = _converted(table, topic, position)
+    commits = commits_of(table)
+    if commits.newest < position.newest:
+        raise DiscontinuityError(f"{topic.table} is at commit {commits.newest}, before {position.newest}: set back")
+    if commits.rewritten > max(position.commit, 0):
+        raise DiscontinuityError(f"{topic.table} was built anew")
+    until = commits.newest if position.until is None else position.until
+    rows = rows_since(table, position.commit, until)
+    found = _columns(rows.scan(table), topic) if rows.files else None
+    return Backlog(topic, position, until, found, table.version())
 
 
 def newest_versions(lake: Lake, topic: FeatureTopic) -> tuple[pl.DataFrame, Position]:
     """The newest version of each key, in the order of the table's rows, and the position behind all rows."""
     table = lake.open(GOLD, topic.table)
-    newest = _columns(scan(table), topic).sort("version").unique(list(topic.key), keep="last", maintain_order=False)
-    return newest.sort(topic.order, nulls_last=True).collect(), Position(table_id(table), table.version())
+    last = _columns(scan(table), topic).sort("version").unique(list(topic.key), keep="last", maintain_order=False)
+    return last.sort(topic.order, nulls_last=True).collect(), Position(table_id(table), newest(table))
 
 
-def _added(table: DeltaTable, topic: FeatureTopic, after: int, last: int) -> pl.LazyFrame | None:
-    added = added_files(table, after, last)
-    if not added.append_only:
-        raise DiscontinuityError(f"{topic.table} was built anew, or what it had at version {after} is gone")
-    if not added.files:
-        return None
-    found = pl.scan_parquet(
-        added.files,
-        schema=frame_schema(table.schema()),
-        glob=False,
-        hive_partitioning=False,
-        missing_columns="insert",
-        extra_columns="ignore",
-    )
-    return _columns(found, topic)
+def _converted(table: DeltaTable, topic: FeatureTopic, position: Position) -> Position:
+    """A position that version 0.1 wrote, as commit numbers.
+
+    Raises:
+        DiscontinuityError: which rows came after it is not known, or a stretch other than the first was under way.
+    """
+    assert position.version is not None
+    commit = number_at(table, position.version)
+    until = number_at(table, position.until) if position.until is not None else None
+    if commit is None or (position.until is not None and (until is None or position.version >= 0)):
+        raise DiscontinuityError(f"{topic.table} has no log from version {position.newest} on")
+    return replace(position, commit=commit, until=until, version=None)
 
 
 def _columns(rows: pl.LazyFrame, topic: FeatureTopic) -> pl.LazyFrame:

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-_SHORT = {"table": "t", "version": "v", "until": "u", "time": "m", "at_time": "k", "epoch": "e"}
+_SHORT = {"table": "t", "commit": "c", "until": "u", "time": "m", "at_time": "k", "epoch": "e", "version": "v"}
 
 
 @dataclass(frozen=True)
@@ -18,32 +18,34 @@ class Position:
 
     Args:
         table: the Delta table's id: a table made anew has another.
-        version: every row of this Delta version and of those before is published; -1: not every row of any.
-        until: a stretch under way: the rows added after `version` up to this one, in their order; None: none is.
+        commit: every row of the table's commits up to this number is published; -1: not every row of any.
+        until: a stretch under way: the rows of later commits up to this one, in their order; None: none is.
         time: of the stretch, event time of the last row published, in microseconds since 1970.
         at_time: of the stretch, how many rows of that event time are published.
         epoch: how often the table was built anew since it was first published.
         published: messages so far, of all epochs.
+        version: of a position that version 0.1 wrote, a Delta version in place of `commit`, as `until` is one then.
     """
 
     table: str
-    version: int = -1
+    commit: int = -1
     until: int | None = None
     time: int | None = None
     at_time: int = 0
     epoch: int = 0
     published: int = 0
+    version: int | None = None
 
     @property
     def newest(self) -> int:
-        """The newest Delta version this knows of."""
-        return max(self.version, self.until if self.until is not None else -1)
+        """The newest commit this knows of."""
+        return max(self.commit, self.until if self.until is not None else -1)
 
     def after(self, times: list[int], until: int) -> Position:
         """The position when rows with these event times, in order, are published too.
 
         Args:
-            until: the version the stretch reaches.
+            until: the commit that the stretch reaches.
         """
         if not times:
             return replace(self, until=until)
@@ -53,9 +55,9 @@ class Position:
             same += self.at_time
         return replace(self, until=until, time=last, at_time=same, published=self.published + len(times))
 
-    def finished(self, version: int) -> Position:
-        """The position when the stretch up to `version` is published whole."""
-        return replace(self, version=version, until=None, time=None, at_time=0)
+    def finished(self, commit: int) -> Position:
+        """The position when the stretch up to `commit` is published whole."""
+        return replace(self, commit=commit, until=None, time=None, at_time=0)
 
     def text(self) -> str:
         """What is committed beside the offset; under 200 bytes."""

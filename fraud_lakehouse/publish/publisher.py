@@ -80,6 +80,7 @@ class Publisher:
         self._audit: Audit | None = None
         self._lake_id = ""
         self._positions: dict[str, Position] = {}
+        self._versions: dict[str, int] = {}  # of the tables, all of whose rows are published
         self._renewed: dict[str, float] = {}
 
     def step(self, stop: Callable[[], bool] = lambda: False) -> list[Published]:
@@ -125,7 +126,7 @@ class Publisher:
         known = self._positions.get(topic.name)
         if known is None or known.until is not None or time.monotonic() >= self._renewed[topic.name] + RENEW_SECONDS:
             return self._lake.exists(GOLD, topic.table)
-        return not is_newest(self._lake, topic, known.version)
+        return not is_newest(self._lake, topic, self._versions.get(topic.name, -1))
 
     def _catch_up(self, topic: FeatureTopic, stop: Callable[[], bool]) -> Published:
         transactions = self._open()
@@ -162,7 +163,7 @@ class Publisher:
         return position
 
     def _follow(self, topic: FeatureTopic, position: Position, stop: Callable[[], bool]) -> None:
-        """Publish stretch after stretch until the table's newest version."""
+        """Publish stretch after stretch until the table's newest commit."""
         while not stop():
             try:
                 found = backlog(self._lake, topic, position)
@@ -171,8 +172,12 @@ class Publisher:
                     return
                 position = self._positions[topic.name]
                 continue
+            if position.version is not None:
+                self._commit(topic, None, found.position)
+            position = found.position
             if found.rows is None:
                 self._positions[topic.name] = position.finished(found.until)
+                self._versions[topic.name] = found.version
                 return
             was_under_way = position.until is not None
             for piece, behind in found.pieces(ROWS):
@@ -264,7 +269,7 @@ class Publisher:
 
     def _record(self, topic: FeatureTopic, event: str, position: Position, **detail: str) -> None:
         assert self._audit is not None
-        log.info("%s: %s at version %d, epoch %d", topic.name, event, position.version, position.epoch)
+        log.info("%s: %s at commit %d, epoch %d", topic.name, event, position.commit, position.epoch)
         facts = {"topic": topic.name, "epoch": position.epoch, "published": position.published, **detail}
         self._audit.record("publish", event, facts)
 

@@ -1,16 +1,15 @@
 """What a model has consumed of each upstream table: a position kept in the model's own Delta commits.
 
-A model `gold/alerts` that has read `gold/features` up to version 12 commits its rows together with the
-transaction `reads:gold/features:<table id>` = 12. After a crash the next build starts from there: rows are
-neither skipped nor consumed twice. A rebuilt upstream has another table id (or removed rows), which makes
-its reader start over.
+A position is a commit number (lake/commit_numbers.py). A model `gold/alerts` that has read `gold/features` up to number
+12 commits its rows together with the transaction `rows:gold/features:<table id>` = 12. After a crash the next build
+starts from there: rows are neither skipped nor consumed twice, however far it is behind. A rebuilt upstream has another
+table id, or a rewrite after the position, which makes its reader start over.
 
-A table built anew from rows that it had been built from before says so in its commit (`RENEWED`): it has no other rows,
-though they may say something else. A reader that keeps its rows goes on over such a commit: of the rows before it, it
-reads those that it has not read yet as they were, and none again.
+An upstream whose newest rewrite only computed the same rows anew has no row that its readers lack, though they may say
+something else. A reader that keeps its rows goes on behind such a rewrite.
 
 A view that the consumer reads through (a rule) and that failed, or was not built, is left out: the consumer's position
-moves on, and a position of the view's own, `reads:gold/features:<table id>:<view>`, keeps where it stopped. Its next
+moves on, and a position of the view's own, `rows:gold/features:<table id>:<view>`, keeps where it stopped. Its next
 build reads from there and sets that position to `CAUGHT_UP`.
 """
 
@@ -23,32 +22,60 @@ from itertools import product
 
 from deltalake import DeltaTable, Transaction
 
-from fraud_lakehouse.lake.lake import data_files
-from fraud_lakehouse.lake.past_log import RENEWED
-from fraud_lakehouse.transform import definitions
-from fraud_lakehouse.transform.changes import added_files
+from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.lake import commit_numbers
+from fraud_lakehouse.lake.commit_numbers import NOTHING, Commits, commits_of, rows_since
+from fraud_lakehouse.transform import definitions, old_positions
 from fraud_lakehouse.transform.definitions import VersionOf
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
-
-CAUGHT_UP = 2**62
-"""Position of a view that was left out once and has read everything since."""
+from fraud_lakehouse.transform.old_positions import CAUGHT_UP
 
 
 @dataclass
 class Read:
-    """One upstream's part in a build: everything (`start_over`) or the files added since the last time.
+    """One upstream's part in a build: the rows of the commits `after` < number <= `until`.
 
-    Rows up to `from_version` have been read before; -1: none. `has_news`: whether it has rows that were not there then,
-    also where all are read again.
+    `after` is -1 where all rows are read. `has_news`: whether it has rows that were not there the last time, also where
+    all are read again. `commits` are the table's numbers as of the plan.
     """
 
     table: DeltaTable
-    to_version: int
-    files: list[str]
-    start_over: bool
-    from_version: int = -1
+    rows: commit_numbers.Rows
+    commits: Commits
+    start_over: bool = False
     has_news: bool = True
+
+    @property
+    def after(self) -> int:
+        """Number of the newest commit whose rows have been read before; -1: none has."""
+        return self.rows.after
+
+    @property
+    def until(self) -> int:
+        """Number of the newest commit whose rows are read."""
+        return self.rows.until
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is a row to read."""
+        return self.until > self.after and bool(self.rows.files)
+
+    def check_not_rewritten(self, upstream: Key) -> None:
+        """Refuse to read what was read before from a table whose rows were changed since the plan was made.
+
+        Raises:
+            ConcurrentWriterError: they were; nothing was committed.
+        """
+        if commits_of(self.table).rewritten != self.commits.rewritten:
+            raise ConcurrentWriterError(
+                f"{upstream[0]}/{upstream[1]} was rewritten while a model that reads it was built",
+                "nothing is lost: the next build reads it from the start",
+            )
+
+    def between(self, after: int, until: int) -> Read:
+        """The same upstream, other rows of it."""
+        return Read(self.table, rows_since(self.table, after, until), self.commits, self.start_over, self.has_news)
 
 
 @dataclass
@@ -56,20 +83,21 @@ class Plan:
     """What one build of a consumer reads, and the handle it must commit on (that is the fence).
 
     `values`: of queries, by the names that its SQL has for them. `definitions`: of the features it computes.
-    `version_of` answers for the target's transactions; `said` are those of the commit. `views`: positions to commit of
-    single views, by transaction id.
+    `version_of` answers for the target's transactions; `recorded` are those of the commit. `views`: positions to commit
+    of single views, by transaction id. `numbered`: whether its rows get commit numbers.
     """
 
     consumer: Key
     target: DeltaTable | None
     incremental: bool
     keep_rows: bool
+    numbered: bool = True
     reads: dict[Key, Read] = field(default_factory=dict)
     indexed: Indexed | None = None
     values: dict[str, str] = field(default_factory=dict)
     definitions: Mapping[str, int] = field(default_factory=dict)
     version_of: VersionOf | None = None
-    said: list[Transaction] = field(default_factory=list)
+    recorded: list[Transaction] = field(default_factory=list)
     asked: set[Key] = field(default_factory=set)
     readers: set[str] = field(default_factory=set)
     views: dict[str, int] = field(default_factory=dict)
@@ -77,28 +105,49 @@ class Plan:
     @property
     def has_new_rows(self) -> bool:
         """Whether any upstream asked for has rows this consumer, or a view of it, has not seen."""
-        return bool(self.views) or any(self.reads[key].files for key in self.asked)
+        return bool(self.views) or any(self.reads[key].has_rows for key in self.asked)
 
-    def transactions(self) -> list[Transaction]:
-        """The positions, and what is to be said of features, to commit with the result."""
+    @property
+    def before(self) -> Commits:
+        """The target's numbers before the commit."""
+        return Commits() if self.target is None else commits_of(self.target)
+
+    def after(self, *, rewrites: bool) -> Commits:
+        """The target's numbers after the commit.
+
+        Args:
+            rewrites: whether it changes or removes rows.
+        """
+        if not rewrites and self.numbered:
+            return self.before.after_append()
+        all_rows = not self.incremental and bool(self.asked)
+        same = all_rows and self.target is not None and not any(self.reads[key].has_news for key in self.asked)
+        return self.before.after_rewrite(same_rows=same)
+
+    def transactions(self, commits: Commits | None = None) -> list[Transaction]:
+        """The positions, the numbers and what is to be said of features, to commit with the result.
+
+        Args:
+            commits: the target's numbers after the commit; None: it has no rows.
+        """
         all_rows = not self.incremental
         out = definitions.to_commit(
             self.target, self.definitions, all_rows=all_rows, table=self.consumer[1], version_of=self.version_of
         )
-        if self.target is not None and all_rows and self.asked and not any(self.reads[k].has_news for k in self.asked):
-            out.append(Transaction(RENEWED, self.target.version()))
+        if commits is not None:
+            out += commits.transactions(self.before)
         for key in self.asked:
             read = self.reads[key]
-            out.append(Transaction(app_id(key), read.to_version))
-            out.append(Transaction(app_id(key, read.table), read.to_version))
-        out += [Transaction(name, version) for name, version in self.views.items()]
-        self.said = out
+            out.append(Transaction(app_id(key), read.until))
+            out.append(Transaction(app_id(key, read.table), read.until))
+        out += [Transaction(name, number) for name, number in self.views.items()]
+        self.recorded = out
         return out
 
 
 def app_id(upstream: Key, table: DeltaTable | None = None, view: str | None = None) -> str:
     """Transaction id of an upstream, with the table's identity where one is given, and the view's name likewise."""
-    name = f"reads:{upstream[0]}/{upstream[1]}"
+    name = f"rows:{upstream[0]}/{upstream[1]}"
     name = f"{name}:{table.metadata().id}" if table is not None else name
     return f"{name}:{view}" if view is not None else name
 
@@ -125,7 +174,7 @@ class Consumption:
         if target is not None:
             plan.version_of = partial(self._position, consumer, target)
             for parent in parents:
-                if self._position(consumer, target, app_id(parent)) is None:
+                if not self._has_read(plan, parent):
                     continue
                 if (table := self._handles.get(parent)) is not None:
                     plan.reads[parent] = self._read(plan, parent, table)
@@ -147,8 +196,8 @@ class Consumption:
             plan.reads[upstream] = self._read(plan, upstream, table)
         read = plan.reads[upstream]
         plan.asked.add(upstream)
-        if not plan.incremental and read.from_version >= 0:
-            read.files, read.from_version = data_files(read.table), -1
+        if not plan.incremental and read.after >= 0:
+            read = plan.reads[upstream] = read.between(NOTHING, read.until)
         stopped = self._stopped_at(plan, upstream, reader) if reader != plan.consumer[1] else None
         if stopped is None:
             return read
@@ -161,42 +210,58 @@ class Consumption:
             read = plan.reads[upstream]
             name = app_id(upstream, read.table, view)
             plan.views.pop(name, None)
-            if read.to_version > read.from_version and self._stopped_at(plan, upstream, view) is None:
-                plan.views[name] = read.from_version
+            if read.until > read.after and self._stopped_at(plan, upstream, view) is None:
+                plan.views[name] = read.after
 
     def _stopped_at(self, plan: Plan, upstream: Key, view: str) -> int | None:
-        """The version that a view was left out after, if it has not caught up since."""
+        """The number that a view was left out after, if it has not caught up since."""
         if plan.target is None:
             return None
         read = plan.reads[upstream]
-        position = self._position(plan.consumer, plan.target, app_id(upstream, read.table, view))
-        return position if position is not None and position < read.from_version else None
+        position = self._reached(plan, upstream, read.table, view)
+        return position if position is not None and position < read.after else None
+
+    def _has_read(self, plan: Plan, upstream: Key) -> bool:
+        """Whether the consumer has read some table of this name."""
+        assert plan.version_of is not None
+        names = app_id(upstream), old_positions.app_id(upstream)
+        return any(plan.version_of(name) is not None for name in names)
+
+    def _reached(self, plan: Plan, upstream: Key, table: DeltaTable, view: str | None = None) -> int | None:
+        """The position in an upstream table that the consumer's table holds."""
+        assert plan.version_of is not None
+        position = plan.version_of(app_id(upstream, table, view))
+        return old_positions.position(plan.version_of, upstream, table, view) if position is None else position
 
     def _read(self, plan: Plan, upstream: Key, table: DeltaTable) -> Read:
-        consumer, target = plan.consumer, plan.target
-        position = self._position(consumer, target, app_id(upstream, table)) if target is not None else None
-        if target is None or position is None:
+        position = self._reached(plan, upstream, table) if plan.target is not None else None
+        if plan.target is None or position is None:
             # a table never read before is all new; another incarnation of one that was means start over
-            start_over = target is not None and self._position(consumer, target, app_id(upstream)) is not None
-            return Read(table, table.version(), data_files(table), start_over)
-        return self._since(plan, table, max(position, self._seen.get(self._memo(target, upstream, table), -1)))
+            start_over = plan.target is not None and self._has_read(plan, upstream)
+            return Read(table, rows_since(table, NOTHING), commits_of(table), start_over)
+        return self._since(
+            plan, table, max(position, self._seen.get(self._memo(plan.target, upstream, table), NOTHING))
+        )
 
     @staticmethod
     def _since(plan: Plan, table: DeltaTable, position: int) -> Read:
-        """What came after a version; everything where rows went as well, or after none (-1)."""
-        if position < 0:
-            return Read(table, table.version(), data_files(table), start_over=False)
-        added = added_files(table, position)
-        has_news = bool(added.files) or not (added.append_only or added.renewed)
-        if added.append_only or (added.renewed and plan.keep_rows):
-            return Read(table, table.version(), added.files, False, position, has_news)
-        return Read(table, table.version(), data_files(table), start_over=True, has_news=has_news)
+        """What came after a position; everything where rows that were read changed, or after none (-1)."""
+        commits = commits_of(table)
+        renewed = commits.position_of(position, keeps_rows=True)
+        has_news = renewed is None or commits.newest > renewed
+        start = commits.position_of(position, keeps_rows=plan.keep_rows)
+        if start is None:
+            return Read(table, rows_since(table, NOTHING), commits, True, has_news)
+        return Read(table, rows_since(table, start), commits, False, has_news)
+
+    def is_recorded(self, plan: Plan, upstream: Key) -> bool:
+        """Whether the consumer's table holds a position in `upstream`, in today's form."""
+        name = app_id(upstream, plan.reads[upstream].table)
+        return plan.version_of is not None and plan.version_of(name) is not None
 
     def committed(self, plan: Plan, upstream: Key) -> int | None:
         """The position in `upstream` that the consumer's table holds."""
-        if plan.target is None:
-            return None
-        return self._position(plan.consumer, plan.target, app_id(upstream, plan.reads[upstream].table))
+        return None if plan.target is None else self._reached(plan, upstream, plan.reads[upstream].table)
 
     def _position(self, consumer: Key, target: DeltaTable, name: str) -> int | None:
         """A position in the consumer's table; the handle looks for it in the log, each time a millisecond."""
@@ -208,8 +273,8 @@ class Consumption:
             known[2][name] = target.transaction_version(name)
         return known[2][name]
 
-    def said(self, plan: Plan, before: int, version: int) -> None:
-        """Keep what a build's commit has said: asking the log takes a millisecond for each transaction.
+    def record(self, plan: Plan, before: int, version: int) -> None:
+        """Keep what a build's commit recorded: asking the log takes a millisecond for each transaction.
 
         Args:
             before: the target's version before the commit.
@@ -219,7 +284,7 @@ class Consumption:
         if plan.target is None or known is None or known[:2] != (str(plan.target.metadata().id), before):
             return
         if version == before + 1:
-            names = known[2] | {transaction.app_id: transaction.version for transaction in plan.said}
+            names = known[2] | {transaction.app_id: transaction.version for transaction in plan.recorded}
             self._positions[plan.consumer] = (known[0], version, names)
 
     def remember(self, plan: Plan) -> None:
@@ -227,7 +292,7 @@ class Consumption:
         if plan.target is not None:
             for key in plan.asked:
                 read = plan.reads[key]
-                self._seen[self._memo(plan.target, key, read.table)] = read.to_version
+                self._seen[self._memo(plan.target, key, read.table)] = read.until
 
     @staticmethod
     def _memo(target: DeltaTable, upstream: Key, table: DeltaTable) -> tuple[str, str]:

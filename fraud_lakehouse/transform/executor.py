@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
@@ -17,6 +17,7 @@ from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import LakehouseError, TransformError
 from fraud_lakehouse.lake import object_store
+from fraud_lakehouse.lake.commit_numbers import steps
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.lease import progress
 from fraud_lakehouse.transform import writer
@@ -24,13 +25,14 @@ from fraud_lakehouse.transform.compiled import CompiledProject, Model, Test, Var
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.handles import Handles, Key, Mark, log_folder_mark
 from fraud_lakehouse.transform.inputs import NewRows
-from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed
+from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed, without_number
 from fraud_lakehouse.transform.relations import Relations
 from fraud_lakehouse.transform.scan import columns
 from fraud_lakehouse.transform.values import with_values
 from fraud_lakehouse.transform.views import failing_views, only
 
 MOST_EMPTY_BUILDS = 64  # commits an empty result may lie behind before its position is committed alone
+MOST_MERGED_ROWS = 1_000_000  # of an upstream whose new rows are merged in one commit: a merge is held in memory
 BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
 
 
@@ -113,18 +115,15 @@ class Executor:
         progress()
         plan.definitions = model.definitions
         self._consumption.leave_out(plan, set(model.must_read) - set(views))
-        before = plan.target.version() if plan.target is not None else -1
         inputs = self._inputs_seen(model)
         if self._is_settled(model, plan, inputs):
             self._settle(plan)
             return Built(None)
-        built = self._run_views(model, plan, views)
+        built = self._run_parts(model, plan, views)
         if built.commit is None:
             self._settle(plan)
-        else:
-            self._consumption.said(plan, before, built.commit.version)
-            if not plan.asked:
-                self._built[model.key] = inputs, built.commit.version
+        elif not plan.asked:
+            self._built[model.key] = inputs, built.commit.version
         if plan.target is not None:
             self._handles.committed(model.key, plan.target)
         return built
@@ -244,6 +243,24 @@ class Executor:
             versions.append((key, "", -1) if table is None else (key, str(table.metadata().id), table.version()))
         return model.full.sql, tuple(versions)
 
+    def _run_parts(self, model: Model, plan: Plan, views: Sequence[str]) -> Built:
+        """Run a model; a merge that is far behind in several commits, each with its own position."""
+        if not (plan.incremental and model.strategy == "merge" and len(plan.asked) == 1 and not plan.views):
+            return self._run_views(model, plan, views)
+        (upstream,) = plan.asked
+        whole, rows, last = plan.reads[upstream], 0, None
+        after = whole.after
+        for until in steps(whole.table, after, whole.until, MOST_MERGED_ROWS):
+            plan.reads[upstream] = whole.between(after, until)
+            commit = self._run_views(model, plan, views).commit
+            if commit is None:
+                self._consumption.remember(plan)
+            else:
+                rows, last = rows + commit.rows, commit
+            after = until
+            progress()
+        return Built(replace(last, rows=rows) if last is not None else None)
+
     def _run_views(self, model: Model, plan: Plan, present: Sequence[str]) -> Built:
         """Run a model. Of the views it reads through, those that fail on some row are left out until they work."""
         sql = self._fill(plan, model, present)
@@ -277,15 +294,18 @@ class Executor:
 
     def _run(self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str) -> writer.Commit | None:
         """Run the SQL, now that all it reads is in place, into one commit."""
+        before = plan.target.version() if plan.target is not None else -1
         with self.relations.indexed(cursor, plan):
-            described = self._queries.columns(cursor, sql)
-            return self._write(cursor, model, plan, sql, described)
+            commit = self._write(cursor, model, plan, sql, self._queries.columns(cursor, sql))
+        if commit is not None:
+            self._consumption.record(plan, before, commit.version)
+        return commit
 
     def _describe(self, model: Model, plan: Plan, sql: str) -> None:
         """Have DuckDB plan the SQL, without reading a row."""
         cursor = self._connection.cursor()
         with self.relations.indexed(cursor, plan):
-            names = [name for name, _ in self._queries.columns(cursor, sql)]
+            names, sql = without_number([name for name, _ in self._queries.columns(cursor, sql)], sql)
             cursor.execute(f"describe {self._typed(model, sql, names)}").fetchall()
 
     @staticmethod
@@ -295,7 +315,8 @@ class Executor:
     def _write(
         self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, described: list[tuple[str, str]]
     ) -> writer.Commit | None:
-        names = [name for name, _ in described]
+        names, sql = without_number([name for name, _ in described], sql)
+        plan.numbered = not model.has_source_types or "_lsn" in names  # a replica has its source's columns alone
         sql = self._typed(model, sql, names)
         rows = min(100_000, BATCH_VALUES // len(names))
         stored = stored_only(sql, names)
@@ -318,11 +339,11 @@ class Executor:
 
     def _settle(self, plan: Plan) -> None:
         """Nothing committed: keep the positions in memory, and commit them once one lies far behind its upstream."""
-        if plan.views:
+        if plan.views or not all(self._consumption.is_recorded(plan, key) for key in plan.asked):
             writer.progress(plan)
         self._consumption.remember(plan)
         committed = {key: self._consumption.committed(plan, key) for key in plan.asked}
-        behind = [plan.reads[key].to_version - at for key, at in committed.items() if at is not None]
+        behind = [plan.reads[key].until - at for key, at in committed.items() if at is not None]
         if max(behind, default=0) > MOST_EMPTY_BUILDS:
             writer.progress(plan)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake import housekeeping
 from fraud_lakehouse.lake.lake import Lake, table_root
 from fraud_lakehouse.transform.project_files import SETTLED_NS
 
@@ -19,7 +18,7 @@ Mark = tuple[int, int]  # inode and modification time (ns)
 @dataclass
 class _Open:
     table: DeltaTable
-    opened_at: int
+    checkpoint: Mark | None  # of the newest checkpoint when it was opened
     mark: Mark | None  # of its newest log entry; None: not to be kept
 
 
@@ -37,29 +36,30 @@ class Handles:
         """
         known = self._open.pop(key, None)
         # A table deleted and made anew has another log entry under the same version: such a handle is thrown away.
-        if known is None or known.mark is None or known.mark != log_mark(known.table, known.table.version()):
+        if known is None or known.mark is None or known.mark != _entry_mark(known.table):
+            return self._reopen(key)
+        # The one it was opened from may be removed once there is another, which is quicker to go on from besides.
+        if known.checkpoint != _checkpoint_mark(known.table):
             return self._reopen(key)
         if _has_next(known.table):
             known.table.update_incremental()
-        if housekeeping.is_due(known.opened_at, known.table.version()):
-            return self._reopen(key)
-        self._keep(key, known.table, known.opened_at)
+        self._keep(key, known.table, known.checkpoint)
         return known.table
 
     def committed(self, key: Key, table: DeltaTable) -> None:
         """Tell that `table`, given out for `key`, may have committed."""
         known = self._open.get(key)
-        self._keep(key, table, known.opened_at if known else table.version())
+        self._keep(key, table, known.checkpoint if known else _checkpoint_mark(table))
 
     def _reopen(self, key: Key) -> DeltaTable | None:
         if not self._lake.exists(*key):
             return None
         table = self._lake.open(*key)
-        self._keep(key, table, table.version())
+        self._keep(key, table, _checkpoint_mark(table))
         return table
 
-    def _keep(self, key: Key, table: DeltaTable, opened_at: int) -> None:
-        self._open[key] = _Open(table, opened_at, log_mark(table, table.version()))
+    def _keep(self, key: Key, table: DeltaTable, checkpoint: Mark | None) -> None:
+        self._open[key] = _Open(table, checkpoint, _entry_mark(table))
 
 
 def _has_next(table: DeltaTable) -> bool:
@@ -67,13 +67,23 @@ def _has_next(table: DeltaTable) -> bool:
     return os.path.exists(f"{table_root(table)}/_delta_log/{table.version() + 1:020}.json")
 
 
-def log_mark(table: DeltaTable, version: int) -> Mark | None:
-    """What tells a log entry of a local table from another one of the same name; None: it is gone, or not local."""
+def _entry_mark(table: DeltaTable) -> Mark | None:
+    """What tells the log entry of a handle's version from another one of the same name."""
+    return _mark(table, f"{table.version():020}.json")
+
+
+def _checkpoint_mark(table: DeltaTable) -> Mark | None:
+    """What tells a table's newest checkpoint from those before it."""
+    return _mark(table, "_last_checkpoint")
+
+
+def _mark(table: DeltaTable, name: str) -> Mark | None:
+    """Of a file in the log of a local table; None: it is gone, or not local."""
     root = table_root(table)
     if "://" in root:
         return None
     try:
-        found = os.stat(f"{root}/_delta_log/{version:020}.json")
+        found = os.stat(f"{root}/_delta_log/{name}")
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns

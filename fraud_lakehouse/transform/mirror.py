@@ -1,8 +1,9 @@
 """Mirrors: what models have read before, kept in DuckDB's memory so that it is not read again at every build.
 
-A mirror holds chosen expressions of a Delta table's rows up to a version (`rows`), or aggregates of them by key
-(`totals`). It is a cache: taken forward by the files that commits have added, made anew when the table is another one,
-was rewritten, or is asked for at an earlier version. The same rows come out in a process that has none yet.
+A mirror holds chosen expressions of a Delta table's rows up to a commit number, or aggregates of them by key
+(`totals`). It is a cache: taken forward by the rows of newer commits, made anew when the table is another one or was
+rewritten, and totals also when they are asked for at an earlier number. The same rows come out in a process that has
+none yet.
 """
 
 from __future__ import annotations
@@ -14,18 +15,16 @@ import duckdb
 import polars as pl
 from deltalake import DeltaTable
 
-from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.lake.commit_numbers import NOTHING, commits_of, is_numbered, rows_since
+from fraud_lakehouse.lake.schemas import COMMIT
 from fraud_lakehouse.sql_text import quoted
-from fraud_lakehouse.transform.changes import added_files
-from fraud_lakehouse.transform.handles import Mark, log_mark
 from fraud_lakehouse.transform.key_index import KeyIndex
-from fraud_lakehouse.transform.scan import Columns, files_sql, version_sql
+from fraud_lakehouse.transform.scan import Columns, rows_sql
 
 SCHEMA = "mirrors"
 ROW_NUMBERS = "mirror_row_numbers"
 FOLD_FROM = 50_000  # rows of partial aggregates
-MOST_STEPS = 20  # versions taken one by one, so that who asks for one between finds it
-MOST_MARKS = 1_000
+NUMBER = "mirror_commit"  # the column of a mirror with a row's commit number
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,19 @@ class Shape:
             tuple(call.get("totals", {}).items()),
         )
 
-    def select(self, relation: str) -> str:
-        """The mirror's rows of a relation with the table's columns; totals are partial."""
-        columns = ", ".join(f"{expression} as {quoted(name)}" for name, expression in self.columns)
+    @property
+    def names(self) -> str:
+        """The columns' names, for a select list."""
+        return ", ".join(quoted(name) for name, _ in self.columns)
+
+    def select(self, relation: str, number: str = "") -> str:
+        """The mirror's rows of a relation with the table's columns; totals are partial.
+
+        Args:
+            number: SQL of a row's commit number, to be kept as `NUMBER`; not for totals.
+        """
+        numbered = ((NUMBER, number),) if number else ()
+        columns = ", ".join(f"{expression} as {quoted(name)}" for name, expression in self.columns + numbered)
         where = f" where {self.where}" if self.where else ""
         sql = f"select {columns} from {relation}{where}"
         return self.fold(f"({sql})") if self.totals else sql
@@ -68,26 +77,24 @@ class Shape:
 
 @dataclass
 class Mirror:
-    """One shape of one table at one version."""
+    """One shape of one table's rows up to the commit number `until`."""
 
     name: str
     shape: Shape
     table_id: str = ""
-    log_mark: Mark | None = None
-    marks: dict[int, int] = field(default_factory=dict)
+    until: int = NOTHING
     rows: int = 0
     folded_rows: int = 0
     indexes: dict[tuple[str, ...], KeyIndex] = field(default_factory=dict)
 
     @property
-    def version(self) -> int:
-        """The newest version it holds; `marks` has the rows at each it went through."""
-        return max(self.marks)
-
-    @property
     def relation(self) -> str:
         """The stored rows (partial totals) as an SQL relation."""
         return f"{SCHEMA}.{quoted(self.name)}"
+
+    def up_to(self, number: int) -> str:
+        """The condition, if one is needed, that a stored row is of a commit up to a number; it follows `where`."""
+        return f" where {NUMBER} <= {number}" if number < self.until and not self.shape.totals else ""
 
 
 class Mirrors:
@@ -99,63 +106,36 @@ class Mirrors:
         self._shown: dict[str, str] = {}
         connection.execute(f"create schema if not exists {SCHEMA}")
 
-    def at(
-        self, name: str, shape: Shape, table: DeltaTable, version: int, declared: Columns = ()
-    ) -> tuple[Mirror, int]:
-        """The mirror of a table's rows up to `version` (-1: of none), and how many of its rows those are.
+    def at(self, name: str, shape: Shape, table: DeltaTable, number: int, declared: Columns = ()) -> Mirror:
+        """The mirror of a table's rows, at least of those up to commit `number` (-1: of none); totals have no others.
 
         Args:
             name: of the table, for the mirror's own name.
-            table: a handle at `version` or later.
+            table: a handle at that commit or later.
             declared: columns that read as null where the table does not have them yet.
-
-        Raises:
-            TransformError: files of that version are gone.
         """
         mirror = self._mirrors.get((name, shape))
         if mirror is None:
             mirror = self._mirrors[name, shape] = Mirror(f"{name} {len(self._mirrors)}", shape)
-        table_id = str(table.metadata().id)
-        is_same = mirror.table_id == table_id and log_mark(table, mirror.version) in (mirror.log_mark, None)
-        if not is_same or not self._goes_on(mirror, table, version, declared):
+        table_id, commits = str(table.metadata().id), commits_of(table)
+        is_same = mirror.table_id == table_id and mirror.until <= commits.newest
+        is_same = is_same and (mirror.until < 0 or commits.rewritten <= mirror.until)
+        if not is_same or (shape.totals and number < mirror.until):
             mirror.table_id = ""  # until all is done; what an error leaves behind is not to be trusted
-            self._make(mirror, table, version, declared)
-            mirror.table_id, mirror.marks = table_id, {version: mirror.rows}
-        mirror.log_mark = log_mark(table, mirror.version)
-        return mirror, mirror.marks[version]
+            self._make(mirror, table, number, declared)
+        elif mirror.until < number:
+            mirror.table_id = ""
+            rows = rows_since(table, mirror.until, number)
+            if rows.files:
+                self._append(mirror, rows_sql(table, rows, declared), _kept_number(mirror, table))
+        mirror.table_id, mirror.until = table_id, max(number, mirror.until)
+        return mirror
 
-    def _goes_on(self, mirror: Mirror, table: DeltaTable, version: int, declared: Columns) -> bool:
-        """Take a mirror forward to a version, or find the version among those it has gone through."""
-        if version in mirror.marks:
-            return version == mirror.version or not mirror.shape.totals
-        start = max((mark for mark in mirror.marks if mark < version), default=-1)
-        if start < 0:
-            return False
-        if start < mirror.version:  # only versions without data are skipped, or it was never at this one
-            added = added_files(table, start, version)
-            if added.files or not added.append_only:
-                return False
-            mirror.marks[version] = mirror.marks[start]
-            return not mirror.shape.totals
-        table_id, mirror.table_id = mirror.table_id, ""
-        step = 1 if version - start <= MOST_STEPS else version - start
-        for until in range(start + step, version + 1, step):
-            added = added_files(table, until - step, until)
-            if not added.append_only:
-                return False
-            if added.files:
-                self._append(mirror, files_sql(table, added.files, declared))
-            mirror.marks[until] = mirror.rows
-        for old in list(mirror.marks)[:-MOST_MARKS]:
-            del mirror.marks[old]
-        mirror.table_id = table_id
-        return True
-
-    def find(self, mirror: Mirror, rows: int, by: tuple[str, ...], keys: str, into: str) -> None:
+    def find(self, mirror: Mirror, number: int, by: tuple[str, ...], keys: str, into: str) -> None:
         """Put the rows of a mirror that have one of the keys into the table `into` (and a few that only look like it).
 
         Args:
-            rows: how many of the mirror's rows count.
+            number: rows of later commits do not count.
             by: SQL expressions over the mirror's columns.
             keys: SQL of as many columns with the same types; a row with a null is no key.
         """
@@ -165,10 +145,12 @@ class Mirrors:
             new = f"select rowid as row, {', '.join(by)} from {mirror.relation} where rowid >= {index.covered}"
             index.add(_hashes(cursor, new, len(by), "row"), mirror.rows)
         numbers = index.find(_hashes(cursor, keys, len(by))["hash"])
-        cursor.register(ROW_NUMBERS, numbers.filter(numbers < rows).to_frame().to_arrow())
+        cursor.register(ROW_NUMBERS, numbers.to_frame().to_arrow())
         cursor.execute(
-            f"create or replace table {into} as select * from {mirror.relation}"
-            f" where rowid in (select row from {ROW_NUMBERS})"  # DuckDB goes to few rows by number at once
+            f"create or replace table {into} as select {mirror.shape.names} from ("
+            f"select * from {mirror.relation}"
+            f" where rowid in (select row from {ROW_NUMBERS}))"  # DuckDB goes to few rows by number at once
+            f"{mirror.up_to(number)}"
         )
         cursor.unregister(ROW_NUMBERS)
 
@@ -178,20 +160,17 @@ class Mirrors:
             self._connection.cursor().execute(f"create or replace view {relation} as {sql}")
             self._shown[relation] = sql
 
-    def _make(self, mirror: Mirror, table: DeltaTable, version: int, declared: Columns) -> None:
-        """Fill a mirror from all rows up to a version."""
+    def _make(self, mirror: Mirror, table: DeltaTable, number: int, declared: Columns) -> None:
+        """Fill a mirror from all rows up to a commit."""
         mirror.indexes.clear()
-        try:
-            self._create(mirror, mirror.shape.select(f"({version_sql(table, version, declared)})"))
-        except duckdb.IOException as error:
-            raise TransformError(
-                f"files of version {version} of {mirror.name} are gone: {error}",
-                "remove the tables of the models that read it from the lake; the next build makes them from all rows",
-            ) from error
+        mirror.until = number
+        rows = rows_sql(table, rows_since(table, NOTHING, number), declared)
+        self._create(mirror, mirror.shape.select(f"({rows})", _kept_number(mirror, table)))
         mirror.folded_rows = mirror.rows
 
-    def _append(self, mirror: Mirror, sql: str) -> None:
-        mirror.rows += self._changed(f"insert into {mirror.relation} {mirror.shape.select(f'({sql})')}")
+    def _append(self, mirror: Mirror, sql: str, number: str) -> None:
+        select = mirror.shape.select(f"({sql})", number)
+        mirror.rows += self._changed(f"insert into {mirror.relation} {select}")
         if mirror.shape.totals and mirror.rows > max(2 * mirror.folded_rows, FOLD_FROM):
             self._create(mirror, mirror.shape.fold(mirror.relation))
             mirror.folded_rows = mirror.rows
@@ -204,6 +183,13 @@ class Mirrors:
         counted = self._connection.cursor().execute(statement).fetchone()
         assert counted is not None
         return int(counted[0])
+
+
+def _kept_number(mirror: Mirror, table: DeltaTable) -> str:
+    """SQL of a row's commit number, where the mirror keeps it."""
+    if mirror.shape.totals:
+        return ""
+    return f"coalesce({COMMIT}, 0)" if is_numbered(table) else "0"
 
 
 def _hashes(cursor: duckdb.DuckDBPyConnection, sql: str, keys: int, kept: str = "") -> pl.DataFrame:

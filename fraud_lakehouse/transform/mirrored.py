@@ -12,10 +12,11 @@ from typing import Any
 import duckdb
 from deltalake import DeltaTable
 
+from fraud_lakehouse.lake.commit_numbers import NOTHING, rows_since
 from fraud_lakehouse.sql_text import literal, quoted
 from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.mirror import Mirrors, Shape
-from fraud_lakehouse.transform.scan import Columns, version_sql
+from fraud_lakehouse.transform.scan import Columns, rows_sql
 
 SEEN_SCHEMA = "seen"
 
@@ -24,7 +25,7 @@ SEEN_SCHEMA = "seen"
 class Mirrored:
     """A question of a model.
 
-    `newest`: all rows of the newest version, not only those consumed before. `since`: a column and the SQL of its least
+    `newest`: all rows there are, not only those consumed before. `since`: a column and the SQL of its least
     value wanted. `by` and `keys`: expressions over the mirror's columns, and the SQL of the keys wanted. `is_kept`:
     whether in memory; else the table's files are read each time, as far as `since` does not pass over them.
     """
@@ -59,13 +60,13 @@ class Mirrored:
         mirrors: Mirrors,
         cursor: duckdb.DuckDBPyConnection,
         table: DeltaTable | None,
-        version: int,
+        number: int,
         declared: Columns = (),
     ) -> None:
-        """Bring the mirror to `version` (-1: no rows) and put the relation in place.
+        """Bring the mirror to commit `number` (-1: no rows) and put the relation in place.
 
         Args:
-            table: a handle at that version or later; None where there is no such table, whose view is empty then.
+            table: a handle at that commit or later; None where there is no such table, whose view is empty then.
             declared: columns that read as null where the table does not have them yet.
         """
         if table is None:
@@ -77,16 +78,16 @@ class Mirrored:
                 mirrors.show(self.relation, sql)
             return
         if not self.is_kept:
-            rows_sql = self.shape.select(f"({version_sql(table, version, declared)})")
-            mirrors.show(self.relation, self._bounded(cursor, rows_sql))
+            rows = rows_sql(table, rows_since(table, NOTHING, number), declared)
+            mirrors.show(self.relation, self._bounded(cursor, self.shape.select(f"({rows})")))
             return
-        # totals know one version only, so models that differ in how far they have read have each their own
+        # totals know one number only, so models that differ in how far they have read have each their own
         owner = f" of {'.'.join(self.consumer)}" if self.shape.totals else ""
-        mirror, rows = mirrors.at(".".join(self.upstream) + owner, self.shape, table, version, declared)
+        mirror = mirrors.at(".".join(self.upstream) + owner, self.shape, table, number, declared)
         if self.by:
-            mirrors.find(mirror, rows, self.by, self.keys, self.relation)
+            mirrors.find(mirror, number, self.by, self.keys, self.relation)
             return
-        sql = f"select * from {mirror.relation}{f' where rowid < {rows}' if rows < mirror.rows else ''}"
+        sql = f"select {self.shape.names} from {mirror.relation}{mirror.up_to(number)}"
         if self.shape.totals:
             sql = self.shape.fold(mirror.relation)
         mirrors.show(self.relation, self._bounded(cursor, sql))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.lake.schemas import COMMIT
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform import writer
 
@@ -64,6 +65,14 @@ def typed(sql: str, actual: list[str], declared: dict[str, str], model: str) -> 
         for name in actual
     ]
     return f"select {', '.join(parts)} from ({sql})"
+
+
+def without_number(names: list[str], sql: str) -> tuple[list[str], str]:
+    """A query's columns and text without its upstream's commit numbers: the writer gives rows their own."""
+    if COMMIT not in names:
+        return names, sql
+    kept = [name for name in names if name != COMMIT]
+    return kept, f"select {', '.join(map(quoted, kept))} from ({sql})"
 
 
 def stored_only(sql: str, actual: list[str]) -> str:

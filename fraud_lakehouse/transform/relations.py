@@ -10,7 +10,9 @@ from typing import Any
 import duckdb
 from duckdb import DuckDBPyConnection
 
+from fraud_lakehouse.lake.commit_numbers import NOTHING, newest
 from fraud_lakehouse.lake.lake import LAYERS
+from fraud_lakehouse.lake.schemas import COMMIT
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model
 from fraud_lakehouse.transform.consumption import Consumption, Plan
@@ -19,7 +21,7 @@ from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.inputs import NEW_ROWS_SCHEMA, NewRows
 from fraud_lakehouse.transform.mirror import Mirrors
 from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
-from fraud_lakehouse.transform.scan import Columns, columns, empty_sql, files_sql, snapshot_sql
+from fraud_lakehouse.transform.scan import Columns, columns, empty_sql, rows_sql, snapshot_sql
 from fraud_lakehouse.transform.values import Value
 
 SCHEMAS = (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA)
@@ -47,6 +49,9 @@ class Relations:
         self._declared |= {model.key: list(model.columns.items()) for model in project.models}
         ours = [one.key for one in project.sources if one.is_ours]
         ours += [one.key for one in project.models if not one.has_source_types]
+        for key in ours:  # the writer gives rows their commit number, no model declares it
+            columns = dict(self._declared[key])
+            self._declared[key] = list((columns | {COMMIT: "bigint"}).items()) if columns else []
         self._growing = {key: self._declared[key] for key in ours}
 
     def declared(self, key: Key) -> Columns:
@@ -132,7 +137,7 @@ class Relations:
         if read is None:
             sql = empty_sql(self._declared.get(new.upstream, []))
         else:
-            sql = files_sql(read.table, read.files, growing)
+            sql = rows_sql(read.table, read.rows, growing)
         self._show(new.relation, sql, lambda: sql)
 
     def _show_seen(self, plan: Plan, seen: Mirrored) -> None:
@@ -141,10 +146,12 @@ class Relations:
         read = plan.reads.get(seen.upstream)
         if is_own or seen.newest:
             table = plan.target if is_own else self._handles.get(seen.upstream)
-            version = table.version() if table is not None and (plan.incremental or not is_own) else -1
+            number = newest(table) if table is not None and (plan.incremental or not is_own) else NOTHING
         else:
-            table, version = (read.table, read.from_version) if read is not None else (None, -1)
+            table, number = (read.table, read.after) if read is not None else (None, NOTHING)
+            if read is not None:
+                read.check_not_rewritten(seen.upstream)
         if table is None:
             self.show_tables([seen.upstream])
         growing = self._growing.get(seen.upstream, [])
-        seen.answer(self._mirrors, self._connection.cursor(), table, version, growing)
+        seen.answer(self._mirrors, self._connection.cursor(), table, number, growing)

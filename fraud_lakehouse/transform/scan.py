@@ -1,4 +1,4 @@
-"""How DuckDB reads one version of a Delta table: the version's Parquet files as an SQL relation."""
+"""How DuckDB reads a Delta table: Parquet files of its version as an SQL relation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.lake import data_files, table_root
+from fraud_lakehouse.lake.commit_numbers import Rows
+from fraud_lakehouse.lake.lake import data_files
 from fraud_lakehouse.sql_text import literal, quoted
 
 Columns = Sequence[tuple[str, str]]  # name and type
@@ -83,14 +84,10 @@ def snapshot_sql(table: DeltaTable, declared: Columns = ()) -> str:
     return files_sql(table, data_files(table), declared)
 
 
-def version_sql(table: DeltaTable, version: int, declared: Columns = ()) -> str:
-    """A SELECT over a version that the handle may have passed (-1: no row)."""
-    if version < 0:
-        return files_sql(table, [], declared)
-    if table.version() == version:
-        return files_sql(table, data_files(table), declared)
-    at = DeltaTable(table_root(table), version=version)
-    return files_sql(at, data_files(at), list({**dict(columns(table)), **dict(declared)}.items()))
+def rows_sql(table: DeltaTable, rows: Rows, declared: Columns = ()) -> str:
+    """A SELECT over the rows of some commits, with the table's current columns."""
+    sql = files_sql(table, rows.files, declared)
+    return f"{sql} where {rows.sql}" if rows.sql and rows.files else sql
 
 
 def empty_sql(named: Columns) -> str:

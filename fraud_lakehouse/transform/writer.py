@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,13 +29,16 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import housekeeping, schemas
-from fraud_lakehouse.lake.durable import sync_versions
+from fraud_lakehouse.lake import commit_numbers, housekeeping, schemas
+from fraud_lakehouse.lake.commit_numbers import Commits
+from fraud_lakehouse.lake.compaction import only_next
+from fraud_lakehouse.lake.durable import check_not_left_behind, mark_removed, sync_versions
 from fraud_lakehouse.lake.failpoints import failpoint
-from fraud_lakehouse.lake.lake import table_root
+from fraud_lakehouse.lake.lake import data_files, file_path, table_root
 from fraud_lakehouse.lake.parquet import upload_parquet, write_parquet
 from fraud_lakehouse.lake.refusal import is_refused
 from fraud_lakehouse.lake.reshape import reshape
+from fraud_lakehouse.lake.schemas import COMMIT
 from fraud_lakehouse.transform import copied, merged
 
 if TYPE_CHECKING:
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
 DELETE = "_delete"  # merge: a row with this set removes its key
 IS_NEW = "_is_new"  # merge: a row with this set is known to have a key the target lacks
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
+_NUMBER = pa.field(COMMIT, pa.int64())
 ROW_GROUP_ROWS = 131_072
 
 
@@ -60,43 +65,50 @@ class Commit:
 
 def append(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit | None:
     """Add the rows; None when there was none and the table exists (no commit is needed)."""
-    target = plan.target
-    counted = _Counted(reader)
-    if target is None:
-        target = plan.target = _create(lake, plan, counted.schema)
-    elif counted.is_empty:
+    rows = _Counted(reader)
+    if plan.target is not None and rows.is_empty:
         return None
-    before = target.version()
-    _commit(plan, target, counted, "append")
-    return _done(plan, target, before, counted.rows, "append")
+    return _write(plan, rows, "append", _target(lake, plan, rows))
 
 
 def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
     """Replace the whole content; the schema may change."""
-    target = plan.target
-    counted = _Counted(reader)
-    if target is None:
-        target = plan.target = _create(lake, plan, counted.schema)
-    before = target.version()
-    _commit(plan, target, counted, "overwrite")
-    return _done(plan, target, before, counted.rows, "overwrite")
+    rows, is_new = _Counted(reader), plan.target is None
+    return _write(plan, rows, "overwrite", _target(lake, plan, rows), rewrites=not is_new)
+
+
+def _target(lake: Lake, plan: Plan, rows: _Counted) -> DeltaTable:
+    if plan.target is None:
+        plan.target = _create(lake, plan, rows.schema)
+    return plan.target
+
+
+def _write(
+    plan: Plan, rows: _Counted, mode: Literal["append", "overwrite"], target: DeltaTable, *, rewrites: bool = False
+) -> Commit:
+    removed = data_files(target) if rewrites else []
+    before, commits = target.version(), plan.after(rewrites=rewrites)
+    if plan.numbered:
+        rows.number(commits.newest)
+    _commit(plan, target, rows, mode, commits)
+    return _done(plan, target, before, rows.rows, mode, commits, removed)
 
 
 def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> Commit:
     """As `overwrite`, by a file that the engine writes, where `can_replace`."""
     root = Path(lake.uri(*plan.consumer))
+    commits = plan.after(rewrites=plan.target is not None)
+    if plan.numbered:
+        sql = f"select *, cast({commits.newest} as bigint) as {COMMIT} from ({sql})"
+        kinds = [*kinds, "bigint"] if kinds else kinds
     file = copied.copy_rows(cursor, sql, root, kinds)
-    return _take(lake, plan, root, [file], pa.schema([_delta_field(field) for field in file.schema]))
-
-
-def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema: pa.Schema) -> Commit:
-    """Commit these files as the whole content."""
-    actions = [file.action for file in files if file.rows]
-    for file in files:
-        if not file.rows:
-            (root / file.action.path).unlink()
+    schema = pa.schema([_delta_field(field) for field in file.schema])
+    actions = [file.action] if file.rows else []
+    if not file.rows:
+        (root / file.action.path).unlink()
     before = plan.target.version() if plan.target is not None else -1
-    committing = CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0)
+    removed = data_files(plan.target) if plan.target is not None else []
+    committing = only_next(plan.transactions(commits))
     try:
         with _committing(plan):
             if plan.target is None:
@@ -104,7 +116,7 @@ def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema
                     str(root),
                     Schema.from_arrow(schema),
                     actions,
-                    configuration=housekeeping.properties(local=lake.is_local),
+                    configuration=housekeeping.properties(local=lake.is_local, columns=len(schema)),
                     commit_properties=committing,
                     post_commithook_properties=_NO_HOOKS,
                 )
@@ -120,7 +132,7 @@ def _take(lake: Lake, plan: Plan, root: Path, files: list[copied.Copied], schema
         plan.target = lake.open(*plan.consumer)
     else:
         plan.target.update_incremental()
-    return _done(plan, plan.target, before, sum(file.rows for file in files), "overwrite")
+    return _done(plan, plan.target, before, file.rows, "overwrite", commits, removed)
 
 
 def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> bool:
@@ -131,12 +143,13 @@ def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, ki
     """
     if not lake.is_local or not copied.can_copy(cursor, sql, kinds):
         return False
-    return plan.target is None or _schema_of(cursor, sql) == _schema(plan.target)
+    return plan.target is None or _schema_of(plan, cursor, sql) == _schema(plan.target)
 
 
-def _schema_of(cursor: DuckDBPyConnection, sql: str) -> pa.Schema:
+def _schema_of(plan: Plan, cursor: DuckDBPyConnection, sql: str) -> pa.Schema:
     """A query's columns as Delta stores them."""
-    return pa.schema([_delta_field(field) for field in cursor.sql(sql).limit(0).to_arrow_table().schema])
+    schema = pa.schema([_delta_field(field) for field in cursor.sql(sql).limit(0).to_arrow_table().schema])
+    return schema.append(_NUMBER) if plan.numbered else schema
 
 
 def _schema(table: DeltaTable) -> pa.Schema:
@@ -149,11 +162,13 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
     assert target is not None, "merge needs a target; a first build appends"
     if rows.num_rows == 0:
         return None
-    before = target.version()
     stored = [name for name in rows.column_names if name not in (DELETE, IS_NEW)]
     if _all_true(rows, IS_NEW):
-        _commit(plan, target, _Counted(rows.select(stored).to_reader()), "append")
-        return _done(plan, target, before, rows.num_rows, "append")
+        return _write(plan, _Counted(rows.select(stored).to_reader()), "append", target)
+    before, commits = target.version(), plan.after(rewrites=True)
+    if plan.numbered:
+        rows = rows.append_column(_NUMBER, pa.repeat(pa.scalar(commits.newest, pa.int64()), rows.num_rows))
+        stored.append(COMMIT)
     _add_columns(plan, target, rows.select(stored).schema)
     write = partial(upload_parquet, target) if (root := _local(target)) is None else partial(write_parquet, root)
     written: list[AddAction | RemoveAction] = []
@@ -165,7 +180,7 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
                 written,
                 "append",
                 target.schema(),
-                commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=0),
+                commit_properties=only_next(plan.transactions(commits)),
                 post_commithook_properties=_hooks(target),
             )
     except ConcurrentWriterError:
@@ -174,7 +189,8 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
                 (root / action.path).unlink(missing_ok=True)
         raise
     target.update_incremental()
-    return _done(plan, target, before, rows.num_rows, "merge")
+    removed = [file_path(target, action.path) for action in written if isinstance(action, RemoveAction)]
+    return _done(plan, target, before, rows.num_rows, "merge", commits, removed)
 
 
 def _add_columns(plan: Plan, target: DeltaTable, wanted: pa.Schema) -> None:
@@ -187,30 +203,34 @@ def _add_columns(plan: Plan, target: DeltaTable, wanted: pa.Schema) -> None:
 
 
 def progress(plan: Plan) -> None:
-    """Commit reading positions alone, so that a restart need not look at many empty builds again."""
+    """Commit reading positions alone, so that a restart need not read again what had no result."""
     assert plan.target is not None
     before = plan.target.version()
     nothing = pa.RecordBatchReader.from_batches(pa.schema(plan.target.schema().to_arrow()), [])
-    _commit(plan, plan.target, _Counted(nothing), "append")
-    _done(plan, plan.target, before, 0, "append")
+    _commit(plan, plan.target, _Counted(nothing), "append", None)
+    _done(plan, plan.target, before, 0, "append", None)
 
 
 def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:
+    schema = schema.append(_NUMBER) if plan.numbered else schema
     nullable = pa.schema([field.with_nullable(True) for field in schema])
-    configuration = housekeeping.properties(local=lake.is_local)
+    configuration = housekeeping.properties(local=lake.is_local, columns=len(schema))
     return DeltaTable.create(lake.uri(*plan.consumer), nullable, configuration=configuration)
 
 
-def _commit(plan: Plan, target: DeltaTable, data: _Counted, mode: Literal["append", "overwrite"]) -> None:
+def _commit(
+    plan: Plan, target: DeltaTable, data: _Counted, mode: Literal["append", "overwrite"], commits: Commits | None
+) -> None:
     # An overwrite rebased over a compaction keeps the compacted rows (deltalake 1.6.6): never rebase it.
     retries = None if mode == "append" else 0
+    transactions = plan.transactions(commits)
     with _committing(plan):
         write_deltalake(
             target,
             data.reader(),
             mode=mode,
             schema_mode="merge" if mode == "append" else "overwrite",
-            commit_properties=CommitProperties(app_transactions=plan.transactions(), max_commit_retries=retries),
+            commit_properties=CommitProperties(app_transactions=transactions, max_commit_retries=retries),
             post_commithook_properties=_hooks(target),
             writer_properties=_parquet(data.first),
         )
@@ -220,13 +240,20 @@ def _commit(plan: Plan, target: DeltaTable, data: _Counted, mode: Literal["appen
 def _committing(plan: Plan) -> Iterator[None]:
     """Around a model's commit: a rival's commit in between becomes ConcurrentWriterError."""
     failpoint(f"model.{plan.consumer[1]}.before_commit")
+    with refusals(plan):
+        yield
+    failpoint(f"model.{plan.consumer[1]}.after_commit")
+
+
+@contextmanager
+def refusals(plan: Plan) -> Iterator[None]:
+    """What Delta refuses for another writer's sake, as ConcurrentWriterError."""
     try:
         yield
     except DeltaError as error:
         if not (isinstance(error, CommitFailedError) or is_refused(error)):
             raise
         raise _conflict(plan, error) from error
-    failpoint(f"model.{plan.consumer[1]}.after_commit")
 
 
 def _parquet(first: pa.RecordBatch | None) -> WriterProperties:
@@ -250,10 +277,24 @@ def _repeats(values: pa.Array) -> bool:
     return 2 * int(pc.count_distinct(values).as_py()) <= len(values)
 
 
-def _done(plan: Plan, target: DeltaTable, before: int, rows: int, strategy: str) -> Commit:
+def _done(
+    plan: Plan,
+    target: DeltaTable,
+    before: int,
+    rows: int,
+    strategy: str,
+    commits: Commits | None,
+    removed: Sequence[str] = (),
+) -> Commit:
+    if before >= 0 and (root := _local(target)) is not None:
+        check_not_left_behind(root, before)
+    if commits is not None and target.version() == before + 1:
+        commit_numbers.remember(target, commits)
     _sync(target, before)
     failpoint(f"model.{plan.consumer[1]}.after_fsync")
     root = _local(target)
+    if root is not None:
+        mark_removed(removed)
     if root is not None and housekeeping.is_due(before, target.version()):
         housekeeping.keep_house(target, root, before)
     return Commit(rows, target.version(), strategy)
@@ -293,8 +334,14 @@ class _Counted:
     def __init__(self, reader: pa.RecordBatchReader) -> None:
         self.schema = pa.schema([_delta_field(field) for field in reader.schema])
         self.rows = 0
+        self._number: int | None = None
         self._batches = self._count(reader)
         self.first = next(self._batches, None)
+
+    def number(self, commit: int) -> None:
+        """Give the rows their commit's number; once, before they are read."""
+        self._number = commit
+        self.schema = self.schema.append(_NUMBER)
 
     @property
     def is_empty(self) -> bool:
@@ -304,15 +351,19 @@ class _Counted:
         return pa.RecordBatchReader.from_batches(self.schema, self._chain())
 
     def _chain(self) -> Iterator[pa.RecordBatch]:
-        if self.first is not None:
-            yield self.first
-        yield from self._batches
+        for batch in chain([self.first] if self.first is not None else [], self._batches):
+            if self._number is not None:
+                numbers = pa.repeat(pa.scalar(self._number, pa.int64()), batch.num_rows)
+                yield pa.RecordBatch.from_arrays([*batch.columns, numbers], schema=self.schema)
+            else:
+                yield batch
 
     def _count(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        schema = self.schema
         for batch in reader:
             if batch.num_rows:
                 self.rows += batch.num_rows
-                yield batch.cast(self.schema)
+                yield batch.cast(schema)
 
 
 def _delta_field(field: pa.Field) -> pa.Field:

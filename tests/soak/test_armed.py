@@ -9,7 +9,8 @@ from tests.soak import landing_faults, live_faults
 
 TESTS = Path(__file__).parents[1]
 ELSEWHERE = {
-    "log.after_pack": "unit/test_lake_housekeeping.py",  # needs more commits than a soak makes
+    "log.before_clean": "unit/test_lake_housekeeping.py",  # needs more commits than a soak makes
+    "log.after_clean": "unit/test_lake_housekeeping.py",
     "quarantine.before_append": "unit/test_quarantine.py",  # a command of an operator
     "publish.before_produce": "integration/test_publish.py",  # needs Apache Kafka
     "publish.before_position": "integration/test_publish.py",

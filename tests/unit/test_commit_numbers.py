@@ -11,6 +11,8 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fraud_lakehouse.capture.postgres_catalog import named_columns
+from fraud_lakehouse.capture.postgres_types import ColumnType
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake.appender import Appender
 from fraud_lakehouse.lake.bronze import BronzeTable
@@ -70,7 +72,8 @@ def test_rows_staged_before_a_rivals_commit_are_not_committed_after_a_refresh(tm
 
 
 def test_a_table_of_an_older_version_goes_on(tmp_path: Path) -> None:
-    old = Appender.open(Lake.at(tmp_path), "bronze", "t", {**SCHEMA, INGESTED_AT: UTC_MICROSECONDS})
+    columns = {**SCHEMA, INGESTED_AT: UTC_MICROSECONDS}
+    old = Appender.open(Lake.at(tmp_path), "bronze", "t", columns, numbered=False)
     old.append(records(0, 1), {"a": 2})
     bronze(tmp_path).append(records(2), {"a": 3})
     bronze(tmp_path).append(records(3), {"a": 4})
@@ -78,11 +81,14 @@ def test_a_table_of_an_older_version_goes_on(tmp_path: Path) -> None:
 
 
 def test_change_events_are_in_order_by_their_lsn_and_keep_their_columns(tmp_path: Path) -> None:
-    """A source may have a column of that name, and one called `_offset`."""
-    columns = {"_lsn": pl.Int64(), "_commit": pl.String(), "_offset": pl.Int64()}
+    """A source may have a column called `_offset`, and one called `_commit`, which has another name in the lake."""
+    text = ColumnType(25, -1)
+    named = [column.name for column in named_columns([("_commit", text), ("_offset", text)])]
+    assert named[0].startswith("source_commit_") and named[1] == "_offset"
+    columns = {"_lsn": pl.Int64(), named[0]: pl.String(), "_offset": pl.Int64()}
     table = BronzeTable.open_or_create(Lake.at(tmp_path), "t", columns, ())
-    table.append(pl.DataFrame({"_lsn": [7], "_commit": ["abc"], "_offset": [5]}, schema=columns), {"a": 1})
-    assert numbers(tmp_path) == [(5, "abc")]
+    table.append(pl.DataFrame({"_lsn": [7], named[0]: ["abc"], "_offset": [5]}, schema=columns), {"a": 1})
+    assert numbers(tmp_path) == [(5, 1)]
 
 
 actions = st.lists(st.sampled_from(["first", "second", "reopen", "compact", "positions", "foreign"]), max_size=12)

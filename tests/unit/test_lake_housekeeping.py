@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -14,17 +15,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import durable, failpoints, housekeeping, past_log
+from fraud_lakehouse.lake import durable, failpoints, housekeeping
 from fraud_lakehouse.lake.appender import Appender
+from fraud_lakehouse.lake.commit_numbers import rows_since
 from fraud_lakehouse.lake.compaction import Tier
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.lake.lake import Lake, data_files
 from fraud_lakehouse.lake.maintenance import MARKER, DailyUpkeep, maintain_table
-from fraud_lakehouse.lake.writer_lock import process_lock
-from fraud_lakehouse.transform.changes import added_files
 from tests.interruption import Crash, crash
 
 SCHEMA: dict[str, pl.DataType] = {"x": pl.Int64()}
 DAY = 86_400.0
+LOG_SECONDS = 60.0 * housekeeping.LOG_MINUTES + 60
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +36,10 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table whose life is ten times as short: a checkpoint every 10 commits, 20 entries kept, packs of 10."""
+    """A table whose life is ten times as short: a checkpoint every 10 commits."""
     monkeypatch.setattr(housekeeping, "CHECKPOINT_INTERVAL", 10)
     monkeypatch.setattr(housekeeping, "HOUSE_INTERVAL", 10)
     monkeypatch.setattr(housekeeping, "TIERS", (Tier(0, housekeeping.MEBIBYTE, 4),))
-    monkeypatch.setattr(past_log, "KEPT", 20)
-    monkeypatch.setattr(past_log, "PACK", 10)
 
 
 def opened(tmp_path: Path) -> Appender:
@@ -60,10 +59,19 @@ def rows(tmp_path: Path) -> list[int]:
     return pl.read_delta(str(root_of(tmp_path)))["x"].sort().to_list()
 
 
-def new_rows(tmp_path: Path, after: int) -> list[int] | None:
-    """What a reader at version `after` gets; None: it is told to start over."""
-    added = added_files(DeltaTable(str(root_of(tmp_path))), after)
-    return [x for file in added.files for x in pl.read_parquet(file)["x"]] if added.append_only else None
+def log_of(tmp_path: Path) -> Path:
+    return root_of(tmp_path) / durable.LOG
+
+
+def entries(tmp_path: Path) -> list[int]:
+    """Versions with an entry in the log."""
+    return sorted(int(path.stem) for path in log_of(tmp_path).glob("*.json"))
+
+
+def new_rows(tmp_path: Path, after: int) -> list[int]:
+    """What a reader at position `after` gets."""
+    table = DeltaTable(str(root_of(tmp_path)))
+    return rows_since(table, after).scan(table).collect()["x"].sort().to_list()
 
 
 def age(folder: Path, seconds: float) -> None:
@@ -74,104 +82,142 @@ def age(folder: Path, seconds: float) -> None:
             os.utime(path, (found.st_atime - seconds, found.st_mtime - seconds))
 
 
-def test_one_writer_at_a_time_trims_the_log(tmp_path: Path, busy: None) -> None:
-    table = opened(tmp_path)
-    for number in range(1, 60):
-        land(table, number)
-    root = root_of(tmp_path)
-    before = past_log.Log.of(root).entries
-    with process_lock(root / past_log.PAST / "trimming.lock", 0.0, "is trimming"):
-        for number in range(60, 100):
-            land(table, number)
-        assert past_log.trim(root) == 0
-        assert set(before) <= set(past_log.Log.of(root).entries), "nothing goes while another trims"
-    assert past_log.trim(root) > 0
-    assert new_rows(tmp_path, 0) == list(range(1, 100))
-
-
 def test_files_and_log_stay_bounded_and_every_row_is_there_once(tmp_path: Path, busy: None) -> None:
     table = opened(tmp_path)
     commits = 350
     for number in range(1, commits + 1):
         land(table, number)
+        if number % 50 == 0:
+            age(log_of(tmp_path), LOG_SECONDS)
         if number % 90 == 0:
             maintain_table(Lake.at(tmp_path), "bronze", "t")
             table.refresh()
-    log = past_log.Log.of(root_of(tmp_path))
-    assert len(log.entries) <= past_log.KEPT + 2 * 10 + 5
-    assert len(log.checkpoints) <= len(log.entries) // 10 + 5
+    assert len(entries(tmp_path)) <= 50 + 2 * 10 + 5
+    assert len(list(log_of(tmp_path).glob("*.checkpoint*"))) <= 10
     assert len(DeltaTable(str(root_of(tmp_path))).file_uris()) <= 10 + 4
     assert rows(tmp_path) == list(range(1, commits + 1))
     assert opened(tmp_path).position("a") == commits
-    assert new_rows(tmp_path, 0) == list(range(1, commits + 1)), "what is packed is as good as the log"
+    assert new_rows(tmp_path, 0) == list(range(1, commits + 1))
 
 
-def test_a_reader_at_any_version_gets_exactly_the_rows_after_it(tmp_path: Path, busy: None) -> None:
+def test_a_reader_at_any_position_gets_exactly_the_rows_after_it(tmp_path: Path, busy: None) -> None:
     table = opened(tmp_path)
-    reached = {table.version: 0}  # version -> newest row
-    for number in range(1, 96):
-        land(table, number)
-        reached[table.version] = number
-    assert log_starts_after(tmp_path, 20)
-    for version, number in reached.items():
-        assert new_rows(tmp_path, version) == list(range(number + 1, 96))
+    land(table, *range(1, 91))
+    age(log_of(tmp_path), LOG_SECONDS)
+    land(table, *range(91, 103))
+    assert entries(tmp_path)[0] > 20
+    for number in range(-1, 103):
+        assert new_rows(tmp_path, number) == list(range(max(number, 0) + 1, 103))
 
 
-def log_starts_after(tmp_path: Path, version: int) -> bool:
-    return past_log.Log.of(root_of(tmp_path)).entries[0] > version
-
-
-def test_a_reader_whose_entries_or_files_are_gone_starts_over(tmp_path: Path, busy: None) -> None:
-    table = opened(tmp_path)
-    land(table, *range(1, 96))
-    packs = sorted((root_of(tmp_path) / past_log.PAST).glob("*.jsonl"))
-    age(packs[0].parent, 8 * DAY)
-    past_log.forget(root_of(tmp_path))
-    assert not list(packs[0].parent.glob("*.jsonl"))
-    assert new_rows(tmp_path, 0) is None
-    start = past_log.Log.of(root_of(tmp_path)).entries[0]
-    assert new_rows(tmp_path, start) is not None
-    gone = added_files(DeltaTable(str(root_of(tmp_path))), start).files[0]
-    Path(gone).unlink()
-    assert new_rows(tmp_path, start) is None
-
-
-def test_vacuum_keeps_what_a_version_of_the_last_week_needs(tmp_path: Path, busy: None) -> None:
-    """Ages: rows 1..30 twelve days, 31..40 ten days, 41..80 six days, 81..90 now."""
+def test_entries_from_a_clock_that_went_ahead_stay_until_it_is_past_them(tmp_path: Path, busy: None) -> None:
     table = opened(tmp_path)
     land(table, *range(1, 31))
-    age(tmp_path, 2 * DAY)
+    age(log_of(tmp_path), -3600)
+    land(table, *range(31, 62))
+    assert entries(tmp_path)[0] == 0
+    assert rows(tmp_path) == list(range(1, 62))
+    age(log_of(tmp_path), 3600 + LOG_SECONDS)
+    land(table, *range(62, 72))
+    assert entries(tmp_path)[0] > 50
+    assert rows(tmp_path) == list(range(1, 72))
+
+
+def test_vacuum_keeps_what_was_in_the_table_a_week_ago_or_since(tmp_path: Path, busy: None) -> None:
+    """Rows 1..30 are eight days old, in files that were merged then; 31..40 are merged with them now."""
+    table = opened(tmp_path)
+    land(table, *range(1, 31))
+    age(tmp_path, 8 * DAY)
+    before = {Path(file) for file in data_files(DeltaTable(str(root_of(tmp_path))))}
     land(table, *range(31, 41))
-    age(tmp_path, 4 * DAY)
-    land(table, *range(41, 81))
-    age(tmp_path, 6 * DAY)
-    land(table, *range(81, 91))
-    versions = past_log.Log.of(root_of(tmp_path)).checkpoints
-    week_ago = past_log.version_at(root_of(tmp_path), time.time() - 7 * DAY)
-    assert week_ago is not None
-    before = {version: content(tmp_path, version) for version in versions if version >= week_ago[0]}
-    files = len(list(root_of(tmp_path).glob("*.parquet")))
     done = maintain_table(Lake.at(tmp_path), "bronze", "t")
     assert done.files_vacuumed > 0
-    assert len(list(root_of(tmp_path).glob("*.parquet"))) <= files + 1 - done.files_vacuumed
-    assert {version: content(tmp_path, version) for version in before} == before
-    assert rows(tmp_path) == list(range(1, 91))
+    assert all(file.exists() for file in before), "who reads them since before the merge may go on"
+    age(root_of(tmp_path), 8 * DAY)
+    maintain_table(Lake.at(tmp_path), "bronze", "t")
+    assert not any(file.exists() for file in before)
+    assert rows(tmp_path) == list(range(1, 41))
     assert maintain_table(Lake.at(tmp_path), "bronze", "t").files_vacuumed == 0
 
 
-def content(tmp_path: Path, version: int) -> list[int]:
-    return pl.read_delta(str(root_of(tmp_path)), version=version)["x"].sort().to_list()
+def test_what_version_0_1_had_cut_from_the_log_goes(tmp_path: Path) -> None:
+    land(opened(tmp_path), 1)
+    (root_of(tmp_path) / "_past").mkdir()
+    (root_of(tmp_path) / "_past" / "00000000000000000000.jsonl").write_text("{}")
+    maintain_table(Lake.at(tmp_path), "bronze", "t")
+    assert not (root_of(tmp_path) / "_past").exists()
 
 
 def test_a_writer_left_behind_by_the_log_is_refused(tmp_path: Path, busy: None) -> None:
-    busy_one, stopped = opened(tmp_path), opened(tmp_path)
-    land(busy_one, *range(1, 96))
-    assert log_starts_after(tmp_path, 20)
+    """A process that was suspended for 3,000 commits, with the entries after its own gone."""
+    busy_one, stopped, staged = opened(tmp_path), opened(tmp_path), opened(tmp_path)
+    staged.stage(pl.DataFrame({"x": [0]}, schema=SCHEMA))
+    land(busy_one, *range(1, 3001))
+    age(log_of(tmp_path), LOG_SECONDS)
+    land(busy_one, *range(3001, 3011))
+    assert entries(tmp_path)[0] > 2000
+    with pytest.raises(ConcurrentWriterError):
+        staged.commit({"a": 1})
     with pytest.raises(ConcurrentWriterError):
         stopped.append(pl.DataFrame({"x": [1]}, schema=SCHEMA), {"a": 1})
-    assert stopped.position("a") == 95
-    land(stopped, 96)
-    assert rows(tmp_path) == list(range(1, 97))
+    assert stopped.position("a") == 3010
+    land(stopped, 3011)
+    assert rows(tmp_path) == list(range(1, 3012))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda table: table.set_properties({"other": "1"}),
+        lambda table: table.replace(SCHEMA),
+        lambda table: table.reshape({"more": pl.String()}, rewrite=False),
+        lambda table: table.reshape({"x": pl.String()}, rewrite=True),
+        lambda table: table.append(pl.DataFrame(schema=SCHEMA), {"a": 1}),
+    ],
+    ids=["properties", "replace", "columns", "types", "positions"],
+)
+def test_no_commit_of_a_writer_left_behind_counts(
+    tmp_path: Path, busy: None, change: Callable[[Appender], object]
+) -> None:
+    busy_one, stopped = opened(tmp_path), opened(tmp_path)
+    land(busy_one, *range(1, 41))
+    age(log_of(tmp_path), LOG_SECONDS)
+    land(busy_one, *range(41, 51))
+    first = entries(tmp_path)[0]
+    assert first > 1
+    with pytest.raises(ConcurrentWriterError):
+        change(stopped)
+    assert entries(tmp_path)[0] == first
+    assert rows(tmp_path) == list(range(1, 51))
+
+
+def test_a_commit_that_was_suspended_in_the_middle_counts_for_nothing(
+    tmp_path: Path, busy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delta has listed the log when the process is suspended; it wakes and adds its entry, below all there are."""
+    busy_one, stopped = opened(tmp_path), opened(tmp_path)
+    before = stopped.version
+
+    class Handle:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(handle, name)
+
+        def create_write_transaction(self, *given: Any, **options: Any) -> None:
+            handle.create_write_transaction(*given, **options)
+            entry = durable.log_entry(root_of(tmp_path), before + 1)
+            made = entry.read_text()
+            entry.unlink()
+            land(busy_one, *range(1, 41))
+            age(log_of(tmp_path), LOG_SECONDS)
+            land(busy_one, *range(41, 51))
+            entry.write_text(made)
+
+    handle = stopped._handle
+    monkeypatch.setattr(stopped, "_handle", Handle())
+    with pytest.raises(ConcurrentWriterError, match="cleaned"):
+        stopped.append(pl.DataFrame({"x": [99]}, schema=SCHEMA), {"a": 99})
+    assert rows(tmp_path) == list(range(1, 51))
+    assert opened(tmp_path).position("a") == 50
 
 
 INTERRUPTED = (
@@ -179,7 +225,8 @@ INTERRUPTED = (
     "compaction.after_commit",
     "checkpoint.before_write",
     "checkpoint.after_write",
-    "log.after_pack",
+    "log.before_clean",
+    "log.after_clean",
     "upkeep.before_vacuum",
     "upkeep.after_vacuum",
 )
@@ -193,6 +240,7 @@ def test_upkeep_interrupted_at_each_step(
     monkeypatch.setattr(housekeeping, "is_due", lambda before, now: False)
     table = opened(tmp_path)
     land(table, *range(1, 21))
+    age(log_of(tmp_path), LOG_SECONDS)
     housekeeping.checkpoint(table._handle, root_of(tmp_path))
     land(table, *range(21, 48))
     rival = opened(tmp_path)
@@ -208,10 +256,10 @@ def test_upkeep_interrupted_at_each_step(
     land(opened(tmp_path), *range(newest + 1, 60))
     maintain_table(Lake.at(tmp_path), "bronze", "t")
     assert rows(tmp_path) == list(range(1, 60))
-    assert new_rows(tmp_path, 0) == list(range(1, 60))
+    assert new_rows(tmp_path, 30) == list(range(31, 60))
 
 
-STEPS = st.lists(st.sampled_from(["first", "second", "upkeep", "trim", "reader"]), min_size=30, max_size=90)
+STEPS = st.lists(st.sampled_from(["first", "second", "upkeep", "time", "reader"]), min_size=30, max_size=90)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -219,7 +267,7 @@ STEPS = st.lists(st.sampled_from(["first", "second", "upkeep", "trim", "reader"]
 def test_writers_readers_and_upkeep_in_any_order(tmp_path: Path, busy: None, steps: list[str]) -> None:
     shutil.rmtree(root_of(tmp_path), ignore_errors=True)
     writers = {"first": opened(tmp_path), "second": opened(tmp_path)}
-    committed, read, position = 0, 0, 0
+    committed, read = 0, 0
     for step in steps:
         if step in writers:
             table = writers[step]
@@ -230,19 +278,18 @@ def test_writers_readers_and_upkeep_in_any_order(tmp_path: Path, busy: None, ste
                 assert table.position("a") == committed
         elif step == "upkeep":
             maintain_table(Lake.at(tmp_path), "bronze", "t")
-        elif step == "trim":
-            past_log.trim(root_of(tmp_path))
+        elif step == "time":
+            age(log_of(tmp_path), LOG_SECONDS)
         else:
-            version = DeltaTable(str(root_of(tmp_path))).version()
-            assert new_rows(tmp_path, position) == list(range(read + 1, committed + 1))
-            read, position = committed, version
+            assert new_rows(tmp_path, read) == list(range(read + 1, committed + 1))
+            read = committed
     assert rows(tmp_path) == list(range(1, committed + 1))
 
 
 def test_a_table_left_by_an_older_release_gets_its_properties(tmp_path: Path) -> None:
     DeltaTable.create(str(root_of(tmp_path)), opened(tmp_path / "new")._handle.schema())
     maintain_table(Lake.at(tmp_path), "bronze", "t")
-    assert DeltaTable(str(root_of(tmp_path))).metadata().configuration == housekeeping.properties(local=True)
+    assert DeltaTable(str(root_of(tmp_path))).metadata().configuration == housekeeping.properties(local=True, columns=2)
 
 
 def test_daily_upkeep_takes_a_table_a_call_once_a_day(tmp_path: Path) -> None:

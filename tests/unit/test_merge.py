@@ -52,7 +52,7 @@ def arrow(found: list[Row]) -> pa.Table:
 
 
 def content(found: DeltaTable) -> dict[Any, Any]:
-    read = pl.DataFrame(found.to_pyarrow_table()).rows()
+    read = pl.DataFrame(found.to_pyarrow_table()).drop("_commit", strict=False).rows()
     assert len({row[:2] for row in read}) == len(read), "a key is there once"
     return {row[:2]: row[2:] for row in read}
 

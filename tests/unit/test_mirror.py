@@ -1,22 +1,23 @@
-"""Mirrors hold a table's rows at any version asked for, whatever happened to the table; the index finds keys."""
+"""Mirrors hold a table's rows up to any commit asked for, whatever happened to the table; the index finds keys."""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
-from unittest.mock import patch
+from typing import Literal
 
 import duckdb
 import polars as pl
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fraud_lakehouse.lake.commit_numbers import COMMITS, REWRITTEN
 from fraud_lakehouse.transform import mirror as mirrors_module
 from fraud_lakehouse.transform.key_index import KeyIndex
 from fraud_lakehouse.transform.mirror import Mirrors, Shape
+from tests.numbered import commit
 
 ROWS = Shape((("id", "id"), ("twice", "2 * amount")))
 TOTALS = Shape(
@@ -27,36 +28,39 @@ TOTALS = Shape(
 
 
 class Table:
-    """A Delta table and the ids it held at each version."""
+    """A Delta table, and the ids that its rows up to each commit have now."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path / "table")
-        self.versions: dict[int, list[int]] = {}
+        self.ids: dict[int, list[int]] = {-1: [], 0: []}
         self.write([], "append")
 
-    def write(self, ids: list[int], mode: str) -> None:
+    def write(self, ids: list[int], mode: Literal["append", "overwrite"]) -> None:
         frame = pl.DataFrame({"id": ids, "amount": [10 * i for i in ids]}, schema={"id": pl.Int64, "amount": pl.Int64})
-        write_deltalake(self.path, frame.to_arrow(), mode=mode)  # type: ignore[call-overload]
-        before = list(self.versions.values())[-1] if self.versions and mode == "append" else []
-        self.versions[self.handle.version()] = before + ids
+        number = commit(self.path, frame, mode)
+        if mode == "overwrite":
+            self.ids = {-1: []}
+        self.ids[number] = list(self.ids.values())[-1] + ids
 
     def compact(self) -> None:
-        before = list(self.versions.values())[-1]
         self.handle.optimize.compact()
-        self.versions.setdefault(self.handle.version(), before)
+
+    @property
+    def newest(self) -> int:
+        return max(self.ids)
 
     @property
     def handle(self) -> DeltaTable:
         return DeltaTable(self.path)
 
 
-def rows(connection: duckdb.DuckDBPyConnection, mirrors: Mirrors, table: Table, version: int) -> list[tuple[int, int]]:
-    mirror, count = mirrors.at("table", ROWS, table.handle, version)
-    return sorted(connection.execute(f"select * from {mirror.relation} where rowid < {count}").fetchall())
+def rows(connection: duckdb.DuckDBPyConnection, mirrors: Mirrors, table: Table, number: int) -> list[tuple[int, int]]:
+    mirror = mirrors.at("table", ROWS, table.handle, number)
+    return sorted(connection.execute(f"select id, twice from {mirror.relation}{mirror.up_to(number)}").fetchall())
 
 
-def totals(connection: duckdb.DuckDBPyConnection, mirrors: Mirrors, table: Table, version: int) -> list[object]:
-    mirror, _ = mirrors.at("table", TOTALS, table.handle, version)
+def totals(connection: duckdb.DuckDBPyConnection, mirrors: Mirrors, table: Table, number: int) -> list[object]:
+    mirror = mirrors.at("table", TOTALS, table.handle, number)
     return sorted(connection.execute(TOTALS.fold(mirror.relation)).fetchall())
 
 
@@ -77,27 +81,23 @@ def expected_totals(ids: list[int]) -> list[object]:
         ),
         max_size=12,
     ),
-    most_steps=st.sampled_from([0, 20]),
 )
-@example(
-    steps=[("append", [1]), ("ask", []), ("append", [2]), ("append", [3]), ("ask", []), ("ask earlier", [2])],
-    most_steps=0,
-)
-def test_a_mirror_is_the_table_at_that_version(steps: list[tuple[str, list[int]]], most_steps: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, patch.object(mirrors_module, "MOST_STEPS", most_steps):
+@example(steps=[("append", [1]), ("ask", []), ("append", [2]), ("append", [3]), ("ask", []), ("ask earlier", [3])])
+def test_a_mirror_has_the_rows_up_to_that_commit(steps: list[tuple[str, list[int]]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
         table, connection = Table(Path(folder)), duckdb.connect()
         mirrors = Mirrors(connection)
         for action, values in [*steps, ("ask", [])]:
-            if action in ("append", "overwrite"):
-                table.write(values, action)
+            if action in {"append", "overwrite"}:
+                table.write(values, action)  # type: ignore[arg-type]
             elif action == "compact":
                 table.compact()
             else:
-                known = sorted(table.versions)
-                version = known[-1] if action == "ask" else known[values[0] % len(known)]
-                ids = table.versions[version]
-                assert rows(connection, mirrors, table, version) == sorted((i, 20 * i) for i in ids)
-                assert totals(connection, mirrors, table, version) == expected_totals(ids)
+                known = sorted(table.ids)
+                number = known[-1] if action == "ask" else known[values[0] % len(known)]
+                ids = table.ids[number]
+                assert rows(connection, mirrors, table, number) == sorted((i, 20 * i) for i in ids)
+                assert totals(connection, mirrors, table, number) == expected_totals(ids)
 
 
 def test_a_mirror_reads_only_what_was_added(tmp_path: Path) -> None:
@@ -105,25 +105,25 @@ def test_a_mirror_reads_only_what_was_added(tmp_path: Path) -> None:
     mirrors = Mirrors(connection)
     table.write([1, 2], "append")
     old_file = Path(table.handle.file_uris()[0].removeprefix("file://"))
-    rows(connection, mirrors, table, table.handle.version())
+    rows(connection, mirrors, table, table.newest)
     old_file.unlink()
     table.write([3], "append")
 
-    assert rows(connection, mirrors, table, table.handle.version()) == [(1, 20), (2, 40), (3, 60)]
+    assert rows(connection, mirrors, table, table.newest) == [(1, 20), (2, 40), (3, 60)]
 
 
-def test_a_table_restored_from_a_backup_is_mirrored_anew(tmp_path: Path) -> None:
-    table, connection = Table(tmp_path), duckdb.connect()
+def test_a_mirror_follows_a_table_without_numbers(tmp_path: Path) -> None:
+    """A one-to-one replica: each of its commits counts as a rewrite."""
+    connection, path = duckdb.connect(), str(tmp_path / "table")
     mirrors = Mirrors(connection)
-    shutil.copytree(table.path, tmp_path / "backup")
-    table.write([1, 2], "append")
-    rows(connection, mirrors, table, 1)
-    shutil.rmtree(table.path)
-    shutil.copytree(tmp_path / "backup", table.path)
-    table.versions = {0: []}
-    table.write([7], "append")
-
-    assert rows(connection, mirrors, table, 1) == [(7, 140)]
+    for number, ids in enumerate(([1, 2], [1, 2, 3], [3]), start=1):
+        frame = pl.DataFrame({"id": ids, "amount": ids})
+        recorded = [Transaction(name, number) for name in (COMMITS, REWRITTEN)]
+        properties = CommitProperties(app_transactions=recorded)
+        write_deltalake(path, frame.to_arrow(), mode="overwrite", commit_properties=properties)
+        mirror = mirrors.at("table", ROWS, DeltaTable(path), number)
+        found = connection.execute(f"select id from {mirror.relation}{mirror.up_to(number)} order by 1").fetchall()
+        assert found == [(one,) for one in ids]
 
 
 def test_totals_are_folded_before_they_grow_with_the_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +132,8 @@ def test_totals_are_folded_before_they_grow_with_the_commits(tmp_path: Path, mon
     mirrors = Mirrors(connection)
     for number in range(30):
         table.write([number, number + 1], "append")
-        _, count = mirrors.at("table", TOTALS, table.handle, table.handle.version())
-        assert count <= 12
-    assert totals(connection, mirrors, table, table.handle.version()) == expected_totals(
+        assert mirrors.at("table", TOTALS, table.handle, table.newest).rows <= 12
+    assert totals(connection, mirrors, table, table.newest) == expected_totals(
         [i for number in range(30) for i in (number, number + 1)]
     )
 
@@ -143,16 +142,16 @@ def test_rows_are_found_by_key_and_nulls_are_none(tmp_path: Path) -> None:
     table, connection = Table(tmp_path), duckdb.connect()
     mirrors = Mirrors(connection)
     table.write([1, 2, 3, 2], "append")
-    before = table.handle.version()
-    mirrors.find(*mirrors.at("table", ROWS, table.handle, before), ("id",), "select 2", "found")
+    before = table.newest
+    mirrors.find(mirrors.at("table", ROWS, table.handle, before), before, ("id",), "select 2", "found")
     assert connection.execute("select id from found").fetchall() == [(2,), (2,)]
 
     table.write([2, 4], "append")
-    mirror, count = mirrors.at("table", ROWS, table.handle, table.handle.version())
+    mirror = mirrors.at("table", ROWS, table.handle, table.newest)
     keys = "select unnest([2, 4, null, 7])"
-    mirrors.find(mirror, count, ("id",), keys, "found")
+    mirrors.find(mirror, table.newest, ("id",), keys, "found")
     assert sorted(connection.execute("select id from found").fetchall()) == [(2,), (2,), (2,), (4,)]
-    mirrors.find(*mirrors.at("table", ROWS, table.handle, before), ("id",), keys, "found")
+    mirrors.find(mirrors.at("table", ROWS, table.handle, before), before, ("id",), keys, "found")
     assert connection.execute("select id from found").fetchall() == [(2,), (2,)]
 
 

@@ -23,7 +23,7 @@ from tests.published import OVER, TUMBLE, add, identity, over_row, window_row
     st.builds(
         Position,
         table=st.text(max_size=40),
-        version=st.integers(-1, 2**40),
+        commit=st.integers(-1, 2**40),
         until=st.none() | st.integers(0, 2**40),
         time=st.none() | st.integers(-(2**62), 2**62),
         at_time=st.integers(0, 2**31),
@@ -111,7 +111,7 @@ def test_a_table_built_anew_cut_or_set_back_has_no_backlog(tmp_path: Path) -> No
     add(lake, OVER.table, [over_row(2)])
     position = end(lake, OVER)
     with pytest.raises(DiscontinuityError, match="set back"):
-        backlog(lake, OVER, position.finished(position.version + 1))
+        backlog(lake, OVER, position.finished(position.commit + 1))
     add(lake, OVER.table, [over_row(3)], mode="overwrite")
     with pytest.raises(DiscontinuityError, match="built anew"):
         backlog(lake, OVER, position)

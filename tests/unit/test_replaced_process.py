@@ -10,11 +10,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import write_deltalake
 
 from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
 from fraud_lakehouse.detect.delivery import Delivery
-from fraud_lakehouse.lake import durable, past_log, resync
+from fraud_lakehouse.lake import durable, resync
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.lake.lease import create
 from fraud_lakehouse.settings import Settings
@@ -28,26 +28,6 @@ def table(root: Path, commits: int) -> Path:
     for number in range(commits):
         write_deltalake(str(root), pl.DataFrame({"id": [number]}).to_arrow(), mode="append")
     return root
-
-
-def test_the_packed_log_of_its_successor_stays(tmp_path: Path) -> None:
-    root = table(tmp_path / "t", 4)
-    (root / past_log.PAST).mkdir()
-    past_log._pack(root, 0, range(4))
-    packed = past_log._pack_of(root, 0).read_text()
-    assert packed.count("\n") == 4
-    for version in range(3):
-        durable.log_entry(root, version).unlink()
-    past_log._pack(root, 0, range(4))
-    assert past_log._pack_of(root, 0).read_text() == packed
-    assert [path.name for path in (root / past_log.PAST).iterdir()] == [past_log._pack_of(root, 0).name]
-
-
-def test_checkpoints_that_its_successor_removed_are_passed_over(tmp_path: Path) -> None:
-    root = table(tmp_path / "t", 3)
-    DeltaTable(str(root)).create_checkpoint()
-    past_log._thin_checkpoints(root, [0, 1, 2])
-    assert past_log.Log.of(root).checkpoints == [2]
 
 
 def test_versions_that_its_successor_trimmed_need_no_flush(tmp_path: Path) -> None:

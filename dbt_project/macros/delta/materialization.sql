@@ -11,6 +11,7 @@
         'model': model.unique_id,
         'sql': sql,
         'columns': {} if config.get('source_types') else lake_columns(model),
+        'source_types': config.get('source_types', false),
         'strategy': config.get('strategy', 'overwrite'),
         'unique_key': [key] if key is string else key,
         'must_read': config.get('must_read', []),

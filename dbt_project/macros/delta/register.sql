@@ -1,11 +1,11 @@
 {#- on-run-start: a view for every table of the lake, at its newest version; absent tables are empty. Of a table that
     is ours, columns that its yml has newly declared read as null until a row is written. Of sources these are the ones
-    with commit numbers: the others have the columns of a database's table. -#}
+    without an LSN: the others have the columns of a database's table. -#}
 {% macro register_lake() %}
     {%- if execute -%}
         {%- set tables = [] -%}
         {%- for node in graph.sources.values() -%}
-            {%- do tables.append({'layer': node.schema, 'name': node.identifier, 'columns': lake_columns(node), 'is_ours': '_commit' in node.columns}) -%}
+            {%- do tables.append({'layer': node.schema, 'name': node.identifier, 'columns': lake_columns(node), 'is_ours': '_lsn' not in node.columns}) -%}
         {%- endfor -%}
         {%- for node in graph.nodes.values() if node.resource_type == 'model' and node.config.materialized == 'delta' -%}
             {%- do tables.append({'layer': node.schema, 'name': node.alias, 'columns': lake_columns(node), 'is_ours': not node.config.get('source_types')}) -%}

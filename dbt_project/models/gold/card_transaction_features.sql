@@ -11,7 +11,7 @@
 with new_transactions as (
 
     select
-        {{ landed_columns() }}
+        {{ landed_columns(stored=true) }}
         {{- values_of(measures) }}
     from {{ new_payments }}
 

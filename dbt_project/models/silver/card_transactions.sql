@@ -13,6 +13,7 @@ identified as (
 
     select
         records.*,
+        coalesce(_commit, 0) as _bronze_commit, -- records older than commit numbers have none
         {{ identity }} as identity
     from records
 
@@ -30,10 +31,10 @@ repeated as (
 arrivals as (
 
     select
-        identified._topic, identified._partition, identified._offset, identified._commit, identified._ingested_at,
+        identified._topic, identified._partition, identified._offset, identified._bronze_commit, identified._ingested_at,
         row_number() over (
             partition by identified.identity
-            order by {{ ingestion_order('identified') }}, identified._topic, identified._partition, identified._offset
+            order by {{ ingestion_order('identified._bronze_commit', 'identified') }}, identified._topic, identified._partition, identified._offset
         ) as arrival
     from identified
     inner join repeated on identified.identity = repeated.identity
@@ -42,7 +43,7 @@ arrivals as (
 
 repeats as (
 
-    select _topic, _partition, _offset, _commit, _ingested_at from arrivals where arrival > 1
+    select _topic, _partition, _offset, _bronze_commit, _ingested_at from arrivals where arrival > 1
 
 ),
 {% if is_incremental_build() %}
@@ -65,7 +66,7 @@ first_arrivals as (
         where repeats._topic = identified._topic
             and repeats._partition = identified._partition
             and repeats._offset = identified._offset
-            and repeats._commit is not distinct from identified._commit
+            and repeats._bronze_commit = identified._bronze_commit
             and repeats._ingested_at is not distinct from identified._ingested_at
     )
     {%- if is_incremental_build() %}
@@ -107,7 +108,7 @@ typed as (
         _offset,
         _timestamp,
         _ingested_at,
-        _commit
+        _bronze_commit
     from dated
 
 )

@@ -4,7 +4,9 @@
 
 with arrivals as (
 
-    select trans_num, user_id, trans_date_trans_time, amt, _topic, _partition, _offset, _timestamp, _ingested_at, _commit
+    select
+        trans_num, user_id, trans_date_trans_time, amt, _topic, _partition, _offset, _timestamp, _ingested_at,
+        {{ bronze_commit() }} as _bronze_commit
     from {{ counted_payments(new_rows(ref('card_transactions'))) }}
     where trans_date_trans_time is not null
 

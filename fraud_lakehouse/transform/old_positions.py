@@ -1,0 +1,65 @@
+"""Positions of lakes that version 0.1 wrote, where a position was a Delta version: each is read as a commit number.
+
+Only the log knows what came after a version. Where its entries are there up to the first numbered commit of rows, the
+number before that one is the position. Where they are not, or rows came without a number, the reader starts over. The
+next commit of a reader writes its position in today's form. Once no lake of 0.1 is left, this module can go.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deltalake import DeltaTable
+
+from fraud_lakehouse.lake import durable
+from fraud_lakehouse.lake.commit_numbers import COMMITS, NOTHING, newest
+from fraud_lakehouse.lake.lake import table_root
+
+CAUGHT_UP = 2**62
+"""Position of a view that was left out once and has read everything since; the same in both forms."""
+
+
+def app_id(upstream: tuple[str, str], table: DeltaTable | None = None, view: str | None = None) -> str:
+    """Transaction id under which 0.1 kept a position."""
+    name = f"reads:{upstream[0]}/{upstream[1]}"
+    name = f"{name}:{table.metadata().id}" if table is not None else name
+    return f"{name}:{view}" if view is not None else name
+
+
+def position(
+    version_of: Callable[[str], int | None], upstream: tuple[str, str], table: DeltaTable, view: str | None = None
+) -> int | None:
+    """The commit number that a reader's old position stands for; None: there is none, or it cannot be known.
+
+    A view whose position cannot be known has read nothing (-1).
+
+    Args:
+        version_of: gives the transactions of the reader's table.
+    """
+    version = version_of(app_id(upstream, table, view))
+    if version is None or version >= CAUGHT_UP:
+        return version
+    number = number_at(table, version)
+    return NOTHING if number is None and view is not None else number
+
+
+def number_at(table: DeltaTable, version: int) -> int | None:
+    """Number of the newest commit of rows at a version of a table, before any row had its number; None: unknown."""
+    if version < 0:
+        return NOTHING
+    root = table_root(table)
+    if "://" in root:
+        return None
+    for later in range(version + 1, table.version() + 1):
+        try:
+            text = durable.log_entry(Path(root), later).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        actions: list[dict[str, Any]] = [json.loads(line) for line in durable.lines_of(text)]
+        if any(action.get(kind, {}).get("dataChange") for action in actions for kind in ("add", "remove")):
+            numbers = [one["txn"]["version"] for one in actions if one.get("txn", {}).get("appId") == COMMITS]
+            return numbers[0] - 1 if numbers else None
+    return newest(table)
