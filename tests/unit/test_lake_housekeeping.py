@@ -156,6 +156,7 @@ def test_a_writer_left_behind_by_the_log_is_refused(tmp_path: Path, busy: None) 
     age(log_of(tmp_path), LOG_SECONDS)
     land(busy_one, *range(3001, 3011))
     assert entries(tmp_path)[0] > 2000
+    assert new_rows(tmp_path, 10) == list(range(11, 3011)), "a reader as far behind goes on"
     with pytest.raises(ConcurrentWriterError):
         staged.commit({"a": 1})
     with pytest.raises(ConcurrentWriterError):
