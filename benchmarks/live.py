@@ -2,7 +2,7 @@
 
 Embedded PostgreSQL and Kafka, the generators, an HTTP receiver of alerts, and either Dagster (code server, webserver,
 daemon, whose sensor starts the live run) or, with --no-dagster, `fraud-lakehouse live` alone. Beside the figures the
-floors, measured in the same run: one warm dbt build of the hot lane that finds nothing new, one Delta commit of a row,
+floors, measured in the same run: one build of the hot lane that finds nothing new, one Delta commit of a row,
 one event written into Dagster's storage. Of the processor time, how much each part took.
 
 --history ROWS lands so many rows (half of each source) and builds them before the cycle starts.
@@ -65,15 +65,9 @@ def median_seconds(action: Callable[[], object], times: int = 5) -> float:
 
 
 def floor(settings: Settings, home: Path) -> dict[str, float]:
-    """Seconds of a warm build by dbt that finds nothing new, of a Delta commit of a row, of an event of Dagster's."""
+    """Seconds of a build that finds nothing new, of a Delta commit of a row, of an event of Dagster's."""
     transformer = Transformer(settings)
-    transformer.build_lane("hot")
-
-    def build_by_dbt() -> None:
-        transformer._proven.clear()  # else it would be done without dbt
-        transformer.build_lane("hot")
-
-    build = median_seconds(build_by_dbt)
+    build = median_seconds(lambda: transformer.build_lane("hot"))
     transformer.close()
     table = Appender.open(Lake.at(settings.lake), "control", "floor", {"n": pl.Int64()})
     commit = median_seconds(lambda: table.append(pl.DataFrame({"n": [1]}), {}))

@@ -34,7 +34,7 @@ BATCH = 500  # rows of each source
 START = datetime(2024, 1, 1)  # noqa: DTZ001 event times have no zone
 LANDED = datetime(2026, 1, 1, tzinfo=UTC)
 SPREAD = 330 * 86_400  # seconds over which the bank's transaction dates are spread
-WARM_UP = 3  # builds after which what dbt does is known (transform/program.py)
+WARM_UP = 3  # builds, after which what models have read before is in memory
 LANDING = 1_000_000  # rows of history landed in one commit
 
 

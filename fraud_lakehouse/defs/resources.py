@@ -165,7 +165,7 @@ class Lakehouse:
         return self._once(source, lambda: self.parts.ingest(source, self.settings, self.lake))  # type: ignore[no-any-return]
 
     def builder(self) -> Builder:
-        """The warm dbt process."""
+        """What builds models, opened at its first use."""
         return self._once("builder", lambda: self.parts.builder(self.settings))  # type: ignore[no-any-return]
 
     def repeat(
