@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from fraud_lakehouse.transform.consumption import app_id
 from tests.dbt.small_lake import Row, SmallLake, copied_project
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,7 +60,7 @@ def content(lake: SmallLake) -> dict[str, tuple[dict[str, Any], list[str]]]:
         for name in lake.lake.tables(layer):
             table = lake.lake.open(layer, name)
             positions = {
-                f"{up}/{one}": table.transaction_version(f"reads:{up}/{one}")
+                f"{up}/{one}": table.transaction_version(app_id((up, one)))
                 for up in ("bronze", "silver", "gold")
                 for one in lake.lake.tables(up)
             }
@@ -86,6 +87,7 @@ def test_builds_tests_and_documentation_agree_with_the_live_cycle(project: Path,
         typed(project, by_hand, "build", *([] if step == 1 else ["--resource-type", "model"]))
         ours, theirs = content(live), content(by_hand)
         assert ours.keys() == theirs.keys() and len(ours) == 26
+        assert ours["gold/alerts"][0]["gold/transaction_features"] == step
         for table, (positions, rows) in ours.items():
             assert theirs[table][0] == positions, table
             assert theirs[table][1] == rows, table
