@@ -23,7 +23,7 @@ from tests.soak.ledger import TABLES
 
 VECTORS = "card_feature_vectors"
 LATE = "card_transactions_late"
-_OF_A_RUN = ["scored_at", "fired_at", "known_at", "version", "_commit"]  # when something was computed, and how often, not what
+_OF_A_RUN = ["scored_at", "fired_at", "known_at", "version", "_commit"]  # when it was computed, and how often
 _VERSIONED = {
     "user_trans_amt_last_360min_versions": ["trans_num"],
     "user_trans_amt_last_360min_windowed_versions": ["window_start", "user_id"],
