@@ -39,7 +39,7 @@ BANK_KEYS = {
 }
 GIVEN = {
     *("amt", "amount", "amount_text", "is_amount_excluded", "is_time_excluded", "user_entry", "version"),
-    *("known_at", "scored_at", "landed_at", "_ingested_at", "alert_id", "fired_at"),
+    *("known_at", "scored_at", "landed_at", "_ingested_at", "_commit", "alert_id", "fired_at"),
 }
 """Columns that say what was given, or when it was computed."""
 

@@ -105,7 +105,7 @@ def content(settings: Settings, layer: str, table: str) -> pl.DataFrame:
         frame = (
             frame.sort("version").unique("transaction_id", keep="last").filter(~pl.col("is_deleted")).drop("version")
         )
-    return frame.drop("scored_at", "fired_at", "known_at", strict=False).sort(pl.all(), nulls_last=True)
+    return frame.drop("scored_at", "fired_at", "known_at", "_commit", strict=False).sort(pl.all(), nulls_last=True)
 
 
 def test_silver_equals_the_source_under_concurrent_writers(database: str, tmp_path: Path) -> None:
