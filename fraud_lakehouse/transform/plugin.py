@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from enum import Enum
+from itertools import pairwise
 from typing import Any
 
 from dbt.adapters.duckdb.plugins import BasePlugin
@@ -263,8 +264,11 @@ class Plugin(BasePlugin):
             return self._commit_next(plan, call)
         (upstream,) = plan.asked
         read, written, last = plan.reads[upstream], 0, None
-        after = read.after
-        for until in steps(read.table, read.after, read.until, MOST_MERGED_ROWS):
+        parts = list(steps(read.table, read.after, read.until, MOST_MERGED_ROWS))
+        if len(parts) == 1:
+            return self._commit_next(plan, call)
+        for after, until in pairwise([read.after, *parts]):
+            read.check_not_rewritten(upstream)
             part = plan.reads[upstream] = read.between(after, until)
             sql = rows_sql(part.table, part.rows, self._growing.get(upstream, []))
             self._show_new_rows(plan.relations[upstream], sql)
@@ -273,7 +277,6 @@ class Plugin(BasePlugin):
                 self._consumption.remember(plan)
             else:
                 written, last = written + commit.rows, commit
-            after = until
             progress()
         return replace(last, rows=written) if last is not None else None
 
@@ -327,9 +330,8 @@ class Plugin(BasePlugin):
             )
         text = f"{call['sql']}\n"  # it may end with a comment, which would go on over what is put around it
         names = self._queries.columns(cursor, text)
-        plan.numbered = (
-            not call["source_types"] or "_lsn" in names
-        )  # a one-to-one replica has its source's columns alone
+        # a one-to-one replica has its source's columns alone, and a history some of ours
+        plan.numbered = not call["source_types"] or "_lsn" in names
         names, text = without_number(names, text)
         sql = typed(text, names, call["columns"], call["model"])
         stored = stored_only(sql, names)
