@@ -62,7 +62,7 @@ def compress_hour() -> int:
         seconds = round(3_600 * (time.perf_counter() - started) / 300)
     real = housekeeping.properties
     retention = {"delta.deletedFileRetentionDuration": f"interval {seconds} seconds"}
-    housekeeping.properties = lambda *, local: real(local=local) | retention
+    housekeeping.properties = lambda **table: real(**table) | retention
     return seconds
 
 

@@ -117,7 +117,7 @@ def backlog(lake: Lake, topic: FeatureTopic, position: Position) -> Backlog:
     commits = commits_of(table)
     if commits.newest < position.newest:
         raise DiscontinuityError(f"{topic.table} is at commit {commits.newest}, before {position.newest}: set back")
-    if commits.rewritten > max(position.commit, 0):
+    if 0 <= position.newest < commits.rewritten:
         raise DiscontinuityError(f"{topic.table} was built anew")
     until = commits.newest if position.until is None else position.until
     rows = rows_since(table, position.commit, until)

@@ -135,7 +135,7 @@ def _compiled(folder: Path) -> CompiledProject:
             recorded.unlink(missing_ok=True)
     manifest = json.loads((target / "manifest.json").read_text())
     variables = yaml.safe_load((folder / "dbt_project.yml").read_text()).get("vars") or {}
-    return _project(manifest, nodes, calls, variables.get("feature_definitions", {}))
+    return _project(manifest, nodes, calls, variables)
 
 
 def _write_profile(folder: Path) -> Path:
@@ -193,18 +193,24 @@ def _project(
     manifest: Mapping[str, Any],
     nodes: Mapping[str, Mapping[str, Any]],
     calls: Mapping[str, Mapping[str, Sequence[Input]]],
-    definitions: Definitions,
+    variables: Mapping[str, Any],
 ) -> CompiledProject:
     described = manifest["nodes"]
     stored = {_table(node) for node in described.values() if node["config"].get("materialized") == STORED}
     known = stored | {_table(source) for source in manifest["sources"].values()}
-    reading = _Reading(described, nodes, calls, known, definitions)
+    reading = _Reading(described, nodes, calls, known, variables.get("feature_definitions", {}))
     models = [
         reading.model(described[node]) for node in _ordered(described, nodes["full"]) if _is(described[node], "model")
     ]
     tests = [reading.test(described[node]) for node in nodes["full"] if _is(described[node], "test")]
+    captured = variables.get("captured_columns", {})  # of tables that the shipped project has models for
     sources = [
-        Source(node["unique_id"], _table(node), _columns(node), "_commit" in node["columns"])
+        Source(
+            node["unique_id"],
+            _table(node),
+            captured.get(_table(node)[1]) or _columns(node),
+            "_commit" in node["columns"],
+        )
         for node in manifest["sources"].values()
     ]
     return CompiledProject(models, tests, sources)

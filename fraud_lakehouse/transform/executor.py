@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -249,15 +250,17 @@ class Executor:
             return self._run_views(model, plan, views)
         (upstream,) = plan.asked
         whole, rows, last = plan.reads[upstream], 0, None
-        after = whole.after
-        for until in steps(whole.table, after, whole.until, MOST_MERGED_ROWS):
+        parts = list(steps(whole.table, whole.after, whole.until, MOST_MERGED_ROWS))
+        if len(parts) == 1:
+            return self._run_views(model, plan, views)
+        for after, until in pairwise([whole.after, *parts]):
+            whole.check_not_rewritten(upstream)
             plan.reads[upstream] = whole.between(after, until)
             commit = self._run_views(model, plan, views).commit
             if commit is None:
                 self._consumption.remember(plan)
             else:
                 rows, last = rows + commit.rows, commit
-            after = until
             progress()
         return Built(replace(last, rows=rows) if last is not None else None)
 
@@ -295,7 +298,7 @@ class Executor:
     def _run(self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str) -> writer.Commit | None:
         """Run the SQL, now that all it reads is in place, into one commit."""
         before = plan.target.version() if plan.target is not None else -1
-        with self.relations.indexed(cursor, plan):
+        with self.relations.indexed(cursor, plan), writer.refusals(plan):
             commit = self._write(cursor, model, plan, sql, self._queries.columns(cursor, sql))
         if commit is not None:
             self._consumption.record(plan, before, commit.version)

@@ -18,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.errors import ConcurrentWriterError, TransformError
+from fraud_lakehouse.lake import failpoints
 from fraud_lakehouse.lake.appender import Appender
+from fraud_lakehouse.lake.commit_numbers import commits_of
 from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.build_result import BuildResult
-from fraud_lakehouse.transform.consumption import Consumption
+from fraud_lakehouse.transform.consumption import Consumption, app_id
 from fraud_lakehouse.transform.handles import Handles
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer
@@ -71,6 +73,10 @@ class Mini:
     def table(self, layer: str, name: str) -> pl.DataFrame:
         """A table's rows."""
         return pl.read_delta(str(self.root / layer / name))
+
+    def handle(self, layer: str, name: str) -> DeltaTable:
+        """The newest version of a table."""
+        return DeltaTable(str(self.root / layer / name))
 
     def ids(self, layer: str, name: str) -> list[int]:
         """Sorted ids of a table."""
@@ -185,7 +191,7 @@ def test_full_refresh_gives_the_same_and_keeps_alerts(mini: Mini) -> None:
     assert mini.table("gold", "alerts").sort("id").equals(fired)
 
 
-def latest(mini: Mini) -> dict[int, float]:
+def latest(mini: Mini) -> dict[int | None, float]:
     """Amount by bucket."""
     return dict(mini.table("gold", "latest").sort("bucket").select("bucket", "amount").iter_rows())
 
@@ -205,6 +211,39 @@ def test_merge_updates_inserts_and_deletes_by_key(mini: Mini) -> None:
     mini.add(1001, 1002)  # > 1000 deletes its bucket
     mini.build()
     assert latest(mini) == {0: 0.0, 2: 7.0, 3: 8.0}
+
+
+def fail() -> None:
+    """A process that dies here, as far as the lake can tell; dbt would wait for a thread that is gone."""
+    raise RuntimeError("killed")
+
+
+def commits_behind(mini: Mini, last: int) -> None:
+    """Three new ids a commit of cards, up to `last`, which only cards is built from."""
+    for first in range(3, last, 3):
+        mini.add(first, first + 3)
+        mini.transformer.build(["--select", "cards"], tests=False).raise_for_errors()
+
+
+@pytest.mark.parametrize("killed", [0, 1, 3])
+def test_a_merge_that_is_far_behind_goes_on_in_parts(mini: Mini, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
+    monkeypatch.setattr("fraud_lakehouse.transform.plugin.MOST_MERGED_ROWS", 7)
+    mini.add(0, 3)
+    mini.build()
+    commits_behind(mini, 30)
+    began = commits_of(mini.handle("gold", "latest"))
+    if killed:
+        failpoints.arm("model.latest.after_commit", hits=killed, action=fail)
+        with pytest.raises(TransformError, match="killed"):
+            mini.build()
+        failpoints.disarm()
+        mini.restart()
+    mini.build()
+    assert latest(mini) == {0: 25.0, 1: 26.0, 2: 27.0, 3: 28.0, None: 29.0}
+    table, read = mini.handle("gold", "latest"), mini.handle("silver", "cards")
+    assert commits_of(table).newest == began.newest + 5, "nine commits of three rows each, two at a time"
+    assert table.transaction_version(app_id(("silver", "cards"), read)) == commits_of(read).newest == 10
+    assert mini.build().rows("latest") == 0
 
 
 def test_merge_finds_the_row_whose_key_is_null(mini: Mini) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from deltalake import write_deltalake
 
 from fraud_lakehouse.detect.excluded_values import CARDS, LEDGER, evaluate_excluded_values
 from fraud_lakehouse.transform.rebuild import rebuild
 from tests.dbt import cards_oracle as oracle
 from tests.dbt.small_lake import SCHEMAS, Row, SmallLake, by
+from tests.numbered import commit
 
 AMOUNTS = [1e12 + 1, -2e12, 1e15, -9e28, 1e308, math.inf, -math.inf, math.nan]
 TIMES = ["9999-12-31 23:59:59", "2026-01-03 12:00:00", "0001-01-01 00:00:00"]
@@ -277,7 +277,7 @@ def test_a_rebuild_heals_a_lake_that_counted_them(lake: SmallLake, monkeypatch: 
         unlimited.transformer.close()
     for name, added in ((CARDS, []), (LEDGER, ["amount_text"])):
         stored = pl.read_delta(lake.lake.uri(*name)).drop("is_amount_excluded", "is_time_excluded", *added)
-        write_deltalake(lake.lake.uri(*name), stored, mode="overwrite", schema_mode="overwrite")
+        commit(lake.lake.uri(*name), stored, "overwrite", same_rows=True)
     build_all(lake)
     land(second, bank_second)
     build_all(lake)

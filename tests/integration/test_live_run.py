@@ -267,7 +267,7 @@ def test_a_broken_rule_is_refused_by_a_running_loop_and_taken_once_it_is_mended(
         rule.write_text(good.replace("user_exists = false", "no_such_column = false"))
         project.write_text(project.read_text().replace("unknown_user: {version: 1", "unknown_user: {version: 2"))
         until(lambda: "('project', " in live.said, "the change is refused", live)
-        assert "dbt could not build rule_unknown_user" in live.said and "no_such_column" in live.said
+        assert "model rule_unknown_user cannot run" in live.said and "no_such_column" in live.said
         assert "('model " not in live.said, "no model of the hot lane failed"
         assert alerted(live) == 1
         rule.write_text(good)
