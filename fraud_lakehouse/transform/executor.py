@@ -28,7 +28,7 @@ from fraud_lakehouse.transform.handles import Handles, Key, Mark, log_folder_mar
 from fraud_lakehouse.transform.inputs import NewRows
 from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed, without_number
 from fraud_lakehouse.transform.relations import Relations
-from fraud_lakehouse.transform.scan import columns
+from fraud_lakehouse.transform.scan import Columns, columns
 from fraud_lakehouse.transform.values import with_values
 from fraud_lakehouse.transform.views import failing_views, only
 
@@ -170,8 +170,9 @@ class Executor:
                 return
             for incremental in (False, True):
                 plan = Plan(model.key, None, incremental=incremental, keep_rows=model.keeps_rows)
-                sql = self._fill(plan, model, model.must_read)
-                self._describe(model, plan, sql)
+                described = self._describe(model, plan, self._fill(plan, model, model.must_read))
+                if model.has_source_types:
+                    self.relations.declare(model.key, described)
         except duckdb.Error as error:
             raise TransformError(f"model {model.name} cannot run: {error}", f"correct {model.name}") from None
 
@@ -304,12 +305,12 @@ class Executor:
             self._consumption.record(plan, before, commit.version)
         return commit
 
-    def _describe(self, model: Model, plan: Plan, sql: str) -> None:
-        """Have DuckDB plan the SQL, without reading a row."""
+    def _describe(self, model: Model, plan: Plan, sql: str) -> Columns:
+        """The columns of the SQL, as they are stored; no row is read."""
         cursor = self._connection.cursor()
         with self.relations.indexed(cursor, plan):
             names, sql = without_number([name for name, _ in self._queries.columns(cursor, sql)], sql)
-            cursor.execute(f"describe {self._typed(model, sql, names)}").fetchall()
+            return self._queries.columns(cursor, self._typed(model, sql, names))
 
     @staticmethod
     def _typed(model: Model, sql: str, names: list[str]) -> str:

@@ -58,6 +58,10 @@ class Relations:
         """The columns that the project declares for a table; none for one it does not know."""
         return self._declared.get(key, [])
 
+    def declare(self, key: Key, columns: Columns) -> None:
+        """Have a table that is not there read as one with these columns."""
+        self._declared[key] = columns
+
     def knows(self, key: Key) -> bool:
         """Whether the project names the table."""
         return key in self._declared
