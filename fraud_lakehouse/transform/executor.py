@@ -195,8 +195,8 @@ class Executor:
         plan = self.plan(model.key, upstreams, full_refresh=full_refresh, keep_rows=model.keeps_rows)
         self._ask(plan, model, views)
         conditions = {one.kind: one.call for one in model.incremental.inputs if one.kind in ("stored", "full_when")}
-        if plan.incremental and plan.has_new_rows and conditions:
-            queries = conditions.get("full_when", {}).get("queries", [])
+        if plan.incremental and conditions:
+            queries = conditions.get("full_when", {}).get("queries", []) if plan.has_new_rows else []
             if queries:
                 self.relations.show_inputs(plan, [one for one in model.incremental.inputs if one.kind == "new_rows"])
             if not self.goes_on(plan, conditions.get("stored"), queries):

@@ -16,8 +16,8 @@ from fraud_lakehouse.transform.runner import Transformer
 def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) -> list[NodeResult]:
     """Build these models from all rows, each in the turn of its lane; what reads them follows at its next build.
 
-    What a model lacks of its upstream is built before, by itself: its rows are then known to be the same, and what
-    keeps its own rows (alerts) reads none of them again (transform/consumption.py).
+    Before models of the fast path, all of it is built from new rows: what is built anew then has the same rows as before,
+    and a table that keeps its rows (alerts), which has read them all, reads none again (transform/consumption.py).
 
     Args:
         names: of models or their tables, with or without the layer: `card_feature_vectors`, `silver/users`.
@@ -39,8 +39,7 @@ def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) 
         if wanted:
             with writer_lock(settings.work_dir, TURN_SECONDS, part):
                 if part == HOT:
-                    before = [model.name for model in project.with_parents(wanted) if model.is_hot]
-                    transformer.build(before, tests=False).raise_for_errors()
+                    transformer.build_lane("hot").raise_for_errors()
                 result = transformer.build({model.name for model in wanted}, full_refresh=True, tests=False)
             result.raise_for_errors()
             built += result.nodes
