@@ -16,8 +16,8 @@ from fraud_lakehouse.transform.runner import Transformer
 def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) -> list[NodeResult]:
     """Build these models from all rows, each in the turn of its lane; what reads them follows at its next build.
 
-    Before models of the fast path, all of it is built from new rows: what is built anew then has the same rows as before,
-    and a table that keeps its rows (alerts), which has read them all, reads none again (transform/consumption.py).
+    Before models of the fast path, all of it is built from new rows: what is built anew then has the rows it had, and a
+    table that keeps its own (alerts), which has read them all, reads none again (transform/consumption.py).
 
     Args:
         names: of models or their tables, with or without the layer: `card_feature_vectors`, `silver/users`.
