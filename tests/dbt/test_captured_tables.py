@@ -97,11 +97,11 @@ def test_a_wide_table_is_replicated_in_the_default_memory(tmp_path: Path) -> Non
     for key in (1, 2):
         add("c", 10, key, first)
     add("u", 20, 1, dict.fromkeys(names[400:], "2"), names[:400])
-    wide.build_only("tag:replica")
+    wide.build("replica")
     second = {**first, **dict.fromkeys(names[400:], "2")}
     assert_same(wide.rows("silver", "wide"), [{"id": 1, **second}, {"id": 2, **first}], "id")
     add("u", 30, 2, {**dict.fromkeys(names[:200], "3"), **dict.fromkeys(names[400:], "3")}, names[200:400])
-    wide.build_only("tag:replica")
+    wide.build("replica")
     third = {**first, **dict.fromkeys([*names[:200], *names[400:]], "3")}
     assert_same(wide.rows("silver", "wide"), [{"id": 1, **second}, {"id": 2, **third}], "id")
     versions = [{"id": 1, "_lsn": 10, **first}, {"id": 1, "_lsn": 20, **second}]

@@ -214,7 +214,7 @@ def test_merge_updates_inserts_and_deletes_by_key(mini: Mini) -> None:
 
 
 def fail() -> None:
-    """A process that dies here, as far as the lake can tell; dbt would wait for a thread that is gone."""
+    """A process that dies here, as far as the lake can tell."""
     raise RuntimeError("killed")
 
 
@@ -222,12 +222,12 @@ def commits_behind(mini: Mini, last: int) -> None:
     """Three new ids a commit of cards, up to `last`, which only cards is built from."""
     for first in range(3, last, 3):
         mini.add(first, first + 3)
-        mini.transformer.build(["--select", "cards"], tests=False).raise_for_errors()
+        mini.transformer.build(["cards"], tests=False).raise_for_errors()
 
 
 @pytest.mark.parametrize("killed", [0, 1, 3])
 def test_a_merge_that_is_far_behind_goes_on_in_parts(mini: Mini, monkeypatch: pytest.MonkeyPatch, killed: int) -> None:
-    monkeypatch.setattr("fraud_lakehouse.transform.plugin.MOST_MERGED_ROWS", 7)
+    monkeypatch.setattr("fraud_lakehouse.transform.executor.MOST_MERGED_ROWS", 7)
     mini.add(0, 3)
     mini.build()
     commits_behind(mini, 30)
