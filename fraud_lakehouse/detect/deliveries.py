@@ -68,8 +68,8 @@ class DeliveryLog:
         if self._appender is None:
             self._appender = Appender.open(self._lake, *TABLE, COLUMNS)
         while attempts:
-            commits = self._appender.position(_COMMITS) or 0
-            try:
+            try:  # the position too is refused, of a process that was suspended until the log was cleaned
+                commits = self._appender.position(_COMMITS) or 0
                 self._appender.append(
                     pl.DataFrame(list(attempts), schema=COLUMNS, orient="row"), {_COMMITS: commits + 1}
                 )

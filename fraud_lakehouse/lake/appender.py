@@ -112,12 +112,19 @@ class Appender:
         return commit_numbers.newest(self._handle) if found is None else found
 
     def refresh(self) -> None:
-        """Bring the handle to the newest version."""
-        with lake_errors(self.lake, self.layer, self.name):
-            before = self._handle.version()
-            self._handle.update_incremental()
-            if self._handle.version() != before:
-                self._schema = schemas.frame_schema(self._handle.schema())
+        """Bring the handle to the newest version.
+
+        Raises:
+            LakeError: the lake cannot be read.
+        """
+        before = self._handle.version()
+        try:
+            with self._fenced():
+                self._handle.update_incremental()
+        except ConcurrentWriterError:
+            return  # its entries are gone from the log: the table was opened anew
+        if self._handle.version() != before:
+            self._schema = schemas.frame_schema(self._handle.schema())
 
     def read(self) -> pl.DataFrame:
         """The whole table as of this handle (for small control tables)."""

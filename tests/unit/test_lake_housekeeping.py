@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.lake import durable, failpoints, housekeeping
 from fraud_lakehouse.lake.appender import Appender
@@ -190,6 +192,36 @@ def test_no_commit_of_a_writer_left_behind_counts(
         change(stopped)
     assert entries(tmp_path)[0] == first
     assert rows(tmp_path) == list(range(1, 51))
+
+
+def test_a_handle_left_behind_by_the_log_is_brought_to_the_newest_version(tmp_path: Path, busy: None) -> None:
+    busy_one, suspended = opened(tmp_path), opened(tmp_path)
+    land(suspended, 1)
+    busy_one.refresh()
+    land(busy_one, *range(2, 41))
+    age(log_of(tmp_path), LOG_SECONDS)
+    land(busy_one, *range(41, 51))
+    assert entries(tmp_path)[0] > suspended.version
+    suspended.refresh()
+    assert (suspended.version, suspended.position("a")) == (busy_one.version, 50)
+
+
+def test_an_attempt_is_recorded_though_the_log_was_cleaned_meanwhile(tmp_path: Path, busy: None) -> None:
+    lake = Lake.at(tmp_path)
+    suspended, successor = DeliveryLog(lake), DeliveryLog(lake)
+    suspended.append([attempt(0)])
+    for number in range(1, 40):
+        successor.append([attempt(number)])
+    age(tmp_path / "gold/alert_deliveries" / durable.LOG, LOG_SECONDS)
+    for number in range(40, 51):
+        successor.append([attempt(number)])
+    suspended.append([attempt(50), attempt(51)])
+    recorded = pl.read_delta(str(tmp_path / "gold/alert_deliveries"))["alert_id"]
+    assert sorted(recorded) == sorted(f"a{number}" for number in range(52))
+
+
+def attempt(number: int) -> Attempt:
+    return Attempt(f"a{number}", "json", 1, datetime(2026, 1, 1, tzinfo=UTC), "delivered")
 
 
 def test_a_commit_that_was_suspended_in_the_middle_counts_for_nothing(
