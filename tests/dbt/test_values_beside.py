@@ -152,7 +152,9 @@ def build(*sources: Source, full_refresh: bool = False) -> None:
         source.commit()
     lake = sources[0].lake
     lake.transformer.reload()
-    lake.build_only("path:models/silver/captured", full_refresh=full_refresh)
+    lake.transformer.reload()
+    captured = [model.name for model in lake.transformer.compiled.models if model.is_generated]
+    lake.build_only(*captured, full_refresh=full_refresh)
     for source in sources:
         source.check()
 
