@@ -152,7 +152,6 @@ def build(*sources: Source, full_refresh: bool = False) -> None:
         source.commit()
     lake = sources[0].lake
     lake.transformer.reload()
-    lake.transformer.reload()
     captured = [model.name for model in lake.transformer.compiled.models if model.is_generated]
     lake.build_only(*captured, full_refresh=full_refresh)
     for source in sources:
