@@ -69,10 +69,9 @@ def query(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Query]:
     folder = tmp_path_factory.mktemp("windows")
     transformer = Transformer(load_settings(lake=str(folder / "lake")))
     queries = QUERIES | OF_FEW
-    result = transformer._invoke(["compile", "--inline", "\n--next--\n".join(queries.values())])
+    sql = transformer.rendered("\n--next--\n".join(queries.values()))
     transformer.close()
-    assert result.success, result.exception
-    rendered = dict(zip(queries, result.result.results[0].node.compiled_code.split("--next--"), strict=True))
+    rendered = dict(zip(queries, sql.split("--next--"), strict=True))
 
     with duckdb.connect() as connection:
 

@@ -49,8 +49,8 @@ def test_rows_and_position_are_shown(
         for event in result.get_asset_materialization_events()
     ]
     assert shown == [
-        {"rows": 4, "published": 40, "version": 7, "epoch": 1},
-        {"rows": 0, "published": 2, "version": 7, "epoch": 1},
+        {"rows": 4, "published": 40, "commit": 7, "epoch": 1},
+        {"rows": 0, "published": 2, "commit": 7, "epoch": 1},
     ]
 
 

@@ -43,7 +43,7 @@ class ScriptedTransformer:
         self.changes = 0
         self.is_ready = True
 
-    def accept(self) -> bool:
+    def reload(self) -> bool:
         """Whether there is a change."""
         if self.refusal:
             raise TransformError(self.refusal, "mend it")

@@ -46,7 +46,7 @@ class ScriptedModels:
         other = NodeResult(f"model.x.cards_{lane}", f"cards_{lane}", "model", "success", 0.1, rows=1)
         return BuildResult([one for one in (node, other) if one.unique_id not in without], 0.1)
 
-    def accept(self) -> bool:
+    def reload(self) -> bool:
         """No change."""
         return False
 

@@ -64,7 +64,7 @@ def test_a_full_disk_is_told_as_such_and_tried_again(settings: Settings, shipped
 
 def test_a_changed_project_that_has_no_room_leaves_the_accepted_one_in_use(settings: Settings, shipped: Path) -> None:
     running, starting = Transformer(settings, shipped), Transformer(settings, shipped)
-    running.reload()
+    running.build(["one"])
     in_use = running.project
     (shipped / "models" / "one.sql").write_text("select 2 as one")
     for transformer in (running, starting):
@@ -72,7 +72,7 @@ def test_a_changed_project_that_has_no_room_leaves_the_accepted_one_in_use(setti
             transformer.reload()
         assert transformer.is_ready
     assert running.project == in_use
-    assert starting.follow() is False, "it is the accepted one that both build by"
+    assert starting.follow() is False, "it is the one built last that both build by"
     assert running.reload() and running.project != in_use
     running.close()
     starting.close()
