@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
+from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.transform.build_result import NodeResult
 from fraud_lakehouse.transform.compiled import CompiledProject, Model, Test
-from fraud_lakehouse.transform.executor import Executor
+from fraud_lakehouse.transform.executor import Built, Executor
+
+_ATTEMPTS = 3
 
 
 def build_models(
@@ -76,7 +80,7 @@ def _build(
     views = [view for view in model.must_read if ids[view] not in failed and ids[view] not in absent]
     began = time.monotonic()
     try:
-        built = executor.build(model, full_refresh=full_refresh, views=views)
+        built = _built(executor, model, views, full_refresh=full_refresh)
     except Exception as error:  # noqa: BLE001  whatever it is, it is this model's
         results[model.unique_id] = replace(_result(model, "error", began), message=str(error))
         return
@@ -84,6 +88,18 @@ def _build(
         results[view.unique_id] = replace(_result(view, "error"), message=built.failed_views[view.name])
     rows, version = (built.commit.rows, built.commit.version) if built.commit is not None else (0, None)
     results[model.unique_id] = replace(_result(model, "success", began), rows=rows, version=version)
+
+
+def _built(executor: Executor, model: Model, views: Collection[str], *, full_refresh: bool) -> Built:
+    """Build a model, again from the new state where another process was first: it may be on another machine.
+
+    Raises:
+        ConcurrentWriterError: others were first each time; the next build goes on.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(ConcurrentWriterError):
+            return executor.build(model, full_refresh=full_refresh, views=views)
+    return executor.build(model, full_refresh=full_refresh, views=views)
 
 
 def _test(executor: Executor, test: Test) -> NodeResult:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -335,3 +336,22 @@ def test_any_split_into_batches_gives_the_same_tables(mini_project: Path, cuts: 
         assert mini.ids("gold", "alerts") == list(range(101, 130))
         assert mini.table("gold", "average")["amount"].to_list() == [127.0]
         mini.transformer.close()
+
+
+def test_a_table_that_another_process_makes_at_the_same_time_is_built_from_its_state(
+    mini: Mini, mini_project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mini.add(0, 120)
+    other = Transformer(load_settings(lake=str(mini.root)), mini_project)
+    replace, rivals = writer.replace, iter([other])
+
+    def late(lake: Lake, *arguments: Any) -> writer.Commit:
+        for rival in rivals:
+            rival.build_lane("all").raise_for_errors()
+        return replace(lake, *arguments)
+
+    monkeypatch.setattr(writer, "replace", late)
+    mini.build()
+    other.close()
+    assert mini.ids("gold", "features") == list(range(120))
+    assert mini.ids("gold", "alerts") == list(range(101, 120))
