@@ -27,17 +27,23 @@ from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 USERS = 10_000
 
 
+_USERS = (
+    "create table users (user_id serial primary key, name varchar(100), email varchar(100),"
+    " registration_date timestamp default now())"
+)
+_TRANSACTIONS = (
+    "create table transactions (transaction_id serial primary key, user_id int,"
+    " transaction_date timestamp default now(), amount decimal(10,2))"
+)
+BANK = (_USERS, _TRANSACTIONS)
+"""The bank's tables, as in the reference system."""
+
+
 def load_postgres(dsn: str, rows: int) -> None:
     """Tables as in the reference system, `rows` transactions of the past year in random order of date."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(
-            "create table users (user_id serial primary key, name varchar(100), email varchar(100),"
-            " registration_date timestamp default now())"
-        )
-        connection.execute(
-            "create table transactions (transaction_id serial primary key, user_id int,"
-            " transaction_date timestamp default now(), amount decimal(10,2))"
-        )
+        for statement in BANK:
+            connection.execute(statement)
         connection.execute(
             "insert into users (name, email)"
             " select 'User ' || i, 'user' || i || '@example.com' from generate_series(1, %s) i",

@@ -26,7 +26,7 @@ from statistics import median
 
 import polars as pl
 import psycopg
-from catch_up import catch_up
+from catch_up import BANK, catch_up
 
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.lake.appender import Appender
@@ -55,14 +55,8 @@ def create_tables(dsn: str, tables: int, rows: int) -> None:
     """The bank's two tables with a few rows, and as many others."""
     chance = random.Random(0)
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(
-            "create table users (user_id serial primary key, name varchar(100), email varchar(100),"
-            " registration_date timestamp default now())"
-        )
-        connection.execute(
-            "create table transactions (transaction_id serial primary key, user_id int,"
-            " transaction_date timestamp default now(), amount decimal(10,2))"
-        )
+        for statement in BANK:
+            connection.execute(statement)
         connection.execute("insert into users (name, email) select 'User', 'u@example.com' from generate_series(1, 20)")
         for number in range(tables):
             kinds = chance.choices(list(COLUMNS), k=chance.randint(2, 7))
