@@ -12,6 +12,7 @@ from random import Random
 from uuid import uuid4
 
 import polars as pl
+import psycopg
 
 from fraud_lakehouse.lake.ingest import KafkaIngest, PostgresIngest
 from fraud_lakehouse.lake.lake import Lake
@@ -155,6 +156,14 @@ class Stand:
         with KafkaIngest(settings, self.lake) as kafka:
             while kafka.step(DRAIN_ROWS, 0.1):
                 pass
+
+    def end_slot_reader(self) -> None:
+        """End the session that reads the slot, as the product's message says."""
+        with psycopg.connect(self.ledger.dsn) as connection:
+            connection.execute(
+                "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s",
+                (self.database,),
+            )
 
     def judge(self) -> Verdict:
         """Compare bronze with the record; the lake must be drained."""
