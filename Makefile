@@ -31,10 +31,11 @@ test: $(READY) ## Run all tests: unit, dbt, definitions, integration, faults (PY
 soak: $(READY) ## Break the product for as long as asked and print what was found (SOAK_ARGS="--minutes 30 --seed 7")
 	$(BIN)/python -m tests.soak.run $(SOAK_ARGS)
 
-lint: $(READY) ## Check style (ruff) and types (mypy, strict)
+lint: $(READY) ## Check style (ruff), types (mypy, strict) and the layers of the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(READY) ## Rewrite the Python files in the project's style
 	$(BIN)/ruff check --fix .

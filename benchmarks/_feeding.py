@@ -23,12 +23,12 @@ import polars as pl
 import psycopg
 from micro_batch import cards
 
-from fraud_lakehouse.capture.kafka_config import KafkaClients
 from fraud_lakehouse.demo.bank import BankWriter
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.kafka.config import KafkaClients
+from fraud_lakehouse.storage.lake import Lake
 
 MOST_BY_GENERATORS = 1_000
 USERS = 10_000

@@ -24,11 +24,11 @@ from confluent_kafka import TopicPartition
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.catch_up import load_kafka
-from fraud_lakehouse.capture.kafka_config import KafkaClients
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
-from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.config import KafkaClients
+from fraud_lakehouse.storage.lake import Lake
 
 TOPIC = "transaction"
 

@@ -44,10 +44,10 @@ from fraud_lakehouse.demo.interface import DagsterServices
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.demo.services import Watchdog
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.lease import holder
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.lease import holder
 from fraud_lakehouse.transform.runner import Transformer
 
 START_SECONDS = 180.0

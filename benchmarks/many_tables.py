@@ -28,12 +28,12 @@ import polars as pl
 import psycopg
 from catch_up import BANK, catch_up
 
+from fraud_lakehouse.checks.status import collect
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.live.cycle import Cycle
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.status import collect
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import Lake
 
 COLUMNS = {  # type -> an expression of the row's number
     "bigint": "g * 7",

@@ -22,10 +22,10 @@ from statistics import median
 import polars as pl
 import psutil
 
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.runner import Transformer
 

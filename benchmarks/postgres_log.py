@@ -20,11 +20,11 @@ from uuid import uuid4
 import psycopg
 from _postgres import CREATE, program, server_cpu, settings_of, version_of, write_inserts, write_mixed
 
-from fraud_lakehouse.capture.postgres_slot_state import format_lsn
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.postgres import PostgresIngest
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.slot_state import format_lsn
+from fraud_lakehouse.storage.lake import Lake
 
 PUBLICATION = "fraud_lakehouse"
 

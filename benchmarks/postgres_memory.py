@@ -23,9 +23,9 @@ import psycopg
 from _postgres import CREATE, INSERT, settings_of, write_inserts
 
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.postgres import PostgresIngest
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.storage.lake import Lake
 
 
 def land_here() -> None:

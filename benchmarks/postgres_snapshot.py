@@ -19,9 +19,9 @@ import psycopg
 from _postgres import CREATE, program, server_cpu, settings_of, version_of, write_inserts
 
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.postgres import PostgresIngest
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.lake import Lake
 
 
 def copy(dsn: str) -> float:

@@ -23,10 +23,10 @@ from typing import Any
 import polars as pl
 from deltalake import DeltaTable, Transaction
 
-from fraud_lakehouse.lake import housekeeping
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.lake import Lake, scan
-from fraud_lakehouse.lake.maintenance import maintain_table
+from fraud_lakehouse.storage import housekeeping
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import Lake, scan
+from fraud_lakehouse.storage.maintenance import maintain_table
 from fraud_lakehouse.transform import writer
 
 ROWS = 10  # of a commit

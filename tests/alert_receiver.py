@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from tests.numbered import commit
 
 FIRED = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fraud_lakehouse.lake import failpoints
+from fraud_lakehouse import failpoints
 
 pytest_plugins = [
     f"tests.{name}"

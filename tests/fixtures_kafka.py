@@ -13,9 +13,9 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from fraud_lakehouse.capture.kafka_records import CardTransaction
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.records import CardTransaction
 from tests.patience import PATIENCE
 
 pytest.register_assert_rewrite("tests.kafka_contract")

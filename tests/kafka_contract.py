@@ -9,11 +9,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fraud_lakehouse.capture.kafka import KafkaBatch, KafkaCapture
-from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA, encode
-from fraud_lakehouse.capture.kafka_source import TopicMissingError, TopicRecreatedError
+from fraud_lakehouse.demo.replay import replay
 from fraud_lakehouse.errors import GapError, SourceError
-from fraud_lakehouse.replay import replay
+from fraud_lakehouse.sources.kafka.capture import KafkaBatch, KafkaCapture
+from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA, encode
+from fraud_lakehouse.sources.kafka.topic import TopicMissingError, TopicRecreatedError
 from tests.fixtures_kafka import Broker, card
 from tests.patience import PATIENCE
 

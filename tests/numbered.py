@@ -8,8 +8,8 @@ from typing import Literal
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
-from fraud_lakehouse.lake.commit_numbers import Commits, commits_of
-from fraud_lakehouse.lake.schemas import COMMIT
+from fraud_lakehouse.storage.commit_numbers import Commits, commits_of
+from fraud_lakehouse.storage.schemas import COMMIT
 
 
 def commit(

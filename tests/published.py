@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.publish.feature_topic import feature_topics, text_headers
+from fraud_lakehouse.sinks.kafka.feature_topic import feature_topics, text_headers
+from fraud_lakehouse.storage.lake import Lake
 from tests.numbered import commit
 
 OVER, TUMBLE = feature_topics("")

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs import LIVE_JOB
 from fraud_lakehouse.defs.sensors import UNFINISHED
-from fraud_lakehouse.detect.message import Message
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
@@ -51,7 +51,7 @@ def deliver(settings: Settings) -> str:
     Raises:
         DestinationError: a destination failed; the others got theirs.
     """
-    from fraud_lakehouse.detect.delivery import Delivery
+    from fraud_lakehouse.alerts.delivery import Delivery
 
     delivery = Delivery(settings, Lake.at(settings.lake))
     try:
@@ -126,7 +126,7 @@ def notify(settings: Settings, message: Message) -> None:
     Raises:
         DestinationError: names those that did not take it, after all were tried.
     """
-    from fraud_lakehouse.detect.destination import destinations
+    from fraud_lakehouse.alerts.destination import destinations
 
     found = destinations(settings)
     with ThreadPoolExecutor(max_workers=len(found)) as pool:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from fraud_lakehouse.capture.postgres_names import bronze_name
 from fraud_lakehouse.defs import LAKE_POOL, OWNERS
 from fraud_lakehouse.defs.capture_check import ASSETS, CHECK, capture_spec, failing_check
 from fraud_lakehouse.defs.metadata import landed_metadata, table_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.sql_text import qualified
+from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.lake.ingest import Landed
+    from fraud_lakehouse.ingest import Landed
     from fraud_lakehouse.settings import Settings
 
 CARD_TABLE = "card_transactions"

@@ -15,8 +15,8 @@ import dagster as dg
 
 from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.errors import GapError, LakehouseError, SourceError
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 
 CHECK = "capture"
 ASSETS = {"postgres": table_key("bronze", "transactions"), "kafka": table_key("bronze", "card_transactions")}

@@ -15,13 +15,13 @@ import polars as pl
 from fraud_lakehouse.defs.metadata import markdown_table
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.transform import ALERTS_KEY
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.detect.anomaly_rate import RateDrift
-    from fraud_lakehouse.detect.behind import KeepingUp
-    from fraud_lakehouse.detect.findings import Finding
-    from fraud_lakehouse.detect.latency import Latency
+    from fraud_lakehouse.checks.anomaly_rate import RateDrift
+    from fraud_lakehouse.checks.findings import Finding
+    from fraud_lakehouse.checks.lag import KeepingUp
+    from fraud_lakehouse.checks.latency import Latency
     from fraud_lakehouse.settings import Settings
 
 DRIFT = "anomaly_rate"
@@ -81,10 +81,10 @@ def alert_checks(rules: Sequence[str]) -> dg.AssetChecksDefinition:
 
 def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") -> Iterator[dg.AssetCheckEvaluation]:
     """Every check on gold/alerts, evaluated now; the live run logs these as they are."""
-    from fraud_lakehouse.detect.anomaly_rate import evaluate_drift
-    from fraud_lakehouse.detect.behind import keeping_up
-    from fraud_lakehouse.detect.findings import evaluate_rules
-    from fraud_lakehouse.detect.latency import evaluate_latency
+    from fraud_lakehouse.checks.anomaly_rate import evaluate_drift
+    from fraud_lakehouse.checks.findings import evaluate_rules
+    from fraud_lakehouse.checks.lag import keeping_up
+    from fraud_lakehouse.checks.latency import evaluate_latency
 
     for rule, finding in evaluate_rules(lake, rules, WINDOW).items():
         yield _warning(rule_check_name(rule), finding.passed, finding_metadata(finding))

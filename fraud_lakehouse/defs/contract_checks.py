@@ -1,4 +1,4 @@
-"""The checks of what later layers rely on: columns, positions, quarantined share. What passes: `detect/contracts.py`.
+"""The checks of what later layers rely on: columns, positions, quarantined share. What passes: `checks/contracts.py`.
 
 In a batch run they block the models that come after; a live run, which has built by then, evaluates a table a round.
 """
@@ -15,10 +15,10 @@ import dagster as dg
 from fraud_lakehouse.defs.bronze import CARD_TABLE
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.detect.contracts import ContractResult
+    from fraud_lakehouse.checks.contracts import ContractResult
 
 LIVE_ROWS = 200_000  # of the newest that a live run looks at: 0.03 s of processor time, 0.2 s of one large file
 _CONTRACTS = {
@@ -31,7 +31,7 @@ _Table = tuple[str, str]
 
 def contracted_tables(bronze: Sequence[str], silver: Sequence[str]) -> list[_Table]:
     """Layer and name of the tables with a contract: of bronze all, of silver those whose columns are fixed."""
-    from fraud_lakehouse.detect.contracts import REQUIRED
+    from fraud_lakehouse.checks.contracts import REQUIRED
 
     fixed = [("silver", table) for table in silver if ("silver", table) in REQUIRED]
     return [*(("bronze", table) for table in bronze), *fixed]
@@ -116,7 +116,7 @@ def _names(table: _Table) -> list[str]:
 
 
 def _evaluate(lake: Lake, table: _Table, recent_rows: int | None = None) -> "dict[str, ContractResult]":
-    from fraud_lakehouse.detect.contracts import RECENT_ROWS, check_bronze, check_columns
+    from fraud_lakehouse.checks.contracts import RECENT_ROWS, check_bronze, check_columns
 
     layer, name = table
     found = check_bronze(lake, name, recent_rows or RECENT_ROWS) if layer == "bronze" else [check_columns(lake, *table)]

@@ -1,4 +1,4 @@
-"""The checks on amounts and event times that count nowhere. What counts them is `detect/excluded_values.py`."""
+"""The checks on amounts and event times that count nowhere. What counts them is `checks/excluded_values.py`."""
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from fraud_lakehouse.checks.excluded_values import CARDS, LEDGER, evaluate_excluded_values
 from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
-from fraud_lakehouse.detect.excluded_values import CARDS, LEDGER, evaluate_excluded_values
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.detect.excluded_values import ExcludedValues
+    from fraud_lakehouse.checks.excluded_values import ExcludedValues
     from fraud_lakehouse.settings import Settings
 
 CHECK = "excluded_values"

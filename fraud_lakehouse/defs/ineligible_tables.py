@@ -1,6 +1,6 @@
 """Tables that are not captured, in Dagster: a check on a bronze asset, and a sensor that sends a message of each.
 
-Which they are, and why, is decided in `lake/postgres_refusals.py`.
+Which they are, and why, is decided in `ingest/ineligible_tables.py`.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs.alerts import notify
 from fraud_lakehouse.defs.bronze import bronze_key, configured
 from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
-from fraud_lakehouse.detect.message import Message
 from fraud_lakehouse.errors import LakehouseError
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
+    from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
     from fraud_lakehouse.settings import Settings
 
 CHECK = "tables_captured"

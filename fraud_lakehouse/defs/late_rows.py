@@ -1,4 +1,4 @@
-"""The check on late card transactions. What counts is decided in `detect/late_rows.py`."""
+"""The check on late card transactions. What counts is decided in `checks/late_rows.py`."""
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from fraud_lakehouse.checks.late_rows import CARDS, evaluate_late_rows
 from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
-from fraud_lakehouse.detect.late_rows import CARDS, evaluate_late_rows
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.detect.late_rows import LateRows
+    from fraud_lakehouse.checks.late_rows import LateRows
     from fraud_lakehouse.settings import Settings
 
 CHECK = "late_rows"

@@ -34,9 +34,9 @@ from fraud_lakehouse.defs.slot_health import slot_evaluation
 from fraud_lakehouse.defs.transform import ALERTS_KEY
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.lake.ingest import Landed
+    from fraud_lakehouse.ingest import Landed
     from fraud_lakehouse.live import CycleResult
-    from fraud_lakehouse.live.behind import Behind
+    from fraud_lakehouse.live.backlog import Behind
     from fraud_lakehouse.transform.build_result import NodeResult
 
 log = logging.getLogger(__name__)

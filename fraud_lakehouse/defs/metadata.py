@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from fraud_lakehouse.lake.lake import scan
+from fraud_lakehouse.storage.lake import scan
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.lake.ingest import Landed
-    from fraud_lakehouse.lake.lake import Lake
+    from fraud_lakehouse.ingest import Landed
+    from fraud_lakehouse.storage.lake import Lake
 
 PERSONAL_COLUMNS = frozenset({"name", "email", "first", "last", "dob", "zipcode", "cc_num"})
 PREVIEW_ROWS = 5

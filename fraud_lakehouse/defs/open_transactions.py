@@ -1,6 +1,6 @@
 """The check `open_transactions` on bronze/card_transactions: no Kafka transaction hangs in front of committed records.
 
-What hangs is decided in `detect/open_transactions.py`.
+What hangs is decided in `checks/open_transactions.py`.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -16,7 +16,7 @@ from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.errors import LakehouseError
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.detect.open_transactions import TransactionHealth
+    from fraud_lakehouse.checks.open_transactions import TransactionHealth
     from fraud_lakehouse.settings import Settings
 
 CHECK = "open_transactions"

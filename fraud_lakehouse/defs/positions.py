@@ -1,6 +1,6 @@
 """What a sensor sees of a source: whether it holds data beyond the lake's position, and that range as a name.
 
-A topic that holds none may be due for an observation (lake/idle_partitions.py), which a run makes and models build on.
+A topic that holds none may be due for an observation (ingest/idle_partitions.py): a run makes it, models build on it.
 Positions only, never rows. The range names the run that will land it, so the same data twice is one run.
 """
 
@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import GapError
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
@@ -82,10 +82,10 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
 
     Log of other tables alone counts once it is more than IDLE_BYTES: a run lets the server recycle it.
     """
-    from fraud_lakehouse.capture.postgres import PostgresCapture
-    from fraud_lakehouse.capture.postgres_errors import TableFailedError
-    from fraud_lakehouse.lake.evolution import recorded_names
-    from fraud_lakehouse.lake.postgres_refusals import ineligible
+    from fraud_lakehouse.ingest.evolution import recorded_names
+    from fraud_lakehouse.ingest.ineligible_tables import ineligible
+    from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+    from fraud_lakehouse.sources.postgres.errors import TableFailedError
 
     with PostgresCapture(settings, recorded_names(lake)) as capture:
         position = _position(lake, "control", "batches", capture.app_id)
@@ -120,8 +120,8 @@ def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
 
 def _new_in_kafka(settings: Settings, lake: Lake) -> NewData | None:
     """From the lake's next offset to the end, of each partition with new records; without any, a due observation."""
-    from fraud_lakehouse.capture.kafka import KafkaCapture
-    from fraud_lakehouse.lake.idle_partitions import IdlePartitions
+    from fraud_lakehouse.ingest.idle_partitions import IdlePartitions
+    from fraud_lakehouse.sources.kafka.capture import KafkaCapture
     from fraud_lakehouse.transform.project import current_windows
 
     with KafkaCapture(settings) as capture:

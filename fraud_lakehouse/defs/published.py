@@ -15,8 +15,8 @@ from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.publish.publisher import Published
     from fraud_lakehouse.settings import Settings
+    from fraud_lakehouse.sinks.kafka.publisher import Published
 
 LAYER = "published"
 
@@ -25,7 +25,7 @@ def published_assets(settings: "Settings") -> list[dg.AssetsDefinition]:
     """One step for both topics."""
     if not settings.publish_features:
         return []
-    from fraud_lakehouse.publish.feature_topic import feature_topics
+    from fraud_lakehouse.sinks.kafka.feature_topic import feature_topics
 
     keys = {topic.name: table_key(LAYER, topic.name) for topic in feature_topics(settings.publish_topic_prefix)}
     specs = [

@@ -15,18 +15,18 @@ import dagster as dg
 from fraud_lakehouse.defs.positions import NewData, new_data
 from fraud_lakehouse.defs.run_lock import hold_lock
 from fraud_lakehouse.errors import LakehouseError
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.lease import Lease, LeaseLostError
-from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, writer_lock
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.lease import Lease, LeaseLostError
+from fraud_lakehouse.storage.writer_lock import TURN_SECONDS, writer_lock
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.detect.open_transactions import TransactionHealth
-    from fraud_lakehouse.detect.slot_health import SlotHealth
-    from fraud_lakehouse.lake.ingest import Landed
-    from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
+    from fraud_lakehouse.checks.open_transactions import TransactionHealth
+    from fraud_lakehouse.checks.slot_health import SlotHealth
+    from fraud_lakehouse.ingest import Landed
+    from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
     from fraud_lakehouse.live import CycleResult
-    from fraud_lakehouse.publish.publisher import Published
     from fraud_lakehouse.settings import Settings
+    from fraud_lakehouse.sinks.kafka.publisher import Published
     from fraud_lakehouse.transform.build_result import BuildResult
 
 
@@ -58,7 +58,7 @@ class Builder(Protocol):
 
 
 def _ingest(source: str, settings: Settings, lake: Lake) -> Ingest:
-    from fraud_lakehouse.lake import ingest
+    from fraud_lakehouse import ingest
     from fraud_lakehouse.transform.project import current_windows
 
     if source == "postgres":
@@ -83,15 +83,15 @@ def _repeat(
 
 
 def _publish(settings: Settings, lake: Lake) -> Sequence[Published]:
-    from fraud_lakehouse.publish.publisher import publish_features
+    from fraud_lakehouse.sinks.kafka.publisher import publish_features
 
     return publish_features(settings, lake)
 
 
 def _slot_health(settings: Settings) -> SlotHealth:
-    from fraud_lakehouse.capture.postgres import PostgresCapture
-    from fraud_lakehouse.detect.slot_health import assess
-    from fraud_lakehouse.lake.postgres_orders import awaited_position
+    from fraud_lakehouse.checks.slot_health import assess
+    from fraud_lakehouse.ingest.operator_actions import awaited_position
+    from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 
     lake, allowed = Lake.at(settings.lake), settings.slot_retained_bytes
     with PostgresCapture(settings) as capture:
@@ -107,15 +107,15 @@ def _slot_health(settings: Settings) -> SlotHealth:
 
 
 def _open_transactions(settings: Settings) -> Sequence[TransactionHealth]:
-    from fraud_lakehouse.detect.open_transactions import current_transactions
+    from fraud_lakehouse.checks.open_transactions import current_transactions
 
     return current_transactions(settings)
 
 
 def _ineligible(settings: Settings) -> Sequence[IneligibleTable]:
-    from fraud_lakehouse.capture.postgres import PostgresCapture
-    from fraud_lakehouse.lake.evolution import recorded_names
-    from fraud_lakehouse.lake.postgres_refusals import ineligible_tables
+    from fraud_lakehouse.ingest.evolution import recorded_names
+    from fraud_lakehouse.ingest.ineligible_tables import ineligible_tables
+    from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 
     lake = Lake.at(settings.lake)
     with PostgresCapture(settings, recorded_names(lake)) as capture:

@@ -1,4 +1,4 @@
-"""Proof that a run's process is alive: a lock that is free once the process is gone, with a heartbeat (lake/lease.py).
+"""Proof that a run's process is alive: a lock that ends with the process, with a heartbeat (storage/lease.py).
 
 Dagster's default launcher cannot tell a killed run from a slow one once its code server is gone too (machine
 restarted, demo killed), nor a stopped one ever; such a run would stay "started" and hold its pool for ever.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from fraud_lakehouse.lake.lease import Lease, create, holder
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.lease import Lease, create, holder
 
 State = Literal["held", "hung", "free", "absent"]
 

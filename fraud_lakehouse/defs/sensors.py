@@ -17,7 +17,7 @@ from fraud_lakehouse.defs.capture_check import Trouble, report_look
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.run_lock import forget_lock, free_locks, lock_state
 from fraud_lakehouse.errors import GapError, SourceError
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings

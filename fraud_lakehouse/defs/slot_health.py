@@ -1,6 +1,6 @@
 """The replication slot's health in Dagster: a check on a bronze asset, and a sensor that tells people in time.
 
-What is healthy is decided in `detect/slot_health.py`.
+What is healthy is decided in `checks/slot_health.py`.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs.alerts import notify
 from fraud_lakehouse.defs.bronze import bronze_key, configured
 from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
-from fraud_lakehouse.detect.message import Message
 from fraud_lakehouse.errors import LakehouseError
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.detect.slot_health import SlotHealth
+    from fraud_lakehouse.checks.slot_health import SlotHealth
     from fraud_lakehouse.settings import Settings
 
 CHECK = "slot_retention"

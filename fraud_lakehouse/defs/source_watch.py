@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs.alerts import notify
 from fraud_lakehouse.defs.bronze import SETTING, configured
 from fraud_lakehouse.defs.capture_check import Evaluated, newest_evaluation
-from fraud_lakehouse.detect.message import Message
 
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings

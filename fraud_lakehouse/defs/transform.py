@@ -19,12 +19,12 @@ from fraud_lakehouse.defs.bronze import CARD_TABLE
 from fraud_lakehouse.defs.metadata import table_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
-from fraud_lakehouse.lake.writer_lock import BESIDE, HOT
+from fraud_lakehouse.storage.writer_lock import BESIDE, HOT
 
 if TYPE_CHECKING:
     from dagster_dbt import DagsterDbtTranslator
 
-    from fraud_lakehouse.lake.lake import Lake
+    from fraud_lakehouse.storage.lake import Lake
     from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
 Manifest = Mapping[str, Any]

@@ -1,6 +1,6 @@
 """Upkeep of the lake's tables once a day: what it did to each is an observation of that table's asset.
 
-What upkeep is (merge, checkpoint, cut the log, vacuum) is in `lake/maintenance.py`.
+What upkeep is (merge, checkpoint, cut the log, vacuum) is in `storage/maintenance.py`.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -12,11 +12,11 @@ import dagster as dg
 from fraud_lakehouse.defs import LAKE_POOL
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
-from fraud_lakehouse.lake.lake import LAYERS
-from fraud_lakehouse.lake.writer_lock import BESIDE
+from fraud_lakehouse.storage.lake import LAYERS
+from fraud_lakehouse.storage.writer_lock import BESIDE
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.lake.maintenance import Upkeep
+    from fraud_lakehouse.storage.maintenance import Upkeep
 
 CRON = "30 3 * * *"
 SHOWN = ("bronze", "silver", "gold")
@@ -29,7 +29,7 @@ def upkeep_schedule() -> dg.ScheduleDefinition:
         pool=LAKE_POOL, description="Merges files, checkpoints, cuts the log and vacuums, one table after the other."
     )
     def maintain_tables(context: dg.OpExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]) -> None:
-        from fraud_lakehouse.lake.maintenance import maintain_table
+        from fraud_lakehouse.storage.maintenance import maintain_table
 
         lake = lakehouse.lake
         for layer in LAYERS:

@@ -30,8 +30,8 @@ from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.demo.progress import Progress, distinct_cards
 from fraud_lakehouse.demo.services import Service, Watchdog
 from fraud_lakehouse.demo.truth import BankTruth, CardTruth
-from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.live import Cycle
@@ -153,7 +153,7 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
 
 
 def _cycle(settings: Settings, stack: ExitStack) -> Cycle:
-    from fraud_lakehouse.lake.ingest import accept
+    from fraud_lakehouse.ingest import accept
     from fraud_lakehouse.live import Cycle
 
     lake = Lake.at(settings.lake)
@@ -164,7 +164,7 @@ def _cycle(settings: Settings, stack: ExitStack) -> Cycle:
 
 def _run(cycle: Cycle, stopper: Stopper, progress: Progress, generators: Service) -> None:
     from fraud_lakehouse.live import run_until
-    from fraud_lakehouse.live.beside import Beside
+    from fraud_lakehouse.live.background import Beside
 
     told = False
 

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from confluent_kafka import KafkaError, Message
 
-from fraud_lakehouse.capture.kafka_config import KafkaClients
-from fraud_lakehouse.capture.kafka_records import encode
-from fraud_lakehouse.capture.kafka_source import KafkaSource, TopicMissingError
 from fraud_lakehouse.demo.bank import BankWriter
 from fraud_lakehouse.demo.cards import BLOCK, CardStream, first_checkpoint
 from fraud_lakehouse.demo.truth import Anomaly, CardTruth, Generated
 from fraud_lakehouse.errors import SettingsError, SourceError
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.kafka.config import KafkaClients
+from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.sources.kafka.topic import KafkaSource, TopicMissingError
 
 SEED = 7
 _TICK = 0.05  # seconds

@@ -23,8 +23,8 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from fraud_lakehouse.capture.kafka_config import reason_of
 from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.sources.kafka.config import reason_of
 
 HOST = "127.0.0.1"
 READY_SECONDS = 20.0

@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 from fraud_lakehouse.demo.memory import tree_bytes
 from fraud_lakehouse.demo.scoreboard import Score, Scoreboard, describe, percent
 from fraud_lakehouse.demo.truth import BankTruth, CardTruth
-from fraud_lakehouse.lake.lake import Lake, scan
+from fraud_lakehouse.storage.lake import Lake, scan
 
 if TYPE_CHECKING:
     from fraud_lakehouse.live import CycleResult

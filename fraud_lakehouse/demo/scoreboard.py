@@ -16,7 +16,7 @@ import polars as pl
 from deltalake import DeltaTable
 
 from fraud_lakehouse.demo.truth import Anomaly, Truth
-from fraud_lakehouse.lake.lake import Lake, data_files
+from fraud_lakehouse.storage.lake import Lake, data_files
 
 _COLUMNS = ["alert_id", "rule", "source", "transaction_id", "user_id", "amount", "evidence", "fired_at"]
 

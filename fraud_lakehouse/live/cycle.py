@@ -13,18 +13,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from fraud_lakehouse.detect.alert_times import AlertTimes
-from fraud_lakehouse.detect.delivery import Delivery, DeliveryReport
+from fraud_lakehouse.alerts.delivery import Delivery, DeliveryReport
+from fraud_lakehouse.alerts.times import AlertTimes
 from fraud_lakehouse.errors import SettingsError
-from fraud_lakehouse.lake.ingest import Landed
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.lease import progress
-from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
-from fraud_lakehouse.live.behind import Behind
+from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.live.problems import broken_models
 from fraud_lakehouse.live.source import Source, is_of_source, sources
-from fraud_lakehouse.publish.publisher import publish_features
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sinks.kafka.publisher import publish_features
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.lease import progress
+from fraud_lakehouse.storage.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from fraud_lakehouse.transform.runner import Transformer
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from fraud_lakehouse.lake.landed import Landed
-from fraud_lakehouse.live.behind import Backlog
-from fraud_lakehouse.live.capturing import AWAY_SECONDS
+from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
+from fraud_lakehouse.live.ingesting import AWAY_SECONDS
 from fraud_lakehouse.live.scoring import Scoring
 
 

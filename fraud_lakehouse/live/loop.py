@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from fraud_lakehouse.lake.lease import progress, watched
-from fraud_lakehouse.live.beside import Beside
-from fraud_lakehouse.live.capturing import Capturing
+from fraud_lakehouse.live.background import Beside
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
+from fraud_lakehouse.live.ingesting import Capturing
 from fraud_lakehouse.live.intervals import Intervals
 from fraud_lakehouse.live.scoring import Scoring
+from fraud_lakehouse.storage.lease import progress, watched
 
 IDLE_SECONDS = 1.0  # a cycle at least this often: an alert whose destination failed is due again
 SLICE_SECONDS = 0.2  # how long `stop` may go unheard
@@ -22,7 +22,7 @@ def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Ca
 
     A source with a gap ends nothing, even where it is the only one: it goes on once the command that its problem names
     was run, by whichever process. With an update delay the sources are drained once in that time (intervals.py).
-    A loop that makes no progress loses the leases of its process (lake/lease.py).
+    A loop that makes no progress loses the leases of its process (storage/lease.py).
 
     Args:
         beside: works beside the cycle; the caller ends it, and decides what waits for its end.

@@ -17,11 +17,11 @@ from typing import Any, Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from fraud_lakehouse.lake.writer_lock import is_ours
-from fraud_lakehouse.live.behind import Behind
+from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.live.cycle import CycleResult
 from fraud_lakehouse.live.endpoint import Endpoint
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.writer_lock import is_ours
 
 log = logging.getLogger(__name__)
 

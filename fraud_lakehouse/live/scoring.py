@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from fraud_lakehouse.lake.landed import Landed
-from fraud_lakehouse.live.behind import Backlog
+from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 
 

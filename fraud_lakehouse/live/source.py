@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from fraud_lakehouse.capture.kafka import KafkaLag
-from fraud_lakehouse.capture.postgres_lag import PostgresLag
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakehouseError, SourceError
-from fraud_lakehouse.lake.ingest import KafkaIngest, Landed, PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.writer_lock import TURN_SECONDS, TurnTakenError, writer_lock
-from fraud_lakehouse.live.behind import Backlog, Waiting
+from fraud_lakehouse.ingest import KafkaIngest, Landed, PostgresIngest
+from fraud_lakehouse.live.backlog import Backlog, Waiting
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.capture import KafkaLag
+from fraud_lakehouse.sources.postgres.lag import PostgresLag
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.writer_lock import TURN_SECONDS, TurnTakenError, writer_lock
 from fraud_lakehouse.transform.project import current_windows
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Source:
     (monotonic clock). `be_patient` says whether a step may wait for a server that is away.
     `is_shared` is true after a step in which another process was landing the same source: its rows are in bronze
     without our having landed them. `has_observed` says whether the last step recorded that the source has nothing more:
-    models have something new to read then too (lake/idle_partitions.py).
+    models have something new to read then too (ingest/idle_partitions.py).
     """
 
     name: str

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from fraud_lakehouse.lake.lease import Lease, LeaseLostError, is_held
-from fraud_lakehouse.lake.writer_lock import TurnTakenError, process_lock
-from fraud_lakehouse.live.beside import Beside
+from fraud_lakehouse.live.background import Beside
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 from fraud_lakehouse.live.loop import run_until
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.lease import Lease, LeaseLostError, is_held
+from fraud_lakehouse.storage.writer_lock import TurnTakenError, process_lock
 
 _SLICE_SECONDS = 0.2
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import yaml
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.handles import Handles, Mark, log_folder_mark
 from fraud_lakehouse.transform.scan import columns
 

@@ -20,7 +20,7 @@ import yaml
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.definitions import Definitions
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.compiled import HOT, CompiledProject, Input, Model, Source, Test, Variant, named_tables
 from fraud_lakehouse.transform.executor import Executor
 from fraud_lakehouse.transform.handles import Key

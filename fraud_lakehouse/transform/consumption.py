@@ -1,7 +1,7 @@
 """What a model has consumed of each upstream table: a position kept in the model's own Delta commits.
 
-A position is a commit number (lake/commit_numbers.py). A model `gold/alerts` that has read `gold/features` up to number
-12 commits its rows together with the transaction `rows:gold/features:<table id>` = 12. After a crash the next build
+A position is a commit number (storage/commit_numbers.py). A model `gold/alerts` that has read `gold/features` up to 12
+commits its rows together with the transaction `rows:gold/features:<table id>` = 12. After a crash the next build
 starts from there: rows are neither skipped nor consumed twice, however far it is behind. A rebuilt upstream has another
 table id, or a rewrite after the position, which makes its reader start over.
 
@@ -23,8 +23,8 @@ from itertools import product
 from deltalake import DeltaTable, Transaction
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import commit_numbers
-from fraud_lakehouse.lake.commit_numbers import NOTHING, Commits, commits_of, rows_since
+from fraud_lakehouse.storage import commit_numbers
+from fraud_lakehouse.storage.commit_numbers import NOTHING, Commits, commits_of, rows_since
 from fraud_lakehouse.transform import definitions, old_positions
 from fraud_lakehouse.transform.definitions import VersionOf
 from fraud_lakehouse.transform.handles import Handles, Key

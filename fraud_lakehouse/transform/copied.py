@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from deltalake.transaction import AddAction
 from duckdb import DuckDBPyConnection
 
-from fraud_lakehouse.lake import durable
 from fraud_lakehouse.sql_text import literal
+from fraud_lakehouse.storage import durable
 
 _ALIKE = re.compile(
     r"TINYINT|SMALLINT|INTEGER|BIGINT|FLOAT|DOUBLE|BOOLEAN|VARCHAR|DATE|TIMESTAMP( WITH TIME ZONE)?|DECIMAL\(\d+,\d+\)"

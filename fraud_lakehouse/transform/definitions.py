@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from deltalake import DeltaTable, Transaction
 
 from fraud_lakehouse.features.definitions import UNNUMBERED, Definitions, number_of
-from fraud_lakehouse.lake.lake import Lake, data_files
+from fraud_lakehouse.storage.lake import Lake, data_files
 
 LAST = "features"
 MIXED = 0

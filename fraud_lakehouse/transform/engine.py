@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.lake.lake import Lake
     from fraud_lakehouse.settings import Settings
+    from fraud_lakehouse.storage.lake import Lake
 
 PLANNING = {
     # Its estimate of how many rows of an incremental build are evaluated is 0: it would compare each with every

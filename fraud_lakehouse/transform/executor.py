@@ -17,10 +17,10 @@ from deltalake import DeltaTable
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import LakehouseError, TransformError
-from fraud_lakehouse.lake import object_store
-from fraud_lakehouse.lake.commit_numbers import steps
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.lease import progress
+from fraud_lakehouse.storage import object_store
+from fraud_lakehouse.storage.commit_numbers import steps
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.lease import progress
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.compiled import CompiledProject, Model, Test, Variant, named_tables
 from fraud_lakehouse.transform.consumption import Consumption, Plan

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.lake import Lake, table_root
+from fraud_lakehouse.storage.lake import Lake, table_root
 from fraud_lakehouse.transform.project_files import SETTLED_NS
 
 Key = tuple[str, str]  # (layer, table)

@@ -20,9 +20,9 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.lake import schemas
-from fraud_lakehouse.lake.compaction import MERGED_BYTES
-from fraud_lakehouse.lake.lake import file_path, scan_files, table_root
+from fraud_lakehouse.storage import schemas
+from fraud_lakehouse.storage.compaction import MERGED_BYTES
+from fraud_lakehouse.storage.lake import file_path, scan_files, table_root
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import duckdb
 import polars as pl
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.commit_numbers import NOTHING, commits_of, is_numbered, rows_since
-from fraud_lakehouse.lake.schemas import COMMIT
 from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.storage.commit_numbers import NOTHING, commits_of, is_numbered, rows_since
+from fraud_lakehouse.storage.schemas import COMMIT
 from fraud_lakehouse.transform.key_index import KeyIndex
 from fraud_lakehouse.transform.scan import Columns, rows_sql
 

@@ -12,8 +12,8 @@ from typing import Any
 import duckdb
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.commit_numbers import NOTHING, rows_since
 from fraud_lakehouse.sql_text import literal, quoted
+from fraud_lakehouse.storage.commit_numbers import NOTHING, rows_since
 from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.mirror import Mirrors, Shape
 from fraud_lakehouse.transform.scan import Columns, rows_sql

@@ -5,8 +5,8 @@ from __future__ import annotations
 from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.lake.schemas import COMMIT
 from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.storage.schemas import COMMIT
 from fraud_lakehouse.transform import writer
 
 INTERNAL = (writer.DELETE, writer.IS_NEW)

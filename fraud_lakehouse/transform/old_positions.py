@@ -14,9 +14,9 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake import durable
-from fraud_lakehouse.lake.commit_numbers import COMMITS, NOTHING, newest
-from fraud_lakehouse.lake.lake import table_root
+from fraud_lakehouse.storage import durable
+from fraud_lakehouse.storage.commit_numbers import COMMITS, NOTHING, newest
+from fraud_lakehouse.storage.lake import table_root
 
 CAUGHT_UP = 2**62
 """Position of a view that was left out once and has read everything since; the same in both forms."""

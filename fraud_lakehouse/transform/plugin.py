@@ -20,8 +20,8 @@ from dbt.flags import get_flags
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.storage.lake import LAYERS, Lake
 from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model, Source, Variant, named_tables
 from fraud_lakehouse.transform.consumption import Plan
 from fraud_lakehouse.transform.executor import Executor

@@ -27,9 +27,9 @@ from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.definitions import Definitions, definitions_of
 from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.features.entries import WINDOWED
-from fraud_lakehouse.lake.idle_partitions import REFERENCE, Windows
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.binding import check_models
 from fraud_lakehouse.transform.captured import CAPTURED_CONFIG, CARDS, Captured, CapturedTables, models_of
 from fraud_lakehouse.transform.compile import compile_project

@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Sequence
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.writer_lock import BESIDE, HOT, TURN_SECONDS, writer_lock
 from fraud_lakehouse.transform.build_result import NodeResult
 from fraud_lakehouse.transform.compiled import Model
 from fraud_lakehouse.transform.runner import Transformer

@@ -10,10 +10,10 @@ from typing import Any
 import duckdb
 from duckdb import DuckDBPyConnection
 
-from fraud_lakehouse.lake.commit_numbers import NOTHING, newest
-from fraud_lakehouse.lake.lake import LAYERS
-from fraud_lakehouse.lake.schemas import COMMIT
 from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.storage.commit_numbers import NOTHING, newest
+from fraud_lakehouse.storage.lake import LAYERS
+from fraud_lakehouse.storage.schemas import COMMIT
 from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.handles import Handles, Key

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from fraud_lakehouse.errors import LakeError, TransformError
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.build import build_models, run_tests
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.compiled import CompiledProject, Model

@@ -10,9 +10,9 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.commit_numbers import Rows
-from fraud_lakehouse.lake.lake import data_files
 from fraud_lakehouse.sql_text import literal, quoted
+from fraud_lakehouse.storage.commit_numbers import Rows
+from fraud_lakehouse.storage.lake import data_files
 
 Columns = Sequence[tuple[str, str]]  # name and type
 

@@ -29,22 +29,22 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import commit_numbers, housekeeping, schemas
-from fraud_lakehouse.lake.commit_numbers import Commits
-from fraud_lakehouse.lake.compaction import only_next
-from fraud_lakehouse.lake.durable import check_not_left_behind, mark_removed, sync_versions
-from fraud_lakehouse.lake.failpoints import failpoint
-from fraud_lakehouse.lake.lake import data_files, file_path, table_root
-from fraud_lakehouse.lake.parquet import upload_parquet, write_parquet
-from fraud_lakehouse.lake.refusal import is_refused
-from fraud_lakehouse.lake.reshape import reshape
-from fraud_lakehouse.lake.schemas import COMMIT
+from fraud_lakehouse.failpoints import failpoint
+from fraud_lakehouse.storage import commit_numbers, housekeeping, schemas
+from fraud_lakehouse.storage.commit_conflict import is_refused
+from fraud_lakehouse.storage.commit_numbers import Commits
+from fraud_lakehouse.storage.compaction import only_next
+from fraud_lakehouse.storage.durable import check_not_left_behind, mark_removed, sync_versions
+from fraud_lakehouse.storage.lake import data_files, file_path, table_root
+from fraud_lakehouse.storage.parquet import upload_parquet, write_parquet
+from fraud_lakehouse.storage.reshape import reshape
+from fraud_lakehouse.storage.schemas import COMMIT
 from fraud_lakehouse.transform import copied, merged
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-    from fraud_lakehouse.lake.lake import Lake
+    from fraud_lakehouse.storage.lake import Lake
     from fraud_lakehouse.transform.consumption import Plan
 
 DELETE = "_delete"  # merge: a row with this set removes its key

@@ -9,12 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.idle_partitions import TABLE as OBSERVATIONS
-from fraud_lakehouse.lake.lake import LAYERS, Lake
-from fraud_lakehouse.lake.schemas import COMMIT, IDLE_PARTITIONS
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.ingest.idle_partitions import TABLE as OBSERVATIONS
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import LAYERS, Lake
+from fraud_lakehouse.storage.schemas import COMMIT, IDLE_PARTITIONS
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer

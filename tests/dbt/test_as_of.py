@@ -14,7 +14,7 @@ from deltalake import write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.features import as_of
+from fraud_lakehouse.detection import as_of
 from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.transform.project import shipped_project
 from tests.dbt import as_of_oracle as oracle

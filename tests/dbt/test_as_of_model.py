@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fraud_lakehouse.cli import app
+from fraud_lakehouse.detection import as_of
 from fraud_lakehouse.errors import LabelsError
-from fraud_lakehouse.features import as_of
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer

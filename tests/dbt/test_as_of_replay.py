@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 
-from fraud_lakehouse.features import as_of
+from fraud_lakehouse.detection import as_of
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.transform.project import shipped_project
 from tests.dbt import as_of_oracle as oracle

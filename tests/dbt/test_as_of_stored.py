@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fraud_lakehouse.cli import app
+from fraud_lakehouse.detection import as_of
 from fraud_lakehouse.errors import LabelsError, LakeError
-from fraud_lakehouse.features import as_of
 from tests.dbt.small_lake import SmallLake
 from tests.dbt.test_bank_vectors import START, build, commit, committed_at, payment
 

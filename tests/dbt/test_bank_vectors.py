@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.features.catalogue import FILE, load_catalogue
-from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.transform.project import shipped_project
 from tests.dbt import bank_vectors_oracle as oracle
 from tests.dbt.small_lake import CHANGE, Row, SmallLake

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.ingest.bronze import BronzeTable
 from tests.dbt.small_lake import CHANGE, Row, SmallLake, assert_same
 
 NAME = "sales__Order_Lines"

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import yaml
 
-from fraud_lakehouse.features import as_of
+from fraud_lakehouse.detection import as_of
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from tests.dbt import as_of_oracle
 from tests.dbt import vectors_oracle as oracle

@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, TableInfo
-from fraud_lakehouse.capture.postgres_types import ColumnType
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.evolution import adapt
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.ingest.evolution import adapt
+from fraud_lakehouse.sources.postgres.catalog import ColumnInfo, TableInfo
+from fraud_lakehouse.sources.postgres.types import ColumnType
 from tests.dbt.small_lake import SmallLake
 
 INT4, INT8, TEXT, TIMESTAMP, DATE, JSON = (ColumnType(oid) for oid in (23, 20, 25, 1114, 1082, 114))

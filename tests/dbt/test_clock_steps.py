@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fraud_lakehouse.lake import bronze
-from fraud_lakehouse.lake.appender import Appender
+from fraud_lakehouse.ingest import bronze
+from fraud_lakehouse.storage.appender import Appender
 from tests.dbt import vectors_oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
 from tests.dbt.test_card_models import BESIDE, KEYS, landings

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.project import PreparedProject, write_profile
 from tests.dbt.small_lake import CHANGE, Row, SmallLake

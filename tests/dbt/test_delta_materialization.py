@@ -18,12 +18,12 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fraud_lakehouse import failpoints
 from fraud_lakehouse.errors import ConcurrentWriterError, TransformError
-from fraud_lakehouse.lake import failpoints
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.commit_numbers import commits_of
-from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.commit_numbers import commits_of
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.consumption import Consumption, app_id
@@ -127,7 +127,7 @@ def test_positions_are_committed_alone_once_they_lie_far_behind_and_the_log_stay
     tmp_path: Path, mini_project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fraud_lakehouse.transform.executor.MOST_EMPTY_BUILDS", 3)
-    monkeypatch.setattr("fraud_lakehouse.lake.housekeeping.CHECKPOINT_INTERVAL", 2)
+    monkeypatch.setattr("fraud_lakehouse.storage.housekeeping.CHECKPOINT_INTERVAL", 2)
     project = Path(shutil.copytree(mini_project, tmp_path / "project"))
     (project / "models" / "gold" / "large.sql").write_text(
         "{{ config(strategy='append') }}"

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fraud_lakehouse.detect.excluded_values import CARDS, LEDGER, evaluate_excluded_values
+from fraud_lakehouse.checks.excluded_values import CARDS, LEDGER, evaluate_excluded_values
 from fraud_lakehouse.transform.rebuild import rebuild
 from tests.dbt import cards_oracle as oracle
 from tests.dbt.small_lake import SCHEMAS, Row, SmallLake, by

@@ -14,7 +14,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Plan
 from fraud_lakehouse.transform.mirror import Mirror, Mirrors

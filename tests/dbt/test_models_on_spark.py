@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.lake import LAYERS
+from fraud_lakehouse.storage.lake import LAYERS
 from tests.dbt import spark_sql, vectors_oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
 from tests.dbt.test_transaction_models import land

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 import yaml
 
+from fraud_lakehouse.detection import as_of
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.features import as_of
 from fraud_lakehouse.features.catalogue import FILE
 from fraud_lakehouse.transform.definitions import Outdated, outdated_features
 from fraud_lakehouse.transform.project import current_definitions

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dbt.cli.main import dbtRunner
 
-from fraud_lakehouse.lake.lake import LAYERS, Lake
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.storage.lake import LAYERS, Lake
 from fraud_lakehouse.transform.project import prepare_project, write_profile
 
 

@@ -18,9 +18,9 @@ import pytest
 from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
-from fraud_lakehouse.lake import durable
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.commit_numbers import commits_of
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.storage import durable
+from fraud_lakehouse.storage.commit_numbers import commits_of
 from fraud_lakehouse.transform.consumption import app_id
 from tests.dbt.small_lake import SmallLake
 

@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fraud_lakehouse.lake.bronze import BronzeTable
+from fraud_lakehouse.ingest.bronze import BronzeTable
 from tests.dbt.small_lake import CHANGE, Row, SmallLake
 
 FOREVER, SINCE_EVER, IDES, NEW_YEAR = "infinity", "-infinity", "0044-03-15 00:00:00 BC", "2026-01-01 00:00:00"

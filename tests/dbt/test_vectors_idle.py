@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from fraud_lakehouse.features.catalogue import FILE, load_catalogue
-from fraud_lakehouse.lake import bronze
+from fraud_lakehouse.ingest import bronze
 from fraud_lakehouse.transform.project import shipped_project
 from tests.dbt import vectors_oracle as oracle
 from tests.dbt.small_lake import Row, SmallLake

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fraud_lakehouse.lake import bronze
+from fraud_lakehouse.ingest import bronze
 from tests.dbt import cards_oracle as oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
 

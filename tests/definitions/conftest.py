@@ -10,15 +10,15 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from fraud_lakehouse.capture.postgres_retention import Retention
+from fraud_lakehouse.checks.open_transactions import TransactionHealth
+from fraud_lakehouse.checks.open_transactions import assess as assess_transactions
+from fraud_lakehouse.checks.slot_health import SlotHealth, assess
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.resources import Parts
-from fraud_lakehouse.detect.open_transactions import TransactionHealth
-from fraud_lakehouse.detect.open_transactions import assess as assess_transactions
-from fraud_lakehouse.detect.slot_health import SlotHealth, assess
-from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
+from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.postgres.retention import Retention
 from fraud_lakehouse.transform.project import prepare_project
 from tests.definitions.stand import AT, ScriptedBuilder, ScriptedIngest, Stand
 from tests.definitions.ticks import Ticks

@@ -10,10 +10,10 @@ from typing import Any
 
 import dagster as dg
 
-from fraud_lakehouse.capture.postgres_retention import Retention
-from fraud_lakehouse.lake.ingest import Landed
-from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
+from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.retention import Retention
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -80,7 +80,7 @@ def test_a_failure_reaches_every_destination(stand: Callable[..., Any], instance
 def test_a_message_goes_to_all_destinations_at_once(
     stand: Callable[..., Any], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fraud_lakehouse.detect.sending.SECONDS", PATIENCE)
+    monkeypatch.setattr("fraud_lakehouse.alerts.sending.SECONDS", PATIENCE)
     run = instance.create_run_for_job(stand().definitions.resolve_job_def("update"))
     with Receiver(delay=PATIENCE) as slow, Receiver() as good:
         slow.released = good.accepted  # the slow one answers only once the other has the message

@@ -12,8 +12,8 @@ import pytest
 from fraud_lakehouse.defs.resources import Lakehouse, Parts
 from fraud_lakehouse.defs.run_lock import hold_lock, lock_state
 from fraud_lakehouse.defs.sensors import GRACE_SECONDS, bury_dead_runs, forget_ended_runs, watch_over
-from fraud_lakehouse.lake import lease
-from fraud_lakehouse.lake.lease import LeaseLostError
+from fraud_lakehouse.storage import lease
+from fraud_lakehouse.storage.lease import LeaseLostError
 
 FAILURE, SUCCESS = dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS
 

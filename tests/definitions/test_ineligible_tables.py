@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from fraud_lakehouse.errors import SourceError
-from fraud_lakehouse.lake.postgres_refusals import IneligibleTable
+from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
 from tests.alert_receiver import Receiver
 
 KEYLESS = IneligibleTable("public.tmp", "table public.tmp has no primary key", "ALTER TABLE public.tmp ADD PRIMARY KEY")

@@ -21,9 +21,9 @@ from fraud_lakehouse.defs.contract_checks import ContractRounds, contracted_tabl
 from fraud_lakehouse.defs.live_run import LiveReport, Reporter, finish_cycle_first
 from fraud_lakehouse.defs.resources import Parts
 from fraud_lakehouse.errors import GapError
-from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.live import CycleResult
-from fraud_lakehouse.live.behind import Behind
+from fraud_lakehouse.live.backlog import Behind
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from tests.definitions.stand import landed
 

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from fraud_lakehouse.capture.kafka_transactions import OpenTransaction
 from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.sources.kafka.transactions import OpenTransaction
 from tests.definitions.stand import AT
 
 KEY = dg.AssetCheckKey(dg.AssetKey(["bronze", "card_transactions"]), "open_transactions")

@@ -10,9 +10,9 @@ import dagster as dg
 
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.resources import Parts
-from fraud_lakehouse.publish.errors import OutputTopicMissingError
-from fraud_lakehouse.publish.position import Position
-from fraud_lakehouse.publish.publisher import Published
+from fraud_lakehouse.sinks.kafka.errors import OutputTopicMissingError
+from fraud_lakehouse.sinks.kafka.position import Position
+from fraud_lakehouse.sinks.kafka.publisher import Published
 
 OVER, TUMBLE = "user_trans_amt_last_360min", "user_trans_amt_last_360min_windowed"
 KEYS = [dg.AssetKey(["published", f"bank_{name}"]) for name in (OVER, TUMBLE)]

@@ -8,9 +8,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from fraud_lakehouse.capture.postgres_retention import Retention
 from fraud_lakehouse.defs.alerts import DestinationError
 from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.sources.postgres.retention import Retention
 from tests.alert_receiver import Receiver
 
 HALF, MOST = Retention(True, 6 * 2**29, "reserved", None, 4 * 2**30), Retention(True, 15 * 2**28, "reserved")

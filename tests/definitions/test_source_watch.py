@@ -25,8 +25,8 @@ from fraud_lakehouse.defs.capture_check import (
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.source_watch import LASTING_SECONDS, next_state
 from fraud_lakehouse.errors import GapError, SourceError
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import Receiver
 from tests.definitions.stand import landed
 

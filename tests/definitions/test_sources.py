@@ -13,18 +13,18 @@ import polars as pl
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture.postgres_errors import SlotLostError
+from fraud_lakehouse.checks.slot_health import Level
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.positions import new_data
 from fraud_lakehouse.defs.resources import Parts
-from fraud_lakehouse.detect.slot_health import Level
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.ingest import resync
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.postgres_orders import forget_slot
+from fraud_lakehouse.ingest import resync
+from fraud_lakehouse.ingest.operator_actions import forget_slot
 from fraud_lakehouse.live import CycleResult
 from fraud_lakehouse.live.source import sources
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.postgres.errors import SlotLostError
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import Receiver
 from tests.fixtures_kafka import Broker, card
 

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 
 
 @pytest.fixture

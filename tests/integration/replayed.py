@@ -12,8 +12,8 @@ from typing import Any
 import polars as pl
 import psycopg
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_catalog import EVENT_SCHEMA, TableInfo
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.catalog import EVENT_SCHEMA, TableInfo
 
 Row = dict[str, Any]
 

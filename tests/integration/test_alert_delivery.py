@@ -17,22 +17,22 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fraud_lakehouse.detect import sending
-from fraud_lakehouse.detect.delivery import Delivery
-from fraud_lakehouse.detect.outbox import Backoff
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.alerts import sending
+from fraud_lakehouse.alerts.delivery import Delivery
+from fraud_lakehouse.alerts.outbox import Backoff
+from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import Dripper, Mode, Receiver, attempts, record_alerts
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 CYCLE = """
 import sys
-from fraud_lakehouse.detect.delivery import Delivery
-from fraud_lakehouse.lake import failpoints
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.alerts.delivery import Delivery
+from fraud_lakehouse import failpoints
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.settings import Settings
 from tests.alert_receiver import record_alerts
 
@@ -45,9 +45,9 @@ print(Delivery(Settings(lake=lake.root, alert_urls=(url,)), lake).deliver_pendin
 
 CYCLE_WITH_MODELS = """
 import sys
-from fraud_lakehouse.detect.delivery import Delivery
-from fraud_lakehouse.lake import failpoints
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.alerts.delivery import Delivery
+from fraud_lakehouse import failpoints
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.runner import Transformer
 
@@ -230,9 +230,9 @@ def test_hostile_destinations_delay_no_other_and_get_every_alert_once_they_are_w
 
 UNFINISHED = """
 import sys
-from fraud_lakehouse.detect import sending
-from fraud_lakehouse.detect.delivery import Delivery
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.alerts import sending
+from fraud_lakehouse.alerts.delivery import Delivery
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.settings import Settings
 
 place, *urls = sys.argv[1:]

@@ -12,18 +12,19 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
-from fraud_lakehouse.capture import kafka as capture_module
-from fraud_lakehouse.capture.kafka import KafkaCapture
-from fraud_lakehouse.capture.kafka_records import TOMBSTONE, encode
-from fraud_lakehouse.capture.kafka_source import RetentionGapError
+from fraud_lakehouse.checks.open_transactions import current_transactions
+from fraud_lakehouse.checks.status import collect
+from fraud_lakehouse.cli.status_text import render
 from fraud_lakehouse.defs.open_transactions import transactions_evaluation
-from fraud_lakehouse.detect.open_transactions import current_transactions
 from fraud_lakehouse.errors import SourceError
-from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.quarantine import Quarantine, Selection
+from fraud_lakehouse.ingest.kafka import KafkaIngest
+from fraud_lakehouse.ingest.quarantine import Quarantine, Selection
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.status import collect, render
+from fraud_lakehouse.sources.kafka import capture as capture_module
+from fraud_lakehouse.sources.kafka.capture import KafkaCapture
+from fraud_lakehouse.sources.kafka.records import TOMBSTONE, encode
+from fraud_lakehouse.sources.kafka.topic import RetentionGapError
+from fraud_lakehouse.storage.lake import Lake
 from tests.apache_kafka import PASSWORD, USER, ApacheKafka, make_certificate
 from tests.fixtures_kafka import Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets

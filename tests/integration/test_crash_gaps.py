@@ -9,13 +9,13 @@ import polars as pl
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture.kafka_records import encode
-from fraud_lakehouse.capture.kafka_source import TopicRecreatedError
-from fraud_lakehouse.capture.postgres_errors import SlotAheadError, SlotLostError
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.ingest import KafkaIngest, PostgresIngest, accept, resync
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest import KafkaIngest, PostgresIngest, accept, resync
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.sources.kafka.topic import TopicRecreatedError
+from fraud_lakehouse.sources.postgres.errors import SlotAheadError, SlotLostError
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import Broker, card
 
 

@@ -17,16 +17,16 @@ import polars as pl
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture.kafka_records import encode
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.batches import Batches
-from fraud_lakehouse.lake.failpoints import arm
-from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
-from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.failpoints import arm
+from fraud_lakehouse.ingest.batches import Batches
+from fraud_lakehouse.ingest.kafka import KafkaIngest
+from fraud_lakehouse.ingest.postgres import PostgresIngest
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import Broker, card
 from tests.patience import PATIENCE
 
@@ -34,16 +34,16 @@ pytestmark = pytest.mark.crash
 
 PROCESS = """
 import json, sys
-from fraud_lakehouse.lake.failpoints import arm_from
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.failpoints import arm_from
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.settings import Settings
 source, point, max_rows, given = sys.argv[1:]
 settings = Settings(**json.loads(given))
 if source == "postgres":
-    from fraud_lakehouse.lake.ingest_postgres import PostgresIngest as Ingest
+    from fraud_lakehouse.ingest.postgres import PostgresIngest as Ingest
 else:
-    from fraud_lakehouse.lake import ingest_kafka
-    from fraud_lakehouse.lake.ingest_kafka import KafkaIngest as Ingest
+    from fraud_lakehouse.ingest import kafka as ingest_kafka
+    from fraud_lakehouse.ingest.kafka import KafkaIngest as Ingest
     ingest_kafka.PIECE_ROWS = min(ingest_kafka.PIECE_ROWS, int(max_rows) // 5)  # a full batch is several pieces
 extra = () if source == "postgres" else (0.5,)
 arm_from(point)

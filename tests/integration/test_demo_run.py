@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from fraud_lakehouse.demo.progress import distinct_cards, rows
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,14 +11,15 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from fraud_lakehouse.capture.postgres_names import bronze_name
+from fraud_lakehouse.checks.status import collect, to_json
+from fraud_lakehouse.cli.status_text import render
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.table_key import table_key
-from fraud_lakehouse.lake.lake import Lake, scan
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.sql_text import quoted
-from fraud_lakehouse.status import collect, render, to_json
+from fraud_lakehouse.storage.lake import Lake, scan
 
 pytestmark = pytest.mark.postgres
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fraud_lakehouse.capture.kafka import KafkaCapture
-from fraud_lakehouse.capture.kafka_records import encode
-from fraud_lakehouse.capture.kafka_source import ANSWER_SECONDS
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.errors import GapError, SourceError
+from fraud_lakehouse.sources.kafka.capture import KafkaCapture
+from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.sources.kafka.topic import ANSWER_SECONDS
 from tests.fixtures_kafka import Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets
 from tests.patience import PATIENCE
@@ -83,7 +83,7 @@ def test_concurrent_producer_loses_and_doubles_nothing(kafka: Broker, rounds: in
 
 
 def test_waiting_notices_that_the_broker_has_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fraud_lakehouse.capture.kafka.REFRESH_SECONDS", 3600.0)  # it is not asked
+    monkeypatch.setattr("fraud_lakehouse.sources.kafka.capture.REFRESH_SECONDS", 3600.0)  # it is not asked
     server = EmbeddedKafka(tmp_path)
     server.start()
     server.create_topic("t", 1)

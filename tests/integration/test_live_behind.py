@@ -10,12 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture.kafka_records import encode
-from fraud_lakehouse.lake.ingest import Landed
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.live.behind import Backlog, Behind
+from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.live.backlog import Backlog, Behind
 from fraud_lakehouse.live.source import Source, sources
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import Broker, card
 
 NOW = datetime(2100, 1, 1, tzinfo=UTC)  # of the backlog's clock

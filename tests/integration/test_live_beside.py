@@ -15,11 +15,11 @@ import psycopg
 import pytest
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.live import Cycle
-from fraud_lakehouse.live.beside import Beside
-from fraud_lakehouse.live.rest import Rest
+from fraud_lakehouse.live.background import Beside
+from fraud_lakehouse.live.duty_cycle import Rest
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.storage.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer
@@ -91,8 +91,8 @@ def test_a_stop_waits_neither_for_a_turn_nor_for_a_process_that_hangs(
     with writer_lock(settings.work_dir, 0, BESIDE), Beside(settings) as beside:
         beside.note_change()
         until(lambda: is_held(settings.work_dir / "beside.queue"))
-    monkeypatch.setattr("fraud_lakehouse.live.beside.GRACE_SECONDS", 0.1)
-    monkeypatch.setattr("fraud_lakehouse.live.beside._TERMINATE_SECONDS", 0.1)
+    monkeypatch.setattr("fraud_lakehouse.live.background.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("fraud_lakehouse.live.background._TERMINATE_SECONDS", 0.1)
     with Beside(settings) as beside:
         beside.note_change()
         hanging = beside.pid

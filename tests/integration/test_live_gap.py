@@ -17,13 +17,13 @@ import polars as pl
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture.kafka_records import encode
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.resources import Parts
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.live import CycleResult, run_live
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.project import prepare_project
 from tests.fixtures_kafka import Broker, card
 from tests.integration.test_live_run import ROOT, SCHEMA, Process, bronze, unknown_user, until

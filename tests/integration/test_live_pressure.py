@@ -20,11 +20,11 @@ import psycopg
 import pytest
 
 from fraud_lakehouse.definitions import build_definitions
-from fraud_lakehouse.lake.lake import Lake, scan
-from fraud_lakehouse.lake.writer_lock import BESIDE, HOT, is_held, writer_lock
 from fraud_lakehouse.live import Cycle, CycleResult, run_until
-from fraud_lakehouse.live.beside import Beside
+from fraud_lakehouse.live.background import Beside
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.storage.lake import Lake, scan
+from fraud_lakehouse.storage.writer_lock import BESIDE, HOT, is_held, writer_lock
 from fraud_lakehouse.transform.runner import Transformer
 from tests.alert_receiver import Receiver
 from tests.patience import PATIENCE

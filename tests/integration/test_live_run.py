@@ -19,11 +19,11 @@ import polars as pl
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture.kafka_records import encode
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.lease import LeaseLostError, is_held
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.lease import LeaseLostError, is_held
 from tests.alert_receiver import Receiver
 from tests.fixtures_kafka import Broker, card
 from tests.patience import PATIENCE
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 LIVE = """
 import sys
 from pathlib import Path
-from fraud_lakehouse.lake.lease import LeaseLostError
+from fraud_lakehouse.storage.lease import LeaseLostError
 from fraud_lakehouse.live import CycleResult, run_live
 from fraud_lakehouse.settings import load_settings
 

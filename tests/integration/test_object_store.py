@@ -14,16 +14,16 @@ import pytest
 from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
-from fraud_lakehouse.capture.kafka_records import encode
 from fraud_lakehouse.cli import app
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import object_store
-from fraud_lakehouse.lake.failpoints import arm
-from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
-from fraud_lakehouse.lake.lake import LAYERS, Lake, data_files
-from fraud_lakehouse.lake.maintenance import maintain
+from fraud_lakehouse.failpoints import arm
+from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.storage import object_store
+from fraud_lakehouse.storage.lake import LAYERS, Lake, data_files
+from fraud_lakehouse.storage.maintenance import maintain
 from tests.fixtures_kafka import Broker, card
 from tests.integration.test_end_to_end import content, create_bank, lake_rows, operate, source_rows
 from tests.soak.product import Product

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from polars.testing import assert_frame_equal
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_blocks import BlockReader
-from fraud_lakehouse.capture.postgres_catalog import TableInfo
-from fraud_lakehouse.capture.postgres_columns import SourceColumn, UnpackError
-from fraud_lakehouse.capture.postgres_copy import columns_of_lines, copy_lines
+from fraud_lakehouse.sources.postgres.blocks import BlockReader
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.catalog import TableInfo
+from fraud_lakehouse.sources.postgres.columns import SourceColumn, UnpackError
+from fraud_lakehouse.sources.postgres.copy import columns_of_lines, copy_lines
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
 Open = Callable[..., PostgresCapture]

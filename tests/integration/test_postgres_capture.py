@@ -13,16 +13,16 @@ import polars as pl
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_catalog import STORED_IN_LOG
-from fraud_lakehouse.capture.postgres_errors import (
+from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.catalog import STORED_IN_LOG
+from fraud_lakehouse.sources.postgres.errors import (
     PostgresUnreachableError,
     SlotLostError,
     SourceTableError,
     TableWithoutPositionError,
 )
-from fraud_lakehouse.capture.postgres_slot_state import format_lsn
-from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from fraud_lakehouse.sources.postgres.slot_state import format_lsn
 from tests.integration.replayed import Replayed, read_whole, source_rows
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
@@ -311,7 +311,7 @@ def test_without_patience_a_server_that_is_away_is_an_error_at_once_and_a_restar
 def test_wait_sees_that_the_slot_is_not_what_it_was(
     source: psycopg.Connection, capture_of: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fraud_lakehouse.capture.postgres._SLOT_SECONDS", 0.0)
+    monkeypatch.setattr("fraud_lakehouse.sources.postgres.capture._SLOT_SECONDS", 0.0)
     model, capture = Replayed(), capture_of()
     model.snapshot(capture)
 

@@ -9,11 +9,11 @@ import polars as pl
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture import postgres_membership
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_catalog import STORED_IN_LOG, TableInfo
-from fraud_lakehouse.capture.postgres_errors import SourceTableError
-from fraud_lakehouse.capture.postgres_traces import Shape
+from fraud_lakehouse.sources.postgres import publication_epoch as postgres_membership
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.catalog import STORED_IN_LOG, TableInfo
+from fraud_lakehouse.sources.postgres.errors import SourceTableError
+from fraud_lakehouse.sources.postgres.fingerprint import Shape
 from tests.integration.replayed import Replayed, read_whole
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]

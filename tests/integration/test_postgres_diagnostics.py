@@ -17,8 +17,15 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_errors import (
+from fraud_lakehouse.checks.status import collect
+from fraud_lakehouse.cli.status_text import render
+from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.ingest import PostgresIngest
+from fraud_lakehouse.ingest import postgres as ingest_postgres
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.errors import (
     PostgresLoginError,
     PostgresPoolerError,
     PostgresReadOnlyError,
@@ -29,13 +36,7 @@ from fraud_lakehouse.capture.postgres_errors import (
     SlotLostError,
     SourceTableError,
 )
-from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.errors import SourceError
-from fraud_lakehouse.lake import ingest_postgres
-from fraud_lakehouse.lake.ingest import PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.status import collect, render
+from fraud_lakehouse.storage.lake import Lake
 from tests.integration.test_resync import bronze, land, settings_of, state
 from tests.pgbouncer import pgbouncer
 

@@ -6,8 +6,8 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_errors import (
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.errors import (
     SlotAheadError,
     SlotInUseError,
     SlotLostError,

@@ -13,16 +13,17 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from fraud_lakehouse.capture import postgres_hold, postgres_publication
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_errors import SourceTableError
+from fraud_lakehouse.checks.status import collect
 from fraud_lakehouse.defs.positions import new_data
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.lake import ingest_postgres
-from fraud_lakehouse.lake.ingest import PostgresIngest, resync
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest import PostgresIngest, resync
+from fraud_lakehouse.ingest import postgres as ingest_postgres
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.status import collect
+from fraud_lakehouse.sources.postgres import publication as postgres_publication
+from fraud_lakehouse.sources.postgres import table_lock as postgres_hold
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.errors import SourceTableError
+from fraud_lakehouse.storage.lake import Lake
 from tests.integration.test_resync import bronze, land, settings_of, state
 
 pytestmark = pytest.mark.postgres
@@ -144,7 +145,7 @@ def test_a_value_that_the_server_cannot_write_fails_its_table_alone(
 def test_changes_that_cannot_be_decoded_fail_their_table_alone(
     database: str, source: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fraud_lakehouse.capture import pgoutput
+    from fraud_lakehouse.sources.postgres.pgoutput import decode as pgoutput
 
     settings = settings_of(database, tmp_path)
     source.execute("create table cards (id int primary key)")

@@ -6,8 +6,11 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_errors import (
+from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from fraud_lakehouse.errors import LakehouseError, SettingsError, SourceError
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.errors import (
     DatabaseMissingError,
     PostgresLoginError,
     PostgresUnreachableError,
@@ -15,9 +18,6 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceTableError,
     WalLevelError,
 )
-from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.errors import LakehouseError, SettingsError, SourceError
-from fraud_lakehouse.settings import Settings
 from tests.integration.replayed import Replayed
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]

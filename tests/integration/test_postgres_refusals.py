@@ -7,14 +7,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture import postgres_hold
-from fraud_lakehouse.capture.postgres_errors import SourceTableError
+from fraud_lakehouse.checks.status import collect
+from fraud_lakehouse.cli.status_text import render
 from fraud_lakehouse.defs.positions import new_data
-from fraud_lakehouse.lake import ingest_postgres
-from fraud_lakehouse.lake.ingest import PostgresIngest, forget_postgres_slot, resync
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest import PostgresIngest, forget_postgres_slot, resync
+from fraud_lakehouse.ingest import postgres as ingest_postgres
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.status import collect, render
+from fraud_lakehouse.sources.postgres import table_lock as postgres_hold
+from fraud_lakehouse.sources.postgres.errors import SourceTableError
+from fraud_lakehouse.storage.lake import Lake
 from tests.integration.test_resync import audited, bronze, land, settings_of, state
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]

@@ -12,10 +12,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from fraud_lakehouse.lake import ingest_postgres
-from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest import postgres as ingest_postgres
+from fraud_lakehouse.ingest.postgres import PostgresIngest
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.storage.lake import Lake
 from tests.integration.replayed import Row
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]

@@ -13,15 +13,15 @@ import pytest
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_errors import PostgresUnreachableError, ReplicationRightError
+from fraud_lakehouse.checks.status import collect
 from fraud_lakehouse.defs.positions import new_data
 from fraud_lakehouse.errors import SourceError
-from fraud_lakehouse.lake import ingest_postgres
-from fraud_lakehouse.lake.ingest import PostgresIngest, forget_postgres_slot, resync
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest import PostgresIngest, forget_postgres_slot, resync
+from fraud_lakehouse.ingest import postgres as ingest_postgres
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.status import collect
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.errors import PostgresUnreachableError, ReplicationRightError
+from fraud_lakehouse.storage.lake import Lake
 from tests.integration.tls_front import TlsFront, make_certificate
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]

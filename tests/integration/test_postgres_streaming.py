@@ -10,14 +10,14 @@ import polars as pl
 import psycopg
 import pytest
 
-from fraud_lakehouse.capture import postgres_connection
-from fraud_lakehouse.capture.pgoutput_runs import Runs
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.lake import failpoints
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse import failpoints
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.ingest.postgres import PostgresIngest
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres import connection as postgres_connection
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.pgoutput.runs import Runs
+from fraud_lakehouse.storage.lake import Lake
 from tests.integration.replayed import Replayed, read_whole, source_rows
 from tests.interruption import Crash, crash
 

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from tests.integration.replayed import Replayed, read_whole
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]

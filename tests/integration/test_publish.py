@@ -17,20 +17,20 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.publish import publisher as publisher_module
-from fraud_lakehouse.publish import transactions
-from fraud_lakehouse.publish.errors import (
+from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sinks.kafka import publisher as publisher_module
+from fraud_lakehouse.sinks.kafka import transactions
+from fraud_lakehouse.sinks.kafka.background import PublishLane
+from fraud_lakehouse.sinks.kafka.errors import (
     FencedError,
     OutputTopicMissingError,
     PositionUnclearError,
     PublishError,
     TransactionsUnsupportedError,
 )
-from fraud_lakehouse.publish.lane import PublishLane
-from fraud_lakehouse.publish.publisher import Choice, Publisher, publish_features
-from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sinks.kafka.publisher import Choice, Publisher, publish_features
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import Broker
 from tests.patience import PATIENCE
 from tests.published import OVER, TUMBLE, Row, add, identity, over_row, read_back, told, window_row
@@ -38,9 +38,9 @@ from tests.published import OVER, TUMBLE, Row, add, identity, over_row, read_bac
 pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
 PROCESS = """
 import json, sys
-from fraud_lakehouse.lake.failpoints import arm_from
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.publish import publisher
+from fraud_lakehouse.failpoints import arm_from
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.sinks.kafka import publisher
 from fraud_lakehouse.settings import load_settings
 point, given = sys.argv[1:]
 settings = load_settings(**json.loads(given))

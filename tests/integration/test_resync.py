@@ -14,13 +14,13 @@ import psycopg
 import pytest
 from deltalake import DeltaTable
 
-from fraud_lakehouse.capture.postgres_errors import SlotLostError
-from fraud_lakehouse.lake import failpoints
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.ingest import PostgresIngest, resync
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse import failpoints
+from fraud_lakehouse.ingest import PostgresIngest, resync
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.postgres.errors import SlotLostError
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 from tests.integration.replayed import Replayed
 from tests.integration.test_end_to_end import create_bank, lake_rows, operate, source_rows
 from tests.interruption import Crash, crash

@@ -16,8 +16,16 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.capture.postgres_errors import (
+from fraud_lakehouse.checks.slot_health import Level, SlotHealth, assess
+from fraud_lakehouse.defs.positions import NewData, new_data
+from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.ingest import PostgresIngest, accept, forget_postgres_slot, resync
+from fraud_lakehouse.ingest.batches import Batches
+from fraud_lakehouse.live import Cycle
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.errors import (
     SlotAheadError,
     SlotForeignError,
     SlotInUseError,
@@ -26,19 +34,11 @@ from fraud_lakehouse.capture.postgres_errors import (
     SourceIdentityError,
     TimelineError,
 )
-from fraud_lakehouse.capture.postgres_reader import PREDECESSOR_SECONDS
-from fraud_lakehouse.capture.postgres_slot_state import format_lsn, parse_lsn
-from fraud_lakehouse.defs.positions import NewData, new_data
-from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.detect.slot_health import Level, SlotHealth, assess
-from fraud_lakehouse.errors import SourceError
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.batches import Batches
-from fraud_lakehouse.lake.ingest import PostgresIngest, accept, forget_postgres_slot, resync
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.writer_lock import writer_lock
-from fraud_lakehouse.live import Cycle
-from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.reader import PREDECESSOR_SECONDS
+from fraud_lakehouse.sources.postgres.slot_state import format_lsn, parse_lsn
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.writer_lock import writer_lock
 from tests.integration.test_resync import bronze, invalidated, land, settings_of, state
 from tests.patience import PATIENCE
 
@@ -184,8 +184,8 @@ def test_a_second_lake_does_not_take_the_slot_of_the_first(database: str, tmp_pa
 STOPPED_READER = """
 import sys, time
 from pathlib import Path
-from fraud_lakehouse.capture.postgres import PostgresCapture
-from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.storage.writer_lock import writer_lock
 from fraud_lakehouse.settings import load_settings
 
 settings = load_settings()

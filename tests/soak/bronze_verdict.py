@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from tests.soak.cards import BAD, CardStream
 from tests.soak.ledger import TABLES, TOTAL, Committed, Event, Ledger, Row
 

@@ -13,9 +13,9 @@ import psycopg
 from polars.testing import assert_frame_equal
 from psycopg import sql
 
-from fraud_lakehouse.capture.postgres_names import bronze_name
-from fraud_lakehouse.lake.lake import Lake
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.sources.postgres.names import bronze_name
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.runner import Transformer
 from tests.soak.bronze_verdict import Verdict
 from tests.soak.hostile_destination import HostileDestination

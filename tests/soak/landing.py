@@ -13,13 +13,13 @@ import threading
 import time
 
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakehouseError, SourceError
-from fraud_lakehouse.lake import housekeeping
-from fraud_lakehouse.lake.compaction import Tier
-from fraud_lakehouse.lake.failpoints import arm_from
-from fraud_lakehouse.lake.ingest import KafkaIngest, PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.maintenance import maintain
+from fraud_lakehouse.failpoints import arm_from
+from fraud_lakehouse.ingest import KafkaIngest, PostgresIngest
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.storage import housekeeping
+from fraud_lakehouse.storage.compaction import Tier
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.maintenance import maintain
 
 
 def land(settings: Settings, stop: threading.Event, *, only: str | None, upkeep: bool) -> None:

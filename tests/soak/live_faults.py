@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from fraud_lakehouse.live.rest import Rest
+from fraud_lakehouse.live.duty_cycle import Rest
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.project import prepare_project
 from tests.soak import landing_faults

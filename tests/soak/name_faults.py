@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import psycopg
 from psycopg import sql
 
-from fraud_lakehouse.capture.postgres_names import bronze_name
+from fraud_lakehouse.sources.postgres.names import bronze_name
 from tests.patience import PATIENCE
 from tests.soak.live_faults import LiveFault
 from tests.soak.live_stand import LiveStand

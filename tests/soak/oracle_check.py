@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from tests.soak.bronze_verdict import Verdict
 from tests.soak.cards import PINNED, CardStream
 from tests.soak.oracle import Features, LedgerState, Payment, card_features, closed_windows, late_ids

@@ -14,9 +14,9 @@ from uuid import uuid4
 import polars as pl
 import psycopg
 
-from fraud_lakehouse.lake.ingest import KafkaIngest, PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest import KafkaIngest, PostgresIngest
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.storage.lake import Lake
 from tests.patience import PATIENCE
 from tests.soak.bronze_verdict import Verdict, judge_cards, judge_ledger, judge_positions
 from tests.soak.cards import CardStream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fraud_lakehouse.lake.failpoints import POINTS
+from fraud_lakehouse.failpoints import POINTS
 from tests.soak import landing_faults, live_faults
 
 TESTS = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from tests.soak.bronze_verdict import Verdict, judge_cards, judge_ledger, judge_positions
 from tests.soak.cards import CardStream
 from tests.soak.derived_verdict import AlertBook, check_deliveries

@@ -13,9 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from fraud_lakehouse.capture.kafka import KafkaBatch, PartitionLag
-from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
-from fraud_lakehouse.capture.kafka_source import KafkaTopic, RetentionGapError
+from fraud_lakehouse.sources.kafka.capture import KafkaBatch, PartitionLag
+from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
+from fraud_lakehouse.sources.kafka.topic import KafkaTopic, RetentionGapError
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import polars as pl
 
-from fraud_lakehouse.capture.postgres_catalog import ColumnInfo, TableInfo
-from fraud_lakehouse.capture.postgres_changes import ChangePiece
-from fraud_lakehouse.capture.postgres_errors import SlotAheadError, SlotLostError
-from fraud_lakehouse.capture.postgres_lag import PostgresLag
-from fraud_lakehouse.capture.postgres_refusal import Refusal
-from fraud_lakehouse.capture.postgres_timeline import Timeline
-from fraud_lakehouse.capture.postgres_traces import Shape
-from fraud_lakehouse.capture.postgres_types import ColumnType
-from fraud_lakehouse.lake.batches import Batches
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.batches import Batches
+from fraud_lakehouse.sources.postgres.catalog import ColumnInfo, TableInfo
+from fraud_lakehouse.sources.postgres.changes import ChangePiece
+from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.errors import SlotAheadError, SlotLostError
+from fraud_lakehouse.sources.postgres.fingerprint import Shape
+from fraud_lakehouse.sources.postgres.lag import PostgresLag
+from fraud_lakehouse.sources.postgres.timeline import Timeline
+from fraud_lakehouse.sources.postgres.types import ColumnType
+from fraud_lakehouse.storage.lake import Lake
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 INT8 = 20

@@ -11,14 +11,14 @@ import pytest
 OURS = "narenas:1,lg_tcache_max:8,dirty_decay_ms:1000,muzzy_decay_ms:0"
 SAY = "import os, sys; import {module}; {then}; print(os.environ.get('_RJEM_MALLOC_CONF'), 'polars' in sys.modules)"
 
-SAY_IT = SAY.format(module="fraud_lakehouse.cli", then="fraud_lakehouse.cli.give_memory_back()")
+SAY_IT = SAY.format(module="fraud_lakehouse.cli.commands", then="fraud_lakehouse.cli.commands.give_memory_back()")
 
 
 @pytest.mark.parametrize(
     "module, then",
     [
         ("fraud_lakehouse.defs", "pass"),
-        ("fraud_lakehouse.cli", "fraud_lakehouse.cli.give_memory_back()"),
+        ("fraud_lakehouse.cli.commands", "fraud_lakehouse.cli.commands.give_memory_back()"),
     ],
 )
 @pytest.mark.parametrize(

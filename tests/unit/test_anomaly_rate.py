@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from fraud_lakehouse.detect.anomaly_rate import RateDrift, evaluate_drift
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.checks.anomaly_rate import RateDrift, evaluate_drift
+from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import FIRED
 
 

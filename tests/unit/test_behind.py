@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud_lakehouse.detect.behind import keeping_up, live_state
-from fraud_lakehouse.lake import lease
-from fraud_lakehouse.lake.landed import Landed
-from fraud_lakehouse.lake.writer_lock import process_lock
-from fraud_lakehouse.live.behind import Backlog, Waiting
+from fraud_lakehouse.checks.lag import keeping_up, live_state
+from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.live.backlog import Backlog, Waiting
+from fraud_lakehouse.storage import lease
+from fraud_lakehouse.storage.writer_lock import process_lock
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.captured import CapturedTables
 from fraud_lakehouse.transform.handles import Handles, Key
 

@@ -11,14 +11,14 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.postgres_catalog import named_columns
-from fraud_lakehouse.capture.postgres_types import ColumnType
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.maintenance import maintain
-from fraud_lakehouse.lake.schemas import INGESTED_AT, UTC_MICROSECONDS
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.sources.postgres.catalog import named_columns
+from fraud_lakehouse.sources.postgres.types import ColumnType
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.maintenance import maintain
+from fraud_lakehouse.storage.schemas import INGESTED_AT, UTC_MICROSECONDS
 
 SCHEMA: dict[str, pl.DataType] = {"_topic": pl.String(), "_partition": pl.Int32(), "_offset": pl.Int64()}
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, Transaction
 
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.consumption import Consumption, Plan, app_id
 from fraud_lakehouse.transform.handles import Handles
 from tests.numbered import commit

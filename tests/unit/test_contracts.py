@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
-from fraud_lakehouse.detect.contracts import check_bronze, check_columns, check_positions, check_quarantine
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.schemas import AUDIT
+from fraud_lakehouse.checks.contracts import check_bronze, check_columns, check_positions, check_quarantine
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.schemas import AUDIT
 
 CHANGES = {
     "user_id": pl.Int32(),

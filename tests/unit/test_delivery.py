@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
-from fraud_lakehouse.detect.delivery import Delivery
-from fraud_lakehouse.detect.destination import Destination
-from fraud_lakehouse.detect.journal import Journal
-from fraud_lakehouse.detect.outbox import Backoff
+from fraud_lakehouse.alerts.deliveries import Attempt, DeliveryLog
+from fraud_lakehouse.alerts.delivery import Delivery
+from fraud_lakehouse.alerts.destination import Destination
+from fraud_lakehouse.alerts.journal import Journal
+from fraud_lakehouse.alerts.outbox import Backoff
 from fraud_lakehouse.errors import LakeError, SettingsError
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.writer_lock import process_lock
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.writer_lock import process_lock
 from tests.alert_receiver import FIRED, Receiver, attempts, record_alerts
 
 AT_ONCE = Backoff(first=0.0, longest=0.0)
@@ -246,8 +246,8 @@ def test_an_alert_that_always_fails_holds_up_no_other(lake: Lake, monkeypatch: p
 def test_what_waits_for_a_dead_destination_is_kept_small_and_sent_whole(
     lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fraud_lakehouse.detect.alert_rows.KEPT", 4)
-    monkeypatch.setattr("fraud_lakehouse.detect.delivery.DIGEST_ALERTS", 10)
+    monkeypatch.setattr("fraud_lakehouse.alerts.rows.KEPT", 4)
+    monkeypatch.setattr("fraud_lakehouse.alerts.delivery.DIGEST_ALERTS", 10)
     receiver.status = 503
     delivery = Delivery(settings(receiver.url, burst=3), lake, AT_ONCE)
     for number in range(0, 100, 2):
@@ -324,7 +324,7 @@ def test_without_a_journal_each_answer_is_recorded_at_once(
 
 
 def test_answers_are_recorded_together(lake: Lake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fraud_lakehouse.detect.delivery.RECORD_SECONDS", 60.0)
+    monkeypatch.setattr("fraud_lakehouse.alerts.delivery.RECORD_SECONDS", 60.0)
     delivery = Delivery(settings(receiver.url), lake)
     record_alerts(lake, 0, 1)
     assert delivery.deliver_pending(wait=5).delivered == 1

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fraud_lakehouse.detect.destination import Destination, destinations
+from fraud_lakehouse.alerts.destination import Destination, destinations
 from fraud_lakehouse.settings import Settings
 
 TOKENS = "T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ"

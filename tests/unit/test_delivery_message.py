@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fraud_lakehouse.detect.message import alert_message, digest_message
+from fraud_lakehouse.alerts.message import alert_message, digest_message
 from tests.alert_receiver import alert_rows
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 
-from fraud_lakehouse.detect import sending
-from fraud_lakehouse.detect.destination import Destination
-from fraud_lakehouse.detect.message import Message
+from fraud_lakehouse.alerts import sending
+from fraud_lakehouse.alerts.destination import Destination
+from fraud_lakehouse.alerts.message import Message
 from tests.alert_receiver import HOSTILE, Dripper, Mode, Receiver
 from tests.patience import PATIENCE
 

@@ -19,9 +19,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from fraud_lakehouse.detect.destination import Destination
-from fraud_lakehouse.detect.message import Message, alert_message, digest_message
-from fraud_lakehouse.detect.plain_text import inert, one_line, printable
+from fraud_lakehouse.alerts.destination import Destination
+from fraud_lakehouse.alerts.message import Message, alert_message, digest_message
+from fraud_lakehouse.alerts.plain_text import inert, one_line, printable
 from tests.alert_receiver import alert_rows
 
 KINDS = {

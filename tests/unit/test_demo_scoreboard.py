@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from fraud_lakehouse.demo.cards import CardStream, first_checkpoint
 from fraud_lakehouse.demo.scoreboard import Scoreboard, describe, percent
 from fraud_lakehouse.demo.truth import Anomaly, CardTruth, Generated
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 
 SOURCE = "kafka.transaction"
 START = datetime(2026, 1, 1, tzinfo=UTC)

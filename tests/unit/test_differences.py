@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.postgres_catalog import EVENT_SCHEMA
-from fraud_lakehouse.lake.differences import Differences, write_differences
+from fraud_lakehouse.ingest.differences import Differences, write_differences
+from fraud_lakehouse.sources.postgres.catalog import EVENT_SCHEMA
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 COLUMNS = {"at": pl.Int64(), "a \"b'": pl.String(), "k0": pl.Decimal(12, 2)}

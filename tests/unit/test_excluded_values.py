@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from fraud_lakehouse.detect.excluded_values import CARDS, LEDGER, evaluate_excluded_values
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.checks.excluded_values import CARDS, LEDGER, evaluate_excluded_values
+from fraud_lakehouse.storage.lake import Lake
 
 NOW = datetime(2024, 1, 1, 12, tzinfo=UTC)
 FLAGS = {"is_amount_excluded": pl.Boolean, "is_time_excluded": pl.Boolean}

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import fraud_lakehouse
-from fraud_lakehouse import cli
-from fraud_lakehouse.capture.postgres_errors import SlotLostError
+from fraud_lakehouse.cli import commands as cli
 from fraud_lakehouse.errors import DEFECT, EXIT_CODES, LakehouseError
+from fraud_lakehouse.sources.postgres.errors import SlotLostError
 
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 NOT_IMPORTED = {"fraud_lakehouse.definitions"}  # builds the Dagster definitions when imported; has no errors

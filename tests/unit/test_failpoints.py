@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fraud_lakehouse import failpoints
 from fraud_lakehouse.errors import SettingsError
-from fraud_lakehouse.lake import failpoints
 
 PACKAGE = Path(failpoints.__file__).resolve().parents[1]
 
@@ -81,7 +81,7 @@ def test_a_failure_is_met_from_the_named_hit_on() -> None:
 
 def test_a_failpoint_kills_at_the_named_hit_only() -> None:
     code = (
-        "from fraud_lakehouse.lake.failpoints import arm_from, failpoint\n"
+        "from fraud_lakehouse.failpoints import arm_from, failpoint\n"
         "there, here = 'kafka.before_read', 'kafka.after_read'\n"
         "arm_from(f'{here}:2')\n"
         "for name in (there, here, there):\n    failpoint(name); print(name, flush=True)\n"

@@ -17,7 +17,7 @@ from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.choice import chosen_features
 from fraud_lakehouse.features.definitions import UNNUMBERED, definitions_of
 from fraud_lakehouse.features.documented import documented_models
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.binding import check_models
 from fraud_lakehouse.transform.definitions import MIXED, app_id, outdated_features, to_commit
 from fraud_lakehouse.transform.project import shipped_project

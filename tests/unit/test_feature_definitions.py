@@ -13,7 +13,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.features.definitions import definitions_of
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.definitions import outdated_features, to_commit
 from fraud_lakehouse.transform.project import shipped_project
 

@@ -4,8 +4,8 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
-from fraud_lakehouse.detect.findings import evaluate_rule, evaluate_rules
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.checks.findings import evaluate_rule, evaluate_rules
+from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import FIRED, record_alerts
 
 NOW = FIRED + timedelta(minutes=30)

@@ -10,14 +10,15 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import bronze, idle_partitions, ingest_kafka
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.idle_partitions import TABLE, IdlePartitions, Windows, newest_of
-from fraud_lakehouse.lake.ingest_kafka import KafkaIngest
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest import bronze, idle_partitions
+from fraud_lakehouse.ingest import kafka as ingest_kafka
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.ingest.idle_partitions import TABLE, IdlePartitions, Windows, newest_of
+from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.project import current_windows
 from tests.unit.model_kafka import ModelKafka, ModelTopic
 

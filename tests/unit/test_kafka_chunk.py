@@ -6,7 +6,7 @@ from confluent_kafka import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.kafka_chunk import Chunk
+from fraud_lakehouse.sources.kafka.chunk import Chunk
 
 
 @settings(max_examples=200, deadline=None)

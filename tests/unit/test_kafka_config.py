@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fraud_lakehouse.capture.kafka import KafkaCapture
-from fraud_lakehouse.capture.kafka_config import KafkaClients, read_properties
-from fraud_lakehouse.capture.kafka_source import KafkaTopic, TopicRecreatedError, verify_identity
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.capture import KafkaCapture
+from fraud_lakehouse.sources.kafka.config import KafkaClients, read_properties
+from fraud_lakehouse.sources.kafka.topic import KafkaTopic, TopicRecreatedError, verify_identity
 
 
 def written(folder: Path, text: str) -> Path:

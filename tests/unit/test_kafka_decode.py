@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture import kafka_decode
-from fraud_lakehouse.capture.kafka_decode import FIELDS, read_values
-from fraud_lakehouse.capture.kafka_records import RawRecords, decode, encode
+from fraud_lakehouse.sources.kafka.formats import json as kafka_decode
+from fraud_lakehouse.sources.kafka.formats.json import FIELDS, read_values
+from fraud_lakehouse.sources.kafka.records import RawRecords, decode, encode
 from tests.fixtures_kafka import card
 
 GOOD = encode(card(1))

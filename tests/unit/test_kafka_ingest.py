@@ -13,15 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.kafka_source import RetentionGapError, TopicRecreatedError
-from fraud_lakehouse.detect.contracts import check_positions
+from fraud_lakehouse import failpoints
+from fraud_lakehouse.checks.contracts import check_positions
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError, SourceError
-from fraud_lakehouse.lake import audit, bronze, failpoints, ingest_kafka
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.batches import Batches
-from fraud_lakehouse.lake.ingest_kafka import KafkaIngest, accept_kafka
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest import bronze
+from fraud_lakehouse.ingest import kafka as ingest_kafka
+from fraud_lakehouse.ingest.batches import Batches
+from fraud_lakehouse.ingest.kafka import KafkaIngest, accept_kafka
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.topic import RetentionGapError, TopicRecreatedError
+from fraud_lakehouse.storage import audit
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 from tests.drained import drain
 from tests.interruption import Crash, crash
 from tests.unit.model_kafka import ModelKafka, ModelTopic

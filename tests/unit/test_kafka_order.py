@@ -6,7 +6,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.kafka_order import ArrivalOrder
+from fraud_lakehouse.sources.kafka.order import ArrivalOrder
 
 
 def hold(order: ArrivalOrder, partition: int, first: int, timestamps: list[int | None]) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, Message, TopicPartition
 
-from fraud_lakehouse.capture.kafka_reader import KafkaReader
-from fraud_lakehouse.capture.kafka_records import encode
-from fraud_lakehouse.capture.kafka_source import (
+from fraud_lakehouse.errors import GapError
+from fraud_lakehouse.sources.kafka.reader import KafkaReader
+from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.sources.kafka.topic import (
     KafkaTopic,
     LogTruncatedError,
     RetentionGapError,
     TopicRecreatedError,
 )
-from fraud_lakehouse.errors import GapError
 from tests.fixtures_kafka import card
 
 TOPIC = KafkaTopic("t", "C", "T", 2)

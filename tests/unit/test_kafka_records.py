@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.kafka_records import (
+from fraud_lakehouse.sources.kafka.records import (
     CARD_SCHEMA,
     FIELDS,
     RawRecords,

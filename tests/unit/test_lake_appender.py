@@ -14,11 +14,11 @@ import pytest
 from deltalake import DeltaTable
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.lake import durable
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.housekeeping import CHECKPOINT_INTERVAL
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.storage import durable
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.housekeeping import CHECKPOINT_INTERVAL
+from fraud_lakehouse.storage.lake import Lake
 from tests.full_disk import no_file_beyond
 
 SCHEMA: dict[str, pl.DataType] = {

@@ -11,15 +11,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fraud_lakehouse.capture.postgres_catalog import EVENT_SCHEMA, ColumnInfo, TableInfo
-from fraud_lakehouse.capture.postgres_traces import Column, Shape
-from fraud_lakehouse.capture.postgres_types import ColumnType
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import parquet
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.commit_numbers import commits_of
-from fraud_lakehouse.lake.evolution import adapt, resync_reason, settle
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.ingest.evolution import adapt, resync_reason, settle
+from fraud_lakehouse.sources.postgres.catalog import EVENT_SCHEMA, ColumnInfo, TableInfo
+from fraud_lakehouse.sources.postgres.fingerprint import Column, Shape
+from fraud_lakehouse.sources.postgres.types import ColumnType
+from fraud_lakehouse.storage import parquet
+from fraud_lakehouse.storage.commit_numbers import commits_of
+from fraud_lakehouse.storage.lake import Lake
 
 INT4, INT8, TEXT, NUMERIC_10_2 = ColumnType(23), ColumnType(20), ColumnType(25), ColumnType(1700, ((10 << 16) | 2) + 4)
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -154,7 +154,7 @@ def test_a_rewrite_that_fails_leaves_no_file(lake: Lake, monkeypatch: pytest.Mon
             raise KeyboardInterrupt
         return parquet.write_parquet(root, frame, **options)
 
-    monkeypatch.setattr("fraud_lakehouse.lake.reshape.write_parquet", fail_at_the_second)
+    monkeypatch.setattr("fraud_lakehouse.storage.reshape.write_parquet", fail_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         adapt(table, source(("v", INT8), lsn=20))
     assert set(Path(lake.uri("bronze", "t")).glob("*.parquet")) == files

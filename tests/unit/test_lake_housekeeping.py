@@ -15,14 +15,15 @@ from deltalake import DeltaTable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
+from fraud_lakehouse import failpoints
+from fraud_lakehouse.alerts.deliveries import Attempt, DeliveryLog
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import durable, failpoints, housekeeping
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.commit_numbers import rows_since
-from fraud_lakehouse.lake.compaction import Tier
-from fraud_lakehouse.lake.lake import Lake, data_files
-from fraud_lakehouse.lake.maintenance import MARKER, DailyUpkeep, maintain_table
+from fraud_lakehouse.storage import durable, housekeeping
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.commit_numbers import rows_since
+from fraud_lakehouse.storage.compaction import Tier
+from fraud_lakehouse.storage.lake import Lake, data_files
+from fraud_lakehouse.storage.maintenance import MARKER, DailyUpkeep, maintain_table
 from tests.interruption import Crash, crash
 
 SCHEMA: dict[str, pl.DataType] = {"x": pl.Int64()}

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.lake import scan
+from fraud_lakehouse.storage.lake import scan
 
 
 @pytest.mark.parametrize("folder", ["plain", "a b", "it's 50% #1 ü"])

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import durable
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage import durable
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import Lake
 
 SCHEMA: dict[str, pl.DataType] = {"id": pl.Int64(), "note": pl.String()}
 

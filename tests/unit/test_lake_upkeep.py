@@ -17,12 +17,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.lake import durable
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.compaction import Tier, merge_small_files
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.maintenance import maintain, maintain_table
-from fraud_lakehouse.lake.writer_lock import is_held, process_lock, writer_lock
+from fraud_lakehouse.storage import durable
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.compaction import Tier, merge_small_files
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.maintenance import maintain, maintain_table
+from fraud_lakehouse.storage.writer_lock import is_held, process_lock, writer_lock
 
 SCHEMA: dict[str, pl.DataType] = {"x": pl.Int64(), "text": pl.String()}
 
@@ -134,7 +134,7 @@ def test_upkeep_refuses_a_short_retention_and_a_missing_table(tmp_path: Path) ->
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.storage.writer_lock import writer_lock
 with writer_lock(Path(sys.argv[1]), 0):
     print("held", flush=True)
     time.sleep(60)
@@ -159,7 +159,7 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
 IMPATIENT = """
 import sys
 from pathlib import Path
-from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.storage.writer_lock import writer_lock
 print("waiting", flush=True)
 with writer_lock(Path(sys.argv[1]), 30):
     print("held", flush=True)

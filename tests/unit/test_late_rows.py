@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from fraud_lakehouse.detect.late_rows import evaluate_late_rows
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.checks.late_rows import evaluate_late_rows
+from fraud_lakehouse.storage.lake import Lake
 
 NOW = datetime(2024, 1, 1, 12, tzinfo=UTC)
 SCHEMA = {"trans_num": pl.String, "_ingested_at": pl.Datetime("us", "UTC"), "seconds_late": pl.Float64}

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 from deltalake import write_deltalake
 
-from fraud_lakehouse.detect.latency import Latency, evaluate_latency
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.checks.latency import Latency, evaluate_latency
+from fraud_lakehouse.storage.lake import Lake
 
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 TIMES = {"source_committed_at": pl.Datetime("us", "UTC"), "fired_at": pl.Datetime("us", "UTC")}

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.lake import lease
-from fraud_lakehouse.lake.lease import Holder, Lease, acquire, create, holder, is_held, is_ours, progress, watched
-from fraud_lakehouse.lake.writer_lock import process_lock, writer_lock
+from fraud_lakehouse.storage import lease
+from fraud_lakehouse.storage.lease import Holder, Lease, acquire, create, holder, is_held, is_ours, progress, watched
+from fraud_lakehouse.storage.writer_lock import process_lock, writer_lock
 from tests.patience import PATIENCE
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fraud_lakehouse.lake.writer_lock import writer_lock
+from fraud_lakehouse.storage.writer_lock import writer_lock
 with writer_lock(Path(sys.argv[1]), 60) as lease:
     print("held", flush=True)
     while lease.is_ours:

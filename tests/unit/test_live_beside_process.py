@@ -16,16 +16,16 @@ import polars as pl
 import pytest
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.idle_partitions import TABLE as OBSERVATIONS
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.lease import watched
-from fraud_lakehouse.lake.schemas import IDLE_PARTITIONS
-from fraud_lakehouse.lake.writer_lock import BESIDE, is_held, writer_lock
-from fraud_lakehouse.live import beside_process
-from fraud_lakehouse.live.rest import Rest
-from fraud_lakehouse.publish.lane import PublishLane
+from fraud_lakehouse.ingest.idle_partitions import TABLE as OBSERVATIONS
+from fraud_lakehouse.live import background_process as beside_process
+from fraud_lakehouse.live.duty_cycle import Rest
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sinks.kafka.background import PublishLane
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.lease import watched
+from fraud_lakehouse.storage.schemas import IDLE_PARTITIONS
+from fraud_lakehouse.storage.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from tests.patience import PATIENCE
 

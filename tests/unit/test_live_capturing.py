@@ -13,11 +13,11 @@ import pytest
 from polars.exceptions import PanicException
 
 from fraud_lakehouse.errors import GapError, LakeError, SourceError
-from fraud_lakehouse.lake.ingest import Landed
-from fraud_lakehouse.lake.writer_lock import writer_lock
-from fraud_lakehouse.live.behind import Waiting
-from fraud_lakehouse.live.capturing import Capturing, Landings
+from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.live.backlog import Waiting
+from fraud_lakehouse.live.ingesting import Capturing, Landings
 from fraud_lakehouse.live.source import Source
+from fraud_lakehouse.storage.writer_lock import writer_lock
 from tests.definitions.stand import landed
 from tests.patience import PATIENCE
 
@@ -128,7 +128,7 @@ def test_a_defect_while_data_is_waited_for_makes_the_next_step_begin_anew(tmp_pa
 def test_rows_wait_in_the_source_while_as_many_as_a_batch_are_not_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fraud_lakehouse.live.capturing.BACKLOG_SECONDS", 0.0)
+    monkeypatch.setattr("fraud_lakehouse.live.ingesting.BACKLOG_SECONDS", 0.0)
     scripted = Scripted(*(rows("card_transactions", at) for at in range(4)))
     capturing = Capturing([source("kafka", scripted, lambda: Waiting(rows=len(scripted.steps)))], tmp_path, 2)
     with capturing as landings:
@@ -173,8 +173,8 @@ def becomes(condition: Callable[[], bool]) -> bool:
 def test_an_idle_source_takes_a_step_when_one_is_due_or_after_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fraud_lakehouse.live.capturing.LOOK_SECONDS", 3600.0)
-    monkeypatch.setattr("fraud_lakehouse.live.capturing.LONGEST_PACE_SECONDS", 0.0)
+    monkeypatch.setattr("fraud_lakehouse.live.ingesting.LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr("fraud_lakehouse.live.ingesting.LONGEST_PACE_SECONDS", 0.0)
     monkeypatch.setattr("fraud_lakehouse.live.source.RETRY_SECONDS", (0.0,))
     idle = Idle()
     postgres = Source("postgres", idle.step, idle, lambda: None, due=lambda: idle.due)
@@ -189,7 +189,7 @@ def test_an_idle_source_takes_a_step_when_one_is_due_or_after_an_error(
 
 
 def test_what_an_idle_source_has_read_past_is_no_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fraud_lakehouse.live.capturing.LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr("fraud_lakehouse.live.ingesting.LOOK_SECONDS", 3600.0)
     idle, position = Idle(), {"0": 4}
     kafka = Source("kafka", idle.step, idle, lambda: None, lambda: Waiting(rows=1, ends={"0": 5}), lambda: position)
     capturing = Capturing([kafka], tmp_path, 1000)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fraud_lakehouse.errors import SourceError, TransformError
-from fraud_lakehouse.lake.ingest import Landed
+from fraud_lakehouse.ingest import Landed
 from fraud_lakehouse.live import cycle as cycle_module
-from fraud_lakehouse.live.behind import Backlog, Waiting
+from fraud_lakehouse.live.backlog import Backlog, Waiting
 from fraud_lakehouse.live.cycle import Cycle
 from fraud_lakehouse.live.intervals import Intervals
 from fraud_lakehouse.live.scoring import Scoring

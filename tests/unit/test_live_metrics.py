@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from fraud_lakehouse.demo.services import free_port
-from fraud_lakehouse.lake.ingest import Landed
-from fraud_lakehouse.lake.writer_lock import process_lock
-from fraud_lakehouse.live.behind import Behind
+from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.live.cycle import CycleResult
 from fraud_lakehouse.live.metrics import Metrics, percentiles
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.writer_lock import process_lock
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from tests.patience import PATIENCE
 

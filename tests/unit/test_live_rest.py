@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fraud_lakehouse.live.rest import Rest
+from fraud_lakehouse.live.duty_cycle import Rest
 
 
 class Clock:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fraud_lakehouse.lake.lease import LeaseLostError, create, is_held
 from fraud_lakehouse.live import standby
 from fraud_lakehouse.live.standby import live_turn, run_live
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage.lease import LeaseLostError, create, is_held
 from tests.patience import PATIENCE
 
 HOLDER = """

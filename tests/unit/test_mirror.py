@@ -13,7 +13,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.lake.commit_numbers import COMMITS, REWRITTEN
+from fraud_lakehouse.storage.commit_numbers import COMMITS, REWRITTEN
 from fraud_lakehouse.transform import mirror as mirrors_module
 from fraud_lakehouse.transform.key_index import KeyIndex
 from fraud_lakehouse.transform.mirror import Mirrors, Shape

@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake import durable
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.publish.backlog import DiscontinuityError, backlog, table_id
-from fraud_lakehouse.publish.position import Position
+from fraud_lakehouse.sinks.kafka.backlog import DiscontinuityError, backlog, table_id
+from fraud_lakehouse.sinks.kafka.position import Position
+from fraud_lakehouse.storage import durable
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform import old_positions
 from fraud_lakehouse.transform.old_positions import CAUGHT_UP, number_at
 from tests.published import OVER, SCHEMAS, Row, identity, over_row

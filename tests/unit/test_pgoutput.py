@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.pgoutput import Decoded, decode
-from fraud_lakehouse.capture.postgres_catalog import TableInfo
-from fraud_lakehouse.capture.postgres_errors import TableWithoutPositionError
-from fraud_lakehouse.capture.postgres_types import ColumnType
+from fraud_lakehouse.sources.postgres.catalog import TableInfo
+from fraud_lakehouse.sources.postgres.errors import TableWithoutPositionError
+from fraud_lakehouse.sources.postgres.pgoutput.decode import Decoded, decode
+from fraud_lakehouse.sources.postgres.types import ColumnType
 from tests.unit.pgoutput_messages import UNCHANGED, Table, transaction, truncate
 
 INT4, INT8, TEXT, NUMERIC, DATE, TIMESTAMP, TIMESTAMPTZ, BOOL = 23, 20, 25, 1700, 1082, 1114, 1184, 16

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.pgoutput import decode
-from fraud_lakehouse.capture.pgoutput_relation import Relation
-from fraud_lakehouse.capture.pgoutput_runs import Run, Runs
 from fraud_lakehouse.errors import LakeError
+from fraud_lakehouse.sources.postgres.pgoutput.decode import decode
+from fraud_lakehouse.sources.postgres.pgoutput.relation import Relation
+from fraud_lakehouse.sources.postgres.pgoutput.runs import Run, Runs
 from tests.unit.pgoutput_messages import Table, transaction, truncate
 
 INT8, TEXT = 20, 25

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_series_equal
 
-from fraud_lakehouse.capture.postgres_columns import LINES, SENT, WIDTHS, Packed, UnpackError, unpack
-from fraud_lakehouse.capture.postgres_types import ColumnType, text_of
+from fraud_lakehouse.sources.postgres.columns import LINES, SENT, WIDTHS, Packed, UnpackError, unpack
+from fraud_lakehouse.sources.postgres.types import ColumnType, text_of
 
 LETTER = {pl.UInt8(): "B", pl.Int16(): "h", pl.Int32(): "i", pl.UInt32(): "I", pl.Int64(): "q"}
 DAY_ZERO, ZERO = date(2000, 1, 1), datetime(2000, 1, 1, tzinfo=UTC)

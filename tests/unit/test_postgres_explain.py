@@ -6,8 +6,9 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from fraud_lakehouse.capture.postgres_connection import PostgresConnector
-from fraud_lakehouse.capture.postgres_errors import (
+from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.sources.postgres.connection import PostgresConnector
+from fraud_lakehouse.sources.postgres.errors import (
     DatabaseMissingError,
     PostgresLoginError,
     PostgresPoolerError,
@@ -21,10 +22,9 @@ from fraud_lakehouse.capture.postgres_errors import (
     SlotForeignError,
     SlotLostError,
 )
-from fraud_lakehouse.capture.postgres_explain import Login, connect_error, query_error
-from fraud_lakehouse.capture.postgres_slot import ReplicationSlot
-from fraud_lakehouse.capture.postgres_slot_state import SlotState
-from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.sources.postgres.explain import Login, connect_error, query_error
+from fraud_lakehouse.sources.postgres.slot import ReplicationSlot
+from fraud_lakehouse.sources.postgres.slot_state import SlotState
 
 LOGIN = Login("db:5432/Bank as cap", 'ca"p', "Bank")
 

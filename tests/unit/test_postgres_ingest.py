@@ -11,18 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.postgres_catalog import TableInfo
-from fraud_lakehouse.capture.postgres_errors import SlotLostError, SourceIdentityError
+from fraud_lakehouse import failpoints
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.lake import failpoints
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.batches import Batches
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.evolution import first_properties, resync_reason
-from fraud_lakehouse.lake.ingest_postgres import PostgresIngest
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.postgres_orders import accept_postgres
+from fraud_lakehouse.ingest.batches import Batches
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.ingest.evolution import first_properties, resync_reason
+from fraud_lakehouse.ingest.operator_actions import accept_postgres
+from fraud_lakehouse.ingest.postgres import PostgresIngest
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.catalog import TableInfo
+from fraud_lakehouse.sources.postgres.errors import SlotLostError, SourceIdentityError
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
 from tests.drained import drain
 from tests.interruption import Crash, crash
 from tests.unit.model_postgres import ModelPostgres, ModelServer
@@ -128,7 +128,7 @@ def test_a_batch_that_holds_only_what_we_have_does_not_look_drained(tmp_path: Pa
 
 
 def test_a_table_created_later_is_backfilled_and_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fraud_lakehouse.lake.ingest_postgres.NEW_TABLES_SECONDS", 0.0)
+    monkeypatch.setattr("fraud_lakehouse.ingest.postgres.NEW_TABLES_SECONDS", 0.0)
     server = ModelServer(before={"a": [1]})
     ingest = postgres(tmp_path, server)
     drain(ingest, 10)
@@ -154,7 +154,7 @@ def test_idle_log_moves_the_position_only_when_worth_a_commit(tmp_path: Path, mo
     assert ingest.step(10) == []
     assert server.confirmed == server.current
     server.current += 1
-    monkeypatch.setattr("fraud_lakehouse.lake.ingest_changes.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("fraud_lakehouse.ingest.changes.IDLE_SECONDS", 0.0)
     assert ingest.step(10) == []
     assert server.confirmed == server.current
     assert Batches(ingest.lake).position("pg:1:slot") == server.current
@@ -221,8 +221,8 @@ def test_tables_that_agree_with_the_catalog_are_compared_once(tmp_path: Path, mo
         compared.append(info.name)
         return resync_reason(table, info, member)
 
-    monkeypatch.setattr("fraud_lakehouse.lake.ingest_postgres.resync_reason", counted)
-    monkeypatch.setattr("fraud_lakehouse.lake.ingest_postgres.NEW_TABLES_SECONDS", 0.0)
+    monkeypatch.setattr("fraud_lakehouse.ingest.postgres.resync_reason", counted)
+    monkeypatch.setattr("fraud_lakehouse.ingest.postgres.NEW_TABLES_SECONDS", 0.0)
     ingest._start_over()
     ingest.step(10)
     assert compared == ["a", "b"]

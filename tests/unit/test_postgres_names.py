@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.postgres_names import bronze_name, bronze_names, column_names
+from fraud_lakehouse.sources.postgres.names import bronze_name, bronze_names, column_names
 
 NAMES = st.lists(st.text('aAbB_ "é', min_size=1, max_size=4), unique=True, max_size=12)
 RESERVED = ("_op", "_text")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fraud_lakehouse.capture.postgres_timeline import Timeline, history_branches
+from fraud_lakehouse.sources.postgres.timeline import Timeline, history_branches
 
 FOREVER = 2**63 - 1
 FIRST = Timeline(1)

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from fraud_lakehouse.errors import LakeError, TransformError
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.project import Preparation, prepare_project
 from fraud_lakehouse.transform.project_files import digest_of, stamp_of
 from fraud_lakehouse.transform.runner import Transformer

@@ -11,10 +11,10 @@ from confluent_kafka import KafkaError, KafkaException
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.publish import errors
-from fraud_lakehouse.publish.feature_topic import FeatureTopic, Message, feature_topics
-from fraud_lakehouse.publish.rebuilt import differences
-from fraud_lakehouse.publish.topic_content import Content, _keep, _newest
+from fraud_lakehouse.sinks.kafka import errors
+from fraud_lakehouse.sinks.kafka.feature_topic import FeatureTopic, Message, feature_topics
+from fraud_lakehouse.sinks.kafka.rebuilt import differences
+from fraud_lakehouse.sinks.kafka.topic_content import Content, _keep, _newest
 from tests.published import OVER, SCHEMAS, TUMBLE, Row, window_row
 
 

@@ -12,10 +12,10 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.publish import backlog as backlog_module
-from fraud_lakehouse.publish.backlog import DiscontinuityError, backlog, begin, end, newest_versions
-from fraud_lakehouse.publish.position import Position
+from fraud_lakehouse.sinks.kafka import backlog as backlog_module
+from fraud_lakehouse.sinks.kafka.backlog import DiscontinuityError, backlog, begin, end, newest_versions
+from fraud_lakehouse.sinks.kafka.position import Position
+from fraud_lakehouse.storage.lake import Lake
 from tests.published import OVER, TUMBLE, add, identity, over_row, window_row
 
 

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA, RawRecords, decode, encode
+from fraud_lakehouse import failpoints
+from fraud_lakehouse.checks.contracts import check_positions, check_quarantine
+from fraud_lakehouse.checks.status import collect
 from fraud_lakehouse.cli import app
-from fraud_lakehouse.detect.contracts import check_positions, check_quarantine
+from fraud_lakehouse.cli.status_text import render
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake import failpoints
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.quarantine import (
+from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.ingest.quarantine import (
     CorrectionError,
     Quarantine,
     Selection,
@@ -29,7 +29,8 @@ from fraud_lakehouse.lake.quarantine import (
     read_corrections,
 )
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.status import collect, render
+from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA, RawRecords, decode, encode
+from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import card
 from tests.interruption import Crash, crash
 

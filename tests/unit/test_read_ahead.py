@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fraud_lakehouse.capture.read_ahead import read_ahead
+from fraud_lakehouse.sources.read_ahead import read_ahead
 
 
 def test_items_come_in_order_from_another_thread_one_ahead() -> None:

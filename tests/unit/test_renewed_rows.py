@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from fraud_lakehouse.lake.commit_numbers import Commits, commits_of
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.storage.commit_numbers import Commits, commits_of
+from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.handles import Handles
 from tests.numbered import commit

@@ -12,12 +12,13 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from fraud_lakehouse.detect.deliveries import Attempt, DeliveryLog
-from fraud_lakehouse.detect.delivery import Delivery
-from fraud_lakehouse.lake import durable, resync
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.lease import create
+from fraud_lakehouse.alerts.deliveries import Attempt, DeliveryLog
+from fraud_lakehouse.alerts.delivery import Delivery
+from fraud_lakehouse.ingest import resync_run as resync
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.storage import durable
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.lease import create
 from tests.alert_receiver import Receiver, attempts, record_alerts
 from tests.patience import PATIENCE
 
@@ -74,7 +75,7 @@ def test_it_sends_no_further_alert_and_leaves_its_successors_journal(
     lake = Lake.at(tmp_path / "lake")
     record_alerts(lake, 0, 5)
     sending = threading.Event()
-    monkeypatch.setattr("fraud_lakehouse.detect.delivery.failpoint", lambda _point: sending.set())
+    monkeypatch.setattr("fraud_lakehouse.alerts.delivery.failpoint", lambda _point: sending.set())
     with Receiver(delay=60.0) as receiver:
         settings = Settings(alert_urls=(receiver.url,), alert_burst=20)
         delivery = Delivery(settings, lake)

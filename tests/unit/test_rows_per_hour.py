@@ -12,8 +12,8 @@ from deltalake import write_deltalake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.detect.rows_per_hour import rows_per_hour
-from fraud_lakehouse.lake.lake import Lake
+from fraud_lakehouse.checks.rows_per_hour import rows_per_hour
+from fraud_lakehouse.storage.lake import Lake
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TABLE = ("gold", "t")

@@ -14,12 +14,12 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.detect.new_rows import NewRows
-from fraud_lakehouse.lake import commit_numbers, durable, housekeeping
-from fraud_lakehouse.lake.appender import Appender
-from fraud_lakehouse.lake.commit_numbers import NOTHING, commits_of, newest, rows_since, steps
-from fraud_lakehouse.lake.compaction import Tier
-from fraud_lakehouse.lake.lake import Lake, scan
+from fraud_lakehouse.storage import commit_numbers, durable, housekeeping
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.commit_numbers import NOTHING, commits_of, newest, rows_since, steps
+from fraud_lakehouse.storage.compaction import Tier
+from fraud_lakehouse.storage.lake import Lake, scan
+from fraud_lakehouse.storage.new_rows import NewRows
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Plan
 from fraud_lakehouse.transform.scan import rows_sql

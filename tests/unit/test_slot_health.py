@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraud_lakehouse.capture.postgres_retention import Retention
-from fraud_lakehouse.detect.slot_health import Level, assess
+from fraud_lakehouse.checks.slot_health import Level, assess
+from fraud_lakehouse.sources.postgres.retention import Retention
 
 MIB = 2**20
 WELL = Retention(True, 0, "reserved")

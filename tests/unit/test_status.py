@@ -14,23 +14,24 @@ import polars as pl
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
-from fraud_lakehouse import status as module
-from fraud_lakehouse.capture.kafka_records import CARD_SCHEMA
-from fraud_lakehouse.capture.kafka_transactions import OpenTransaction
-from fraud_lakehouse.capture.postgres_refusal import Refusal
-from fraud_lakehouse.capture.postgres_retention import Retention
-from fraud_lakehouse.detect.delivery import Delivery
+from fraud_lakehouse.alerts.delivery import Delivery
+from fraud_lakehouse.checks import status as module
+from fraud_lakehouse.checks.status import collect, to_json
+from fraud_lakehouse.cli.status_text import render
 from fraud_lakehouse.errors import SourceError
-from fraud_lakehouse.lake.audit import Audit
-from fraud_lakehouse.lake.batches import Batch, Batches
-from fraud_lakehouse.lake.bronze import BronzeTable
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.writer_lock import process_lock
+from fraud_lakehouse.ingest.batches import Batch, Batches
+from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.live import CycleResult
-from fraud_lakehouse.live.behind import Behind
+from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.live.metrics import Metrics
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.status import collect, render, to_json
+from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
+from fraud_lakehouse.sources.kafka.transactions import OpenTransaction
+from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.retention import Retention
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.writer_lock import process_lock
 from tests.alert_receiver import Receiver, record_alerts
 
 PG = "pg:7001:fraud_lakehouse"

@@ -10,9 +10,9 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.lake.lake import Lake
-from fraud_lakehouse.lake.maintenance import maintain_table
-from fraud_lakehouse.lake.table_properties import set_properties
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.maintenance import maintain_table
+from fraud_lakehouse.storage.table_properties import set_properties
 
 SCHEMA = pa.schema([("at", pa.timestamp("us")), ("text", pa.string())])
 

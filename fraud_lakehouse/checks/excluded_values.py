@@ -1,0 +1,86 @@
+"""How many payments came lately whose amount or event time counts in no feature (macros/excluded.sql decides which).
+
+One means that a producer is wrong, or that a limit is: a setting for another currency, a clock that is simulated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from fraud_lakehouse.checks.rows_per_hour import files_between
+from fraud_lakehouse.storage.lake import Lake, scan_files
+
+CARDS = ("silver", "card_transactions")
+LEDGER = ("silver", "transactions_ledger")
+AMOUNT, TIME = "is_amount_excluded", "is_time_excluded"
+EXAMPLES = 5
+
+_ID_AMOUNT_TIME = {
+    CARDS: ("trans_num", "amt", "trans_date_trans_time"),
+    LEDGER: ("transaction_id", "amount", "transaction_date"),
+}
+
+
+@dataclass(frozen=True)
+class ExcludedValues:
+    """Payments that landed in (`since`, `until`] (UTC), and whose amounts or event times were excluded.
+
+    `examples` are a few of them: id, amount, event time and what was excluded, as text.
+    """
+
+    since: datetime
+    until: datetime
+    amounts: int = 0
+    times: int = 0
+    examples: tuple[dict[str, str | None], ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was excluded."""
+        return self.amounts == 0 and self.times == 0
+
+
+def evaluate_excluded_values(
+    lake: Lake, table: tuple[str, str], window: timedelta = timedelta(hours=1), now: datetime | None = None
+) -> ExcludedValues:
+    """Count the payments of the last `window`; a lake without the table passes, and one from before the flags.
+
+    Args:
+        table: CARDS or LEDGER.
+        now: end of the window; default: the clock (UTC).
+    """
+    until = now or datetime.now(UTC)
+    since = until - window
+    if not lake.exists(*table):
+        return ExcludedValues(since, until)
+    handle = lake.open(*table)
+    if AMOUNT not in {field.name for field in handle.schema().fields}:
+        return ExcludedValues(since, until)
+    landed = pl.col("_ingested_at")
+    rows = scan_files(handle, files_between(handle, "_ingested_at", since, until)).filter(
+        landed > since, landed <= until, pl.col(AMOUNT) | pl.col(TIME)
+    )
+    if table == LEDGER:
+        rows = rows.filter(pl.col("weight") == 1)
+    name, amount, time = _ID_AMOUNT_TIME[table]
+    shown = [pl.coalesce("amount_text", amount) if table == LEDGER else pl.col(amount), pl.col(name), pl.col(time)]
+    counts, examples = pl.collect_all(
+        [rows.select(pl.col(AMOUNT).sum(), pl.col(TIME).sum()), rows.select(*shown, AMOUNT, TIME).head(EXAMPLES)]
+    )
+    amounts, times = counts.row(0)
+    return ExcludedValues(since, until, amounts, times, tuple(_example(row) for row in examples.iter_rows()))
+
+
+def _example(row: tuple[Any, ...]) -> dict[str, str | None]:
+    amount, name, time, amount_excluded, time_excluded = row
+    what = [part for part, is_so in (("amount", amount_excluded), ("event time", time_excluded)) if is_so]
+    return {
+        "id": str(name),
+        "amount": None if amount is None else str(amount),
+        "event time": None if time is None else str(time),
+        "excluded": " and ".join(what),
+    }

@@ -1,0 +1,67 @@
+"""How many card transactions came so late that their window had closed, of those that landed lately.
+
+A share that grows means that a producer is behind, its clock is wrong, or the allowed lateness is too short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+
+from fraud_lakehouse.checks.rows_per_hour import rows_per_hour
+from fraud_lakehouse.storage.lake import Lake, scan
+
+CARDS = ("silver", "card_transactions")
+LATE = ("silver", "card_transactions_late")
+
+
+@dataclass(frozen=True)
+class LateRows:
+    """Card transactions that landed in (`since`, `until`] (UTC), and how many of them were late.
+
+    `share` is late over all, None without any; `worst_seconds` how far the latest of them was behind the watermark;
+    `total` counts the late rows of all time; `limit` is the share that may be late.
+    """
+
+    since: datetime
+    until: datetime
+    rows: int
+    late: int
+    worst_seconds: float | None
+    total: int
+    limit: float
+
+    @property
+    def share(self) -> float | None:
+        """Late over all."""
+        return self.late / self.rows if self.rows else None
+
+    @property
+    def passed(self) -> bool:
+        """Whether no more than the limit was late."""
+        return self.share is None or self.share <= self.limit
+
+
+def evaluate_late_rows(
+    lake: Lake, limit: float, window: timedelta = timedelta(hours=1), now: datetime | None = None
+) -> LateRows:
+    """Look at what landed in the last `window`; a lake without card transactions passes.
+
+    Args:
+        limit: the share, 0 to 1.
+        now: end of the window; default: the clock (UTC).
+    """
+    until = now or datetime.now(UTC)
+    since = until - window
+    rows = sum(rows_per_hour(lake, CARDS, "_ingested_at", since, until).values())
+    if not lake.exists(*LATE):
+        return LateRows(since, until, rows, 0, None, 0, limit)
+    late = scan(lake.open(*LATE))
+    landed = late.filter(pl.col("_ingested_at") > since, pl.col("_ingested_at") <= until)
+    recent, total = pl.collect_all(
+        [landed.select(pl.len().alias("late"), pl.col("seconds_late").max()), late.select(pl.len())]
+    )
+    count, worst = recent.row(0)
+    return LateRows(since, until, rows, count, worst, total.item(), limit)

@@ -1,0 +1,34 @@
+"""Finds the benchmarks of `benchmarks/` by name and runs one in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from fraud_lakehouse.errors import LakehouseError, SettingsError
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def benchmark_names() -> list[str]:
+    """Names of the benchmarks of this checkout, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+def run_benchmark(name: str, *, as_json: bool) -> None:
+    """Run a benchmark; "list" prints the names.
+
+    Raises:
+        SettingsError: there is no such benchmark. LakehouseError: it failed.
+    """
+    names = benchmark_names()
+    if name == "list":
+        print("\n".join(names))
+        return
+    if name not in names:
+        raise SettingsError(f"there is no benchmark {name!r}", f"use one of: {', '.join(names) or 'none here'}")
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *(["--json"] if as_json else [])]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise LakehouseError(f"benchmark {name} ended with exit code {code}", "see what it printed")

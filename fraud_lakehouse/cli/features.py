@@ -1,0 +1,92 @@
+"""fraud-lakehouse features …: the catalogue as a table, and features of labels as of their own times."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+features_commands = typer.Typer(
+    help="The catalogue of features, and features of labels as of their own times.", no_args_is_help=True
+)
+
+
+@features_commands.command("list")
+def list_features(
+    source: Annotated[Optional[str], typer.Option(help="of this source; default: all")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
+) -> None:
+    """Every feature: its table, name, entity, unit and definition, and the columns a label needs for it."""
+    from fraud_lakehouse.features.catalogue import FILE, load_catalogue
+    from fraud_lakehouse.features.choice import source_named
+    from fraud_lakehouse.transform.project import shipped_project
+
+    catalogue = load_catalogue(shipped_project() / FILE)
+    if source is not None:
+        source_named(catalogue, source)
+    rows = [
+        {
+            "source": feature.source,
+            "table": feature.table,
+            "name": feature.name,
+            "entity": feature.entity,
+            "unit": feature.unit,
+            "needs": ", ".join(catalogue.needed(feature)["needs"]),
+            "owner": feature.owner,
+            "definition": feature.definition,
+        }
+        for feature in catalogue.features
+        if source in (None, feature.source)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    shown = ("table", "name", "entity", "unit", "needs", "definition")
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in shown[:-1]}
+    for row in ({name: name for name in shown}, *rows):
+        typer.echo("  ".join(row[name].ljust(widths.get(name, 0)) for name in shown))
+
+
+@features_commands.command("as-of")
+def as_of(
+    labels: Annotated[Path, typer.Argument(help="a .csv or .parquet file with event_time (UTC) and keys")],
+    out: Annotated[Path, typer.Option(help="the .csv or .parquet file that is written")],
+    source: Annotated[str, typer.Option(help="cards or bank")] = "cards",
+    features: Annotated[str | None, typer.Option(help="names, comma separated; default: all the labels allow")] = None,
+    known_by: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="count only what was known by this moment; a column known_by goes before it"),
+    ] = None,
+    stored: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--stored/--computed", help="stored vectors of the payments named, or computed from silver"),
+    ] = None,
+    corrected: Annotated[
+        bool,
+        typer.Option("--corrected", help="take what is known by now, late rows and later changes too: looks ahead"),
+    ] = False,
+) -> None:
+    """Add features to labels, each as of its own time: a training set that never looks ahead.
+
+    Labels that name payments (trans_num, transaction_id) get the stored vectors, in the version the payment was decided
+    on; others are computed from silver.
+    """
+    from fraud_lakehouse.detection import as_of as features_as_of
+    from fraud_lakehouse.features.labels import check_ending, moment, read_labels, write_frame
+    from fraud_lakehouse.settings import load_settings
+
+    check_ending(out)
+    frame = read_labels(labels, ["trans_num", "merchant", "category"])
+    told = features_as_of(
+        frame,
+        source,
+        features=[name.strip() for name in features.split(",") if name.strip()] if features is not None else None,
+        known_by=moment(known_by) if known_by is not None else None,
+        stored=stored,
+        corrected=corrected,
+        settings=load_settings(),
+    )
+    write_frame(told, out)
+    typer.echo(f"{told.height:,} labels with {told.width - frame.width:,} features written to {out}")

@@ -1,0 +1,190 @@
+"""Features of labels as of their own times: the query comes from the dbt macros, DuckDB of its own runs it, read only.
+
+What counts is the macro's matter (dbt_project/macros/features/as_of.sql) and written down in docs/point-in-time.md.
+Nothing is written into the lake and no connection is shared with a build, so a live cycle goes on undisturbed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+import polars as pl
+
+from fraud_lakehouse.errors import LabelsError, LakeError
+from fraud_lakehouse.features.catalogue import FILE, Catalogue, Feature, Source, load_catalogue
+from fraud_lakehouse.features.choice import EVENT_TIME, KNOWN_BY, chosen_features, source_named
+from fraud_lakehouse.features.definitions import Definitions
+from fraud_lakehouse.features.labels import typed_labels
+from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.storage import object_store
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.schemas import frame_schema
+from fraud_lakehouse.transform.definitions import outdated_features
+from fraud_lakehouse.transform.engine import PLANNING
+from fraud_lakehouse.transform.project import current_definitions
+from fraud_lakehouse.transform.scan import snapshot_sql
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.settings import Settings
+    from fraud_lakehouse.transform.runner import Transformer
+
+log = logging.getLogger(__name__)
+
+_ROW = "_lake_place"
+_FLAGS = [
+    ("is_amount_excluded", "boolean"),
+    ("is_time_excluded", "boolean"),
+]  # null where silver is older than they are
+_NAMED = re.compile(r'"(bronze|silver|gold)"\."((?:[^"]|"")*)"')
+
+
+def features_as_of(
+    transformer: Transformer,
+    settings: Settings,
+    labels: pl.DataFrame,
+    source_name: str,
+    features: Sequence[str] | None,
+    known_by: datetime | None,
+    stored: bool | None,
+    *,
+    corrected: bool,
+) -> pl.DataFrame:
+    """The labels with their features; see `fraud_lakehouse.detection.as_of`.
+
+    Raises:
+        LabelsError, LakeError, TransformError: as there.
+    """
+    if corrected and known_by is not None:
+        raise LabelsError(
+            "corrected takes what is known by now, known_by what was known then: they exclude each other",
+            "leave one of them out",
+        )
+    transformer.reload()
+    catalogue = load_catalogue(transformer.project.folder / FILE)
+    source = source_named(catalogue, source_name)
+    by_id = source.id in labels.columns if stored is None else stored
+    chosen = chosen_features(catalogue, source, features, labels.columns, stored=by_id)
+    lake = Lake.at(settings.lake)
+    if by_id and not lake.exists("gold", source.table):
+        raise LakeError(
+            f"there is no gold/{source.table} in the lake at {lake.root}, whose vectors labels with {source.id} want",
+            "build it (`fraud-lakehouse catch-up`), or compute the features from silver (`--computed`)",
+        )
+    wanted = [source.id] if by_id else _columns_needed(catalogue, chosen)
+    named = [*wanted, *(name for name in (EVENT_TIME, KNOWN_BY) if name in labels.columns)]
+    moment = None if known_by is None else (known_by if known_by.tzinfo else known_by.replace(tzinfo=UTC)).isoformat()
+    sql = transformer.rendered(_template(source_name, chosen, moment, named, stored=by_id, corrected=corrected))
+    with _reading(settings, lake, sql) as (connection, types):
+        given = typed_labels(labels, {name: types.get(name, pl.String()) for name in named})
+        connection.register("labels", given.with_row_index(_ROW).to_arrow())
+        told = pl.DataFrame(connection.sql(sql).to_arrow_table()).sort(_ROW)
+        names = [feature.name for feature in chosen]
+        empty = told.filter(pl.all_horizontal(pl.col(names).is_null()))[_ROW]
+        if by_id and len(empty):
+            newest = _template(source_name, chosen, None, [source.id], stored=True, corrected=True)
+            known = pl.DataFrame(connection.sql(transformer.rendered(newest)).to_arrow_table())
+            later = known.filter(pl.col(_ROW).is_in(empty.implode()), pl.any_horizontal(pl.col(names).is_not_null()))
+            _tell_of_missing(source, later.height, len(empty) - later.height)
+        elif not by_id:
+            if source_name == "bank" and moment is None and not corrected:
+                _tell_of_unknown_past(connection, sql, given)
+            _tell_of_timeless(given)
+    if by_id:
+        _tell_of_outdated(lake, current_definitions(settings, transformer.project.folder), source.table, names)
+    return labels.hstack(told.select(names))
+
+
+def _columns_needed(catalogue: Catalogue, chosen: Sequence[Feature]) -> list[str]:
+    return list(dict.fromkeys(name for feature in chosen for name in catalogue.needed(feature)["needs"]))
+
+
+def _template(
+    source: str, chosen: Sequence[Feature], moment: str | None, named: list[str], *, stored: bool, corrected: bool
+) -> str:
+    """The macro's call; Python spells texts and lists as Jinja does."""
+    arguments = f"{source!r}, features={[feature.name for feature in chosen]!r}, known_by={moment!r}"
+    arguments += f", columns={[*named, _ROW]!r}, stored={stored!r}, corrected={corrected!r}"
+    return f"select * from {{{{ features_as_of('labels', {arguments}) }}}}"
+
+
+@contextmanager
+def _reading(
+    settings: Settings, lake: Lake, sql: str
+) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, pl.DataType]]]:
+    """A connection with a view on the newest version of each table the query names, and the types of their columns."""
+    types: dict[str, pl.DataType] = {}
+    with tempfile.TemporaryDirectory(prefix="fraud-lakehouse-as-of-", dir=_scratch(settings)) as spill:
+        options: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": settings.duckdb_memory,
+            "temp_directory": spill,
+            "preserve_insertion_order": False,
+            **PLANNING,
+        }
+        with duckdb.connect(config=options) as connection:
+            connection.execute("set TimeZone = 'UTC'")
+            object_store.register(connection, lake.root)
+            for layer, name in dict.fromkeys(_NAMED.findall(sql)):
+                table = lake.open(layer, name.replace('""', '"'))
+                connection.execute(f"create schema if not exists {quoted(layer)}")
+                connection.execute(f'create view {quoted(layer)}."{name}" as {snapshot_sql(table, _FLAGS)}')
+                types = frame_schema(table.schema()) | types
+            yield connection, types
+
+
+def _scratch(settings: Settings) -> Path | None:
+    """Where to spill: the work folder if one is set; else not beside the lake, which may be read-only."""
+    if settings.work is None:
+        return None
+    settings.work.mkdir(parents=True, exist_ok=True)
+    return settings.work
+
+
+def _tell_of_unknown_past(connection: duckdb.DuckDBPyConnection, sql: str, given: pl.DataFrame) -> None:
+    """Say how many labels lie before anything was known: their features are empty, and that may surprise."""
+    (layer, name), *_ = _NAMED.findall(sql)
+    row = connection.execute(f'select min(valid_from) from {layer}."{name}"').fetchone()
+    first = row[0] if row else None
+    moments = given[EVENT_TIME].dt.replace_time_zone("UTC")
+    if KNOWN_BY in given.columns:
+        moments = given[KNOWN_BY].fill_null(moments)
+    before = int((moments < first).sum()) if first is not None else 0
+    if first is not None and before:
+        log.warning(
+            "%s labels are decided before %s, when the first transaction became known: nothing counts for them; say by "
+            "when rows must have been known (known_by), or use what is known by now (corrected)",
+            f"{before:,}",
+            first.isoformat(),
+        )
+
+
+def _tell_of_outdated(lake: Lake, definitions: Definitions, table: str, names: list[str]) -> None:
+    for found in outdated_features(lake, {table: {name: definitions[table][name] for name in names}}):
+        log.warning("%s", found)
+
+
+def _tell_of_missing(source: Source, known_later: int, without: int) -> None:
+    """Say why labels that name payments have no feature, and how many."""
+    vectors = f"gold/{source.table}"
+    if known_later:
+        log.warning(
+            "%s labels name payments whose vectors in %s became known only later than their decision, or than the "
+            "moment asked for: null. A table built anew has no older versions, and a backfill is known from its "
+            "landing. Compute these (`--computed`), or take what is known by now (`--corrected`)",
+            f"{known_later:,}",
+            vectors,
+        )
+    if without:
+        log.warning("%s labels name no %s of which %s has features: null", f"{without:,}", source.id, vectors)
+
+
+def _tell_of_timeless(given: pl.DataFrame) -> None:
+    if timeless := given[EVENT_TIME].null_count():
+        log.warning("%s labels have no %s: their features are null", f"{timeless:,}", EVENT_TIME)

@@ -1,0 +1,341 @@
+"""PostgreSQL to bronze, exactly once: what is due at each step. How it is done lies beside this module.
+
+In order: is it the server the lake was filled from (postgres_identity.py); is a snapshot due (ingest_snapshot.py) or a
+resync (resync.py); have tables appeared or changed without a word in the log; then the log (ingest_changes.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Self
+
+from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
+from fraud_lakehouse.ingest.batches import Batches
+from fraud_lakehouse.ingest.changes import SOURCE, ChangeIngest
+from fraud_lakehouse.ingest.evolution import Ineligible, adapt, recorded_names, resync_reason
+from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.postgres_identity import PostgresIdentity, identity_detail
+from fraud_lakehouse.ingest.resync_run import Resync, ResyncReport
+from fraud_lakehouse.ingest.snapshot import SnapshotIngest
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.catalog import TableInfo
+from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.errors import (
+    SlotAheadError,
+    SlotLostError,
+    SlotRenamedError,
+    SourceBusyError,
+    SourceTableError,
+    TableFailedError,
+    TimelineChangedError,
+    one_table,
+)
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake
+
+log = logging.getLogger(__name__)
+
+NEW_TABLES_SECONDS = 10.0
+BUSY_SECONDS = 60.0  # until a snapshot or resync that a long transaction or a lock held up is tried again
+MOST_BUSY_SECONDS = 900.0  # each failure of a table doubles its time
+
+
+class PostgresIngest:
+    """Lands one PostgreSQL source. Handles stay warm between steps; one instance per thread.
+
+    Args:
+        capture: the source; default: the one of the settings. Opened at the first step.
+    """
+
+    def __init__(self, settings: Settings, lake: Lake, capture: PostgresCapture | None = None) -> None:
+        self.settings = settings
+        self.lake = lake
+        self.capture = capture or PostgresCapture(settings, recorded_names(lake))
+        self._ready = False
+        self._look_due = 0.0
+        self._busy_until = 0.0
+        self._in_step: dict[str, tuple[int, TableInfo, str | None]] = {}
+        """By bronze name: version, and description and membership that it was found to agree with."""
+        self._retries: dict[int, tuple[float, float]] = {}  # by oid, when a failed table is tried again, and the pause
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the source's connections; nothing needs to be saved."""
+        self._ready = False
+        self.capture.close()
+
+    @property
+    def look_due(self) -> float:
+        """When a step is to look at the catalog, whether or not the log has anything (monotonic clock)."""
+        return self._look_due
+
+    def step(self, max_rows: int) -> list[Landed]:
+        """Land what is due: a snapshot, a resync or one change batch of about `max_rows` rows.
+
+        Returns:
+            what was landed, one item per table with rows; [] when the source is drained.
+
+        Raises:
+            SourceError: the source cannot be read; the next step starts again with the checks.
+            GapError: changes are gone, or the source is another one; recorded in control/audit.
+            ConcurrentWriterError: another writer was first; nothing was written twice, the next step continues.
+            LakeError: the lake could not be written; nothing was acknowledged.
+        """
+        try:
+            with self._audit.gaps(SOURCE), self._overtaken():
+                return self._step(max_rows)
+        except TimelineChangedError:
+            self._start_over()
+            return self.step(max_rows)
+        except BaseException:
+            self._start_over()  # whatever it is, the next step goes on from the lake's position, as a new process does
+            raise
+
+    def resync(self, names: Sequence[str] = ()) -> ResyncReport:
+        """Bring tables to the source's state without a gap; after the loss of the slot, make it anew, for all of them.
+
+        The caller holds the writer's turn.
+
+        Args:
+            names: bronze names, or `[schema.]table` of the source; none: every captured table.
+
+        Raises:
+            SourceTableError: no such table is captured. SourceError: why that table cannot be, after the others were
+                resynced. Otherwise as `step`.
+        """
+        self._start_over()
+        try:
+            with self._audit.gaps(SOURCE):
+                self._refresh()
+                self._start_or_give_up()
+                self._ready = True
+                tables = self.capture.tables()
+                wanted = [_captured(tables, self.capture.refused, name) for name in names] or tables
+                self._retries.clear()
+                self._look()
+                done = self._resync.last
+                if done is None or not {info.name for info in wanted} <= set(done.found):
+                    done = self._resync.run(wanted, new_slot=False, because={i.name: "asked for" for i in wanted})
+                for info in wanted:
+                    if (why := Ineligible.of(self._changes.table(info).properties)) is not None:
+                        raise SourceTableError(why.problem, why.fix)
+                return done
+        except (SourceError, GapError, ConcurrentWriterError):
+            self._start_over()
+            raise
+
+    @cached_property
+    def _audit(self) -> Audit:
+        return Audit(self.lake)
+
+    @cached_property
+    def _batches(self) -> Batches:
+        return Batches(self.lake)
+
+    @cached_property
+    def _changes(self) -> ChangeIngest:
+        return ChangeIngest(self.lake, self.capture, self._batches)
+
+    @cached_property
+    def _snapshot(self) -> SnapshotIngest:
+        return SnapshotIngest(self.capture, self._changes, self._batches, self._audit)
+
+    @cached_property
+    def _resync(self) -> Resync:
+        return Resync(self.settings, self.lake, self.capture, self._changes, self._batches, self._audit)
+
+    @cached_property
+    def _identity(self) -> PostgresIdentity:
+        return PostgresIdentity(self._audit, self.capture)
+
+    def _start_over(self) -> None:
+        """The next step begins with all checks, of whatever server answers then."""
+        self._ready = False
+        self._look_due = 0.0
+        self._in_step.clear()
+        self.capture.forget_server()
+
+    def _step(self, max_rows: int) -> list[Landed]:
+        self._refresh()
+        if not self._ready:
+            landed = self._start()
+            self._ready = True
+            if landed:
+                return landed
+        if landed := self._look_at_catalog():
+            return landed
+        return self._changes.land(max_rows)
+
+    @contextmanager
+    def _overtaken(self) -> Iterator[None]:
+        """A slot ahead of the position we know is no gap where another writer has committed a later one meanwhile."""
+        try:
+            yield
+        except SlotAheadError as ahead:
+            known = self._batches.position(self.capture.app_id)
+            self._batches.refresh()
+            if self._batches.position(self.capture.app_id) == known:
+                raise
+            raise ConcurrentWriterError(
+                "another writer landed changes of the same slot meanwhile", "the next step goes on after them"
+            ) from ahead
+
+    def _refresh(self) -> None:
+        before = self._batches.version
+        self._batches.refresh()
+        if not self._ready or self._batches.version != before:
+            self._changes.refresh()
+
+    def _start(self) -> list[Landed]:
+        """Check the source, then its slot; land what has to come before the log."""
+        position = self._batches.position(self.capture.app_id)
+        order = self._audit.order(SOURCE, self.capture.app_id, position)
+        self._identity.check(position)
+        try:
+            self.capture.preflight(position)
+        except SlotLostError:  # to be made anew, unless the lake has a position in it
+            if position is not None and order is None:
+                self.capture.resume(position)
+                raise
+        self._identity.register()
+        landed: list[Landed] = []
+        if order in ("resync_started", "slot_forgotten"):
+            landed = self._resync.run(self.capture.seen_tables, new_slot=True, because={}).landed
+        elif position is None or order == "accepted":
+            landed = self._snapshot.land(self.capture.seen_tables, new_slot=True)
+        else:
+            self.capture.resume(position)
+        self._audit.resumed(SOURCE)
+        self._changes.dropped = self._positions_of_dropped_tables()
+        return landed
+
+    def _start_or_give_up(self) -> None:
+        """Start; where the slot's changes are gone, give its position up and start with a resync of everything."""
+        try:
+            self._start()
+        except (SlotLostError, SlotAheadError, SlotRenamedError) as lost:
+            position = self._batches.position(self.capture.app_id)
+            detail = {**identity_detail(self.capture), "position": position, "because": lost.problem}
+            self._audit.record(SOURCE, "resync_started", detail)
+            self._start()
+
+    def _positions_of_dropped_tables(self) -> dict[str, int]:
+        """Positions of bronze tables the source no longer has: the log may still hold their last events."""
+        present = {info.name for info in self.capture.seen_tables}
+        found = {}
+        for name in self.lake.tables("bronze"):
+            if name not in present:
+                position = self.lake.open("bronze", name).transaction_version(self.capture.app_id_of(name))
+                if position is not None:
+                    found[name] = position
+        return found
+
+    def _look_at_catalog(self) -> list[Landed]:
+        """Every NEW_TABLES_SECONDS: what does the catalog show that the log does not tell?"""
+        if time.monotonic() < self._look_due:
+            return []
+        landed = self._look()
+        self._look_due = time.monotonic() + NEW_TABLES_SECONDS
+        return landed
+
+    def _look(self) -> list[Landed]:
+        """Land tables that appeared, or whose first snapshot was interrupted; resync those that changed unseen."""
+        tables = self.capture.tables()
+        self._changes.waiting = self._waiting(tables)
+        new = [info for info in tables if self._changes.position(info) is None and self._is_due(info)]
+        landed = self._unless_busy("a snapshot", new, lambda: self._snapshot.land(new, new_slot=False))
+        if not landed:
+            because = self._resync_reasons(tables)
+            changed = [info for info in tables if info.name in because and self._is_due(info)]
+            resync = partial(self._resync.run, changed, new_slot=False, because=because)
+            landed = self._unless_busy("a resync", changed, lambda: resync().landed)
+        self._changes.waiting = self._waiting(tables)
+        return landed
+
+    def _resync_reasons(self, tables: Sequence[TableInfo]) -> dict[str, str]:
+        """By bronze name, why tables that were landed are to be resynced."""
+        members = self.capture.memberships(tables)
+        because = {}
+        for info in tables:
+            if self._changes.position(info) is None:
+                continue
+            table, described = self._changes.table(info), (replace(info, lsn=0), members.get(info.name))
+            if self._in_step.get(info.name) == (table.version, *described):
+                continue
+            try:
+                with one_table(info.name, info.oid, f"changing the columns of {info.source_name}"):
+                    if Ineligible.of(table.properties) is None:
+                        adapt(table, info)
+                    reason = resync_reason(table, info, members.get(info.name))
+            except TableFailedError as failed:
+                self._changes.leave_out(failed)
+            else:
+                if reason is not None:
+                    because[info.name] = reason
+                else:
+                    self._in_step[info.name] = (table.version, *described)
+        return because
+
+    def _waiting(self, tables: Sequence[TableInfo]) -> set[int]:
+        """Oids of the tables whose changes in the log are not read: a snapshot or resync is due first."""
+        members = self.capture.memberships(tables)
+        return {
+            info.oid
+            for info in tables
+            if self._changes.position(info) is None
+            or info.name not in members
+            or Ineligible.of(self._changes.table(info).properties) is not None
+        }
+
+    def _is_due(self, info: TableInfo) -> bool:
+        due, _ = self._retries.get(info.oid, (0.0, 0.0))
+        return time.monotonic() >= due
+
+    def _postpone_failed(self, tables: Sequence[TableInfo]) -> None:
+        """Of tables that were tried, when those that failed are tried again."""
+        for info in tables:
+            _, pause = self._retries.pop(info.oid, (0.0, 0.0))
+            if Ineligible.of(self._changes.table(info).properties) is not None:
+                pause = min(2 * pause or BUSY_SECONDS, MOST_BUSY_SECONDS)
+                self._retries[info.oid] = time.monotonic() + pause, pause
+
+    def _unless_busy(self, what: str, tables: Sequence[TableInfo], action: Callable[[], list[Landed]]) -> list[Landed]:
+        """Do it; while somebody's transaction or lock is in the way, the log goes on."""
+        if not tables or time.monotonic() < self._busy_until:
+            return []
+        try:
+            landed = action()
+            self._postpone_failed(tables)
+            return landed
+        except SourceBusyError as busy:
+            log.warning("%s of %s waits: %s", what, ", ".join(info.name for info in tables), busy)
+            self._busy_until = time.monotonic() + BUSY_SECONDS
+            return []
+
+
+def _captured(tables: Sequence[TableInfo], refused: Sequence[Refusal], name: str) -> TableInfo:
+    """The captured table of that name.
+
+    Raises:
+        SourceTableError: there is none; names those there are. SourceError: why there is none.
+    """
+    for info in tables:
+        if name in (info.name, info.source_name, info.table):
+            return info
+    for refusal in refused:
+        if name in (refusal.name, refusal.table, refusal.table.partition(".")[2]):
+            raise refusal.error
+    raise SourceTableError(
+        f"no table {name} is captured", f"name one of: {', '.join(sorted(info.name for info in tables))}"
+    )

@@ -1,0 +1,268 @@
+"""Bringing bronze to the source's state without a gap and without taking anything back: `fraud-lakehouse resync`.
+
+Order, and why a kill anywhere only means doing it again:
+1. a slot lends its snapshot at LSN L (a temporary one; after a loss the permanent one, made anew); its rows go to
+   files in the work folder;
+2. the log is landed up to L and not beyond, so that bronze holds what the log says of L (after a loss there is no
+   log: bronze holds what it held when the slot was lost);
+3. each table's state at L is compared with the snapshot and only the differences are appended, `_lsn` = L, together
+   with the table's position L in one commit;
+4. after a loss, the slot's position L is committed last.
+Until 4 the slot's position in control/batches is the one that was given up, which says that the resync is due. A table
+that was done already has no differences the second time. No row of bronze is removed; the log goes on after L.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import psutil
+
+from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
+from fraud_lakehouse.failpoints import failpoint
+from fraud_lakehouse.ingest.batches import Batches
+from fraud_lakehouse.ingest.changes import SOURCE, ChangeIngest, batch_row
+from fraud_lakehouse.ingest.differences import Differences, write_differences
+from fraud_lakehouse.ingest.evolution import adapt, settle
+from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+from fraud_lakehouse.sources.postgres.catalog import TableInfo
+from fraud_lakehouse.sources.postgres.errors import TableFailedError, one_table
+from fraud_lakehouse.sources.postgres.snapshot import Snapshot
+from fraud_lakehouse.storage.audit import Audit
+from fraud_lakehouse.storage.lake import Lake, data_files
+
+_PIECE_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """A table's snapshot in files: at least one, maybe without rows."""
+
+    info: TableInfo
+    folder: Path
+    files: list[Path]
+    taken_at: datetime
+
+
+@dataclass(frozen=True)
+class ResyncReport:
+    """What a resync did: the snapshot's LSN, each table's differences, what was landed (the log's part included)."""
+
+    lsn: int
+    found: dict[str, Differences]
+    landed: list[Landed]
+
+
+class Resync:
+    """Resyncs tables of one source; the caller holds the writer's turn.
+
+    Args:
+        changes: lands the log, and has the handles of the bronze tables.
+        batches: `control/batches`.
+        audit: where it is recorded with its counts.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        lake: Lake,
+        capture: PostgresCapture,
+        changes: ChangeIngest,
+        batches: Batches,
+        audit: Audit,
+    ) -> None:
+        self._settings = settings
+        self._lake = lake
+        self._capture = capture
+        self._changes = changes
+        self._batches = batches
+        self._audit = audit
+        self.last: ResyncReport | None = None
+
+    def run(self, tables: Sequence[TableInfo], *, new_slot: bool, because: Mapping[str, str]) -> ResyncReport:
+        """Resync these tables.
+
+        Args:
+            tables: what to compare; with `new_slot` every captured table.
+            new_slot: make the permanent slot anew (an old one is dropped): nothing can be had from its log.
+            because: by table, the reason to be recorded.
+
+        Raises:
+            SourceError: the source cannot be read. LakeError: the lake or the work folder cannot be written.
+            ConcurrentWriterError: another writer landed rows meanwhile; the next try begins again.
+
+        Returns:
+            What was done; a table that could not be read is not in it, and its changes are left out from then on.
+        """
+        while True:
+            try:
+                return self._run(tables, new_slot=new_slot, because=because)
+            except TableFailedError as failed:
+                self._changes.leave_out(failed)
+                tables = [info for info in tables if info.oid != failed.oid]
+
+    def _run(self, tables: Sequence[TableInfo], *, new_slot: bool, because: Mapping[str, str]) -> ResyncReport:
+        """Resync those of the tables that can be read.
+
+        Raises:
+            TableFailedError: before any was read, one could not be locked or published. Otherwise as `run`.
+        """
+        began = time.monotonic()
+        if not tables and not new_slot:
+            return ResyncReport(self._batches.position(self._capture.app_id) or 0, {}, [])
+        copied: list[_Copied] = []
+        with _scratch(self._settings.work_dir) as folder:
+            with self._capture.held(tables):
+                current = {info.name: info for info in self._capture.tables()}
+                present = [current[info.name] for info in tables if info.name in current]
+                members = self._capture.publish(present)
+                with self._capture.snapshot(present, permanent=new_slot) as snapshot:
+                    lsn = snapshot.lsn
+                    for number, info in enumerate(present):
+                        try:
+                            copied.append(_copy(snapshot, info, folder / str(number)))
+                        except TableFailedError as failed:
+                            self._changes.leave_out(failed)
+            if not copied and not new_slot:
+                return ResyncReport(lsn, {}, [])
+            failpoint("resync.after_copy")
+            landed = [] if new_slot else self._land_until(lsn)
+            found = {}
+            for table in copied:
+                info = table.info
+                try:
+                    with one_table(info.name, info.oid, f"comparing {info.source_name} with the lake"):
+                        item, found[info.name] = self._reconcile(table, lsn, members.get(info.name), began)
+                except TableFailedError as failed:
+                    self._changes.leave_out(failed)
+                    continue
+                landed += [item] if item.rows else []
+                failpoint("resync.after_table")
+        batches = [batch_row(item, self._capture) for item in landed if item.to_position == lsn and item.rows]
+        self._batches.commit(batches, {self._capture.app_id: lsn} if new_slot else {})
+        failpoint("resync.after_position")
+        self.last = ResyncReport(lsn, found, landed)
+        slot = {"lsn": lsn, "slot": "made anew" if new_slot else "kept"}
+        tables_detail = {name: _detail(one, because.get(name)) for name, one in found.items()}
+        seconds = round(time.monotonic() - began, 3)
+        self._audit.record(SOURCE, "resync", {**slot, "tables": tables_detail, "seconds": seconds})
+        return self.last
+
+    def _land_until(self, lsn: int) -> list[Landed]:
+        """Land the log of all tables up to `lsn` and not beyond."""
+        landed: list[Landed] = []
+        app_id = self._capture.app_id
+        while (position := self._batches.position(app_id) or 0) < lsn:
+            landed += self._changes.land(self._settings.batch_rows, until=lsn)
+            if self._batches.position(app_id) == position:  # nothing of ours up to there
+                self._batches.commit([], {app_id: lsn})
+        if position != lsn:
+            raise ConcurrentWriterError(
+                "another process landed changes beyond the snapshot of a resync", "let it finish; it is begun again"
+            )
+        return landed
+
+    def _reconcile(self, copied: _Copied, lsn: int, member: str | None, began: float) -> tuple[Landed, Differences]:
+        """Append what bronze lacks of the snapshot, with the position, in one commit; nothing if it lacks nothing."""
+        info = copied.info
+        app_id = self._capture.app_id_of(info.name)
+        table = self._changes.table(info)
+        adapt(table, info)
+        before = table.position(app_id)
+        if before is not None and before > lsn:
+            raise ConcurrentWriterError(f"another process landed {info.name} beyond a resync's snapshot", "try again")
+        handle = self._lake.open("bronze", info.name)
+        found = write_differences(
+            data_files(handle),
+            table.schema,
+            copied.files,
+            info.frame_schema,
+            info.key,
+            lsn,
+            copied.taken_at,
+            copied.folder,
+            self._settings.duckdb_memory,
+        )
+        version, rows = table.version, 0
+        try:
+            for frame in _pieces(found.path, info, lsn):
+                table.stage(frame)
+                rows += frame.height
+            failpoint("resync.before_commit")
+            if rows or before is None:
+                version = table.commit({app_id: lsn})
+        except BaseException:
+            table.discard()
+            raise
+        settle(table, info, member)
+        newest = copied.taken_at if rows else None
+        seconds = time.monotonic() - began
+        return Landed(info.name, rows, before or 0, lsn, version, newest, seconds, SOURCE, newest), found
+
+
+def _copy(snapshot: Snapshot, info: TableInfo, folder: Path) -> _Copied:
+    files: list[Path] = []
+    taken_at: datetime | None = None
+    folder.mkdir()
+    try:
+        with one_table(info.name, info.oid, f"copying {info.source_name}"), closing(snapshot.chunks(info)) as frames:
+            for number, frame in enumerate(frames):
+                files.append(folder / f"rows-{number:06}.parquet")
+                frame.write_parquet(files[-1], compression="zstd", compression_level=1)
+                taken_at = taken_at or (frame["_committed_at"][0] if frame.height else None)
+    except OSError as error:
+        raise LakeError(
+            f"the snapshot of {info.name} cannot be written to {folder}: {error.strerror or error}",
+            "free space there (it needs about what the table has in bronze), or point FRAUD_WORK elsewhere",
+        ) from None
+    return _Copied(info, folder, files, taken_at or datetime.now(UTC))
+
+
+def _pieces(path: Path, info: TableInfo, lsn: int) -> Iterator[pl.DataFrame]:
+    """The differences as events at `lsn`, `_seq` from 1, in frames of bounded size."""
+    scan = pl.scan_parquet(path)
+    rows = scan.select(pl.len()).collect().item()
+    for start in range(0, rows, _PIECE_ROWS):
+        frame = scan.slice(start, _PIECE_ROWS).collect()
+        placed = frame.with_columns(_lsn=pl.lit(lsn), _seq=pl.int_range(start + 1, start + 1 + frame.height))
+        yield placed.select(pl.col(name).cast(kind) for name, kind in info.frame_schema.items())
+
+
+@contextmanager
+def _scratch(work: Path) -> Iterator[Path]:
+    """A folder for the length of the block; those of killed resyncs are removed."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        for left_over in work.glob("resync-*"):
+            if not _is_alive(left_over.name.split("-")[1]):
+                shutil.rmtree(left_over, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"resync-{os.getpid()}-", dir=work))
+    except OSError as error:
+        raise LakeError(
+            f"the work folder {work} cannot be written: {error.strerror or error}",
+            "point FRAUD_WORK at a folder this user may write",
+        ) from None
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: str) -> bool:
+    return pid.isdigit() and psutil.pid_exists(int(pid))
+
+
+def _detail(one: Differences, because: str | None) -> dict[str, object]:
+    counts: dict[str, object] = {"rows": one.rows, "new": one.new, "changed": one.changed, "gone": one.gone}
+    return counts if because is None else {**counts, "because": because}

@@ -1,0 +1,237 @@
+"""The process beside the cycle: the replica and the features lane, when there is something new, and daily upkeep.
+
+It compiles a changed dbt project too, so that the hot lane takes it over without waiting for dbt. It yields the
+processor to the cycle. How the cycle talks to it is in `beside.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from contextlib import AbstractContextManager, closing, suppress
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.failpoints import arm_from
+from fraud_lakehouse.ingest.idle_partitions import TABLE as OBSERVATIONS
+from fraud_lakehouse.live.duty_cycle import Rest
+from fraud_lakehouse.live.problems import broken_models
+from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sinks.kafka.background import PublishLane
+from fraud_lakehouse.storage.lake import Lake
+from fraud_lakehouse.storage.lease import BEAT_SECONDS, is_stuck, progress, watched
+from fraud_lakehouse.storage.maintenance import DailyUpkeep
+from fraud_lakehouse.storage.new_rows import NewRows
+from fraud_lakehouse.storage.writer_lock import BESIDE, TURN_SECONDS, writer_lock
+from fraud_lakehouse.transform.runner import Transformer
+
+LANES = ("replica", "features")
+PROJECT_SECONDS = 2.0
+AFTER_FAILURE_SECONDS = (5.0, 15.0, 60.0, 300.0)  # until lanes with a broken model are built again
+_NICE = 19
+
+
+class _Changes(threading.Thread):
+    """Reads the parent's lines: `changed` is set by each, `ended` when the parent is gone."""
+
+    def __init__(self, lines: TextIO) -> None:
+        super().__init__(name="changes", daemon=True)
+        self._lines = lines
+        self.changed = threading.Event()
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        """Read until the parent closes its end."""
+        for _ in self._lines:
+            self.changed.set()
+        self.ended.set()
+        self.changed.set()
+
+
+class _Answers:
+    """What this process says to its parent: a JSON object a line, and an empty one as a heartbeat while it goes on."""
+
+    def __init__(self, say: TextIO) -> None:
+        self._say = say
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="answers", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the heartbeats."""
+        self._ended.set()
+        self._thread.join(BEAT_SECONDS)
+
+    def send(self, answer: dict[str, Any]) -> None:
+        """Write one object.
+
+        Raises:
+            BrokenPipeError: the parent is gone.
+        """
+        with self._lock:
+            self._say.write(json.dumps(answer) + "\n")
+            self._say.flush()
+
+    def _beat(self) -> None:
+        with suppress(BrokenPipeError, ValueError):  # the parent is gone, or the stream is closed
+            while not self._ended.wait(BEAT_SECONDS):
+                if not is_stuck():
+                    self.send({})
+
+
+class _EndedError(Exception):
+    """The parent is gone, or wants this process to end."""
+
+
+def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishLane) -> None:
+    """Build the lanes after a change, at most every `replica_interval` seconds, until `lines` ends."""
+    changes = _Changes(lines)
+    changes.start()
+    with (
+        closing(_Answers(say)) as answers,
+        closing(Transformer(settings)) as transformer,
+        suppress(_EndedError),
+        watched(),
+    ):
+        work = _Work(settings, transformer, changes, answers)
+        while True:
+            work.step(publishing.problem)
+
+
+class _Work:
+    """What is done again and again, and what is wrong with it."""
+
+    def __init__(self, settings: Settings, transformer: Transformer, changes: _Changes, answers: _Answers) -> None:
+        self._settings = settings
+        self._transformer = transformer
+        self._changes = changes
+        self._answers = answers
+        self._daily = DailyUpkeep(Lake.at(settings.lake))
+        self._observations = NewRows(Lake.at(settings.lake), OBSERVATIONS)
+        self._problems: dict[str, str] = {}
+        self._broken: dict[str, dict[str, str]] = {}  # by lane
+        self._rest = Rest(settings.work_dir)
+        self._failures = 0
+
+    def step(self, unpublished: str | None) -> None:
+        """Build the lanes if they are due, else look after the tables and wait a moment.
+
+        Args:
+            unpublished: why features are not published.
+
+        Raises:
+            _EndedError: the parent is gone.
+        """
+        self._go_on()
+        self._note("publish", unpublished)
+        is_first = not self._transformer.is_ready
+        if self._accept():
+            self._changes.changed.set()
+            if not is_first:
+                self._rest.end()
+        if self._time_has_passed():
+            self._changes.changed.set()
+        if self._changes.changed.is_set() and self._rest.is_over and self._transformer.is_ready:
+            self._build()
+        else:
+            self._tell({})
+            self._keep_up(idle=not self._changes.changed.is_set())
+            self._changes.ended.wait(PROJECT_SECONDS)
+
+    def _build(self) -> None:
+        self._changes.changed.clear()
+        began, used = time.monotonic(), time.process_time()
+        for lane in LANES:
+            told: dict[str, Any] = {}
+            try:
+                with self._turn():
+                    result = self._transformer.build_lane(lane)
+            except LakehouseError as error:
+                self._broken[lane] = {f"lane {lane}": str(error)}
+            else:
+                self._broken[lane] = broken_models(result.failed_models)
+                told = {"seconds": result.seconds, "nodes": [asdict(node) for node in result.nodes]}
+            self._tell(told)
+            self._go_on()
+        worked = max(time.monotonic() - began, time.process_time() - used)
+        pause = max(self._settings.replica_interval, self._settings.update_delay)
+        if any(self._broken.values()):
+            self._changes.changed.set()  # to be built again
+            pause = max(pause, AFTER_FAILURE_SECONDS[min(self._failures, len(AFTER_FAILURE_SECONDS) - 1)])
+            self._failures += 1
+        else:
+            self._failures = 0
+        self._rest.begin(worked, pause)
+
+    def _accept(self) -> bool:
+        """Take over a changed project, or note why it is refused."""
+        try:
+            is_new = self._transformer.reload()
+        except LakehouseError as error:
+            self._note("project", str(error))
+            return False
+        self._note("project", None)
+        return is_new
+
+    def _time_has_passed(self) -> bool:
+        """Whether a topic was observed to have nothing more: feature vectors wait for that, and no row tells of it."""
+        try:
+            found = self._observations.read()
+        except LakehouseError as error:
+            self._note("observations", str(error))
+            return False
+        self._note("observations", None)
+        return found.rows is not None or not found.only_new
+
+    def _keep_up(self, *, idle: bool) -> None:
+        """Maintain a table, if it is time for one."""
+        try:
+            with self._turn():
+                self._daily.step(idle=idle)
+        except LakehouseError as error:
+            self._note("upkeep", str(error))
+        else:
+            self._note("upkeep", None)
+
+    def _turn(self) -> AbstractContextManager[object]:
+        return writer_lock(self._settings.work_dir, TURN_SECONDS, BESIDE, self._go_on)
+
+    def _go_on(self) -> None:
+        progress()
+        if self._changes.ended.is_set():
+            raise _EndedError
+
+    def _note(self, part: str, problem: str | None) -> None:
+        if problem is None:
+            self._problems.pop(part, None)
+        else:
+            self._problems[part] = problem
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        broken = {part: why for lane in self._broken.values() for part, why in lane.items()}
+        self._answers.send({"problems": {**self._problems, **broken}, **answer})
+
+
+def main() -> None:
+    """The process: settings from the environment, changes from standard input, answers on standard output."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.nice(_NICE)
+    answers, sys.stdout = sys.stdout, sys.stderr  # dbt prints: nothing of it may get between the answers
+    settings = load_settings()
+    if settings.failpoint:
+        arm_from(settings.failpoint)
+    try:
+        with PublishLane(settings) as publishing:
+            serve(settings, sys.stdin, answers, publishing)
+    except (BrokenPipeError, KeyboardInterrupt):
+        return
+
+
+if __name__ == "__main__":
+    main()

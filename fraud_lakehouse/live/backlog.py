@@ -1,0 +1,193 @@
+"""How far the cycle is behind each source: rows landed and not scored yet, and what the source still holds.
+
+Threads that land and the loop that scores share it. What is too far behind is judged in `checks/lag.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from fraud_lakehouse.ingest.landed import Landed
+
+ASKS = 720  # answers that are remembered of a source: an hour
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What a source still has.
+
+    Args:
+        rows: records beyond our position (Kafka); None where the source counts none.
+        size: bytes of log beyond our position (PostgreSQL, other tables' included); None likewise.
+        retained: bytes of log that the server keeps for us (PostgreSQL); None likewise.
+        ends: where each part of the source ends (a partition's next offset, the log's end LSN), by its name.
+    """
+
+    rows: int | None = None
+    size: int | None = None
+    retained: int | None = None
+    ends: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Behind:
+    """How far a source is behind.
+
+    Args:
+        seconds: age of the oldest row that is known not to be scored: since its commit, or, while it is still in the
+            source, since the source was first seen to hold it; 0: none is known.
+        rows: landed in bronze, not scored.
+        source_rows, source_bytes, retained_bytes: not landed, and what the server keeps, when the source was asked
+            last; None where the source counts no such thing.
+        away_since: when the source said last what it holds (UTC), if that is longer ago than it should be: it is away,
+            waits for a person, or is busy with one batch, and how far it is behind is not known. Else None.
+    """
+
+    seconds: float
+    rows: int
+    source_rows: int | None = None
+    source_bytes: int | None = None
+    retained_bytes: int | None = None
+    away_since: datetime | None = None
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether it is not known that every row older than `limit` seconds is scored."""
+        return self.seconds > limit or self.away_since is not None
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON knows them; times as ISO 8601."""
+        return asdict(self) | {"away_since": self.away_since and self.away_since.isoformat()}
+
+    def __str__(self) -> str:
+        parts = [f"{self.seconds:.1f} s", f"{self.rows:,} rows"]
+        parts += [f"{self.source_rows:,} more in the source"] if self.source_rows else []
+        parts += [f"{self.source_bytes:,} bytes of log"] if self.source_bytes else []
+        parts += [f"no answer from it since {self.away_since:%F %T} UTC"] if self.away_since else []
+        return ", ".join(parts)
+
+
+class Backlog:
+    """Takes in what was landed and what was scored; says how far each source is behind.
+
+    Args:
+        sources: names of those that are asked from now on.
+        away_after: seconds without an answer after which a source is told as away.
+        at: now (UTC, default: the clock), as for every call that takes it.
+    """
+
+    def __init__(self, sources: Iterable[str] = (), away_after: float = math.inf, at: datetime | None = None) -> None:
+        self._away_after = away_after
+        self._lock = threading.Lock()
+        self._sources = {name: _Source(at or datetime.now(UTC)) for name in sources}
+        self._failing: Collection[str] = ()
+
+    def landed(self, batches: Sequence[Landed], at: datetime | None = None) -> None:
+        """Rows came to bronze."""
+        at = at or datetime.now(UTC)
+        with self._lock:
+            for batch in batches:
+                self._source(batch.source, at).land(batch, at)
+
+    def scored(self, batches: Sequence[Landed], failing: Collection[str] = ()) -> None:
+        """The hot lane has read these batches, all of which were landed.
+
+        Args:
+            failing: sources of which other batches wait for a model that failed.
+        """
+        with self._lock:
+            self._failing = failing
+            for batch in batches:
+                self._sources[batch.source].score(batch)
+
+    def is_full(self, source: str, rows: int) -> bool:
+        """Whether `rows` rows of a source wait to be scored: more are better left in the source, which has them safe.
+
+        Never while a model that reads them fails: the source must not keep its log until a person has come.
+        """
+        with self._lock:
+            is_known = source in self._sources and source not in self._failing
+            return is_known and self._sources[source].rows >= rows
+
+    def at_source(self, source: str, waiting: Waiting, position: Mapping[str, int], at: datetime | None = None) -> None:
+        """What a source has answered that it still has, and up to where each part of it has been read."""
+        at = at or datetime.now(UTC)
+        with self._lock:
+            self._source(source, at).answer(waiting, position, at)
+
+    def read(self, source: str, position: Mapping[str, int]) -> None:
+        """Each part of a source has been read up to here, and what was to be landed of it is landed."""
+        with self._lock:
+            self._source(source, datetime.now(UTC)).read(position)
+
+    def now(self, at: datetime | None = None) -> Mapping[str, Behind]:
+        """By source, how far it is behind."""
+        at = at or datetime.now(UTC)
+        with self._lock:
+            return {name: source.behind(at, self._away_after) for name, source in sorted(self._sources.items())}
+
+    def _source(self, name: str, at: datetime) -> _Source:
+        if name not in self._sources:
+            self._sources[name] = _Source(at)
+        return self._sources[name]
+
+
+class _Source:
+    """What is known of one source."""
+
+    def __init__(self, at: datetime) -> None:
+        self.rows = 0
+        self._unscored: deque[tuple[Landed, datetime]] = deque()  # with the commit of its oldest row
+        self._answered_at = at
+        self._waiting = Waiting()
+        self._unread: deque[tuple[datetime, Mapping[str, int]]] = deque(maxlen=ASKS)
+        """Answers by time, as long as what the source had then has not all been read: the ends of what was left."""
+        self._newest: tuple[datetime, datetime] | None = None  # when a batch was landed last, and its newest commit
+
+    def land(self, batch: Landed, at: datetime) -> None:
+        self.rows += batch.rows
+        self._unscored.append((batch, batch.oldest_committed_at or at))
+        if batch.newest_committed_at is not None:
+            self._newest = max((at, batch.newest_committed_at), self._newest or (at, batch.newest_committed_at))
+
+    def score(self, batch: Landed) -> None:
+        del self._unscored[next(place for place, (one, _) in enumerate(self._unscored) if one == batch)]
+        self.rows -= batch.rows
+
+    def answer(self, waiting: Waiting, position: Mapping[str, int], at: datetime) -> None:
+        self._answered_at, self._waiting = at, waiting
+        self.read(position)
+        if left := {part: end for part, end in waiting.ends.items() if end > position.get(part, 0)}:
+            self._unread.append((at, left))
+
+    def read(self, position: Mapping[str, int]) -> None:
+        while self._unread and all(position.get(part, end) >= end for part, end in self._unread[0][1].items()):
+            self._unread.popleft()
+
+    def behind(self, at: datetime, away_after: float) -> Behind:
+        waiting, oldest = self._waiting, self._oldest()
+        is_away = (at - self._answered_at).total_seconds() > away_after
+        return Behind(
+            max(0.0, round((at - oldest).total_seconds(), 1)) if oldest else 0.0,
+            self.rows,
+            waiting.rows,
+            waiting.size,
+            waiting.retained,
+            self._answered_at if is_away else None,
+        )
+
+    def _oldest(self) -> datetime | None:
+        """Since when the oldest row waits; None when none is known to."""
+        known = [since for _, since in self._unscored]
+        if self._unread:
+            since = self._unread[0][0]
+            known.append(since)
+            # Landed since then, so it is of what was waiting then, and what is still there was committed after it.
+            if self._newest is not None and self._newest[0] >= since:
+                known.append(self._newest[1])
+        return min(known, default=None)

@@ -1,0 +1,178 @@
+"""A thread for each source that lands its rows as they come, so that none waits for another, nor for a build.
+
+A snapshot of one source, a server that is away or a slow build holds up neither the other source nor the alerts of
+what is in bronze already.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.live.backlog import Backlog
+from fraud_lakehouse.live.source import Source
+
+LOOK_SECONDS = 5.0  # a step at least this often, whether there is data or not: log of others the server may recycle
+WAKE_SECONDS = 0.2  # how long a thread waits for data before it looks whether it should end
+BACKLOG_SECONDS = 5.0  # how often a source is asked what it still has
+AWAY_SECONDS = 15.0  # without an answer to that, after which the source is told as away
+PACE_SECONDS = 0.4  # from one commit of a source to the next: smaller batches cost more than the half of it they save
+LONGEST_PACE_SECONDS = 1.0  # the same while the loop is busy with what was landed before
+GATHER_SECONDS = 0.1  # how long a batch waits for that of another source which is being landed
+_NEWEST_SHARE = 0.3  # of a newest duration in the one that is expected
+
+
+class Landings:
+    """What the threads have landed and the loop has not taken yet."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._is_wanted = False
+        self._landing = 0
+        self._taken_at = 0.0
+        self._busy_seconds = 0.0  # how long the loop was busy with a batch, lately
+        self._landed: list[Landed] = []
+        self._is_shared = False
+        self._error: BaseException | None = None
+
+    @contextmanager
+    def landing(self) -> Iterator[None]:
+        """Within the block a batch is being landed, to be `put`."""
+        with self._changed:
+            self._landing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._landing -= 1
+                self._changed.notify_all()
+
+    def put(self, landed: Sequence[Landed], *, is_shared: bool = False) -> None:
+        """Add batches; `is_shared`: the lake has more that is new, of another process or of time that has passed."""
+        with self._changed:
+            self._landed += landed
+            self._is_shared |= is_shared
+            self._changed.notify_all()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something to take."""
+        with self._changed:
+            return bool(self._landed) or self._is_shared
+
+    def fail(self, error: BaseException) -> None:
+        """End the loop with this error."""
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def take(self, timeout: float) -> tuple[list[Landed], bool]:
+        """Everything landed since the last call, waiting at most `timeout` seconds for the first; and `is_shared`.
+
+        Raises:
+            LakeError: a thread could not write the lake (or whatever else ended it).
+        """
+        with self._changed:
+            if self._taken_at:
+                self._busy_seconds += _NEWEST_SHARE * (time.monotonic() - self._taken_at - self._busy_seconds)
+                self._taken_at = 0.0
+            self._is_wanted = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._landed or self._is_shared or self._error, timeout)
+            if self._landed:
+                self._changed.wait_for(lambda: not self._landing or self._error, GATHER_SECONDS)
+            self._is_wanted = False
+            if self._error is not None:
+                raise self._error
+            landed, self._landed = self._landed, []
+            is_shared, self._is_shared = self._is_shared, False
+            self._taken_at = time.monotonic() if landed else 0.0
+            return landed, is_shared
+
+    def wait_for_demand(self, lead: float, until: float) -> None:
+        """Wait until the loop has nothing to do, or is about to in `lead` seconds; at most `until` (monotonic clock).
+
+        A batch landed earlier would only wait, and the rows that came after it for another one.
+        """
+        with self._changed:
+            while not (self._is_wanted or self._error):
+                ready = self._taken_at + self._busy_seconds - lead if self._taken_at else until
+                left = min(until, ready) - time.monotonic()
+                if left <= 0:
+                    return
+                self._changed.wait(left)
+
+
+class Capturing:
+    """A context in which the sources are captured by threads.
+
+    Args:
+        sources: what to capture; nobody else may use them meanwhile.
+        work: folder of the turns.
+        rows: about the most rows of a micro-batch; so many that are not scored yet hold up the landing of more.
+    """
+
+    def __init__(self, sources: Sequence[Source], work: Path, rows: int) -> None:
+        self.landings = Landings()
+        self.backlog = Backlog((source.name for source in sources), AWAY_SECONDS)
+        self._work = work
+        self._rows = rows
+        self._ending = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._follow, args=(source,), name=f"capture {source.name}", daemon=True)
+            for source in sources
+        ]
+
+    def __enter__(self) -> Landings:
+        for thread in self._threads:
+            thread.start()
+        return self.landings
+
+    def __exit__(self, *exception: object) -> None:
+        self._ending.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _follow(self, source: Source) -> None:
+        try:
+            self._capture(source)
+        except BaseException as error:  # noqa: BLE001  # the loop raises it; a panic of a Rust library is no Exception
+            self.landings.fail(error)
+
+    def _capture(self, source: Source) -> None:
+        look_at, ask_at, lead = 0.0, 0.0, 0.0
+        while not self._ending.is_set():
+            is_full = self.backlog.is_full(source.name, self._rows)
+            if is_full and time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + BACKLOG_SECONDS
+                source.tell(self.backlog)
+            if is_full or not source.is_ready:
+                self._ending.wait(WAKE_SECONDS)
+                continue
+            # After an error a step finds out whether all is well again.
+            has_data = source.wait(WAKE_SECONDS) or source.problem
+            if not has_data and time.monotonic() < min(look_at, source.due()):
+                self.backlog.read(source.name, source.position())
+                continue
+            began = time.monotonic()
+            look_at = began + LOOK_SECONDS
+            with self.landings.landing():
+                landed = source.land(self._work, self._rows)
+                self.backlog.landed(landed)
+                is_shared = source.is_shared or (not landed and source.has_observed())
+                if landed or is_shared:
+                    self.landings.put(landed, is_shared=is_shared)
+            if not source.problem:
+                self.backlog.read(source.name, source.position())
+                if began >= ask_at:
+                    source.tell(self.backlog)
+                    ask_at = began + BACKLOG_SECONDS
+            if landed:
+                lead += _NEWEST_SHARE * (time.monotonic() - began - lead)
+            if sum(batch.rows for batch in landed) < self._rows:  # a full batch means that more is there
+                self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))
+                self.landings.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)

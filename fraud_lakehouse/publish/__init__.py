@@ -1,1 +1,0 @@
-"""Features out again: rows of the `_versions` tables to Kafka, each exactly once for a `read_committed` consumer."""

@@ -1,0 +1,1 @@
+"""Where rows come from. Reads sources and decodes their rows; writes nothing to the lake."""

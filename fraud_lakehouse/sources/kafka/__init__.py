@@ -1,0 +1,1 @@
+"""Kafka: records of one cluster's topics, read from positions of our own."""

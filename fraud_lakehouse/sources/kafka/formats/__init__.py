@@ -1,0 +1,1 @@
+"""Formats of Kafka record values: bytes to typed columns."""

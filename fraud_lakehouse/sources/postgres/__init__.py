@@ -1,0 +1,1 @@
+"""PostgreSQL: snapshots and logical replication of one database."""

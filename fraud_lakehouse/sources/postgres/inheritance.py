@@ -1,0 +1,41 @@
+"""Tables that inherit from a captured one (`INHERITS`, not partitions) and are not captured themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import psycopg
+
+from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.errors import SourceTableError
+from fraud_lakehouse.sources.postgres.names import shown
+
+_CHILDREN = """
+with recursive children(parent, oid) as (
+  select p.oid, i.inhrelid from pg_class p join pg_inherits i on i.inhparent = p.oid
+   where p.oid = any(%(oids)s::oid[]) and p.relkind = 'r'
+   union
+  select h.parent, i.inhrelid from children h join pg_inherits i on i.inhparent = h.oid
+)
+select h.parent::regclass::text, c.oid::int8, n.nspname, c.relname
+  from children h join pg_class c on c.oid = h.oid join pg_namespace n on n.oid = c.relnamespace
+ where c.oid <> all(%(oids)s::oid[]) order by n.nspname, c.relname, h.parent
+"""
+
+
+def uncaptured_children(connection: psycopg.Connection[Any], oids: Collection[int]) -> list[Refusal]:
+    """A refusal for each table that inherits from one of `oids` and is none of them; it stops nothing.
+
+    A query of the parent shows the rows of its children as well, but each row is stored, logged and captured with the
+    table it belongs to.
+    """
+    found: dict[int, Refusal] = {}
+    for relation, oid, schema, table in connection.execute(_CHILDREN, {"oids": list(oids)}).fetchall():
+        name, parent = f"{shown(schema)}.{shown(table)}", shown(relation)
+        error = SourceTableError(
+            f"table {name} inherits from {parent} and is not captured: queries of {parent} show its rows, bronze not",
+            f"name {name} in FRAUD_POSTGRES_TABLES in addition to the others: it becomes a table of its own",
+        )
+        found.setdefault(oid, Refusal(name, error, oid=oid))
+    return list(found.values())

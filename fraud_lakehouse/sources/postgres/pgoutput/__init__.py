@@ -1,0 +1,1 @@
+"""The wire format of PostgreSQL's logical replication plugin pgoutput, decoded in columns."""

@@ -1,0 +1,43 @@
+"""What storage and Delta raise, as an error that names the table and what to do."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import polars as pl
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
+from fraud_lakehouse.storage.commit_conflict import is_refused
+from fraud_lakehouse.storage.lake import Lake
+
+_NO_SPACE = ("No space left", "File too large", "Disk quota exceeded", "Invalid thrift: transport error")
+"""The last is what polars says of a Parquet footer that did not fit."""
+
+
+@contextmanager
+def lake_errors(lake: Lake, layer: str, name: str) -> Iterator[None]:
+    """Turn what storage and Delta raise into LakeError, naming the table and what to do."""
+    table = f"{layer}/{name}"
+    try:
+        yield
+    except (DeltaError, pl.exceptions.PolarsError, OSError) as error:
+        if isinstance(error, DeltaError) and is_refused(error):
+            raise ConcurrentWriterError(
+                f"another writer committed to {table} in {lake.root} first ({error})",
+                "nothing was written twice; the next cycle reads the positions again and continues",
+            ) from error
+        if isinstance(error, CommitFailedError):
+            raise LakeError(f"{table} in {lake.root} could not be committed: {error}", _fix(str(error))) from error
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        code = getattr(error, "errno", None)
+        text = f"{error} {errno.errorcode.get(code, '')}" if code else str(error)
+        raise LakeError(f"{table} in {lake.root} could not be written or read: {problem}", _fix(text)) from error
+
+
+def _fix(text: str) -> str:
+    if any(phrase in text for phrase in _NO_SPACE):
+        return "free space on the lake's disk; nothing was acknowledged, the same rows are read again"
+    return "point FRAUD_LAKE at a folder (or bucket) this user may write; nothing was acknowledged"

@@ -1,0 +1,210 @@
+"""Upkeep of Delta tables once a day: merge files, checkpoint, clean the log, vacuum. Run in the writer's turn.
+
+Never changes a row. A data file that is taken out of a table stays for 168 hours, for those who are reading it. What a
+writer does by itself every hundred commits is in `housekeeping.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from deltalake import DeltaTable
+
+from fraud_lakehouse.failpoints import failpoint
+from fraud_lakehouse.storage import durable, housekeeping
+from fraud_lakehouse.storage.compaction import Tier
+from fraud_lakehouse.storage.errors import lake_errors
+from fraud_lakehouse.storage.lake import LAYERS, Lake
+from fraud_lakehouse.storage.lease import progress
+
+LEAST_RETENTION_HOURS = 168
+MARKER = "_upkeep"
+FEW_FILES = 8
+SMALL_BYTES = 32 * housekeeping.MEBIBYTE
+_MOST_MERGES = 32  # of 64 MB: what is left of a very large table waits for the next day, and other writers do not
+_PAST = "_past"  # a folder in which version 0.1 kept what it had cut from the log
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What upkeep did to one table.
+
+    Files and bytes are those of the newest version; entries are files of the log.
+    """
+
+    layer: str
+    table: str
+    files_before: int
+    files_after: int
+    bytes_before: int
+    bytes_after: int
+    entries_before: int
+    entries_after: int
+    files_vacuumed: int
+    bytes_vacuumed: int
+    version: int
+
+
+def maintain(
+    lake: Lake, layers: tuple[str, ...] = LAYERS, retention_hours: int = LEAST_RETENTION_HOURS
+) -> list[Upkeep]:
+    """Do the upkeep of every table of these layers, one after the other.
+
+    Args:
+        lake: the lake.
+        layers: folders of the lake.
+        retention_hours: age from which unreferenced files are deleted, at least 168.
+
+    Raises:
+        ValueError: retention under 168 hours.
+        LakeError: a table could not be read or written; tables before it are done.
+    """
+    return [maintain_table(lake, layer, name, retention_hours) for layer in layers for name in lake.tables(layer)]
+
+
+def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEAST_RETENTION_HOURS) -> Upkeep:
+    """Merge (if it has more than 8 files under 32 MB), checkpoint, clean the log, vacuum one table.
+
+    Raises:
+        ValueError: retention under 168 hours.
+        LakeError: the table could not be read or written.
+    """
+    if retention_hours < LEAST_RETENTION_HOURS:
+        raise ValueError(f"vacuum keeps at least {LEAST_RETENTION_HOURS} hours, not {retention_hours}")
+    with lake_errors(lake, layer, name):
+        handle = lake.open(layer, name)
+        root = Path(lake.uri(layer, name)) if lake.is_local else None
+        before, entries_before = _size(handle), _entries(root)
+        if root is None:
+            _merge(handle, root)
+            handle.create_checkpoint()
+            handle.cleanup_metadata()
+            removed = [0] * len(handle.vacuum(retention_hours, dry_run=False, full=True))
+            handle.update_incremental()
+        else:
+            _tidy(handle, root)
+            shutil.rmtree(root / _PAST, ignore_errors=True)
+            failpoint("upkeep.before_vacuum")
+            removed = _vacuum(handle, root, time.time() - retention_hours * 3600.0)
+            failpoint("upkeep.after_vacuum")
+            (root / MARKER).touch()
+        after = _size(handle)
+    return Upkeep(
+        layer,
+        name,
+        files_before=before[0],
+        files_after=after[0],
+        bytes_before=before[1],
+        bytes_after=after[1],
+        entries_before=entries_before,
+        entries_after=_entries(root),
+        files_vacuumed=len(removed),
+        bytes_vacuumed=sum(removed),
+        version=handle.version(),
+    )
+
+
+class DailyUpkeep:
+    """Upkeep for a process that no schedule runs beside: a table a call, each table once a day.
+
+    Whoever did a table last, this or a schedule, has left the time on it (`<table>/_upkeep`): nothing is done twice.
+    A new table's day begins when it is created. Of a remote lake only what this process did is known: a table's first
+    day begins with the process.
+    """
+
+    def __init__(self, lake: Lake, every_hours: float = 25.0, look_every: float = 60.0) -> None:
+        self._lake = lake
+        self._every = every_hours * 3600.0
+        self._look_every = look_every
+        self._next_look = time.monotonic() + look_every
+        self._began = time.time()
+        self._done: dict[tuple[str, str], float] = {}
+
+    def step(self, *, idle: bool) -> Upkeep | None:
+        """Maintain the table that has waited longest, if one is due; call it in the writer's turn.
+
+        Args:
+            idle: whether nothing else is to be done now; a busy process puts a table off for one more day at most.
+
+        Returns:
+            what was done, or None: nothing was due, or it is not time to look yet.
+
+        Raises:
+            LakeError: the table could not be read or written.
+        """
+        if time.monotonic() < self._next_look:
+            return None
+        due = time.time() - (self._every if idle else 2 * self._every)
+        tables = [(layer, name) for layer in LAYERS for name in self._lake.tables(layer)]
+        waiting = sorted((at, *table) for table in tables if (at := self._done_at(*table)) < due)
+        if len(waiting) < 2:
+            self._next_look = time.monotonic() + self._look_every
+        if not waiting:
+            return None
+        _, layer, name = waiting[0]
+        self._done[layer, name] = time.time()
+        return maintain_table(self._lake, layer, name)
+
+    def _done_at(self, layer: str, name: str) -> float:
+        """When a table's upkeep was last done, or it was created, seconds since 1970; 0 where neither is known."""
+        if not self._lake.is_local:
+            return self._done.get((layer, name), self._began)
+        root = Path(self._lake.uri(layer, name))
+        for left in (root / MARKER, durable.log_entry(root, 0)):
+            if left.exists():
+                return left.stat().st_mtime
+        return 0.0
+
+
+def _tidy(handle: DeltaTable, root: Path) -> None:
+    """Properties, merges, checkpoint and log of a local table; the handle moves on."""
+    housekeeping.update_properties(handle, root)
+    _merge(handle, root)
+    housekeeping.checkpoint(handle, root)
+    housekeeping.clean_log(handle)
+
+
+def _merge(handle: DeltaTable, root: Path | None) -> None:
+    """Merge small files until few are left; the handle moves on."""
+    merges, many = 0, FEW_FILES + 1
+    while merges < _MOST_MERGES and housekeeping.merge_durably(handle, root, Tier(0, SMALL_BYTES, many)):
+        merges, many = merges + 1, 2
+        progress()
+
+
+def _vacuum(handle: DeltaTable, root: Path, since: float) -> list[int]:
+    """Delete the data files that are not in the table and were written, or taken out of it, before `since`.
+
+    The time of a file is when that was last (`durable.mark_removed`). Returns their sizes in bytes.
+    """
+    handle.update_incremental()
+    needed = _names(handle)
+    sizes: list[int] = []
+    for entry in os.scandir(root):
+        if entry.name.endswith(".parquet") and entry.name[0] not in "_." and entry.name not in needed:
+            with suppress(FileNotFoundError):  # another process vacuums as well
+                found = entry.stat()
+                if found.st_mtime < since:
+                    os.unlink(entry.path)
+                    sizes.append(found.st_size)
+    return sizes
+
+
+def _names(handle: DeltaTable) -> set[str]:
+    return {unquote(str(path)) for path in handle.get_add_actions(flatten=True).column("path").to_pylist()}
+
+
+def _entries(root: Path | None) -> int:
+    return 0 if root is None else len(os.listdir(root / durable.LOG))
+
+
+def _size(handle: DeltaTable) -> tuple[int, int]:
+    """Number of files and bytes of the handle's version."""
+    sizes = handle.get_add_actions(flatten=True).column("size_bytes").to_pylist()
+    return len(sizes), sum(sizes)
