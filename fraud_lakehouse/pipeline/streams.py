@@ -61,13 +61,16 @@ class CurrencyColumn(Entry):
     rates: Table
 
 
+CURRENCY_FORMS = _CONSTANT, _COLUMN = ("<constant>", "<column>")
+
+
 def _written_as(value: Any) -> str:
-    return "<column>" if isinstance(value, dict | CurrencyColumn) else "<constant>"
+    return _COLUMN if isinstance(value, dict | CurrencyColumn) else _CONSTANT
 
 
 Constant = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 Currency = Annotated[
-    Annotated[Constant, Tag("<constant>")] | Annotated[CurrencyColumn, Tag("<column>")], Discriminator(_written_as)
+    Annotated[Constant, Tag(_CONSTANT)] | Annotated[CurrencyColumn, Tag(_COLUMN)], Discriminator(_written_as)
 ]
 
 
