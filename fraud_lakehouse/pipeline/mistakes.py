@@ -16,7 +16,7 @@ Location = tuple[str | int, ...]
 
 _LONGEST = 60  # characters of a value that a message repeats
 _MOST_NAMES = 20  # that a message lists
-_PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _SECRET = re.compile("=|://|@")
 
 

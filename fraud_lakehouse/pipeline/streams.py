@@ -43,7 +43,10 @@ class Entity(Entry):
             return values
         about = values.get("about")
         key = [values["key"]] if isinstance(values.get("key"), str) else values.get("key")
-        named = {**values, "about": f"the {str(values.get('name')).replace('_', ' ')}" if about is None else about}
+        named = {
+            **values,
+            "about": f"the {str(values.get('name')).replace('_', ' ')}"[:100] if about is None else about,
+        }
         return {**named, "key": key} if "key" in values else named
 
     @field_validator("key")

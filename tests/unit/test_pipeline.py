@@ -369,6 +369,15 @@ def test_an_unknown_key_may_be_any_text(tmp_path: Path, key: str) -> None:
     assert re.match(r"streams.yml:13: wires.currency\S+ unknown key", found)
 
 
+def test_a_name_that_is_not_plain_is_quoted_and_escaped(tmp_path: Path) -> None:
+    sources = changed(SOURCES, "        at: timestamp\n", '        "\\x80\\n": timestamp\n')
+    field, column = mistakes(tmp_path, sources)
+    assert field.startswith(
+        r"sources.yml:13: wires.topics[0].fields.'\x80\n': found '\x80\n', expected a column's name"
+    )
+    assert r"expected a field of 'wires': id, '\x80\n', amt" in column
+
+
 def test_records_are_no_changes(tmp_path: Path) -> None:
     wires = STREAMS[STREAMS.index("wires:") :]
     assert mistakes(tmp_path, streams=changed(wires, "kind: events", "kind: changes")) == [
