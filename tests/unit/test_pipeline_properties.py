@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.pipeline import Mistake, Pipeline, PipelineError, find_mistakes, load_pipeline
+from tests.declared import SHIPPED
 
-SHIPPED = Path(__file__).parents[2] / "pipeline"
 FILES = {name: (SHIPPED / name).read_text() for name in ("sources.yml", "streams.yml")}
 VALUES = {name: yaml.safe_load(text) for name, text in FILES.items()}
 WORDS = sorted(
