@@ -152,6 +152,10 @@ def test_a_database_whose_tables_are_not_listed_may_have_any(tmp_path: Path, tab
     assert load(tmp_path, sources, changed(STREAMS, "from: orders", "from: sales")).streams["orders"].from_ == "sales"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    assert list(load(tmp_path, "\ufeff" + SOURCES).sources) == ["shop", "wires"]
+
+
 def test_no_source_and_no_stream_is_a_pipeline(tmp_path: Path) -> None:
     assert load(tmp_path, "{}\n", "{}\n") == Pipeline({}, {}, tmp_path)
 

@@ -65,6 +65,11 @@ SOURCE_MISTAKES = [
     ('"decimal(18, 2)"', '"decimal(3,4)"', r":14: .*fields.amt: found 'decimal\(3,4\)', .*s from 0 to p"),
     ('"decimal(18, 2)"', "decimal", r':14: .*fields.amt: found \'decimal\', expected "decimal\(p,s\)"'),
     ("type: kafka", "type: kafka\n  update_delay: -1", r":7: wires.update_delay: found the value -1, expected seconds"),
+    (
+        "type: kafka",
+        "type: kafka\n  update_delay: true",
+        r":7: wires.update_delay: found the value true, expected seconds",
+    ),
     ("type: kafka", "type: kafka\n  update_delay: 1 year", r":7: wires.update_delay: found '1 year', .*30 minutes"),
     ("type: kafka", "type: kafka\n  update_delay: .inf", r":7: wires.update_delay: found '.inf', expected seconds"),
 ]
@@ -198,6 +203,8 @@ def test_records_are_no_changes(tmp_path: Path) -> None:
         (b"a: 1\nb: \xff\n", "2: not UTF-8: invalid start byte"),
         ("a: 1\nb: \0\n", "2: not YAML: a character that YAML does not allow, U+0000"),
         ('a: "\\ud800"\n', "1: a: found a control character or half of a surrogate pair, expected a text"),
+        ('"\\ud800": 1\n', "1: found a key that is no text"),
+        ("a:\n  type: kafka\n  servers_env: A\n  topics:\n    -\n", "5: a.topics[0]: found nothing (null)"),
         ("a: &a\n  b: *a\n", "2: a.b: an alias within what it stands for, expected an end"),
         ("a: 1\nb: " + "[" * 3000, "2: not YAML: lists and mappings nested too deeply"),
         ("a: 1\n2024-01-01: 1\n? [b]\n: 1\n", "3: found a key that is no text"),
@@ -258,6 +265,12 @@ def test_a_text_that_may_be_a_secret_is_never_repeated(tmp_path: Path, sources: 
     assert "s3cret" not in str(raised.value)
     assert raised.value.__cause__ is None
     assert raised.value.__context__ is None
+
+
+def test_a_source_of_an_unknown_type_may_have_any_table(tmp_path: Path) -> None:
+    orders = STREAMS[: STREAMS.index("wires:")]
+    [found] = mistakes(tmp_path, "shop: {type: postgers, dsn_env: A}\n", orders)
+    assert found.startswith("sources.yml:1: shop.type: found 'postgers'")
 
 
 def test_two_sources_with_one_slot(tmp_path: Path) -> None:
