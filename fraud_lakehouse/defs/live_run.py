@@ -210,7 +210,7 @@ def live_job(
         from fraud_lakehouse.live.metrics import Metrics
 
         settings = lakehouse.settings
-        sources = [source for source in SETTING if configured(settings, source)]
+        assets = {config.name: asset for config, asset in checked_sources(settings)}
         report = LiveReport(
             keys,
             config.report_seconds,
@@ -218,7 +218,7 @@ def live_job(
             context.log.info,
             context.log.warning,
             settings.alert_seconds,
-            LiveCaptureChecks(lakehouse.lake, sources).evaluations,
+            LiveCaptureChecks(lakehouse.lake, assets).evaluations,
         )
         contracts = ContractRounds(lakehouse.lake, contracted)
         until = time.monotonic() + config.run_seconds

@@ -12,7 +12,7 @@ import dagster as dg
 
 from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs.alerts import notify
-from fraud_lakehouse.defs.bronze import SETTING, configured
+from fraud_lakehouse.defs.bronze import checked_sources
 from fraud_lakehouse.defs.capture_check import Evaluated, newest_evaluation
 
 if TYPE_CHECKING:
@@ -40,8 +40,9 @@ def watch_sensor(settings: "Settings") -> dg.SensorDefinition:
     def watch_sources(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         told: dict[str, dict[str, Any]] = json.loads(context.cursor) if context.cursor else {}
         said = []
-        for source in (source for source in SETTING if configured(settings, source)):
-            found = newest_evaluation(context.instance, source)
+        for config, asset in checked_sources(settings):
+            source = config.name
+            found = newest_evaluation(context.instance, asset)
             if found is None:
                 continue
             before = told.get(source, _UNTOLD)
