@@ -52,7 +52,7 @@ def check_agreement(
     if not sources.is_read:
         return
     known = {table.name: table for table in reversed(tables)}
-    _check_streams(streams, known, _is_open(sources))
+    _check_streams(streams, known, _open_prefixes(sources))
 
 
 def _text(value: Any) -> str:
@@ -67,11 +67,13 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _is_open(sources: Document) -> bool:
-    """Whether a PostgreSQL source may capture tables that the file does not list."""
+def _open_prefixes(sources: Document) -> tuple[str, ...]:
+    """The prefixes of PostgreSQL sources that may capture tables which the file does not list."""
     entries = [_mapping(entry) for entry in sources.values.values()]
-    return any(
-        entry.get("type") == "postgres" and (not entry.get("tables") or "tables_env" in entry) for entry in entries
+    return tuple(
+        _text(entry.get("prefix"))
+        for entry in entries
+        if entry.get("type") == "postgres" and (not entry.get("tables") or "tables_env" in entry)
     )
 
 
@@ -151,40 +153,40 @@ def _check_topics(sources: Document, environment: Mapping[str, str]) -> None:
             sources.report(at, f"the topic {shown(name)} is also that of {place(other)}, expected each topic once")
 
 
-def _check_streams(streams: Document, known: Mapping[str, _Table], is_open: bool) -> None:
+def _check_streams(streams: Document, known: Mapping[str, _Table], open_prefixes: tuple[str, ...]) -> None:
     topics = {name: table for name, table in known.items() if table.columns is not None}
     of_events: dict[str, str] = {}
     for name, values in streams.values.items():
         stream, at = _mapping(values), (name, "from")
         origin = stream.get("from")
         if stream.get("kind") == "events":
-            table = _check_table(streams, at, origin, topics, False, "the table of a topic, since the kind is events")
+            table = _check_table(streams, at, origin, topics, (), "the table of a topic, since the kind is events")
             if table is not None and of_events.setdefault(table.name, name) != name:
                 other = place([of_events[table.name]])
                 streams.report(at, f"the table is also that of {other}, expected one stream of events for a table")
         else:
-            table = _check_table(streams, at, origin, known, is_open)
+            table = _check_table(streams, at, origin, known, open_prefixes)
             if table is not None and table.columns is not None and stream.get("kind") == "changes":
                 expected = "events: records of format json are never changed"
                 streams.report((name, "kind"), f"found 'changes', expected {expected}")
         if table is not None:
             for role, column_at, column in _columns(stream):
                 _check_column(streams, (name, *column_at), table, column, role)
-        _check_further_tables(streams, name, stream, known, is_open)
+        _check_further_tables(streams, name, stream, known, open_prefixes)
 
 
 def _check_further_tables(
-    streams: Document, name: str, stream: dict[str, Any], known: Mapping[str, _Table], is_open: bool
+    streams: Document, name: str, stream: dict[str, Any], known: Mapping[str, _Table], open_prefixes: tuple[str, ...]
 ) -> None:
     """Tables that currencies and entities name."""
     currency = _mapping(stream.get("currency"))
     if "rates" in currency:
-        _check_table(streams, (name, "currency", "rates"), currency["rates"], known, is_open)
+        _check_table(streams, (name, "currency", "rates"), currency["rates"], known, open_prefixes)
     for entity, values in _mapping(stream.get("entities")).items():
         must = _mapping(_mapping(values).get("exists_in"))
         at = (name, "entities", entity, "exists_in")
         if "table" in must:
-            table = _check_table(streams, (*at, "table"), must["table"], known, is_open)
+            table = _check_table(streams, (*at, "table"), must["table"], known, open_prefixes)
             if table is not None:
                 _check_column(streams, (*at, "column"), table, must.get("column"), "")
 
@@ -194,13 +196,13 @@ def _check_table(
     at: Location,
     name: Any,
     known: Mapping[str, _Table],
-    is_open: bool,
+    open_prefixes: tuple[str, ...],
     expected: str = "a declared table",
 ) -> _Table | None:
     """The table of a name; None where it is not declared, which is a mistake unless PostgreSQL may have it."""
     if not isinstance(name, str) or name in known:
         return known.get(name)
-    if not is_open or name.casefold() in {table.casefold() for table in known}:
+    if not name.startswith(open_prefixes) or name.casefold() in {table.casefold() for table in known}:
         declared = ", ".join(sorted(known)[:_MOST_NAMES]) or "none is declared"
         streams.report(at, f"found {shown(name)}, expected {expected}: {declared}{nearest(name, known)}")
     return None
