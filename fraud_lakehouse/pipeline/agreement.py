@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fraud_lakehouse.pipeline.document import Document
@@ -29,11 +29,16 @@ _FITTING = {
 
 @dataclass(frozen=True)
 class _Table:
-    """A declared table. `columns` are names and types (None: it cannot be read); None of a PostgreSQL table."""
+    """A declared table.
+
+    Args:
+        columns: of a topic, names and types (None: it cannot be read); empty where they are not known.
+    """
 
     name: str
     at: Location
-    columns: dict[str, str | None] | None
+    is_topic: bool
+    columns: dict[str, str | None] = field(default_factory=dict)
 
 
 def check_agreement(
@@ -68,38 +73,37 @@ def _items(value: Any) -> list[Any]:
 
 
 def _open_prefixes(sources: Document) -> tuple[str, ...]:
-    """The prefixes of PostgreSQL sources that may capture tables which the file does not list."""
+    """The prefixes of databases that may have tables which the file does not list."""
     entries = [_mapping(entry) for entry in sources.values.values()]
     return tuple(
         _text(entry.get("prefix"))
         for entry in entries
-        if entry.get("type") == "postgres" and (not entry.get("tables") or "tables_env" in entry)
+        if entry.get("type") != "kafka" and "topics" not in entry and (not entry.get("tables") or "tables_env" in entry)
     )
 
 
 def _topics(sources: Document) -> Iterator[tuple[Location, dict[str, Any], dict[str, Any]]]:
     """Location and values of each topic, and the values of its source."""
     for name, entry in sources.values.items():
-        if _mapping(entry).get("type") == "kafka":
-            for index, topic in enumerate(_items(entry.get("topics"))):
-                yield (name, "topics", index), _mapping(topic), entry
+        source = _mapping(entry)
+        for index, topic in enumerate(_items(source.get("topics"))):
+            yield (name, "topics", index), _mapping(topic), source
 
 
 def _tables(sources: Document) -> Iterator[_Table]:
     for name, entry in sources.values.items():
-        if _mapping(entry).get("type") != "postgres":
-            continue
-        for index, listed in enumerate(_items(entry.get("tables"))):
+        source = _mapping(entry)
+        for index, listed in enumerate(_items(source.get("tables"))):
             try:
                 schema, table = qualified(_text(listed))
             except ValueError:
                 continue
-            bronze = _text(entry.get("prefix")) + (table if schema == "public" else f"{schema}__{table}")
-            yield _Table(bronze, (name, "tables", index), None)
+            bronze = _text(source.get("prefix")) + (table if schema == "public" else f"{schema}__{table}")
+            yield _Table(bronze, (name, "tables", index), False)
     for at, topic, _ in _topics(sources):
         if isinstance(topic.get("table"), str):
-            fields = _mapping(topic.get("fields"))
-            yield _Table(topic["table"], (*at, "table"), {column: _type(kind) for column, kind in fields.items()})
+            columns = {column: _type(kind) for column, kind in _mapping(topic.get("fields")).items()}
+            yield _Table(topic["table"], (*at, "table"), True, columns)
 
 
 def _type(declared: Any) -> str | None:
@@ -154,7 +158,7 @@ def _check_topics(sources: Document, environment: Mapping[str, str]) -> None:
 
 
 def _check_streams(streams: Document, known: Mapping[str, _Table], open_prefixes: tuple[str, ...]) -> None:
-    topics = {name: table for name, table in known.items() if table.columns is not None}
+    topics = {name: table for name, table in known.items() if table.is_topic}
     of_events: dict[str, str] = {}
     for name, values in streams.values.items():
         stream, at = _mapping(values), (name, "from")
@@ -166,7 +170,7 @@ def _check_streams(streams: Document, known: Mapping[str, _Table], open_prefixes
                 streams.report(at, f"the table is also that of {other}, expected one stream of events for a table")
         else:
             table = _check_table(streams, at, origin, known, open_prefixes)
-            if table is not None and table.columns is not None and stream.get("kind") == "changes":
+            if table is not None and table.is_topic and stream.get("kind") == "changes":
                 expected = "events: records of format json are never changed"
                 streams.report((name, "kind"), f"found 'changes', expected {expected}")
         if table is not None:
@@ -200,8 +204,10 @@ def _check_table(
     expected: str = "a declared table",
 ) -> _Table | None:
     """The table of a name; None where it is not declared, which is a mistake unless PostgreSQL may have it."""
-    if not isinstance(name, str) or name in known:
-        return known.get(name)
+    if not isinstance(name, str):
+        return None
+    if name in known:
+        return known[name]
     if not name.startswith(open_prefixes) or name.casefold() in {table.casefold() for table in known}:
         declared = ", ".join(sorted(known)[:_MOST_NAMES]) or "none is declared"
         streams.report(at, f"found {shown(name)}, expected {expected}: {declared}{nearest(name, known)}")
@@ -209,12 +215,11 @@ def _check_table(
 
 
 def _check_column(streams: Document, at: Location, table: _Table, name: Any, role: str) -> None:
-    if table.columns is None or not isinstance(name, str):
+    if not table.columns or not isinstance(name, str):
         return
     if name not in table.columns:
-        fields = ", ".join(table.columns) or "none is declared"
-        near = nearest(name, table.columns)
-        streams.report(at, f"found {shown(name)}, expected a field of {shown(table.name)}: {fields}{near}")
+        fields = ", ".join(table.columns) + nearest(name, table.columns)
+        streams.report(at, f"found {shown(name)}, expected a field of {shown(table.name)}: {fields}")
         return
     kind, fitting = table.columns[name], _FITTING.get(role)
     if kind is not None and fitting is not None and not fitting[0].fullmatch(kind):

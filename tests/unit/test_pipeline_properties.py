@@ -35,7 +35,9 @@ scalars = st.one_of(
     st.binary(max_size=4),
 )
 trees = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(scalars, inner, max_size=4), max_leaves=8
+    scalars | st.sampled_from([[], {}, [[]], {"name": "x"}]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(scalars, inner, max_size=4),
+    max_leaves=8,
 )
 
 
