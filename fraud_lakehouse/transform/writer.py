@@ -250,7 +250,7 @@ def refusals(plan: Plan) -> Iterator[None]:
     """What Delta refuses for another writer's sake, as ConcurrentWriterError."""
     try:
         yield
-    except DeltaError as error:
+    except (DeltaError, OSError) as error:
         if not (isinstance(error, CommitFailedError) or is_refused(error)):
             raise
         raise _conflict(plan, error) from error
