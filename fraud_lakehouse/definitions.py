@@ -50,9 +50,11 @@ def build_definitions(
 
         manifest = load_manifest(prepare_project(settings).manifest_path)
     keys = models(manifest)
-    bronze = [table for tables in bronze_tables(settings).values() for table in tables]
+    sources = bronze_tables(settings)
+    bronze = [table for tables in sources.values() for table in tables]
+    topics = {table for source in sources if source.kind == "kafka" for table in source.tables}
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
-    contracted = contracted_tables(bronze, silver)
+    contracted = contracted_tables(bronze, silver, topics)
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
     return dg.Definitions(
         assets=[
@@ -83,7 +85,7 @@ def build_definitions(
                     source_key(source, tables),
                     [*(map(bronze_key, tables) if tables else [source_key(source, tables)]), *keys.values()],
                 )
-                for source, tables in bronze_tables(settings).items()
+                for source, tables in sources.items()
             ),
             live_sensor(settings),
             janitor_sensor(settings),

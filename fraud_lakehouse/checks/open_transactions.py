@@ -9,6 +9,7 @@ from typing import Any
 
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.kafka.transactions import OpenTransaction
 
 

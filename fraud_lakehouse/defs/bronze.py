@@ -153,9 +153,7 @@ def _described(source: DeclaredSource, key: dg.AssetKey, what: str) -> dg.AssetS
     )
 
 
-def _source_step(
-    source: DeclaredSource, declared: list[str], specs: list[dg.AssetSpec]
-) -> dg.AssetsDefinition:
+def _source_step(source: DeclaredSource, declared: list[str], specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
     name, asset = source.name, source_key(source, declared)
 
     @dg.multi_asset(

@@ -70,7 +70,9 @@ def capture_evaluation(asset: dg.AssetKey, trouble: Trouble | None) -> dg.AssetC
 
 def newest_evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey) -> Evaluated | None:
     """What the check said last; None where it was never evaluated."""
-    records = instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(asset, CHECK), limit=_NEWEST)
+    records = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(asset, CHECK), limit=_NEWEST
+    )
     events = [event for record in records if (event := record.event) is not None and event.is_dagster_event]
     done = [event for event in events if event.dagster_event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION]
     if not done:
@@ -132,7 +134,9 @@ class LiveCaptureChecks:
         clock: seconds; never goes back.
     """
 
-    def __init__(self, lake: Lake, sources: Mapping[str, dg.AssetKey], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, lake: Lake, sources: Mapping[str, dg.AssetKey], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._lake = lake
         self._clock = clock
         self._due: dict[str, float] = {}

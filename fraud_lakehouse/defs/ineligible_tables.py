@@ -78,7 +78,9 @@ def tables_sensor(settings: "Settings", read: Read) -> dg.SensorDefinition:
             try:
                 found = read(config, settings)
             except LakehouseError as error:
-                said.append(f"Cannot read which tables of {config.name} are captured: {error.problem}. {error.fix}".strip())
+                said.append(
+                    f"Cannot read which tables of {config.name} are captured: {error.problem}. {error.fix}".strip()
+                )
                 continue
             before = known.get(config.name, {"problems": {}, "number": 0})
             problems = {one.table: one.problem for one in found}
@@ -95,9 +97,7 @@ def tables_sensor(settings: "Settings", read: Read) -> dg.SensorDefinition:
     return watch_tables
 
 
-def tables_message(
-    source: str, found: "Sequence[IneligibleTable]", again: Sequence[str], number: int
-) -> Message:
+def tables_message(source: str, found: "Sequence[IneligibleTable]", again: Sequence[str], number: int) -> Message:
     """The message about tables that are not captured.
 
     Args:

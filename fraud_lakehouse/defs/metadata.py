@@ -6,6 +6,7 @@ open the UI, so columns about persons are masked.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,12 @@ def landed_metadata(landed: Sequence[Landed]) -> dict[str, Any]:
 def check_result(evaluation: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
     """What a check returns, of an evaluation that the live run logs as it is."""
     return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
+
+
+def known_by_source(cursor: str | None) -> dict[str, Any]:
+    """What a sensor's cursor holds by source; cursors of version 0.1, of one source without a name, hold nothing."""
+    held = json.loads(cursor) if cursor else {}
+    return {name: state for name, state in held.items() if isinstance(state, dict) and "number" in state}
 
 
 def _cell(column: str, value: Any) -> str:

@@ -69,7 +69,8 @@ def _check(asset: dg.AssetKey) -> dg.AssetChecksDefinition:
 
 
 def _evaluation(
-    asset: dg.AssetKey, passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]) -> dg.AssetCheckEvaluation:
+    asset: dg.AssetKey, passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]
+) -> dg.AssetCheckEvaluation:
     return dg.AssetCheckEvaluation(
         asset_key=asset, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
     )

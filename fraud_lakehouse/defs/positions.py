@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import GapError
+from fraud_lakehouse.sources.configured import SourceConfig
+from fraud_lakehouse.sources.kafka.config import TopicConfig
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 
@@ -72,7 +75,7 @@ def new_data(config: SourceConfig, settings: Settings) -> NewData | None:
         except GapError:
             if _batches_version(lake) != version:
                 continue  # another process landed, and acknowledged, what this look still expected: look again
-            with Audit(lake).gaps(source):
+            with Audit(lake).gaps(config.name):
                 raise
 
 
@@ -86,7 +89,7 @@ def _new_in_postgres(settings: Settings, lake: Lake, config: PostgresConfig) -> 
     Log of other tables alone counts once it is more than IDLE_BYTES: a run lets the server recycle it.
     """
     from fraud_lakehouse.ingest.ineligible_tables import ineligible
-    from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+    from fraud_lakehouse.ingest.postgres import open_capture
     from fraud_lakehouse.sources.postgres.errors import TableFailedError
 
     with open_capture(settings, lake, config) as capture:

@@ -88,7 +88,9 @@ def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
                 continue
             before = known.get(config.name, {"level": "ok", "number": 0})
             level = health.level.value
-            said.append(f"The slot of {config.name} is {level}{': ' if health.reasons else '.'}{'; '.join(health.reasons)}")
+            said.append(
+                f"The slot of {config.name} is {level}{': ' if health.reasons else '.'}{'; '.join(health.reasons)}"
+            )
             if level != before["level"]:
                 known[config.name] = {"level": level, "number": before["number"] + 1}
                 if settings.alert_urls:
@@ -123,7 +125,8 @@ def slot_message(slot: str, health: "SlotHealth", number: int) -> Message:
 
 
 def _evaluation(
-    asset: dg.AssetKey, passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]) -> dg.AssetCheckEvaluation:
+    asset: dg.AssetKey, passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]
+) -> dg.AssetCheckEvaluation:
     return dg.AssetCheckEvaluation(
         asset_key=asset, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
     )

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from fraud_lakehouse.defs import LAKE_POOL, OWNERS
-from fraud_lakehouse.defs.bronze import CARD_TABLE
 from fraud_lakehouse.defs.metadata import table_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
@@ -166,7 +165,7 @@ def check_result(node: "NodeResult", key: dg.AssetCheckKey) -> dg.AssetCheckResu
 
 def _table(node: Mapping[str, Any]) -> tuple[str, str]:
     if node["resource_type"] == "source":
-        return "bronze", CARD_TABLE if node["source_name"] == "control" else str(node["identifier"])
+        return str(node["schema"]), str(node["identifier"])
     return str(node["fqn"][1]), str(node["alias"])
 
 

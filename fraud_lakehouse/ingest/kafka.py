@@ -29,8 +29,8 @@ from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.idle_partitions import REFERENCE, IdlePartitions, Windows
 from fraud_lakehouse.ingest.landed import Landed
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.capture import BATCH_BYTES, KafkaBatch, KafkaCapture
 from fraud_lakehouse.sources.configured import topic_source
+from fraud_lakehouse.sources.kafka.capture import BATCH_BYTES, KafkaBatch, KafkaCapture
 from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
 from fraud_lakehouse.sources.kafka.topic import KafkaTopic, TopicRecreatedError
@@ -306,7 +306,9 @@ def positions_of(bronze: BronzeTable, topic: KafkaTopic) -> dict[str, int | None
     return {app_id: bronze.position(app_id) for app_id in map(topic.app_id, range(topic.partitions))}
 
 
-def accept_kafka(settings: Settings, lake: Lake, topic_config: TopicConfig | None = None, capture: KafkaCapture | None = None) -> str:
+def accept_kafka(
+    settings: Settings, lake: Lake, topic_config: TopicConfig | None = None, capture: KafkaCapture | None = None
+) -> str:
     """Accept the topic as it is now: a recreated one from its beginning, a shortened one from what it still has.
 
     Positions outside what the broker holds are moved to its nearest offset; the audit row says from where to where.

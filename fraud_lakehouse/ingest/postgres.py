@@ -113,7 +113,7 @@ class PostgresIngest:
         Raises:
             SourceError: the server does not answer.
         """
-        with self.named():
+        with self.capture.config.named():
             return self.capture.wait(timeout)
 
     def waiting(self) -> Waiting:
@@ -146,7 +146,7 @@ class PostgresIngest:
             LakeError: the lake could not be written; nothing was acknowledged.
         """
         try:
-            with self._audit.gaps(self.name), self.named(), self._overtaken():
+            with self._audit.gaps(self.name), self.capture.config.named(), self._overtaken():
                 return self._step(max_rows)
         except TimelineChangedError:
             self._start_over()
@@ -169,7 +169,7 @@ class PostgresIngest:
         """
         self._start_over()
         try:
-            with self._audit.gaps(self.name), self.named():
+            with self._audit.gaps(self.name), self.capture.config.named():
                 self._refresh()
                 self._start_or_give_up()
                 self._ready = True

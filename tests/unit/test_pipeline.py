@@ -9,9 +9,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from fraud_lakehouse.capture.kafka_decode import FIELD_TYPES
 
 from fraud_lakehouse import cli
-from fraud_lakehouse.capture.kafka_decode import FIELD_TYPES
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.pipeline import (
