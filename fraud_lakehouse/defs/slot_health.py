@@ -94,20 +94,20 @@ def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
             if level != before["level"]:
                 known[config.name] = {"level": level, "number": before["number"] + 1}
                 if settings.alert_urls:
-                    notify(settings, slot_message(config.slot, health, before["number"] + 1))
+                    notify(settings, slot_message(config, health, before["number"] + 1))
                 context.update_cursor(json.dumps(known))
         return dg.SkipReason(" ".join(said) or "No PostgreSQL source is configured, so there is no slot.")
 
     return watch_slot
 
 
-def slot_message(slot: str, health: "SlotHealth", number: int) -> Message:
+def slot_message(config: PostgresConfig, health: "SlotHealth", number: int) -> Message:
     """What people are told of a slot whose level changed.
 
     Args:
         number: counts the changes told, so that each message has an idempotency key of its own.
     """
-    level = health.level.value
+    slot, level = config.slot, health.level.value
     titles = {
         "ok": f"[pipeline] replication slot {slot} is well again",
         "warning": f"[pipeline] replication slot {slot} keeps much log",
@@ -116,11 +116,11 @@ def slot_message(slot: str, health: "SlotHealth", number: int) -> Message:
     body = "\n".join(health.reasons) or "The server keeps little log for it."
     urgency = {"ok": "info", "warning": "warning", "error": "failure"}
     return Message(
-        key=f"slot:{slot}:{number}:{level}",
+        key=f"slot:{config.name}:{slot}:{number}:{level}",
         title=titles[level],
         body=body,
         urgency=urgency[level],  # type: ignore[arg-type]  # the values are those of Urgency
-        payload={"slot": slot, **health.evidence()},
+        payload={"source": config.name, "slot": slot, **health.evidence()},
     )
 
 
