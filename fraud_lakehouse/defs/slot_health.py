@@ -29,15 +29,17 @@ Look = Callable[[PostgresConfig, "Settings"], "SlotHealth"]
 
 def slot_evaluation(settings: "Settings", look: Look) -> Iterator[dg.AssetCheckEvaluation]:
     """The check of each configured database, evaluated now. The live run logs it as it is."""
-    for config, asset in checked_databases(settings):
-        try:
-            health = look(config, settings)
-        except LakehouseError as error:
-            metadata = {"problem": error.problem, "what to do": error.fix}
-            yield _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
-            continue
-        severity = dg.AssetCheckSeverity.ERROR if health.level.value == "error" else dg.AssetCheckSeverity.WARN
-        yield _evaluation(asset, health.level.value == "ok", severity, health_metadata(health))
+    return (_evaluated(config, asset, settings, look) for config, asset in checked_databases(settings))
+
+
+def _evaluated(config: PostgresConfig, asset: dg.AssetKey, settings: "Settings", look: Look) -> dg.AssetCheckEvaluation:
+    try:
+        health = look(config, settings)
+    except LakehouseError as error:
+        metadata = {"problem": error.problem, "what to do": error.fix}
+        return _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
+    severity = dg.AssetCheckSeverity.ERROR if health.level.value == "error" else dg.AssetCheckSeverity.WARN
+    return _evaluation(asset, health.level.value == "ok", severity, health_metadata(health))
 
 
 def health_metadata(health: "SlotHealth") -> dict[str, Any]:
@@ -59,8 +61,7 @@ def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefiniti
         description="The server is far from giving the replication slot up: log retained, what is left, how long idle.",
     )
     def slot_retention(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
-        found = slot_evaluation(lakehouse.settings, lakehouse.parts.slot)
-        return check_result(next(one for one in found if one.asset_key == asset))
+        return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.slot))
 
     return slot_retention
 

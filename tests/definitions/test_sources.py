@@ -149,7 +149,7 @@ def test_a_slot_that_was_dropped_is_recorded_and_told_until_a_resync(
                 cursors[sensor] = definitions.resolve_sensor_def(sensor).evaluate_tick(context).cursor
             return [one["title"] for one in receiver.received[before:]]
 
-        assert Parts().slot(settings).level is Level.OK, "there is nothing to lose before the first snapshot"
+        assert Parts().slot(postgres_source(settings), settings).level is Level.OK, "there is nothing to lose before the first snapshot"
         (snapshot,), _ = _tick(definitions, instance, "new_data_bank")
         keys = [dg.AssetKey(["bronze", table]) for table in ("users", "transactions")]
         assert _run(definitions, instance, dg.RunRequest(asset_selection=keys, tags=snapshot.tags)).success
@@ -165,9 +165,9 @@ def test_a_slot_that_was_dropped_is_recorded_and_told_until_a_resync(
         assert watch() == ["[pipeline] capture of bank has stopped and needs a person", f"{slot} is lost"]
         assert watch() == []
 
-        assert Parts().slot(settings).lost
+        assert Parts().slot(postgres_source(settings), settings).lost
         forget_postgres_slot(settings, lake)
-        assert not Parts().slot(settings).lost, "its position was given up"
+        assert not Parts().slot(postgres_source(settings), settings).lost, "its position was given up"
         resync(settings, lake, [])
         assert _read(settings, "bronze/transactions").height == 2
         _tick(definitions, instance, "new_data_bank")
