@@ -10,7 +10,7 @@ import dagster as dg
 
 from fraud_lakehouse.defs import UPDATE_JOB
 from fraud_lakehouse.defs.alerts import alert_sensor, failure_sensor
-from fraud_lakehouse.defs.bronze import bronze_assets, bronze_key, bronze_tables
+from fraud_lakehouse.defs.bronze import bronze_assets, bronze_key, bronze_tables, source_key
 from fraud_lakehouse.defs.checks import alert_checks
 from fraud_lakehouse.defs.contract_checks import contract_checks, contracted_tables
 from fraud_lakehouse.defs.excluded_values import excluded_checks
@@ -27,6 +27,7 @@ from fraud_lakehouse.defs.source_watch import watch_sensor
 from fraud_lakehouse.defs.transform import Manifest, load_manifest, models, transform_assets
 from fraud_lakehouse.defs.upkeep import upkeep_schedule
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.configured import configured_sources, is_live
 
 
 def build_definitions(
@@ -49,14 +50,16 @@ def build_definitions(
 
         manifest = load_manifest(prepare_project(settings).manifest_path)
     keys = models(manifest)
-    bronze = [table for source, tables in bronze_tables(settings).items() for table in tables]
+    sources = bronze_tables(settings)
+    bronze = [table for tables in sources.values() for table in tables]
+    topics = {table for source in sources if source.kind == "kafka" for table in source.tables}
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
-    contracted = contracted_tables(bronze, silver)
+    contracted = contracted_tables(bronze, silver, topics)
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
     return dg.Definitions(
         assets=[
             *bronze_assets(settings),
-            transform_assets(manifest, is_live=settings.update_delay == 0),
+            transform_assets(manifest, is_live=is_live(configured_sources(settings).values())),
             *published_assets(settings),
         ],
         asset_checks=[
@@ -75,8 +78,14 @@ def build_definitions(
         schedules=[report_schedule(), upkeep_schedule()],
         sensors=[
             *(
-                source_sensor(source, settings, parts.look, [*map(bronze_key, tables), *keys.values()])
-                for source, tables in bronze_tables(settings).items()
+                source_sensor(
+                    source,
+                    settings,
+                    parts.look,
+                    source_key(source, tables),
+                    [*dict.fromkeys([source_key(source, tables), *map(bronze_key, tables)]), *keys.values()],
+                )
+                for source, tables in sources.items()
             ),
             live_sensor(settings),
             janitor_sensor(settings),

@@ -31,6 +31,8 @@ class Settings(BaseSettings):
 
     cache: Path | None = Field(None, description="folder of parsed dbt projects; default: ~/.cache/fraud_lakehouse")
 
+    pipeline: Path | None = Field(None, description="the pipeline folder; default: ./pipeline, or the shipped one")
+
     postgres_dsn: SecretStr | None = Field(None, description="libpq connection string or URI")
     postgres_tables: CommaList = Field(
         (), description='comma list of [schema.]table, a name with a comma as "a,b"; default: discover public.*'
@@ -119,6 +121,10 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """The environment variables that give these settings to a child process, secrets included."""
         return {f"FRAUD_{name.upper()}": _text(getattr(self, name)) for name in type(self).model_fields}
+
+    def variables(self) -> dict[str, str]:
+        """The environment with these settings in it, secrets included: a pipeline names variables of its own too."""
+        return {name: text for name, text in {**os.environ, **self.environment()}.items() if text}
 
     @property
     def is_local(self) -> bool:

@@ -68,7 +68,7 @@ def keeping_up(work: Path, limit: float, now: datetime | None = None) -> Keeping
     """Judge whether the live cycle keeps up; it does not with a source that does not say what it holds.
 
     Args:
-        limit: seconds that the oldest row not yet scored may be old.
+        limit: seconds that the oldest row not yet scored may be old, besides its source's update delay.
         now: UTC; default: the clock.
     """
     state = live_state(work, now)
@@ -78,7 +78,7 @@ def keeping_up(work: Path, limit: float, now: datetime | None = None) -> Keeping
     reasons = [
         f"{source} is {one['seconds']:.0f} s behind, with {one['rows']:,} rows landed and not scored"
         for source, one in behind.items()
-        if one["seconds"] > limit
+        if one["seconds"] > limit + one.get("delay", 0.0)
     ]
     reasons += [
         f"{source} has not said since {one['away_since']} what it holds: it is away, waits for a person, or is busy "

@@ -2,7 +2,8 @@
 
 The JSON object (keys may be added, none is removed):
   lake: str; at: ISO time; message: str or null (e.g. that there is no lake yet)
-  sources: [{name, position, lag_rows, lag_bytes, lag_seconds, last_batch: {rows, landed_at, seconds} or null, error}]
+  sources: [{name, type: postgres or kafka, update_delay: seconds between reads, position, lag_rows, lag_bytes,
+    lag_seconds, last_batch: {rows, landed_at, seconds} or null, error}]
     position: PostgreSQL an LSN such as "0/16B3748", Kafka {partition: next offset}, null before anything landed;
     lag_rows: Kafka only; lag_bytes: PostgreSQL only, WAL beyond the position; lag_seconds: 0 when nothing is behind,
     else the age of the newest landed row; error: why the source did not answer, else null;
@@ -38,6 +39,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -49,14 +51,17 @@ from fraud_lakehouse.alerts.outbox import ALERTS, Outbox
 from fraud_lakehouse.checks.lag import live_state
 from fraud_lakehouse.checks.open_transactions import assess as assess_transactions
 from fraud_lakehouse.checks.slot_health import assess
-from fraud_lakehouse.ingest.evolution import recorded_names
 from fraud_lakehouse.ingest.ineligible_tables import ineligible_tables
 from fraud_lakehouse.ingest.operator_actions import awaited_position
+from fraud_lakehouse.ingest.postgres import open_capture
 from fraud_lakehouse.ingest.quarantine import open_count
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import SourceConfig, configured_sources
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
-from fraud_lakehouse.storage.audit import IDENTITY_EVENTS
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
+from fraud_lakehouse.storage.audit import IDENTITY_EVENTS, RENAMED
 from fraud_lakehouse.storage.lake import Lake, scan
 from fraud_lakehouse.transform.definitions import Outdated, outdated_features
 from fraud_lakehouse.transform.project import current_definitions
@@ -65,7 +70,6 @@ __all__ = ["SourceStatus", "Status", "collect", "to_json"]
 
 SOURCE_SECONDS = 12.0  # the captures' own limits are shorter and say more
 _NO_ROWS_CHANGED = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMN", "FSCK")
-_CARDS = ("bronze", "card_transactions")
 _Table = tuple[str, str]
 
 
@@ -74,6 +78,7 @@ class SourceStatus:
     """One configured source; the fields are described at the top of this module."""
 
     name: str
+    type: str
     position: str | dict[str, int] | None = None
     lag_rows: int | None = None
     lag_bytes: int | None = None
@@ -85,6 +90,7 @@ class SourceStatus:
     slot_health: dict[str, Any] | None = None
     left_out: list[dict[str, str]] = field(default_factory=list)
     open_transactions: list[dict[str, Any]] = field(default_factory=list)
+    update_delay: float = 0.0
 
 
 @dataclass
@@ -114,13 +120,10 @@ def collect(settings: Settings) -> Status:
     status = Status(lake.root, datetime.now(UTC))
     landed = _Landed(lake)
     questions: list[tuple[SourceStatus, Callable[[SourceStatus], None]]] = []
-    if settings.postgres_dsn is not None:
-        postgres = PostgresCapture(settings, recorded_names(lake))
-        allowed = settings.slot_retained_bytes
-        questions.append((SourceStatus("postgres"), lambda found: _ask_postgres(found, postgres, landed, allowed)))
-    if settings.kafka_bootstrap_servers is not None:
-        kafka = KafkaCapture(settings)
-        questions.append((SourceStatus("kafka"), lambda found: _ask_kafka(found, kafka, settings, landed)))
+    for config in configured_sources(settings).values():
+        kind = "postgres" if isinstance(config, PostgresConfig) else "kafka"
+        found = SourceStatus(config.name, kind, update_delay=config.update_delay)
+        questions.append((found, partial(_ask, config, settings, landed)))
     asked = [threading.Thread(target=_answer, args=question, daemon=True) for question in questions]
     for thread in asked:
         thread.start()
@@ -128,7 +131,8 @@ def collect(settings: Settings) -> Status:
         status.layers[layer] = [_table(lake, layer, name, status.at) for name in lake.tables(layer)]
     status.alerts = _alerts(lake, settings)
     status.outdated = _outdated(lake, settings)
-    status.quarantined = open_count(lake.open(*_CARDS)) if lake.exists(*_CARDS) else 0
+    topics = [("bronze", one.table) for one in configured_sources(settings).values() if isinstance(one, TopicConfig)]
+    status.quarantined = sum(open_count(lake.open(*table)) for table in topics if lake.exists(*table))
     state = live_state(settings.work_dir)
     if state is not None:
         lease = asdict(state.holder) if state.holder else None
@@ -139,7 +143,8 @@ def collect(settings: Settings) -> Status:
     deadline = time.monotonic() + SOURCE_SECONDS
     for thread, (found, _) in zip(asked, questions, strict=True):
         thread.join(max(0.0, deadline - time.monotonic()))
-        late = SourceStatus(found.name, error=f"no answer within {SOURCE_SECONDS:.0f} s")
+        late = SourceStatus(found.name, found.type, update_delay=found.update_delay)
+        late.error = f"no answer within {SOURCE_SECONDS:.0f} s"
         status.sources.append(late if thread.is_alive() else found)
     return status
 
@@ -161,7 +166,7 @@ class _Landed:
     def identity(self, source: str, scope: str = "") -> str | None:
         """The app_id prefix of the source that was registered or accepted last."""
         for row in reversed(self.audit):
-            if row["source"] == source and row["event"] in IDENTITY_EVENTS:
+            if RENAMED.get(row["source"], row["source"]) == source and row["event"] in IDENTITY_EVENTS:
                 detail = json.loads(row["detail"] or "{}")
                 if detail.get("scope", "") == scope:
                     return str(detail["identity"])
@@ -178,7 +183,7 @@ class _Landed:
         """Rows, time and duration of the newest batch, with its newest commit time and highest position."""
         if self.batches is None:
             return None
-        rows = scan(self.batches).filter(pl.col("source") == source)
+        rows = scan(self.batches).filter(pl.col("source").replace(RENAMED) == source)
         newest = rows.filter(pl.col("landed_at") == pl.col("landed_at").max()).collect()
         if newest.is_empty():
             return None
@@ -187,7 +192,7 @@ class _Landed:
 
     def problems(self) -> list[dict[str, Any]]:
         """The newest audit row of each source, where it says that capture stopped."""
-        last = {row["source"]: row for row in self.audit}
+        last = {RENAMED.get(row["source"], row["source"]): row for row in self.audit}
         found = [row | {"detail": json.loads(row["detail"] or "{}")} for row in last.values()]
         return [row | {"at": row["at"].isoformat()} for row in found if row["detail"].get("gap")]
 
@@ -199,8 +204,18 @@ def _answer(found: SourceStatus, ask: Callable[[SourceStatus], None]) -> None:
         found.error = str(error) or type(error).__name__
 
 
+def _ask(config: SourceConfig, settings: Settings, landed: _Landed, found: SourceStatus) -> None:
+    if isinstance(config, PostgresConfig):
+        with config.named():
+            capture = open_capture(settings, landed.lake, config)
+            _ask_postgres(found, capture, landed, settings.slot_retained_bytes)
+    else:
+        _ask_kafka(found, KafkaCapture(settings), config, settings, landed)
+
+
 def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed, allowed_bytes: int) -> None:
-    identity, last = landed.identity("postgres"), landed.last_batch("postgres")
+    name = capture.config.name
+    identity, last = landed.identity(name), landed.last_batch(name)
     position = landed.batches.transaction_version(identity) if landed.batches and identity else None
     found.position = f"{position >> 32:X}/{position & 0xFFFFFFFF:X}" if position is not None else None
     found.last_batch = _shown(last)
@@ -208,7 +223,7 @@ def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed
         lag, retention = capture.lag(), capture.retention()
         capture.tables()
     found.left_out = [asdict(one) for one in ineligible_tables(landed.lake, capture)]
-    awaited = awaited_position(landed.lake, identity) if identity and not retention.exists else None
+    awaited = awaited_position(landed.lake, name, identity) if identity and not retention.exists else None
     if retention.exists or awaited is not None:
         found.slot_health = assess(retention, allowed_bytes, awaited).evidence()
     found.lag_bytes = lag.bytes_behind if position is None else max(0, lag.current_lsn - position)
@@ -220,10 +235,12 @@ def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed
         found.lag_seconds = _age(since) if found.lag_bytes else 0.0
 
 
-def _ask_kafka(found: SourceStatus, capture: KafkaCapture, settings: Settings, landed: _Landed) -> None:
-    identity, last = landed.identity("kafka", settings.kafka_topic), landed.last_batch("kafka")
-    bootstrap = settings.kafka_bootstrap_servers or ""
-    table = landed.lake.open(*_CARDS) if identity and landed.lake.exists(*_CARDS) else None
+def _ask_kafka(
+    found: SourceStatus, capture: KafkaCapture, topic: TopicConfig, settings: Settings, landed: _Landed
+) -> None:
+    identity, last = landed.identity(topic.name, topic.topic), landed.last_batch(topic.name)
+    place = ("bronze", topic.table)
+    table = landed.lake.open(*place) if identity and landed.lake.exists(*place) else None
     found.last_batch = _shown(last)
 
     def positions(app_ids: Sequence[str]) -> dict[str, int | None]:
@@ -234,7 +251,9 @@ def _ask_kafka(found: SourceStatus, capture: KafkaCapture, settings: Settings, l
     positions(landed.app_ids(f"{identity}:"))
     with capture:
         found.lag_rows = capture.lag(positions(capture.partitions())).rows
-        transactions = assess_transactions(capture.open_transactions(), settings.kafka_transaction_seconds, bootstrap)
+        transactions = assess_transactions(
+            capture.open_transactions(), settings.kafka_transaction_seconds, topic.servers
+        )
     found.open_transactions = [one.evidence() for one in transactions]
     found.lag_seconds = 0.0 if found.lag_rows == 0 else _age(last["newest_committed_at"]) if last else None
 

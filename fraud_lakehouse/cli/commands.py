@@ -206,7 +206,7 @@ def publish(
 
 
 @app.command("accept-source")
-def accept_source(source: Annotated[Literal["postgres", "kafka"], typer.Argument(help="which source")]) -> None:
+def accept_source(source: Annotated[str, typer.Argument(help="its name in sources.yml, such as bank")]) -> None:
     """Resume with another source: accept its present identity and continue from what it has.
 
     Another PostgreSQL server is captured from a new snapshot: the change events and versions in bronze and in the
@@ -223,6 +223,7 @@ def accept_source(source: Annotated[Literal["postgres", "kafka"], typer.Argument
 @app.command()
 def resync(
     tables: Annotated[Optional[list[str]], typer.Argument(help="[schema.]table; default: every captured table")] = None,  # noqa: UP045
+    source: Annotated[Optional[str], typer.Option(help="which database; default: the only one")] = None,  # noqa: UP045
 ) -> None:
     """Compare PostgreSQL tables with bronze and append what bronze lacks, without a gap; makes a lost slot anew.
 
@@ -232,14 +233,16 @@ def resync(
     from fraud_lakehouse.storage.lake import Lake
 
     settings = _settings()
-    report = resync_tables(settings, Lake.at(settings.lake), tables or [])
+    report = resync_tables(settings, Lake.at(settings.lake), tables or [], source)
     for name, one in sorted(report.found.items()):
         found = f"{one.new:,} new, {one.changed:,} changed, {one.gone:,} gone"
         typer.echo(f"bronze/{name}: {one.rows:,} rows in the source; of bronze {found}")
 
 
 @app.command("forget-slot")
-def forget_slot() -> None:
+def forget_slot(
+    source: Annotated[Optional[str], typer.Option(help="which database; default: the only one")] = None,  # noqa: UP045
+) -> None:
     """Drop the replication slot on the server, so that it keeps no more log for this lake.
 
     Refused while a process is reading it. The lake keeps everything; the next capture begins with a resync.
@@ -248,9 +251,9 @@ def forget_slot() -> None:
     from fraud_lakehouse.storage.lake import Lake
 
     settings = _settings()
-    existed = forget_postgres_slot(settings, Lake.at(settings.lake))
+    slot, existed = forget_postgres_slot(settings, Lake.at(settings.lake), source)
     said = "dropped; the next capture makes it anew and begins with a resync" if existed else "was not there"
-    typer.echo(f"replication slot {settings.postgres_slot} {said}")
+    typer.echo(f"replication slot {slot} {said}")
 
 
 @app.command()

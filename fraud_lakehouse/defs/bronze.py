@@ -15,26 +15,25 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from fraud_lakehouse.defs import LAKE_POOL, OWNERS
-from fraud_lakehouse.defs.capture_check import ASSETS, CHECK, capture_spec, failing_check
+from fraud_lakehouse.defs.capture_check import CHECK, capture_spec, failing_check
 from fraud_lakehouse.defs.metadata import landed_metadata, table_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.errors import ConcurrentWriterError
-from fraud_lakehouse.sources.postgres.names import bronze_name
-from fraud_lakehouse.sql_text import qualified
+from fraud_lakehouse.ingest.evolution import recorded_names
+from fraud_lakehouse.sources.configured import DeclaredSource, SourceConfig, declared_sources
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
     from fraud_lakehouse.ingest import Landed
     from fraud_lakehouse.settings import Settings
 
-CARD_TABLE = "card_transactions"
-MODELLED_TABLES = frozenset({"users", "transactions"})
-SETTING = {"postgres": "FRAUD_POSTGRES_DSN", "kafka": "FRAUD_KAFKA_BOOTSTRAP_SERVERS"}
+SOURCES = "sources"
+"""First part of the asset keys of sources none of whose tables the pipeline names."""
 MOST_REFUSALS = 10
 TURN_SECONDS = 0.1  # who waits for the writer's lock looks every 0.05 s
 Writing = Callable[[], AbstractContextManager[None]]
-KINDS = {"postgres": {"postgres", "deltalake"}, "kafka": {"kafka", "deltalake"}}
 
 
 class DrainConfig(dg.Config):
@@ -43,16 +42,32 @@ class DrainConfig(dg.Config):
     max_batches: int = 1_000
 
 
-def configured(settings: "Settings", source: str) -> bool:
-    """Whether the setting that makes a source exist is present."""
-    return bool(settings.postgres_dsn if source == "postgres" else settings.kafka_bootstrap_servers)
+def bronze_tables(settings: "Settings") -> dict[DeclaredSource, list[str]]:
+    """Bronze tables by source: those that the pipeline names, and those that are in the lake already.
+
+    A table in the lake is of the source that created it, whichever the pipeline takes it for.
+    """
+    sources = declared_sources(settings)
+    owned = _owned(Lake.at(settings.lake), sources)
+    others = {name: set().union(*(owned[one] for one in owned if one != name)) for name in owned}
+    found: dict[DeclaredSource, list[str]] = {}
+    for source in sources:
+        named = [table for table in source.tables if table not in others[source.name]]
+        found[source] = [*named, *sorted(owned[source.name] - set(named))]
+    return found
 
 
-def bronze_tables(settings: "Settings") -> dict[str, list[str]]:
-    """Bronze tables by source: those the models read, those named in the settings, those already in the lake."""
-    named = {bronze_name(*qualified(table)) for table in settings.postgres_tables}
-    landed = set(Lake.at(settings.lake).tables("bronze"))
-    return {"postgres": sorted((MODELLED_TABLES | named | landed) - {CARD_TABLE}), "kafka": [CARD_TABLE]}
+def _owned(lake: Lake, sources: Sequence[DeclaredSource]) -> dict[str, set[str]]:
+    """By source, the tables of the lake that it created."""
+    topics = {table for source in sources if source.kind == "kafka" for table in source.tables}
+    databases = [source for source in sources if source.kind == "postgres"]
+    owned: dict[str, set[str]] = {source.name: set() for source in sources}
+    for source in databases:
+        if len(databases) == 1:  # the names alone: a lake may have a thousand
+            owned[source.name] = set(lake.tables("bronze")) - topics
+        elif isinstance(source.config, PostgresConfig):
+            owned[source.name] = set(recorded_names(lake, source.config).values()) - topics
+    return owned
 
 
 def bronze_key(table: str) -> dg.AssetKey:
@@ -97,46 +112,74 @@ def drain(
     return landed, False
 
 
+def source_key(source: DeclaredSource, tables: Sequence[str]) -> dg.AssetKey:
+    """The asset that a source's own checks are on: the first of its tables that the pipeline names, or the source."""
+    named = [table for table in source.tables if table in tables]
+    return bronze_key(named[0]) if named else table_key(SOURCES, source.name)
+
+
+def checked_sources(settings: "Settings") -> list[tuple[SourceConfig, dg.AssetKey]]:
+    """The configured sources, each with the asset that its own checks are on."""
+    tables = bronze_tables(settings).items()
+    return [(source.config, source_key(source, names)) for source, names in tables if source.config is not None]
+
+
+def checked_databases(settings: "Settings") -> list[tuple[PostgresConfig, dg.AssetKey]]:
+    """Those of PostgreSQL."""
+    return [(config, key) for config, key in checked_sources(settings) if isinstance(config, PostgresConfig)]
+
+
 def bronze_assets(settings: "Settings") -> list[dg.AssetsDefinition | dg.AssetSpec]:
     """The bronze layer: a step for each configured source, bare specs for the tables of the others."""
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
     for source, tables in bronze_tables(settings).items():
-        specs = [_spec(source, table, configured(settings, source)) for table in tables]
-        assets.extend([_source_step(source, tables, specs)] if configured(settings, source) else specs)
+        specs = [_spec(source, table) for table in tables]
+        key = source_key(source, tables)
+        if key.path[0] == SOURCES:
+            specs.append(_described(source, key, f"The source {source.name}, none of whose tables the pipeline names."))
+        assets.extend([_source_step(source, key, tables, specs)] if source.config is not None else specs)
     return assets
 
 
-def _spec(source: str, table: str, is_configured: bool) -> dg.AssetSpec:
+def _spec(source: DeclaredSource, table: str) -> dg.AssetSpec:
     what = (
         "Kafka records as they arrived, one row per record; unreadable ones with their bytes and the reason."
-        if source == "kafka"
+        if source.kind == "kafka"
         else f"Change events of the PostgreSQL table {table.replace('__', '.')}, one row per event."
     )
-    absent = "" if is_configured else f"\n\nNot configured: set {SETTING[source]} to capture it."
+    return _described(source, bronze_key(table), what)
+
+
+def _described(source: DeclaredSource, key: dg.AssetKey, what: str) -> dg.AssetSpec:
+    absent = "" if source.config is not None else f"\n\nNot configured: set {source.variable} to capture it."
     return dg.AssetSpec(
-        key=bronze_key(table),
+        key=key,
         description=what + absent,
         group_name="bronze",
         owners=OWNERS,
-        kinds=KINDS[source],
-        tags={"source": source},
+        kinds={source.kind, "deltalake"},
+        tags={"source": source.name},
     )
 
 
-def _source_step(source: str, declared: list[str], specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
+def _source_step(
+    source: DeclaredSource, asset: dg.AssetKey, declared: list[str], specs: list[dg.AssetSpec]
+) -> dg.AssetsDefinition:
+    name = source.name
+
     @dg.multi_asset(
-        name=f"capture_{source}",
+        name=f"capture_{name.replace('.', '_')}",
         specs=specs,
-        check_specs=[capture_spec(source)],
+        check_specs=[capture_spec(name, asset)],
         can_subset=False,
         pool=LAKE_POOL,
     )
     def capture(
         context: dg.AssetExecutionContext, config: DrainConfig, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        with stated_failures(), failing_check(source, context.log_event):
-            step, rows = lakehouse.ingest(source).step, lakehouse.settings.batch_rows
-            landed, drained = drain(step, rows, config.max_batches, lambda: lakehouse.writing(source))
+        with stated_failures(), failing_check(asset, context.log_event):
+            step, rows = lakehouse.ingest(name).step, lakehouse.settings.batch_rows
+            landed, drained = drain(step, rows, config.max_batches, lambda: lakehouse.writing(name))
         by_table: dict[str, list[Landed]] = defaultdict(list)
         for batch in landed:
             by_table[batch.table].append(batch)
@@ -150,7 +193,9 @@ def _source_step(source: str, declared: list[str], specs: list[dg.AssetSpec]) ->
                 yield dg.MaterializeResult(asset_key=bronze_key(table), metadata=metadata)
             else:
                 context.log_event(dg.AssetMaterialization(asset_key=bronze_key(table), metadata=metadata))
-        yield dg.AssetCheckResult(asset_key=ASSETS[source], check_name=CHECK, passed=True)
-        context.log.info("%s: %d rows landed, caught up: %s", source, sum(batch.rows for batch in landed), drained)
+        if asset.path[0] == SOURCES:
+            yield dg.MaterializeResult(asset_key=asset, metadata={"tables": len(by_table)})
+        yield dg.AssetCheckResult(asset_key=asset, check_name=CHECK, passed=True)
+        context.log.info("%s: %d rows ingested, caught up: %s", name, sum(batch.rows for batch in landed), drained)
 
     return capture

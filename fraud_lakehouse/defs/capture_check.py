@@ -7,19 +7,17 @@ for new data. What people are told of it is in `source_watch.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import dagster as dg
 
-from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.errors import GapError, LakehouseError, SourceError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 
 CHECK = "capture"
-ASSETS = {"postgres": table_key("bronze", "transactions"), "kafka": table_key("bronze", "card_transactions")}
 REPEAT_SECONDS = 60.0  # an evaluation that says what the one before it said
 ASKED_SECONDS = 30.0  # after which a source of which a live run knows no problem has been asked
 _NEWEST = 20  # evaluations: a run has one, which it renews
@@ -47,25 +45,20 @@ class Evaluated:
     trouble: Trouble | None
 
 
-def check_key(source: str) -> dg.AssetCheckKey:
-    """The key of a source's check."""
-    return dg.AssetCheckKey(ASSETS[source], CHECK)
-
-
-def capture_spec(source: str) -> dg.AssetCheckSpec:
+def capture_spec(source: str, asset: dg.AssetKey) -> dg.AssetCheckSpec:
     """The check of a source, which its capture step evaluates; it never blocks: what has landed is to be built."""
     return dg.AssetCheckSpec(
         CHECK,
-        asset=ASSETS[source],
+        asset=asset,
         blocking=False,
         description=f"The changes of {source} come in: it answers, allows what is needed, and nothing of it was lost.",
     )
 
 
-def capture_evaluation(source: str, trouble: Trouble | None) -> dg.AssetCheckEvaluation:
+def capture_evaluation(asset: dg.AssetKey, trouble: Trouble | None) -> dg.AssetCheckEvaluation:
     """The check, evaluated: a gap is an error, a source that does not answer a warning."""
     return dg.AssetCheckEvaluation(
-        asset_key=ASSETS[source],
+        asset_key=asset,
         check_name=CHECK,
         passed=trouble is None,
         severity=dg.AssetCheckSeverity.ERROR if trouble and trouble.is_gap else dg.AssetCheckSeverity.WARN,
@@ -75,9 +68,11 @@ def capture_evaluation(source: str, trouble: Trouble | None) -> dg.AssetCheckEva
     )
 
 
-def newest_evaluation(instance: dg.DagsterInstance, source: str) -> Evaluated | None:
+def newest_evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey) -> Evaluated | None:
     """What the check said last; None where it was never evaluated."""
-    records = instance.event_log_storage.get_asset_check_execution_history(check_key(source), limit=_NEWEST)
+    records = instance.event_log_storage.get_asset_check_execution_history(
+        dg.AssetCheckKey(asset, CHECK), limit=_NEWEST
+    )
     events = [event for record in records if (event := record.event) is not None and event.is_dagster_event]
     done = [event for event in events if event.dagster_event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION]
     if not done:
@@ -99,12 +94,14 @@ def recorded_gap(lake: Lake, source: str) -> Trouble | None:
     return Trouble(str(row.detail.get("problem")), str(row.detail.get("fix") or ""), is_gap=True) if row else None
 
 
-def report_look(instance: dg.DagsterInstance, lake: Lake, source: str, trouble: Trouble | None) -> None:
+def report_look(
+    instance: dg.DagsterInstance, lake: Lake, source: str, asset: dg.AssetKey, trouble: Trouble | None
+) -> None:
     """Evaluate the check for a tick that looked at a source: when its answer changes, and of trouble every minute.
 
     A look sees less than a capture: a gap that a run has found is over only when capture has resumed.
     """
-    last = newest_evaluation(instance, source)
+    last = newest_evaluation(instance, asset)
     if trouble is None and (last is None or last.trouble is None):
         return
     trouble = trouble or recorded_gap(lake, source)
@@ -112,11 +109,11 @@ def report_look(instance: dg.DagsterInstance, lake: Lake, source: str, trouble: 
         is_old_news = last.trouble.is_gap == trouble.is_gap
         if is_old_news and time.time() - last.at < REPEAT_SECONDS:
             return
-    instance.report_runless_asset_event(capture_evaluation(source, trouble))
+    instance.report_runless_asset_event(capture_evaluation(asset, trouble))
 
 
 @contextmanager
-def failing_check(source: str, emit: Callable[[dg.AssetCheckEvaluation], None]) -> Iterator[None]:
+def failing_check(asset: dg.AssetKey, emit: Callable[[dg.AssetCheckEvaluation], None]) -> Iterator[None]:
     """Emit the failed check for an error of the source that ends the block.
 
     Raises:
@@ -125,7 +122,7 @@ def failing_check(source: str, emit: Callable[[dg.AssetCheckEvaluation], None]) 
     try:
         yield
     except (SourceError, GapError) as error:
-        emit(capture_evaluation(source, Trouble.of(error)))
+        emit(capture_evaluation(asset, Trouble.of(error)))
         raise
 
 
@@ -133,14 +130,17 @@ class LiveCaptureChecks:
     """Evaluates the checks for a live run, from the problems of its cycles: at once when one comes or goes.
 
     Args:
-        sources: the configured sources.
+        sources: by configured source, the asset of its check.
         clock: seconds; never goes back.
     """
 
-    def __init__(self, lake: Lake, sources: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, lake: Lake, sources: Mapping[str, dg.AssetKey], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._lake = lake
         self._clock = clock
         self._due: dict[str, float] = {}
+        self._assets = sources
         self._is_troubled = dict.fromkeys(sources, False)
 
     def evaluations(self, problems: Mapping[str, str]) -> Iterator[dg.AssetCheckEvaluation]:
@@ -159,4 +159,4 @@ class LiveCaptureChecks:
             self._due[source] = now + REPEAT_SECONDS
             problem, _, fix = problems.get(source, "").partition("\n  -> ")
             trouble = Trouble(problem, fix, is_gap=False) if is_troubled else None
-            yield capture_evaluation(source, recorded_gap(self._lake, source) or trouble)
+            yield capture_evaluation(self._assets[source], recorded_gap(self._lake, source) or trouble)

@@ -15,6 +15,7 @@ import polars as pl
 from fraud_lakehouse.defs.metadata import markdown_table
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.transform import ALERTS_KEY
+from fraud_lakehouse.sources.configured import configured_sources
 from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
@@ -90,9 +91,10 @@ def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") ->
         yield _warning(rule_check_name(rule), finding.passed, finding_metadata(finding))
     drift = evaluate_drift(lake)
     yield _warning(DRIFT, drift.passed, drift_metadata(drift))
-    latency = evaluate_latency(lake, settings.alert_seconds + settings.update_delay)
+    delay = max((config.update_delay for config in configured_sources(settings).values()), default=0.0)
+    latency = evaluate_latency(lake, settings.alert_seconds + delay)
     yield _warning(LATENCY, latency.passed, latency_metadata(latency))
-    behind = keeping_up(settings.work_dir, settings.alert_seconds + settings.update_delay)
+    behind = keeping_up(settings.work_dir, settings.alert_seconds)
     yield _warning(BEHIND, behind.passed, behind_metadata(behind))
 
 

@@ -7,12 +7,11 @@ In a batch run they block the models that come after; a live run, which has buil
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
-from fraud_lakehouse.defs.bronze import CARD_TABLE
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.storage.lake import Lake
@@ -26,20 +25,31 @@ _CONTRACTS = {
     "positions": "No position is there twice and no batch reaches back behind another.",
     "quarantine": "At most 5 % of the newest records are unreadable.",
 }
-_Table = tuple[str, str]
 
 
-def contracted_tables(bronze: Sequence[str], silver: Sequence[str]) -> list[_Table]:
-    """Layer and name of the tables with a contract: of bronze all, of silver those whose columns are fixed."""
+class Contracted(NamedTuple):
+    """A table with contracts; `has_records`: it comes from a topic, whose records may be unreadable."""
+
+    layer: str
+    name: str
+    has_records: bool = False
+
+
+def contracted_tables(bronze: Sequence[str], silver: Sequence[str], topics: Collection[str]) -> list[Contracted]:
+    """The tables with a contract: of bronze all, of silver those whose columns are fixed.
+
+    Args:
+        topics: the tables of bronze that come from topics.
+    """
     from fraud_lakehouse.checks.contracts import REQUIRED
 
-    fixed = [("silver", table) for table in silver if ("silver", table) in REQUIRED]
-    return [*(("bronze", table) for table in bronze), *fixed]
+    fixed = [Contracted("silver", table) for table in silver if ("silver", table) in REQUIRED]
+    return [*(Contracted("bronze", table, table in topics) for table in bronze), *fixed]
 
 
-def contract_checks(tables: Sequence[_Table]) -> list[dg.AssetChecksDefinition]:
+def contract_checks(tables: Sequence[Contracted]) -> list[dg.AssetChecksDefinition]:
     """Blocking checks of these tables, a step for each layer."""
-    return [_contracts(layer, [one for one in tables if one[0] == layer]) for layer in ("bronze", "silver")]
+    return [_contracts(layer, [one for one in tables if one.layer == layer]) for layer in ("bronze", "silver")]
 
 
 class ContractRounds:
@@ -48,7 +58,7 @@ class ContractRounds:
     The first is any of them: a live run ends before it has come to the last of many.
     """
 
-    def __init__(self, lake: Lake, tables: Sequence[_Table]) -> None:
+    def __init__(self, lake: Lake, tables: Sequence[Contracted]) -> None:
         self._lake = lake
         self._tables = list(tables)
         self._at = secrets.randbelow(len(tables)) if tables else 0
@@ -61,9 +71,9 @@ class ContractRounds:
         self._at = (self._at + 1) % len(self._tables)
         found = _evaluate(self._lake, table, LIVE_ROWS)
         for name in _names(table):
-            result = contract_result(dg.AssetCheckKey(table_key(*table), name), found.get(name))
+            result = contract_result(dg.AssetCheckKey(table_key(table.layer, table.name), name), found.get(name))
             yield dg.AssetCheckEvaluation(
-                asset_key=table_key(*table),
+                asset_key=table_key(table.layer, table.name),
                 check_name=name,
                 passed=result.passed,
                 severity=result.severity,
@@ -87,8 +97,8 @@ def contract_result(key: dg.AssetCheckKey, found: "ContractResult | None") -> dg
     )
 
 
-def _contracts(layer: str, tables: Sequence[_Table]) -> dg.AssetChecksDefinition:
-    keys = {table: table_key(*table) for table in tables}
+def _contracts(layer: str, tables: Sequence[Contracted]) -> dg.AssetChecksDefinition:
+    keys = {table: table_key(table.layer, table.name) for table in tables}
     specs = [
         dg.AssetCheckSpec(name, asset=keys[table], blocking=True, description=_CONTRACTS[name])
         for table in tables
@@ -108,18 +118,20 @@ def _contracts(layer: str, tables: Sequence[_Table]) -> dg.AssetChecksDefinition
     return contracts
 
 
-def _names(table: _Table) -> list[str]:
+def _names(table: Contracted) -> list[str]:
     """The contracts of a table."""
-    if table[0] != "bronze":
+    if table.layer != "bronze":
         return ["columns"]
-    return ["columns", "positions", *(["quarantine"] if table[1] == CARD_TABLE else [])]
+    return ["columns", "positions", *(["quarantine"] if table.has_records else [])]
 
 
-def _evaluate(lake: Lake, table: _Table, recent_rows: int | None = None) -> "dict[str, ContractResult]":
+def _evaluate(lake: Lake, table: Contracted, recent_rows: int | None = None) -> "dict[str, ContractResult]":
     from fraud_lakehouse.checks.contracts import RECENT_ROWS, check_bronze, check_columns
 
-    layer, name = table
-    found = check_bronze(lake, name, recent_rows or RECENT_ROWS) if layer == "bronze" else [check_columns(lake, *table)]
+    if table.layer == "bronze":
+        found = check_bronze(lake, table.name, recent_rows or RECENT_ROWS)
+    else:
+        found = [check_columns(lake, table.layer, table.name)]
     return {one.contract: one for one in found}
 
 

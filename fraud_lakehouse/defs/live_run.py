@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS
-from fraud_lakehouse.defs.bronze import SETTING, bronze_key, configured
+from fraud_lakehouse.defs.bronze import bronze_key, checked_sources
 from fraud_lakehouse.defs.capture_check import LiveCaptureChecks
 from fraud_lakehouse.defs.checks import alert_evaluations
-from fraud_lakehouse.defs.contract_checks import ContractRounds
+from fraud_lakehouse.defs.contract_checks import Contracted, ContractRounds
 from fraud_lakehouse.defs.excluded_values import excluded_evaluations
 from fraud_lakehouse.defs.ineligible_tables import tables_evaluation
 from fraud_lakehouse.defs.late_rows import late_evaluation
@@ -192,9 +192,7 @@ class Reporter:
         return result.has_rows or bool(result.problems) or is_behind
 
 
-def live_job(
-    keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Sequence[tuple[str, str]]
-) -> dg.JobDefinition:
+def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Sequence[Contracted]) -> dg.JobDefinition:
     """The job `live`: one op that repeats the cycle until its time is over and the next run stands by.
 
     Args:
@@ -210,7 +208,7 @@ def live_job(
         from fraud_lakehouse.live.metrics import Metrics
 
         settings = lakehouse.settings
-        sources = [source for source in SETTING if configured(settings, source)]
+        assets = {config.name: asset for config, asset in checked_sources(settings)}
         report = LiveReport(
             keys,
             config.report_seconds,
@@ -218,7 +216,7 @@ def live_job(
             context.log.info,
             context.log.warning,
             settings.alert_seconds,
-            LiveCaptureChecks(lakehouse.lake, sources).evaluations,
+            LiveCaptureChecks(lakehouse.lake, assets).evaluations,
         )
         contracts = ContractRounds(lakehouse.lake, contracted)
         until = time.monotonic() + config.run_seconds

@@ -6,12 +6,14 @@ open the UI, so columns about persons are masked.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
+from fraud_lakehouse.storage.audit import RENAMED
 from fraud_lakehouse.storage.lake import scan
 
 if TYPE_CHECKING:
@@ -74,6 +76,14 @@ def landed_metadata(landed: Sequence[Landed]) -> dict[str, Any]:
 def check_result(evaluation: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
     """What a check returns, of an evaluation that the live run logs as it is."""
     return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
+
+
+def known_by_source(cursor: str | None) -> dict[str, Any]:
+    """What a sensor's cursor holds by source. One of version 0.1 has the old names, or is of the one database."""
+    held = json.loads(cursor) if cursor else {}
+    if isinstance(held.get("number"), int):
+        return {"bank": held}
+    return {RENAMED.get(name, name): state for name, state in held.items()}
 
 
 def _cell(column: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The check `open_transactions` on bronze/card_transactions: no Kafka transaction hangs in front of committed records.
+"""The check `open_transactions` on each topic's bronze table: no Kafka transaction hangs in front of committed records.
 
 What hangs is decided in `checks/open_transactions.py`.
 """
@@ -10,61 +10,68 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from fraud_lakehouse.defs.bronze import bronze_key, configured
+from fraud_lakehouse.defs.bronze import checked_sources
 from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 
 if TYPE_CHECKING:
     from fraud_lakehouse.checks.open_transactions import TransactionHealth
     from fraud_lakehouse.settings import Settings
 
 CHECK = "open_transactions"
-ASSET = bronze_key("card_transactions")
+Find = Callable[[TopicConfig, "Settings"], Sequence["TransactionHealth"]]
 
 
-def transactions_evaluation(
-    settings: "Settings", find: Callable[["Settings"], Sequence["TransactionHealth"]]
-) -> Iterator[dg.AssetCheckEvaluation]:
-    """The check, evaluated now; nothing where no Kafka is configured. The live run logs it as it is."""
-    if not configured(settings, "kafka"):
-        return
+def transactions_evaluation(settings: "Settings", find: Find) -> Iterator[dg.AssetCheckEvaluation]:
+    """The check of each configured topic, evaluated now. The live run logs it as it is."""
+    return (_evaluated(config, asset, settings, find) for config, asset in _topics(settings))
+
+
+def _evaluated(config: TopicConfig, asset: dg.AssetKey, settings: "Settings", find: Find) -> dg.AssetCheckEvaluation:
     try:
-        found = find(settings)
+        found = find(config, settings)
     except LakehouseError as error:
-        yield _evaluation(False, dg.AssetCheckSeverity.WARN, {"problem": error.problem, "what to do": error.fix})
-        return
+        metadata = {"problem": error.problem, "what to do": error.fix}
+        return _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
     hanging = [one for one in found if one.hanging]
-    metadata: dict[str, Any] = {"open": len(found), "hanging": len(hanging)}
+    counts: dict[str, Any] = {"open": len(found), "hanging": len(hanging)}
     if hanging:
-        metadata |= {
+        counts |= {
             "waiting": sum(one.found.waiting for one in hanging),
             "problem": dg.MetadataValue.md("\n".join(f"- {one.problem}" for one in hanging)),
             "what to do": dg.MetadataValue.md("\n".join(f"- {one.fix}" for one in hanging)),
         }
-    yield _evaluation(not hanging, dg.AssetCheckSeverity.ERROR, metadata)
+    return _evaluation(asset, not hanging, dg.AssetCheckSeverity.ERROR, counts)
 
 
 def transactions_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
-    """The non-blocking check `open_transactions`; none where no Kafka is configured."""
-    if not configured(settings, "kafka"):
-        return []
+    """The non-blocking check `open_transactions` of each configured topic."""
+    return [_check(config, asset) for config, asset in _topics(settings)]
 
+
+def _topics(settings: "Settings") -> list[tuple[TopicConfig, dg.AssetKey]]:
+    return [(config, key) for config, key in checked_sources(settings) if isinstance(config, TopicConfig)]
+
+
+def _check(config: TopicConfig, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=ASSET,
+        asset=asset,
         name=CHECK,
         blocking=False,
         description="No transaction has been open for longer than FRAUD_KAFKA_TRANSACTION_SECONDS: what others have"
         " committed behind it cannot be read.",
     )
     def open_transactions(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
-        (evaluation,) = transactions_evaluation(lakehouse.settings, lakehouse.parts.transactions)
-        return check_result(evaluation)
+        return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.transactions))
 
-    return [open_transactions]
+    return open_transactions
 
 
-def _evaluation(passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]) -> dg.AssetCheckEvaluation:
+def _evaluation(
+    asset: dg.AssetKey, passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]
+) -> dg.AssetCheckEvaluation:
     return dg.AssetCheckEvaluation(
-        asset_key=ASSET, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
+        asset_key=asset, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
     )

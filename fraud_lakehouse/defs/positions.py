@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import GapError
+from fraud_lakehouse.sources.configured import SourceConfig
+from fraud_lakehouse.sources.kafka.config import TopicConfig
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 
@@ -27,7 +30,7 @@ IDLE_BYTES = 16 * 1024 * 1024
 class NewData:
     """A range of positions a source holds and the lake does not.
 
-    `subject` is the source ("postgres") or topic; `range` is `0/16B3748-0/16B5F10` or `0:100-250,1:90-200`; of a topic
+    `subject` is the source or topic; `range` is `0/16B3748-0/16B5F10` or `0:100-250,1:90-200`; of a topic
     that holds none, and is to be observed for it, `idle-2026-01-02T03:04:05.006000+00:00`.
     """
 
@@ -54,8 +57,8 @@ def offset_range(offsets: dict[int, tuple[int, int]]) -> str:
     return f"{sum(end - start for start, end in offsets.values())}-records-{digest}"
 
 
-def new_data(source: str, settings: Settings) -> NewData | None:
-    """What the source ("postgres" or "kafka") holds beyond the lake; None if nothing.
+def new_data(config: SourceConfig, settings: Settings) -> NewData | None:
+    """What a source holds beyond the lake; None if nothing.
 
     Raises:
         GapError: rows beyond the lake's position are gone, or the source is another one; recorded in control/audit.
@@ -65,11 +68,14 @@ def new_data(source: str, settings: Settings) -> NewData | None:
     while True:
         version = _batches_version(lake)
         try:
-            return _new_in_postgres(settings, lake) if source == "postgres" else _new_in_kafka(settings, lake)
+            if isinstance(config, PostgresConfig):
+                with config.named():
+                    return _new_in_postgres(settings, lake, config)
+            return _new_in_kafka(settings, lake, config)
         except GapError:
             if _batches_version(lake) != version:
                 continue  # another process landed, and acknowledged, what this look still expected: look again
-            with Audit(lake).gaps(source):
+            with Audit(lake).gaps(config.name):
                 raise
 
 
@@ -77,55 +83,54 @@ def _batches_version(lake: Lake) -> int | None:
     return lake.open("control", "batches").version() if lake.exists("control", "batches") else None
 
 
-def _new_in_postgres(settings: Settings, lake: Lake) -> NewData | None:
+def _new_in_postgres(settings: Settings, lake: Lake, config: PostgresConfig) -> NewData | None:
     """From the lake's position to the end of the first transaction beyond it: the same however much follows.
 
     Log of other tables alone counts once it is more than IDLE_BYTES: a run lets the server recycle it.
     """
-    from fraud_lakehouse.ingest.evolution import recorded_names
     from fraud_lakehouse.ingest.ineligible_tables import ineligible
-    from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+    from fraud_lakehouse.ingest.postgres import open_capture
     from fraud_lakehouse.sources.postgres.errors import TableFailedError
 
-    with PostgresCapture(settings, recorded_names(lake)) as capture:
+    with open_capture(settings, lake, config) as capture:
         position = _position(lake, "control", "batches", capture.app_id)
         if position is None:
-            return NewData("postgres", "snapshot")
-        if order := Audit(lake).order("postgres", capture.app_id, position):
-            return NewData("postgres", f"{order}-at-{_lsn(position)}")
+            return NewData(config.name, "snapshot")
+        if order := Audit(lake).order(config.name, capture.app_id, position):
+            return NewData(config.name, f"{order}-at-{_lsn(position)}")
         found = capture.tables()
         tables = {table.name: capture.app_id_of(table.name) for table in found}
         after = {name: _position(lake, "bronze", name, app_id) for name, app_id in tables.items()}
         failed = {name: why for name in tables if (why := ineligible(lake, name)) is not None}
         if new := sorted(name for name, at in after.items() if at is None and name not in failed):
-            return NewData("postgres", f"snapshot-of-{'-'.join(new)}")
+            return NewData(config.name, f"snapshot-of-{'-'.join(new)}")
         if unpublished := sorted(tables.keys() - failed.keys() - capture.memberships(found).keys()):
-            return NewData("postgres", f"resync-of-{'-'.join(unpublished)}")
+            return NewData(config.name, f"resync-of-{'-'.join(unpublished)}")
         if due := sorted(name for name, why in failed.items() if why.seconds_ago > RETRY_SECONDS):
-            return NewData("postgres", f"retry-of-{'-'.join(due)}-after-{failed[due[0]].tried_at}")
+            return NewData(config.name, f"retry-of-{'-'.join(due)}-after-{failed[due[0]].tried_at}")
         end = capture.lag().current_lsn
         if end - position > IDLE_BYTES:
-            return NewData("postgres", lsn_range(position, end))
+            return NewData(config.name, lsn_range(position, end))
         known = {name: at for name, at in after.items() if at is not None}
         left_out = {table.oid for table in found if table.name in failed or table.name not in known}
         changes = capture.changes(known, position, max_rows=1, waiting=left_out)
         try:
             pieces = sum(1 for _ in changes)
         except TableFailedError as error:  # the run goes on without it
-            return NewData("postgres", f"{_lsn(position)}-without-{error.name}")
+            return NewData(config.name, f"{_lsn(position)}-without-{error.name}")
         if changes.end_lsn == position or not (pieces or changes.end_lsn < end):
             return None
-        return NewData("postgres", lsn_range(position, changes.end_lsn))
+        return NewData(config.name, lsn_range(position, changes.end_lsn))
 
 
-def _new_in_kafka(settings: Settings, lake: Lake) -> NewData | None:
+def _new_in_kafka(settings: Settings, lake: Lake, config: TopicConfig) -> NewData | None:
     """From the lake's next offset to the end, of each partition with new records; without any, a due observation."""
     from fraud_lakehouse.ingest.idle_partitions import IdlePartitions
     from fraud_lakehouse.sources.kafka.capture import KafkaCapture
     from fraud_lakehouse.transform.project import current_windows
 
     with KafkaCapture(settings) as capture:
-        known = {app_id: _position(lake, "bronze", "card_transactions", app_id) for app_id in capture.partitions()}
+        known = {app_id: _position(lake, "bronze", config.table, app_id) for app_id in capture.partitions()}
         lag = capture.lag(known)
         parts = enumerate(lag.partitions.values())
         offsets = {
@@ -134,9 +139,9 @@ def _new_in_kafka(settings: Settings, lake: Lake) -> NewData | None:
             if part.rows
         }
         if offsets:
-            return NewData(settings.kafka_topic, offset_range(offsets))
+            return NewData(config.topic, offset_range(offsets))
         due = IdlePartitions(lake, settings, current_windows).due(capture.topic, datetime.now(UTC))
-        return NewData(settings.kafka_topic, f"idle-{due.isoformat()}") if due else None
+        return NewData(config.topic, f"idle-{due.isoformat()}") if due else None
 
 
 def _position(lake: Lake, layer: str, table: str, app_id: str) -> int | None:

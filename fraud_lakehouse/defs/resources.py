@@ -15,6 +15,9 @@ import dagster as dg
 from fraud_lakehouse.defs.positions import NewData, new_data
 from fraud_lakehouse.defs.run_lock import hold_lock
 from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.sources.configured import SourceConfig, configured_sources
+from fraud_lakehouse.sources.kafka.config import TopicConfig
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.lease import Lease, LeaseLostError
 from fraud_lakehouse.storage.writer_lock import TURN_SECONDS, writer_lock
@@ -57,15 +60,14 @@ class Builder(Protocol):
         """Run the data tests of these models."""
 
 
-def _ingest(source: str, settings: Settings, lake: Lake) -> Ingest:
-    from fraud_lakehouse import ingest
+def _ingest(config: SourceConfig, settings: Settings, lake: Lake) -> Ingest:
+    from fraud_lakehouse.ingest import KafkaIngest, open_ingest
     from fraud_lakehouse.transform.project import current_windows
 
-    if source == "postgres":
-        postgres = ingest.PostgresIngest(settings, lake)
-        return Ingest(postgres.step, postgres.close)
-    kafka = ingest.KafkaIngest(settings, lake, windows=current_windows)
-    return Ingest(lambda rows: kafka.step(rows, KAFKA_PATIENCE), kafka.close)
+    ingest = open_ingest(config, settings, lake, current_windows)
+    if isinstance(ingest, KafkaIngest):
+        return Ingest(lambda rows: ingest.step(rows, KAFKA_PATIENCE), ingest.close)
+    return Ingest(ingest.step, ingest.close)
 
 
 def _builder(settings: Settings) -> Builder:
@@ -88,37 +90,36 @@ def _publish(settings: Settings, lake: Lake) -> Sequence[Published]:
     return publish_features(settings, lake)
 
 
-def _slot_health(settings: Settings) -> SlotHealth:
+def _slot_health(config: PostgresConfig, settings: Settings) -> SlotHealth:
     from fraud_lakehouse.checks.slot_health import assess
     from fraud_lakehouse.ingest.operator_actions import awaited_position
-    from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+    from fraud_lakehouse.ingest.postgres import open_capture
 
     lake, allowed = Lake.at(settings.lake), settings.slot_retained_bytes
-    with PostgresCapture(settings) as capture:
+    with config.named(), open_capture(settings, lake, config) as capture:
         capture.be_patient(False)
         found = capture.retention()
         while not found.exists:
-            awaited = awaited_position(lake, capture.app_id)
+            awaited = awaited_position(lake, config.name, capture.app_id)
             found = capture.retention()
             # A resync says so before it drops the slot and makes it anew: it is lost only where nobody has begun one.
-            if not found.exists and awaited_position(lake, capture.app_id) == awaited:
+            if not found.exists and awaited_position(lake, config.name, capture.app_id) == awaited:
                 return assess(found, allowed, awaited)
         return assess(found, allowed, None)
 
 
-def _open_transactions(settings: Settings) -> Sequence[TransactionHealth]:
+def _open_transactions(config: TopicConfig, settings: Settings) -> Sequence[TransactionHealth]:
     from fraud_lakehouse.checks.open_transactions import current_transactions
 
-    return current_transactions(settings)
+    return current_transactions(config, settings)
 
 
-def _ineligible(settings: Settings) -> Sequence[IneligibleTable]:
-    from fraud_lakehouse.ingest.evolution import recorded_names
+def _ineligible(config: PostgresConfig, settings: Settings) -> Sequence[IneligibleTable]:
     from fraud_lakehouse.ingest.ineligible_tables import ineligible_tables
-    from fraud_lakehouse.sources.postgres.capture import PostgresCapture
+    from fraud_lakehouse.ingest.postgres import open_capture
 
     lake = Lake.at(settings.lake)
-    with PostgresCapture(settings, recorded_names(lake)) as capture:
+    with config.named(), open_capture(settings, lake, config) as capture:
         capture.be_patient(False)
         capture.tables()
         return ineligible_tables(lake, capture)
@@ -131,13 +132,13 @@ Repeat = Callable[["Settings", Callable[[], bool], Callable[[], bool], Callable[
 class Parts:
     """How each working part is made; the defaults are the product's."""
 
-    ingest: Callable[[str, Settings, Lake], Ingest] = field(default=_ingest)
+    ingest: Callable[[SourceConfig, Settings, Lake], Ingest] = field(default=_ingest)
     builder: Callable[[Settings], Builder] = field(default=_builder)
     repeat: Repeat = field(default=_repeat)
-    look: Callable[[str, Settings], NewData | None] = field(default=new_data)
-    slot: Callable[[Settings], SlotHealth] = field(default=_slot_health)
-    transactions: Callable[[Settings], Sequence[TransactionHealth]] = field(default=_open_transactions)
-    tables: Callable[[Settings], Sequence[IneligibleTable]] = field(default=_ineligible)
+    look: Callable[[SourceConfig, Settings], NewData | None] = field(default=new_data)
+    slot: Callable[[PostgresConfig, Settings], SlotHealth] = field(default=_slot_health)
+    transactions: Callable[[TopicConfig, Settings], Sequence[TransactionHealth]] = field(default=_open_transactions)
+    tables: Callable[[PostgresConfig, Settings], Sequence[IneligibleTable]] = field(default=_ineligible)
     publish: Callable[[Settings, Lake], Sequence[Published]] = field(default=_publish)
 
 
@@ -161,8 +162,9 @@ class Lakehouse:
         return Lake.at(self.settings.lake)
 
     def ingest(self, source: str) -> Ingest:
-        """A source ("postgres" or "kafka") tied to the lake."""
-        return self._once(source, lambda: self.parts.ingest(source, self.settings, self.lake))  # type: ignore[no-any-return]
+        """A configured source tied to the lake, by its name."""
+        config = configured_sources(self.settings)[source]
+        return self._once(source, lambda: self.parts.ingest(config, self.settings, self.lake))  # type: ignore[no-any-return]
 
     def builder(self) -> Builder:
         """What builds models, opened at its first use."""

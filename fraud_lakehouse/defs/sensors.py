@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS, UPDATE_JOB
-from fraud_lakehouse.defs.bronze import SETTING, configured
 from fraud_lakehouse.defs.capture_check import Trouble, report_look
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.run_lock import forget_lock, free_locks, lock_state
 from fraud_lakehouse.errors import GapError, SourceError
+from fraud_lakehouse.sources.configured import (
+    DeclaredSource,
+    SourceConfig,
+    configured_sources,
+    declared_sources,
+    is_live,
+)
 from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
@@ -50,40 +56,48 @@ def request_for(
 
 
 def source_sensor(
-    source: str,
+    source: DeclaredSource,
     settings: Settings,
-    look: Callable[[str, Settings], NewData | None],
+    look: Callable[[SourceConfig, Settings], NewData | None],
+    asset: dg.AssetKey,
     selection: Sequence[dg.AssetKey],
 ) -> dg.SensorDefinition:
-    """The sensor of one source: new data requests a run of its bronze tables and all models."""
+    """The sensor of one source: new data requests a run of its bronze tables and all models.
+
+    Args:
+        asset: the one of the source's own checks.
+        selection: what a run materializes.
+    """
+    name, config = source.name, source.config
+    delay = settings.update_delay if config is None else config.update_delay
 
     @dg.sensor(
-        name=f"new_data_{source}",
+        name=f"new_data_{name.replace('.', '_')}",
         job_name=UPDATE_JOB,
-        minimum_interval_seconds=max(5, int(settings.update_delay)),
+        minimum_interval_seconds=max(5, int(delay)),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Requests a run when {source} holds data the lake has not; every FRAUD_UPDATE_DELAY seconds.",
+        description=f"Requests a run when {name} holds data the lake has not; every {delay:g} seconds.",
     )
     def new_data_sensor(context: dg.SensorEvaluationContext) -> Tick:
-        if not configured(settings, source):
-            return dg.SkipReason(f"{SETTING[source]} is not set, so there is no {source} source.")
-        if settings.update_delay == 0:
-            return dg.SkipReason("FRAUD_UPDATE_DELAY is 0: the live run captures this source.")
-        pulling = dg.RunsFilter(tags={SOURCE_TAG: source}, statuses=UNFINISHED)
+        if config is None:
+            return dg.SkipReason(f"{source.variable} is not set, so there is no source {name}.")
+        if is_live(configured_sources(settings).values()):
+            return dg.SkipReason("A source has no update delay: the live run captures all of them.")
+        pulling = dg.RunsFilter(tags={SOURCE_TAG: name}, statuses=UNFINISHED)
         if runs := context.instance.get_runs(pulling, limit=1):
             return dg.SkipReason(f"Run {runs[0].run_id[:8]} is landing {runs[0].tags[RANGE_TAG]}.")
         try:
-            data = look(source, settings)
+            data = look(config, settings)
         except (SourceError, GapError) as error:
-            report_look(context.instance, Lake.at(settings.lake), source, Trouble.of(error))
+            report_look(context.instance, Lake.at(settings.lake), name, asset, Trouble.of(error))
             if isinstance(error, GapError):
                 raise
-            return dg.SkipReason(f"Cannot look at {source}: {error.problem}. {error.fix}".strip())
-        report_look(context.instance, Lake.at(settings.lake), source, None)
+            return dg.SkipReason(f"Cannot look at {name}: {error.problem}. {error.fix}".strip())
+        report_look(context.instance, Lake.at(settings.lake), name, asset, None)
         if data is None:
-            return dg.SkipReason(f"Nothing new in {source}.")
+            return dg.SkipReason(f"Nothing new in {name}.")
         context.update_cursor(data.run_key)
-        return request_for(context.instance, source, data, selection)
+        return request_for(context.instance, name, data, selection)
 
     return new_data_sensor
 
@@ -116,10 +130,12 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
 
 def why_no_live(settings: Settings) -> str | None:
     """Why the settings have no live run; None where they have one."""
-    if settings.update_delay > 0:
-        return f"FRAUD_UPDATE_DELAY is {settings.update_delay:g} s: runs are requested by new data."
-    if not any(configured(settings, source) for source in SETTING):
-        return f"There is no source: set {' or '.join(SETTING.values())}."
+    sources = declared_sources(settings)
+    configs = [source.config for source in sources if source.config is not None]
+    if not configs:
+        return f"There is no source: set {' or '.join(dict.fromkeys(source.variable for source in sources))}."
+    if not is_live(configs):
+        return "Every source has an update delay (FRAUD_UPDATE_DELAY): runs are requested by new data."
     return None
 
 

@@ -13,31 +13,33 @@ import dagster as dg
 
 from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs.alerts import notify
-from fraud_lakehouse.defs.bronze import bronze_key, configured
-from fraud_lakehouse.defs.metadata import check_result
+from fraud_lakehouse.defs.bronze import checked_databases
+from fraud_lakehouse.defs.metadata import check_result, known_by_source
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 
 if TYPE_CHECKING:
     from fraud_lakehouse.checks.slot_health import SlotHealth
     from fraud_lakehouse.settings import Settings
 
 CHECK = "slot_retention"
-ASSET = bronze_key("transactions")
-Look = Callable[["Settings"], "SlotHealth"]
+Look = Callable[[PostgresConfig, "Settings"], "SlotHealth"]
 
 
 def slot_evaluation(settings: "Settings", look: Look) -> Iterator[dg.AssetCheckEvaluation]:
-    """The check, evaluated now; nothing where no PostgreSQL is configured. The live run logs it as it is."""
-    if not configured(settings, "postgres"):
-        return
+    """The check of each configured database, evaluated now. The live run logs it as it is."""
+    return (_evaluated(config, asset, settings, look) for config, asset in checked_databases(settings))
+
+
+def _evaluated(config: PostgresConfig, asset: dg.AssetKey, settings: "Settings", look: Look) -> dg.AssetCheckEvaluation:
     try:
-        health = look(settings)
+        health = look(config, settings)
     except LakehouseError as error:
-        yield _evaluation(False, dg.AssetCheckSeverity.WARN, {"problem": error.problem, "what to do": error.fix})
-        return
+        metadata = {"problem": error.problem, "what to do": error.fix}
+        return _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
     severity = dg.AssetCheckSeverity.ERROR if health.level.value == "error" else dg.AssetCheckSeverity.WARN
-    yield _evaluation(health.level.value == "ok", severity, health_metadata(health))
+    return _evaluation(asset, health.level.value == "ok", severity, health_metadata(health))
 
 
 def health_metadata(health: "SlotHealth") -> dict[str, Any]:
@@ -47,27 +49,27 @@ def health_metadata(health: "SlotHealth") -> dict[str, Any]:
 
 
 def slot_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
-    """The non-blocking check `slot_retention`; none where no PostgreSQL is configured."""
-    if not configured(settings, "postgres"):
-        return []
+    """The non-blocking check `slot_retention` of each configured database."""
+    return [_check(config, asset) for config, asset in checked_databases(settings)]
 
+
+def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=ASSET,
+        asset=asset,
         name=CHECK,
         blocking=False,
         description="The server is far from giving the replication slot up: log retained, what is left, how long idle.",
     )
     def slot_retention(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
-        (evaluation,) = slot_evaluation(lakehouse.settings, lakehouse.parts.slot)
-        return check_result(evaluation)
+        return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.slot))
 
-    return [slot_retention]
+    return slot_retention
 
 
 def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
     """The sensor that tells the alert destinations when the slot gets into danger, when it gets worse, when it is over.
 
-    The cursor is the level that was told last and when; a message that was not taken is sent again at the next tick.
+    The cursor has by source the level that was sent last; a message that was not taken is sent again at the next tick.
     """
 
     @dg.sensor(
@@ -77,32 +79,36 @@ def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
         description="Sends a warning to FRAUD_ALERT_URLS long before the server gives the replication slot up.",
     )
     def watch_slot(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        if not configured(settings, "postgres"):
-            return dg.SkipReason("FRAUD_POSTGRES_DSN is not set, so there is no slot.")
-        try:
-            health = look(settings)
-        except LakehouseError as error:
-            return dg.SkipReason(f"Cannot look at the slot: {error.problem}. {error.fix}".strip())
-        told: dict[str, Any] = json.loads(context.cursor) if context.cursor else {"level": "ok", "number": 0}
-        said = f"The slot is {health.level.value}{': ' if health.reasons else '.'}{'; '.join(health.reasons)}"
-        if health.level.value == told["level"]:
-            return dg.SkipReason(said)
-        number = told["number"] + 1
-        if settings.alert_urls:
-            notify(settings, slot_message(settings.postgres_slot, health, number))
-        context.update_cursor(json.dumps({"level": health.level.value, "number": number}))
-        return dg.SkipReason(said)
+        known = known_by_source(context.cursor)
+        said = []
+        for config, _ in checked_databases(settings):
+            try:
+                health = look(config, settings)
+            except LakehouseError as error:
+                said.append(f"Cannot read the slot of {config.name}: {error.problem}. {error.fix}".strip())
+                continue
+            before = known.get(config.name, {"level": "ok", "number": 0})
+            level = health.level.value
+            said.append(
+                f"The slot of {config.name} is {level}{': ' if health.reasons else '.'}{'; '.join(health.reasons)}"
+            )
+            if level != before["level"]:
+                known[config.name] = {"level": level, "number": before["number"] + 1}
+                if settings.alert_urls:
+                    notify(settings, slot_message(config, health, before["number"] + 1))
+                context.update_cursor(json.dumps(known))
+        return dg.SkipReason(" ".join(said) or "No PostgreSQL source is configured, so there is no slot.")
 
     return watch_slot
 
 
-def slot_message(slot: str, health: "SlotHealth", number: int) -> Message:
+def slot_message(config: PostgresConfig, health: "SlotHealth", number: int) -> Message:
     """What people are told of a slot whose level changed.
 
     Args:
         number: counts the changes told, so that each message has an idempotency key of its own.
     """
-    level = health.level.value
+    slot, level = config.slot, health.level.value
     titles = {
         "ok": f"[pipeline] replication slot {slot} is well again",
         "warning": f"[pipeline] replication slot {slot} keeps much log",
@@ -111,15 +117,17 @@ def slot_message(slot: str, health: "SlotHealth", number: int) -> Message:
     body = "\n".join(health.reasons) or "The server keeps little log for it."
     urgency = {"ok": "info", "warning": "warning", "error": "failure"}
     return Message(
-        key=f"slot:{slot}:{number}:{level}",
+        key=f"slot:{config.name}:{slot}:{number}:{level}",
         title=titles[level],
         body=body,
         urgency=urgency[level],  # type: ignore[arg-type]  # the values are those of Urgency
-        payload={"slot": slot, **health.evidence()},
+        payload={"source": config.name, "slot": slot, **health.evidence()},
     )
 
 
-def _evaluation(passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]) -> dg.AssetCheckEvaluation:
+def _evaluation(
+    asset: dg.AssetKey, passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]
+) -> dg.AssetCheckEvaluation:
     return dg.AssetCheckEvaluation(
-        asset_key=ASSET, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
+        asset_key=asset, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
     )

@@ -12,8 +12,9 @@ import dagster as dg
 
 from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs.alerts import notify
-from fraud_lakehouse.defs.bronze import SETTING, configured
+from fraud_lakehouse.defs.bronze import checked_sources
 from fraud_lakehouse.defs.capture_check import Evaluated, newest_evaluation
+from fraud_lakehouse.defs.metadata import known_by_source
 
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
@@ -38,10 +39,11 @@ def watch_sensor(settings: "Settings") -> dg.SensorDefinition:
         " when it is captured again.",
     )
     def watch_sources(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        told: dict[str, dict[str, Any]] = json.loads(context.cursor) if context.cursor else {}
+        told: dict[str, dict[str, Any]] = known_by_source(context.cursor)
         said = []
-        for source in (source for source in SETTING if configured(settings, source)):
-            found = newest_evaluation(context.instance, source)
+        for config, asset in checked_sources(settings):
+            source = config.name
+            found = newest_evaluation(context.instance, asset)
             if found is None:
                 continue
             before = told.get(source, _UNTOLD)

@@ -1,68 +1,104 @@
-"""The two ways in, and the operator's word when a source is no longer the one it was."""
+"""Batches of any source into bronze, exactly once; quarantine, resync, changed schemas, and the operator's commands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from fraud_lakehouse.errors import SettingsError
+from fraud_lakehouse.ingest.base import SourceIngest, Waiting
+from fraud_lakehouse.ingest.idle_partitions import Windows
 from fraud_lakehouse.ingest.kafka import KafkaIngest, accept_kafka
 from fraud_lakehouse.ingest.landed import Landed
 from fraud_lakehouse.ingest.operator_actions import accept_postgres, forget_slot
-from fraud_lakehouse.ingest.postgres import PostgresIngest
+from fraud_lakehouse.ingest.postgres import PostgresIngest, open_capture
 from fraud_lakehouse.ingest.resync_run import ResyncReport
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import SourceConfig, declared_sources, postgres_source, source_named
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
+from fraud_lakehouse.storage.audit import RENAMED
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.writer_lock import TURN_SECONDS, writer_lock
 
-__all__ = ["KafkaIngest", "Landed", "PostgresIngest", "accept", "forget_postgres_slot", "resync"]
+__all__ = [
+    "KafkaIngest",
+    "Landed",
+    "PostgresIngest",
+    "SourceIngest",
+    "Waiting",
+    "accept",
+    "forget_postgres_slot",
+    "open_ingest",
+    "resync",
+]
 
 
-def resync(settings: Settings, lake: Lake, names: Sequence[str]) -> ResyncReport:
-    """Bring tables to PostgreSQL's state without a gap (`fraud-lakehouse resync [TABLE…]`), in the writer's turn.
+def open_ingest(
+    config: SourceConfig, settings: Settings, lake: Lake, windows: Callable[[], Sequence[Windows]]
+) -> SourceIngest:
+    """The ingestion of a source; nothing is connected yet.
+
+    Args:
+        windows: the windows whose ends a topic without records is observed for.
+
+    Raises:
+        SettingsError: a connection string or properties file has mistakes.
+    """
+    if isinstance(config, PostgresConfig):
+        return PostgresIngest(settings, lake, config)
+    return KafkaIngest(settings, lake, config, windows=windows)
+
+
+def resync(settings: Settings, lake: Lake, names: Sequence[str], source: str | None = None) -> ResyncReport:
+    """Bring tables to PostgreSQL's state without a gap (`fraud-lakehouse resync [TABLE…]`), under the writer's lock.
 
     Args:
         names: bronze names, or `[schema.]table` of the source; none: every captured table.
+        source: which database; default: the only one there is.
 
     Raises:
-        SettingsError: no PostgreSQL is set. ConcurrentWriterError: the turn did not come.
+        SettingsError: there is no such database. ConcurrentWriterError: the lock was not free in time.
         SourceError, GapError, LakeError: as `PostgresIngest.resync`.
     """
-    _need_postgres(settings)
-    with writer_lock(settings.work_dir, TURN_SECONDS, "postgres"), PostgresIngest(settings, lake) as ingest:
+    config = postgres_source(settings, source)
+    with (
+        writer_lock(settings.work_dir, TURN_SECONDS, config.name),
+        PostgresIngest(settings, lake, config) as ingest,
+    ):
         return ingest.resync(names)
 
 
-def forget_postgres_slot(settings: Settings, lake: Lake) -> bool:
-    """Drop the slot on the server (`fraud-lakehouse forget-slot`), in the writer's turn; whether there was one.
+def forget_postgres_slot(settings: Settings, lake: Lake, source: str | None = None) -> tuple[str, bool]:
+    """Drop the slot on the server (`fraud-lakehouse forget-slot`), under the writer's lock.
+
+    Args:
+        source: which database; default: the only one there is.
+
+    Returns:
+        the slot's name, and whether there was one.
 
     Raises:
-        SettingsError: no PostgreSQL is set. SlotInUseError: a process is reading it. SourceError: it cannot be dropped.
+        SettingsError: there is no such database. SlotInUseError: a process is reading it. SourceError: it cannot be
+            dropped.
     """
-    _need_postgres(settings)
-    with writer_lock(settings.work_dir, TURN_SECONDS, "postgres"):
-        return forget_slot(settings, lake)
+    config = postgres_source(settings, source)
+    with writer_lock(settings.work_dir, TURN_SECONDS, config.name):
+        return config.slot, forget_slot(lake, open_capture(settings, lake, config))
 
 
 def accept(settings: Settings, lake: Lake, source: str) -> str:
-    """Accept a source as it is now (`fraud-lakehouse accept-source postgres|kafka`).
+    """Accept a source as it is now (`fraud-lakehouse accept-source NAME`).
+
+    Args:
+        source: its name; `postgres` and `kafka` name the shipped ones too.
 
     Returns:
         the accepted identity.
 
     Raises:
-        SettingsError: there is no such source, or it is not set.
+        SettingsError: there is no such source, or its connection is not set.
         SourceError: the source cannot be reached.
     """
-    if source == "postgres" and settings.postgres_dsn is not None:
-        return accept_postgres(settings, lake)
-    if source == "kafka" and settings.kafka_bootstrap_servers is not None:
-        return accept_kafka(settings, lake)
-    if source in ("postgres", "kafka"):
-        variable = "FRAUD_POSTGRES_DSN" if source == "postgres" else "FRAUD_KAFKA_BOOTSTRAP_SERVERS"
-        raise SettingsError(f"the source {source!r} is not set", f"set {variable}")
-    raise SettingsError(f"there is no source {source!r}", "name one of: postgres, kafka")
-
-
-def _need_postgres(settings: Settings) -> None:
-    if settings.postgres_dsn is None:
-        raise SettingsError("the source 'postgres' is not set", "set FRAUD_POSTGRES_DSN")
+    is_declared = any(one.name == source for one in declared_sources(settings))
+    config = source_named(settings, source if is_declared else RENAMED.get(source, source))
+    if isinstance(config, PostgresConfig):
+        return accept_postgres(lake, open_capture(settings, lake, config))
+    return accept_kafka(settings, lake, config)

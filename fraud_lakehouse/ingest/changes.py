@@ -16,11 +16,11 @@ from typing import cast
 
 import polars as pl
 
-from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.errors import ConcurrentWriterError, SourceError
 from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.ingest.batches import Batch, Batches
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from fraud_lakehouse.ingest.evolution import Ineligible, adapt, first_properties
+from fraud_lakehouse.ingest.evolution import OWNER_PROPERTY, Ineligible, adapt, first_properties
 from fraud_lakehouse.ingest.ineligible_tables import PostgresRefusals
 from fraud_lakehouse.ingest.landed import Landed
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
@@ -31,7 +31,6 @@ from fraud_lakehouse.storage.lake import Lake
 
 log = logging.getLogger(__name__)
 
-SOURCE = "postgres"
 IDLE_BYTES = 16 * 1024 * 1024
 IDLE_SECONDS = 10.0
 
@@ -74,10 +73,14 @@ class ChangeIngest:
             member: the table's membership in the publication, where it is known already.
         """
         if info.name not in self._tables:
-            properties = first_properties(info, member) if info.shape else {}  # the log knows no shape
-            self._tables[info.name] = BronzeTable.open_or_create(
-                self.lake, info.name, info.frame_schema, info.key, properties
-            )
+            owner = self.capture.config.name
+            properties = first_properties(info, member, owner) if info.shape else {}  # the log knows no shape
+            table = BronzeTable.open_or_create(self.lake, info.name, info.frame_schema, info.key, properties)
+            if table.properties.get(OWNER_PROPERTY, owner) != owner:
+                raise ConcurrentWriterError(
+                    f"bronze/{info.name} was created by another source meanwhile", "the next step leaves the table out"
+                )
+            self._tables[info.name] = table
         return self._tables[info.name]
 
     def _opened(self, name: str) -> BronzeTable:
@@ -191,7 +194,9 @@ class ChangeIngest:
         table = self.table(staged.info)
         version = table.commit({self.capture.app_id_of(name): end})
         seconds = time.monotonic() - began
-        return Landed(name, staged.rows, start, end, version, staged.newest, seconds, SOURCE, staged.oldest)
+        return Landed(
+            name, staged.rows, start, end, version, staged.newest, seconds, self.capture.config.name, staged.oldest
+        )
 
     def _discard(self) -> None:
         for table in self._tables.values():

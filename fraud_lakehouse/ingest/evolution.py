@@ -19,6 +19,7 @@ from deltalake.exceptions import DeltaError
 from fraud_lakehouse.errors import LakeError
 from fraud_lakehouse.ingest.bronze import COLUMNS_PROPERTY, KEY_PROPERTY, BronzeTable
 from fraud_lakehouse.sources.postgres.catalog import EVENT_SCHEMA, TableInfo
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.fingerprint import Shape
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.schemas import COMMIT, INGESTED_AT, FrameSchema, delta_types
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 SOURCE_PROPERTY = "fraud_lakehouse.source"
 """JSON list: schema and name of the source's table. Which bronze table it has stays so, whatever tables come and go."""
+OWNER_PROPERTY = "fraud_lakehouse.owner"
+"""Name of the source that a table was created for; tables of version 0.1 have none, and are those of its database."""
 POSITION_PROPERTY = "fraud_lakehouse.columns_lsn"
 SHAPE_PROPERTY = "fraud_lakehouse.shape"
 LEFT_OUT_PROPERTY = "fraud_lakehouse.left_out"
@@ -102,7 +105,7 @@ def adapt(table: BronzeTable, info: TableInfo) -> bool:
     return True
 
 
-def first_properties(info: TableInfo, member: str | None) -> dict[str, str]:
+def first_properties(info: TableInfo, member: str | None, owner: str) -> dict[str, str]:
     """Properties that a bronze table is created with, so that its first rows need no commits for them.
 
     Its position, which comes with the rows, decides whether it has them.
@@ -110,10 +113,11 @@ def first_properties(info: TableInfo, member: str | None) -> dict[str, str]:
     Args:
         info: the catalog's description.
         member: the table's membership in the publication, where it is known already.
+        owner: the source's name.
     """
     columns = {column.name: column.type.dtype for column in info.columns}
     described = _described(info, columns, columns, info.key)
-    described |= {SHAPE_PROPERTY: info.shape, POSITION_PROPERTY: str(info.lsn)}
+    described |= {SHAPE_PROPERTY: info.shape, POSITION_PROPERTY: str(info.lsn), OWNER_PROPERTY: owner}
     return described | ({} if member is None else {MEMBER_PROPERTY: member})
 
 
@@ -126,17 +130,34 @@ def _described(info: TableInfo, names: Iterable[str], schema: FrameSchema, key: 
     }
 
 
-def recorded_names(lake: Lake) -> dict[tuple[str, str], str]:
-    """The bronze tables by schema and name of their source's (local lakes only)."""
+def recorded_names(lake: Lake, config: PostgresConfig) -> dict[tuple[str, str], str]:
+    """A source's bronze tables by schema and name of the source's table (local lakes only)."""
     found = {}
     for name in lake.tables("bronze"):
-        text = None
-        with suppress(LakeError, DeltaError):  # begun, or torn by a power loss: it is mended when it is written
-            text = lake.open("bronze", name).metadata().configuration.get(SOURCE_PROPERTY)
-        if text:
-            schema, table = json.loads(text)
+        properties = _properties(lake, name)
+        if SOURCE_PROPERTY in properties and _owner(properties, config) is None:
+            schema, table = json.loads(properties[SOURCE_PROPERTY])
             found[schema, table] = name
     return found
+
+
+def other_owner(lake: Lake, config: PostgresConfig, name: str) -> str | None:
+    """The source that a bronze table belongs to, if it is not this one; None where there is no such table."""
+    return _owner(_properties(lake, name), config)
+
+
+def _owner(properties: Mapping[str, str], config: PostgresConfig) -> str | None:
+    named = properties.get(OWNER_PROPERTY)
+    if named is None:
+        is_ours = config.is_shorthand or SOURCE_PROPERTY not in properties
+        return None if is_ours else "of FRAUD_POSTGRES_DSN"
+    return None if named == config.name else named
+
+
+def _properties(lake: Lake, name: str) -> Mapping[str, str]:
+    with suppress(LakeError, DeltaError):  # begun, or torn by a power loss: it is mended when it is written
+        return lake.open("bronze", name).metadata().configuration
+    return {}
 
 
 def resync_reason(table: BronzeTable, info: TableInfo, member: str | None) -> str | None:

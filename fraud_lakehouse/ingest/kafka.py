@@ -9,6 +9,7 @@ models wait for it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,19 +23,25 @@ import polars as pl
 
 from fraud_lakehouse.errors import GapError, LakeError, SourceError
 from fraud_lakehouse.failpoints import failpoint
+from fraud_lakehouse.ingest.base import Waiting
 from fraud_lakehouse.ingest.batches import Batch, Batches
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.idle_partitions import REFERENCE, IdlePartitions, Windows
 from fraud_lakehouse.ingest.landed import Landed
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import topic_source
 from fraud_lakehouse.sources.kafka.capture import BATCH_BYTES, KafkaBatch, KafkaCapture
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
 from fraud_lakehouse.sources.kafka.topic import KafkaTopic, TopicRecreatedError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 
-SOURCE = "kafka"
+SOURCE = "cards"
 TABLE = "card_transactions"
+
+STEP_SECONDS = 0.05
+"""How long a step waits for a first record; waiting for data is `wait`'s part."""
 
 PIECE_ROWS = 100_000
 """Rows of one data file while a backlog of one partition is read."""
@@ -55,11 +62,13 @@ class KafkaIngest:
         self,
         settings: Settings,
         lake: Lake,
+        topic: TopicConfig | None = None,
         capture: KafkaCapture | None = None,
         windows: Callable[[], Sequence[Windows]] = lambda: REFERENCE,
     ) -> None:
         self.settings = settings
         self.lake = lake
+        self.topic = topic or topic_source(settings)
         self.capture = capture or KafkaCapture(settings)
         self.has_observed = False
         """Whether the last step recorded that the topic has nothing more."""
@@ -77,7 +86,47 @@ class KafkaIngest:
         self._ready = False
         self.capture.close()
 
-    def step(self, max_rows: int, timeout: float) -> list[Landed]:
+    @property
+    def name(self) -> str:
+        """The topic's name among the sources."""
+        return self.topic.name
+
+    @property
+    def update_delay(self) -> float:
+        """Seconds between reads; 0: as rows come."""
+        return self.topic.update_delay
+
+    @property
+    def due(self) -> float:
+        """Without records there is nothing to do."""
+        return math.inf
+
+    def wait(self, timeout: float) -> bool:
+        """Whether there is a record, waiting at most `timeout` seconds for it.
+
+        Raises:
+            SourceError, TopicRecreatedError: the broker does not answer, or the topic is another one.
+        """
+        return self.capture.wait(timeout)
+
+    def waiting(self) -> Waiting:
+        """What the topic still holds; of partitions that are read to the end, no end.
+
+        Raises:
+            SourceError: the broker does not answer.
+        """
+        lag = self.capture.lag()
+        return Waiting(rows=lag.rows, ends={app_id: part.end for app_id, part in lag.partitions.items() if part.rows})
+
+    def position(self) -> Mapping[str, int]:
+        """By partition's app_id, the next offset to read."""
+        return self.capture.passed()
+
+    def be_patient(self, patient: bool) -> None:
+        """Whether a step may wait for a broker that is unreachable."""
+        self.capture.be_patient(patient)
+
+    def step(self, max_rows: int, timeout: float = STEP_SECONDS) -> list[Landed]:
         """Land at most about `max_rows` records, waiting up to `timeout` seconds for the first.
 
         Returns:
@@ -257,7 +306,9 @@ def positions_of(bronze: BronzeTable, topic: KafkaTopic) -> dict[str, int | None
     return {app_id: bronze.position(app_id) for app_id in map(topic.app_id, range(topic.partitions))}
 
 
-def accept_kafka(settings: Settings, lake: Lake, capture: KafkaCapture | None = None) -> str:
+def accept_kafka(
+    settings: Settings, lake: Lake, topic_config: TopicConfig | None = None, capture: KafkaCapture | None = None
+) -> str:
     """Accept the topic as it is now: a recreated one from its beginning, a shortened one from what it still has.
 
     Positions outside what the broker holds are moved to its nearest offset; the audit row says from where to where.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from fraud_lakehouse.ingest.batches import Batches
-from fraud_lakehouse.ingest.changes import SOURCE
 from fraud_lakehouse.ingest.postgres_identity import identity_detail
-from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 
 
-def accept_postgres(settings: Settings, lake: Lake, capture: PostgresCapture | None = None) -> str:
+def accept_postgres(lake: Lake, source: PostgresCapture) -> str:
     """Accept another PostgreSQL server as the source: the next step captures it from a new snapshot.
 
     Bronze tables are then rebuilt (earlier versions stay readable until vacuumed). On the same server, `resync` mends
@@ -23,17 +21,17 @@ def accept_postgres(settings: Settings, lake: Lake, capture: PostgresCapture | N
     Raises:
         SourceError: the source cannot be reached.
     """
-    source = capture or PostgresCapture(settings)
     try:
-        detail = identity_detail(source)
+        with source.config.named():
+            detail = identity_detail(source)
     finally:
         source.close()
     app_id = str(detail["identity"])
-    Audit(lake).record(SOURCE, "accepted", {**detail, "position": Batches(lake).position(app_id)})
+    Audit(lake).record(source.config.name, "accepted", {**detail, "position": Batches(lake).position(app_id)})
     return app_id
 
 
-def awaited_position(lake: Lake, app_id: str) -> int | None:
+def awaited_position(lake: Lake, source: str, app_id: str) -> int | None:
     """The LSN after which the next capture reads on from the slot `app_id` (`pg:<system id>:<slot>`).
 
     None where nothing was landed through it, or an operator gave its position up: then it may be missing.
@@ -43,10 +41,10 @@ def awaited_position(lake: Lake, app_id: str) -> int | None:
     position = lake.open("control", "batches").transaction_version(app_id)
     if position is None or not lake.exists("control", "audit"):
         return position
-    return None if Audit(lake).order(SOURCE, app_id, position) else position
+    return None if Audit(lake).order(source, app_id, position) else position
 
 
-def forget_slot(settings: Settings, lake: Lake, capture: PostgresCapture | None = None) -> bool:
+def forget_slot(lake: Lake, source: PostgresCapture) -> bool:
     """Drop the slot on the server, so that it keeps no more log; the lake keeps everything it has.
 
     The next capture begins with a resync into a new slot. The caller holds the writer's turn.
@@ -57,14 +55,14 @@ def forget_slot(settings: Settings, lake: Lake, capture: PostgresCapture | None 
     Raises:
         SlotInUseError: a process is reading it. SourceError: it is another database's, or cannot be dropped.
     """
-    source = capture or PostgresCapture(settings)
     try:
-        existed, app_id = source.slot_exists(), source.app_id
-        source.drop_slot()
+        with source.config.named():
+            existed, app_id = source.slot_exists(), source.app_id
+            source.drop_slot()
     finally:
         source.close()
     position = Batches(lake).position(app_id) if lake.exists("control", "batches") else None
     if position is not None:
         detail = {"identity": app_id, "scope": "", "position": position}
-        Audit(lake).record(SOURCE, "slot_forgotten", detail)
+        Audit(lake).record(source.config.name, "slot_forgotten", detail)
     return existed

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Self
 
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
+from fraud_lakehouse.ingest.base import Waiting
 from fraud_lakehouse.ingest.batches import Batches
-from fraud_lakehouse.ingest.changes import SOURCE, ChangeIngest
-from fraud_lakehouse.ingest.evolution import Ineligible, adapt, recorded_names, resync_reason
+from fraud_lakehouse.ingest.changes import ChangeIngest
+from fraud_lakehouse.ingest.evolution import Ineligible, adapt, other_owner, recorded_names, resync_reason
 from fraud_lakehouse.ingest.landed import Landed
 from fraud_lakehouse.ingest.postgres_identity import PostgresIdentity, identity_detail
 from fraud_lakehouse.ingest.resync_run import Resync, ResyncReport
 from fraud_lakehouse.ingest.snapshot import SnapshotIngest
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import declared_sources, postgres_source
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.catalog import TableInfo
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.eligibility import Refusal
 from fraud_lakehouse.sources.postgres.errors import (
     SlotAheadError,
@@ -41,6 +44,7 @@ from fraud_lakehouse.storage.lake import Lake
 
 log = logging.getLogger(__name__)
 
+LOG = "log"  # the one part of a database
 NEW_TABLES_SECONDS = 10.0
 BUSY_SECONDS = 60.0  # until a snapshot or resync that a long transaction or a lock held up is tried again
 MOST_BUSY_SECONDS = 900.0  # each failure of a table doubles its time
@@ -50,13 +54,26 @@ class PostgresIngest:
     """Lands one PostgreSQL source. Handles stay warm between steps; one instance per thread.
 
     Args:
-        capture: the source; default: the one of the settings. Opened at the first step.
+        config: the source; default: the only database there is.
+        capture: its reader. Opened at the first step.
+
+    Raises:
+        SettingsError: there is no database, or several and none is named.
     """
 
-    def __init__(self, settings: Settings, lake: Lake, capture: PostgresCapture | None = None) -> None:
+    has_observed = False
+    """Nothing waits for the time of a database."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        lake: Lake,
+        config: PostgresConfig | None = None,
+        capture: PostgresCapture | None = None,
+    ) -> None:
         self.settings = settings
         self.lake = lake
-        self.capture = capture or PostgresCapture(settings, recorded_names(lake))
+        self.capture = capture or open_capture(settings, lake, config)
         self._ready = False
         self._look_due = 0.0
         self._busy_until = 0.0
@@ -76,9 +93,45 @@ class PostgresIngest:
         self.capture.close()
 
     @property
-    def look_due(self) -> float:
-        """When a step is to look at the catalog, whether or not the log has anything (monotonic clock)."""
+    def name(self) -> str:
+        """The source's name."""
+        return self.capture.config.name
+
+    @property
+    def update_delay(self) -> float:
+        """Seconds between reads; 0: as rows come."""
+        return self.capture.config.update_delay
+
+    @property
+    def due(self) -> float:
+        """When a step is to read the catalog, whether or not the log has anything (monotonic clock)."""
         return self._look_due
+
+    def wait(self, timeout: float) -> bool:
+        """Whether the log has something new, waiting at most `timeout` seconds for it.
+
+        Raises:
+            SourceError: the server does not answer.
+        """
+        with self.capture.config.named():
+            return self.capture.wait(timeout)
+
+    def waiting(self) -> Waiting:
+        """What the log still holds beyond the slot's position.
+
+        Raises:
+            SourceError: the server does not answer.
+        """
+        lag = self.capture.lag()
+        return Waiting(size=lag.bytes_behind, retained=lag.retained_bytes, ends={LOG: lag.current_lsn})
+
+    def position(self) -> Mapping[str, int]:
+        """Up to where the log was read."""
+        return {LOG: self.capture.seen_lsn}
+
+    def be_patient(self, patient: bool) -> None:
+        """Whether a step may wait for a server that is unreachable."""
+        self.capture.be_patient(patient)
 
     def step(self, max_rows: int) -> list[Landed]:
         """Land what is due: a snapshot, a resync or one change batch of about `max_rows` rows.
@@ -93,7 +146,7 @@ class PostgresIngest:
             LakeError: the lake could not be written; nothing was acknowledged.
         """
         try:
-            with self._audit.gaps(SOURCE), self._overtaken():
+            with self._audit.gaps(self.name), self.capture.config.named(), self._overtaken():
                 return self._step(max_rows)
         except TimelineChangedError:
             self._start_over()
@@ -116,7 +169,7 @@ class PostgresIngest:
         """
         self._start_over()
         try:
-            with self._audit.gaps(SOURCE):
+            with self._audit.gaps(self.name), self.capture.config.named():
                 self._refresh()
                 self._start_or_give_up()
                 self._ready = True
@@ -200,7 +253,7 @@ class PostgresIngest:
     def _start(self) -> list[Landed]:
         """Check the source, then its slot; land what has to come before the log."""
         position = self._batches.position(self.capture.app_id)
-        order = self._audit.order(SOURCE, self.capture.app_id, position)
+        order = self._audit.order(self.name, self.capture.app_id, position)
         self._identity.check(position)
         try:
             self.capture.preflight(position)
@@ -216,7 +269,7 @@ class PostgresIngest:
             landed = self._snapshot.land(self.capture.seen_tables, new_slot=True)
         else:
             self.capture.resume(position)
-        self._audit.resumed(SOURCE)
+        self._audit.resumed(self.name)
         self._changes.dropped = self._positions_of_dropped_tables()
         return landed
 
@@ -227,7 +280,7 @@ class PostgresIngest:
         except (SlotLostError, SlotAheadError, SlotRenamedError) as lost:
             position = self._batches.position(self.capture.app_id)
             detail = {**identity_detail(self.capture), "position": position, "because": lost.problem}
-            self._audit.record(SOURCE, "resync_started", detail)
+            self._audit.record(self.name, "resync_started", detail)
             self._start()
 
     def _positions_of_dropped_tables(self) -> dict[str, int]:
@@ -322,6 +375,33 @@ class PostgresIngest:
             log.warning("%s of %s waits: %s", what, ", ".join(info.name for info in tables), busy)
             self._busy_until = time.monotonic() + BUSY_SECONDS
             return []
+
+
+def open_capture(settings: Settings, lake: Lake, config: PostgresConfig | None = None) -> PostgresCapture:
+    """The reader of a database, with the names that the lake has given its tables; nothing is connected yet.
+
+    Args:
+        config: the source; default: the only database there is.
+
+    Raises:
+        SettingsError: there is no database, or several and none is named; or its connection string cannot be parsed.
+    """
+    config = config or postgres_source(settings)
+    others = [one for one in declared_sources(settings) if one.config is not None and one.name != config.name]
+    declared = {table: one.name for one in others for table in one.tables}
+    ours: set[str] = set()
+
+    def owner(name: str) -> str | None:
+        if name in ours:
+            return None
+        if not lake.exists("bronze", name):
+            return declared.get(name)
+        found = other_owner(lake, config, name)
+        if found is None:
+            ours.add(name)
+        return found
+
+    return PostgresCapture(settings, config, recorded_names(lake, config), owner)
 
 
 def _captured(tables: Sequence[TableInfo], refused: Sequence[Refusal], name: str) -> TableInfo:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fraud_lakehouse.ingest.changes import SOURCE
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.errors import (
     SlotForeignError,
@@ -47,7 +46,7 @@ class PostgresIdentity:
             TimelineError: the server's history left ours before `position`.
             SlotForeignError: the lake never captured this source, and yet there is a slot of its name.
         """
-        known = self._audit.known(SOURCE)
+        known = self._audit.known(self._capture.config.name)
         if known is None:
             if self._capture.slot_exists():
                 raise self._foreign()
@@ -60,12 +59,12 @@ class PostgresIdentity:
 
     def register(self) -> None:
         """Keep identity and timeline, if the lake knows none yet."""
-        if self._audit.known(SOURCE) is None:
-            self._audit.record(SOURCE, "registered", identity_detail(self._capture))
+        if self._audit.known(self._capture.config.name) is None:
+            self._audit.record(self._capture.config.name, "registered", identity_detail(self._capture))
 
     def _check_timeline(self, position: int) -> None:
         now = self._capture.timeline()
-        told = [Timeline.of_detail(row.detail) for row in self._audit.rows(SOURCE)]
+        told = [Timeline.of_detail(row.detail) for row in self._audit.rows(self._capture.config.name)]
         before = next((one for one in reversed(told) if one is not None), None)
         if now == before:
             return
@@ -73,7 +72,7 @@ class PostgresIdentity:
             left = now.left_at(before)
             if left is None or left < position:
                 raise _other_history(before, now, left, position)
-        self._audit.record(SOURCE, "timeline", now.detail())
+        self._audit.record(self._capture.config.name, "timeline", now.detail())
 
     def _foreign(self) -> SlotForeignError:
         slot = self._capture.slot

@@ -30,7 +30,7 @@ import psutil
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.ingest.batches import Batches
-from fraud_lakehouse.ingest.changes import SOURCE, ChangeIngest, batch_row
+from fraud_lakehouse.ingest.changes import ChangeIngest, batch_row
 from fraud_lakehouse.ingest.differences import Differences, write_differences
 from fraud_lakehouse.ingest.evolution import adapt, settle
 from fraud_lakehouse.ingest.landed import Landed
@@ -156,7 +156,7 @@ class Resync:
         slot = {"lsn": lsn, "slot": "made anew" if new_slot else "kept"}
         tables_detail = {name: _detail(one, because.get(name)) for name, one in found.items()}
         seconds = round(time.monotonic() - began, 3)
-        self._audit.record(SOURCE, "resync", {**slot, "tables": tables_detail, "seconds": seconds})
+        self._audit.record(self._capture.config.name, "resync", {**slot, "tables": tables_detail, "seconds": seconds})
         return self.last
 
     def _land_until(self, lsn: int) -> list[Landed]:
@@ -208,7 +208,9 @@ class Resync:
         settle(table, info, member)
         newest = copied.taken_at if rows else None
         seconds = time.monotonic() - began
-        return Landed(info.name, rows, before or 0, lsn, version, newest, seconds, SOURCE, newest), found
+        return Landed(
+            info.name, rows, before or 0, lsn, version, newest, seconds, self._capture.config.name, newest
+        ), found
 
 
 def _copy(snapshot: Snapshot, info: TableInfo, folder: Path) -> _Copied:

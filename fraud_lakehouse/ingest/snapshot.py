@@ -16,7 +16,7 @@ from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.ingest.batches import Batch, Batches
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from fraud_lakehouse.ingest.changes import SOURCE, ChangeIngest, batch_row, newest_of, oldest_of
+from fraud_lakehouse.ingest.changes import ChangeIngest, batch_row, newest_of, oldest_of
 from fraud_lakehouse.ingest.evolution import adapt, settle
 from fraud_lakehouse.ingest.landed import Landed
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
@@ -96,7 +96,7 @@ class SnapshotIngest:
         counts = {item.table: item.rows for item in landed}
         seconds = round(time.monotonic() - began, 3)
         if landed or new_slot:
-            self._audit.record(SOURCE, "snapshot", {"lsn": lsn, "rows": counts, "seconds": seconds})
+            self._audit.record(self._capture.config.name, "snapshot", {"lsn": lsn, "rows": counts, "seconds": seconds})
         return [item for item in landed if item.rows]
 
     def _land_table(self, info: TableInfo, chunks: Iterable[pl.DataFrame], lsn: int, member: str | None) -> Landed:
@@ -131,7 +131,9 @@ class SnapshotIngest:
                 table.discard()
                 raise
         settle(table, info, member)
-        return Landed(info.name, rows, 0, lsn, version, newest, time.monotonic() - began, SOURCE, oldest)
+        return Landed(
+            info.name, rows, 0, lsn, version, newest, time.monotonic() - began, self._capture.config.name, oldest
+        )
 
 
 def _taken(frames: list[pl.DataFrame]) -> Iterator[pl.DataFrame]:

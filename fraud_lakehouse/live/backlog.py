@@ -8,31 +8,15 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from fraud_lakehouse.ingest.base import Waiting
 from fraud_lakehouse.ingest.landed import Landed
 
 ASKS = 720  # answers that are remembered of a source: an hour
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """What a source still has.
-
-    Args:
-        rows: records beyond our position (Kafka); None where the source counts none.
-        size: bytes of log beyond our position (PostgreSQL, other tables' included); None likewise.
-        retained: bytes of log that the server keeps for us (PostgreSQL); None likewise.
-        ends: where each part of the source ends (a partition's next offset, the log's end LSN), by its name.
-    """
-
-    rows: int | None = None
-    size: int | None = None
-    retained: int | None = None
-    ends: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +31,7 @@ class Behind:
             last; None where the source counts no such thing.
         away_since: when the source said last what it holds (UTC), if that is longer ago than it should be: it is away,
             waits for a person, or is busy with one batch, and how far it is behind is not known. Else None.
+        delay: seconds between reads that were asked for (`update_delay`).
     """
 
     seconds: float
@@ -55,10 +40,11 @@ class Behind:
     source_bytes: int | None = None
     retained_bytes: int | None = None
     away_since: datetime | None = None
+    delay: float = 0.0
 
     def exceeds(self, limit: float) -> bool:
-        """Whether it is not known that every row older than `limit` seconds is scored."""
-        return self.seconds > limit or self.away_since is not None
+        """Whether it is not known that every row older than `limit` seconds, and the delay, is scored."""
+        return self.seconds > limit + self.delay or self.away_since is not None
 
     def plain(self) -> dict[str, Any]:
         """The fields as JSON knows them; times as ISO 8601."""
@@ -76,15 +62,17 @@ class Backlog:
     """Takes in what was landed and what was scored; says how far each source is behind.
 
     Args:
-        sources: names of those that are asked from now on.
-        away_after: seconds without an answer after which a source is told as away.
+        sources: by the name of those that are asked from now on, seconds between reads.
+        away_after: seconds without an answer, beyond those, after which a source counts as unreachable.
         at: now (UTC, default: the clock), as for every call that takes it.
     """
 
-    def __init__(self, sources: Iterable[str] = (), away_after: float = math.inf, at: datetime | None = None) -> None:
+    def __init__(
+        self, sources: Mapping[str, float] | None = None, away_after: float = math.inf, at: datetime | None = None
+    ) -> None:
         self._away_after = away_after
         self._lock = threading.Lock()
-        self._sources = {name: _Source(at or datetime.now(UTC)) for name in sources}
+        self._sources = {name: _Source(at or datetime.now(UTC), delay) for name, delay in (sources or {}).items()}
         self._failing: Collection[str] = ()
 
     def landed(self, batches: Sequence[Landed], at: datetime | None = None) -> None:
@@ -140,8 +128,9 @@ class Backlog:
 class _Source:
     """What is known of one source."""
 
-    def __init__(self, at: datetime) -> None:
+    def __init__(self, at: datetime, delay: float = 0.0) -> None:
         self.rows = 0
+        self._delay = delay
         self._unscored: deque[tuple[Landed, datetime]] = deque()  # with the commit of its oldest row
         self._answered_at = at
         self._waiting = Waiting()
@@ -171,7 +160,7 @@ class _Source:
 
     def behind(self, at: datetime, away_after: float) -> Behind:
         waiting, oldest = self._waiting, self._oldest()
-        is_away = (at - self._answered_at).total_seconds() > away_after
+        is_away = (at - self._answered_at).total_seconds() > away_after + self._delay
         return Behind(
             max(0.0, round((at - oldest).total_seconds(), 1)) if oldest else 0.0,
             self.rows,
@@ -179,6 +168,7 @@ class _Source:
             waiting.size,
             waiting.retained,
             self._answered_at if is_away else None,
+            self._delay,
         )
 
     def _oldest(self) -> datetime | None:

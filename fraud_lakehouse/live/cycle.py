@@ -92,7 +92,7 @@ class Cycle:
         self.transformer = Transformer(settings)
         self.delivery = Delivery(settings, self.lake)
         self._alert_times = AlertTimes(self.lake)
-        self.sources: Sequence[Source] = list(sources(settings, self.lake))
+        self.sources: Sequence[Source] = sources(settings, self.lake)
         if not self.sources:
             raise SettingsError(
                 "no source is configured",
@@ -103,10 +103,13 @@ class Cycle:
         self._early = DeliveryReport()  # what was delivered while the turn was waited for
         self._deliver_due = 0.0
 
-    def capture(self, errors: dict[str, BaseException] | None = None) -> list[Landed]:
+    def capture(
+        self, errors: dict[str, BaseException] | None = None, only: Collection[str] | None = None
+    ) -> list[Landed]:
         """Land at most one micro-batch of each source, one after the other; none waits for one that fails.
 
         Args:
+            only: names of these sources; default: all.
             errors: takes each source's first error, after which it is left alone; without, it is asked again later.
 
         Raises:
@@ -114,7 +117,7 @@ class Cycle:
         """
         landed: list[Landed] = []
         for source in self.sources:
-            if errors is not None and source.name in errors:
+            if (errors is not None and source.name in errors) or (only is not None and source.name not in only):
                 continue
             try:
                 landed += source.land(self.settings.work_dir, self.settings.batch_rows, strict=errors is not None)
@@ -244,7 +247,7 @@ class Cycle:
     def close(self) -> None:
         """Close connections and remove scratch files."""
         for source in self.sources:
-            source.close()
+            source.ingest.close()
         self.delivery.close()
         self.transformer.close()
 

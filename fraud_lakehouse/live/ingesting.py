@@ -118,7 +118,7 @@ class Capturing:
 
     def __init__(self, sources: Sequence[Source], work: Path, rows: int) -> None:
         self.landings = Landings()
-        self.backlog = Backlog((source.name for source in sources), AWAY_SECONDS)
+        self.backlog = Backlog({source.name: source.ingest.update_delay for source in sources}, AWAY_SECONDS)
         self._work = work
         self._rows = rows
         self._ending = threading.Event()
@@ -145,7 +145,11 @@ class Capturing:
 
     def _capture(self, source: Source) -> None:
         look_at, ask_at, lead = 0.0, 0.0, 0.0
+        drain_at, delay = 0.0, source.ingest.update_delay
         while not self._ending.is_set():
+            if time.monotonic() < drain_at and not source.problem:  # it has an update delay, and was read to its end
+                self._ending.wait(WAKE_SECONDS)
+                continue
             is_full = self.backlog.is_full(source.name, self._rows)
             if is_full and time.monotonic() >= ask_at:
                 ask_at = time.monotonic() + BACKLOG_SECONDS
@@ -155,24 +159,25 @@ class Capturing:
                 continue
             # After an error a step finds out whether all is well again.
             has_data = source.wait(WAKE_SECONDS) or source.problem
-            if not has_data and time.monotonic() < min(look_at, source.due()):
-                self.backlog.read(source.name, source.position())
+            if not has_data and time.monotonic() < min(look_at, source.ingest.due):
+                self.backlog.read(source.name, source.ingest.position())
                 continue
             began = time.monotonic()
             look_at = began + LOOK_SECONDS
             with self.landings.landing():
                 landed = source.land(self._work, self._rows)
                 self.backlog.landed(landed)
-                is_shared = source.is_shared or (not landed and source.has_observed())
+                is_shared = source.is_shared or (not landed and source.ingest.has_observed)
                 if landed or is_shared:
                     self.landings.put(landed, is_shared=is_shared)
             if not source.problem:
-                self.backlog.read(source.name, source.position())
+                self.backlog.read(source.name, source.ingest.position())
                 if began >= ask_at:
                     source.tell(self.backlog)
                     ask_at = began + BACKLOG_SECONDS
             if landed:
                 lead += _NEWEST_SHARE * (time.monotonic() - began - lead)
             if sum(batch.rows for batch in landed) < self._rows:  # a full batch means that more is there
+                drain_at = began + delay
                 self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))
                 self.landings.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)

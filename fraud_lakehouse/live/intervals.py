@@ -1,4 +1,4 @@
-"""The cycle with an update delay: the sources are drained once an interval, in cycles of a micro-batch each.
+"""The cycle where every source has an update delay: each is drained once in its own, in cycles of a micro-batch each.
 
 In between alerts are delivered again where that failed, failed models are built again, and a source that was away is
 drained as soon as it may be asked again.
@@ -16,42 +16,43 @@ from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 from fraud_lakehouse.live.ingesting import AWAY_SECONDS
 from fraud_lakehouse.live.scoring import Scoring
+from fraud_lakehouse.live.source import Source
 
 
 class Intervals:
-    """Knows when the sources are to be drained, and does it.
+    """Knows when each source is to be drained, and does it.
 
     Args:
-        cycle: with `update_delay` seconds in its settings.
+        cycle: each of its sources has an update delay.
     """
 
     def __init__(self, cycle: Cycle) -> None:
         self._cycle = cycle
-        away = AWAY_SECONDS + cycle.settings.update_delay
-        self._backlog = Backlog((source.name for source in cycle.sources), away)
+        delays = {source.name: source.ingest.update_delay for source in cycle.sources}
+        self._backlog = Backlog(delays, AWAY_SECONDS)
         self._scoring = Scoring(cycle, self._backlog)
-        self._due = 0.0
+        self._due = dict.fromkeys(delays, 0.0)
 
     @property
     def is_time(self) -> bool:
-        """Whether the sources are to be drained now."""
-        away = (source for source in self._cycle.sources if source.problem)
-        return time.monotonic() >= self._due or any(source.is_ready for source in away)
+        """Whether a source is to be drained now."""
+        return bool(self._now())
 
     def cycles(self, stop: Callable[[], bool]) -> Iterator[CycleResult]:
-        """The cycles that are to be run now: those of a drain if it is time for one, else one without a capture."""
-        if not self.is_time:
+        """The cycles that are to be run now: those of a drain if it is time for one, else one without ingestion."""
+        if not (now := self._now()):
             yield self._scoring.run([], is_shared=False, is_busy=lambda: False)
             return
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + self._cycle.settings.update_delay
+        for source in now:
+            if time.monotonic() >= self._due[source.name]:
+                self._due[source.name] = time.monotonic() + source.ingest.update_delay
         began, is_first = datetime.now(UTC), True
         while is_first or not stop():
-            landed = self._cycle.capture()
+            landed = self._cycle.capture(only=[source.name for source in now])
             self._backlog.landed(landed)
-            for source in self._cycle.sources:
+            for source in now:
                 if not source.problem:
-                    self._backlog.read(source.name, source.position())
+                    self._backlog.read(source.name, source.ingest.position())
                     source.tell(self._backlog)
             is_busy = partial(self._has_more, landed, began)
             # The first of a drain builds in any case: another process may have landed rows.
@@ -59,6 +60,12 @@ class Intervals:
             if not is_busy():
                 return
             is_first = False
+
+    def _now(self) -> list[Source]:
+        """Sources whose time has come, and those that failed and may be tried again."""
+        at = time.monotonic()
+        sources = self._cycle.sources
+        return [one for one in sources if at >= self._due[one.name] or (one.problem and one.is_ready)]
 
     def _has_more(self, landed: Sequence[Landed], began: datetime) -> bool:
         """Whether a source may have more of what it had when the drain began; what comes later is the next one's."""

@@ -21,7 +21,7 @@ def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Ca
     """Repeat cycles, waking on data, until `stop()`; the cycle under way is finished first.
 
     A source with a gap ends nothing, even where it is the only one: it goes on once the command that its problem names
-    was run, by whichever process. With an update delay the sources are drained once in that time (intervals.py).
+    was run, by whichever process. Where every source has an update delay, each is drained once in it (intervals.py).
     A loop that makes no progress loses the leases of its process (storage/lease.py).
 
     Args:
@@ -31,7 +31,7 @@ def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Ca
         LakeError: the lake cannot be written.
     """
     with watched():
-        if cycle.settings.update_delay:
+        if all(source.ingest.update_delay for source in cycle.sources):
             _at_intervals(cycle, beside, stop, report)
         else:
             _on_data(cycle, beside, stop, report)

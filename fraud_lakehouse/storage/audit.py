@@ -25,6 +25,8 @@ IDENTITY_EVENTS = ("registered", "accepted", "resync_started")
 """Events whose row holds a source's identity; the newest counts."""
 ORDERS = ("accepted", "resync_started", "slot_forgotten")
 """Events by which an operator gives up the source's position of that moment: how to begin again from there."""
+RENAMED = {"postgres": "bank", "kafka": "cards"}
+"""Sources by their names in version 0.1, which had two without names; rows of then are read as of these."""
 _ATTEMPTS = 20
 
 
@@ -73,7 +75,7 @@ class Audit:
             number = [pl.col(COMMIT).fill_null(0)] if COMMIT in frame.columns else []  # older rows have none
             frame = frame.sort(*number, "at", maintain_order=True)
             self._rows = [
-                AuditRow(at, name, event, json.loads(detail or "{}"))
+                AuditRow(at, RENAMED.get(name, name), event, json.loads(detail or "{}"))
                 for at, name, event, detail in frame.select("at", "source", "event", "detail").iter_rows()
             ]
             self._rows_version = self._appender.version

@@ -7,6 +7,7 @@ cannot be overridden: exactly once rests on them.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from fraud_lakehouse.errors import SettingsError
+from fraud_lakehouse.pipeline import Field
 from fraud_lakehouse.settings import Settings
 
 GROUP = "fraud_lakehouse"
@@ -83,6 +85,22 @@ def reason_of(error: KafkaException) -> KafkaError:
     """What librdkafka says: its code and text."""
     reason = error.args[0] if error.args else None
     return reason if isinstance(reason, KafkaError) else KafkaError(KafkaError._FAIL, str(error))
+
+
+@dataclass(frozen=True)
+class TopicConfig:
+    """A topic that is captured."""
+
+    name: str
+    servers: str
+    config_file: Path | None
+    topic: str
+    table: str
+    format: str
+    fields: tuple[Field, ...]
+    max_record_bytes: int
+    servers_env: str = "FRAUD_KAFKA_BOOTSTRAP_SERVERS"
+    update_delay: float = 0.0
 
 
 class KafkaClients:

@@ -7,7 +7,7 @@ the lake does, and passes it in. Only `acknowledge` changes what the server will
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from socket import gethostname
@@ -16,12 +16,13 @@ from typing import Any
 
 import psycopg
 
-from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.postgres.catalog import TableInfo, base_types, discover
 from fraud_lakehouse.sources.postgres.changes import LAST_LSN, Changes, Peeked, Question
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.connection import PostgresConnector
 from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.errors import SourceTableError
 from fraud_lakehouse.sources.postgres.lag import PostgresLag
 from fraud_lakehouse.sources.postgres.link import PostgresLink
 from fraud_lakehouse.sources.postgres.log import LogReader
@@ -54,26 +55,30 @@ class PostgresCapture:
     same server. Nothing here is thread-safe.
 
     Args:
-        settings: `postgres_dsn`, `postgres_tables`, `postgres_slot`, `postgres_publication`.
+        settings: sizes, and the folder of the locks.
+        config: the source.
         names: bronze names that the lake has given, by schema and table of the source.
+        owner: by a bronze table's name, another source that it belongs to; None where it may be ours.
 
     Raises:
-        SettingsError: `postgres_dsn` is absent or no connection string.
+        SettingsError: the connection string cannot be parsed.
     """
 
-    def __init__(self, settings: Settings, names: Mapping[tuple[str, str], str] | None = None) -> None:
-        if settings.postgres_dsn is None:
-            raise SettingsError(
-                "FRAUD_POSTGRES_DSN is not set", "set it to postgresql://user:password@host:5432/database"
-            )
-        self._configured = settings.postgres_tables
+    def __init__(
+        self,
+        settings: Settings,
+        config: PostgresConfig,
+        names: Mapping[tuple[str, str], str] | None = None,
+        owner: Callable[[str], str | None] = lambda _name: None,
+    ) -> None:
+        self.config = config
         self._names = dict(names or {})
-        work = settings.work_dir
-        reader = Reader(f"{gethostname()}:{work.resolve()}", lambda: is_ours(work / "postgres.lock"))
-        self._connector = PostgresConnector(settings.postgres_dsn.get_secret_value(), reader.application)
-        self._slot = ReplicationSlot(
-            self._connector, settings.postgres_slot, settings.postgres_publication, reader=reader
-        )
+        self._owner = owner
+        work, lock = settings.work_dir, settings.work_dir / f"{self.config.name}.lock"
+        reader = Reader(f"{gethostname()}:{work.resolve()}", lambda: is_ours(lock))
+        with self.config.named():
+            self._connector = PostgresConnector(self.config.dsn.get_secret_value(), reader.application)
+        self._slot = ReplicationSlot(self._connector, self.config.slot, self.config.publication, reader=reader)
         self._chunk_rows = min(settings.batch_rows, _SNAPSHOT_ROWS)
         self._link = PostgresLink(self._connector)
         self._log = LogReader(self._connector, self._slot)
@@ -166,13 +171,25 @@ class PostgresCapture:
 
     def tables(self) -> list[TableInfo]:
         """The tables that can be captured, read from the catalog now; `refused` then has the others asked for."""
-        found = self._link.run(
-            lambda connection: discover(connection, self._configured, self._slot.publication, self._names)
-        )
-        self._tables, self.refused = {table.name: table for table in found.tables}, found.refused
-        self._names = self._names | {(table.schema, table.table): table.name for table in found.tables}
+        with self.config.named():
+            found = self._link.run(
+                lambda connection: discover(
+                    connection,
+                    self.config.tables,
+                    self._slot.publication,
+                    self._names,
+                    self.config.prefix,
+                    self.config.reserved,
+                )
+            )
+        owners = {table.name: owner for table in found.tables if (owner := self._owner(table.name)) is not None}
+        refused = [*map(self.config.renamed, found.refused)]
+        refused += [_owned(table, owners[table.name]) for table in found.tables if table.name in owners]
+        tables = [table for table in found.tables if table.name not in owners]
+        self._tables, self.refused = {table.name: table for table in tables}, refused
+        self._names = self._names | {(table.schema, table.table): table.name for table in tables}
         self._published = None
-        return found.tables
+        return tables
 
     @property
     def seen_tables(self) -> list[TableInfo]:
@@ -355,3 +372,12 @@ class PostgresCapture:
 def _log_end(connection: psycopg.Connection[Any]) -> int:
     row = connection.execute("select (pg_current_wal_flush_lsn() - '0/0')::int8").fetchone()
     return int(row[0]) if row else 0
+
+
+def _owned(table: TableInfo, owner: str) -> Refusal:
+    """A table whose bronze name another source has."""
+    error = SourceTableError(
+        f"table {table.source_name} would land in bronze/{table.name}, which belongs to the source {owner}",
+        "give this source a prefix in sources.yml, such as `prefix: x_`, or leave the table out by naming the others",
+    )
+    return Refusal(table.source_name, error)

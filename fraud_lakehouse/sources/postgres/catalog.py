@@ -194,12 +194,15 @@ def discover(
     configured: Sequence[str],
     publication: str,
     known: Mapping[tuple[str, str], str] | None = None,
+    prefix: str = "",
+    reserved: Collection[str] = (),
 ) -> Catalog:
     """The tables to capture: those configured (`[schema.]table`), or every table of schema public.
 
     Args:
         publication: the one that the log is read through; it says whether the log carries stored generated columns.
         known: bronze names that the lake has given, by schema and table.
+        prefix, reserved: of new bronze names, as for `bronze_name`.
     """
     wanted = [qualified(name) for name in configured]
     # Read first: what the catalog then shows holds at this position, or came later.
@@ -213,7 +216,7 @@ def discover(
         roots = [fact.oid for fact in facts if fact.standing.kind == "p"]
         shapes = read_shapes(connection, {fact.oid: fact.key for fact in facts}, roots)
     by_age = sorted(facts, key=lambda fact: fact.oid)
-    named = bronze_names(((shown(fact.schema), shown(fact.table)) for fact in by_age), known)
+    named = bronze_names(((shown(fact.schema), shown(fact.table)) for fact in by_age), known, prefix, reserved)
     names = dict(zip((fact.oid for fact in by_age), named, strict=True))
     tables = []
     for fact in facts:

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_$-]{0,199}")
 _OWN_PREFIX = "_lake_"
-_TAKEN = (
-    "_delta_log",
-    "card_transactions",
-    "card_transactions_late",
-    "transactions_history",
-    "transactions_ledger",
-    "users_history",
-)
+_DELTA_LOG = "_delta_log"
 
 
-def bronze_name(schema: str, table: str) -> str:
-    """The bronze table that a source table lands in: `<table>` of schema public, else `<schema>__<table>`.
+def bronze_name(schema: str, table: str, prefix: str = "", reserved: Collection[str] = ()) -> str:
+    """The bronze table that a source table lands in: `<prefix><table>` of schema public, else with `<schema>__` first.
 
-    A name that is no plain file name in every reader (spaces, slashes, quotes), or that belongs to a table of the
-    lake's own, is spelt with `_` and told apart by a hash.
+    A name that is no plain file name in every reader (spaces, slashes, quotes), or that is reserved, is spelt with `_`
+    and told apart by a hash.
+
+    Args:
+        prefix: what the name begins with.
+        reserved: lower-case names of tables that the lake makes itself, or that another source has.
     """
-    name = table if schema == "public" else f"{schema}__{table}"
-    if _PLAIN_NAME.fullmatch(name) and name.lower() not in _TAKEN:
+    name = prefix + (table if schema == "public" else f"{schema}__{table}")
+    if _PLAIN_NAME.fullmatch(name) and name.lower() not in (_DELTA_LOG, *reserved):
         return name
     return _told_apart(re.sub(r"[^A-Za-z0-9_]", "_", name), name)
 
 
-def bronze_names(tables: Iterable[tuple[str, str]], known: Mapping[tuple[str, str], str] | None = None) -> list[str]:
+def bronze_names(
+    tables: Iterable[tuple[str, str]],
+    known: Mapping[tuple[str, str], str] | None = None,
+    prefix: str = "",
+    reserved: Collection[str] = (),
+) -> list[str]:
     """The bronze names of (schema, table), the oldest table first.
 
     Of names that differ in nothing but case (`Users`, `users`), or in nothing (`public.a__b`, `a.b`), the oldest
@@ -38,6 +40,7 @@ def bronze_names(tables: Iterable[tuple[str, str]], known: Mapping[tuple[str, st
 
     Args:
         known: names of tables that the lake has, dropped ones too: they stay, whatever tables come and go.
+        prefix, reserved: of new names, as for `bronze_name`.
     """
     known = known or {}
     taken = {name.lower() for name in known.values()}
@@ -45,7 +48,7 @@ def bronze_names(tables: Iterable[tuple[str, str]], known: Mapping[tuple[str, st
     for schema, table in tables:
         name = known.get((schema, table), "")
         if not name:
-            name = bronze_name(schema, table)
+            name = bronze_name(schema, table, prefix, reserved)
             while name.lower() in taken:
                 name = _told_apart(name, f"{schema}.{table} {name}")
             taken.add(name.lower())

@@ -1,0 +1,85 @@
+"""One PostgreSQL source as it is configured: its connection, what is captured through it, and under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from pydantic import SecretStr
+
+from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.sources.postgres.eligibility import Refusal
+
+
+@dataclass(frozen=True)
+class PostgresConfig:
+    """A PostgreSQL source.
+
+    Args:
+        name: in `control/*`, locks, metrics and messages.
+        dsn: libpq connection string or URI.
+        dsn_env: the environment variable it comes from.
+        tables_env: the one that may list tables, if there is one.
+        tables: `[schema.]table`; none: all of schema public.
+        prefix: what its bronze tables' names begin with.
+        reserved: lower-case names that none of its bronze tables may have.
+        update_delay: seconds between reads; 0: as rows come.
+    """
+
+    name: str
+    dsn: SecretStr
+    slot: str
+    publication: str
+    dsn_env: str
+    tables_env: str | None = None
+    tables: tuple[str, ...] = ()
+    prefix: str = ""
+    reserved: frozenset[str] = frozenset()
+    update_delay: float = 0.0
+
+    @property
+    def is_shorthand(self) -> bool:
+        """Whether it is the source of the variables FRAUD_POSTGRES_*."""
+        return self.dsn_env == "FRAUD_POSTGRES_DSN"
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Within the block errors name this source's own settings: they are written for FRAUD_POSTGRES_*.
+
+        Raises:
+            LakehouseError: as the block.
+        """
+        try:
+            yield
+        except LakehouseError as error:
+            self._rename(error)
+            raise
+
+    def renamed(self, refusal: Refusal) -> Refusal:
+        """The refusal with this source's own settings in its text."""
+        self._rename(refusal.error)
+        return replace(refusal)
+
+    def _rename(self, error: LakehouseError) -> None:
+        problem, fix = self._own(error.problem), self._own(error.fix)
+        if (problem, fix) != (error.problem, error.fix):
+            LakehouseError.__init__(error, problem, fix)
+
+    def _own(self, text: str) -> str:
+        for shipped, own in self._own_names().items():
+            text = text.replace(shipped, own)
+        return text
+
+    def _own_names(self) -> dict[str, str]:
+        if self.is_shorthand:
+            return {"accept-source postgres": f"accept-source {self.name}"}
+        return {
+            "FRAUD_POSTGRES_DSN": self.dsn_env,
+            "FRAUD_POSTGRES_TABLES": self.tables_env or f"`tables` of the source {self.name} in sources.yml",
+            "FRAUD_POSTGRES_SLOT": f"`slot` of the source {self.name} in sources.yml",
+            "FRAUD_POSTGRES_PUBLICATION": f"`publication` of the source {self.name} in sources.yml",
+            "accept-source postgres": f"accept-source {self.name}",
+            "fraud-lakehouse resync": f"fraud-lakehouse resync --source {self.name}",
+            "fraud-lakehouse forget-slot": f"fraud-lakehouse forget-slot --source {self.name}",
+        }
