@@ -17,8 +17,9 @@ import yaml
 from fraud_lakehouse.pipeline.mistakes import Location, Mistake, place, shown
 
 _DEEPEST = 20  # levels of lists and mappings; a pipeline needs six
-_MOST_VALUES = 500_000  # with aliases spelt out; a short file of nested aliases could be endless
+_MOST_VALUES = 100_000  # with aliases spelt out; a short file of nested aliases could be endless
 _LONGEST_INTEGER = 18  # digits; a longer number is read as a floating-point number
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -81,7 +82,7 @@ def read_document(path: Path, what: str) -> Document:
         values = _Converter(document, last).value(node, (), 0)
     except yaml.reader.ReaderError as error:
         line = min(text.count("\n", 0, error.position) + 1, last)
-        return fail(f"not YAML: a character that YAML does not allow, U+{ord(error.character):04X}", line)
+        return fail(f"not YAML: a character that YAML does not allow, U+{ord(text[error.position]):04X}", line)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         return fail(f"not YAML: {_plain(error)}", min(mark.line + 1, last) if mark else 1)
@@ -95,6 +96,8 @@ def read_document(path: Path, what: str) -> Document:
 
 def _plain(error: yaml.MarkedYAMLError) -> str:
     problem = str(error.problem or error.context)
+    if problem.startswith("but "):  # as in: expected a single document in the stream, but found another document
+        problem = f"{error.context}, {problem}"
     if r"'\t'" in problem:
         return "a tab; YAML is indented with spaces"
     return problem if problem.isprintable() and not re.search("=|://|@", problem) else "it cannot be read"
@@ -179,15 +182,17 @@ class _Converter:
         return values
 
     def _key(self, node: yaml.Node) -> str | None:
-        if not isinstance(node, yaml.ScalarNode) or node.tag != _TAG + "str" or not _is_text(node.value):
+        if not isinstance(node, yaml.ScalarNode) or node.tag != _TAG + "str" or _UNFIT.search(node.value):
             return None
         return str(node.value)
 
     def _scalar(self, node: yaml.Node, at: Location) -> Any:
         kind, text = node.tag.removeprefix(_TAG), node.value
-        if kind == "null":
-            return None
+        if not isinstance(node, yaml.ScalarNode):
+            text, kind = None, ""
         try:
+            if kind == "null":
+                return None
             if kind == "bool":
                 return {"true": True, "false": False}[text.lower()]
             if kind == "int" and len(text) <= _LONGEST_INTEGER:
@@ -198,9 +203,8 @@ class _Converter:
             kind = ""
         if kind != "str":
             self._document.report(at, "found a YAML tag, expected a value without one")
-            return None
-        if not _is_text(text):
-            self._document.report(at, "found half of a surrogate pair, expected a text")
+        elif _UNFIT.search(text):
+            self._document.report(at, "found a control character or half of a surrogate pair, expected a text")
             return None
         return text
 
@@ -210,11 +214,3 @@ class _Converter:
 
     def _line(self, node: yaml.Node) -> int:
         return min(node.start_mark.line + 1, self._last)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
