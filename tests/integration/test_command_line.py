@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from fraud_lakehouse import cli
-from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.demo.card_record import encode
 from tests.fixtures_kafka import Broker, card
 
 

@@ -17,9 +17,9 @@ from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.idle_partitions import TABLE, IdlePartitions, Windows, newest_of
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.project import current_windows
+from tests.fixtures_kafka import CARD_SCHEMA, CARDS
 from tests.unit.model_kafka import ModelKafka, ModelTopic
 
 LANDED = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -53,7 +53,7 @@ class Stand:
         self.ingest = self.process()
 
     def process(self) -> KafkaIngest:
-        return KafkaIngest(self.settings, self.lake, ModelKafka(self.model))  # type: ignore[arg-type]
+        return KafkaIngest(self.settings, self.lake, capture=ModelKafka(self.model))  # type: ignore[arg-type]
 
     def land(self, *values: int) -> None:
         for value in values:
@@ -85,8 +85,8 @@ def test_vectors_ask_for_one_observation_and_then_no_more(tmp_path: Path) -> Non
     assert not any(stand.observed_at(later) for later in (TOLD, 100, 1e4, 1e7))
     at = LANDED + timedelta(seconds=TOLD)
     assert stand.rows.select("source", "app_id", "topic", "partition", "position", "observed_at").rows() == [
-        ("kafka", "kafka:C1:T1:0", "transaction", 0, 2, at),
-        ("kafka", "kafka:C1:T1:1", "transaction", 1, 0, at),
+        ("cards", "kafka:C1:T1:0", "transaction", 0, 2, at),
+        ("cards", "kafka:C1:T1:1", "transaction", 1, 0, at),
     ]
 
 
@@ -206,7 +206,7 @@ def test_the_newest_landing_is_found_though_the_newest_files_have_none_that_can_
     Clock.at = LANDED + timedelta(hours=1)
     table = BronzeTable.open_or_create(stand.lake, "card_transactions", CARD_SCHEMA, ())
     table.append(pl.DataFrame([{"_topic": "transaction", "_error": "no JSON"}], schema=CARD_SCHEMA), {})
-    newest = newest_of(stand.lake.open("bronze", "card_transactions"), "transaction", 60, 0)
+    newest = newest_of(stand.lake.open("bronze", "card_transactions"), "transaction", CARDS.stream, 60, 0)
     assert newest is not None
     assert newest.landed_at == LANDED
     assert newest.event_time == datetime(2024, 5, 1, 11, 59, 30)  # noqa: DTZ001  event times have no zone
@@ -230,5 +230,5 @@ def test_an_event_time_that_models_exclude_is_not_the_newest(tmp_path: Path, max
         "trans_date_trans_time": [*times, "9999-12-31 23:59:59"],
     }
     write_deltalake(tmp_path / "cards", pl.DataFrame(rows))
-    found = newest_of(DeltaTable(tmp_path / "cards"), "transaction", 60, max_future)
+    found = newest_of(DeltaTable(tmp_path / "cards"), "transaction", CARDS.stream, 60, max_future)
     assert found is not None and str(found.event_time) == times[newest]

@@ -26,6 +26,7 @@ from fraud_lakehouse.storage import audit
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 from tests.drained import drain
+from tests.fixtures_kafka import CARDS
 from tests.interruption import Crash, crash
 from tests.unit.model_kafka import ModelKafka, ModelTopic
 
@@ -42,7 +43,7 @@ class Yesterday:
 
 
 def kafka(folder: Path | str, model: ModelTopic) -> KafkaIngest:
-    return KafkaIngest(SETTINGS, Lake.at(folder), ModelKafka(model))  # type: ignore[arg-type]
+    return KafkaIngest(SETTINGS, Lake.at(folder), capture=ModelKafka(model))  # type: ignore[arg-type]
 
 
 def landed_cards(lake: Lake) -> list[int]:
@@ -164,13 +165,13 @@ def test_a_recreated_topic_fails_closed_until_accepted(tmp_path: Path) -> None:
     fresh = ModelTopic(topic_id="T2")
     fresh.publish(0, 2)
     for again in (kafka(tmp_path, fresh), kafka(tmp_path, fresh)):
-        with pytest.raises(TopicRecreatedError, match="accept-source kafka"):
+        with pytest.raises(TopicRecreatedError, match="accept-source cards"):
             again.step(10, 0)
     assert landed_cards(ingest.lake) == [1]
-    assert accept_kafka(SETTINGS, ingest.lake, ModelKafka(fresh)) == "kafka:C1:T2"  # type: ignore[arg-type]
+    assert accept_kafka(SETTINGS, ingest.lake, capture=ModelKafka(fresh)) == "kafka:C1:T2"  # type: ignore[arg-type]
     drain(kafka(tmp_path, fresh), 10, 0)
     assert landed_cards(ingest.lake) == [1, 2]
-    assert [row.event for row in Audit(ingest.lake).rows("kafka")] == [
+    assert [row.event for row in Audit(ingest.lake).rows("cards")] == [
         "registered",
         "topic_recreated",
         "accepted",
@@ -190,12 +191,12 @@ def test_an_acceptance_counts_though_the_clock_went_back_before_it(
     monkeypatch.setattr(bronze, "datetime", Yesterday)
     with pytest.raises(TopicRecreatedError):
         kafka(tmp_path, fresh).step(10, 0)
-    accept_kafka(SETTINGS, Lake.at(tmp_path), ModelKafka(fresh))  # type: ignore[arg-type]
+    accept_kafka(SETTINGS, Lake.at(tmp_path), capture=ModelKafka(fresh))  # type: ignore[arg-type]
     ingest = kafka(tmp_path, fresh)
     drain(ingest, 10, 0)
     assert landed_cards(ingest.lake) == [1, 2]
-    assert check_positions(ingest.lake, "card_transactions").passed
-    assert [row.event for row in Audit(ingest.lake).rows("kafka")][-2:] == ["accepted", "resumed"]
+    assert check_positions(ingest.lake, "card_transactions", CARDS).passed
+    assert [row.event for row in Audit(ingest.lake).rows("cards")][-2:] == ["accepted", "resumed"]
 
 
 def test_two_processes_record_at_once(tmp_path: Path) -> None:
@@ -231,10 +232,10 @@ def test_a_retention_gap_fails_closed_until_accepted(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(RetentionGapError):
             ingest.step(10, 0)
-    accept_kafka(SETTINGS, ingest.lake, ModelKafka(model))  # type: ignore[arg-type]
+    accept_kafka(SETTINGS, ingest.lake, capture=ModelKafka(model))  # type: ignore[arg-type]
     drain(ingest, 10, 0)
     assert landed_cards(ingest.lake) == [0, 1, 2, 6, 7, 8]
-    rows = Audit(ingest.lake).rows("kafka")
+    rows = Audit(ingest.lake).rows("cards")
     assert [row.event for row in rows] == ["registered", "retention_gap", "accepted", "resumed"]
     assert rows[2].detail["moved"] == {"kafka:C1:T1:0": [3, 6]}
     assert json.dumps(rows[1].detail["problem"])

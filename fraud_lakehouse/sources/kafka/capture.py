@@ -38,7 +38,8 @@ class KafkaBatch:
     """One micro-batch.
 
     Args:
-        frame: columns of `records.schema_of` the topic's fields; in the order of arrival, offsets rise within each partition.
+        frame: columns of `records.schema_of` the topic's fields, in the order of arrival: offsets rise within each
+            partition.
         positions: by app_id, the next offset to read once these rows are landed; only where it changed. A partition
             without rows can be among them: seen empty for the first time, or moved past transaction markers.
         first: by app_id, the first offset of this batch; partitions with rows only.

@@ -100,8 +100,8 @@ class TopicConfig:
 def topic_configs(pipeline: Pipeline, environment: Mapping[str, str], max_record_bytes: int) -> list[TopicConfig]:
     """The topics of all declared Kafka sources, in their order; those without a connection included.
 
-    The only topic of a source has the source's name, one of several `<source>.<table>`. Either is an alias of the other,
-    so that a source may get a second topic.
+    The only topic of a source has the source's name, one of several `<source>.<table>`. Each of the two is an
+    alias of the other, so that a source may get a second topic.
 
     Args:
         environment: the environment variables.

@@ -71,14 +71,12 @@ def shape_of(name: str, fields: Sequence[Field]) -> Node:
             raise _wrong(name, one, f"{relation} {other.name}", "declare only one of the two")
         node.declared = one
     for node in root.walk():
-        if positions := [key for key in node.children if _POSITION.fullmatch(key)]:
-            if node is root or not node.is_array:
-                problem = (
-                    f"the number {positions[0]} in a path is where other paths have a key, or where a record begins"
-                )
-                raise SettingsError(
-                    f"{name}: {problem}", "separate keys by dots; a number is a position in an array inside the record"
-                )
+        positions = [key for key in node.children if _POSITION.fullmatch(key)]
+        if positions and (node is root or not node.is_array):
+            raise SettingsError(
+                f"{name}: the number {positions[0]} in a path is where another has a key, or where a record begins",
+                "separate keys by dots; a number is a position in an array inside the record",
+            )
     return root
 
 
