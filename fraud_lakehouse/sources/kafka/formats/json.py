@@ -174,7 +174,10 @@ class JsonDecoder:
                 rows.append(row)
                 if extra is not None:
                     read.extras[index] = extra
-        columns = [[None if row is None else leaf.get(row) for row in rows] for leaf in self._leaves]
+        columns = []
+        for leaf in self._leaves:
+            get = leaf.get
+            columns.append([None if row is None else get(row) for row in rows])
         wrong: dict[int, str] = {}
         for leaf, column in zip(self._leaves, columns, strict=True):
             _convert(leaf, column, wrong)
@@ -239,7 +242,7 @@ def _are_short(lines: bytes, most_bytes: int) -> bool:
     return all(lines.find(b"\n", start, start + part) >= 0 for start in range(0, len(lines) - part + 1, part))
 
 
-def _undeclared(node: Node, value: bytes | msgspec.Raw, place: str) -> dict[str, Any]:
+def _undeclared(node: Node, value: bytes, place: str) -> dict[str, Any]:
     """What of an object is not declared; of nested objects what is not declared in them, of arrays all.
 
     Raises:
@@ -247,31 +250,26 @@ def _undeclared(node: Node, value: bytes | msgspec.Raw, place: str) -> dict[str,
     """
     found = _ANY_FIELDS.decode(value)
     # A repeated key is in `found` once: what is written again is shorter. So are blanks and escapes in keys.
-    if len(_WRITER.encode(found)) != len(memoryview(value)) and (name := _repeated_key(bytes(value))) is not None:
+    if len(_WRITER.encode(found)) != len(value) and (name := _repeated_key(value)) is not None:
         raise _RecordError(f"{place}.{name[:_SHOWN_NAME]}: there more than once")
-    rest: dict[str, Any] = {}
-    for name, text in found.items():
-        child = node.children.get(name)
-        if child is None:
-            rest[name] = text
-        elif child.is_array:
-            _check_elements(child, text, f"{place}.{name}")
-            rest[name] = text
-        elif child.declared is None and bytes(text) != _NULL and (inner := _undeclared(child, text, f"{place}.{name}")):
+    children = node.children
+    rest: dict[str, Any] = {name: text for name, text in found.items() if name not in children}
+    for name, child in node.inner.items():
+        text = bytes(found.get(name, _NULL))
+        if text != _NULL and (inner := _undeclared_inside(child, text, f"{place}.{name}")):
             rest[name] = inner
     return rest
 
 
-def _check_elements(node: Node, array: msgspec.Raw, place: str) -> None:
-    """See that no key is there twice in the declared elements of an array."""
-    elements = [] if bytes(array) == _NULL else _ANY_ELEMENTS.decode(array)
-    for key, child in node.children.items():
-        if int(key) >= len(elements) or bytes(elements[int(key)]) == _NULL:
-            continue
-        if child.is_array:
-            _check_elements(child, elements[int(key)], f"{place}[{key}]")
-        elif child.declared is None:
-            _undeclared(child, elements[int(key)], f"{place}[{key}]")
+def _undeclared_inside(node: Node, value: bytes, place: str) -> Any:
+    """As `_undeclared`, of an object or an array."""
+    if not node.is_array:
+        return _undeclared(node, value, place)
+    elements = _ANY_ELEMENTS.decode(value)
+    for key, child in node.inner.items():  # for repeated keys: an array is kept whole, or positions would change
+        if int(key) < len(elements) and (element := bytes(elements[int(key)])) != _NULL:
+            _undeclared_inside(child, element, f"{place}[{key}]")
+    return msgspec.Raw(value)
 
 
 def _repeated_key(value: bytes) -> str | None:

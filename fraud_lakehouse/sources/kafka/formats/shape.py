@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -29,10 +30,15 @@ class Node:
     declared: Field | None = None
     children: dict[str, Node] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def is_array(self) -> bool:
         """Whether it is an array of which elements are declared."""
         return bool(self.children) and all(_POSITION.fullmatch(key) for key in self.children)
+
+    @cached_property
+    def inner(self) -> dict[str, Node]:
+        """The children that are no field themselves."""
+        return {key: child for key, child in self.children.items() if child.declared is None}
 
     @property
     def is_optional(self) -> bool:
