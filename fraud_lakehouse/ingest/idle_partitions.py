@@ -92,8 +92,7 @@ class IdlePartitions:
 
     def landed(self, version: int, at: datetime) -> None:
         """Take note that rows were landed at `at` or later, in this version of bronze: nothing is due for a while."""
-        lateness = self._settings.allowed_lateness
-        self._version, self._look_at = version, at + timedelta(seconds=min(self._patience) + lateness)
+        self._version, self._look_at = version, at + timedelta(seconds=min(self._patience) + self._lateness)
 
     def observe(self, topic: KafkaTopic, version: int, ends: Mapping[str, int], at: datetime) -> bool:
         """Record that every partition has been read to its end, if that is due; whether it was recorded.
@@ -119,6 +118,12 @@ class IdlePartitions:
     @cached_property
     def _table(self) -> Appender:
         return Appender.open(self._lake, *TABLE, IDLE_PARTITIONS)
+
+    @property
+    def _lateness(self) -> float:
+        stream = self._config.stream
+        own = stream.lateness if stream is not None else None
+        return self._settings.allowed_lateness if own is None else own
 
     @property
     def _patience(self) -> list[float]:
@@ -156,7 +161,7 @@ class IdlePartitions:
         return sorted(set(self._times_after(newest))) if newest is not None else []
 
     def _times_after(self, newest: Newest) -> Iterator[datetime]:
-        lateness = timedelta(seconds=self._settings.allowed_lateness)
+        lateness = timedelta(seconds=self._lateness)
         for idle in self._patience:
             yield newest.landed_at + timedelta(seconds=idle) + lateness + _BEYOND
         if self._settings.window_idle_seconds > 0:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from deltalake import DeltaTable, write_deltalake
 
 from fraud_lakehouse.checks.contracts import check_bronze, check_columns, check_positions, check_quarantine
 from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.pipeline import Field
+from fraud_lakehouse.sources.kafka.records import schema_of
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.schemas import AUDIT
 from tests.fixtures_kafka import CARD_SCHEMA, CARDS
@@ -165,6 +168,32 @@ def test_quarantined_share(lake: Lake, bad: int, passed: bool) -> None:
     assert result.passed is passed
     assert result.numbers["quarantined"] == bad
     assert result.numbers["reasons"] == ({"no JSON object": bad} if bad else {})
+
+
+def test_a_topics_table_has_its_declared_fields(lake: Lake) -> None:
+    fields = (Field(name="id", type="string"), Field(name="amount", type="decimal(9,2)"))
+    topic = replace(CARDS, name="wires", topic="wires", table="wires", fields=fields)
+    assert [one.passed for one in check_bronze(lake, "wires", topic)] == [True] * 3
+    table = BronzeTable.open_or_create(lake, "wires", schema_of(fields), [])
+    rows = [{"_topic": "wires", "_partition": 0, "_offset": offset, "_error": "bad"} for offset in range(100)]
+    table.append(pl.DataFrame(rows, schema_overrides={"_partition": pl.Int32}), {})
+    columns, positions, quarantine = check_bronze(lake, "wires", topic)
+    assert (columns.passed, positions.passed, quarantine.passed) == (True, True, False)
+    assert quarantine.problems == ("100 of the newest 100 records of topic wires cannot be read (100.0%, limit 5.0%)",)
+    wider = replace(
+        topic, fields=(*fields[:1], Field(name="amount", type="decimal(12,2)"), Field(name="to", type="date"))
+    )
+    (result,) = check_bronze(lake, "wires", wider)
+    assert result.problems == ("column to is missing", "column amount is decimal(9,2), expected decimal(12,2)")
+
+
+def test_an_acceptance_of_another_topic_of_the_source_does_not_count(lake: Lake) -> None:
+    land_records(lake, (0, 5), (0, 6))
+    detail = '{"scope": "another topic", "commit": 9}'
+    row = {"at": datetime.now(UTC), "source": "kafka", "event": "accepted", "detail": detail}
+    write_deltalake(lake.uri("control", "audit"), pl.DataFrame([row], schema=AUDIT))
+    land_records(lake, (0, 5))
+    assert not check_positions(lake, "card_transactions", CARDS).passed
 
 
 def test_few_records_are_not_judged(lake: Lake) -> None:

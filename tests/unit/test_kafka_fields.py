@@ -63,7 +63,7 @@ def read(reader: JsonDecoder, text: str | bytes) -> tuple[dict[str, Any], str | 
         ({"type": "timestamp", "optional": True}, "null", None),
         ({"type": "int32", "optional": True, "minimum": 3}, "null", None),
     ],
-)  # fmt: skip
+)
 def test_what_each_type_takes(declared: Any, text: str, value: object) -> None:
     assert read(decoder(a=declared), f'{{"a":{text}}}') == ({"a": value}, None, None)
 

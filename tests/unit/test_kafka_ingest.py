@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,53 @@ def test_a_retention_gap_fails_closed_until_accepted(tmp_path: Path) -> None:
     assert [row.event for row in rows] == ["registered", "retention_gap", "accepted", "resumed"]
     assert rows[2].detail["moved"] == {"kafka:C1:T1:0": [3, 6]}
     assert json.dumps(rows[1].detail["problem"])
+
+
+def old_process(folder: Path, model: ModelTopic) -> KafkaIngest:
+    """As before topics had names: control tables say "kafka"."""
+    before = replace(CARDS, name="kafka", aliases=())
+    return KafkaIngest(SETTINGS, Lake.at(folder), before, ModelKafka(model))  # type: ignore[arg-type]
+
+
+def test_a_lake_of_before_topics_had_names_goes_on(tmp_path: Path) -> None:
+    model = ModelTopic(partitions=1)
+    model.publish(0, 1)
+    drain(old_process(tmp_path, model), 10, 0)
+    model.publish(0, 2)
+    ingest = kafka(tmp_path, model)
+    drain(ingest, 10, 0)
+    assert landed_cards(ingest.lake) == [1, 2]
+    audit_rows = pl.read_delta(ingest.lake.uri("control", "audit"))
+    assert audit_rows.select("source", "event").rows() == [("kafka", "registered")], "its identity is known"
+    batches = Batches(ingest.lake).read().sort("from_position")
+    assert batches.select("source", "from_position", "rows").rows() == [("kafka", 0, 1), ("cards", 1, 1)]
+    fresh = ModelTopic(topic_id="T2")
+    fresh.publish(0, 3)
+    with pytest.raises(TopicRecreatedError):
+        kafka(tmp_path, fresh).step(10, 0)
+    assert landed_cards(ingest.lake) == [1, 2]
+
+
+@pytest.mark.parametrize("is_accepted_before", [True, False])
+def test_a_gap_of_before_topics_had_names_is_resumed_from_once(tmp_path: Path, is_accepted_before: bool) -> None:
+    old, fresh = ModelTopic(), ModelTopic(topic_id="T2")
+    old.publish(0, 1)
+    drain(old_process(tmp_path, old), 10, 0)
+    fresh.publish(0, 2)
+    with pytest.raises(TopicRecreatedError):
+        old_process(tmp_path, fresh).step(10, 0)
+    lake = Lake.at(tmp_path)
+    if not is_accepted_before:
+        with pytest.raises(TopicRecreatedError):
+            kafka(tmp_path, fresh).step(10, 0)
+    topic = replace(CARDS, name="kafka") if is_accepted_before else CARDS
+    accept_kafka(SETTINGS, lake, topic, ModelKafka(fresh))  # type: ignore[arg-type]
+    for _ in range(2):
+        drain(kafka(tmp_path, fresh), 10, 0)
+    assert landed_cards(lake) == [1, 2]
+    assert check_positions(lake, "card_transactions", CARDS).passed
+    events = [row.event for row in Audit(lake, CARDS.renamed).rows("cards")]
+    assert events == ["registered", "topic_recreated", "accepted", "resumed"]
 
 
 def test_two_kafka_processes_land_each_record_once(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import json
 import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -21,7 +23,7 @@ from fraud_lakehouse.checks.status import collect
 from fraud_lakehouse.cli import app
 from fraud_lakehouse.cli.status_text import render
 from fraud_lakehouse.demo.card_record import encode
-from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.errors import ConcurrentWriterError, SettingsError
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.quarantine import (
     CorrectionError,
@@ -30,8 +32,10 @@ from fraud_lakehouse.ingest.quarantine import (
     open_count,
     read_corrections,
 )
+from fraud_lakehouse.ingest.topic_table import open_topic_table
+from fraud_lakehouse.pipeline import Field, default_folder
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.sources.kafka.records import RawRecords
+from fraud_lakehouse.sources.kafka.records import RawRecords, RecordDecoder
 from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import CARD_SCHEMA, CARDS, card, decode
 from tests.interruption import Crash, crash
@@ -201,6 +205,54 @@ def test_contracts_know_replays_and_tombstones(tmp_path: Path) -> None:
     after = check_quarantine(lake, CARDS)
     assert after.passed and (after.numbers["rows"], after.numbers["quarantined"]) == (151, 0)
     assert check_positions(lake, "card_transactions", CARDS).passed
+
+
+WIRES = replace(CARDS, name="wires", topic="wires", table="wires", fields=(Field(name="amount", type="decimal(9,2)"),))
+
+
+def land_wires(lake: Lake, *values: bytes) -> None:
+    records = RawRecords("wires", [0] * len(values), range(len(values)), [0] * len(values), list(values))
+    open_topic_table(lake, WIRES).append(RecordDecoder(WIRES).decode(records), {"kafka:C:W:0": len(values)})
+
+
+def test_each_topic_has_its_own_quarantine(tmp_path: Path) -> None:
+    """Once the declaration has changed, its records are read again by it, into the column of the new type."""
+    lake = Lake.at(tmp_path)
+    land(lake, [LONG])
+    land_wires(lake, b'{"amount":1.5}', b'{"amount":"1.234"}')
+    assert Quarantine(lake, WIRES).replay(ALL).refused == {"$.amount: expected decimal(9,2), got '\"1.234\"'": 1}
+    finer = replace(WIRES, fields=(Field(name="amount", type="decimal(10,3)"),))
+    assert Quarantine(lake, finer).replay(ALL).rows == 1
+    assert Quarantine(lake, finer).records(ALL) == []
+    rows = pl.read_delta(lake.uri("bronze", "wires")).filter(pl.col("_error").is_null())
+    assert sorted(rows["amount"]) == [Decimal("1.234"), Decimal("1.500")]
+    assert waiting(lake) == 1, "the card records are left alone"
+
+
+def test_the_commands_go_by_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake, folder = Lake.at(tmp_path / "lake"), tmp_path / "pipeline"
+    folder.mkdir()
+    shipped = default_folder({})
+    added = "wires: {type: kafka, servers_env: W, topics: [{topic: wires, table: wires, fields: {amount: double}}]}\n"
+    (folder / "sources.yml").write_text((shipped / "sources.yml").read_text() + added)
+    (folder / "streams.yml").write_text((shipped / "streams.yml").read_text())
+    monkeypatch.setenv("FRAUD_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("FRAUD_PIPELINE", str(folder))
+    land_wires(lake, b"{")
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(app, ["quarantine", "list", *words])
+
+    assert "wires/0/0" in run().output, "the only table there is"
+    land(lake, [LONG])
+    with pytest.raises(SettingsError, match="several topics"):
+        CliRunner().invoke(app, ["quarantine", "list"], catch_exceptions=False, standalone_mode=False)
+    assert "wires/0/0" in run("--table", "wires").output
+    assert "t/0/0" in run("--table", "card_transactions").output
+    with pytest.raises(SettingsError, match="no declared topic has the bronze table 'users'"):
+        CliRunner().invoke(
+            app, ["quarantine", "list", "--table", "users"], catch_exceptions=False, standalone_mode=False
+        )
 
 
 def test_no_lake_has_an_empty_quarantine(tmp_path: Path) -> None:
