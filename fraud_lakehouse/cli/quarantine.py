@@ -23,7 +23,7 @@ _Reason = Annotated[Optional[str], typer.Option(help="a part of the reason's tex
 _Partition = Annotated[Optional[int], typer.Option(min=0, help="of this partition")]  # noqa: UP045
 _Table = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option(help="of the topic of this bronze table; default: the only one that has records"),
+    typer.Option(help="of the topic of this bronze table; default: the only one that is there"),
 ]
 _Offset = Annotated[Optional[int], typer.Option(min=0, help="at this offset")]  # noqa: UP045
 

@@ -54,10 +54,11 @@ def evolve(lake: Lake, table: BronzeTable, topic: TopicConfig) -> bool:
         if before.get(name, kind) == kind or _is_wider(before[name], kind) or not _has_values(lake, topic.table, name):
             continue
         was = _DECLARED.get(before[name], before[name])
+        path = next((field.path for field in topic.fields if field.name == name), name)
         raise FieldTypeError(
             f"{topic.name}: the field {name} of topic {topic.topic!r} is declared as {_DECLARED.get(kind, kind)}, but"
             f" bronze/{topic.table} has values of type {was} there, which it cannot hold in every case",
-            f"declare it as {was} again, or give the new type to a field of another name with path: {name}",
+            f"declare it as {was} again, or give the new type to a field of another name with path: {path}",
         )
     return table.reshape(wanted, rewrite=True)
 

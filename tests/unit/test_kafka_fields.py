@@ -179,7 +179,7 @@ def test_an_optional_element_may_be_absent(changes: dict[str, Any], cell: int | 
         ('"note":', '"id":"w2","note":', "$.id"),
     ],
 )
-def test_a_repeated_key_beside_a_declared_one_is_an_error(old: str, new: str, place: str) -> None:
+def test_a_repeated_key_near_declared_ones_is_an_error(old: str, new: str, place: str) -> None:
     assert old in wire()
     assert read(decoder(**NESTED), wire().replace(old, new))[1] == f"{place}: there more than once"
 
