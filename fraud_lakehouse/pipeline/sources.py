@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict, ValidationInfo, fi
 from pydantic import Field as Key
 
 from fraud_lakehouse.pipeline.mistakes import nearest, one_of, shown
+from fraud_lakehouse.pipeline.paths import path_tree
 from fraud_lakehouse.pipeline.values import NAME, Column, Entry, Seconds, Variable, with_names
 from fraud_lakehouse.sql_text import qualified
 
@@ -28,7 +29,6 @@ SHIPPED_SLOT = "fraud_lakehouse"
 TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 TOPIC_EXPECTED = "a topic's name of letters, digits, '.', _ and -"
 SHIPPED_TOPIC_DEFAULT = "transaction"
-TIME_FORM = "YYYY-MM-DD HH:MM:SS"
 _TIMES, _INTEGERS = ("timestamp", "timestamptz"), ("int32", "int64")
 _FOR_TYPES = {"unit": _TIMES, "form": ("string",), "minimum": _INTEGERS, "maximum": _INTEGERS}
 """By key of a field: the types that it is for."""
@@ -99,8 +99,7 @@ class Field(Entry):
     """A column of a topic's table, its type, and where a record has its value: keys from the outside in, by dots.
 
     A number among the keys is a position in an array. A record without the value cannot be read, unless the field is
-    `optional`; then it is null. Times may be numbers of a `unit` since 1970; texts may have a
-    `form`, integers a range.
+    `optional`; then it is null. Times may be numbers of a `unit` since 1970, texts may have a `form`, integers a range.
     """
 
     name: Column = Key(description="a column's name of letters, digits and _, a letter first (at most 128)")
@@ -108,7 +107,7 @@ class Field(Entry):
     path: str = Key("", pattern=r"^[^.]+(\.[^.]+)*$", description="keys separated by dots, such as sender.id")
     optional: Annotated[bool, Strict()] = Key(False, description="true or false")
     unit: Literal["s", "ms", "us", "ns"] | None = Key(None, description="s, ms, us or ns")
-    form: Literal["YYYY-MM-DD HH:MM:SS"] | None = Key(None, description=f'the text "{TIME_FORM}"')
+    form: Literal["YYYY-MM-DD HH:MM:SS"] | None = Key(None, description='the text "YYYY-MM-DD HH:MM:SS"')
     minimum: Annotated[int, Strict()] | None = Key(None, ge=-(2**63), lt=2**63, description="an integer of 64 bits")
     maximum: Annotated[int, Strict()] | None = Key(None, ge=-(2**63), lt=2**63, description="an integer of 64 bits")
 
@@ -156,6 +155,12 @@ class Topic(Entry):
     @classmethod
     def _named_fields(cls, values: Any) -> Any:
         return with_names(values, "type")
+
+    @field_validator("fields")
+    @classmethod
+    def _separate_paths(cls, fields: dict[str, Field]) -> dict[str, Field]:
+        path_tree(fields.values())
+        return fields
 
 
 class KafkaSource(Entry):

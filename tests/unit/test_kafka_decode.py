@@ -15,7 +15,7 @@ from fraud_lakehouse.sources.kafka.records import RawRecords
 from tests.fixtures_kafka import CARDS, card, decode
 
 GOOD = encode(card(1))
-DECODER = kafka_decode.JsonDecoder("cards", CARDS.fields)
+DECODER = kafka_decode.JsonDecoder(CARDS.fields)
 read_values = DECODER.read
 
 

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.pipeline import Field
 from fraud_lakehouse.sources.kafka.formats.json import JsonDecoder
 
@@ -22,7 +21,7 @@ from fraud_lakehouse.sources.kafka.formats.json import JsonDecoder
 def decoder(**fields: Any) -> JsonDecoder:
     """Of fields by name: each a type, or the keys of its declaration."""
     declared = {name: value if isinstance(value, dict) else {"type": value} for name, value in fields.items()}
-    return JsonDecoder("wires", [Field(name=name, **value) for name, value in declared.items()])
+    return JsonDecoder([Field(name=name, **value) for name, value in declared.items()])
 
 
 def read(reader: JsonDecoder, text: str | bytes) -> tuple[dict[str, Any], str | None, str | None]:
@@ -182,23 +181,6 @@ def test_an_optional_element_may_be_absent(changes: dict[str, Any], cell: int | 
 def test_a_repeated_key_near_declared_ones_is_an_error(old: str, new: str, place: str) -> None:
     assert old in wire()
     assert read(decoder(**NESTED), wire().replace(old, new))[1] == f"{place}: there more than once"
-
-
-@pytest.mark.parametrize(
-    "paths, problem",
-    [
-        (("a", "a.b"), "its path a.b lies inside that of f0"),
-        (("a.b", "a"), "its path a has inside it that of f0"),
-        (("a", "a"), "its path a is also that of f0"),
-        (("a.0", "a.b"), "the number 0 in a path"),
-        (("0",), "the number 0 in a path"),
-        (('a"b',), "has a quote"),
-    ],
-)
-def test_paths_that_exclude_each_other_are_named(paths: tuple[str, ...], problem: str) -> None:
-    fields = {f"f{number}": {"type": "string", "path": path} for number, path in enumerate(paths)}
-    with pytest.raises(SettingsError, match=f"wires.*{problem}"):
-        decoder(**fields)
 
 
 # --- against an oracle ---------------------------------------------------------------------------------------------

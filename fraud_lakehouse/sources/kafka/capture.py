@@ -79,7 +79,7 @@ class KafkaCapture:
         topic: what is read; default: the one that the settings are shorthand for. Its servers must be set.
 
     Raises:
-        SettingsError: they are not, its properties file has a line that cannot be, or its fields exclude each other.
+        SettingsError: they are not, or its properties file has a line that cannot be.
     """
 
     def __init__(self, settings: Settings, topic: TopicConfig | None = None) -> None:

@@ -79,7 +79,7 @@ class RecordDecoder:
     """Reads records of one topic into frames of `schema`.
 
     Raises:
-        SettingsError: there is no such format, or the declared fields exclude each other.
+        SettingsError: there is no such format.
     """
 
     def __init__(self, topic: TopicConfig) -> None:
@@ -88,7 +88,7 @@ class RecordDecoder:
             raise SettingsError(f"{topic.name}: there is no format {topic.format!r}", f"set it to one of: {known}")
         self.schema = schema_of(topic.fields)
         self._most_bytes = topic.max_record_bytes
-        self._values = FORMATS[topic.format](topic.name, topic.fields)
+        self._values = FORMATS[topic.format](topic.fields)
 
     def decode(self, records: RawRecords) -> pl.DataFrame:
         """One row for each record, in the order given; never raises on their content.

@@ -17,8 +17,8 @@ import msgspec
 import polars as pl
 import pyarrow as pa
 
-from fraud_lakehouse.pipeline import Field
-from fraud_lakehouse.sources.kafka.formats.shape import Node, Reader, getter, shape_of
+from fraud_lakehouse.pipeline import Field, Node, path_tree
+from fraud_lakehouse.sources.kafka.formats.shape import Reader, getter
 from fraud_lakehouse.sources.kafka.formats.values import ValueType, shown, value_type
 
 TOMBSTONE = "no value (a tombstone)"
@@ -77,15 +77,11 @@ class JsonDecoder:
     """Reads values of one topic.
 
     Args:
-        name: whose fields they are, for errors.
         fields: what is declared; the order of the columns.
-
-    Raises:
-        SettingsError: paths of the fields cannot be read, or exclude each other.
     """
 
-    def __init__(self, name: str, fields: Sequence[Field]) -> None:
-        self._root = shape_of(name, fields)
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self._root = path_tree(fields)
         self._reader = Reader(self._root)
         self._leaves = [_Leaf(one, value_type(one), getter(self._root, one.path)) for one in fields]
         self.schema: dict[str, pl.DataType] = {leaf.field.name: leaf.type.column for leaf in self._leaves}

@@ -1,93 +1,22 @@
-"""The declared fields of a topic as the shape of its JSON: nested objects, arrays by position, and where each value is.
+"""Readers of the declared values of a JSON record, by the tree of the fields' paths.
 
-Its readers give the values of a record, or an error that names the place. What of a record is not declared is
-`json.py`'s.
+They give the values, or an error that names the place. What of a record is not declared is `json.py`'s.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 
-from fraud_lakehouse.errors import SettingsError
-from fraud_lakehouse.pipeline import Field
+from fraud_lakehouse.pipeline import Node
 from fraud_lakehouse.sources.kafka.formats.values import value_type
-
-_UNREADABLE = re.compile(r'["\\\x00-\x1f]')
-_POSITION = re.compile(r"0|[1-9][0-9]{0,5}")
-
-
-@dataclass
-class Node:
-    """A key of an object or a position of an array: a declared field, or what declared fields lie in."""
-
-    declared: Field | None = None
-    children: dict[str, Node] = field(default_factory=dict)
-
-    @cached_property
-    def is_array(self) -> bool:
-        """Whether it is an array of which elements are declared."""
-        return bool(self.children) and all(_POSITION.fullmatch(key) for key in self.children)
-
-    @cached_property
-    def inner(self) -> dict[str, Node]:
-        """The children that are no field themselves."""
-        return {key: child for key, child in self.children.items() if child.declared is None}
-
-    @property
-    def is_optional(self) -> bool:
-        """Whether a record may lack it."""
-        if self.declared is not None:
-            return self.declared.optional
-        return all(child.is_optional for child in self.children.values())
-
-    def walk(self) -> Iterator[Node]:
-        """The node and all below it."""
-        yield self
-        for child in self.children.values():
-            yield from child.walk()
-
-
-def shape_of(name: str, fields: Sequence[Field]) -> Node:
-    """The tree of declared paths.
-
-    Args:
-        name: whose fields they are, for errors.
-
-    Raises:
-        SettingsError: a path cannot be read, or the paths of two fields exclude each other.
-    """
-    root = Node()
-    for one in fields:
-        if _UNREADABLE.search(one.path):
-            raise _wrong(name, one, "has a quote, a backslash or a control character", "give a path without them")
-        node = root
-        for key in one.path.split("."):
-            if node.declared is not None:
-                raise _wrong(name, one, f"lies inside that of {node.declared.name}", "declare only one of the two")
-            node = node.children.setdefault(key, Node())
-        if other := next((found.declared for found in node.walk() if found.declared is not None), None):
-            relation = "is also that of" if node.declared is not None else "has inside it that of"
-            raise _wrong(name, one, f"{relation} {other.name}", "declare only one of the two")
-        node.declared = one
-    for node in root.walk():
-        positions = [key for key in node.children if _POSITION.fullmatch(key)]
-        if positions and (node is root or not node.is_array):
-            raise SettingsError(
-                f"{name}: the number {positions[0]} in a path is where another has a key, or where a record begins",
-                "separate keys by dots; a number is a position in an array inside the record",
-            )
-    return root
 
 
 class Reader:
-    """Reads JSON of a shape into an object with the attributes f0, f1 … for its keys; an array into a tuple.
+    """Reads JSON of a tree of paths into an object with the attributes f0, f1 … for its keys; an array into a tuple.
 
     A tuple has the declared elements only.
     """
@@ -122,7 +51,7 @@ class Reader:
 
 
 def getter(root: Node, path: str) -> Callable[[Any], Any]:
-    """What takes the value at a path out of what a reader of the shape has read; None where the record lacks it."""
+    """What takes the value at a path out of what a reader of the tree has read; None where the record lacks it."""
     steps: list[str | int] = []
     node, is_always_there = root, True
     for key in path.split("."):
@@ -189,7 +118,3 @@ def _inside(at: str, reader: Reader, raw: msgspec.Raw) -> Any:
     except msgspec.ValidationError as error:
         text, _, inner = str(error).partition(" - at ")
         raise msgspec.ValidationError(f"{text} - at `${at}{inner.strip('`').removeprefix('$')}`") from None
-
-
-def _wrong(name: str, field: Field, problem: str, fix: str) -> SettingsError:
-    return SettingsError(f"{name}, field {field.name}: its path {field.path} {problem}", fix)
