@@ -245,8 +245,7 @@ def _undeclared(node: Node, value: bytes, place: str) -> dict[str, Any]:
         _RecordError: a key is there twice in an object with declared fields.
     """
     found = _ANY_FIELDS.decode(value)
-    # A repeated key is in `found` once: what is written again is shorter. So are blanks and escapes in keys.
-    if len(_WRITER.encode(found)) != len(value) and (name := _repeated_key(value)) is not None:
+    if (name := _repeated_key(value, found)) is not None:
         raise _RecordError(f"{place}.{name[:_SHOWN_NAME]}: there more than once")
     children = node.children
     rest: dict[str, Any] = {name: text for name, text in found.items() if name not in children}
@@ -268,8 +267,15 @@ def _undeclared_inside(node: Node, value: bytes, place: str) -> Any:
     return msgspec.Raw(value)
 
 
-def _repeated_key(value: bytes) -> str | None:
+def _repeated_key(value: bytes, found: dict[str, msgspec.Raw]) -> str | None:
     """A key that the outermost object has twice."""
+    # It is in `found` once: what is written again is shorter. Without blanks it is, too, without escapes in keys; these
+    # take Python's parser, which is far slower.
+    if len(_WRITER.encode(found)) == len(value):
+        return None
+    compact = msgspec.json.format(value, indent=-1)
+    if len(_WRITER.encode(_ANY_FIELDS.decode(compact))) == len(compact):
+        return None
     objects: list[list[str]] = []
 
     def note(pairs: list[tuple[str, Any]]) -> None:
