@@ -165,8 +165,8 @@ def test_each_topic_is_ingested_exactly_once_whatever_happens_to_another(
     for topic in topics.values():
         assert [one.contract for one in check_bronze(lake, topic.table, topic) if not one.passed] == []
         assert [row.event for row in Audit(lake).rows(topic.name)] == ["registered"]
-    landed = Batches(lake).read().group_by("source", "table").agg(pl.col("rows").sum()).sort("source").rows()
-    assert landed == [
+    batches = Batches(lake).read().group_by("source", "table").agg(pl.col("rows").sum()).sort("source").rows()
+    assert batches == [
         ("cards", "card_transactions", 102),
         ("wires.bank_wires", "bank_wires", 64),
         ("wires.late_wires", "late_wires", 1),

@@ -21,6 +21,8 @@ from fraud_lakehouse.ingest import bronze
 from fraud_lakehouse.ingest import kafka as ingest_kafka
 from fraud_lakehouse.ingest.batches import Batches
 from fraud_lakehouse.ingest.kafka import KafkaIngest, accept_kafka
+from fraud_lakehouse.ingest.topic_table import FieldTypeError
+from fraud_lakehouse.pipeline import Field
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.topic import RetentionGapError, TopicRecreatedError
 from fraud_lakehouse.storage import audit
@@ -240,6 +242,26 @@ def test_a_retention_gap_fails_closed_until_accepted(tmp_path: Path) -> None:
     assert [row.event for row in rows] == ["registered", "retention_gap", "accepted", "resumed"]
     assert rows[2].detail["moved"] == {"kafka:C1:T1:0": [3, 6]}
     assert json.dumps(rows[1].detail["problem"])
+
+
+def test_the_table_follows_the_declaration(tmp_path: Path) -> None:
+    model = ModelTopic(partitions=1)
+    model.publish(0, 1)
+    drain(kafka(tmp_path, model), 10, 0)
+    lake = Lake.at(tmp_path)
+
+    def process(*fields: Field) -> KafkaIngest:
+        return KafkaIngest(SETTINGS, lake, replace(CARDS, fields=fields), ModelKafka(model))  # type: ignore[arg-type]
+
+    model.publish(0, 2)
+    drain(process(*CARDS.fields, Field(name="settled", type="date")), 10, 0)
+    assert pl.read_delta(lake.uri("bronze", "card_transactions"))["settled"].to_list() == [None, None]
+    model.publish(0, 3)
+    with pytest.raises(FieldTypeError, match="the field user_id of topic 'transaction' is declared as string"):
+        process(*CARDS.fields[:-1], Field(name="user_id", type="string")).step(10, 0)
+    assert landed_cards(lake) == [1, 2], "not a record is ingested"
+    drain(kafka(tmp_path, model), 10, 0)
+    assert landed_cards(lake) == [1, 2, 3]
 
 
 def old_process(folder: Path, model: ModelTopic) -> KafkaIngest:

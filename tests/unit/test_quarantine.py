@@ -210,7 +210,7 @@ def test_contracts_know_replays_and_tombstones(tmp_path: Path) -> None:
 WIRES = replace(CARDS, name="wires", topic="wires", table="wires", fields=(Field(name="amount", type="decimal(9,2)"),))
 
 
-def land_wires(lake: Lake, *values: bytes) -> None:
+def ingest_wires(lake: Lake, *values: bytes) -> None:
     records = RawRecords("wires", [0] * len(values), range(len(values)), [0] * len(values), list(values))
     open_topic_table(lake, WIRES).append(RecordDecoder(WIRES).decode(records), {"kafka:C:W:0": len(values)})
 
@@ -219,7 +219,7 @@ def test_each_topic_has_its_own_quarantine(tmp_path: Path) -> None:
     """Once the declaration has changed, its records are read again by it, into the column of the new type."""
     lake = Lake.at(tmp_path)
     land(lake, [LONG])
-    land_wires(lake, b'{"amount":1.5}', b'{"amount":"1.234"}')
+    ingest_wires(lake, b'{"amount":1.5}', b'{"amount":"1.234"}')
     assert Quarantine(lake, WIRES).replay(ALL).refused == {"$.amount: expected decimal(9,2), got '\"1.234\"'": 1}
     finer = replace(WIRES, fields=(Field(name="amount", type="decimal(10,3)"),))
     assert Quarantine(lake, finer).replay(ALL).rows == 1
@@ -238,7 +238,7 @@ def test_the_commands_go_by_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (folder / "streams.yml").write_text((shipped / "streams.yml").read_text())
     monkeypatch.setenv("FRAUD_LAKE", str(tmp_path / "lake"))
     monkeypatch.setenv("FRAUD_PIPELINE", str(folder))
-    land_wires(lake, b"{")
+    ingest_wires(lake, b"{")
 
     def run(*words: str) -> Result:
         return CliRunner().invoke(app, ["quarantine", "list", *words])

@@ -163,7 +163,7 @@ def shipped_topic(settings: Settings) -> TopicConfig:
             return replace(topic, topic=settings.kafka_topic)
     raise SettingsError(
         f"{declared.folder}/sources.yml declares no topic with topic_env: {SHIPPED_TOPIC}",
-        "declare it, or name another folder by FRAUD_PIPELINE",
+        "declare it there, as the file of the repository does",
     )
 
 

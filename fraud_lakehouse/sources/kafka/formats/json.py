@@ -248,12 +248,12 @@ def _undeclared(node: Node, value: bytes, place: str) -> dict[str, Any]:
     if (name := _repeated_key(value, found)) is not None:
         raise _RecordError(f"{place}.{name[:_SHOWN_NAME]}: there more than once")
     children = node.children
-    rest: dict[str, Any] = {name: text for name, text in found.items() if name not in children}
+    others: dict[str, Any] = {name: text for name, text in found.items() if name not in children}
     for name, child in node.inner.items():
         text = bytes(found.get(name, _NULL))
         if text != _NULL and (inner := _undeclared_inside(child, text, f"{place}.{name}")):
-            rest[name] = inner
-    return rest
+            others[name] = inner
+    return others
 
 
 def _undeclared_inside(node: Node, value: bytes, place: str) -> Any:
