@@ -28,6 +28,7 @@ from fraud_lakehouse.defs.transform import Manifest, load_manifest, models, tran
 from fraud_lakehouse.defs.upkeep import upkeep_schedule
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.sources.configured import configured_sources, is_live
+from fraud_lakehouse.sources.kafka.config import declared_topics
 
 
 def build_definitions(
@@ -52,7 +53,7 @@ def build_definitions(
     keys = models(manifest)
     sources = bronze_tables(settings)
     bronze = [table for tables in sources.values() for table in tables]
-    topics = {table for source in sources if source.kind == "kafka" for table in source.tables}
+    topics = {topic.table: topic for topic in declared_topics(settings, settings.variables())}
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
     contracted = contracted_tables(bronze, silver, topics)
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))

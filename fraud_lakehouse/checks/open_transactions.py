@@ -64,10 +64,10 @@ def current_transactions(topic: TopicConfig, settings: Settings) -> list[Transac
     Raises:
         SourceError: the broker does not answer.
     """
-    with KafkaCapture(settings) as capture:
+    with KafkaCapture(settings, topic) as capture:
         capture.be_patient(False)
         found = capture.open_transactions()
-    return assess(found, settings.kafka_transaction_seconds, topic.servers)
+    return assess(found, settings.kafka_transaction_seconds, topic.servers or "")
 
 
 def _assess(one: OpenTransaction, limit: float, bootstrap: str, now: datetime) -> TransactionHealth:

@@ -210,7 +210,7 @@ def _ask(config: SourceConfig, settings: Settings, landed: _Landed, found: Sourc
             capture = open_capture(settings, landed.lake, config)
             _ask_postgres(found, capture, landed, settings.slot_retained_bytes)
     else:
-        _ask_kafka(found, KafkaCapture(settings), config, settings, landed)
+        _ask_kafka(found, KafkaCapture(settings, config), config, settings, landed)
 
 
 def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed, allowed_bytes: int) -> None:

@@ -7,13 +7,14 @@ In a batch run they block the models that come after; a live run, which has buil
 
 import json
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
@@ -28,23 +29,25 @@ _CONTRACTS = {
 
 
 class Contracted(NamedTuple):
-    """A table with contracts; `has_records`: it comes from a topic, whose records may be unreadable."""
+    """A table with contracts; of one that comes from a topic, the topic."""
 
     layer: str
     name: str
-    has_records: bool = False
+    topic: TopicConfig | None = None
 
 
-def contracted_tables(bronze: Sequence[str], silver: Sequence[str], topics: Collection[str]) -> list[Contracted]:
+def contracted_tables(
+    bronze: Sequence[str], silver: Sequence[str], topics: Mapping[str, TopicConfig]
+) -> list[Contracted]:
     """The tables with a contract: of bronze all, of silver those whose columns are fixed.
 
     Args:
-        topics: the tables of bronze that come from topics.
+        topics: by the tables of bronze that come from them.
     """
     from fraud_lakehouse.checks.contracts import REQUIRED
 
     fixed = [Contracted("silver", table) for table in silver if ("silver", table) in REQUIRED]
-    return [*(Contracted("bronze", table, table in topics) for table in bronze), *fixed]
+    return [*(Contracted("bronze", table, topics.get(table)) for table in bronze), *fixed]
 
 
 def contract_checks(tables: Sequence[Contracted]) -> list[dg.AssetChecksDefinition]:
@@ -122,14 +125,14 @@ def _names(table: Contracted) -> list[str]:
     """The contracts of a table."""
     if table.layer != "bronze":
         return ["columns"]
-    return ["columns", "positions", *(["quarantine"] if table.has_records else [])]
+    return ["columns", "positions", *(["quarantine"] if table.topic else [])]
 
 
 def _evaluate(lake: Lake, table: Contracted, recent_rows: int | None = None) -> "dict[str, ContractResult]":
     from fraud_lakehouse.checks.contracts import RECENT_ROWS, check_bronze, check_columns
 
     if table.layer == "bronze":
-        found = check_bronze(lake, table.name, recent_rows or RECENT_ROWS)
+        found = check_bronze(lake, table.name, table.topic, recent_rows or RECENT_ROWS)
     else:
         found = [check_columns(lake, table.layer, table.name)]
     return {one.contract: one for one in found}

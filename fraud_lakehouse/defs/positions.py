@@ -129,7 +129,7 @@ def _new_in_kafka(settings: Settings, lake: Lake, config: TopicConfig) -> NewDat
     from fraud_lakehouse.sources.kafka.capture import KafkaCapture
     from fraud_lakehouse.transform.project import current_windows
 
-    with KafkaCapture(settings) as capture:
+    with KafkaCapture(settings, config) as capture:
         known = {app_id: _position(lake, "bronze", config.table, app_id) for app_id in capture.partitions()}
         lag = capture.lag(known)
         parts = enumerate(lag.partitions.values())
@@ -140,7 +140,7 @@ def _new_in_kafka(settings: Settings, lake: Lake, config: TopicConfig) -> NewDat
         }
         if offsets:
             return NewData(config.topic, offset_range(offsets))
-        due = IdlePartitions(lake, settings, current_windows).due(capture.topic, datetime.now(UTC))
+        due = IdlePartitions(lake, settings, current_windows, config).due(capture.topic, datetime.now(UTC))
         return NewData(config.topic, f"idle-{due.isoformat()}") if due else None
 
 

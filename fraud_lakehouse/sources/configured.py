@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import SecretStr
@@ -61,7 +60,11 @@ def declared_sources(settings: Settings, pipeline: Pipeline | None = None) -> li
             tables = _tables_of(source, pipeline)
             found.append(DeclaredSource(source.name, "postgres", source.dsn_env, tables, database))
         else:
-            found += [_topic(source, topic, settings, variables, is_there=is_there) for topic in source.topics]
+            found += [
+                DeclaredSource(topic.name, "kafka", topic.servers_env, (topic.table,), topic if topic.servers else None)
+                for topic in topics
+                if topic.table in {one.table for one in source.topics}
+            ]
     return found
 
 
@@ -157,26 +160,6 @@ def _reserved(pipeline: Pipeline) -> frozenset[str]:
         endings = ("_late",) if stream.kind == "events" else ("_history", "_ledger")
         names |= {f"{stream.from_}{ending}" for ending in endings} | {f"{table}_history" for table in known}
     return frozenset(name.lower() for name in names)
-
-
-def _topic(
-    source: KafkaSource, topic: Topic, settings: Settings, variables: Mapping[str, str], *, is_there: bool
-) -> DeclaredSource:
-    name = source.name if len(source.topics) == 1 else f"{source.name}.{topic.table}"
-    file = variables.get(source.config_file_env or "")
-    config = TopicConfig(
-        name=name,
-        servers=variables.get(source.servers_env, ""),
-        servers_env=source.servers_env,
-        config_file=Path(file) if file else None,
-        topic=topic.topic,
-        table=topic.table,
-        format=topic.format,
-        fields=tuple(topic.fields.values()),
-        max_record_bytes=settings.max_record_bytes,
-        update_delay=settings.update_delay if source.update_delay is None else source.update_delay,
-    )
-    return DeclaredSource(name, "kafka", source.servers_env, (topic.table,), config if is_there else None)
 
 
 def _all_topics(pipeline: Pipeline) -> list[Topic]:

@@ -26,7 +26,6 @@ from fraud_lakehouse.live import CycleResult
 from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.live.metrics import Metrics
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
 from fraud_lakehouse.sources.kafka.transactions import OpenTransaction
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.eligibility import Refusal
@@ -35,6 +34,7 @@ from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.writer_lock import process_lock
 from tests.alert_receiver import Receiver, record_alerts
+from tests.fixtures_kafka import CARD_SCHEMA
 
 PG = "pg:7001:fraud_lakehouse"
 KAFKA = "kafka:cluster:topic"
