@@ -252,7 +252,7 @@ def _ask_kafka(
     with capture:
         found.lag_rows = capture.lag(positions(capture.partitions())).rows
         transactions = assess_transactions(
-            capture.open_transactions(), settings.kafka_transaction_seconds, topic.servers
+            capture.open_transactions(), settings.kafka_transaction_seconds, topic.servers or ""
         )
     found.open_transactions = [one.evidence() for one in transactions]
     found.lag_seconds = 0.0 if found.lag_rows == 0 else _age(last["newest_committed_at"]) if last else None

@@ -52,6 +52,7 @@ def declared_sources(settings: Settings, pipeline: Pipeline | None = None) -> li
     """
     variables = settings.variables()
     pipeline = pipeline or declared(settings)
+    topics = topic_configs(pipeline, variables, settings.max_record_bytes, settings.update_delay)
     found = []
     for source in pipeline.sources.values():
         is_there = source.is_present(variables)
