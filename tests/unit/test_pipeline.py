@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import polars as pl
 import pytest
 
 from fraud_lakehouse.cli import commands as cli
@@ -22,7 +21,6 @@ from fraud_lakehouse.pipeline import (
     default_folder,
     load_pipeline,
 )
-from fraud_lakehouse.sources.kafka.formats.json import FIELD_TYPES
 from fraud_lakehouse.transform.project import shipped_project
 from tests.declared import SHIPPED, SOURCES, STREAMS, changed, write
 
@@ -33,12 +31,13 @@ def load(
     return load_pipeline(write(folder, sources, streams), environment or {})
 
 
-def test_the_shipped_card_fields_have_the_types_that_are_decoded() -> None:
+def test_the_shipped_card_fields_give_the_columns_of_every_lake() -> None:
     source = load_pipeline(SHIPPED, {}).sources["cards"]
     assert isinstance(source, KafkaSource)
     [topic] = source.topics
-    types = {"string": pl.String(), "int64": pl.Int64(), "double": pl.Float64()}
-    assert {name: types[field.type] for name, field in topic.fields.items()} == FIELD_TYPES
+    texts = ("trans_date_trans_time", "merchant", "category", "first", "last", "zipcode", "dob", "trans_num")
+    types = dict.fromkeys(texts, "string") | dict.fromkeys(("cc_num", "is_fraud", "user_id"), "int64")
+    assert {name: field.type for name, field in topic.fields.items()} == types | {"amt": "double"}
     assert (topic.topic, topic.table, topic.format) == ("transaction", "card_transactions", "json")
 
 
