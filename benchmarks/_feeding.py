@@ -27,7 +27,7 @@ from fraud_lakehouse.demo.bank import BankWriter
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sources.kafka.config import KafkaClients
+from fraud_lakehouse.sources.kafka.config import KafkaClients, shipped_topic
 from fraud_lakehouse.storage.lake import Lake
 
 MOST_BY_GENERATORS = 1_000
@@ -113,7 +113,7 @@ def _write_bank(dsn: str, rate: float, stop: threading.Event) -> None:
 
 
 def _write_cards(settings: Settings, rate: float, stop: threading.Event) -> None:
-    producer, number, chance = KafkaClients(settings).producer(), 0, random.Random(7)
+    producer, number, chance = KafkaClients(shipped_topic(settings)).producer(), 0, random.Random(7)
     for due in _due(rate, stop):
         millisecond = time.time_ns() // 1_000_000
         for _ in range(due):

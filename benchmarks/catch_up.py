@@ -20,9 +20,9 @@ import psutil
 import psycopg
 from confluent_kafka import Producer
 
+from fraud_lakehouse.demo.card_record import CardTransaction, encode
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.sources.kafka.records import CardTransaction, encode
 
 USERS = 10_000
 

@@ -27,7 +27,7 @@ from benchmarks.catch_up import load_kafka
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.config import KafkaClients
+from fraud_lakehouse.sources.kafka.config import KafkaClients, shipped_topic
 from fraud_lakehouse.storage.lake import Lake
 
 TOPIC = "transaction"
@@ -36,7 +36,7 @@ TOPIC = "transaction"
 def bare_loop(settings: Settings, partitions: int, rows: int) -> float:
     """Seconds to consume all records and count them: the yardstick."""
     started = time.monotonic()
-    consumer = KafkaClients(settings).consumer()
+    consumer = KafkaClients(shipped_topic(settings)).consumer()
     consumer.assign([TopicPartition(TOPIC, partition, 0) for partition in range(partitions)])
     count = 0
     while count < rows:

@@ -6,19 +6,35 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import polars as pl
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from fraud_lakehouse.demo.card_record import CardTransaction
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.records import CardTransaction
+from fraud_lakehouse.sources.kafka.config import shipped_topic
+from fraud_lakehouse.sources.kafka.formats.json import MAX_RECORD_BYTES
+from fraud_lakehouse.sources.kafka.records import RawRecords, RecordDecoder, schema_of
 from tests.patience import PATIENCE
 
 pytest.register_assert_rewrite("tests.kafka_contract")
+
+
+CARDS = shipped_topic(Settings())
+"""The shipped topic of card payments."""
+
+CARD_SCHEMA = schema_of(CARDS.fields)
+
+
+def decode(records: RawRecords, most_bytes: int = MAX_RECORD_BYTES) -> pl.DataFrame:
+    """Card records as capture decodes them."""
+    return RecordDecoder(replace(CARDS, max_record_bytes=most_bytes)).decode(records)
 
 
 class Broker:

@@ -9,12 +9,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.demo.replay import replay
 from fraud_lakehouse.errors import GapError, SourceError
 from fraud_lakehouse.sources.kafka.capture import KafkaBatch, KafkaCapture
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA, encode
 from fraud_lakehouse.sources.kafka.topic import TopicMissingError, TopicRecreatedError
-from tests.fixtures_kafka import Broker, card
+from tests.fixtures_kafka import CARD_SCHEMA, Broker, card
 from tests.patience import PATIENCE
 
 

@@ -13,9 +13,11 @@ from typing import Any
 import polars as pl
 from deltalake import DeltaTable
 
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.kafka.formats.json import TOMBSTONE
+from fraud_lakehouse.sources.kafka.records import schema_of
 from fraud_lakehouse.storage.lake import Lake, data_files, scan
-from fraud_lakehouse.storage.schemas import COMMIT, frame_schema
+from fraud_lakehouse.storage.schemas import COMMIT, UTC_MICROSECONDS, delta_types, frame_schema
 
 RECENT_ROWS = 1_000_000
 CARDS = "card_transactions"
@@ -39,23 +41,7 @@ _CARD: _Types = {
     "is_fraud": ("long",),
     "user_id": ("long",),
 }
-_CARD_RECORD: _Types = _CARD | {
-    "trans_date_trans_time": _TEXT,
-    "cc_num": ("long",),
-    "first": _TEXT,
-    "last": _TEXT,
-    "zipcode": _TEXT,
-    "dob": _TEXT,
-    "_topic": _TEXT,
-    "_partition": ("integer",),
-    "_offset": ("long",),
-    "_timestamp": _UTC,
-    "_ingested_at": _UTC,
-    "_raw": ("binary",),
-    "_error": _TEXT,
-}
 REQUIRED: dict[tuple[str, str], _Types] = {
-    ("bronze", CARDS): _CARD_RECORD,
     ("bronze", "users"): _USERS | _CHANGE,
     ("bronze", "transactions"): _TRANSACTIONS | _CHANGE,
     ("silver", "users"): _USERS,
@@ -64,7 +50,10 @@ REQUIRED: dict[tuple[str, str], _Types] = {
     ("silver", "transactions_history"): _TRANSACTIONS | _HISTORY,
     ("silver", CARDS): _CARD | {"trans_date_trans_time": _TIME},
 }
-"""Columns that must exist, with the Delta types each may have; other bronze tables need the change columns."""
+"""Columns that must exist, with the Delta types each may have; other bronze tables need the change columns.
+
+The bronze table of a topic has its declared fields and what is kept of each record.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,8 +75,11 @@ class ContractResult:
         return asdict(self) | {"problems": list(self.problems)}
 
 
-def check_columns(lake: Lake, layer: str, table: str) -> ContractResult:
+def check_columns(lake: Lake, layer: str, table: str, topic: TopicConfig | None = None) -> ContractResult:
     """Whether the required columns exist with a type they may have. A table that is not there yet passes.
+
+    Args:
+        topic: the topic whose bronze table it is.
 
     The numbers say how many rows have a value that its column cannot hold (`_text`, by the files' statistics).
     """
@@ -96,27 +88,31 @@ def check_columns(lake: Lake, layer: str, table: str) -> ContractResult:
         return ContractResult("columns", name, numbers={"columns": 0})
     handle = lake.open(layer, table)
     types = {one.name: _type_name(one.type) for one in handle.schema().fields}
-    required = REQUIRED.get((layer, table), _CHANGE if layer == "bronze" else {})
+    required: _Types
+    if topic is not None:
+        required = {column: (kind,) for column, kind in delta_types(_topic_schema(topic)).items()}
+    else:
+        required = REQUIRED.get((layer, table), _CHANGE if layer == "bronze" else {})
     problems = [f"column {column} is missing" for column in required if column not in types]
     problems += [
         f"column {column} is {types[column]}, expected {' or '.join(allowed)}"
         for column, allowed in required.items()
-        if column in types and types[column].partition("(")[0] not in allowed
+        if column in types and not {types[column], types[column].partition("(")[0]} & set(allowed)
     ]
     numbers = {"columns": len(types), "required": len(required), **(_with_text(handle) if TEXT in types else {})}
     return ContractResult("columns", name, tuple(problems), numbers)
 
 
 def check_quarantine(
-    lake: Lake, limit: float = 0.05, least_rows: int = 100, recent_rows: int = RECENT_ROWS
+    lake: Lake, topic: TopicConfig, limit: float = 0.05, least_rows: int = 100, recent_rows: int = RECENT_ROWS
 ) -> ContractResult:
-    """Whether at most the share `limit` of the newest card records is in quarantine (unreadable, not replayed since).
+    """Whether at most the share `limit` of a topic's newest records is in quarantine (unreadable, not replayed since).
 
     Fewer than `least_rows` records are too few to judge; tombstones are deletions and no bad records. The numbers name
     the five most frequent reasons.
     """
-    name = f"bronze/{CARDS}"
-    recent = _recent(lake, CARDS, ["_error", REPLAYED], recent_rows)
+    name = f"bronze/{topic.table}"
+    recent = _recent(lake, topic.table, ["_error", REPLAYED], recent_rows)
     if recent is None:
         return ContractResult("quarantine", name, numbers={"rows": 0, "quarantined": 0, "limit": limit})
     error = pl.when(pl.col("_error") != TOMBSTONE).then(pl.col("_error"))
@@ -128,33 +124,40 @@ def check_quarantine(
     bad = max(sum(reasons.values()) - replayed, 0)
     share = bad / rows if rows else 0.0
     broken = rows >= least_rows and share > limit
-    problem = f"{bad} of the newest {rows} card records cannot be read ({share:.1%}, limit {limit:.1%})"
+    problem = (
+        f"{bad} of the newest {rows} records of topic {topic.topic} cannot be read ({share:.1%}, limit {limit:.1%})"
+    )
     top = dict(list(reasons.items())[:5])
     numbers = {"rows": rows, "quarantined": bad, "share": share, "limit": limit, "reasons": top}
     return ContractResult("quarantine", name, (problem,) if broken else (), numbers)
 
 
-def check_positions(lake: Lake, table: str, recent_rows: int = RECENT_ROWS) -> ContractResult:
+def check_positions(
+    lake: Lake, table: str, topic: TopicConfig | None = None, recent_rows: int = RECENT_ROWS
+) -> ContractResult:
     """Whether no position is there twice, and no landed batch reaches back behind another, in a bronze table.
 
-    Positions are (_topic, _partition, _offset) for card records and (_lsn, _seq) for change events. Only rows landed
-    since the newest "accepted" in control/audit count: another source has positions of its own. Of card records that
+    Positions are (_topic, _partition, _offset) for records of a topic and (_lsn, _seq) for change events. Only rows
+    landed since the newest "accepted" in control/audit count: another source has positions of its own. Of a topic that
     is said by the commit it names, where it names one.
+
+    Args:
+        topic: the topic whose records the table has; None: a table of PostgreSQL.
     """
     name = f"bronze/{table}"
-    lane = ["_topic", "_partition"] if table == CARDS else []
-    replayed = [REPLAYED] if table == CARDS else []
-    position = ["_offset"] if table == CARDS else ["_lsn", "_seq"]
-    number = [COMMIT] if table == CARDS else []
+    lane = ["_topic", "_partition"] if topic else []
+    replayed = [REPLAYED] if topic else []
+    position = ["_offset"] if topic else ["_lsn", "_seq"]
+    number = [COMMIT] if topic else []
     recent = _recent(lake, table, [*lane, *position, "_ingested_at", *number, *replayed], recent_rows)
     if recent is None:
         return ContractResult("positions", name, numbers={"rows": 0})
     if replayed:  # reaches back on purpose, see ingest/quarantine.py
         recent = recent.filter(pl.col(REPLAYED).is_null())
-    if (since := _since_accepted(lake, "kafka" if table == CARDS else "postgres")) is not None:
+    if (since := _since_accepted(lake, topic)) is not None:
         recent = recent.filter(since)
     # one number in the order of the positions: a transaction has far fewer than 2**40 changes
-    at = pl.col("_offset") if table == CARDS else pl.col("_lsn").cast(pl.Int128) * (1 << 40) + pl.col("_seq")
+    at = pl.col("_offset") if topic else pl.col("_lsn").cast(pl.Int128) * (1 << 40) + pl.col("_seq")
     rows = recent.select(*lane, "_ingested_at", at=at)
     ranges = (
         rows.group_by(*lane, "_ingested_at")
@@ -176,13 +179,26 @@ def check_positions(lake: Lake, table: str, recent_rows: int = RECENT_ROWS) -> C
     return ContractResult("positions", name, tuple(problems), numbers)
 
 
-def check_bronze(lake: Lake, table: str, recent_rows: int = RECENT_ROWS) -> list[ContractResult]:
-    """All contracts of a bronze table; a table whose columns are wrong is not looked into further."""
-    columns = check_columns(lake, "bronze", table)
+def check_bronze(
+    lake: Lake, table: str, topic: TopicConfig | None = None, recent_rows: int = RECENT_ROWS
+) -> list[ContractResult]:
+    """All contracts of a bronze table; a table whose columns are wrong is not looked into further.
+
+    Args:
+        topic: the topic whose records the table has; None: a table of PostgreSQL.
+    """
+    columns = check_columns(lake, "bronze", table, topic)
     if not columns.passed:
         return [columns]
-    quarantine = [check_quarantine(lake, recent_rows=recent_rows)] if table == CARDS else []
-    return [columns, check_positions(lake, table, recent_rows), *quarantine]
+    quarantine = [check_quarantine(lake, topic, recent_rows=recent_rows)] if topic else []
+    return [columns, check_positions(lake, table, topic, recent_rows), *quarantine]
+
+
+def _topic_schema(topic: TopicConfig) -> dict[str, pl.DataType]:
+    """What the table of a topic has from its first rows on; columns that later versions added may come later."""
+    added = ("_extra", "_key", "_headers", "_quarantined_at")
+    schema = {name: kind for name, kind in schema_of(topic.fields).items() if name not in added}
+    return schema | {"_ingested_at": UTC_MICROSECONDS}
 
 
 def _with_text(handle: DeltaTable) -> dict[str, int]:
@@ -221,14 +237,18 @@ def _newest_files(handle: DeltaTable, rows: int) -> list[str]:
     return [uri for uri in data_files(handle) if uri.rpartition("/")[2] in names]
 
 
-def _since_accepted(lake: Lake, source: str) -> pl.Expr | None:
+def _since_accepted(lake: Lake, topic: TopicConfig | None) -> pl.Expr | None:
     """Which rows came after the newest acceptance; None where there is none."""
     if not lake.exists("control", "audit"):
         return None
-    audit = scan(lake.open("control", "audit"))
-    accepted = audit.filter(pl.col("source") == source, pl.col("event") == "accepted").select("at", "detail").collect()
-    if accepted.is_empty():
+    names = [topic.name, *topic.aliases] if topic else ["postgres"]
+    audit = scan(lake.open("control", "audit")).filter(pl.col("source").is_in(names), pl.col("event") == "accepted")
+    rows = audit.select("source", "at", "detail").collect().iter_rows()
+    found = [(name, at, json.loads(detail or "{}")) for name, at, detail in rows]
+    if topic:  # an alias may have been the name of several topics
+        own, scope = topic.name, topic.topic
+        found = [row for row in found if row[0] == own or row[2].get("scope", scope) == scope]
+    if not found:
         return None
-    details = [json.loads(detail or "{}") for detail in accepted["detail"]]
-    commits = [detail["commit"] for detail in details if "commit" in detail]
-    return pl.col(COMMIT) > max(commits) if commits else pl.col("_ingested_at") > accepted["at"].max()
+    commits: list[int] = [detail["commit"] for _, _, detail in found if "commit" in detail]
+    return pl.col(COMMIT) > max(commits) if commits else pl.col("_ingested_at") > pl.lit(max(at for _, at, _ in found))

@@ -9,6 +9,7 @@ from typing import Any
 
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.kafka.transactions import OpenTransaction
 
 
@@ -57,16 +58,19 @@ def assess(
     return [_assess(one, limit, bootstrap, now) for one in found]
 
 
-def current_transactions(settings: Settings) -> list[TransactionHealth]:
-    """The open transactions of the configured topic, assessed now.
+def current_transactions(settings: Settings, topic: TopicConfig | None = None) -> list[TransactionHealth]:
+    """The open transactions of a topic, assessed now.
+
+    Args:
+        topic: default: the one that the settings are shorthand for.
 
     Raises:
         SourceError: the broker does not answer.
     """
-    with KafkaCapture(settings) as capture:
+    with KafkaCapture(settings, topic) as capture:
         capture.be_patient(False)
         found = capture.open_transactions()
-    return assess(found, settings.kafka_transaction_seconds, settings.kafka_bootstrap_servers or "")
+        return assess(found, settings.kafka_transaction_seconds, capture.config.servers or "")
 
 
 def _assess(one: OpenTransaction, limit: float, bootstrap: str, now: datetime) -> TransactionHealth:

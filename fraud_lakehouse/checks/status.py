@@ -149,6 +149,10 @@ def to_json(status: Status) -> str:
     return json.dumps(asdict(status), default=lambda value: value.isoformat(), indent=2)
 
 
+_RENAMED = {"cards": "kafka"}
+"""By a source's name in control tables, its name here."""
+
+
 class _Landed:
     """What control/batches and control/audit know of a source."""
 
@@ -156,6 +160,7 @@ class _Landed:
         self.lake = lake
         self.batches = lake.open("control", "batches") if lake.exists("control", "batches") else None
         audit = _frame(lake, ("control", "audit"), ["at", "source", "event", "detail"])
+        audit = audit.with_columns(pl.col("source").replace(_RENAMED)) if audit.height else audit
         self.audit = audit.sort("at").to_dicts() if audit.height else []
 
     def identity(self, source: str, scope: str = "") -> str | None:
@@ -178,7 +183,7 @@ class _Landed:
         """Rows, time and duration of the newest batch, with its newest commit time and highest position."""
         if self.batches is None:
             return None
-        rows = scan(self.batches).filter(pl.col("source") == source)
+        rows = scan(self.batches).filter(pl.col("source").replace(_RENAMED) == source)
         newest = rows.filter(pl.col("landed_at") == pl.col("landed_at").max()).collect()
         if newest.is_empty():
             return None

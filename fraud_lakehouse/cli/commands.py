@@ -206,7 +206,9 @@ def publish(
 
 
 @app.command("accept-source")
-def accept_source(source: Annotated[Literal["postgres", "kafka"], typer.Argument(help="which source")]) -> None:
+def accept_source(
+    source: Annotated[str, typer.Argument(help="its name, as its error says it: postgres, cards")],
+) -> None:
     """Resume with another source: accept its present identity and continue from what it has.
 
     Another PostgreSQL server is captured from a new snapshot: the change events and versions in bronze and in the

@@ -1,21 +1,30 @@
-"""fraud-lakehouse quarantine …: card records that could not be read, looked at and read again."""
+"""fraud-lakehouse quarantine …: Kafka records that could not be read, shown and read again."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.errors import SettingsError
+from fraud_lakehouse.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.ingest.quarantine import Quarantine
 
 quarantine_commands = typer.Typer(
-    help="Card records that could not be read: look at them, read them again.", no_args_is_help=True
+    help="Kafka records that could not be read: show them, read them again.", no_args_is_help=True
 )
 
 _Reason = Annotated[Optional[str], typer.Option(help="a part of the reason's text")]  # noqa: UP045
 _Partition = Annotated[Optional[int], typer.Option(min=0, help="of this partition")]  # noqa: UP045
+_Table = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="of the topic of this bronze table; default: the only one that is there"),
+]
 _Offset = Annotated[Optional[int], typer.Option(min=0, help="at this offset")]  # noqa: UP045
 
 
@@ -26,13 +35,12 @@ def list_records(
     reason: _Reason = None,
     partition: _Partition = None,
     offset: _Offset = None,
+    table: _Table = None,
 ) -> None:
     """Where each waiting record lies, since when, why it could not be read, and its first bytes."""
-    from fraud_lakehouse.ingest.quarantine import Quarantine, Selection
-    from fraud_lakehouse.storage.lake import Lake
+    from fraud_lakehouse.ingest.quarantine import Selection
 
-    quarantine = Quarantine(Lake.at(load_settings().lake))
-    records = quarantine.records(Selection(reason, partition, offset), limit)
+    records = _quarantine(load_settings(), table).records(Selection(reason, partition, offset), limit)
     if as_json:
         typer.echo(json.dumps(records, default=lambda value: value.isoformat(), indent=2))
         return
@@ -49,12 +57,12 @@ def export(
     reason: _Reason = None,
     partition: _Partition = None,
     offset: _Offset = None,
+    table: _Table = None,
 ) -> None:
     """Write waiting records as JSON lines; correct `value` and give the file to `quarantine replay --from`."""
-    from fraud_lakehouse.ingest.quarantine import Quarantine, Selection
-    from fraud_lakehouse.storage.lake import Lake
+    from fraud_lakehouse.ingest.quarantine import Selection
 
-    count = Quarantine(Lake.at(load_settings().lake)).export(Selection(reason, partition, offset), file)
+    count = _quarantine(load_settings(), table).export(Selection(reason, partition, offset), file)
     typer.echo(f"{count:,} records written to {file}")
 
 
@@ -67,18 +75,38 @@ def replay(
     reason: _Reason = None,
     partition: _Partition = None,
     offset: _Offset = None,
+    table: _Table = None,
 ) -> None:
     """Read waiting records again by today's rules and land those that are good, each once."""
     from fraud_lakehouse.failpoints import arm_from
-    from fraud_lakehouse.ingest.quarantine import Quarantine, Selection, read_corrections
-    from fraud_lakehouse.storage.lake import Lake
+    from fraud_lakehouse.ingest.quarantine import Selection, read_corrections
 
     settings = load_settings()
     if settings.failpoint:
         arm_from(settings.failpoint)
     values = read_corrections(corrected) if corrected is not None else None
-    quarantine = Quarantine(Lake.at(settings.lake))
-    result = quarantine.replay(Selection(reason, partition, offset), values, settings.max_record_bytes)
+    result = _quarantine(settings, table).replay(Selection(reason, partition, offset), values)
     typer.echo(f"{result.rows:,} records replayed, {sum(result.refused.values()):,} still cannot be read")
     for why, count in sorted(result.refused.items(), key=lambda item: -item[1])[:20]:
         typer.echo(f"  {count:,}: {why}")
+
+
+def _quarantine(settings: Settings, table: str | None) -> Quarantine:
+    """The quarantine of the topic that is meant: named by its bronze table, or the only one with a table.
+
+    Raises:
+        SettingsError: no topic has this table, or several have one and none is named.
+    """
+    from fraud_lakehouse.ingest.quarantine import Quarantine
+    from fraud_lakehouse.sources.kafka.config import declared_topics
+    from fraud_lakehouse.storage.lake import Lake
+
+    lake = Lake.at(settings.lake)
+    topics = {topic.table: topic for topic in declared_topics(settings, os.environ)}
+    names = ", ".join(topics) or "none is declared"
+    if table is not None and table not in topics:
+        raise SettingsError(f"no declared topic has the bronze table {table!r}", f"give one of these: {names}")
+    there = [name for name in topics if lake.exists("bronze", name)] or list(topics)
+    if table is None and len(there) != 1:
+        raise SettingsError("there are several topics, or none", f"name the bronze table by --table, one of: {names}")
+    return Quarantine(lake, topics[table or there[0]])

@@ -95,7 +95,7 @@ def recorded_gap(lake: Lake, source: str) -> Trouble | None:
     """The gap in control/audit that capture has not resumed from; None where there is none."""
     if not lake.exists("control", "audit"):
         return None
-    row = Audit(lake).stopped(source)
+    row = Audit(lake, {"cards": "kafka"}).stopped(source)
     return Trouble(str(row.detail.get("problem")), str(row.detail.get("fix") or ""), is_gap=True) if row else None
 
 

@@ -15,6 +15,7 @@ import dagster as dg
 from fraud_lakehouse.defs.bronze import CARD_TABLE
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
+from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
@@ -117,9 +118,14 @@ def _names(table: _Table) -> list[str]:
 
 def _evaluate(lake: Lake, table: _Table, recent_rows: int | None = None) -> "dict[str, ContractResult]":
     from fraud_lakehouse.checks.contracts import RECENT_ROWS, check_bronze, check_columns
+    from fraud_lakehouse.sources.kafka.config import shipped_topic
 
     layer, name = table
-    found = check_bronze(lake, name, recent_rows or RECENT_ROWS) if layer == "bronze" else [check_columns(lake, *table)]
+    topic = shipped_topic(load_settings()) if table == ("bronze", CARD_TABLE) else None
+    if layer == "bronze":
+        found = check_bronze(lake, name, topic, recent_rows or RECENT_ROWS)
+    else:
+        found = [check_columns(lake, *table)]
     return {one.contract: one for one in found}
 
 

@@ -69,7 +69,7 @@ def new_data(source: str, settings: Settings) -> NewData | None:
         except GapError:
             if _batches_version(lake) != version:
                 continue  # another process landed, and acknowledged, what this look still expected: look again
-            with Audit(lake).gaps(source):
+            with Audit(lake, {"cards": "kafka"}).gaps(source):
                 raise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from fraud_lakehouse.sources.kafka.records import stable_user_id
+from fraud_lakehouse.demo.card_record import stable_user_id
 
 _FIRST = """
 Aaron, Abigail, Alan, Amanda, Amber, Angela, Anthony, Ashley, Barbara, Benjamin, Brandon, Brian, Carol, Catherine,

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
+from fraud_lakehouse.demo.card_record import CardTransaction
 from fraud_lakehouse.demo.cardholders import MERCHANTS, Cardholder, cardholders
-from fraud_lakehouse.sources.kafka.records import CardTransaction
 
 BLOCK = 1024  # records between two checkpoints
 SPEED_UP = 900.0  # event seconds per wall second

@@ -20,12 +20,12 @@ from pathlib import Path
 from confluent_kafka import KafkaError, Message
 
 from fraud_lakehouse.demo.bank import BankWriter
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.demo.cards import BLOCK, CardStream, first_checkpoint
 from fraud_lakehouse.demo.truth import Anomaly, CardTruth, Generated
 from fraud_lakehouse.errors import SettingsError, SourceError
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sources.kafka.config import KafkaClients
-from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.sources.kafka.config import KafkaClients, shipped_topic
 from fraud_lakehouse.sources.kafka.topic import KafkaSource, TopicMissingError
 
 SEED = 7
@@ -49,7 +49,7 @@ class CardWriter:
     def __init__(
         self, settings: Settings, truth: CardTruth, rate: float, begin: int | None = None, seed: int = SEED
     ) -> None:
-        clients = KafkaClients(settings)
+        clients = KafkaClients(shipped_topic(settings))
         source = KafkaSource(clients, settings.kafka_topic)
         try:
             source.describe()

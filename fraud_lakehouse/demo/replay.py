@@ -18,10 +18,10 @@ from pathlib import Path
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from fraud_lakehouse.demo.card_record import FIELDS, CardTransaction, encode, stable_user_id
 from fraud_lakehouse.errors import InputFileError, SettingsError, SourceError
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.config import KafkaClients, reason_of
-from fraud_lakehouse.sources.kafka.records import FIELDS, CardTransaction, encode, stable_user_id
+from fraud_lakehouse.sources.kafka.config import KafkaClients, reason_of, shipped_topic
 from fraud_lakehouse.sources.kafka.topic import KafkaSource, TopicMissingError
 
 COLUMNS = tuple(name for name in FIELDS if name not in ("zipcode", "user_id"))
@@ -66,7 +66,7 @@ def replay(settings: Settings, path: Path, rate: float | None = None, topic: str
     if rate is not None and not rate > 0:
         raise SettingsError(f"--rate {rate:g}: expected a number of records a second above 0", "leave it out for all")
     path, topic = Path(path), topic or settings.kafka_topic
-    clients = KafkaClients(settings)
+    clients = KafkaClients(shipped_topic(settings))
     for _ in records(path):
         pass
     source = KafkaSource(clients, topic)

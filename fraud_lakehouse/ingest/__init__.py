@@ -11,6 +11,7 @@ from fraud_lakehouse.ingest.operator_actions import accept_postgres, forget_slot
 from fraud_lakehouse.ingest.postgres import PostgresIngest
 from fraud_lakehouse.ingest.resync_run import ResyncReport
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.config import shipped_topic
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.writer_lock import TURN_SECONDS, writer_lock
 
@@ -44,7 +45,10 @@ def forget_postgres_slot(settings: Settings, lake: Lake) -> bool:
 
 
 def accept(settings: Settings, lake: Lake, source: str) -> str:
-    """Accept a source as it is now (`fraud-lakehouse accept-source postgres|kafka`).
+    """Accept a source as it is now (`fraud-lakehouse accept-source NAME`).
+
+    Args:
+        source: "postgres", "kafka", or the name of the shipped topic's source.
 
     Returns:
         the accepted identity.
@@ -55,12 +59,14 @@ def accept(settings: Settings, lake: Lake, source: str) -> str:
     """
     if source == "postgres" and settings.postgres_dsn is not None:
         return accept_postgres(settings, lake)
-    if source == "kafka" and settings.kafka_bootstrap_servers is not None:
-        return accept_kafka(settings, lake)
-    if source in ("postgres", "kafka"):
-        variable = "FRAUD_POSTGRES_DSN" if source == "postgres" else "FRAUD_KAFKA_BOOTSTRAP_SERVERS"
+    topic = shipped_topic(settings)
+    names = (topic.name, *topic.aliases)
+    if source in names and topic.servers:
+        return accept_kafka(settings, lake, topic)
+    if source == "postgres" or source in names:
+        variable = "FRAUD_POSTGRES_DSN" if source == "postgres" else topic.servers_env
         raise SettingsError(f"the source {source!r} is not set", f"set {variable}")
-    raise SettingsError(f"there is no source {source!r}", "name one of: postgres, kafka")
+    raise SettingsError(f"there is no source {source!r}", f"name one of: postgres, {topic.name}")
 
 
 def _need_postgres(settings: Settings) -> None:

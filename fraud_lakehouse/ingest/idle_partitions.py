@@ -19,16 +19,16 @@ from urllib.parse import unquote
 import polars as pl
 from deltalake import DeltaTable
 
+from fraud_lakehouse.pipeline import Stream
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.kafka.config import TopicConfig, shipped_topic
 from fraud_lakehouse.sources.kafka.topic import KafkaTopic
 from fraud_lakehouse.storage.appender import Appender
 from fraud_lakehouse.storage.errors import lake_errors
 from fraud_lakehouse.storage.lake import Lake, data_files, scan_files, table_root
 from fraud_lakehouse.storage.schemas import IDLE_PARTITIONS, INGESTED_AT, UTC_MICROSECONDS
 
-SOURCE = "kafka"
 TABLE = ("control", "idle_partitions")
-CARDS = ("bronze", "card_transactions")
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  event times have no zone
 _YEARS = (datetime(2, 1, 1), datetime(9999, 1, 1))  # noqa: DTZ001
 _BEYOND = timedelta(milliseconds=1)  # what is told strictly after its time is told at it
@@ -62,14 +62,21 @@ class IdlePartitions:
 
     Args:
         windows: the windows that there are now; default: those of the reference.
+        topic: whose records these are; default: the topic that the settings are shorthand for. Without a stream of
+            payments nothing is ever due.
     """
 
     def __init__(
-        self, lake: Lake, settings: Settings, windows: Callable[[], Sequence[Windows]] = lambda: REFERENCE
+        self,
+        lake: Lake,
+        settings: Settings,
+        windows: Callable[[], Sequence[Windows]] = lambda: REFERENCE,
+        topic: TopicConfig | None = None,
     ) -> None:
         self._lake = lake
         self._settings = settings
         self._windows = windows
+        self._config = topic or shipped_topic(settings)
         self._version: int | None = None
         self._look_at: datetime | None = None
 
@@ -85,8 +92,7 @@ class IdlePartitions:
 
     def landed(self, version: int, at: datetime) -> None:
         """Take note that rows were landed at `at` or later, in this version of bronze: nothing is due for a while."""
-        lateness = self._settings.allowed_lateness
-        self._version, self._look_at = version, at + timedelta(seconds=min(self._patience) + lateness)
+        self._version, self._look_at = version, at + timedelta(seconds=min(self._patience) + self._lateness)
 
     def observe(self, topic: KafkaTopic, version: int, ends: Mapping[str, int], at: datetime) -> bool:
         """Record that every partition has been read to its end, if that is due; whether it was recorded.
@@ -114,6 +120,12 @@ class IdlePartitions:
         return Appender.open(self._lake, *TABLE, IDLE_PARTITIONS)
 
     @property
+    def _lateness(self) -> float:
+        stream = self._config.stream
+        own = stream.lateness if stream is not None else None
+        return self._settings.allowed_lateness if own is None else own
+
+    @property
     def _patience(self) -> list[float]:
         """Idle seconds of all who wait for one: feature vectors, and windows where these go on by time at all."""
         idle, windows = self._settings.idle_seconds, self._settings.window_idle_seconds
@@ -126,7 +138,12 @@ class IdlePartitions:
 
     def _record(self, topic: KafkaTopic, ends: Mapping[str, int], at: datetime) -> None:
         rows = [
-            {"source": SOURCE, "app_id": app_id, "topic": topic.name, "partition": topic.partition_of(app_id)}
+            {
+                "source": self._config.name,
+                "app_id": app_id,
+                "topic": topic.name,
+                "partition": topic.partition_of(app_id),
+            }
             | {"position": position, "observed_at": at}
             for app_id, position in ends.items()
         ]
@@ -134,16 +151,17 @@ class IdlePartitions:
 
     def _times(self, topic: KafkaTopic) -> list[datetime]:
         """The moments that ask for an observation, from the newest landing on; none where nothing has landed."""
-        if not self._lake.exists(*CARDS):
+        stream, settings, bronze = self._config.stream, self._settings, ("bronze", self._config.table)
+        if stream is None or not self._lake.exists(*bronze):
             return []
-        with lake_errors(self._lake, *CARDS):
-            settings = self._settings
-            handle = self._lake.open(*CARDS)
-            newest = newest_of(handle, topic.name, settings.window_idle_seconds, settings.max_future)
+        max_future = settings.max_future if stream.max_future is None else stream.max_future
+        with lake_errors(self._lake, *bronze):
+            handle = self._lake.open(*bronze)
+            newest = newest_of(handle, topic.name, stream, settings.window_idle_seconds, max_future)
         return sorted(set(self._times_after(newest))) if newest is not None else []
 
     def _times_after(self, newest: Newest) -> Iterator[datetime]:
-        lateness = timedelta(seconds=self._settings.allowed_lateness)
+        lateness = timedelta(seconds=self._lateness)
         for idle in self._patience:
             yield newest.landed_at + timedelta(seconds=idle) + lateness + _BEYOND
         if self._settings.window_idle_seconds > 0:
@@ -154,14 +172,15 @@ class IdlePartitions:
                 yield begin + timedelta(seconds=windows.size)  # whatever the event time: by then all have ended
 
 
-def newest_of(handle: DeltaTable, topic: str, seconds: float, max_future: float) -> Newest | None:
+def newest_of(handle: DeltaTable, topic: str, stream: Stream, seconds: float, max_future: float) -> Newest | None:
     """The newest landing of a topic's readable records, and the newest event time of those of the last `seconds`.
 
     Event times that models exclude (dbt_project/macros/excluded.sql) are left out. Most files are left unread where
     their statistics say when their rows landed.
 
     Args:
-        max_future: FRAUD_MAX_FUTURE.
+        stream: says which column is the event time, and the zone of times without one.
+        max_future: seconds that an event time may lie after its record's own; 0: no limit.
     """
     actions = pl.DataFrame(handle.get_add_actions(flatten=True))
     stated = f"max.{INGESTED_AT}"
@@ -170,25 +189,38 @@ def newest_of(handle: DeltaTable, topic: str, seconds: float, max_future: float)
         near = landed >= landed.max() - timedelta(seconds=seconds) - _TRUNCATED
         paths = actions.filter(near.fill_null(value=True))["path"]
         files = [f"{table_root(handle)}/{unquote(path)}" for path in paths]
-        if found := _newest_in(handle, files, topic, seconds, max_future):
+        if found := _newest_in(handle, files, topic, stream, seconds, max_future):
             return found
-    return _newest_in(handle, data_files(handle), topic, seconds, max_future)
+    return _newest_in(handle, data_files(handle), topic, stream, seconds, max_future)
 
 
 def _newest_in(
-    handle: DeltaTable, files: Sequence[str], topic: str, seconds: float, max_future: float
+    handle: DeltaTable, files: Sequence[str], topic: str, stream: Stream, seconds: float, max_future: float
 ) -> Newest | None:
     rows = scan_files(handle, files).filter(pl.col("_topic") == topic, pl.col("_error").is_null())
     landed_at = rows.select(pl.col(INGESTED_AT).max()).collect().item()
     if landed_at is None:
         return None
-    time = pl.col("trans_date_trans_time").str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
+    time = _event_time(rows.collect_schema()[stream.time], stream)
     last = rows.filter(pl.col(INGESTED_AT) >= landed_at - timedelta(seconds=seconds))
     counts = time.is_between(*_YEARS, closed="left")
     if max_future:
         recorded_at = pl.coalesce("_timestamp", INGESTED_AT).dt.replace_time_zone(None)
         counts &= time - timedelta(seconds=max_future) <= recorded_at
     return Newest(landed_at, last.select(time.filter(counts).max()).collect().item())
+
+
+def _event_time(kind: pl.DataType, stream: Stream) -> pl.Expr:
+    """A stream's event time as UTC without a zone, which is how windows are aligned."""
+    time = pl.col(stream.time)
+    if kind == pl.String():
+        time = time.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
+    elif isinstance(kind, pl.Datetime) and kind.time_zone:
+        return time.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    if stream.timezone == "UTC":
+        return time
+    there = time.dt.replace_time_zone(stream.timezone, ambiguous="earliest", non_existent="null")
+    return there.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
 
 
 def _ends(windows: Windows, after: datetime) -> Iterator[datetime]:

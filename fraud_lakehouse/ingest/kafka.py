@@ -1,4 +1,4 @@
-"""From a Kafka topic to bronze/card_transactions, exactly once.
+"""From a Kafka topic to its bronze table, exactly once.
 
 One step: read from our own positions (never the group's) -> write the rows where no reader sees them -> commit the
 rows of all partitions with every partition's next offset in one Delta commit -> (fsynced) -> commit the group's
@@ -26,15 +26,14 @@ from fraud_lakehouse.ingest.batches import Batch, Batches
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.idle_partitions import REFERENCE, IdlePartitions, Windows
 from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.topic_table import evolve, open_topic_table
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.capture import BATCH_BYTES, KafkaBatch, KafkaCapture
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
+from fraud_lakehouse.sources.kafka.config import TopicConfig, shipped_topic
+from fraud_lakehouse.sources.kafka.records import schema_of
 from fraud_lakehouse.sources.kafka.topic import KafkaTopic, TopicRecreatedError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
-
-SOURCE = "kafka"
-TABLE = "card_transactions"
 
 PIECE_ROWS = 100_000
 """Rows of one data file while a backlog of one partition is read."""
@@ -47,7 +46,8 @@ class KafkaIngest:
     """Lands one topic. Handles stay warm between steps; one instance per thread.
 
     Args:
-        capture: the source; default: the one of the settings. Opened at the first step.
+        topic: the topic; default: the one that the settings are shorthand for.
+        capture: the source; default: that of the topic. Opened at the first step.
         windows: the windows whose ends a topic without records is observed for; default: those of the reference.
     """
 
@@ -55,15 +55,17 @@ class KafkaIngest:
         self,
         settings: Settings,
         lake: Lake,
+        topic: TopicConfig | None = None,
         capture: KafkaCapture | None = None,
         windows: Callable[[], Sequence[Windows]] = lambda: REFERENCE,
     ) -> None:
         self.settings = settings
         self.lake = lake
-        self.capture = capture or KafkaCapture(settings)
+        self.topic = topic or shipped_topic(settings)
+        self.capture = capture or KafkaCapture(settings, self.topic)
         self.has_observed = False
         """Whether the last step recorded that the topic has nothing more."""
-        self._idle = IdlePartitions(lake, settings, windows)
+        self._idle = IdlePartitions(lake, settings, windows, self.topic)
         self._ready = False
 
     def __enter__(self) -> Self:
@@ -91,7 +93,7 @@ class KafkaIngest:
         """
         self.has_observed = False
         try:
-            with self._audit.gaps(SOURCE):
+            with self._audit.gaps(self.topic.name):
                 return self._step(max_rows, timeout)
         except BaseException:
             self.close()  # whatever it is, the next step reads again from the lake's position, as a new process does
@@ -99,11 +101,11 @@ class KafkaIngest:
 
     @cached_property
     def _audit(self) -> Audit:
-        return Audit(self.lake)
+        return Audit(self.lake, self.topic.renamed)
 
     @cached_property
     def _bronze(self) -> BronzeTable:
-        return BronzeTable.open_or_create(self.lake, TABLE, CARD_SCHEMA, ())
+        return open_topic_table(self.lake, self.topic)
 
     @cached_property
     def _batches(self) -> Batches:
@@ -114,19 +116,21 @@ class KafkaIngest:
             self.capture.preflight()
             topic = self.capture.topic
             self._identity = topic.identity
-            self._audit.check(SOURCE, topic.identity, self._recreated(topic), scope=topic.name)
+            self._audit.check(self.topic.name, topic.identity, self._recreated(topic), scope=topic.name)
         self._bronze.refresh()
+        if not self._ready:
+            evolve(self.lake, self._bronze, self.topic)
         landed = self._land(max_rows, timeout)
         if not self._ready:
-            self._audit.resumed(SOURCE)
+            self._audit.resumed(self.topic.name)
             self._ready = True
         return landed
 
     def _recreated(self, topic: KafkaTopic) -> TopicRecreatedError:
         return TopicRecreatedError(
             f"Kafka topic {topic.name!r} is now {topic.identity}: it was created anew, or in another cluster",
-            "correct FRAUD_KAFKA_BOOTSTRAP_SERVERS, or capture the new topic from its beginning: "
-            "`fraud-lakehouse accept-source kafka`",
+            f"correct {self.topic.servers_env}, or capture the new topic from its beginning: "
+            f"`fraud-lakehouse accept-source {self.topic.name}`",
         )
 
     def _land(self, max_rows: int, timeout: float) -> list[Landed]:
@@ -149,14 +153,14 @@ class KafkaIngest:
         version = self._bronze.commit(batch.positions)
         self._idle.landed(version, at)
         item = Landed(
-            TABLE,
+            self.topic.table,
             sum(batch.rows.values()),
             sum(batch.first.values()),
             sum(batch.positions.values()),
             version,
             batch.newest_timestamp,
             time.monotonic() - began,
-            SOURCE,
+            self.topic.name,
             batch.oldest_timestamp,
         )
         failpoint("kafka.before_group_commit")
@@ -207,9 +211,9 @@ class KafkaIngest:
         """Add the batch to control/batches: for status only, so a failure is left to the next lake write to tell."""
         batches = [
             Batch(
-                SOURCE,
+                self.topic.name,
                 app_id,
-                TABLE,
+                self.topic.table,
                 batch.first.get(app_id, position),
                 position,
                 batch.rows.get(int(app_id.rpartition(":")[2]), 0),
@@ -257,10 +261,15 @@ def positions_of(bronze: BronzeTable, topic: KafkaTopic) -> dict[str, int | None
     return {app_id: bronze.position(app_id) for app_id in map(topic.app_id, range(topic.partitions))}
 
 
-def accept_kafka(settings: Settings, lake: Lake, capture: KafkaCapture | None = None) -> str:
-    """Accept the topic as it is now: a recreated one from its beginning, a shortened one from what it still has.
+def accept_kafka(
+    settings: Settings, lake: Lake, topic: TopicConfig | None = None, capture: KafkaCapture | None = None
+) -> str:
+    """Accept a topic as it is now: a recreated one from its beginning, a shortened one from what it still has.
 
     Positions outside what the broker holds are moved to its nearest offset; the audit row says from where to where.
+
+    Args:
+        topic, capture: as for `KafkaIngest`.
 
     Returns:
         the accepted identity, `kafka:<cluster id>:<topic id>`.
@@ -268,11 +277,12 @@ def accept_kafka(settings: Settings, lake: Lake, capture: KafkaCapture | None = 
     Raises:
         SourceError: the broker cannot be reached.
     """
-    source = capture or KafkaCapture(settings)
+    config = topic or shipped_topic(settings)
+    source = capture or KafkaCapture(settings, config)
     try:
-        topic = source.topic
-        bronze = BronzeTable.open_or_create(lake, TABLE, CARD_SCHEMA, ())
-        before = positions_of(bronze, topic)
+        found = source.topic
+        bronze = open_topic_table(lake, config)
+        before = positions_of(bronze, found)
         held = source.lag(before).partitions
     finally:
         source.close()
@@ -282,8 +292,8 @@ def accept_kafka(settings: Settings, lake: Lake, capture: KafkaCapture | None = 
         if position is not None and not held[app_id].start <= position <= held[app_id].end
     }
     if moved:
-        bronze.append(pl.DataFrame(schema=CARD_SCHEMA), moved)
+        bronze.append(pl.DataFrame(schema=schema_of(config.fields)), moved)
     skipped = {app_id: [before[app_id], position] for app_id, position in moved.items()}
-    detail = {"identity": topic.identity, "scope": topic.name, "moved": skipped, "commit": bronze.newest_commit}
-    Audit(lake).record(SOURCE, "accepted", detail)
-    return topic.identity
+    detail = {"identity": found.identity, "scope": found.name, "moved": skipped, "commit": bronze.newest_commit}
+    Audit(lake).record(config.name, "accepted", detail)
+    return found.identity

@@ -18,7 +18,7 @@ class Landed:
         version: Delta version of the bronze table that contains the rows.
         newest_committed_at: newest commit (or record) time in the source, UTC; None if it has none.
         seconds: from asking the source until the rows were durable.
-        source: "postgres" or "kafka".
+        source: "postgres", or the name of a topic's source.
         oldest_committed_at: oldest commit (or record) time in the source, likewise.
     """
 

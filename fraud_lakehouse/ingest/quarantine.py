@@ -1,6 +1,6 @@
-"""Card records that could not be read: counted, listed, exported, and read again once the cause is mended.
+"""Kafka records that could not be read: counted, listed, exported, and read again once the cause is mended.
 
-A record in quarantine is a row of bronze/card_transactions with its bytes in `_raw`; it stays there for ever. Replayed,
+A record in quarantine is a row of its topic's bronze table with its bytes in `_raw`; it stays there for ever. Replayed,
 it is appended as a good row of the same topic, partition and offset whose `_quarantined_at` is the bad row's
 `_ingested_at`: that pair is what says "done". The rows of a replay and its turn (app_id `quarantine:replay`) are one
 commit, and the turn is read before the rows: a rival's replay, or a second one of a killed one, doubles nothing.
@@ -22,12 +22,13 @@ from deltalake import DeltaTable
 from fraud_lakehouse.errors import ConcurrentWriterError, InputFileError
 from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA, MAX_RECORD_BYTES, RawRecords, decode
+from fraud_lakehouse.ingest.topic_table import evolve, open_topic_table
+from fraud_lakehouse.sources.kafka.config import TopicConfig
+from fraud_lakehouse.sources.kafka.records import RECORD_COLUMNS, RawRecords, RecordDecoder
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake, data_files
 from fraud_lakehouse.storage.schemas import INGESTED_AT, frame_schema
 
-TABLE = "card_transactions"
 APP_ID = "quarantine:replay"
 SOURCE = "quarantine"
 _DONE = "_quarantined_at"
@@ -53,7 +54,7 @@ class Selection:
     offset: int | None = None
 
     def condition(self) -> pl.Expr:
-        """The rows of bronze/card_transactions that are meant, replayed ones included."""
+        """The rows of a bronze table that are meant, replayed ones included."""
         found = pl.col("_raw").is_not_null() & pl.col("_error").is_not_null()
         if self.reason is not None:
             found &= pl.col("_error").str.contains(self.reason, literal=True)
@@ -77,10 +78,16 @@ def open_count(handle: DeltaTable) -> int:
 
 
 class Quarantine:
-    """The quarantine of one lake."""
+    """The records of one topic that could not be read.
 
-    def __init__(self, lake: Lake) -> None:
+    Args:
+        topic: which one, and how its records are read now.
+    """
+
+    def __init__(self, lake: Lake, topic: TopicConfig) -> None:
         self.lake = lake
+        self.topic = topic
+        self._table = ("bronze", topic.table)
 
     def records(self, selection: Selection, limit: int | None = None) -> list[dict[str, Any]]:
         """Records waiting in quarantine, newest first.
@@ -119,44 +126,41 @@ class Quarantine:
                     count += 1
         return count
 
-    def replay(
-        self,
-        selection: Selection,
-        corrected: Mapping[Place, bytes] | None = None,
-        most_bytes: int = MAX_RECORD_BYTES,
-    ) -> Replayed:
+    def replay(self, selection: Selection, corrected: Mapping[Place, bytes] | None = None) -> Replayed:
         """Read records in quarantine again and append those that are good now, each once.
 
         Args:
             selection: which ones.
             corrected: values to read instead of those that came; given, only these records are meant.
-            most_bytes: FRAUD_MAX_RECORD_BYTES.
 
         Raises:
+            FieldTypeError: the type of a field changed, and its column cannot follow.
             ConcurrentWriterError: another replay was first; nothing was doubled, run it again.
             LakeError: the lake could not be written; what was appended before is in place, run it again.
         """
         result = Replayed()
-        if not self.lake.exists("bronze", TABLE):
+        if not self.lake.exists(*self._table):
             return result
-        bronze = BronzeTable.open_or_create(self.lake, TABLE, CARD_SCHEMA, ())
+        bronze, decoder = open_topic_table(self.lake, self.topic), RecordDecoder(self.topic)
+        evolve(self.lake, bronze, self.topic)
         turn = bronze.position(APP_ID) or 0  # before the rows are looked at: a later replay is refused by it
         for frame in self._open(selection):
-            good = _read_again(frame, corrected, most_bytes, result)
+            good = _read_again(frame, corrected, decoder, result)
             failpoint("quarantine.before_append")
             if good.height:
                 turn += 1
                 _append(bronze, good, turn)
                 result.rows += good.height
         if result.rows:
-            Audit(self.lake).record(SOURCE, "replayed", {"rows": result.rows, "corrected": corrected is not None})
+            detail = {"table": self.topic.table, "rows": result.rows, "corrected": corrected is not None}
+            Audit(self.lake).record(SOURCE, "replayed", detail)
         return result
 
     def _open(self, selection: Selection, *, shown: bool = False) -> Iterator[pl.DataFrame]:
         """Rows waiting in quarantine, data file by data file; `shown`: the start of their bytes, and how many."""
-        if not self.lake.exists("bronze", TABLE):
+        if not self.lake.exists(*self._table):
             return
-        handle = self.lake.open("bronze", TABLE)
+        handle = self.lake.open(*self._table)
         done = [_scan(handle, path, pl.col(_DONE).is_not_null()) for path in _files_with(handle, _DONE)]
         places = [*_PLACE, INGESTED_AT]
         replayed = (
@@ -174,9 +178,9 @@ class Quarantine:
 
     @staticmethod
     def _empty() -> pl.DataFrame:
-        kept = {name: CARD_SCHEMA[name] for name in (*_PLACE, "_error", "_raw", *_KEPT)}
+        kept = {name: RECORD_COLUMNS[name] for name in (*_PLACE, "_error", "_raw", *_KEPT)}
         order = [*_PLACE, INGESTED_AT, "_error", "_raw", *_KEPT, "_bytes"]
-        kinds = kept | {INGESTED_AT: CARD_SCHEMA[_DONE], "_bytes": pl.UInt32()}
+        kinds = kept | {INGESTED_AT: RECORD_COLUMNS[_DONE], "_bytes": pl.UInt32()}
         return pl.DataFrame(schema={name: kinds[name] for name in order})
 
 
@@ -227,19 +231,19 @@ def _exported(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_again(
-    rows: pl.DataFrame, corrected: Mapping[Place, bytes] | None, most_bytes: int, result: Replayed
+    rows: pl.DataFrame, corrected: Mapping[Place, bytes] | None, decoder: RecordDecoder, result: Replayed
 ) -> pl.DataFrame:
     """The rows that can be read now, as bronze takes them; the others are counted in `result.refused`."""
     if corrected is not None:
         places = list(rows.select(*_PLACE, INGESTED_AT).iter_rows())
         rows = rows.with_columns(pl.Series("_raw", [corrected.get(place) for place in places], pl.Binary))
         rows = rows.filter(pl.col("_raw").is_not_null())
-    frames = [pl.DataFrame(schema=CARD_SCHEMA)]
+    frames = [pl.DataFrame(schema=decoder.schema)]
     for (topic,), part in rows.group_by("_topic", maintain_order=True):
         partitions, offsets, values = (part[name].to_list() for name in ("_partition", "_offset", "_raw"))
         records = RawRecords(str(topic), partitions, offsets, [None] * part.height, values)
         kept = part.select(*_KEPT, pl.col(INGESTED_AT).alias(_DONE))
-        frames.append(decode(records, most_bytes).with_columns(kept.get_columns()))
+        frames.append(decoder.decode(records).with_columns(kept.get_columns()))
     read = pl.concat(frames)
     for reason, count in read["_error"].drop_nulls().value_counts().iter_rows():
         result.refused[reason] = result.refused.get(reason, 0) + count
@@ -249,7 +253,7 @@ def _read_again(
 def _scan(handle: DeltaTable, path: str, condition: pl.Expr) -> pl.LazyFrame:
     schema = frame_schema(handle.schema())
     kinds = schema | {
-        name: kind for name, kind in CARD_SCHEMA.items() if name not in schema
+        name: kind for name, kind in RECORD_COLUMNS.items() if name not in schema
     }  # before its first new row
     scanned = pl.scan_parquet(
         path, schema=kinds, glob=False, hive_partitioning=False, missing_columns="insert", extra_columns="ignore"

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -169,7 +169,7 @@ def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
         kafka = KafkaIngest(settings, lake, windows=current_windows)
         yield Source(
             "kafka",
-            lambda rows: kafka.step(rows, KAFKA_PATIENCE),
+            lambda rows: [replace(batch, source="kafka") for batch in kafka.step(rows, KAFKA_PATIENCE)],
             kafka.capture,
             kafka.close,
             lambda: kafka_waiting(kafka.capture.lag()),

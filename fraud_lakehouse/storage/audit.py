@@ -39,9 +39,14 @@ class AuditRow:
 
 
 class Audit:
-    """The table, with a warm handle and its rows kept in memory (a handful per year)."""
+    """The table, with a warm handle and its rows kept in memory (a handful per year).
 
-    def __init__(self, lake: Lake) -> None:
+    Args:
+        renamed: by a name that older rows have, the name of the same source now.
+    """
+
+    def __init__(self, lake: Lake, renamed: Mapping[str, str] | None = None) -> None:
+        self._renamed = dict(renamed or {})
         self._appender = Appender.open(lake, "control", "audit", AUDIT)
         self._rows: list[AuditRow] = []
         self._rows_version = -1
@@ -73,7 +78,7 @@ class Audit:
             number = [pl.col(COMMIT).fill_null(0)] if COMMIT in frame.columns else []  # older rows have none
             frame = frame.sort(*number, "at", maintain_order=True)
             self._rows = [
-                AuditRow(at, name, event, json.loads(detail or "{}"))
+                AuditRow(at, self._renamed.get(name, name), event, json.loads(detail or "{}"))
                 for at, name, event, detail in frame.select("at", "source", "event", "detail").iter_rows()
             ]
             self._rows_version = self._appender.version

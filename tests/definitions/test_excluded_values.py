@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
+from tests.fixtures_kafka import CARD_SCHEMA
 
 TABLES = ("card_transactions", "transactions_ledger")
 CARDS, LEDGER = (dg.AssetCheckKey(dg.AssetKey(["silver", name]), "excluded_values") for name in TABLES)

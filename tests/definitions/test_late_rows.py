@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
+from tests.fixtures_kafka import CARD_SCHEMA
 
 KEY = dg.AssetCheckKey(dg.AssetKey(["silver", "card_transactions"]), "late_rows")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -16,17 +17,18 @@ from fraud_lakehouse.checks.open_transactions import current_transactions
 from fraud_lakehouse.checks.status import collect
 from fraud_lakehouse.cli.status_text import render
 from fraud_lakehouse.defs.open_transactions import transactions_evaluation
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.ingest.quarantine import Quarantine, Selection
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka import capture as capture_module
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
-from fraud_lakehouse.sources.kafka.records import TOMBSTONE, encode
+from fraud_lakehouse.sources.kafka.formats.json import TOMBSTONE
 from fraud_lakehouse.sources.kafka.topic import RetentionGapError
 from fraud_lakehouse.storage.lake import Lake
 from tests.apache_kafka import PASSWORD, USER, ApacheKafka, make_certificate
-from tests.fixtures_kafka import Broker, card
+from tests.fixtures_kafka import CARDS, Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets
 from tests.patience import PATIENCE
 
@@ -253,9 +255,9 @@ def test_a_huge_record_is_quarantined_whole_and_holds_nothing_up(broker: Broker,
     lake = Lake.at(tmp_path)
     with KafkaIngest(settings, lake) as ingest:
         assert sum(batch.rows for batch in ingest.step(100, 0.5)) == 4
-    records = Quarantine(lake).records(Selection(reason="longer than FRAUD_MAX_RECORD_BYTES"))
+    records = Quarantine(lake, CARDS).records(Selection(reason="longer than FRAUD_MAX_RECORD_BYTES"))
     assert [(one["offset"], one["bytes"]) for one in records] == [(1, len(huge))]
-    assert Quarantine(lake).replay(Selection(), most_bytes=6_000_000).rows == 1
+    assert Quarantine(lake, replace(CARDS, max_record_bytes=6_000_000)).replay(Selection()).rows == 1
     cards = pl.read_delta(lake.uri("bronze", "card_transactions")).filter(pl.col("_error").is_null())
     assert sorted(cards["trans_num"]) == [f"{n:032x}" for n in (0, 1, 2)]
 

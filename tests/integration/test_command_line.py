@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from fraud_lakehouse import cli
-from fraud_lakehouse.sources.kafka.records import encode
+from fraud_lakehouse.demo.card_record import encode
 from tests.fixtures_kafka import Broker, card
 
 
@@ -108,7 +108,7 @@ def test_a_missing_table(run: Run, database: str) -> None:
 
 
 def test_a_missing_topic(run: Run, kafka: Broker) -> None:
-    topic = kafka.new_topic()
+    kafka.create(topic := "0-first-of-all")  # twenty are listed, by name
     outcome = run("catch-up", kafka_bootstrap_servers=kafka.bootstrap, kafka_topic="no-such-topic")
     assert_refused(outcome, "no-such-topic", topic)
 

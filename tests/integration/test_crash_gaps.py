@@ -9,9 +9,9 @@ import polars as pl
 import psycopg
 import pytest
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.ingest import KafkaIngest, PostgresIngest, accept, resync
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.sources.kafka.topic import TopicRecreatedError
 from fraud_lakehouse.sources.postgres.errors import SlotAheadError, SlotLostError
 from fraud_lakehouse.storage.audit import Audit
@@ -103,11 +103,11 @@ def test_a_topic_created_anew(kafka: Broker, tmp_path: Path) -> None:
     kafka.create(topic)
     kafka.publish(topic, [encode(card(2, user_id=3))])
     for _ in range(2):
-        with pytest.raises(TopicRecreatedError, match="accept-source kafka"):
+        with pytest.raises(TopicRecreatedError, match="accept-source cards"):
             land_cards()
     accept(settings, lake, "kafka")
     assert sorted(land_cards()) == [1, 2, 3]
-    assert [row.event for row in Audit(lake).rows("kafka")] == [
+    assert [row.event for row in Audit(lake).rows("cards")] == [
         "registered",
         "topic_recreated",
         "accepted",

@@ -17,6 +17,7 @@ import polars as pl
 import psycopg
 import pytest
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.failpoints import arm
@@ -24,7 +25,6 @@ from fraud_lakehouse.ingest.batches import Batches
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.ingest.postgres import PostgresIngest
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import Broker, card

@@ -16,9 +16,9 @@ import psycopg
 import pytest
 from deltalake import DeltaTable
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.sources.postgres.names import bronze_name
 from tests.fixtures_kafka import Broker, card
 

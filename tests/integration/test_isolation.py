@@ -16,12 +16,12 @@ import psycopg
 import pytest
 
 from fraud_lakehouse import cli
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.live import Cycle, CycleResult, run_until
 from fraud_lakehouse.live import cycle as cycle_module
 from fraud_lakehouse.live.background import Beside
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.sources.kafka import chunk as kafka_chunk
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.transform.runner import Transformer
 from tests.alert_receiver import Receiver
 from tests.faulty_project import BAD, FaultyProject

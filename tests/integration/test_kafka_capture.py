@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.errors import GapError, SourceError
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.sources.kafka.topic import ANSWER_SECONDS
 from tests.fixtures_kafka import Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets
@@ -52,7 +52,7 @@ def test_broker_lost_while_reading_then_back_as_another(tmp_path: Path) -> None:
             capture.read(positions, 10)
         assert server.start() == broker.bootstrap  # same port, same cluster id, but its topics are new ones
         server.create_topic("t", 2)
-        with pytest.raises(GapError, match="accept-source kafka"):
+        with pytest.raises(GapError, match="accept-source cards"):
             capture.read(positions, 10)
     server.stop()
 

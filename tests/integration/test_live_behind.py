@@ -10,11 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.ingest import Landed
 from fraud_lakehouse.live.backlog import Backlog, Behind
 from fraud_lakehouse.live.source import Source, sources
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import Broker, card
 

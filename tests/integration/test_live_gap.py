@@ -19,9 +19,9 @@ import pytest
 
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.resources import Parts
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.live import CycleResult, run_live
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.project import prepare_project
@@ -127,7 +127,7 @@ def test_a_live_process_of_kafka_alone_goes_on_with_a_topic_made_anew(apache_kaf
         until(lambda: cards() == expected, "the first cards", live)
         kafka.delete(topic)
         kafka.create(topic)
-        until(lambda: "accept-source kafka" in live.said, "the gap is a problem", live)
+        until(lambda: "accept-source cards" in live.said, "the gap is a problem", live)
         expected += published(2)
         command(settings, "accept-source", "kafka")
         expected += published(3)

@@ -19,9 +19,9 @@ import polars as pl
 import psycopg
 import pytest
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.lease import LeaseLostError, is_held
 from tests.alert_receiver import Receiver

@@ -15,12 +15,12 @@ from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from fraud_lakehouse.cli import app
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.failpoints import arm
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.storage import object_store
 from fraud_lakehouse.storage.lake import LAYERS, Lake, data_files
 from fraud_lakehouse.storage.maintenance import maintain

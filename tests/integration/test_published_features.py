@@ -16,10 +16,10 @@ from uuid import uuid4
 
 import pytest
 
+from fraud_lakehouse.demo.card_record import stable_user_id
 from fraud_lakehouse.demo.replay import replay
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.sources.kafka.records import stable_user_id
 from tests.fixtures_kafka import Broker
 from tests.published import OVER, TUMBLE, read_back
 

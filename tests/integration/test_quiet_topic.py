@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.ingest.idle_partitions import TABLE
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import Broker, card
 from tests.integration.test_live_run import Process, until

@@ -23,11 +23,11 @@ import pytest
 from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.ingest import forget_postgres_slot
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.storage import schemas
 from fraud_lakehouse.storage.lake import LAYERS, Lake, data_files

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from fraud_lakehouse.demo.card_record import FIELDS
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.replay import ReplayFileError, replay
 from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.sources.kafka import topic as kafka_source
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
-from fraud_lakehouse.sources.kafka.records import FIELDS
 from tests.fixtures_kafka import Broker
 from tests.kafka_contract import SPARKOV_HEADER, sparkov_line, write_sparkov
 

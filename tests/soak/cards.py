@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Message, Producer
 
-from fraud_lakehouse.sources.kafka.records import CardTransaction, encode
+from fraud_lakehouse.demo.card_record import CardTransaction, encode
 from tests.fixtures_kafka import card
 
 PINNED = (1, 2, 3)

@@ -14,8 +14,8 @@ from typing import Any
 import polars as pl
 
 from fraud_lakehouse.sources.kafka.capture import KafkaBatch, PartitionLag
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
 from fraud_lakehouse.sources.kafka.topic import KafkaTopic, RetentionGapError
+from tests.fixtures_kafka import CARD_SCHEMA
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from deltalake import DeltaTable, write_deltalake
 
 from fraud_lakehouse.checks.contracts import check_bronze, check_columns, check_positions, check_quarantine
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
+from fraud_lakehouse.pipeline import Field
+from fraud_lakehouse.sources.kafka.records import schema_of
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.schemas import AUDIT
+from tests.fixtures_kafka import CARD_SCHEMA, CARDS
 
 CHANGES = {
     "user_id": pl.Int32(),
@@ -49,7 +52,7 @@ def test_tables_as_the_capture_writes_them_keep_every_contract(lake: Lake) -> No
     land_changes(lake, (300, 0))
     land_records(lake, (0, 0), (0, 1), (1, 0))
     land_records(lake, (0, 2), (1, 1))
-    results = [*check_bronze(lake, "users"), *check_bronze(lake, "card_transactions")]
+    results = [*check_bronze(lake, "users"), *check_bronze(lake, "card_transactions", CARDS)]
     assert [(one.contract, one.problems) for one in results] == [
         ("columns", ()),
         ("positions", ()),
@@ -83,7 +86,7 @@ def test_rows_with_values_that_no_column_holds_are_counted(lake: Lake) -> None:
         table.append(pl.DataFrame(rows, schema={name: schema[name] for name in rows}), {})
     assert check_columns(lake, "bronze", "users").numbers["rows_with_text"] == 2
     land_records(lake, (0, 0))
-    assert "rows_with_text" not in check_columns(lake, "bronze", "card_transactions").numbers
+    assert "rows_with_text" not in check_columns(lake, "bronze", "card_transactions", CARDS).numbers
 
 
 def test_silver_amounts_may_be_decimal_and_not_text(lake: Lake) -> None:
@@ -99,7 +102,7 @@ def test_silver_amounts_may_be_decimal_and_not_text(lake: Lake) -> None:
 
 
 def test_a_table_that_is_not_there_yet_passes(lake: Lake) -> None:
-    assert all(one.passed for one in check_bronze(lake, "users") + check_bronze(lake, "card_transactions"))
+    assert all(one.passed for one in check_bronze(lake, "users") + check_bronze(lake, "card_transactions", CARDS))
 
 
 @pytest.mark.parametrize(
@@ -129,9 +132,9 @@ def test_a_snapshot_in_chunks_shares_its_lsn(lake: Lake) -> None:
 def test_doubled_records_are_seen_by_partition_and_after_compaction(lake: Lake) -> None:
     land_records(lake, (0, 5), (1, 5))
     land_records(lake, (0, 6), (1, 5))
-    assert not check_positions(lake, "card_transactions").passed
+    assert not check_positions(lake, "card_transactions", CARDS).passed
     DeltaTable(lake.uri("bronze", "card_transactions")).optimize.compact()
-    result = check_positions(lake, "card_transactions")
+    result = check_positions(lake, "card_transactions", CARDS)
     assert not result.passed
     assert result.numbers["overlapping_batches"] == 1
 
@@ -142,10 +145,10 @@ def test_an_accepted_source_starts_with_new_positions(lake: Lake) -> None:
     row = {"at": at, "source": "kafka", "event": "accepted", "detail": "{}"}
     write_deltalake(lake.uri("control", "audit"), pl.DataFrame([row], schema=AUDIT))
     land_records(lake, (0, 0), (0, 5), (0, 6))
-    assert check_positions(lake, "card_transactions").passed
+    assert check_positions(lake, "card_transactions", CARDS).passed
     row["at"] = at - timedelta(days=1)
     write_deltalake(lake.uri("control", "audit"), pl.DataFrame([row], schema=AUDIT), mode="overwrite")
-    assert not check_positions(lake, "card_transactions").passed
+    assert not check_positions(lake, "card_transactions", CARDS).passed
 
 
 def test_only_the_newest_files_are_read(lake: Lake) -> None:
@@ -161,12 +164,38 @@ def test_quarantined_share(lake: Lake, bad: int, passed: bool) -> None:
         land_records(lake, *[(0, offset) for offset in range(100 - bad)])
     if bad:
         land_records(lake, *[(0, offset) for offset in range(100 - bad, 100)], error="no JSON object")
-    result = check_quarantine(lake)
+    result = check_quarantine(lake, CARDS)
     assert result.passed is passed
     assert result.numbers["quarantined"] == bad
     assert result.numbers["reasons"] == ({"no JSON object": bad} if bad else {})
 
 
+def test_a_topics_table_has_its_declared_fields(lake: Lake) -> None:
+    fields = (Field(name="id", type="string"), Field(name="amount", type="decimal(9,2)"))
+    topic = replace(CARDS, name="wires", topic="wires", table="wires", fields=fields)
+    assert [one.passed for one in check_bronze(lake, "wires", topic)] == [True] * 3
+    table = BronzeTable.open_or_create(lake, "wires", schema_of(fields), [])
+    rows = [{"_topic": "wires", "_partition": 0, "_offset": offset, "_error": "bad"} for offset in range(100)]
+    table.append(pl.DataFrame(rows, schema_overrides={"_partition": pl.Int32}), {})
+    columns, positions, quarantine = check_bronze(lake, "wires", topic)
+    assert (columns.passed, positions.passed, quarantine.passed) == (True, True, False)
+    assert quarantine.problems == ("100 of the newest 100 records of topic wires cannot be read (100.0%, limit 5.0%)",)
+    wider = replace(
+        topic, fields=(*fields[:1], Field(name="amount", type="decimal(12,2)"), Field(name="to", type="date"))
+    )
+    (result,) = check_bronze(lake, "wires", wider)
+    assert result.problems == ("column to is missing", "column amount is decimal(9,2), expected decimal(12,2)")
+
+
+def test_an_acceptance_of_another_topic_of_the_source_does_not_count(lake: Lake) -> None:
+    land_records(lake, (0, 5), (0, 6))
+    detail = '{"scope": "another topic", "commit": 9}'
+    row = {"at": datetime.now(UTC), "source": "kafka", "event": "accepted", "detail": detail}
+    write_deltalake(lake.uri("control", "audit"), pl.DataFrame([row], schema=AUDIT))
+    land_records(lake, (0, 5))
+    assert not check_positions(lake, "card_transactions", CARDS).passed
+
+
 def test_few_records_are_not_judged(lake: Lake) -> None:
     land_records(lake, (0, 0), error="no JSON object")
-    assert check_quarantine(lake).passed
+    assert check_quarantine(lake, CARDS).passed

@@ -9,9 +9,9 @@ from itertools import islice
 import msgspec
 import pytest
 
+from fraud_lakehouse.demo.card_record import FIELDS, encode, stable_user_id
 from fraud_lakehouse.demo.cardholders import cardholders
 from fraud_lakehouse.demo.cards import BLOCK, CardStream, Purchase, first_checkpoint
-from fraud_lakehouse.sources.kafka.records import FIELDS, encode, stable_user_id
 
 COUNT = 12_000
 RATE = 50.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.idle_partitions import TABLE, IdlePartitions, Windows, newest_of
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.project import current_windows
+from tests.fixtures_kafka import CARD_SCHEMA, CARDS
 from tests.unit.model_kafka import ModelKafka, ModelTopic
 
 LANDED = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -52,8 +54,8 @@ class Stand:
         self.settings = Settings(lake=str(folder), **settings)  # type: ignore[arg-type]
         self.ingest = self.process()
 
-    def process(self) -> KafkaIngest:
-        return KafkaIngest(self.settings, self.lake, ModelKafka(self.model))  # type: ignore[arg-type]
+    def process(self, topic: TopicConfig = CARDS) -> KafkaIngest:
+        return KafkaIngest(self.settings, self.lake, topic, ModelKafka(self.model))  # type: ignore[arg-type]
 
     def land(self, *values: int) -> None:
         for value in values:
@@ -85,8 +87,8 @@ def test_vectors_ask_for_one_observation_and_then_no_more(tmp_path: Path) -> Non
     assert not any(stand.observed_at(later) for later in (TOLD, 100, 1e4, 1e7))
     at = LANDED + timedelta(seconds=TOLD)
     assert stand.rows.select("source", "app_id", "topic", "partition", "position", "observed_at").rows() == [
-        ("kafka", "kafka:C1:T1:0", "transaction", 0, 2, at),
-        ("kafka", "kafka:C1:T1:1", "transaction", 1, 0, at),
+        ("cards", "kafka:C1:T1:0", "transaction", 0, 2, at),
+        ("cards", "kafka:C1:T1:1", "transaction", 1, 0, at),
     ]
 
 
@@ -200,13 +202,68 @@ def test_who_only_looks_is_told_what_is_due(tmp_path: Path) -> None:
     assert due(1e6) is None
 
 
+def test_a_lake_with_rows_of_before_topics_had_names_is_observed_once(tmp_path: Path) -> None:
+    stand = Stand(tmp_path, ModelTopic())
+    stand.ingest = stand.process(replace(CARDS, name="kafka", aliases=()))
+    stand.land(1)
+    assert stand.observed_at(TOLD)
+    stand.ingest = stand.process()
+    assert not stand.observed_at(1000)
+    Clock.at = LANDED + timedelta(seconds=2000)
+    stand.land(2)
+    assert stand.observed_at(2000 + TOLD)
+    assert stand.rows["source"].to_list() == ["kafka", "kafka", "cards", "cards"]
+
+
+def test_a_topic_that_is_no_stream_of_payments_is_never_observed(tmp_path: Path) -> None:
+    stand = Stand(tmp_path, ModelTopic())
+    stand.ingest = stand.process(replace(CARDS, stream=None))
+    stand.land(1)
+    assert not any(stand.observed_at(at) for at in (TOLD, 1e4, 1e7))
+    assert not stand.lake.exists(*TABLE)
+
+
+def test_the_limits_of_the_stream_count_before_those_of_the_settings(tmp_path: Path) -> None:
+    stand = Stand(tmp_path, ModelTopic())
+    assert CARDS.stream is not None
+    stand.ingest = stand.process(replace(CARDS, stream=CARDS.stream.model_copy(update={"lateness": 115.0})))
+    stand.land(1)
+    assert not stand.observed_at(TOLD + 99)
+    assert stand.observed_at(TOLD + 100)
+
+
+@pytest.mark.parametrize(
+    "kind, timezone, newest",
+    [
+        (pl.Datetime("us"), "UTC", "2026-01-01 11:00:00"),
+        (pl.Datetime("us"), "Europe/Paris", "2026-01-01 10:00:00"),
+        (pl.Datetime("us", "UTC"), "Europe/Paris", "2026-01-01 11:00:00"),
+        (pl.String(), "Europe/Paris", "2026-01-01 10:00:00"),
+    ],
+)
+def test_the_event_time_is_the_streams(tmp_path: Path, kind: pl.DataType, timezone: str, newest: str) -> None:
+    time = "2026-01-01 11:00:00"
+    rows = {
+        "_topic": "wires",
+        "_error": pl.Series([None], dtype=pl.String),
+        "_timestamp": LANDED,
+        "_ingested_at": LANDED,
+        "at": pl.Series([time]) if kind == pl.String() else pl.Series([datetime.fromisoformat(time)], dtype=kind),
+    }
+    write_deltalake(tmp_path / "wires", pl.DataFrame(rows))
+    assert CARDS.stream is not None
+    stream = CARDS.stream.model_copy(update={"time": "at", "timezone": timezone})
+    found = newest_of(DeltaTable(tmp_path / "wires"), "wires", stream, 60, 0)
+    assert found is not None and str(found.event_time) == newest
+
+
 def test_the_newest_landing_is_found_though_the_newest_files_have_none_that_can_be_read(tmp_path: Path) -> None:
     stand = Stand(tmp_path, ModelTopic(event_time="2024-05-01 11:59:30"))
     stand.land(1)
     Clock.at = LANDED + timedelta(hours=1)
     table = BronzeTable.open_or_create(stand.lake, "card_transactions", CARD_SCHEMA, ())
     table.append(pl.DataFrame([{"_topic": "transaction", "_error": "no JSON"}], schema=CARD_SCHEMA), {})
-    newest = newest_of(stand.lake.open("bronze", "card_transactions"), "transaction", 60, 0)
+    newest = newest_of(stand.lake.open("bronze", "card_transactions"), "transaction", CARDS.stream, 60, 0)
     assert newest is not None
     assert newest.landed_at == LANDED
     assert newest.event_time == datetime(2024, 5, 1, 11, 59, 30)  # noqa: DTZ001  event times have no zone
@@ -230,5 +287,5 @@ def test_an_event_time_that_models_exclude_is_not_the_newest(tmp_path: Path, max
         "trans_date_trans_time": [*times, "9999-12-31 23:59:59"],
     }
     write_deltalake(tmp_path / "cards", pl.DataFrame(rows))
-    found = newest_of(DeltaTable(tmp_path / "cards"), "transaction", 60, max_future)
+    found = newest_of(DeltaTable(tmp_path / "cards"), "transaction", CARDS.stream, 60, max_future)
     assert found is not None and str(found.event_time) == times[newest]

@@ -9,8 +9,9 @@ import pytest
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
-from fraud_lakehouse.sources.kafka.config import KafkaClients, read_properties
+from fraud_lakehouse.sources.kafka.config import KafkaClients, read_properties, shipped_topic
 from fraud_lakehouse.sources.kafka.topic import KafkaTopic, TopicRecreatedError, verify_identity
+from tests.fixtures_kafka import CARDS
 
 
 def written(folder: Path, text: str) -> Path:
@@ -21,7 +22,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_properties_are_read(tmp_path: Path) -> None:
     path = written(tmp_path, "# SASL\n\nsecurity.protocol = SASL_SSL\nsasl.password=a=b c\n")
-    assert read_properties(path) == {"security.protocol": "SASL_SSL", "sasl.password": "a=b c"}
+    assert read_properties(path, CARDS) == {"security.protocol": "SASL_SSL", "sasl.password": "a=b c"}
 
 
 @pytest.mark.parametrize(
@@ -36,19 +37,19 @@ def test_properties_are_read(tmp_path: Path) -> None:
 )
 def test_wrong_line_is_named(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(SettingsError, match=told):
-        read_properties(written(tmp_path, text))
+        read_properties(written(tmp_path, text), CARDS)
 
 
 def test_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"FRAUD_KAFKA_CONFIG_FILE: cannot read .*nowhere"):
-        read_properties(tmp_path / "nowhere")
+        read_properties(tmp_path / "nowhere", CARDS)
 
 
 @pytest.mark.parametrize("line", ["no.such.property=1", "fetch.wait.max.ms=soon"])
 def test_property_librdkafka_does_not_know_is_named(tmp_path: Path, line: str) -> None:
     settings = Settings(kafka_bootstrap_servers="127.0.0.1:1", kafka_config_file=written(tmp_path, line))
     with pytest.raises(SettingsError, match=f"librdkafka refuses the properties: .*{line.partition('=')[0]}"):
-        KafkaClients(settings).consumer()
+        KafkaClients(shipped_topic(settings)).consumer()
 
 
 def test_no_bootstrap_servers_is_a_settings_error() -> None:
@@ -78,6 +79,6 @@ def test_positions_belong_to_one_identity() -> None:
 )
 def test_other_identity_fails_closed(now: KafkaTopic) -> None:
     before = KafkaTopic("t", "c", "i", 2)
-    verify_identity(before, KafkaTopic("t", "c", "i", 3))  # a partition more is the same topic
-    with pytest.raises(TopicRecreatedError, match="accept-source kafka"):
-        verify_identity(before, now)
+    verify_identity(before, KafkaTopic("t", "c", "i", 3), "cards")  # a partition more is the same topic
+    with pytest.raises(TopicRecreatedError, match="accept-source cards"):
+        verify_identity(before, now, "cards")

@@ -9,24 +9,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fraud_lakehouse.demo.card_record import FIELDS, encode
 from fraud_lakehouse.sources.kafka.formats import json as kafka_decode
-from fraud_lakehouse.sources.kafka.formats.json import FIELDS, read_values
-from fraud_lakehouse.sources.kafka.records import RawRecords, decode, encode
-from tests.fixtures_kafka import card
+from fraud_lakehouse.sources.kafka.records import RawRecords
+from tests.fixtures_kafka import CARDS, card, decode
 
 GOOD = encode(card(1))
+DECODER = kafka_decode.JsonDecoder(CARDS.fields)
+read_values = DECODER.read
 
 
 def plain(*values: bytes) -> bool:
     """Whether the values are read at once."""
-    return kafka_decode._read_plain(list(values), 10_000) is not None
+    return DECODER._read_plain(list(values), 10_000) is not None
 
 
 def alone(values: list[bytes | None]) -> list[tuple[object, ...]]:
     """Each value read by itself, strictly: fields, error and further fields."""
     rows: list[tuple[object, ...]] = []
     for value in values:
-        read = kafka_decode._read_each([value], 10_000)
+        read = DECODER._read_each([value], 10_000)
         rows.append((*read.frame.row(0), read.errors.get(0), read.extras.get(0)))
     return rows
 
@@ -123,13 +125,13 @@ def test_amounts_are_read_to_the_last_bit(amounts: list[float]) -> None:
 
 def test_one_odd_record_slows_only_its_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     slow: list[int] = []
-    each = kafka_decode._read_each
+    each = DECODER._read_each
 
     def counted(values: list[bytes | None], most_bytes: int) -> kafka_decode.ReadValues:
         slow.append(len(values))
         return each(values, most_bytes)
 
-    monkeypatch.setattr(kafka_decode, "_read_each", counted)
+    monkeypatch.setattr(DECODER, "_read_each", counted)
     values: list[bytes | None] = [encode(card(number)) for number in range(5_000)]
     values[3_210] = b"{"
     read = read_values(values)

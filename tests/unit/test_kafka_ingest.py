@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from fraud_lakehouse.ingest import bronze
 from fraud_lakehouse.ingest import kafka as ingest_kafka
 from fraud_lakehouse.ingest.batches import Batches
 from fraud_lakehouse.ingest.kafka import KafkaIngest, accept_kafka
+from fraud_lakehouse.ingest.topic_table import FieldTypeError
+from fraud_lakehouse.pipeline import Field
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.topic import RetentionGapError, TopicRecreatedError
 from fraud_lakehouse.storage import audit
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 from tests.drained import drain
+from tests.fixtures_kafka import CARDS
 from tests.interruption import Crash, crash
 from tests.unit.model_kafka import ModelKafka, ModelTopic
 
@@ -42,7 +46,7 @@ class Yesterday:
 
 
 def kafka(folder: Path | str, model: ModelTopic) -> KafkaIngest:
-    return KafkaIngest(SETTINGS, Lake.at(folder), ModelKafka(model))  # type: ignore[arg-type]
+    return KafkaIngest(SETTINGS, Lake.at(folder), capture=ModelKafka(model))  # type: ignore[arg-type]
 
 
 def landed_cards(lake: Lake) -> list[int]:
@@ -164,13 +168,13 @@ def test_a_recreated_topic_fails_closed_until_accepted(tmp_path: Path) -> None:
     fresh = ModelTopic(topic_id="T2")
     fresh.publish(0, 2)
     for again in (kafka(tmp_path, fresh), kafka(tmp_path, fresh)):
-        with pytest.raises(TopicRecreatedError, match="accept-source kafka"):
+        with pytest.raises(TopicRecreatedError, match="accept-source cards"):
             again.step(10, 0)
     assert landed_cards(ingest.lake) == [1]
-    assert accept_kafka(SETTINGS, ingest.lake, ModelKafka(fresh)) == "kafka:C1:T2"  # type: ignore[arg-type]
+    assert accept_kafka(SETTINGS, ingest.lake, capture=ModelKafka(fresh)) == "kafka:C1:T2"  # type: ignore[arg-type]
     drain(kafka(tmp_path, fresh), 10, 0)
     assert landed_cards(ingest.lake) == [1, 2]
-    assert [row.event for row in Audit(ingest.lake).rows("kafka")] == [
+    assert [row.event for row in Audit(ingest.lake).rows("cards")] == [
         "registered",
         "topic_recreated",
         "accepted",
@@ -190,12 +194,12 @@ def test_an_acceptance_counts_though_the_clock_went_back_before_it(
     monkeypatch.setattr(bronze, "datetime", Yesterday)
     with pytest.raises(TopicRecreatedError):
         kafka(tmp_path, fresh).step(10, 0)
-    accept_kafka(SETTINGS, Lake.at(tmp_path), ModelKafka(fresh))  # type: ignore[arg-type]
+    accept_kafka(SETTINGS, Lake.at(tmp_path), capture=ModelKafka(fresh))  # type: ignore[arg-type]
     ingest = kafka(tmp_path, fresh)
     drain(ingest, 10, 0)
     assert landed_cards(ingest.lake) == [1, 2]
-    assert check_positions(ingest.lake, "card_transactions").passed
-    assert [row.event for row in Audit(ingest.lake).rows("kafka")][-2:] == ["accepted", "resumed"]
+    assert check_positions(ingest.lake, "card_transactions", CARDS).passed
+    assert [row.event for row in Audit(ingest.lake).rows("cards")][-2:] == ["accepted", "resumed"]
 
 
 def test_two_processes_record_at_once(tmp_path: Path) -> None:
@@ -231,13 +235,80 @@ def test_a_retention_gap_fails_closed_until_accepted(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(RetentionGapError):
             ingest.step(10, 0)
-    accept_kafka(SETTINGS, ingest.lake, ModelKafka(model))  # type: ignore[arg-type]
+    accept_kafka(SETTINGS, ingest.lake, capture=ModelKafka(model))  # type: ignore[arg-type]
     drain(ingest, 10, 0)
     assert landed_cards(ingest.lake) == [0, 1, 2, 6, 7, 8]
-    rows = Audit(ingest.lake).rows("kafka")
+    rows = Audit(ingest.lake).rows("cards")
     assert [row.event for row in rows] == ["registered", "retention_gap", "accepted", "resumed"]
     assert rows[2].detail["moved"] == {"kafka:C1:T1:0": [3, 6]}
     assert json.dumps(rows[1].detail["problem"])
+
+
+def test_the_table_follows_the_declaration(tmp_path: Path) -> None:
+    model = ModelTopic(partitions=1)
+    model.publish(0, 1)
+    drain(kafka(tmp_path, model), 10, 0)
+    lake = Lake.at(tmp_path)
+
+    def process(*fields: Field) -> KafkaIngest:
+        return KafkaIngest(SETTINGS, lake, replace(CARDS, fields=fields), ModelKafka(model))  # type: ignore[arg-type]
+
+    model.publish(0, 2)
+    drain(process(*CARDS.fields, Field(name="settled", type="date")), 10, 0)
+    assert pl.read_delta(lake.uri("bronze", "card_transactions"))["settled"].to_list() == [None, None]
+    model.publish(0, 3)
+    with pytest.raises(FieldTypeError, match="the field user_id of topic 'transaction' is declared as string"):
+        process(*CARDS.fields[:-1], Field(name="user_id", type="string")).step(10, 0)
+    assert landed_cards(lake) == [1, 2], "not a record is ingested"
+    drain(kafka(tmp_path, model), 10, 0)
+    assert landed_cards(lake) == [1, 2, 3]
+
+
+def old_process(folder: Path, model: ModelTopic) -> KafkaIngest:
+    """As before topics had names: control tables say "kafka"."""
+    before = replace(CARDS, name="kafka", aliases=())
+    return KafkaIngest(SETTINGS, Lake.at(folder), before, ModelKafka(model))  # type: ignore[arg-type]
+
+
+def test_a_lake_of_before_topics_had_names_goes_on(tmp_path: Path) -> None:
+    model = ModelTopic(partitions=1)
+    model.publish(0, 1)
+    drain(old_process(tmp_path, model), 10, 0)
+    model.publish(0, 2)
+    ingest = kafka(tmp_path, model)
+    drain(ingest, 10, 0)
+    assert landed_cards(ingest.lake) == [1, 2]
+    audit_rows = pl.read_delta(ingest.lake.uri("control", "audit"))
+    assert audit_rows.select("source", "event").rows() == [("kafka", "registered")], "its identity is known"
+    batches = Batches(ingest.lake).read().sort("from_position")
+    assert batches.select("source", "from_position", "rows").rows() == [("kafka", 0, 1), ("cards", 1, 1)]
+    fresh = ModelTopic(topic_id="T2")
+    fresh.publish(0, 3)
+    with pytest.raises(TopicRecreatedError):
+        kafka(tmp_path, fresh).step(10, 0)
+    assert landed_cards(ingest.lake) == [1, 2]
+
+
+@pytest.mark.parametrize("is_accepted_before", [True, False])
+def test_a_gap_of_before_topics_had_names_is_resumed_from_once(tmp_path: Path, is_accepted_before: bool) -> None:
+    old, fresh = ModelTopic(), ModelTopic(topic_id="T2")
+    old.publish(0, 1)
+    drain(old_process(tmp_path, old), 10, 0)
+    fresh.publish(0, 2)
+    with pytest.raises(TopicRecreatedError):
+        old_process(tmp_path, fresh).step(10, 0)
+    lake = Lake.at(tmp_path)
+    if not is_accepted_before:
+        with pytest.raises(TopicRecreatedError):
+            kafka(tmp_path, fresh).step(10, 0)
+    topic = replace(CARDS, name="kafka") if is_accepted_before else CARDS
+    accept_kafka(SETTINGS, lake, topic, ModelKafka(fresh))  # type: ignore[arg-type]
+    for _ in range(2):
+        drain(kafka(tmp_path, fresh), 10, 0)
+    assert landed_cards(lake) == [1, 2]
+    assert check_positions(lake, "card_transactions", CARDS).passed
+    events = [row.event for row in Audit(lake, CARDS.renamed).rows("cards")]
+    assert events == ["registered", "topic_recreated", "accepted", "resumed"]
 
 
 def test_two_kafka_processes_land_each_record_once(tmp_path: Path) -> None:

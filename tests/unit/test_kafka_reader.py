@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, Message, TopicPartition
 
+from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.errors import GapError
 from fraud_lakehouse.sources.kafka.reader import KafkaReader
-from fraud_lakehouse.sources.kafka.records import encode
 from fraud_lakehouse.sources.kafka.topic import (
     KafkaTopic,
     LogTruncatedError,
     RetentionGapError,
     TopicRecreatedError,
 )
-from tests.fixtures_kafka import card
+from tests.fixtures_kafka import card, decode
 
 TOPIC = KafkaTopic("t", "C", "T", 2)
 
@@ -70,7 +70,7 @@ class Log:
 
 
 def reader_of(log: Log) -> KafkaReader:
-    return KafkaReader(log, log, TOPIC)  # type: ignore[arg-type]  # the log plays the clients and the source
+    return KafkaReader(log, log, TOPIC, decode)  # type: ignore[arg-type]  # the log plays the clients and the source
 
 
 def failure(log: Log, kind: type[GapError], *codes: int) -> str:
@@ -99,7 +99,7 @@ def failure(log: Log, kind: type[GapError], *codes: int) -> str:
 def test_retention_that_passes_a_reader_is_told_from_where_to_where(code: int) -> None:
     told = failure(Log(first={0: 0, 1: 7}), RetentionGapError, code)
     assert "partition 1: our next offset 3 is before the earliest the broker still has, 7" in told
-    assert "accept-source kafka" in told
+    assert f"accept-source {TOPIC.name}" in told
 
 
 def test_the_partition_whose_records_are_gone_is_named_not_the_one_that_was_refused() -> None:

@@ -10,15 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.sources.kafka.records import (
-    CARD_SCHEMA,
-    FIELDS,
-    RawRecords,
-    decode,
-    encode,
-    stable_user_id,
-)
-from tests.fixtures_kafka import card
+from fraud_lakehouse.demo.card_record import FIELDS, encode, stable_user_id
+from fraud_lakehouse.sources.kafka.records import RawRecords
+from tests.fixtures_kafka import CARD_SCHEMA, card, decode
 
 GOOD = encode(card(1))
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fraud_lakehouse.demo.card_record import stable_user_id
 from fraud_lakehouse.demo.replay import ReplayFileError, records, replay
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.records import stable_user_id
 from tests.kafka_contract import SPARKOV_HEADER, sparkov_line, write_sparkov
 
 NOWHERE = Settings(kafka_bootstrap_servers="127.0.0.1:1")

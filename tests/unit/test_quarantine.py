@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
 import pytest
+from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -19,7 +22,8 @@ from fraud_lakehouse.checks.contracts import check_positions, check_quarantine
 from fraud_lakehouse.checks.status import collect
 from fraud_lakehouse.cli import app
 from fraud_lakehouse.cli.status_text import render
-from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.demo.card_record import encode
+from fraud_lakehouse.errors import ConcurrentWriterError, SettingsError
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.quarantine import (
     CorrectionError,
@@ -28,10 +32,12 @@ from fraud_lakehouse.ingest.quarantine import (
     open_count,
     read_corrections,
 )
+from fraud_lakehouse.ingest.topic_table import open_topic_table
+from fraud_lakehouse.pipeline import Field, default_folder
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA, RawRecords, decode, encode
+from fraud_lakehouse.sources.kafka.records import RawRecords, RecordDecoder
 from fraud_lakehouse.storage.lake import Lake
-from tests.fixtures_kafka import card
+from tests.fixtures_kafka import CARD_SCHEMA, CARDS, card, decode
 from tests.interruption import Crash, crash
 
 LONG = encode(card(7, merchant="m" * 300))
@@ -54,7 +60,7 @@ def cards(lake: Lake) -> pl.DataFrame:
 
 def waiting(lake: Lake) -> int:
     counted = open_count(lake.open("bronze", "card_transactions"))
-    assert counted == len(Quarantine(lake).records(ALL))  # the log and the rows say the same
+    assert counted == len(Quarantine(lake, CARDS).records(ALL))  # the log and the rows say the same
     return counted
 
 
@@ -62,8 +68,8 @@ def test_a_replayed_record_keeps_its_place_key_and_headers(tmp_path: Path) -> No
     lake = Lake.at(tmp_path)
     land(lake, [encode(card(0)), LONG, b"{", None])
     assert waiting(lake) == 2  # a tombstone does not wait for anything
-    assert Quarantine(lake).replay(ALL, most_bytes=400).rows == 0
-    result = Quarantine(lake).replay(ALL)
+    assert Quarantine(lake, replace(CARDS, max_record_bytes=400)).replay(ALL).rows == 0
+    result = Quarantine(lake, CARDS).replay(ALL)
     assert (result.rows, result.refused) == (1, {"not JSON: Input data was truncated": 1})
     assert waiting(lake) == 1
     bad, good = cards(lake).filter(_offset=1).iter_rows(named=True)
@@ -79,21 +85,21 @@ def test_twice_replays_once(tmp_path: Path) -> None:
     lake = Lake.at(tmp_path)
     land(lake, [LONG] * 3)
     land(lake, [LONG] * 2, 3)
-    assert Quarantine(lake).replay(ALL).rows == 5
-    assert Quarantine(lake).replay(ALL).rows == 0
+    assert Quarantine(lake, CARDS).replay(ALL).rows == 5
+    assert Quarantine(lake, CARDS).replay(ALL).rows == 0
     assert (cards(lake).height, waiting(lake)) == (10, 0)
 
 
 def test_only_what_is_selected(tmp_path: Path) -> None:
     lake = Lake.at(tmp_path)
     land(lake, [LONG, LONG, b"[]"])
-    records = Quarantine(lake).records(Selection(reason="longer than"))
+    records = Quarantine(lake, CARDS).records(Selection(reason="longer than"))
     assert [(one["offset"], one["bytes"]) for one in records] == [(0, len(LONG)), (1, len(LONG))]
     assert records[0]["start"] == LONG[:60].decode()
-    assert Quarantine(lake).records(ALL, limit=1)[0]["offset"] == 0
-    assert Quarantine(lake).replay(Selection(partition=1)).rows == 0
-    assert Quarantine(lake).replay(Selection(offset=1)).rows == 1
-    assert [one["offset"] for one in Quarantine(lake).records(ALL)] == [0, 2]
+    assert Quarantine(lake, CARDS).records(ALL, limit=1)[0]["offset"] == 0
+    assert Quarantine(lake, CARDS).replay(Selection(partition=1)).rows == 0
+    assert Quarantine(lake, CARDS).replay(Selection(offset=1)).rows == 1
+    assert [one["offset"] for one in Quarantine(lake, CARDS).records(ALL)] == [0, 2]
 
 
 def test_a_rival_replay_is_refused(tmp_path: Path) -> None:
@@ -101,11 +107,11 @@ def test_a_rival_replay_is_refused(tmp_path: Path) -> None:
     land(lake, [LONG])
 
     def rival() -> None:
-        assert Quarantine(lake).replay(ALL).rows == 1
+        assert Quarantine(lake, CARDS).replay(ALL).rows == 1
 
     failpoints.arm("quarantine.before_append", action=rival)
     with pytest.raises(ConcurrentWriterError):
-        Quarantine(lake).replay(ALL)
+        Quarantine(lake, CARDS).replay(ALL)
     assert (cards(lake).height, waiting(lake)) == (2, 0)
 
 
@@ -121,7 +127,7 @@ def test_a_replay_goes_on_while_capture_commits_to_the_table(tmp_path: Path) -> 
             failpoints.arm("bronze.before_commit", action=capture)
 
     failpoints.arm("bronze.before_commit", action=capture)
-    assert Quarantine(lake).replay(ALL).rows == 1
+    assert Quarantine(lake, CARDS).replay(ALL).rows == 1
     assert waiting(lake) == 0
     assert sorted(cards(lake)["_offset"]) == [0, 0, 1, 2, 3]
     assert cards(lake).sort("_commit")["_offset"].to_list() == [0, 1, 2, 3, 0], "the replayed one is the newest"
@@ -143,9 +149,9 @@ def test_each_record_is_replayed_once_through_any_crash(actions: list[int | tupl
                 continue
             failpoints.arm(*action, action=crash)
             with contextlib.suppress(Crash):
-                Quarantine(lake).replay(ALL)
+                Quarantine(lake, CARDS).replay(ALL)
             failpoints.disarm()
-        Quarantine(lake).replay(ALL)
+        Quarantine(lake, CARDS).replay(ALL)
         if offset:
             good = cards(lake).filter(pl.col("_error").is_null())
             assert good["_offset"].to_list() == list(range(offset))
@@ -156,14 +162,14 @@ def test_corrected_values_are_replayed_for_their_records_only(tmp_path: Path) ->
     lake, file = Lake.at(tmp_path / "lake"), tmp_path / "bad.jsonl"
     wrong = encode(card(2)).replace(b"82.55", b'"82,55"')
     land(lake, [wrong, b"\xff\x00", b"{"])
-    assert Quarantine(lake).export(ALL, file) == 3
+    assert Quarantine(lake, CARDS).export(ALL, file) == 3
     assert read_corrections(file).keys() == {("t", 0, n, cards(lake)["_ingested_at"][0]) for n in range(3)}
     assert sorted(read_corrections(file).values()) == sorted([wrong, b"\xff\x00", b"{"])
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines[0]["error"] == "$.amt: expected float, got str"
     lines[0]["value"] = lines[0]["value"].replace('"82,55"', "82.55")
     file.write_text("\n".join(json.dumps(line) for line in lines[:2]))
-    result = Quarantine(lake).replay(ALL, read_corrections(file))
+    result = Quarantine(lake, CARDS).replay(ALL, read_corrections(file))
     assert (result.rows, sum(result.refused.values())) == (1, 1)
     assert cards(lake).filter(_offset=0)["amt"].to_list() == [None, 82.55]
     assert cards(lake).filter(_offset=0)["_raw"].to_list() == [wrong, None]
@@ -185,25 +191,73 @@ def test_a_lake_from_before_these_columns(tmp_path: Path) -> None:
     row = {"_topic": "t", "_partition": 0, "_offset": 0, "_raw": LONG, "_error": "longer"}
     BronzeTable.open_or_create(lake, "card_transactions", old, ()).append(pl.DataFrame([row], schema=old), {"x": 1})
     assert waiting(lake) == 1
-    assert Quarantine(lake).replay(ALL).rows == 1
+    assert Quarantine(lake, CARDS).replay(ALL).rows == 1
     assert waiting(lake) == 0
 
 
 def test_contracts_know_replays_and_tombstones(tmp_path: Path) -> None:
     lake = Lake.at(tmp_path)
     land(lake, [encode(card(n)) for n in range(80)] + [LONG] * 20 + [None] * 50)
-    before = check_quarantine(lake)
+    before = check_quarantine(lake, CARDS)
     assert not before.passed and before.numbers["quarantined"] == 20
     land(lake, [encode(card(200))], 150)
-    Quarantine(lake).replay(ALL)
-    after = check_quarantine(lake)
+    Quarantine(lake, CARDS).replay(ALL)
+    after = check_quarantine(lake, CARDS)
     assert after.passed and (after.numbers["rows"], after.numbers["quarantined"]) == (151, 0)
-    assert check_positions(lake, "card_transactions").passed
+    assert check_positions(lake, "card_transactions", CARDS).passed
+
+
+WIRES = replace(CARDS, name="wires", topic="wires", table="wires", fields=(Field(name="amount", type="decimal(9,2)"),))
+
+
+def ingest_wires(lake: Lake, *values: bytes) -> None:
+    records = RawRecords("wires", [0] * len(values), range(len(values)), [0] * len(values), list(values))
+    open_topic_table(lake, WIRES).append(RecordDecoder(WIRES).decode(records), {"kafka:C:W:0": len(values)})
+
+
+def test_each_topic_has_its_own_quarantine(tmp_path: Path) -> None:
+    """Once the declaration has changed, its records are read again by it, into the column of the new type."""
+    lake = Lake.at(tmp_path)
+    land(lake, [LONG])
+    ingest_wires(lake, b'{"amount":1.5}', b'{"amount":"1.234"}')
+    assert Quarantine(lake, WIRES).replay(ALL).refused == {"$.amount: expected decimal(9,2), got '\"1.234\"'": 1}
+    finer = replace(WIRES, fields=(Field(name="amount", type="decimal(10,3)"),))
+    assert Quarantine(lake, finer).replay(ALL).rows == 1
+    assert Quarantine(lake, finer).records(ALL) == []
+    rows = pl.read_delta(lake.uri("bronze", "wires")).filter(pl.col("_error").is_null())
+    assert sorted(rows["amount"]) == [Decimal("1.234"), Decimal("1.500")]
+    assert waiting(lake) == 1, "the card records are left alone"
+
+
+def test_the_commands_go_by_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake, folder = Lake.at(tmp_path / "lake"), tmp_path / "pipeline"
+    folder.mkdir()
+    shipped = default_folder({})
+    added = "wires: {type: kafka, servers_env: W, topics: [{topic: wires, table: wires, fields: {amount: double}}]}\n"
+    (folder / "sources.yml").write_text((shipped / "sources.yml").read_text() + added)
+    (folder / "streams.yml").write_text((shipped / "streams.yml").read_text())
+    monkeypatch.setenv("FRAUD_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("FRAUD_PIPELINE", str(folder))
+    ingest_wires(lake, b"{")
+
+    def run(*words: str) -> Result:
+        return CliRunner().invoke(app, ["quarantine", "list", *words])
+
+    assert "wires/0/0" in run().output, "the only table there is"
+    land(lake, [LONG])
+    with pytest.raises(SettingsError, match="several topics"):
+        CliRunner().invoke(app, ["quarantine", "list"], catch_exceptions=False, standalone_mode=False)
+    assert "wires/0/0" in run("--table", "wires").output
+    assert "t/0/0" in run("--table", "card_transactions").output
+    with pytest.raises(SettingsError, match="no declared topic has the bronze table 'users'"):
+        CliRunner().invoke(
+            app, ["quarantine", "list", "--table", "users"], catch_exceptions=False, standalone_mode=False
+        )
 
 
 def test_no_lake_has_an_empty_quarantine(tmp_path: Path) -> None:
-    assert Quarantine(Lake.at(tmp_path)).records(ALL) == []
-    assert Quarantine(Lake.at(tmp_path)).replay(ALL).rows == 0
+    assert Quarantine(Lake.at(tmp_path), CARDS).records(ALL) == []
+    assert Quarantine(Lake.at(tmp_path), CARDS).replay(ALL).rows == 0
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

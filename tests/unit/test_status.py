@@ -25,7 +25,6 @@ from fraud_lakehouse.live import CycleResult
 from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.live.metrics import Metrics
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
 from fraud_lakehouse.sources.kafka.transactions import OpenTransaction
 from fraud_lakehouse.sources.postgres.eligibility import Refusal
 from fraud_lakehouse.sources.postgres.retention import Retention
@@ -33,6 +32,7 @@ from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.writer_lock import process_lock
 from tests.alert_receiver import Receiver, record_alerts
+from tests.fixtures_kafka import CARD_SCHEMA
 
 PG = "pg:7001:fraud_lakehouse"
 KAFKA = "kafka:cluster:topic"

@@ -32,7 +32,7 @@ from fraud_lakehouse.sinks.kafka.position import Position
 from fraud_lakehouse.sinks.kafka.rebuilt import differences
 from fraud_lakehouse.sinks.kafka.topic_content import Content, read_topic
 from fraud_lakehouse.sinks.kafka.transactions import Transactions
-from fraud_lakehouse.sources.kafka.config import KafkaClients
+from fraud_lakehouse.sources.kafka.config import KafkaClients, shipped_topic
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.errors import lake_errors
 from fraud_lakehouse.storage.lake import Lake
@@ -74,7 +74,7 @@ class Publisher:
         self._settings = settings
         self._lake = lake
         self._choice = choice
-        self._clients = KafkaClients(settings)
+        self._clients = KafkaClients(shipped_topic(settings))
         self.topics = feature_topics(settings.publish_topic_prefix)
         self._transactions: Transactions | None = None
         self._audit: Audit | None = None

@@ -1,4 +1,4 @@
-"""Micro-batches of card transactions from one Kafka topic, from positions the caller keeps.
+"""Micro-batches of the records of one Kafka topic, from positions the caller keeps.
 
 The lake's Delta commit holds the position and the rows together; here nothing is committed and no group is joined.
 Reading again from an older position gives the same records again. Landing them is `ingest/__init__.py`'s.
@@ -17,8 +17,9 @@ import polars as pl
 
 from fraud_lakehouse.errors import GapError, SourceError
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.config import KafkaClients
+from fraud_lakehouse.sources.kafka.config import KafkaClients, TopicConfig, shipped_topic
 from fraud_lakehouse.sources.kafka.reader import KafkaReader
+from fraud_lakehouse.sources.kafka.records import RecordDecoder
 from fraud_lakehouse.sources.kafka.topic import KafkaSource, KafkaTopic, verify_identity
 from fraud_lakehouse.sources.kafka.transactions import OpenTransaction, open_transactions
 
@@ -37,7 +38,8 @@ class KafkaBatch:
     """One micro-batch.
 
     Args:
-        frame: columns of `kafka_records.CARD_SCHEMA`; in the order of arrival, offsets rise within each partition.
+        frame: columns of `records.schema_of` the topic's fields, in the order of arrival: offsets rise within each
+            partition.
         positions: by app_id, the next offset to read once these rows are landed; only where it changed. A partition
             without rows can be among them: seen empty for the first time, or moved past transaction markers.
         first: by app_id, the first offset of this batch; partitions with rows only.
@@ -71,18 +73,21 @@ class KafkaLag:
 
 
 class KafkaCapture:
-    """Reads the topic of `settings.kafka_topic`; connects when first needed. Not for two threads at once.
+    """Reads one topic; connects when first needed. Not for two threads at once.
 
     Args:
-        settings: `kafka_bootstrap_servers` must be set.
+        topic: what is read; default: the one that the settings are shorthand for. Its servers must be set.
 
     Raises:
-        SettingsError: it is not, or `kafka_config_file` has a line that cannot be.
+        SettingsError: they are not, or its properties file has a line that cannot be.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._clients = KafkaClients(settings)
-        self._source = KafkaSource(self._clients, settings.kafka_topic)
+    def __init__(self, settings: Settings, topic: TopicConfig | None = None) -> None:
+        self.config = topic or shipped_topic(settings)
+        """What is declared of the topic."""
+        self._clients = KafkaClients(self.config)
+        self._decoder = RecordDecoder(self.config)
+        self._source = KafkaSource(self._clients, self.config.topic)
         self._topic: KafkaTopic | None = None
         self._described = 0.0
         self._reader: KafkaReader | None = None
@@ -141,7 +146,7 @@ class KafkaCapture:
         topic = self._fresh_topic()
         wanted = {number: positions.get(topic.app_id(number)) for number in range(topic.partitions)}
         if self._reader is None:
-            self._reader = KafkaReader(self._clients, self._source, topic)
+            self._reader = KafkaReader(self._clients, self._source, topic, self._decoder.decode)
         reader = self._reader
         reader.hasty = hasty or not self._patient
         if wanted != self._told or not reader.assigned:
@@ -261,7 +266,7 @@ class KafkaCapture:
         ends = self._source.ends(range(topic.partitions))
         if self._reader is not None and self._reader.assigned:
             return self._reader.seen_ends(ends)
-        probe = KafkaReader(self._clients, self._source, topic)
+        probe = KafkaReader(self._clients, self._source, topic, self._decoder.decode)
         try:
             probe.assign(dict(ends))
             probe.take(PROBE_ROWS, BATCH_BYTES, 0.0)
@@ -277,6 +282,6 @@ class KafkaCapture:
     def _describe(self) -> KafkaTopic:
         found = self._source.describe()
         if self._topic is not None:
-            verify_identity(self._topic, found)
+            verify_identity(self._topic, found, self.config.name)
         self._topic, self._described = found, time.monotonic()
         return found

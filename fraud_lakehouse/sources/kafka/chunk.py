@@ -1,6 +1,6 @@
 """Fetched records on their way into columns: gathered message by message, read by threads of their own.
 
-What a position is and when enough was fetched is the reader's business (`kafka_reader.py`).
+What a position is and when enough was fetched is the reader's business (`reader.py`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import polars as pl
 from confluent_kafka import Message
 
 from fraud_lakehouse.failpoints import failpoint
-from fraud_lakehouse.sources.kafka.records import Header, RawRecords, decode
+from fraud_lakehouse.sources.kafka.records import Header, RawRecords
 
 _AHEAD = 3  # chunks being read or waiting for it while the next is gathered
 _THREADS = 2
+
+Decode = Callable[[RawRecords], pl.DataFrame]
+"""What gives the columns of records."""
 
 
 class Chunk:
@@ -84,18 +87,18 @@ class DecodeAhead:
     """Reads chunks while the next ones are fetched: the parser lets go of Python's lock.
 
     Args:
-        most_bytes: a longer value is not looked into.
+        decode: gives the columns of records; called by several threads at once.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
         self._pool = ThreadPoolExecutor(_THREADS, "kafka-decode")
         self._pending: deque[Future[pl.DataFrame]] = deque()
 
     def submit(self, records: RawRecords) -> Callable[[], pl.DataFrame]:
         """Have records read; the answer waits for their columns. Waits itself while too many are pending."""
         failpoint("kafka.after_read")
-        self._pending.append(self._pool.submit(decode, records, self._most_bytes))
+        self._pending.append(self._pool.submit(self._decode, records))
         if len(self._pending) > _AHEAD:
             self._pending.popleft().result()
         return self._pending[-1].result

@@ -1,4 +1,4 @@
-"""Client properties: what librdkafka is told, from the settings and the operator's properties file.
+"""A topic as the pipeline declares it, with its connection; and librdkafka's properties for that connection.
 
 No connection is made here. The protocol's own properties (no auto commit, no offset reset, committed records only)
 cannot be overridden: exactly once rests on them.
@@ -7,6 +7,9 @@ cannot be overridden: exactly once rests on them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +17,11 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from fraud_lakehouse.errors import SettingsError
+from fraud_lakehouse.pipeline import Field, KafkaSource, Pipeline, Stream, default_folder, load_pipeline
 from fraud_lakehouse.settings import Settings
 
+SHIPPED_TOPIC = "FRAUD_KAFKA_TOPIC"
+"""The variable by which the shipped topic is known in `sources.yml`."""
 GROUP = "fraud_lakehouse"
 _LOG = logging.getLogger("fraud_lakehouse.librdkafka")
 _LOG.addHandler(logging.NullHandler())
@@ -42,14 +48,132 @@ _DEFAULTS: dict[str, Any] = {
     "queued.max.messages.kbytes": 65_536,
     "check.crcs": True,
 }
-_ELSEWHERE = {
-    "bootstrap.servers": "FRAUD_KAFKA_BOOTSTRAP_SERVERS",
-    "metadata.broker.list": "FRAUD_KAFKA_BOOTSTRAP_SERVERS",
-}
+_SERVERS = ("bootstrap.servers", "metadata.broker.list")
 
 
-def read_properties(path: Path) -> dict[str, str]:
-    """The `name=value` lines of a file; blank lines and lines starting with # are left out.
+@dataclass(frozen=True)
+class TopicConfig:
+    """One topic to capture: what is declared of it, and how its cluster is reached.
+
+    Args:
+        name: of this unit of capture, in control tables, locks and messages.
+        servers: host:port, comma separated; None where its variable is not set.
+        config_file: of librdkafka properties, name=value lines.
+        topic, table: the topic, and the bronze table of its records.
+        format, fields: of its values.
+        max_record_bytes: a longer value is not read.
+        servers_env, config_file_env, topic_env: the variables that have these.
+        aliases: names under which older control rows have this unit.
+        stream: the payments that its rows are; None where they are none.
+    """
+
+    name: str
+    servers: str | None
+    config_file: Path | None
+    topic: str
+    table: str
+    format: str
+    fields: tuple[Field, ...]
+    max_record_bytes: int
+    servers_env: str
+    config_file_env: str | None = None
+    topic_env: str | None = None
+    aliases: tuple[str, ...] = ()
+    stream: Stream | None = None
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """By alias, the name."""
+        return dict.fromkeys(self.aliases, self.name)
+
+    @property
+    def config_file_setting(self) -> str:
+        """What sets the properties file, for messages."""
+        return self.config_file_env or f"the variable that config_file_env of {self.name} names in sources.yml"
+
+    @property
+    def topic_setting(self) -> str:
+        """What sets the topic, for messages."""
+        return self.topic_env or f"topic of {self.name} in sources.yml"
+
+
+def topic_configs(pipeline: Pipeline, environment: Mapping[str, str], max_record_bytes: int) -> list[TopicConfig]:
+    """The topics of all declared Kafka sources, in their order; those without a connection included.
+
+    The only topic of a source has the source's name, one of several `<source>.<table>`. Each of the two is an
+    alias of the other, so that a source may get a second topic.
+
+    Args:
+        environment: the environment variables.
+        max_record_bytes: FRAUD_MAX_RECORD_BYTES.
+    """
+    streams = {one.from_: one for one in pipeline.streams.values() if one.kind == "events"}
+    found = []
+    for source in pipeline.sources.values():
+        if not isinstance(source, KafkaSource):
+            continue
+        file = environment.get(source.config_file_env or "")
+        for topic in source.topics:
+            names = [source.name, f"{source.name}.{topic.table}"]
+            if len(source.topics) > 1:
+                names.reverse()
+            found.append(
+                TopicConfig(
+                    names[0],
+                    environment.get(source.servers_env) or None,
+                    Path(file) if file else None,
+                    topic.topic,
+                    topic.table,
+                    topic.format,
+                    tuple(topic.fields.values()),
+                    max_record_bytes,
+                    source.servers_env,
+                    source.config_file_env,
+                    topic.topic_env,
+                    (names[1], *(["kafka"] if topic.topic_env == SHIPPED_TOPIC else [])),
+                    streams.get(topic.table),
+                )
+            )
+    return found
+
+
+def declared_topics(settings: Settings, environment: Mapping[str, str]) -> list[TopicConfig]:
+    """The topics that the pipeline folder declares.
+
+    Args:
+        environment: the environment variables; the settings' own values count before theirs.
+
+    Raises:
+        PipelineError: the pipeline folder has mistakes. SettingsError: there is none.
+    """
+    known = {**environment, **settings.environment()}
+    return topic_configs(load_pipeline(default_folder(environment), known), known, settings.max_record_bytes)
+
+
+def shipped_topic(settings: Settings) -> TopicConfig:
+    """The topic that the FRAUD_KAFKA_* settings are shorthand for.
+
+    Raises:
+        PipelineError: the pipeline folder has mistakes.
+        SettingsError: there is no such folder, or it does not declare the topic.
+    """
+    declared = _shipped_pipeline(default_folder({}).resolve())
+    for topic in topic_configs(declared, settings.environment(), settings.max_record_bytes):
+        if topic.topic_env == SHIPPED_TOPIC:
+            return replace(topic, topic=settings.kafka_topic)
+    raise SettingsError(
+        f"{declared.folder}/sources.yml declares no topic with topic_env: {SHIPPED_TOPIC}",
+        "declare it there, as the file of the repository does",
+    )
+
+
+@lru_cache(maxsize=8)
+def _shipped_pipeline(folder: Path) -> Pipeline:
+    return load_pipeline(folder, {})
+
+
+def read_properties(path: Path, topic: TopicConfig) -> dict[str, str]:
+    """The `name=value` lines of a topic's properties file; blank lines and lines starting with # are left out.
 
     Raises:
         SettingsError: the file cannot be read, a line has no "=", or a property is not the operator's to set.
@@ -58,7 +182,7 @@ def read_properties(path: Path) -> dict[str, str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"FRAUD_KAFKA_CONFIG_FILE: cannot read {path}: {error}", "give the path of a readable UTF-8 text file"
+            f"{topic.config_file_setting}: cannot read {path}: {error}", "give the path of a readable UTF-8 text file"
         ) from None
     properties: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -66,15 +190,15 @@ def read_properties(path: Path) -> dict[str, str]:
         if not stripped or stripped.startswith("#"):
             continue
         name, separator, value = stripped.partition("=")
-        name, where = name.strip(), f"FRAUD_KAFKA_CONFIG_FILE: {path}, line {number}"
+        name, where = name.strip(), f"{topic.config_file_setting}: {path}, line {number}"
         if not separator or not name:
             raise SettingsError(f"{where}: expected name=value", "one librdkafka property a line, # for comments")
         if name in _OURS:
             raise SettingsError(
                 f"{where}: {name} cannot be set: exactly-once capture needs it to be {_OURS[name]}", "remove the line"
             )
-        if name in _ELSEWHERE:
-            raise SettingsError(f"{where}: {name} does not belong here", f"set {_ELSEWHERE[name]} instead")
+        if name in _SERVERS:
+            raise SettingsError(f"{where}: {name} does not belong here", f"set {topic.servers_env} instead")
         properties[name] = value.strip()
     return properties
 
@@ -89,21 +213,22 @@ class KafkaClients:
     """Makes librdkafka clients with one set of properties and remembers the last error any of them reported.
 
     Args:
-        settings: `kafka_bootstrap_servers` must be set; `kafka_config_file` may be.
+        topic: whose cluster is meant; its `servers` must be set, `config_file` may be.
 
     Raises:
         SettingsError: no bootstrap servers, or a wrong properties file.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        if not settings.kafka_bootstrap_servers:
+    def __init__(self, topic: TopicConfig) -> None:
+        if not topic.servers:
             raise SettingsError(
-                "FRAUD_KAFKA_BOOTSTRAP_SERVERS is not set", "set it to host:port of the Kafka broker, comma separated"
+                f"{topic.servers_env} is not set, and the source {topic.name} needs it",
+                "set it to host:port of the Kafka broker, comma separated",
             )
-        self.bootstrap: str = settings.kafka_bootstrap_servers
-        self.max_record_bytes = settings.max_record_bytes
-        self._file = settings.kafka_config_file
-        self._extra: dict[str, Any] = dict(read_properties(self._file)) if self._file else {}
+        self.topic = topic
+        self.bootstrap: str = topic.servers
+        self._file = topic.config_file
+        self._extra: dict[str, Any] = dict(read_properties(self._file, topic)) if self._file else {}
         self.last_error = ""
         self.all_down = False
         """Whether a client found every broker away since the last answer."""
@@ -150,7 +275,8 @@ class KafkaClients:
         try:
             return kind(config, logger=_LOG)
         except KafkaException as error:
-            source = f"FRAUD_KAFKA_CONFIG_FILE ({self._file})" if self._file else "FRAUD_KAFKA_BOOTSTRAP_SERVERS"
+            file = f"{self.topic.config_file_setting} ({self._file})"
+            source = file if self._file else self.topic.servers_env
             raise SettingsError(
                 f"{source}: librdkafka refuses the properties: {reason_of(error).str()}",
                 "correct or remove the property it names",

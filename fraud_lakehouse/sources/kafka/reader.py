@@ -12,7 +12,7 @@ import polars as pl
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from fraud_lakehouse.errors import GapError, SourceError
-from fraud_lakehouse.sources.kafka.chunk import Chunk, DecodeAhead
+from fraud_lakehouse.sources.kafka.chunk import Chunk, Decode, DecodeAhead
 from fraud_lakehouse.sources.kafka.config import KafkaClients
 from fraud_lakehouse.sources.kafka.order import ArrivalOrder
 from fraud_lakehouse.sources.kafka.retention import check_range, lost
@@ -50,12 +50,14 @@ class KafkaReader:
         clients: makes the consumer.
         source: asked about offsets and identity when something does not fit.
         topic: the topic as described when reading began.
+        decode: gives the columns of its records.
     """
 
-    def __init__(self, clients: KafkaClients, source: KafkaSource, topic: KafkaTopic) -> None:
+    def __init__(self, clients: KafkaClients, source: KafkaSource, topic: KafkaTopic, decode: Decode) -> None:
         self._clients = clients
         self._source = source
         self._topic = topic
+        self._unit = clients.topic.name
         self._consumer: Consumer = clients.consumer()
         self._held: list[Message] = []
         self._ended: set[int] = set()
@@ -66,7 +68,7 @@ class KafkaReader:
         """Whether `take` gives up for now, instead of waiting, when a broker says nothing."""
         self.at_end = False
         """Whether the last `take` found nothing since the broker, asked anew, has nothing beyond `next`."""
-        self._ahead = DecodeAhead(clients.max_record_bytes)
+        self._ahead = DecodeAhead(decode)
         self._order = ArrivalOrder()
         self.next: dict[int, int | None] = {}
         """Next offset to fetch of each assigned partition; None: from the earliest, nothing fetched yet."""
@@ -89,7 +91,7 @@ class KafkaReader:
         self._order = ArrivalOrder(alone=len(offsets) == 1)
         known = {partition: offset for partition, offset in offsets.items() if offset is not None}
         starts = self._source.starts(offsets)  # asking here saves the 0.5 s that librdkafka takes to find "beginning"
-        check_range(self._topic.name, known, starts, {})
+        check_range(self._topic.name, known, starts, {}, self._unit)
         self._consumer.assign(
             [
                 TopicPartition(self._topic.name, partition, starts[partition] if offset is None else offset)
@@ -105,7 +107,7 @@ class KafkaReader:
         means there was nothing. Returns as soon as it has all there is.
 
         Returns:
-            a frame as of `kafka_records.decode` with at least one row; `handed` then is past it.
+            a frame as of `RecordDecoder.decode` with at least one row; `handed` then is past it.
 
         Raises:
             GapError: records between our offset and the broker's are gone.
@@ -282,7 +284,7 @@ class KafkaReader:
         for partition, offset in self.next.items():
             # The demo's broker answers a fetch beyond its end with nothing at all; Kafka with an error.
             if partition not in self._ended and offset is not None and 0 <= self._high(partition) < offset:
-                check_range(self._topic.name, {partition: offset}, {}, {partition: self._high(partition)})
+                check_range(self._topic.name, {partition: offset}, {}, {partition: self._high(partition)}, self._unit)
         if seconds >= SILENT_SECONDS:
             cause = self._clients.last_error or "it reports no error"
             raise SourceError(
@@ -298,16 +300,17 @@ class KafkaReader:
         if error.code() in _RANGE:
             partition = message.partition()
             known = {number: offset for number, offset in self.next.items() if offset is not None}
-            verify_identity(self._topic, self._source.describe())
-            check_range(self._topic.name, known, self._source.starts(known), self._source.ends(known))
+            verify_identity(self._topic, self._source.describe(), self._unit)
+            check_range(self._topic.name, known, self._source.starts(known), self._source.ends(known), self._unit)
             if partition in known and not _is_stale(message, known[partition]):  # the log moved while we asked
-                raise RetentionGapError(*lost(self._topic.name, partition, known[partition], "not in the log any more"))
+                where = "not in the log any more"
+                raise RetentionGapError(*lost(self._topic.name, partition, known[partition], where, self._unit))
         elif error.code() in _GONE:
-            verify_identity(self._topic, self._source.describe())
+            verify_identity(self._topic, self._source.describe(), self._unit)
         elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             raise SourceError(
                 f"Kafka at {self._clients.bootstrap} does not let us read topic {self._topic.name!r}",
-                "grant READ on the topic to the user of FRAUD_KAFKA_CONFIG_FILE",
+                f"grant READ on the topic to the user of {self._clients.topic.config_file_setting}",
             )
         elif error.fatal():
             raise SourceError(f"Kafka at {self._clients.bootstrap}: {error.str()}", "see the broker's log")

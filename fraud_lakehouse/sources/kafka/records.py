@@ -1,12 +1,11 @@
-"""Card transactions as Kafka records: what is kept of each, and their writing.
+"""Kafka records as rows of a bronze table: the declared fields, and where, when and how each record came.
 
-A value of another type is an error row, never a guess (`kafka_decode.py`). Nothing here knows a broker, and what a good
+A value that cannot be read is an error row, never a guess (`formats/`). Nothing here knows a broker, and what a good
 record means for fraud is not decided here.
 """
 
 from __future__ import annotations
 
-import hashlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,30 +15,13 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from fraud_lakehouse.sources.kafka.formats.json import (
-    FIELD_TYPES,
-    FIELDS,
-    MAX_RECORD_BYTES,
-    TOMBSTONE,
-    CardTransaction,
-    read_values,
-)
+from fraud_lakehouse.errors import SettingsError
+from fraud_lakehouse.pipeline import Field
+from fraud_lakehouse.sources.kafka.config import TopicConfig
+from fraud_lakehouse.sources.kafka.formats.json import JsonDecoder
+from fraud_lakehouse.sources.kafka.formats.values import column_type
 
-__all__ = [
-    "CARD_SCHEMA",
-    "FIELDS",
-    "FIELD_TYPES",
-    "MAX_RECORD_BYTES",
-    "TOMBSTONE",
-    "CardTransaction",
-    "Header",
-    "RawRecords",
-    "decode",
-    "encode",
-    "stable_user_id",
-]
-
-CARD_SCHEMA: dict[str, pl.DataType] = FIELD_TYPES | {
+RECORD_COLUMNS: dict[str, pl.DataType] = {
     "_topic": pl.String(),
     "_partition": pl.Int32(),
     "_offset": pl.Int64(),
@@ -51,7 +33,10 @@ CARD_SCHEMA: dict[str, pl.DataType] = FIELD_TYPES | {
     "_headers": pl.String(),
     "_quarantined_at": pl.Datetime("us", "UTC"),
 }
-"""Columns of bronze/card_transactions as capture gives them (`_ingested_at` is stamped when landing)."""
+"""Columns of every topic's bronze table, besides the declared fields (`_ingested_at` is stamped when ingested)."""
+
+FORMATS = {"json": JsonDecoder}
+"""What reads the values of each format."""
 
 Header = tuple[str, bytes | str | None]
 _ENCODER = msgspec.json.Encoder()
@@ -85,48 +70,54 @@ class RawRecords:
         return sum(map(len, filter(None, self.values))) + sum(map(len, filter(None, self.keys)))
 
 
-def stable_user_id(last: str, first: str, dob: str) -> int:
-    """The user's 64-bit signed id: BLAKE2b-64 of the three texts, each ended by a zero byte, big endian.
+def schema_of(fields: Sequence[Field]) -> dict[str, pl.DataType]:
+    """Columns of the bronze table of a topic with these fields, as capture gives them."""
+    return {one.name: column_type(one.type) for one in fields} | RECORD_COLUMNS
 
-    The same on every machine and in every version; `dob` is taken as the text it came as.
+
+class RecordDecoder:
+    """Reads records of one topic into frames of `schema`.
+
+    Raises:
+        SettingsError: there is no such format.
     """
-    text = "".join(f"{part}\0" for part in (last, first, dob))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
+    def __init__(self, topic: TopicConfig) -> None:
+        if topic.format not in FORMATS:
+            known = ", ".join(FORMATS)
+            raise SettingsError(f"{topic.name}: there is no format {topic.format!r}", f"set it to one of: {known}")
+        self.schema = schema_of(topic.fields)
+        self._most_bytes = topic.max_record_bytes
+        self._values = FORMATS[topic.format](topic.fields)
 
-def encode(record: CardTransaction) -> bytes:
-    """The record as compact JSON with its keys in the order of the fields."""
-    return _ENCODER.encode(record)
+    def decode(self, records: RawRecords) -> pl.DataFrame:
+        """One row for each record, in the order given; never raises on their content.
 
-
-def decode(records: RawRecords, most_bytes: int = MAX_RECORD_BYTES) -> pl.DataFrame:
-    """Read records into one frame of `CARD_SCHEMA`, one row each, in the order given; never raises on their content.
-
-    A record that cannot be read has its 12 fields null, its bytes in `_raw` and the reason in `_error`, for instance
-    "$.amt: expected float, got str". A good record has both null. A value longer than `most_bytes` is not looked into
-    and kept whole in `_raw`.
-    """
-    values, count = records.values, len(records.values)
-    read = read_values(values, most_bytes)
-    raw = {row: values[row] for row in read.errors}
-    columns = [
-        _same("_topic", records.topic, count),
-        _partitions(records.partitions),
-        pl.Series("_offset", records.offsets, pl.Int64),
-        _timestamps(records.timestamps).alias("_timestamp"),
-        _sparse("_raw", raw, count),
-        _sparse("_error", read.errors, count),
-        _sparse("_extra", read.extras, count),
-        _sparse("_key", records.keys, count),
-        _sparse("_headers", _header_texts(records.headers), count),
-        _sparse("_quarantined_at", {}, count),
-    ]
-    return read.frame.hstack(columns)
+        A record that cannot be read has its declared fields null, its bytes in `_raw` and the reason in `_error`, for
+        instance "$.amt: expected float, got str". A good record has both null. A value longer than the topic's
+        `max_record_bytes` is not looked into and kept whole in `_raw`.
+        """
+        values, count = records.values, len(records.values)
+        read = self._values.read(values, self._most_bytes)
+        raw = {row: values[row] for row in read.errors}
+        columns = [
+            _same("_topic", records.topic, count),
+            _partitions(records.partitions),
+            pl.Series("_offset", records.offsets, pl.Int64),
+            _timestamps(records.timestamps).alias("_timestamp"),
+            _sparse("_raw", raw, count),
+            _sparse("_error", read.errors, count),
+            _sparse("_extra", read.extras, count),
+            _sparse("_key", records.keys, count),
+            _sparse("_headers", _header_texts(records.headers), count),
+            _sparse("_quarantined_at", {}, count),
+        ]
+        return read.frame.hstack(columns)
 
 
 def _same(name: str, value: Any, count: int) -> pl.Series:
     """A column of one value; `pl.repeat` takes longer than all that a chunk has of it."""
-    return pl.Series(name, [value], CARD_SCHEMA[name]).new_from_index(0, count)
+    return pl.Series(name, [value], RECORD_COLUMNS[name]).new_from_index(0, count)
 
 
 def _partitions(numbers: Sequence[int]) -> pl.Series:
@@ -141,7 +132,7 @@ def _sparse(name: str, values: Mapping[int, Any] | Sequence[Any], count: int) ->
         values = [values.get(row) for row in range(count)] if values else ()
     elif values.count(None) == len(values):
         values = ()
-    return pl.Series(name, values, CARD_SCHEMA[name]) if values else _same(name, None, count)
+    return pl.Series(name, values, RECORD_COLUMNS[name]) if values else _same(name, None, count)
 
 
 def _header_texts(headers: Sequence[Sequence[Header] | None]) -> dict[int, str]:

@@ -99,6 +99,7 @@ class KafkaSource:
 
     def __init__(self, clients: KafkaClients, topic: str) -> None:
         self._clients = clients
+        self._config = clients.topic
         self._name = topic
         self._admin: AdminClient | None = None
         self._hasty = False
@@ -170,7 +171,7 @@ class KafkaSource:
         cause = f" ({self._clients.last_error})" if self._clients.last_error else ""
         return SourceError(
             f"no Kafka broker answers at {self._clients.bootstrap} within {seconds:g} s{cause}",
-            "check FRAUD_KAFKA_BOOTSTRAP_SERVERS, the network and, for SASL or TLS, FRAUD_KAFKA_CONFIG_FILE",
+            f"check {self._config.servers_env}, the network and, for SASL or TLS, {self._config.config_file_setting}",
         )
 
     def be_patient(self, patient: bool) -> None:
@@ -255,11 +256,11 @@ class KafkaSource:
         if code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
             return SourceError(
                 f"Kafka at {self._clients.bootstrap} does not let us describe topic {self._name!r}: {reason.str()}",
-                "grant DESCRIBE and READ on the topic to the user of FRAUD_KAFKA_CONFIG_FILE",
+                f"grant DESCRIBE and READ on the topic to the user of {self._config.config_file_setting}",
             )
         return SourceError(
             f"Kafka at {self._clients.bootstrap} refuses topic {self._name!r}: {reason.str()}",
-            "see the broker's log; the client's properties come from FRAUD_KAFKA_CONFIG_FILE",
+            f"see the broker's log; the client's properties come from {self._config.config_file_setting}",
         )
 
     def _missing(self) -> TopicMissingError:
@@ -269,12 +270,15 @@ class KafkaSource:
         there = ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
         return TopicMissingError(
             f"Kafka at {self._clients.bootstrap} has no topic {self._name!r}; there: {there or 'no other'}",
-            "create the topic, or set FRAUD_KAFKA_TOPIC to one of those",
+            f"create the topic, or set {self._config.topic_setting} to one of those",
         )
 
 
-def verify_identity(before: KafkaTopic, now: KafkaTopic) -> None:
+def verify_identity(before: KafkaTopic, now: KafkaTopic, unit: str) -> None:
     """Raise unless two descriptions are of the same topic of the same cluster.
+
+    Args:
+        unit: the topic's name as a unit of capture.
 
     Raises:
         TopicRecreatedError: they are not, or partitions have vanished.
@@ -283,5 +287,5 @@ def verify_identity(before: KafkaTopic, now: KafkaTopic) -> None:
         raise TopicRecreatedError(
             f"Kafka topic {before.name!r} is another one now: it was {before.identity} with {before.partitions} "
             f"partitions, it is {now.identity} with {now.partitions}",
-            "if that was intended, accept the new topic: fraud-lakehouse accept-source kafka",
+            f"if that was intended, accept the new topic: fraud-lakehouse accept-source {unit}",
         )

@@ -1,65 +1,42 @@
-"""Values of card records into columns: a whole chunk at once where it is proven plain, else one by one.
+"""JSON values of declared fields into columns: a whole chunk at once where it is proven plain, else one by one.
 
-Plain means: every record is one flat object of exactly the twelve fields, each there once and of its type. Whatever is
-not plain is read strictly by itself, so that its neighbours never matter. Both ways give the same (tested).
+Plain means: every record is one flat object of exactly the declared fields, each there once and of its type. Whatever
+is not plain is read strictly by itself, so that its neighbours never matter. Both ways give the same (tested).
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import polars as pl
 import pyarrow as pa
 
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
-Flag = Annotated[int, msgspec.Meta(ge=0, le=1)]
+from fraud_lakehouse.pipeline import Field, Node, path_tree
+from fraud_lakehouse.sources.kafka.formats.shape import Reader, getter
+from fraud_lakehouse.sources.kafka.formats.values import ValueType, shown, value_type
 
-
-class CardTransaction(msgspec.Struct, gc=False):
-    """One record; the order of the fields is the order of the keys when written.
-
-    `amt` takes integers as well as decimals; `is_fraud` is 0 or 1.
-    """
-
-    trans_date_trans_time: str
-    cc_num: Int64
-    merchant: str
-    category: str
-    amt: float
-    first: str
-    last: str
-    zipcode: str
-    dob: str
-    trans_num: str
-    is_fraud: Flag
-    user_id: Int64
-
-
-FIELDS = CardTransaction.__struct_fields__
-FIELD_TYPES: dict[str, pl.DataType] = {
-    name: pl.Int64() if name in ("cc_num", "is_fraud", "user_id") else pl.Float64() if name == "amt" else pl.String()
-    for name in FIELDS
-}
 TOMBSTONE = "no value (a tombstone)"
 """`_error` of a record without a value: on a compacted topic, the deletion of its key."""
 
 MAX_RECORD_BYTES = 1024 * 1024
 """Default of FRAUD_MAX_RECORD_BYTES: the longest value that is read."""
 
-_TEXTS = sum(kind == pl.String for kind in FIELD_TYPES.values())
-_QUOTES = 2 * (len(FIELDS) + _TEXTS)
 _PIECE = 1_000  # records; a chunk with something odd in it is tried again in pieces of these
+_AT_ONCE = ("string", "int32", "int64", "double", "boolean")
+"""Types that polars' parser reads as strictly as msgspec's, where texts are where they belong."""
+_SIMPLE_KEY = re.compile(r"[A-Za-z0-9_ -]+")
 _TIME_SHAPE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-5][0-9]:[0-5][0-9]$"
-_SHOWN = 80  # characters of a wrong value that an error repeats
-_READER = msgspec.json.Decoder(CardTransaction)
+_SHOWN_NAME = 80  # characters of a key that an error repeats
 _ANY_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ANY_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _WRITER = msgspec.json.Encoder()
+_NULL = b"null"
 
 
 @dataclass
@@ -67,9 +44,9 @@ class ReadValues:
     """Values as columns.
 
     Args:
-        frame: columns of `FIELD_TYPES`, one row a value, all null where it could not be read.
+        frame: the declared fields, one row a value, all null where it could not be read.
         errors: by row, why it could not be read.
-        extras: by row, the fields beyond the twelve as the text of a JSON object.
+        extras: by row, what is not declared as the text of a JSON object.
     """
 
     frame: pl.DataFrame
@@ -77,52 +54,182 @@ class ReadValues:
     extras: dict[int, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Leaf:
+    """A declared field; `get` takes its value, not converted, out of a record that was read."""
+
+    field: Field
+    type: ValueType
+    get: Callable[[Any], Any]
+
+    @property
+    def place(self) -> str:
+        """Where it is, as errors name it."""
+        keys = self.field.path.split(".")
+        return "$" + "".join(f"[{key}]" if key.isdecimal() else f".{key}" for key in keys)
+
+
 class _RecordError(Exception):
     """Why a record cannot be read."""
 
 
-def read_values(values: Sequence[bytes | None], most_bytes: int = MAX_RECORD_BYTES) -> ReadValues:
-    """Read values strictly, in their order; never raises on their content.
+class JsonDecoder:
+    """Reads values of one topic.
 
     Args:
-        values: the payloads; None is a tombstone.
-        most_bytes: a longer value is not looked into.
+        fields: what is declared; the order of the columns.
     """
-    frame = _read_plain(values, most_bytes)
-    if frame is not None:
-        return ReadValues(frame)
-    if len(values) <= _PIECE:
-        return _read_each(values, most_bytes)
-    read = ReadValues(pl.DataFrame(schema=FIELD_TYPES))
-    frames = []
-    for start in range(0, len(values), _PIECE):
-        piece = read_values(values[start : start + _PIECE], most_bytes)
-        frames.append(piece.frame)
-        read.errors |= {start + row: reason for row, reason in piece.errors.items()}
-        read.extras |= {start + row: text for row, text in piece.extras.items()}
-    read.frame = pl.concat(frames, rechunk=False)
-    return read
+
+    def __init__(self, fields: Sequence[Field]) -> None:
+        self._root = path_tree(fields)
+        self._reader = Reader(self._root)
+        self._leaves = [_Leaf(one, value_type(one), getter(self._root, one.path)) for one in fields]
+        self.schema: dict[str, pl.DataType] = {leaf.field.name: leaf.type.column for leaf in self._leaves}
+        """The declared fields as columns."""
+        self._keys = {leaf.field.path: leaf.type.column for leaf in self._leaves}
+        self._texts = sum(one.type == "string" for one in fields)
+        self._is_flat = all(
+            one.type in _AT_ONCE and not one.optional and _SIMPLE_KEY.fullmatch(one.path) for one in fields
+        )
+
+    def read(self, values: Sequence[bytes | None], most_bytes: int = MAX_RECORD_BYTES) -> ReadValues:
+        """Read values strictly, in their order; never raises on their content.
+
+        Args:
+            values: the payloads; None is a tombstone.
+            most_bytes: a longer value is not looked into.
+        """
+        frame = self._read_plain(values, most_bytes)
+        if frame is not None:
+            return ReadValues(frame)
+        if len(values) <= _PIECE or not self._is_flat:
+            return self._read_each(values, most_bytes)
+        read = ReadValues(pl.DataFrame(schema=self.schema))
+        frames = []
+        for start in range(0, len(values), _PIECE):
+            piece = self.read(values[start : start + _PIECE], most_bytes)
+            frames.append(piece.frame)
+            read.errors |= {start + row: reason for row, reason in piece.errors.items()}
+            read.extras |= {start + row: text for row, text in piece.extras.items()}
+        read.frame = pl.concat(frames, rechunk=False)
+        return read
+
+    def _read_plain(self, values: Sequence[bytes | None], most_bytes: int) -> pl.DataFrame | None:
+        """The columns of values that are all plain and good, else None."""
+        if not self._is_flat or None in values or not values:
+            return None
+        lines = b"\n".join(values)  # type: ignore[arg-type]  # no None among them
+        if not self._only_declared(lines, len(values)):
+            return None
+        if not _are_short(lines, most_bytes) and max(map(len, values)) > most_bytes:  # type: ignore[arg-type]
+            return None
+        try:
+            frame = pl.scan_ndjson(io.BytesIO(lines), schema=self._keys).collect()
+        except pl.exceptions.PolarsError:
+            return None
+        if frame.height != len(values) or any(column.null_count() for column in frame.iter_columns()):
+            return None
+        frame.columns = list(self.schema)
+        return None if any(_is_wrong(leaf, frame[leaf.field.name]) for leaf in self._leaves) else frame
+
+    def _only_declared(self, joined: bytes, lines: int) -> bool:
+        """Whether lines in which the parser finds all fields hold nothing else, and text where text belongs.
+
+        polars ignores further fields and turns any value into text. N keys a line leave 2 x T of the quotes of a line
+        for T texts; that many `":"` (a key and its text) are seen: so no further key, no text elsewhere.
+        """
+        if b"[" in joined:  # in ["":""] a `":"` may be a text that belongs to no key
+            return False
+        bare = joined
+        if b"\\" in joined:
+            if b"\\ud" in joined or b"\\uD" in joined:  # half a surrogate pair: the parsers differ
+                return False
+            bare = joined.replace(b"\\\\", b"").replace(b'\\"', b"")
+        octets = pl.Series(pl.from_arrow(pa.Array.from_buffers(pa.uint8(), len(bare), [None, pa.py_buffer(bare)])))
+        quotes = octets == ord('"')
+        most = 2 * (len(self._leaves) + self._texts) * lines
+        if (octets == ord("\n")).sum() != lines - 1 or quotes.sum() != most:
+            return False
+        if b'": "' in bare[: bare.find(b"\n")]:
+            texts = bare.count(b'": "')
+        else:
+            seen = quotes[:-2] & (octets[1:-1] == ord(":")) & quotes[2:]
+            texts = int((seen & ~seen.shift(2, fill_value=False)).sum())  # of `":":"`, a key and the text ":", only one
+        return texts == self._texts * lines
+
+    def _read_each(self, values: Sequence[bytes | None], most_bytes: int) -> ReadValues:
+        rows: list[Any] = []
+        read = ReadValues(pl.DataFrame(schema=self.schema))
+        for index, value in enumerate(values):
+            try:
+                row, extra = self._read_one(value, most_bytes)
+            except _RecordError as error:
+                rows.append(None)
+                read.errors[index] = str(error)
+            else:
+                rows.append(row)
+                if extra is not None:
+                    read.extras[index] = extra
+        columns = []
+        for leaf in self._leaves:
+            get = leaf.get
+            columns.append([None if row is None else get(row) for row in rows])
+        wrong: dict[int, str] = {}
+        for leaf, column in zip(self._leaves, columns, strict=True):
+            _convert(leaf, column, wrong)
+        for index in wrong:
+            read.extras.pop(index, None)
+            for column in columns:
+                column[index] = None
+        read.errors |= wrong
+        read.frame = pl.DataFrame(
+            [leaf.type.series(leaf.field.name, column) for leaf, column in zip(self._leaves, columns, strict=True)]
+        )
+        return read
+
+    def _read_one(self, value: bytes | None, most_bytes: int) -> tuple[Any, str | None]:
+        """The record, and what is not declared of it as JSON text.
+
+        Raises:
+            _RecordError: as "path: expected X, got Y", for instance "$.amt: expected float, got str".
+        """
+        if value is None:
+            raise _RecordError(TOMBSTONE)
+        if len(value) > most_bytes:
+            raise _RecordError(f"longer than FRAUD_MAX_RECORD_BYTES: {len(value)} bytes, at most {most_bytes} are read")
+        try:
+            row = self._reader.read(value)
+            extra = _undeclared(self._root, value, "$")
+            return row, _WRITER.encode(extra).decode() if extra else None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise _RecordError(_reason(error)) from None
 
 
-def _read_plain(values: Sequence[bytes | None], most_bytes: int) -> pl.DataFrame | None:
-    """The columns of values that are all plain and good, else None."""
-    if None in values or not values:
-        return None
-    lines = b"\n".join(values)  # type: ignore[arg-type]  # no None among them
-    if not _only_twelve(lines, len(values)):
-        return None
-    if not _are_short(lines, most_bytes) and max(map(len, values)) > most_bytes:  # type: ignore[arg-type]
-        return None
-    try:
-        frame = pl.scan_ndjson(io.BytesIO(lines), schema=FIELD_TYPES).collect()
-    except pl.exceptions.PolarsError:
-        return None
-    if frame.height != len(values) or any(column.null_count() for column in frame.iter_columns()):
-        return None
-    flags, times = frame["is_fraud"], frame["trans_date_trans_time"].unique()
-    if (flags < 0).any() or (flags > 1).any():
-        return None
-    return None if _wrong_times(times).any() else frame
+def _convert(leaf: _Leaf, column: list[Any], wrong: dict[int, str]) -> None:
+    """Turn what was read into values of the column; where it is none, the row and why are added to `wrong`."""
+    if leaf.type.json is msgspec.Raw and leaf.field.optional:
+        column[:] = [None if raw is None or bytes(raw) == _NULL else raw for raw in column]
+    if leaf.type.convert is not None:
+        for index, value in enumerate(column):
+            if value is None:
+                continue
+            try:
+                column[index] = leaf.type.convert(value)
+            except ValueError as error:
+                wrong.setdefault(index, f"{leaf.place}: {error}")
+    if leaf.field.form is not None:
+        for index in _wrong_times(pl.Series("time", column, pl.String)).arg_true().to_list():
+            reason = f'{leaf.place}: expected "{leaf.field.form}", got {shown(column[index])}'
+            wrong.setdefault(index, reason)
+
+
+def _is_wrong(leaf: _Leaf, column: pl.Series) -> bool:
+    """Whether a column of a type that fits has a value out of its declared range or form."""
+    if leaf.field.minimum is not None and (column < leaf.field.minimum).any():
+        return True
+    if leaf.field.maximum is not None and (column > leaf.field.maximum).any():
+        return True
+    return leaf.field.form is not None and bool(_wrong_times(column.unique()).any())
 
 
 def _are_short(lines: bytes, most_bytes: int) -> bool:
@@ -131,83 +238,44 @@ def _are_short(lines: bytes, most_bytes: int) -> bool:
     return all(lines.find(b"\n", start, start + part) >= 0 for start in range(0, len(lines) - part + 1, part))
 
 
-def _only_twelve(joined: bytes, lines: int) -> bool:
-    """Whether lines in which the parser finds all twelve fields hold nothing else, and text where text belongs.
-
-    polars ignores further fields and turns any value into text. Twelve keys a line leave 2 x 8 of the 40 quotes of a
-    line for eight texts; that many `":"` (a key and its text) are seen: so no further key, no text elsewhere.
-    """
-    if b"[" in joined:  # in ["":""] a `":"` may be a text that belongs to no key
-        return False
-    bare = joined
-    if b"\\" in joined:
-        if b"\\ud" in joined or b"\\uD" in joined:  # half a surrogate pair: the parsers differ
-            return False
-        bare = joined.replace(b"\\\\", b"").replace(b'\\"', b"")
-    octets = pl.Series(pl.from_arrow(pa.Array.from_buffers(pa.uint8(), len(bare), [None, pa.py_buffer(bare)])))
-    quotes = octets == ord('"')
-    if (octets == ord("\n")).sum() != lines - 1 or quotes.sum() != _QUOTES * lines:
-        return False
-    if b'": "' in bare[: bare.find(b"\n")]:
-        texts = bare.count(b'": "')
-    else:
-        seen = quotes[:-2] & (octets[1:-1] == ord(":")) & quotes[2:]
-        texts = int((seen & ~seen.shift(2, fill_value=False)).sum())  # of `":":"`, a key and the text ":", only one
-    return texts == _TEXTS * lines
-
-
-def _read_each(values: Sequence[bytes | None], most_bytes: int) -> ReadValues:
-    rows: list[CardTransaction | None] = []
-    read = ReadValues(pl.DataFrame(schema=FIELD_TYPES))
-    for index, value in enumerate(values):
-        try:
-            row, extra = _read_one(value, most_bytes)
-        except _RecordError as error:
-            rows.append(None)
-            read.errors[index] = str(error)
-        else:
-            rows.append(row)
-            if extra is not None:
-                read.extras[index] = extra
-    times = pl.Series("time", [row and row.trans_date_trans_time for row in rows], pl.String)
-    for index in _wrong_times(times).arg_true().to_list():
-        text = times[index]
-        shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
-        read.errors[index] = f'$.trans_date_trans_time: expected "YYYY-MM-DD HH:MM:SS", got {shown}'
-        rows[index] = None
-        read.extras.pop(index, None)
-    columns = []
-    for name, kind in FIELD_TYPES.items():
-        of = attrgetter(name)
-        columns.append(pl.Series(name, [None if row is None else of(row) for row in rows], kind))
-    read.frame = pl.DataFrame(columns)
-    return read
-
-
-def _read_one(value: bytes | None, most_bytes: int) -> tuple[CardTransaction, str | None]:
-    """The record and its further fields as JSON text.
+def _undeclared(node: Node, value: bytes, place: str) -> dict[str, Any]:
+    """What of an object is not declared; of nested objects what is not declared in them, of arrays all.
 
     Raises:
-        _RecordError: as "path: expected X, got Y", for instance "$.amt: expected float, got str".
+        _RecordError: a key is there twice in an object with declared fields.
     """
-    if value is None:
-        raise _RecordError(TOMBSTONE)
-    if len(value) > most_bytes:
-        raise _RecordError(f"longer than FRAUD_MAX_RECORD_BYTES: {len(value)} bytes, at most {most_bytes} are read")
-    try:
-        row = _READER.decode(value)
-        found = _ANY_FIELDS.decode(value)
-        # A repeated key is in `found` once: what is written again is shorter. So are blanks and escapes in keys.
-        if len(_WRITER.encode(found)) != len(value) and (name := _repeated_key(value)) is not None:
-            raise _RecordError(f"$.{name[:_SHOWN]}: there more than once")
-        extra = {name: text for name, text in found.items() if name not in FIELD_TYPES}
-        return row, _WRITER.encode(extra).decode() if extra else None
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _RecordError(_reason(error)) from None
+    found = _ANY_FIELDS.decode(value)
+    if (name := _repeated_key(value, found)) is not None:
+        raise _RecordError(f"{place}.{name[:_SHOWN_NAME]}: there more than once")
+    children = node.children
+    others: dict[str, Any] = {name: text for name, text in found.items() if name not in children}
+    for name, child in node.inner.items():
+        text = bytes(found.get(name, _NULL))
+        if text != _NULL and (inner := _undeclared_inside(child, text, f"{place}.{name}")):
+            others[name] = inner
+    return others
 
 
-def _repeated_key(value: bytes) -> str | None:
+def _undeclared_inside(node: Node, value: bytes, place: str) -> Any:
+    """As `_undeclared`, of an object or an array."""
+    if not node.is_array:
+        return _undeclared(node, value, place)
+    elements = _ANY_ELEMENTS.decode(value)
+    for key, child in node.inner.items():  # for repeated keys: an array is kept whole, or positions would change
+        if int(key) < len(elements) and (element := bytes(elements[int(key)])) != _NULL:
+            _undeclared_inside(child, element, f"{place}[{key}]")
+    return msgspec.Raw(value)
+
+
+def _repeated_key(value: bytes, found: dict[str, msgspec.Raw]) -> str | None:
     """A key that the outermost object has twice."""
+    # It is in `found` once: what is written again is shorter. Without blanks it is, too, without escapes in keys; these
+    # take Python's parser, which is far slower.
+    if len(_WRITER.encode(found)) == len(value):
+        return None
+    compact = msgspec.json.format(value, indent=-1)
+    if len(_WRITER.encode(_ANY_FIELDS.decode(compact))) == len(compact):
+        return None
     objects: list[list[str]] = []
 
     def note(pairs: list[tuple[str, Any]]) -> None:
