@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.pipeline import KafkaSource, Pipeline, PostgresSource, Topic, default_folder, load_pipeline
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.config import TopicConfig
+from fraud_lakehouse.sources.kafka.config import TopicConfig, topic_configs
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.sql_text import qualified
