@@ -1,18 +1,4 @@
-{#- What mirrors keep of two tables. Models that ask for the same columns share one mirror. -#}
-
-{#- Of silver/card_transactions. -#}
-{% macro payment_columns() %}
-    {{ return({
-        'trans_num': 'trans_num',
-        'user_id': 'user_id',
-        'trans_date_trans_time': 'trans_date_trans_time',
-        'amt': 'amt',
-        'is_amount_excluded': 'is_amount_excluded',
-        'is_time_excluded': 'is_time_excluded',
-    }) }}
-{% endmacro %}
-
-{#- Of silver/transactions_ledger. -#}
+{#- What mirrors keep of silver/transactions_ledger. Models that ask for the same columns share one mirror. -#}
 {% macro entry_columns() %}
     {{ return({
         'transaction_id': 'transaction_id',

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from fraud_lakehouse.errors import LakeError, TransformError
-from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
+from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.definitions import Definitions, definitions_of
 from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.features.entries import WINDOWED
@@ -36,7 +36,7 @@ from fraud_lakehouse.transform.compile import compile_project
 from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
 from fraud_lakehouse.transform.stream_models import files_of, stream_models
-from fraud_lakehouse.transform.streams import pipeline_folder, project_streams
+from fraud_lakehouse.transform.streams import ProjectStreams, declared_catalogue, pipeline_folder, project_streams
 from fraud_lakehouse.transform.variables import bank_tables, settings_variables, variables_of
 
 KEPT_SECONDS = 7 * 86_400
@@ -204,12 +204,12 @@ def _plan(
 ) -> _Plan:
     generated = models_of(captured, {CARDS, *bank_tables(captured).values()})
     generated |= {f"pipeline/{name}": (pipeline / name).read_text("utf-8") for name, *_ in declared.marks}
-    streams = project_streams(shipped, pipeline)
-    files, catalogue = _catalogue(shipped, stamp)
-    generated |= files | files_of(stream_models(streams.generated), streams.generated, {})
-    generated["dbt_project.yml"] = _with_variables(
-        shipped, variables_of(settings, captured, catalogue, streams.streams)
-    )
+    streams, catalogue = _declared(shipped, stamp, pipeline, declared)
+    if catalogue is not None:
+        models = stream_models(streams.generated)
+        check_models(shipped, catalogue, {model.name: model.columns for model in models})
+        generated |= documented_models(shipped, catalogue) | files_of(models, streams.generated, catalogue)
+    generated["dbt_project.yml"] = _with_variables(shipped, variables_of(settings, captured, catalogue))
     folder = settings.cache_dir / "dbt" / f"{digest_of(shipped, stamp, generated)}-{_code()}"
     return _Plan(shipped, generated, PreparedProject(folder))
 
@@ -274,6 +274,20 @@ def _profiles(settings: Settings) -> str:
     return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
 
 
+def current_catalogue(settings: Settings, shipped: Path | None = None) -> Catalogue | None:
+    """The catalogue of features; None of a project without streams.
+
+    Args:
+        shipped: the dbt project; default: the one that came with the package.
+
+    Raises:
+        TransformError: the pipeline folder or the catalogue is wrong; it says where.
+    """
+    shipped = shipped or shipped_project()
+    folder = pipeline_folder(settings, shipped)
+    return _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))[1]
+
+
 def current_definitions(settings: Settings, shipped: Path | None = None) -> Definitions:
     """The definitions of the features that models compute now.
 
@@ -283,20 +297,18 @@ def current_definitions(settings: Settings, shipped: Path | None = None) -> Defi
     Raises:
         TransformError: the catalogue is wrong; it says where.
     """
-    shipped = shipped or shipped_project()
-    catalogue = _catalogue(shipped, stamp_of(shipped))[1]
+    catalogue = current_catalogue(settings, shipped)
     return definitions_of(catalogue, settings_variables(settings)) if catalogue is not None else {}
 
 
-def current_windows(shipped: Path | None = None) -> list[Windows]:
+def current_windows(settings: Settings, shipped: Path | None = None) -> list[Windows]:
     """The windows that models close, by the catalogue; a wrong one is left to who takes it over: then the reference's.
 
     Args:
         shipped: the dbt project; default: the one that came with the package.
     """
-    shipped = shipped or shipped_project()
     try:
-        catalogue = _catalogue(shipped, stamp_of(shipped))[1]
+        catalogue = current_catalogue(settings, shipped)
     except (TransformError, FileNotFoundError):
         catalogue = None
     features = catalogue.features if catalogue is not None else []
@@ -322,11 +334,15 @@ def shipped_variables(settings: Settings, shipped: Path) -> dict[str, Any]:
                 f"models/bronze/sources.yml",
                 "run the prepared project, which knows the captured tables (docs/operations.md, dbt by hand)",
             )
-    files, catalogue = _catalogue(shipped, stamp_of(shipped))
+    folder = pipeline_folder(settings, shipped)
+    streams, catalogue = _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))
+    files = {}
+    if catalogue is not None:
+        catalogue = catalogue.of_streams(streams.own)
+        check_models(shipped, catalogue, {})
+        files = documented_models(shipped, catalogue)
     models = [model for text in files.values() for model in yaml.safe_load(text)["models"]]
-    streams = project_streams(shipped, pipeline_folder(settings, shipped))
-    own = {name: stream for name, stream in streams.streams.items() if name in streams.own}
-    return variables_of(settings, captured, catalogue, own) | {
+    return variables_of(settings, captured, catalogue) | {
         "feature_columns": {
             model["name"]: {column["name"]: column.get("data_type") for column in model["columns"]} for model in models
         }
@@ -343,10 +359,7 @@ def _with_variables(shipped: Path, variables: dict[str, Any]) -> str:
 
 
 @lru_cache(maxsize=4)
-def _catalogue(shipped: Path, stamp: Stamp) -> tuple[dict[str, str], Catalogue | None]:
-    """The yml files with features in them, and the catalogue; read again only when `stamp` differs."""
-    if not (shipped / FILE).is_file():
-        return {}, None
-    catalogue = load_catalogue(shipped / FILE)
-    check_models(shipped, catalogue)
-    return documented_models(shipped, catalogue), catalogue
+def _declared(shipped: Path, stamp: Stamp, folder: Path, declared: Stamp) -> tuple[ProjectStreams, Catalogue | None]:
+    """The streams of a project and the catalogue of their features; read again only when a stamp differs."""
+    streams = project_streams(shipped, folder)
+    return streams, declared_catalogue(folder, streams) if streams.streams else None

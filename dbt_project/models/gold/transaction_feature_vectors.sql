@@ -1,6 +1,6 @@
 {{ config(strategy='append', tags=['features']) }}
 
-{%- set source = setting('feature_sources', {}).get('bank', {'entities': {}}) %}
+{%- set source = setting('streams', {}).get('bank_payments', {'entities': {}}) %}
 {%- set features = features_of('transaction_feature_vectors') %}
 {%- set incremental = is_incremental_build() %}
 {%- set new_ledger = new_rows(ref('transactions_ledger')) %}
@@ -108,7 +108,7 @@ rows_of_vectors as (
 
 ),
 {% endif %}
-{{ feature_vectors('bank', 'transaction_feature_vectors', 'rows_of_vectors', 'timed' if incremental else none) }},
+{{ feature_vectors('bank_payments', 'transaction_feature_vectors', 'rows_of_vectors', 'timed' if incremental else none) }},
 
 -- a transaction without a date, or with one that is excluded, has no past, one that is gone has nothing
 vectors as (
