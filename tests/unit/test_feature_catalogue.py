@@ -77,7 +77,7 @@ def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
         ({"window": "10 minuets"}, "window '10 minuets' is no size\n.*10 minutes"),
         ({"window": "0 days"}, "window '0 days' is no size"),
         ({"window": None}, "the aggregate count needs a window"),
-        ({"entity": "shop"}, "unknown entity 'shop'\n.*card, user"),
+        ({"entity": "shop"}, "unknown entity 'shop'\n.*user, card"),
         ({"measure": "price"}, "unknown measure 'price'\n.*amt"),
         ({"measure": None}, "the aggregate count needs a measure\n.*amt"),
         ({"stream": "bonds"}, "unknown stream 'bonds'\n.*cards"),

@@ -52,7 +52,8 @@ def test_a_measure_decides_the_features_it_is_part_of(tmp_path: Path) -> None:
         measure = content["measures"]["all"]["night"]
         measure["expression"] = measure["expression"].replace("< 6", "< 7")
 
-    assert changed(tmp_path, night_is_longer) == {f"{CARDS}.user_night_share_30d", f"{CARDS}.card_night_share_30d"}
+    shares = {f"{CARDS}.user_night_share_30d", f"{CARDS}.card_night_share_30d"}
+    assert changed(tmp_path, night_is_longer) == shares | {"transaction_feature_vectors.user_night_share_30d"}
 
 
 def test_a_feature_decides_those_computed_from_it(tmp_path: Path) -> None:
