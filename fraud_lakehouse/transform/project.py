@@ -35,6 +35,7 @@ from fraud_lakehouse.transform.captured import CAPTURED_CONFIG, CARDS, Captured,
 from fraud_lakehouse.transform.compile import compile_project
 from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
+from fraud_lakehouse.transform.stream_checks import check_stream, check_tables
 from fraud_lakehouse.transform.stream_models import files_of, stream_models
 from fraud_lakehouse.transform.streams import ProjectStreams, declared_catalogue, pipeline_folder, project_streams
 from fraud_lakehouse.transform.variables import bank_tables, settings_variables, variables_of
@@ -206,9 +207,13 @@ def _plan(
     generated |= {f"pipeline/{name}": (pipeline / name).read_text("utf-8") for name, *_ in declared.marks}
     streams, catalogue = _declared(shipped, stamp, pipeline, declared)
     if catalogue is not None:
-        models = stream_models(streams.generated)
+        of_streams = [catalogue.streams[stream.name] for stream in streams.generated]
+        for stream in of_streams:
+            check_stream(stream)
+        models = stream_models(of_streams)
+        check_tables(shipped, models)
         check_models(shipped, catalogue, {model.name: model.columns for model in models})
-        generated |= documented_models(shipped, catalogue) | files_of(models, streams.generated, catalogue)
+        generated |= documented_models(shipped, catalogue) | files_of(models, of_streams, catalogue)
     generated["dbt_project.yml"] = _with_variables(shipped, variables_of(settings, captured, catalogue))
     folder = settings.cache_dir / "dbt" / f"{digest_of(shipped, stamp, generated)}-{_code()}"
     return _Plan(shipped, generated, PreparedProject(folder))
