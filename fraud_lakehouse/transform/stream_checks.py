@@ -28,15 +28,17 @@ _OF_FEATURES = {"source", "transaction_id", "amount", "event_time", "source_comm
 """Columns of the table that rules read, besides the key."""
 
 
-def check_stream(stream: PaymentStream) -> None:
-    """Refuse a stream whose columns no model can name.
+def check_columns(stream: PaymentStream) -> None:
+    """Refuse a stream of events whose columns no model can name, those of its measures too.
 
     Raises:
         TransformError: names the column, and what to do.
     """
+    if stream.kind != "events":
+        return
     where = f"streams.yml, {stream.name}"
     for role, column in _columns(stream):
-        if not _NAME.fullmatch(column) or column.lower() in _keywords():
+        if not _is_plain(column):
             raise TransformError(
                 f"{where}: {role} names the column {column!r}, expected letters, digits and _ and no keyword of SQL",
                 "give the field another name in sources.yml, with its own as path: `other_name: {path: …, type: …}`",
@@ -91,11 +93,14 @@ def _columns(stream: PaymentStream) -> Iterator[tuple[str, str]]:
             yield f"measure {name!r}", column
 
 
-@lru_cache(maxsize=1)
-def _keywords() -> frozenset[str]:
-    """Words that stand for no column in SQL unless they are quoted."""
-    with duckdb.connect() as connection:
-        rows = connection.execute(
-            "select keyword_name from duckdb_keywords() where keyword_category in ('reserved', 'type_function')"
-        ).fetchall()
-    return frozenset(name for (name,) in rows)
+@lru_cache(maxsize=1024)
+def _is_plain(column: str) -> bool:
+    """Whether SQL takes the name for a column without quotes."""
+    if not _NAME.fullmatch(column):
+        return False
+    query = f"select {column}, one.{column} from (select 7 as {column}) as one where {column} = 7 group by {column}"
+    try:
+        with duckdb.connect() as connection:
+            return connection.execute(query).fetchone() == (7, 7)
+    except duckdb.Error:
+        return False
