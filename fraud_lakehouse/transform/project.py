@@ -35,7 +35,7 @@ from fraud_lakehouse.transform.captured import CAPTURED_CONFIG, CARDS, Captured,
 from fraud_lakehouse.transform.compile import compile_project
 from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
-from fraud_lakehouse.transform.stream_checks import check_columns, check_tables
+from fraud_lakehouse.transform.stream_checks import check_stream, check_tables
 from fraud_lakehouse.transform.stream_models import files_of, stream_models
 from fraud_lakehouse.transform.streams import ProjectStreams, declared_catalogue, pipeline_folder, project_streams
 from fraud_lakehouse.transform.variables import bank_tables, settings_variables, variables_of
@@ -209,7 +209,7 @@ def _plan(
     if catalogue is not None:
         of_streams = [catalogue.streams[stream.name] for stream in streams.generated]
         for stream in of_streams:
-            check_columns(stream)
+            check_stream(stream)
         models = stream_models(of_streams)
         check_tables(shipped, models)
         check_models(shipped, catalogue, {model.name: model.columns for model in models})

@@ -28,21 +28,32 @@ _OF_FEATURES = {"source", "transaction_id", "amount", "event_time", "source_comm
 """Columns of the table that rules read, besides the key."""
 
 
-def check_columns(stream: PaymentStream) -> None:
-    """Refuse a stream of events whose columns no model can name, those of its measures too.
+def check_spelling(stream: PaymentStream) -> None:
+    """Refuse a stream whose columns SQL does not read as they are.
+
+    Raises:
+        TransformError: names the column.
+    """
+    for role, column in _columns(stream):
+        if not _is_plain(column):
+            raise TransformError(
+                f"streams.yml, {stream.name}: {role} names the column {column!r}, expected letters, digits and _ and no "
+                "keyword of SQL",
+                "give the field another name in sources.yml, with its own as path: `other_name: {path: …, type: …}`"
+                if stream.kind == "events"
+                else "rename the column at its source",
+            )
+
+
+def check_stream(stream: PaymentStream) -> None:
+    """Refuse a stream whose columns no model can name.
 
     Raises:
         TransformError: names the column, and what to do.
     """
-    if stream.kind != "events":
-        return
+    check_spelling(stream)
     where = f"streams.yml, {stream.name}"
     for role, column in _columns(stream):
-        if not _is_plain(column):
-            raise TransformError(
-                f"{where}: {role} names the column {column!r}, expected letters, digits and _ and no keyword of SQL",
-                "give the field another name in sources.yml, with its own as path: `other_name: {path: …, type: …}`",
-            )
         reserved = _OF_ROWS | _OF_MODELS | (_OF_FEATURES if role.startswith("entity") else set())
         if column.lower() in reserved and not (role == "time" and column == "event_time"):
             raise TransformError(

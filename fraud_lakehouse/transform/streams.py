@@ -18,7 +18,7 @@ from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.streams import PaymentStream, payment_stream, payment_streams
 from fraud_lakehouse.pipeline import Pipeline, default_folder, load_pipeline
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform.stream_checks import check_columns
+from fraud_lakehouse.transform.stream_checks import check_spelling
 
 STREAM_MODELS = "stream_models"
 _SHIPPED = Path(__file__).resolve().parents[2] / "pipeline"
@@ -76,11 +76,10 @@ def project_streams(project: Path, folder: Path) -> ProjectStreams:
         for name, named in models.items():
             if name in undeclared and name in shipped.streams:
                 streams[name] = payment_stream(shipped.streams[name], shipped, named)
-    for name, stream in streams.items():
-        if name in models:
-            _check_own(stream, models[name])
-        else:
-            check_columns(stream)
+    for name in models.keys() & streams.keys():
+        _check_own(streams[name], models[name])
+    for stream in streams.values():
+        check_spelling(stream)
     _check_names(streams)
     return ProjectStreams(streams, frozenset(models))
 

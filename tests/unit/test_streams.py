@@ -10,7 +10,7 @@ import yaml
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.project import shipped_project
-from fraud_lakehouse.transform.stream_checks import check_columns, check_tables
+from fraud_lakehouse.transform.stream_checks import check_stream, check_tables
 from fraud_lakehouse.transform.stream_models import files_of, stream_models
 from fraud_lakehouse.transform.streams import declared_catalogue, pipeline_folder, project_streams
 from tests.catalogues import PIPELINE, stream
@@ -120,11 +120,11 @@ def test_what_is_wrong_with_a_stream_is_named(tmp_path: Path, streams: str, told
 )
 def test_columns_that_models_cannot_have_are_named(change: dict[str, object], told: str) -> None:
     with pytest.raises(TransformError, match=told):
-        check_columns(stream(**({"time": "paid"} | change)))
+        check_stream(stream(**({"time": "paid"} | change)))
 
 
 def test_a_time_may_be_called_event_time() -> None:
-    check_columns(stream(time="event_time"))
+    check_stream(stream(time="event_time"))
 
 
 def test_a_generated_model_is_not_called_like_one_of_the_project() -> None:
