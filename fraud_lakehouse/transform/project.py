@@ -293,6 +293,16 @@ def current_catalogue(settings: Settings, shipped: Path | None = None) -> Catalo
     return _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))[1]
 
 
+def check_pipeline(settings: Settings, folder: Path) -> None:
+    """Check that models of the shipped project can be generated of a pipeline folder, before any table is captured.
+
+    Raises:
+        TransformError: they cannot; it names the stream, feature or column.
+    """
+    shipped = shipped_project()
+    _plan(settings, shipped, stamp_of(shipped), folder, stamp_of(folder), {})
+
+
 def current_definitions(settings: Settings, shipped: Path | None = None) -> Definitions:
     """The definitions of the features that models compute now.
 
