@@ -1,4 +1,4 @@
-{#- What mirrors keep of two tables. Models that ask for the same columns share one mirror. -#}
+{#- What mirrors keep of card payments. Models that ask for the same columns share one mirror. -#}
 
 {#- Of silver/card_transactions. -#}
 {% macro payment_columns() %}
@@ -9,22 +9,6 @@
         'amt': 'amt',
         'is_amount_excluded': 'is_amount_excluded',
         'is_time_excluded': 'is_time_excluded',
-    }) }}
-{% endmacro %}
-
-{#- Of silver/transactions_ledger. -#}
-{% macro entry_columns() %}
-    {{ return({
-        'transaction_id': 'transaction_id',
-        'user_id': 'user_id',
-        'amount': 'amount',
-        'transaction_date': 'transaction_date',
-        'weight': 'weight',
-        'is_amount_excluded': 'is_amount_excluded',
-        'is_time_excluded': 'is_time_excluded',
-        'user_entry': 'user_entry',
-        '_lsn': '_lsn',
-        '_seq': '_seq',
     }) }}
 {% endmacro %}
 
