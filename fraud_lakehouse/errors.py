@@ -20,6 +20,7 @@ EXIT_CODES = {
     7: "a dbt model failed, or the project is wrong",
     8: "features could not be published to Kafka; everything else is done",
     9: "a file that was given (labels, corrections, a replay) cannot be used",
+    10: "the files of the pipeline folder have mistakes, each printed with its line",
     70: "a defect of this program; its traceback is printed",
     130: "interrupted (Ctrl-C) before there was anything to finish",
 }

@@ -1,12 +1,24 @@
 {#- Shared by the rule models: each selects from `evaluated` (the new rows of all streams' features, in one shape) the
     rows its rule fires on, and shapes them with alert_columns. -#}
 
+{#- The streams by name, only those of this kind if one is said. While dbt parses, those whose models it can see. -#}
+{% macro payment_streams(kind=none) %}
+    {%- set found = {} -%}
+    {%- for name, stream in (setting('streams') or var('stream_models')).items() -%}
+        {%- if kind is none or kind == ('changes' if stream.ledger else 'events') -%}
+            {%- do found.update({name: stream}) -%}
+        {%- endif -%}
+    {%- endfor -%}
+    {{ return(found) }}
+{% endmacro %}
+
 {#- CTE body: feature rows of all streams that the alerts have not seen yet. `kind`: only of the streams of this kind. An
     amount that is no finite number is null. user_id is the key of an entity named user that is a whole number. -#}
 {% macro new_features(kind=none) -%}
-    {%- set streams = var('streams') -%}
-    {%- for name, stream in streams.items() if kind is none or stream.kind == kind %}
+    {%- for name, stream in payment_streams(kind).items() %}
     {{- '\n\n    union all\n\n    ' if not loop.first }}
+    {%- set features = ref(stream.features) -%}
+    {%- if execute -%}
     {%- set entity = entity_column(stream) -%}
     {%- set is_user = stream.entity == 'user' and stream_type(stream, entity) == 'bigint' -%}
     select
@@ -19,7 +31,8 @@
         prior_mean, prior_count, count_10min, sum_10min, user_exists,
         {{ '_lsn' if stream.kind == 'changes' else '_offset' }} as position,
         {{ '_seq' if stream.kind == 'changes' else '_partition' }} as sub_position
-    from {{ new_rows(ref(stream.features), consumer='alerts') }}
+    from {{ new_rows(features, consumer='alerts') }}
+    {%- endif -%}
     {%- endfor %}
 {%- endmacro %}
 

@@ -16,6 +16,7 @@ import typer
 from fraud_lakehouse.allocator import give_memory_back
 from fraud_lakehouse.cli.features import features_commands
 from fraud_lakehouse.cli.quarantine import quarantine_commands
+from fraud_lakehouse.cli_pipeline import pipeline_commands
 from fraud_lakehouse.errors import DEFECT, EXIT_CODES, LakehouseError
 from fraud_lakehouse.settings import Settings, load_settings
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(features_commands, name="features")
+app.add_typer(pipeline_commands, name="pipeline")
 app.add_typer(quarantine_commands, name="quarantine")
 
 

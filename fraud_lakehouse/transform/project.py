@@ -35,6 +35,8 @@ from fraud_lakehouse.transform.captured import CAPTURED_CONFIG, CARDS, Captured,
 from fraud_lakehouse.transform.compile import compile_project
 from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
+from fraud_lakehouse.transform.stream_models import files_of, stream_models
+from fraud_lakehouse.transform.streams import pipeline_folder, project_streams
 from fraud_lakehouse.transform.variables import bank_tables, settings_variables, variables_of
 
 KEPT_SECONDS = 7 * 86_400
@@ -99,14 +101,14 @@ class Preparation:
         self._settings = settings
         self._shipped = shipped
         self._tables = CapturedTables(Lake.at(settings.lake))
-        self._seen: tuple[Stamp, dict[str, Captured]] | None = None
+        self._seen: tuple[Stamp, Path, Stamp, dict[str, Captured]] | None = None
         self._plan = _Plan(Path(), {}, PreparedProject(Path()))
 
     def planned(self) -> PreparedProject:
         """Which project it would be now, parsed or not.
 
         Raises:
-            TransformError: a file went away while it was read, or the catalogue is wrong.
+            TransformError: a file went away while it was read, or the pipeline folder or the catalogue is wrong.
         """
         return self._planned().project
 
@@ -153,10 +155,11 @@ class Preparation:
     def _planned(self) -> _Plan:
         with _going_away():
             shipped = self._shipped or shipped_project()
-            stamp, captured = stamp_of(shipped), self._tables.now()
-            if self._seen != (stamp, captured):
-                self._plan = _plan(self._settings, shipped, stamp, captured)
-                self._seen = stamp, captured
+            folder = pipeline_folder(self._settings, shipped)
+            seen = stamp_of(shipped), folder, stamp_of(folder), self._tables.now()
+            if self._seen != seen:
+                self._plan = _plan(self._settings, shipped, *seen)
+                self._seen = seen
             return self._plan
 
 
@@ -196,11 +199,17 @@ class _Plan:
     project: PreparedProject
 
 
-def _plan(settings: Settings, shipped: Path, stamp: Stamp, captured: dict[str, Captured]) -> _Plan:
+def _plan(
+    settings: Settings, shipped: Path, stamp: Stamp, pipeline: Path, declared: Stamp, captured: dict[str, Captured]
+) -> _Plan:
     generated = models_of(captured, {CARDS, *bank_tables(captured).values()})
+    generated |= {f"pipeline/{name}": (pipeline / name).read_text("utf-8") for name, *_ in declared.marks}
+    streams = project_streams(shipped, pipeline)
     files, catalogue = _catalogue(shipped, stamp)
-    generated |= files
-    generated["dbt_project.yml"] = _with_variables(shipped, variables_of(settings, captured, catalogue))
+    generated |= files | files_of(stream_models(streams.generated), streams.generated, {})
+    generated["dbt_project.yml"] = _with_variables(
+        shipped, variables_of(settings, captured, catalogue, streams.streams)
+    )
     folder = settings.cache_dir / "dbt" / f"{digest_of(shipped, stamp, generated)}-{_code()}"
     return _Plan(shipped, generated, PreparedProject(folder))
 
@@ -315,7 +324,9 @@ def shipped_variables(settings: Settings, shipped: Path) -> dict[str, Any]:
             )
     files, catalogue = _catalogue(shipped, stamp_of(shipped))
     models = [model for text in files.values() for model in yaml.safe_load(text)["models"]]
-    return variables_of(settings, captured, catalogue) | {
+    streams = project_streams(shipped, pipeline_folder(settings, shipped))
+    own = {name: stream for name, stream in streams.streams.items() if name in streams.own}
+    return variables_of(settings, captured, catalogue, own) | {
         "feature_columns": {
             model["name"]: {column["name"]: column.get("data_type") for column in model["columns"]} for model in models
         }

@@ -10,6 +10,7 @@ from typing import Any
 
 from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.definitions import definitions_of
+from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.captured import BANK, Captured
 
@@ -19,9 +20,14 @@ def bank_tables(captured: Mapping[str, Captured]) -> dict[str, str]:
     return {name: f"bank_{name}" if name in captured and not captured[name].is_like(name) else name for name in BANK}
 
 
-def variables_of(settings: Settings, captured: Mapping[str, Captured], catalogue: Catalogue | None) -> dict[str, Any]:
+def variables_of(
+    settings: Settings,
+    captured: Mapping[str, Captured],
+    catalogue: Catalogue | None,
+    streams: Mapping[str, PaymentStream],
+) -> dict[str, Any]:
     """Name and plain value of each."""
-    found = settings_variables(settings)
+    found = settings_variables(settings) | {"streams": {name: one.model_dump() for name, one in streams.items()}}
     if catalogue is not None:
         found |= catalogue.variables() | {"feature_definitions": definitions_of(catalogue, found)}
     described = {}

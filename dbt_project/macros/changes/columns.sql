@@ -7,11 +7,6 @@
     amount          its amount
     carried_1, ...  the keys of its other entities -#}
 
-{#- The stream of this name, as the var `streams` describes it. -#}
-{% macro stream_named(name) %}
-    {{ return(var('streams')[name]) }}
-{% endmacro %}
-
 {#- What its features are computed from. -#}
 {% macro catalogue_source(stream) %}
     {%- for source in setting('feature_sources', {}).values() if source.table == stream.vectors -%}

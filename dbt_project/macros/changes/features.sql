@@ -1,9 +1,10 @@
-{#- The features that are told of a payment when it is committed, as the ledger had it then. `name`: of the stream; `known`:
-    the bronze table that knows its entity (exists_in), if there is one. -#}
-{% macro change_features(name, known=none) %}
-{%- set stream = stream_named(name) -%}
+{#- The features that are told of a payment when it is committed, as the ledger had it then. `name`: of the stream;
+    `ledger`: its ledger; `known`: the bronze table that knows its entity (exists_in), if there is one. -#}
+{% macro change_features(name, ledger, known=none) %}
+{%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
+{%- set stream = setting('streams')[name] -%}
 {%- set incremental = is_incremental_build() -%}
-{%- set new_ledger = counted_entries(new_entries(stream, new_rows(ref(stream.ledger)))) -%}
+{%- set new_ledger = counted_entries(new_entries(stream, new_rows(ledger))) -%}
 {%- set features = features_of(stream.features) -%}
 {%- set parts = arrival_parts(features) -%}
 with new_entries as (
@@ -18,7 +19,7 @@ with new_entries as (
 {% endif -%}
 {%- for seconds in part_windows(parts) -%}
 {{ ledger_window(
-    stream, seconds, parts | selectattr(2, 'equalto', seconds) | list, new_ledger, incremental
+    stream, ledger, seconds, parts | selectattr(2, 'equalto', seconds) | list, new_ledger, incremental
 ) }},
 
 {% endfor -%}

@@ -1,10 +1,12 @@
-{#- All other features of a payment, on the current state of its table and as of its time. `name`: of the stream. -#}
-{% macro change_vectors(name) %}
-{%- set stream = stream_named(name) -%}
+{#- All other features of a payment, on the current state of its table and as of its time. `name`: of the stream;
+    `ledger`: its ledger. -#}
+{% macro change_vectors(name, ledger) %}
+{%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
+{%- set stream = setting('streams')[name] -%}
 {%- set source = catalogue_source(stream) -%}
 {%- set features = features_of(stream.vectors) -%}
 {%- set incremental = is_incremental_build() -%}
-{%- set new_ledger = new_entries(stream, new_rows(ref(stream.ledger))) -%}
+{%- set new_ledger = new_entries(stream, new_rows(ledger)) -%}
 {%- set id, time = stream.id, stream.time -%}
 {%- set roles = role_columns(stream) -%}
 {%- set keys = [entity_column(stream)] + carried_columns(stream).keys() | list -%}
@@ -29,11 +31,11 @@ entries as (
     select {{ columns }}
     {%- if has_one_key %}
     from {{ counted_entries(seen_by_key(
-        ref(stream.ledger), entry_columns(stream), ['entity_id'], 'select entity_id from ' ~ new_ledger
+        ledger, entry_columns(stream), ['entity_id'], 'select entity_id from ' ~ new_ledger
     )) }} as stored
     where entity_id in (select entity_id from new_entries where entity_id is not null)
     {%- else %}
-    from {{ counted_entries(seen_rows(ref(stream.ledger), entry_columns(stream))) }} as stored
+    from {{ counted_entries(seen_rows(ledger, entry_columns(stream))) }} as stored
     {%- endif %}
     {%- endif %}
 

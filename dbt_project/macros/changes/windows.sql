@@ -3,7 +3,7 @@
 
 {#- CTEs of the window of so many seconds, from new_entries to last_<seconds>: of each new version with such entries
     before it, the totals of these. `parts`: those of this window (macros/features/arrival.sql). -#}
-{% macro ledger_window(stream, seconds, parts, new_ledger, incremental) -%}
+{% macro ledger_window(stream, ledger, seconds, parts, new_ledger, incremental) -%}
 {%- set looked_at = catalogue_source(stream).tables[stream.features].entries -%}
 {%- set shifted = 'known.event_time + kind.step * interval ' ~ seconds ~ ' seconds' -%}
 {%- set stretch = window_floor(shifted, 2 * seconds) -%}
@@ -20,7 +20,7 @@ known_{{ seconds }} as (
 
     select stored.entity_id, stored.entity_entry, stored.event_time, stored.amount, stored.weight, false as is_new
     from {{ counted_entries(seen_by_key(
-        ref(stream.ledger),
+        ledger,
         entry_columns(stream),
         ['entity_id', window_floor('event_time', seconds)],
         needed_spans(new_ledger, seconds),

@@ -2,7 +2,7 @@
 
 with features as (
 
-    {% for stream in var('streams').values() %}
+    {% for stream in payment_streams().values() %}
     select cast(source_committed_at as date) as day, user_exists from {{ ref(stream.features) }}
     {{ 'union all' if not loop.last }}
     {%- endfor %}

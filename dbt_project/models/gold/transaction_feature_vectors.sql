@@ -1,2 +1,2 @@
 {{ config(strategy='append', tags=['features']) }}
-{{ change_vectors('bank_payments') }}
+{{ change_vectors('bank_payments', ref('transactions_ledger')) }}

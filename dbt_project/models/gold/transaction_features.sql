@@ -1,2 +1,2 @@
 {{ config(strategy='append', tags=['hot']) }}
-{{ change_features('bank_payments', source('bronze', 'users')) }}
+{{ change_features('bank_payments', ref('transactions_ledger'), source('bronze', 'users')) }}

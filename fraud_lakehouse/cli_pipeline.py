@@ -1,0 +1,30 @@
+"""fraud-lakehouse pipeline …: the declared sources and streams."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+pipeline_commands = typer.Typer(help="The declared sources and streams.", no_args_is_help=True)
+
+
+@pipeline_commands.command()
+def check(
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="default: FRAUD_PIPELINE, else pipeline/ here, else the one of the checkout"),
+    ] = None,
+) -> None:
+    """Report every mistake in the files of a pipeline folder, one a line; needs no lake and no server."""
+    from fraud_lakehouse.pipeline import PipelineError, default_folder, load_pipeline
+
+    try:
+        pipeline = load_pipeline(folder or default_folder(os.environ), os.environ)
+    except PipelineError as error:
+        for mistake in error.mistakes:
+            typer.echo(str(mistake))
+        raise typer.Exit(error.exit_code) from None
+    typer.echo(f"{len(pipeline.sources)} sources, {len(pipeline.streams)} streams: no mistakes")

@@ -1,0 +1,28 @@
+"""The pipeline folder as typed objects: sources and streams, checked at load.
+
+What belongs here: reading `pipeline/*.yml`, and every mistake in them that can be seen without a server. What does not:
+lakes, servers, dbt. Of the package only `errors` and `sql_text` are imported.
+"""
+
+from fraud_lakehouse.pipeline.load import Pipeline, default_folder, find_mistakes, load_pipeline
+from fraud_lakehouse.pipeline.mistakes import Mistake, PipelineError
+from fraud_lakehouse.pipeline.sources import Field, KafkaSource, PostgresSource, Source, Topic
+from fraud_lakehouse.pipeline.streams import CurrencyColumn, Entity, ExistsIn, Stream
+
+__all__ = [
+    "CurrencyColumn",
+    "Entity",
+    "ExistsIn",
+    "Field",
+    "KafkaSource",
+    "Mistake",
+    "Pipeline",
+    "PipelineError",
+    "PostgresSource",
+    "Source",
+    "Stream",
+    "Topic",
+    "default_folder",
+    "find_mistakes",
+    "load_pipeline",
+]
