@@ -19,12 +19,12 @@
     {{- '\n\n    union all\n\n    ' if not loop.first }}
     {%- set features = ref(stream.features) -%}
     {%- if execute -%}
-    {%- set entity = entity_column(stream) -%}
-    {%- set is_user = stream.entity == 'user' and stream_type(stream, entity) == 'bigint' -%}
+    {%- set key = stream.entities[stream.entity].key -%}
+    {%- set is_user = stream.entity == 'user' and key | length == 1 and stream_type(stream, key[0]) == 'bigint' -%}
     select
         source, {{ sql_text(name) }} as stream, {{ sql_text(stream.entity) }} as entity_type,
-        cast({{ entity }} as string) as entity_id, transaction_id,
-        {{ entity if is_user else 'cast(null as bigint)' }} as user_id, {{ finite('amount') }} as amount,
+        {% for column in key %}cast({{ column }} as string){{ " || '|' || " if not loop.last }}{% endfor %} as entity_id,
+        transaction_id, {{ key[0] if is_user else 'cast(null as bigint)' }} as user_id, {{ finite('amount') }} as amount,
         event_time, source_committed_at, landed_at, scored_at,
         coalesce(is_amount_excluded, false) as is_amount_excluded,
         coalesce(is_time_excluded, false) as is_time_excluded,

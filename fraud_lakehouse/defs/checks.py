@@ -104,6 +104,7 @@ def finding_metadata(finding: "Finding") -> dict[str, Any]:
         "threshold": finding.threshold,
         "entities": finding.entities,
         "by severity": finding.by_severity,
+        "by stream": finding.by_stream,
         "since": dg.MetadataValue.timestamp(finding.since),
         "until": dg.MetadataValue.timestamp(finding.until),
         **({"top offenders": dg.MetadataValue.md(markdown_table(offenders))} if offenders.height else {}),

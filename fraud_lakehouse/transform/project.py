@@ -31,13 +31,20 @@ from fraud_lakehouse.ingest.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.binding import check_models
-from fraud_lakehouse.transform.captured import CAPTURED_CONFIG, CARDS, Captured, CapturedTables, models_of
+from fraud_lakehouse.transform.captured import (
+    CAPTURED_CONFIG,
+    Captured,
+    CapturedTables,
+    models_of,
+    shipped_tables,
+    tables_of_models,
+)
 from fraud_lakehouse.transform.compile import compile_project
 from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
 from fraud_lakehouse.transform.stream_models import files_of, stream_models
 from fraud_lakehouse.transform.streams import pipeline_folder, project_streams
-from fraud_lakehouse.transform.variables import bank_tables, settings_variables, variables_of
+from fraud_lakehouse.transform.variables import settings_variables, variables_of
 
 KEPT_SECONDS = 7 * 86_400
 

@@ -5,7 +5,7 @@
     entity_id       the key of its first entity, whom alerts are about
     event_time      its time, in UTC and without a zone
     amount          its amount
-    carried_1, ...  the keys of its other entities -#}
+    carried_1, ...  the keys of its other entities, and its label -#}
 
 {#- What its features are computed from. -#}
 {% macro catalogue_source(stream) %}
@@ -20,17 +20,17 @@
     {{ return(stream.entities[stream.entity].key[0]) }}
 {% endmacro %}
 
-{#- The key columns of its other entities: own name -> name in the models. -#}
+{#- The key columns of its other entities, and its label: own name -> name in the models. -#}
 {% macro carried_columns(stream) %}
+    {%- set columns = other_keys(stream) + ([stream.label] if stream.label else []) -%}
     {%- set named = {} -%}
-    {%- for entity in stream.entities.values() -%}
-        {%- for column in entity.key -%}
-            {%- if column not in [stream.id, entity_column(stream), stream.time, stream.amount] and column not in named -%}
-                {%- do named.update({column: 'carried_' ~ (named | length + 1)}) -%}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endfor -%}
+    {%- for column in columns | unique -%}{%- do named.update({column: 'carried_' ~ loop.index}) -%}{%- endfor -%}
     {{ return(named) }}
+{% endmacro %}
+
+{#- The key columns of its other entities. -#}
+{% macro other_keys(stream) %}
+    {{ return(feature_keys(stream) | reject('in', [stream.id, entity_column(stream), stream.time, stream.amount]) | list) }}
 {% endmacro %}
 
 {#- They as columns behind others, from a relation. -#}

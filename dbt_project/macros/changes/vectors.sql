@@ -9,8 +9,8 @@
 {%- set new_ledger = new_entries(stream, new_rows(ledger)) -%}
 {%- set id, time = stream.id, stream.time -%}
 {%- set roles = role_columns(stream) -%}
-{%- set keys = [entity_column(stream)] + carried_columns(stream).keys() | list -%}
-{%- set has_one_key = carried_columns(stream) | length == 0 -%}
+{%- set keys = [entity_column(stream)] + other_keys(stream) -%}
+{%- set has_one_key = keys | length == 1 -%}
 {%- set columns = (roles.keys() | list + ['given_time', 'is_amount_excluded', 'is_time_excluded', 'weight', '_lsn', '_seq'])
     | join(', ') -%}
 with new_entries as (
