@@ -19,7 +19,7 @@
     {{- '\n\n    union all\n\n    ' if not loop.first }}
     {%- set features = ref(stream.features) -%}
     {%- if execute -%}
-    {%- set key = stream.entities[stream.entity].key -%}
+    {%- set key = fast_path_key(stream) -%}
     {%- set is_user = stream.entity == 'user' and key | length == 1 and stream_type(stream, key[0]) == 'bigint' -%}
     select
         source, {{ sql_text(name) }} as stream, {{ sql_text(stream.entity) }} as entity_type,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import GapError
@@ -135,7 +136,7 @@ def _new_in_kafka(settings: Settings, lake: Lake) -> NewData | None:
         }
         if offsets:
             return NewData(settings.kafka_topic, offset_range(offsets))
-        due = IdlePartitions(lake, settings, current_windows).due(capture.topic, datetime.now(UTC))
+        due = IdlePartitions(lake, settings, partial(current_windows, settings)).due(capture.topic, datetime.now(UTC))
         return NewData(settings.kafka_topic, f"idle-{due.isoformat()}") if due else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
@@ -64,7 +65,7 @@ def _ingest(source: str, settings: Settings, lake: Lake) -> Ingest:
     if source == "postgres":
         postgres = ingest.PostgresIngest(settings, lake)
         return Ingest(postgres.step, postgres.close)
-    kafka = ingest.KafkaIngest(settings, lake, windows=current_windows)
+    kafka = ingest.KafkaIngest(settings, lake, windows=partial(current_windows, settings))
     return Ingest(lambda rows: kafka.step(rows, KAFKA_PATIENCE), kafka.close)
 
 

@@ -105,7 +105,7 @@ class PaymentStream(Strict):
     max_amount: float | None = None
     max_future_seconds: float | None = None
     allowed_lateness_seconds: float | None = None
-    label_delay_seconds: float | None = None
+    label_delay_seconds: int | None = None
     late_window_seconds: int = LATE_WINDOW
     measures: dict[str, Measure] = {}
     tables: dict[str, Table] = {}
@@ -172,7 +172,7 @@ def payment_stream(stream: Stream, pipeline: Pipeline, models: Mapping[str, str]
         max_amount=stream.max_amount,
         max_future_seconds=stream.max_future,
         allowed_lateness_seconds=stream.lateness,
-        label_delay_seconds=stream.label_delay,
+        label_delay_seconds=int(stream.label_delay) if stream.label_delay is not None else None,
         **named,
     )
 

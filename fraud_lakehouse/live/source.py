@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -166,7 +167,7 @@ def sources(settings: Settings, lake: Lake) -> Iterator[Source]:
             postgres.capture.be_patient,
         )
     if settings.kafka_bootstrap_servers is not None:
-        kafka = KafkaIngest(settings, lake, windows=current_windows)
+        kafka = KafkaIngest(settings, lake, windows=partial(current_windows, settings))
         yield Source(
             "kafka",
             lambda rows: kafka.step(rows, KAFKA_PATIENCE),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 import duckdb
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.transform.captured import Captured
 
@@ -36,20 +38,18 @@ _OF_FEATURES = frozenset(
 """Names of columns that the models have of their own."""
 
 
-def built_streams(
-    streams: Mapping[str, PaymentStream],
-    own: Collection[str],
-    tables: Mapping[str, str],
-    captured: Mapping[str, Captured],
-) -> tuple[dict[str, PaymentStream], list[TransformError]]:
-    """The streams that have models, with the types of their columns; and why others have none.
+def fitted_catalogue(
+    catalogue: Catalogue, own: Collection[str], tables: Mapping[str, str], captured: Mapping[str, Captured]
+) -> tuple[Catalogue, list[TransformError]]:
+    """The catalogue of the streams that have models, with the types of their columns; and why others have none.
 
     Args:
         own: those whose models are files of the project.
         tables: the captured table that each bronze table of the project's own models stands for.
     """
-    built, problems = {}, []
-    for name, stream in streams.items():
+    built: dict[str, PaymentStream] = {}
+    problems = []
+    for name, stream in catalogue.streams.items():
         if stream.kind != "changes":
             built[name] = stream
         elif name in own:
@@ -62,7 +62,7 @@ def built_streams(
                 problems.append(error)
             else:
                 built |= {name: found} if found is not None else {}
-    return built, problems
+    return replace(catalogue.of_streams(built), streams=built), problems
 
 
 def fitted(stream: PaymentStream, captured: Mapping[str, Captured]) -> PaymentStream | None:

@@ -5,12 +5,13 @@ What the models compute is in the macros, dbt_project/macros/events.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
+from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.streams import PaymentStream
 
 Column = dict[str, Any]
@@ -45,18 +46,16 @@ def stream_models(streams: Iterable[PaymentStream]) -> list[StreamModel]:
     return [model for stream in streams if stream.kind == "events" for model in event_models(stream)]
 
 
-def files_of(
-    models: Sequence[StreamModel], streams: Sequence[PaymentStream], features: Mapping[str, Sequence[Column]]
-) -> dict[str, str]:
+def files_of(models: Sequence[StreamModel], streams: Sequence[PaymentStream], catalogue: Catalogue) -> dict[str, str]:
     """The files of generated models, and the source entries of the topics they read; texts by path.
 
     Args:
         models: those of `stream_models(streams)`.
-        features: columns of the features of each table.
+        catalogue: has the features that are further columns of theirs.
     """
     files: dict[str, str] = {}
     for model in models:
-        columns = [*model.columns, *features.get(model.name, ())]
+        columns = [*model.columns, *(feature.column() for feature in catalogue.of_table(model.name))]
         described = {"name": model.name, "description": model.description, "columns": columns}
         files[model.path] = f"{{{{ config(**{model.config!r}) }}}}\n{{{{ {model.call} }}}}\n"
         files[model.path.removesuffix("sql") + "yml"] = _yaml({"version": 2, "models": [described]})

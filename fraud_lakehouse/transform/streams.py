@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from fraud_lakehouse.errors import LakehouseError, TransformError
+from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.streams import PaymentStream, payment_stream, payment_streams
 from fraud_lakehouse.pipeline import Pipeline, default_folder, load_pipeline
 from fraud_lakehouse.settings import Settings
@@ -75,6 +76,16 @@ def project_streams(project: Path, folder: Path) -> ProjectStreams:
         _check_own(streams[name], models[name])
     _check_names(streams)
     return ProjectStreams(streams, frozenset(models))
+
+
+def declared_catalogue(folder: Path, streams: ProjectStreams) -> Catalogue:
+    """The catalogue of a pipeline folder; the shipped one where it has none.
+
+    Raises:
+        TransformError: it is wrong; names the entry.
+    """
+    own = folder / FILE
+    return load_catalogue(own if own.is_file() else _SHIPPED / FILE, streams.streams)
 
 
 def _loaded(folder: Path) -> Pipeline:

@@ -10,23 +10,19 @@ from typing import Any
 
 from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.definitions import definitions_of
-from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.captured import Captured
 
+
 def variables_of(
-    settings: Settings,
-    captured: Mapping[str, Captured],
-    tables: Mapping[str, str],
-    catalogue: Catalogue | None,
-    streams: Mapping[str, PaymentStream],
+    settings: Settings, captured: Mapping[str, Captured], tables: Mapping[str, str], catalogue: Catalogue | None
 ) -> dict[str, Any]:
     """Name and plain value of each.
 
     Args:
         tables: the captured table that each bronze table of the project's own models stands for.
     """
-    found = settings_variables(settings) | {"streams": {name: one.model_dump() for name, one in streams.items()}}
+    found = settings_variables(settings)
     if catalogue is not None:
         found |= catalogue.variables() | {"feature_definitions": definitions_of(catalogue, found)}
     described = {}

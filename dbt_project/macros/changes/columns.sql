@@ -7,17 +7,9 @@
     amount          its amount
     carried_1, ...  the keys of its other entities, and its label -#}
 
-{#- What its features are computed from. -#}
-{% macro catalogue_source(stream) %}
-    {%- for source in setting('feature_sources', {}).values() if source.table == stream.vectors -%}
-        {{ return(source) }}
-    {%- endfor -%}
-    {{ return({'entities': {}, 'tables': {}}) }}
-{% endmacro %}
-
 {#- The key column of its first entity. -#}
 {% macro entity_column(stream) %}
-    {{ return(stream.entities[stream.entity].key[0]) }}
+    {{ return(fast_path_key(stream)[0]) }}
 {% endmacro %}
 
 {#- The key columns of its other entities, and its label: own name -> name in the models. -#}
@@ -125,18 +117,3 @@
     {%- set kind = stream.fields.get(column, 'bigint') -%}
     {{ return('bigint' if kind in ['tinyint', 'smallint', 'integer'] else kind) }}
 {% endmacro %}
-
-{#- The stream's time of a change event, in UTC and without a zone. -#}
-{% macro stream_time(stream) -%}
-    {%- set time = try_cast(stream.time, 'timestamp') -%}
-    {{ time if stream.fields.get(stream.time) == 'timestamptz' or stream.timezone == 'UTC' else in_utc(time, stream.timezone) }}
-{%- endmacro %}
-
-{#- A time without a zone, which is one of `timezone`, in UTC. -#}
-{% macro in_utc(time, timezone) %}{{ return(adapter.dispatch('in_utc')(time, timezone)) }}{% endmacro %}
-{% macro default__in_utc(time, timezone) -%}
-    timezone('UTC', timezone({{ sql_text(timezone) }}, {{ time }}))
-{%- endmacro %}
-{% macro spark__in_utc(time, timezone) -%}
-    cast(to_utc_timestamp({{ time }}, {{ sql_text(timezone) }}) as timestamp)
-{%- endmacro %}

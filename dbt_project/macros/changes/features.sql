@@ -2,7 +2,7 @@
     `ledger`: its ledger; `known`: the bronze table that knows its entity (exists_in), if there is one. -#}
 {% macro change_features(name, ledger, known=none) %}
 {%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
-{%- set stream = setting('streams')[name] -%}
+{%- set stream = stream_of(name) -%}
 {%- set incremental = is_incremental_build() -%}
 {%- set new_ledger = counted_entries(new_entries(stream, new_rows(ledger))) -%}
 {%- set features = features_of(stream.features) -%}

@@ -2,7 +2,7 @@
     closed by an update, a delete or a truncate is -1. `name`: of the stream; `events`: the bronze table. -#}
 {% macro change_ledger(name, events) %}
 {%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
-{%- set stream = setting('streams')[name] -%}
+{%- set stream = stream_of(name) -%}
 {%- set incremental = is_incremental_build() -%}
 {%- set changes = new_rows(events) -%}
 {%- set id, id_type = stream.id, stream_type(stream, stream.id) -%}
@@ -77,7 +77,7 @@ typed_events as (
         {{ try_cast(own, stream_type(stream, own)) }} as {{ name }},
         {%- endfor %}
         {{ try_cast(stream.amount, 'decimal(38, 9)') }} as amount,
-        {{ stream_time(stream) }} as event_time,
+        {{ utc_time(stream.time, stream.fields.get(stream.time, 'timestamp'), stream.timezone) }} as event_time,
         {{ stream.amount }} is not null or {{ is_in_text(stream.amount) }} as has_amount,
         {{ stream.time }} is not null or {{ is_in_text(stream.time) }} as has_time,
         case
@@ -98,8 +98,8 @@ events as (
         amount,
         event_time
         {{- carried(stream) }},
-        {{ excludes_amount('amount', 'has_amount') }} as is_amount_excluded,
-        {{ excludes_time('event_time', 'has_time', 'coalesce(_committed_at, _ingested_at)') }} as is_time_excluded,
+        {{ excludes_amount('amount', 'has_amount', stream) }} as is_amount_excluded,
+        {{ excludes_time('event_time', 'has_time', 'coalesce(_committed_at, _ingested_at)', stream) }} as is_time_excluded,
         amount_text,
         _op, _lsn, _seq, _committed_at, _ingested_at, true as is_new
         {{- ', _unchanged, cast(null as string) as _lake_key_text' if texts }}

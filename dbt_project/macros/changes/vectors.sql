@@ -2,8 +2,7 @@
     `ledger`: its ledger. -#}
 {% macro change_vectors(name, ledger) %}
 {%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
-{%- set stream = setting('streams')[name] -%}
-{%- set source = catalogue_source(stream) -%}
+{%- set stream = stream_of(name) -%}
 {%- set features = features_of(stream.vectors) -%}
 {%- set incremental = is_incremental_build() -%}
 {%- set new_ledger = new_entries(stream, new_rows(ledger)) -%}
@@ -78,7 +77,7 @@ changes as (
 
 touched as (
 
-    {{ touched_rows(source, features, 'transactions', 'changes') | indent(4) }}
+    {{ touched_rows(stream, features, 'transactions', 'changes') | indent(4) }}
 
 ),
 
@@ -128,7 +127,7 @@ rows_of_vectors as (
 ),
 {% endif %}
 {{ feature_vectors(
-    none, stream.vectors, 'rows_of_vectors', 'timed' if incremental else none, source=source, features=features
+    none, stream.vectors, 'rows_of_vectors', 'timed' if incremental else none, source=stream, features=features
 ) }},
 
 -- a payment without a time, or with one that is excluded, has no past, one that is gone has nothing

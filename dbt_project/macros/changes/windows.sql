@@ -4,7 +4,7 @@
 {#- CTEs of the window of so many seconds, from new_entries to last_<seconds>: of each new version with such entries
     before it, the totals of these. `parts`: those of this window (macros/features/arrival.sql). -#}
 {% macro ledger_window(stream, ledger, seconds, parts, new_ledger, incremental) -%}
-{%- set looked_at = catalogue_source(stream).tables[stream.features].entries -%}
+{%- set looked_at = stream.tables[stream.features].entries -%}
 {%- set shifted = 'known.event_time + kind.step * interval ' ~ seconds ~ ' seconds' -%}
 {%- set stretch = window_floor(shifted, 2 * seconds) -%}
 {%- if incremental -%}
