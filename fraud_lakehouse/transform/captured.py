@@ -119,7 +119,7 @@ class CapturedTables:
 
 
 def tables_of_models(shipped: Mapping[str, ShippedTable], captured: Mapping[str, Captured]) -> dict[str, str]:
-    """The captured table that each shipped table of a database stands for; a name of none where one unlike it has it."""
+    """The captured table that each shipped one of a database stands for; a name of none where one unlike it has it."""
     return {
         name: f"bank_{name}" if name in captured and not captured[name].is_like(table) else name
         for name, table in shipped.items()
