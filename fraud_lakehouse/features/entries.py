@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fraud_lakehouse.features.streams import Measure, Past, Strict, Table
+from fraud_lakehouse.features.streams import Measure, Strict, Table
 
 STEPPED = ("hop", "cumulate")
 """Kinds of windows that have a step besides their size."""
@@ -24,6 +24,9 @@ AMOUNT = "amount"
 """The measure that every stream has, whatever the column is called."""
 
 
+EntryPast = Literal["strict", "closed", "tumble", "hop", "cumulate", "session", "arrived", "committed", "fast_path"]
+
+
 class Entry(Strict):
     """An entry of the file: one feature, or a family of one for each combination of its lists."""
 
@@ -35,7 +38,7 @@ class Entry(Strict):
     measure: str | list[str] | None = None
     aggregate: str | list[str] | None = None
     window: str | list[str] | None = None
-    past: Past | Literal["fast_path"] = "strict"
+    past: EntryPast = "strict"
     expression: str | None = None
     definition: str | None = None
     unit: str | None = None

@@ -58,7 +58,7 @@ def entry_of(stream: PaymentStream, entry: Entry) -> Entry:
         for one in _list(entry.entity)
         for name in (list(stream.entities) if one == ALL else [stream.entity] if one == FIRST else [one])
     ]
-    changes: dict[str, object] = {"entity": entities}
+    changes: dict[str, Any] = {"entity": entities}
     if AMOUNT not in stream.measures:
         measures = _list(entry.measure)
         changes["measure"] = [amount_measure(stream) if measure == AMOUNT else measure for measure in measures]
@@ -91,5 +91,5 @@ def _tables(stream: PaymentStream, file: CatalogueFile) -> dict[str, Table]:
     return {**file.tables.get(stream.name, {}), stream.features: fast_path}
 
 
-def _list(value: str | list[str] | None) -> list[Any]:
+def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]

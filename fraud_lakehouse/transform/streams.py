@@ -61,7 +61,10 @@ def project_streams(project: Path, folder: Path) -> ProjectStreams:
     Raises:
         TransformError: the folder has mistakes, or a stream cannot be computed by models; it says which.
     """
-    content = yaml.safe_load((project / "dbt_project.yml").read_text()) or {}
+    try:
+        content = yaml.safe_load((project / "dbt_project.yml").read_text()) or {}
+    except yaml.YAMLError as error:
+        raise TransformError(f"dbt_project.yml is not YAML: {error}", "correct it") from None
     models: dict[str, dict[str, str]] = (content.get("vars") or {}).get(STREAM_MODELS) or {}
     if not models:
         return ProjectStreams({})

@@ -18,6 +18,7 @@ from fraud_lakehouse.storage.schemas import COMMIT, IDLE_PARTITIONS
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer
+from tests.catalogues import PIPELINE
 
 Row = dict[str, Any]
 
@@ -69,9 +70,11 @@ KEYS = {"users": ["user_id"], "transactions": ["transaction_id"], "card_transact
 
 
 def copied_project(folder: Path) -> Path:
-    """A copy of the shipped project, to be changed."""
+    """A copy of the shipped project with a pipeline folder of its own, to be changed."""
     ignored = shutil.ignore_patterns("target", "logs")
-    return Path(shutil.copytree(shipped_project(), folder / "project", ignore=ignored))
+    project = Path(shutil.copytree(shipped_project(), folder / "project", ignore=ignored))
+    shutil.copytree(PIPELINE, project / "pipeline")
+    return project
 
 
 class SmallLake:

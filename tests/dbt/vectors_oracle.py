@@ -68,7 +68,7 @@ def vectors(
 
 
 def _vector(row: Row, counted: list[Row], features: list[Feature], catalogue: Catalogue, label_delay: timedelta) -> Row:
-    entities = catalogue.sources["cards"].entities
+    entities = catalogue.streams["card_payments"].entities
     earlier = {
         name: [
             other for other in counted if other["t"] < row["t"] and all(other[key] == row[key] for key in entity.key)
