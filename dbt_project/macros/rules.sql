@@ -29,6 +29,7 @@
         coalesce(is_amount_excluded, false) as is_amount_excluded,
         coalesce(is_time_excluded, false) as is_time_excluded,
         prior_mean, prior_count, count_10min, sum_10min, user_exists,
+        {{ '%.15g' | format(largest_amount(stream)) }} as max_amount,
         {{ '_lsn' if stream.kind == 'changes' else '_offset' }} as position,
         {{ '_seq' if stream.kind == 'changes' else '_partition' }} as sub_position
     from {{ new_rows(features, consumer='alerts') }}

@@ -9,9 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from functools import lru_cache
-
-import duckdb
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.catalogue import Catalogue
@@ -20,7 +17,6 @@ from fraud_lakehouse.transform.captured import Captured
 
 _NUMBER = re.compile(r"tinyint|smallint|integer|bigint|float|double|decimal\(\d+,\s*\d+\)")
 _TIME = re.compile("timestamp|timestamptz|date")
-_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _OF_ENTRIES = frozenset({"weight", "amount_text", "is_amount_excluded", "is_time_excluded"})
 _OF_VECTORS = _OF_ENTRIES | {
     "given_time",
@@ -54,7 +50,7 @@ def fitted_catalogue(
             built[name] = stream
         elif name in own:
             table = captured.get(tables.get(stream.table, ""))
-            built[name] = stream.model_copy(update={"fields": dict(table.columns) if table is not None else {}})
+            built[name] = _typed(stream, dict(table.columns) if table is not None else {})
         else:
             try:
                 found = fitted(stream, captured)
@@ -95,7 +91,11 @@ def fitted(stream: PaymentStream, captured: Mapping[str, Captured]) -> PaymentSt
             where = f"bronze/{entity.exists_in['table']}"
             raise _wrong(stream, f"exists_in names {column}, which is not the key of {where}", "name the key")
     _check_names(stream, captured)
-    return stream.model_copy(update={"fields": kinds})
+    return _typed(stream, kinds)
+
+
+def _typed(stream: PaymentStream, kinds: Mapping[str, str]) -> PaymentStream:
+    return stream.model_copy(update={"fields": {column: kinds[column] for column in _used(stream) if column in kinds}})
 
 
 def _wrong(stream: PaymentStream, problem: str, fix: str) -> TransformError:
@@ -104,11 +104,11 @@ def _wrong(stream: PaymentStream, problem: str, fix: str) -> TransformError:
 
 def _used(stream: PaymentStream) -> dict[str, str]:
     """The columns that a stream names, each with what for."""
-    used = {"id": stream.id, "time": stream.time, "amount": stream.amount}
-    used |= {f"label {stream.label}": stream.label} if stream.label else {}
+    used = {stream.id: "id", stream.time: "time", stream.amount: "amount"}
+    used |= {stream.label: "label"} if stream.label else {}
     for name, entity in stream.entities.items():
-        used |= {f"key of {name}, {column}": column for column in entity.key}
-    return {column: role for role, column in used.items()}
+        used |= dict.fromkeys(entity.key, f"key of {name}")
+    return used
 
 
 def _check_columns(stream: PaymentStream, kinds: Mapping[str, str]) -> None:
@@ -116,13 +116,9 @@ def _check_columns(stream: PaymentStream, kinds: Mapping[str, str]) -> None:
         if column not in kinds:
             raise _wrong(
                 stream,
-                f"bronze/{stream.table} has no column {column} ({role.split(',')[0]}), expected one of "
+                f"bronze/{stream.table} has no column {column} ({role}), expected one of "
                 f"{', '.join(sorted(kinds)) or 'none'}",
                 "correct the name",
-            )
-        if not _NAME.fullmatch(column) or column.lower() in _reserved():
-            raise _wrong(
-                stream, f"the column {column} is no name that SQL reads without quotes", "rename it at the source"
             )
 
 
@@ -146,11 +142,3 @@ def _check_names(stream: PaymentStream, captured: Mapping[str, Captured]) -> Non
     replicas = {f"{name.lower()}{suffix}" for name in captured for suffix in ("", "_history")}
     if (stream.ledger or "").lower() in replicas:
         raise _wrong(stream, f"silver/{stream.ledger} is the table of a captured one", "give the stream another name")
-
-
-@lru_cache(maxsize=1)
-def _reserved() -> frozenset[str]:
-    """Words that are no names in SQL."""
-    query = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
-    with duckdb.connect() as connection:
-        return frozenset(str(word) for (word,) in connection.execute(query).fetchall())

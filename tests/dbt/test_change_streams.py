@@ -26,7 +26,7 @@ from tests.dbt.small_lake import CHANGE, Row, SmallLake, assert_same
 from tests.dbt.transactions_oracle import START, Change, Replayed, random_log
 from tests.dbt.vectors_oracle import is_same
 
-PAYMENTS, ACCOUNTS = "shop__payments", "shop__accounts"
+PAYMENTS, ACCOUNTS, REFUNDS = "shop__payments", "shop__accounts", "shop__refunds"
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     PAYMENTS: {
         "payment_id": pl.String(),
@@ -37,8 +37,15 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
         **CHANGE,
     },
     ACCOUNTS: {"account_no": pl.String(), **CHANGE},
+    REFUNDS: {
+        "refund": pl.Int16(),
+        "customer": pl.Int32(),
+        "at": pl.Datetime("us"),
+        "paid": pl.Float64(),
+        **CHANGE,
+    },
 }
-KEYS = {PAYMENTS: ["payment_id"], ACCOUNTS: ["account_no"]}
+KEYS = {PAYMENTS: ["payment_id"], ACCOUNTS: ["account_no"], REFUNDS: ["refund"]}
 SOURCES = """
 shop:
   type: postgres
@@ -55,6 +62,15 @@ shop_payments:
   entities:
     account: {{key: account, exists_in: {{table: {ACCOUNTS}, column: account_no}}}}
     merchant: merchant
+refunds:
+  from: {REFUNDS}
+  kind: changes
+  id: refund
+  time: at
+  timezone: America/New_York
+  amount: paid
+  max_amount: 1000
+  entities: {{customer: customer}}
 """
 LEDGER, FEATURES, VECTORS = "shop_payments_ledger", "shop_payments_features", "shop_payments_vectors"
 
@@ -243,6 +259,37 @@ def test_velocity_fires_once_on_the_account(lake: SmallLake) -> None:
     assert (alert["stream"], alert["source"]) == ("shop_payments", f"shop.{PAYMENTS}")
 
 
+def test_times_are_in_the_streams_zone_and_limits_are_its_own(lake: SmallLake) -> None:
+    noon = datetime(2026, 7, 1, 12)  # noqa: DTZ001 of New York
+    rows = [(1, 7, noon, 10.5), (2, 7, noon.replace(hour=13), 1000.5), (3, None, None, None)]
+    land(
+        lake,
+        REFUNDS,
+        [
+            {"refund": refund, "customer": customer, "at": at, "paid": paid, "_op": "c", "_lsn": 10 * refund, "_seq": 1}
+            for refund, customer, at, paid in rows
+        ],
+    )
+    lake.build("all")
+
+    entries = {row["refund"]: row for row in lake.rows("silver", "refunds_ledger")}
+    assert [entries[n]["at"] for n in (1, 2, 3)] == [noon.replace(hour=16), noon.replace(hour=17), None]
+    assert [entries[n]["is_amount_excluded"] for n in (1, 2, 3)] == [False, True, False]
+    assert (entries[2]["customer_entry"], entries[2]["customer_count"], entries[2]["customer_amount"]) == (
+        2,
+        1,
+        Decimal("10.5"),
+    )
+    assert {row["refund"]: row["customer_paid_count_24h"] for row in lake.rows("gold", "refunds_vectors")} == {
+        1: 0,
+        2: 1,
+        3: None,
+    }
+    (alert,) = [row for row in lake.rows("gold", "alerts") if row["rule"] == "amount_out_of_range"]
+    assert (alert["transaction_id"], alert["entity_type"], alert["entity_id"]) == ("2", "customer", "7")
+    assert '"max_amount":1000' in alert["evidence"]
+
+
 def test_a_stream_is_built_once_its_table_is_captured_and_the_others_meanwhile(lake: SmallLake) -> None:
     bank = {"_op": "c", "_lsn": 5, "_seq": 1, "transaction_id": 1, "user_id": 1, "transaction_date": START}
     lake.land("transactions", [bank])
@@ -269,3 +316,20 @@ def test_a_stream_whose_columns_do_not_fit_is_named_and_the_others_are_built(
     assert len(lake.rows("gold", "transaction_features")) == 1
     assert not lake.lake.exists("gold", FEATURES)
     assert f"shop_payments: the amount total of bronze/{PAYMENTS} is varchar, expected a number" in caplog.text
+
+
+def test_a_stream_of_another_name_over_the_banks_table_raises_each_alert_once(tmp_path: Path) -> None:
+    folder = pipeline_with(tmp_path / "pipeline", "", "")
+    declared = (folder / "streams.yml").read_text().replace("\nbank_payments:", "\ntransfers:")
+    (folder / "streams.yml").write_text(declared)
+    lake = SmallLake(tmp_path / "lake", pipeline=folder)
+    change = {"_op": "c", "_seq": 1, "user_id": 1, "transaction_date": START, "amount": Decimal(100)}
+    lake.land("transactions", [change | {"transaction_id": n, "_lsn": n} for n in range(1, 12)])
+    try:
+        lake.build("hot")
+    finally:
+        lake.transformer.close()
+
+    (alert,) = lake.rows("gold", "alerts")
+    assert (alert["rule"], alert["transaction_id"], alert["stream"]) == ("velocity", "11", "transfers")
+    assert (alert["source"], alert["user_id"]) == ("bank.transactions", 1)

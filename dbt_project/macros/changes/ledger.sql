@@ -13,7 +13,7 @@
 {%- set most = 1e24 -%}
 with {{ 'recursive ' if texts }}new_events as (
 
-    select * from {{ changes }}
+    select * from {{ changes }}{{ ' where false' if not stream.is_declared }}
 
 ),
 
