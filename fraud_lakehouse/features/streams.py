@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.pipeline import Entity as DeclaredEntity
 from fraud_lakehouse.pipeline import KafkaSource, Pipeline, PostgresSource, Stream
 
@@ -150,8 +151,18 @@ def payment_streams(pipeline: Pipeline, models: Mapping[str, Mapping[str, str]])
 
 
 def payment_stream(stream: Stream, pipeline: Pipeline, models: Mapping[str, str]) -> PaymentStream:
-    """One stream."""
+    """One stream.
+
+    Raises:
+        TransformError: it has amounts of several currencies.
+    """
     table, name = stream.from_, stream.name
+    if not isinstance(stream.currency, str):
+        raise TransformError(
+            f"streams.yml, {name}: its currency is the column {stream.currency.column!r}, and amounts of several "
+            "currencies are not converted",
+            "name one currency, such as USD, and declare a stream for each currency's table",
+        )
     source = source_of(pipeline, stream)
     if stream.kind == "events":
         parts = {"late": f"{table}_late", "source_text": f"{source}."}
@@ -167,7 +178,7 @@ def payment_stream(stream: Stream, pipeline: Pipeline, models: Mapping[str, str]
         amount=stream.amount,
         label=stream.label,
         timezone=stream.timezone,
-        currency=stream.currency if isinstance(stream.currency, str) else stream.currency.column,
+        currency=stream.currency,
         event=stream.event,
         entity=next(iter(stream.entities)),
         entities={entity: _entity(declared) for entity, declared in stream.entities.items()},

@@ -24,6 +24,7 @@ def change_models(stream: PaymentStream, source: Callable[[str], str], captured:
     exists = f", {_source(source, known['table'])}" if known is not None and known["table"] in captured else ""
     return [
         StreamModel(
+            name,
             ledger,
             "silver",
             hot,
@@ -34,6 +35,7 @@ def change_models(stream: PaymentStream, source: Callable[[str], str], captured:
             _ledger_columns(stream),
         ),
         StreamModel(
+            name,
             stream.features,
             "gold",
             hot,
@@ -43,6 +45,7 @@ def change_models(stream: PaymentStream, source: Callable[[str], str], captured:
             _feature_columns(stream),
         ),
         StreamModel(
+            name,
             stream.vectors,
             "gold",
             {"strategy": "append", "tags": ["features"]},

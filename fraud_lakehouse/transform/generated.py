@@ -13,6 +13,7 @@ from fraud_lakehouse.transform.binding import check_models
 from fraud_lakehouse.transform.captured import Captured, models_of, shipped_tables, tables_of_models
 from fraud_lakehouse.transform.change_models import change_models
 from fraud_lakehouse.transform.fitted_streams import fitted_catalogue
+from fraud_lakehouse.transform.stream_checks import check_stream, check_tables
 from fraud_lakehouse.transform.stream_models import files_of, stream_models
 from fraud_lakehouse.transform.streams import ProjectStreams
 
@@ -59,6 +60,9 @@ def generate(
     for stream in further:
         if stream.kind == "changes":
             models += change_models(stream, lambda table: "bronze" if table in own else "captured", captured)
+        else:
+            check_stream(stream)
+    check_tables(shipped, models)
     check_models(shipped, catalogue, {model.name: model.columns for model in models})
     files |= documented_models(shipped, catalogue) | files_of(models, further, catalogue)
     return Generated(files, catalogue, tables, problems)

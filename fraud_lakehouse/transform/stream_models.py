@@ -19,7 +19,7 @@ Column = dict[str, Any]
 
 @dataclass(frozen=True)
 class StreamModel:
-    """A generated model.
+    """A generated model of a stream.
 
     Args:
         layer: silver or gold.
@@ -28,6 +28,7 @@ class StreamModel:
         columns: as a yml has them; features are added to them.
     """
 
+    stream: str
     name: str
     layer: str
     config: dict[str, Any]
@@ -74,6 +75,7 @@ def event_models(stream: PaymentStream) -> list[StreamModel]:
     hot = {"strategy": "append", "tags": ["hot"]}
     return [
         StreamModel(
+            name,
             stream.rows,
             "silver",
             hot,
@@ -84,6 +86,7 @@ def event_models(stream: PaymentStream) -> list[StreamModel]:
             _row_columns(stream),
         ),
         StreamModel(
+            name,
             late,
             "silver",
             hot,
@@ -94,6 +97,7 @@ def event_models(stream: PaymentStream) -> list[StreamModel]:
             _late_columns(stream),
         ),
         StreamModel(
+            name,
             stream.features,
             "gold",
             hot,
@@ -103,6 +107,7 @@ def event_models(stream: PaymentStream) -> list[StreamModel]:
             _feature_columns(stream),
         ),
         StreamModel(
+            name,
             stream.vectors,
             "gold",
             {"strategy": "append", "tags": ["features"]},

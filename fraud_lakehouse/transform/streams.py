@@ -18,6 +18,7 @@ from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.streams import PaymentStream, payment_stream, payment_streams
 from fraud_lakehouse.pipeline import Pipeline, Stream, default_folder, load_pipeline
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.transform.stream_checks import check_spelling
 
 STREAM_MODELS = "stream_models"
 _SHIPPED = Path(__file__).resolve().parents[2] / "pipeline"
@@ -78,6 +79,8 @@ def project_streams(project: Path, folder: Path) -> ProjectStreams:
                 streams[name] = own.model_copy(update={"is_declared": False})
     for name in models.keys() & streams.keys():
         _check_own(streams[name], models[name])
+    for stream in streams.values():
+        check_spelling(stream)
     _check_names(streams)
     return ProjectStreams(streams, frozenset(models))
 

@@ -91,11 +91,11 @@ class SmallLake:
         for layer in LAYERS:
             shutil.rmtree(self.root / layer, ignore_errors=True)
 
-    def land(self, table: str, rows: list[Row]) -> None:
+    def land(self, table: str, rows: list[Row], schema: dict[str, pl.DataType] | None = None) -> None:
         """One commit of bronze rows; columns that a row lacks are null."""
-        schema = SCHEMAS[table]
+        schema = schema or SCHEMAS[table]
         frame = pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
-        BronzeTable.open_or_create(self.lake, table, schema, KEYS[table]).append(frame, {})
+        BronzeTable.open_or_create(self.lake, table, schema, KEYS.get(table, [])).append(frame, {})
 
     def observe(self, at: datetime, partitions: int = 1) -> None:
         """One commit that says that the topic had nothing more at this moment (UTC)."""

@@ -40,7 +40,7 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
     REFUNDS: {
         "refund": pl.Int16(),
         "customer": pl.Int32(),
-        "at": pl.Datetime("us"),
+        "made_at": pl.Datetime("us"),
         "paid": pl.Float64(),
         **CHANGE,
     },
@@ -66,7 +66,7 @@ refunds:
   from: {REFUNDS}
   kind: changes
   id: refund
-  time: at
+  time: made_at
   timezone: America/New_York
   amount: paid
   max_amount: 1000
@@ -266,14 +266,22 @@ def test_times_are_in_the_streams_zone_and_limits_are_its_own(lake: SmallLake) -
         lake,
         REFUNDS,
         [
-            {"refund": refund, "customer": customer, "at": at, "paid": paid, "_op": "c", "_lsn": 10 * refund, "_seq": 1}
+            {
+                "refund": refund,
+                "customer": customer,
+                "made_at": at,
+                "paid": paid,
+                "_op": "c",
+                "_lsn": 10 * refund,
+                "_seq": 1,
+            }
             for refund, customer, at, paid in rows
         ],
     )
     lake.build("all")
 
     entries = {row["refund"]: row for row in lake.rows("silver", "refunds_ledger")}
-    assert [entries[n]["at"] for n in (1, 2, 3)] == [noon.replace(hour=16), noon.replace(hour=17), None]
+    assert [entries[n]["made_at"] for n in (1, 2, 3)] == [noon.replace(hour=16), noon.replace(hour=17), None]
     assert [entries[n]["is_amount_excluded"] for n in (1, 2, 3)] == [False, True, False]
     assert (entries[2]["customer_entry"], entries[2]["customer_count"], entries[2]["customer_amount"]) == (
         2,
