@@ -274,6 +274,7 @@ def test_times_are_in_the_streams_zone_and_limits_are_its_own(lake: SmallLake) -
                 "_op": "c",
                 "_lsn": 10 * refund,
                 "_seq": 1,
+                "_committed_at": datetime(2026, 7, 1, 20, tzinfo=UTC),
             }
             for refund, customer, at, paid in rows
         ],
