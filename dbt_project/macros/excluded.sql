@@ -45,22 +45,3 @@
 {% macro is_in_text(name) -%}
     (_text is not null and {{ json_text('_text', name) }} is not null)
 {%- endmacro %}
-
-{#- Ledger entries as features count them: an excluded date is null, and so is an excluded amount or that of an excluded
-    date; as the source has them they are given_amount and given_date. -#}
-{% macro counted_entries(relation) -%}
-    (
-        select
-            given.* {{ without(['amount', 'transaction_date']) }},
-            case
-                when given.is_amount_excluded is not true
-                    and given.is_time_excluded is not true
-                    and {{ is_plausible('given.amount', largest_exact_amount()) }}
-                    then given.amount
-            end as amount,
-            case when given.is_time_excluded is not true then given.transaction_date end as transaction_date,
-            given.amount as given_amount,
-            given.transaction_date as given_date
-        from {{ relation }} as given
-    )
-{%- endmacro %}

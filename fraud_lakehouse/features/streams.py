@@ -77,11 +77,13 @@ class PaymentStream(Strict):
         vectors: the model with all others, strictly past.
         source_text: what the column `source` of its features is; of events the topic follows.
         entity: the one of `entities` that the fast path is about: the first.
-        fields: of events, name and DuckDB type of each declared column of the bronze table.
+        fields: name and DuckDB type of columns of the bronze table: of events all that are declared, of changes those
+            that the stream names, once the table is captured.
         max_amount: like the next three, of this stream alone; None: that of the settings.
         late_window_seconds: the size of the windows that decide which events are late.
         measures: what its features aggregate.
         tables: those of its features besides `vectors`; `features` is one of them.
+        is_declared: whether the pipeline folder declares it; else it has models, and no rows.
     """
 
     name: str
@@ -110,6 +112,7 @@ class PaymentStream(Strict):
     late_window_seconds: int = LATE_WINDOW
     measures: dict[str, Measure] = {}
     tables: dict[str, Table] = {}
+    is_declared: bool = True
 
     @property
     def models(self) -> list[str]:

@@ -68,11 +68,12 @@ def check_models(project: Path, catalogue: Catalogue, generated: Mapping[str, Se
 
 def _measures(connection: duckdb.DuckDBPyConnection, models: _Models, name: str, stream: PaymentStream) -> Types:
     """The types of a stream's measures, as features are computed from them."""
-    types = models.types(stream.rows, f"{FILE}, stream {name!r}: rows")
+    rows = stream.ledger or stream.rows
+    types = models.types(rows, f"{FILE}, stream {name!r}: rows")
     for part, column in _columns(stream):
         if column not in types:
             raise TransformError(
-                f"{FILE}, stream {name!r}: {part} names the column {column!r}, which {stream.rows} has not",
+                f"{FILE}, stream {name!r}: {part} names the column {column!r}, which {rows} has not",
                 f"use one of {', '.join(types)}",
             )
     found = {}

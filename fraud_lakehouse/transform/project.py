@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -31,16 +32,23 @@ from fraud_lakehouse.ingest.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.binding import check_models
-from fraud_lakehouse.transform.captured import CAPTURED_CONFIG, CARDS, Captured, CapturedTables, models_of
+from fraud_lakehouse.transform.captured import (
+    CAPTURED_CONFIG,
+    Captured,
+    CapturedTables,
+    shipped_tables,
+    tables_of_models,
+)
 from fraud_lakehouse.transform.compile import compile_project
 from fraud_lakehouse.transform.engine import SESSION, options
+from fraud_lakehouse.transform.fitted_streams import fitted_catalogue
+from fraud_lakehouse.transform.generated import generate
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
-from fraud_lakehouse.transform.stream_checks import check_stream, check_tables
-from fraud_lakehouse.transform.stream_models import files_of, stream_models
 from fraud_lakehouse.transform.streams import ProjectStreams, declared_catalogue, pipeline_folder, project_streams
-from fraud_lakehouse.transform.variables import bank_tables, settings_variables, variables_of
+from fraud_lakehouse.transform.variables import settings_variables, variables_of
 
 KEPT_SECONDS = 7 * 86_400
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -203,20 +211,14 @@ class _Plan:
 def _plan(
     settings: Settings, shipped: Path, stamp: Stamp, pipeline: Path, declared: Stamp, captured: dict[str, Captured]
 ) -> _Plan:
-    generated = models_of(captured, {CARDS, *bank_tables(captured).values()})
-    generated |= {f"pipeline/{name}": (pipeline / name).read_text("utf-8") for name, *_ in declared.marks}
-    streams, catalogue = _declared(shipped, stamp, pipeline, declared)
-    if catalogue is not None:
-        of_streams = [catalogue.streams[stream.name] for stream in streams.generated]
-        for stream in of_streams:
-            check_stream(stream)
-        models = stream_models(of_streams)
-        check_tables(shipped, models)
-        check_models(shipped, catalogue, {model.name: model.columns for model in models})
-        generated |= documented_models(shipped, catalogue) | files_of(models, of_streams, catalogue)
-    generated["dbt_project.yml"] = _with_variables(shipped, variables_of(settings, captured, catalogue))
-    folder = settings.cache_dir / "dbt" / f"{digest_of(shipped, stamp, generated)}-{_code()}"
-    return _Plan(shipped, generated, PreparedProject(folder))
+    made = generate(shipped, captured, *_declared(shipped, stamp, pipeline, declared))
+    for problem in made.problems:
+        log.warning("%s", problem)
+    files = made.files | {f"pipeline/{name}": (pipeline / name).read_text("utf-8") for name, *_ in declared.marks}
+    variables = variables_of(settings, captured, made.tables, made.catalogue)
+    files["dbt_project.yml"] = _with_variables(shipped, variables)
+    folder = settings.cache_dir / "dbt" / f"{digest_of(shipped, stamp, files)}-{_code()}"
+    return _Plan(shipped, files, PreparedProject(folder))
 
 
 @lru_cache(maxsize=1)
@@ -342,7 +344,8 @@ def shipped_variables(settings: Settings, shipped: Path) -> dict[str, Any]:
         TransformError: the catalogue is wrong, or a captured table takes the name of another one of the project.
     """
     captured = CapturedTables(Lake.at(settings.lake)).now()
-    for name, table in bank_tables(captured).items():
+    tables = tables_of_models(shipped_tables(shipped), captured)
+    for name, table in tables.items():
         if name != table:
             raise TransformError(
                 f"bronze/{name} is not the table that the model {name} is about: expected the key and the columns of "
@@ -353,11 +356,11 @@ def shipped_variables(settings: Settings, shipped: Path) -> dict[str, Any]:
     streams, catalogue = _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))
     files = {}
     if catalogue is not None:
-        catalogue = catalogue.of_streams(streams.own)
+        catalogue, _ = fitted_catalogue(catalogue.of_streams(streams.own), streams.own, tables, captured)
         check_models(shipped, catalogue, {})
         files = documented_models(shipped, catalogue)
     models = [model for text in files.values() for model in yaml.safe_load(text)["models"]]
-    return variables_of(settings, captured, catalogue) | {
+    return variables_of(settings, captured, tables, catalogue) | {
         "feature_columns": {
             model["name"]: {column["name"]: column.get("data_type") for column in model["columns"]} for model in models
         }

@@ -129,10 +129,11 @@ _TIMES: list[Column] = [
     {"name": "_timestamp", "data_type": "timestamptz", "description": "{{ doc('kafka_timestamp') }}"},
     {"name": "_ingested_at", "data_type": "timestamptz", "description": "{{ doc('ingested_at') }}"},
 ]
-_EXCLUDED: list[Column] = [
+EXCLUDED: list[Column] = [
     {"name": name, "data_type": "boolean", "description": f"{{{{ doc('{name}') }}}}"}
     for name in ("is_amount_excluded", "is_time_excluded")
 ]
+"""Whether a payment's amount and its time count in no feature."""
 _OF_RECORDS: list[Column] = [
     {"name": "_commit", "data_type": "bigint", "description": "{{ doc('commit') }}"},
     {"name": "_raw", "data_type": "blob", "description": "The record's bytes, if it could not be read."},
@@ -184,7 +185,7 @@ def _declared(stream: PaymentStream, *columns: str) -> list[Column]:
     ]
 
 
-def _tested(columns: list[Column], *tests: Any) -> list[Column]:
+def tested(columns: list[Column], *tests: Any) -> list[Column]:
     """The columns, the first with data tests."""
     return [{**columns[0], "data_tests": list(tests)}, *columns[1:]]
 
@@ -192,15 +193,15 @@ def _tested(columns: list[Column], *tests: Any) -> list[Column]:
 def _row_columns(stream: PaymentStream) -> list[Column]:
     others = [name for name in stream.fields if name != stream.id]
     number = {"name": "_bronze_commit", "data_type": "bigint", "description": "{{ doc('bronze_commit') }}"}
-    fields = _tested(_declared(stream, stream.id, *others), "unique", "not_null")
-    return [*fields, *_EXCLUDED, *_POSITIONS, *_TIMES, number]
+    fields = tested(_declared(stream, stream.id, *others), "unique", "not_null")
+    return [*fields, *EXCLUDED, *_POSITIONS, *_TIMES, number]
 
 
 def _late_columns(stream: PaymentStream) -> list[Column]:
     known = {"to": f"ref('{stream.rows}')", "field": stream.id}
     declared = _declared(stream, stream.id, *stream.entities[stream.entity].key, stream.time, stream.amount)
     return [
-        *_tested(declared, "unique", "not_null", {"relationships": {"arguments": known}}),
+        *tested(declared, "unique", "not_null", {"relationships": {"arguments": known}}),
         {"name": "window_start", "data_type": "timestamp", "description": "Start of the window it belongs to."},
         {"name": "window_end", "data_type": "timestamp", "description": "End of that window."},
         {
@@ -224,14 +225,14 @@ def _feature_columns(stream: PaymentStream) -> list[Column]:
     ids = {"name": "transaction_id", "data_type": "varchar", "description": f"Id of the {stream.event} ({stream.id})."}
     return [
         {"name": "source", "data_type": "varchar", "description": f"{stream.source_text} and the topic."},
-        *_tested([ids], "unique", "not_null"),
+        *tested([ids], "unique", "not_null"),
         *_declared(stream, *key),
         {"name": "amount", "data_type": "double", "description": f"Amount in {stream.currency}."},
         {"name": "event_time", "data_type": "timestamp", "description": f"When the {stream.event} took place (UTC)."},
         {"name": "source_committed_at", "data_type": "timestamptz", "description": "{{ doc('kafka_timestamp') }}"},
         {"name": "landed_at", "data_type": "timestamptz", "description": "{{ doc('ingested_at') }}"},
         {"name": "op", "data_type": "varchar", "description": "Always c: records are only added."},
-        *_EXCLUDED,
+        *EXCLUDED,
         {"name": "user_exists", "data_type": "boolean", "description": "Always null: nobody is searched for anywhere."},
         {"name": "scored_at", "data_type": "timestamptz", "description": "{{ doc('scored_at') }}"},
         *_POSITIONS,
@@ -241,9 +242,9 @@ def _feature_columns(stream: PaymentStream) -> list[Column]:
 def _vector_columns(stream: PaymentStream) -> list[Column]:
     keys = [column for entity in stream.entities.values() for column in entity.key if column != stream.id]
     return [
-        *_tested(_declared(stream, stream.id, *keys), "not_null"),
+        *tested(_declared(stream, stream.id, *keys), "not_null"),
         {"name": "event_time", "data_type": "timestamp", "description": f"When the {stream.event} took place (UTC)."},
-        _EXCLUDED[0],
+        EXCLUDED[0],
         {
             "name": "version",
             "data_type": "integer",

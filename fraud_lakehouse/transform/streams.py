@@ -16,7 +16,7 @@ import yaml
 from fraud_lakehouse.errors import LakehouseError, TransformError
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.streams import PaymentStream, payment_stream, payment_streams
-from fraud_lakehouse.pipeline import Pipeline, default_folder, load_pipeline
+from fraud_lakehouse.pipeline import Pipeline, Stream, default_folder, load_pipeline
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.stream_checks import check_spelling
 
@@ -75,7 +75,8 @@ def project_streams(project: Path, folder: Path) -> ProjectStreams:
         shipped = _loaded(_SHIPPED)
         for name, named in models.items():
             if name in undeclared and name in shipped.streams:
-                streams[name] = payment_stream(shipped.streams[name], shipped, named)
+                own = payment_stream(shipped.streams[name], shipped, named)
+                streams[name] = own.model_copy(update={"is_declared": False})
     for name in models.keys() & streams.keys():
         _check_own(streams[name], models[name])
     for stream in streams.values():
@@ -110,6 +111,19 @@ def _check_own(stream: PaymentStream, models: dict[str, str]) -> None:
             f"that the dbt project has are about {models['rows']} (kind {kind})",
             "give the stream another name: its models are then generated",
         )
+    if stream.kind == "changes" and stream.is_declared:
+        wanted, found = (_columns(one) for one in (_loaded(_SHIPPED).streams[stream.name], stream))
+        if found != wanted:
+            raise TransformError(
+                f"streams.yml, {stream.name}: its columns are {found}, but the models of this name that the project "
+                f"has are about {wanted}",
+                "give the stream another name: its models are then generated",
+            )
+
+
+def _columns(stream: Stream | PaymentStream) -> str:
+    keys = "; ".join(f"{name} {', '.join(entity.key)}" for name, entity in stream.entities.items())
+    return f"id {stream.id}, time {stream.time}, amount {stream.amount}, entities {keys}, label {stream.label}"
 
 
 def _check_names(streams: dict[str, PaymentStream]) -> None:
