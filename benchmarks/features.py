@@ -24,9 +24,8 @@ from statistics import median
 import duckdb
 from deltalake import WriterProperties, write_deltalake
 
-from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.transform.project import shipped_project
+from fraud_lakehouse.transform.project import current_catalogue, shipped_project
 from fraud_lakehouse.transform.runner import Transformer
 from fraud_lakehouse.transform.writer import ROW_GROUP_ROWS
 
@@ -173,7 +172,9 @@ def timed(built: Transformer, name: str) -> dict[str, float]:
 
 def floor(files: list[str], target: Path) -> float:
     """Seconds to read the rows and write as many columns of as many kinds, by DuckDB alone."""
-    features = load_catalogue(shipped_project() / FILE).of_table("card_feature_vectors")
+    catalogue = current_catalogue(load_settings())
+    assert catalogue is not None
+    features = catalogue.of_table("card_feature_vectors")
     columns = [
         f"cast(hash(_offset + {number}) % {number + 3} as integer)"
         if feature.data_type == "integer"

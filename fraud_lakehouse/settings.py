@@ -31,7 +31,10 @@ class Settings(BaseSettings):
 
     cache: Path | None = Field(None, description="folder of parsed dbt projects; default: ~/.cache/fraud_lakehouse")
 
-    pipeline: Path | None = Field(None, description="the pipeline folder; default: ./pipeline, or the shipped one")
+    pipeline: Path | None = Field(
+        None,
+        description="folder of sources.yml, streams.yml and features.yml; default: ./pipeline, else the shipped one",
+    )
 
     postgres_dsn: SecretStr | None = Field(None, description="libpq connection string or URI")
     postgres_tables: CommaList = Field(

@@ -5,8 +5,8 @@
     64 bits. A larger max_amount changes nothing. -#}
 {% macro largest_exact_amount() %}{{ return(9000000000000.0) }}{% endmacro %}
 
-{#- The largest amount, in absolute value, that counts. -#}
-{% macro largest_amount() %}{{ return([setting('max_amount') | float, largest_exact_amount()] | min) }}{% endmacro %}
+{#- The largest amount, in absolute value, that counts in a stream (none: by the settings). -#}
+{% macro largest_amount(stream=none) %}{{ return([limit_of(stream, 'max_amount') | float, largest_exact_amount()] | min) }}{% endmacro %}
 
 {#- Whether an amount is at most `largest`; false for one that is no number, null for none. -#}
 {% macro is_plausible(amount, largest=none) -%}
@@ -15,22 +15,23 @@
 
 {#- Whether an amount is excluded: it is beyond the limit, no number, or does not fit its type. `amount`: it in the type
     that models compute with; `is_given`: a condition, whether the source has one. -#}
-{% macro excludes_amount(amount, is_given) -%}
-    ({{ is_given }} and not coalesce({{ is_plausible(amount) }}, false))
+{% macro excludes_amount(amount, is_given, stream=none) -%}
+    ({{ is_given }} and not coalesce({{ is_plausible(amount, largest_amount(stream)) }}, false))
 {%- endmacro %}
 
 {#- Whether an event time is excluded: it lies more than max_future_seconds (0: no limit) after `recorded_at`, the
     record's own timestamp, or in a year whose windows reach beyond what readers of timestamps hold. `time`: it as a
     timestamp; `is_given`: a condition, whether the source has one. -#}
-{% macro excludes_time(time, is_given, recorded_at) -%}
+{% macro excludes_time(time, is_given, recorded_at, stream=none) -%}
+    {%- set most = limit_of(stream, 'max_future_seconds') -%}
     (
         {{ is_given }}
         and not coalesce(
             {{ time }} >= timestamp '0002-01-01 00:00:00'
             and {{ time }} < timestamp '9999-01-01 00:00:00'
-            {%- if setting('max_future_seconds') %}
+            {%- if most %}
             and coalesce(
-                {{ microseconds(time) }} - {{ (setting('max_future_seconds') * 1000000) | int }}
+                {{ microseconds(time) }} - {{ (most * 1000000) | int }}
                 <= {{ microseconds(recorded_at) }},
                 true
             )
@@ -43,38 +44,4 @@
 {#- Whether a change event has a value of this column that only its text says (bronze's `_text`). -#}
 {% macro is_in_text(name) -%}
     (_text is not null and {{ json_text('_text', name) }} is not null)
-{%- endmacro %}
-
-{#- Card payments as features count them: without those whose event time is excluded, an excluded amount as null. -#}
-{% macro counted_payments(relation) -%}
-    (
-        select
-            payments.* {{ without(['amt']) }},
-            case
-                when payments.is_amount_excluded is not true
-                    and {{ is_plausible('payments.amt', largest_exact_amount()) }}
-                    then payments.amt
-            end as amt
-        from {{ relation }} as payments
-        where payments.is_time_excluded is not true
-    )
-{%- endmacro %}
-
-{#- Ledger entries as features count them: an excluded date is null, and so is an excluded amount or that of an excluded
-    date; as the source has them they are given_amount and given_date. -#}
-{% macro counted_entries(relation) -%}
-    (
-        select
-            given.* {{ without(['amount', 'transaction_date']) }},
-            case
-                when given.is_amount_excluded is not true
-                    and given.is_time_excluded is not true
-                    and {{ is_plausible('given.amount', largest_exact_amount()) }}
-                    then given.amount
-            end as amount,
-            case when given.is_time_excluded is not true then given.transaction_date end as transaction_date,
-            given.amount as given_amount,
-            given.transaction_date as given_date
-        from {{ relation }} as given
-    )
 {%- endmacro %}

@@ -54,7 +54,7 @@ def alert_message(alert: Mapping[str, Any]) -> Message:
         f"When: {_time(alert.get('event_time'))} (alert recorded {_time(alert.get('fired_at'))})",
         f"Why: {_reason(str(alert['rule']), evidence)}",
         f"Normal for this customer: {normal}" if (normal := _normal(evidence)) else "",
-        f"Transaction: {one_line(alert.get('transaction_id'))} in {one_line(alert.get('source'))}",
+        f"Transaction: {one_line(alert.get('transaction_id'))} in {_origin(alert)}",
         f"Score: {_number(alert.get('score'))}" if alert.get("score") is not None else "",
         f"Rule: {alert['rule']} version {alert.get('rule_version')}",
         f"Alert: {alert['alert_id']}",
@@ -125,6 +125,11 @@ def _finite(number: str) -> float | str:
 def _entity(alert: Mapping[str, Any]) -> str:
     kind, name = alert.get("entity_type") or "user", alert.get("entity_id") or alert.get("user_id")
     return one_line(f"{kind} {name}" if name is not None else f"unknown {kind}")
+
+
+def _origin(alert: Mapping[str, Any]) -> str:
+    source, stream = one_line(alert.get("source")), alert.get("stream")
+    return source if stream is None else f"{source} ({one_line(stream)})"
 
 
 def _rule_words(rule: Any) -> str:

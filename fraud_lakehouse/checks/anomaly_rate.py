@@ -7,6 +7,7 @@ feature has gone blind. Counts per evaluated transaction, so that a busy hour is
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +18,6 @@ from fraud_lakehouse.alerts.outbox import ALERTS
 from fraud_lakehouse.checks.rows_per_hour import hours_ago, rows_per_hour
 from fraud_lakehouse.storage.lake import Lake, scan
 
-FEATURES = ("transaction_features", "card_transaction_features")
 _LEAST_HOURS = 3
 _LEAST_ALERTS = 10
 _HOUR = timedelta(hours=1)
@@ -52,8 +52,10 @@ class RateDrift:
         return asdict(self) | {"at": self.at.isoformat()}
 
 
-def evaluate_drift(lake: Lake, hours: int = 24, limit: float = 4.0, now: datetime | None = None) -> RateDrift:
-    """Compare the last hour with the `hours` before it.
+def evaluate_drift(
+    lake: Lake, features: Sequence[str], hours: int = 24, limit: float = 4.0, now: datetime | None = None
+) -> RateDrift:
+    """Compare the last hour with the `hours` before it. `features` are the tables of gold that rules read.
 
     The expected number's variance is Poisson's, times the overdispersion seen between the baseline's own hours (fraud
     comes in bursts), plus the uncertainty of the baseline itself. It fails when |z| > `limit` and the rate is more
@@ -64,7 +66,7 @@ def evaluate_drift(lake: Lake, hours: int = 24, limit: float = 4.0, now: datetim
     since = now - (hours + 1) * _HOUR
     # an alert counts in the hour its transaction landed, so that numerator and denominator go together
     transactions = Counter[int]()
-    for name in FEATURES:
+    for name in features:
         transactions.update(rows_per_hour(lake, ("gold", name), "landed_at", since, now))
     alerts = _alerted_per_hour(lake, since, now)
     rows, found = transactions.get(0, 0), alerts.get(0, 0)

@@ -44,6 +44,7 @@ class Finding:
     threshold: int
     entities: int
     by_severity: dict[str, int]
+    by_stream: dict[str, int]
     top_offenders: tuple[Offender, ...]
 
     @property
@@ -93,6 +94,7 @@ def _fired(lake: Lake, since: datetime, until: datetime) -> pl.DataFrame:
     columns = {
         "rule": pl.String(),
         "severity": pl.String(),
+        "stream": pl.String(),
         "entity_type": pl.String(),
         "entity_id": pl.String(),
         "score": pl.Float64(),
@@ -118,7 +120,6 @@ def _finding(alerts: pl.DataFrame, rule: str, since: datetime, until: datetime, 
         .agg(pl.len(), pl.col("score").max(), pl.col("amount").sum(), pl.col("fired_at").max())
         .sort(["len", "score", "entity_id"], descending=[True, True, False], nulls_last=True)
     )
-    by_severity = alerts.group_by("severity").agg(pl.len()).sort("len", "severity", descending=[True, False])
     return Finding(
         rule=rule,
         since=since,
@@ -126,9 +127,15 @@ def _finding(alerts: pl.DataFrame, rule: str, since: datetime, until: datetime, 
         count=alerts.height,
         threshold=threshold,
         entities=by_entity.height,
-        by_severity={row[0]: row[1] for row in by_severity.iter_rows()},
+        by_severity=_counted(alerts, "severity"),
+        by_stream=_counted(alerts.drop_nulls("stream"), "stream"),
         top_offenders=tuple(
             Offender(f"{kind} {name}", count, score, amount, fired)
             for kind, name, count, score, amount, fired in by_entity.head(_TOP).iter_rows()
         ),
     )
+
+
+def _counted(alerts: pl.DataFrame, column: str) -> dict[str, int]:
+    counted = alerts.group_by(column).agg(pl.len()).sort("len", column, descending=[True, False])
+    return {row[0]: row[1] for row in counted.iter_rows()}

@@ -13,7 +13,7 @@ The JSON object (keys may be added, none is removed):
     Kafka also has open_transactions: [{partition, last_stable_offset, high_watermark, waiting: records between them,
     open_seconds: null where records have no time, hanging: open for too long, problem, fix}]
   layers: {bronze|silver|gold: [{table, rows, version, freshness_seconds, error}]}: seconds since rows last changed
-  alerts: {open, by_rule, by_severity, undelivered, destinations: [{destination, pending, failures, error}]}
+  alerts: {open, by_rule, by_severity, by_stream, undelivered, destinations: [{destination, pending, failures, error}]}
     undelivered: alerts that at least one configured destination has not got; failures: in a row, up to now
   outdated: [{table, features, message}]: tables of gold with features that another definition than the present one has
     computed in some rows, or none (the message says the command that computes them anew)
@@ -292,7 +292,7 @@ def _changed_at(handle: DeltaTable) -> datetime | None:
 
 
 def _alerts(lake: Lake, settings: Settings) -> dict[str, Any]:
-    alerts = _frame(lake, ALERTS, ["rule", "severity"])
+    alerts = _frame(lake, ALERTS, ["rule", "severity", "stream"])
     places = destinations(settings)
     outbox = Outbox(lake, [one.name for one in places])
     outbox.refresh()
@@ -303,6 +303,7 @@ def _alerts(lake: Lake, settings: Settings) -> dict[str, Any]:
         "open": alerts.height,
         "by_rule": _counts(alerts, "rule"),
         "by_severity": _counts(alerts, "severity"),
+        "by_stream": _counts(alerts.drop_nulls("stream"), "stream"),
         "undelivered": pl.concat(pending).n_unique() if pending else 0,
         "destinations": [
             {
@@ -322,10 +323,13 @@ def _counts(alerts: pl.DataFrame, column: str) -> dict[str, int]:
 
 
 def _frame(lake: Lake, table: _Table, columns: list[str]) -> pl.DataFrame:
-    """These columns of a table; no row when it is not there."""
+    """These columns of a table, null where it has not got one; no row when it is not there."""
     if not lake.exists(*table):
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
-    return scan(lake.open(*table)).select(columns).collect()
+    rows = scan(lake.open(*table))
+    present = rows.collect_schema().names()
+    missing = [pl.lit(None, pl.String).alias(name) for name in columns if name not in present]
+    return rows.with_columns(missing).select(columns).collect()
 
 
 def _age(moment: datetime | None, now: datetime | None = None) -> float | None:

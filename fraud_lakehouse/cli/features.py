@@ -15,20 +15,23 @@ features_commands = typer.Typer(
 
 @features_commands.command("list")
 def list_features(
-    source: Annotated[Optional[str], typer.Option(help="of this source; default: all")] = None,  # noqa: UP045
+    stream: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--stream", "--source", help="of this stream of streams.yml; default: all"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for programs: a list of objects")] = False,
 ) -> None:
     """Every feature: its table, name, entity, unit and definition, and the columns a label needs for it."""
-    from fraud_lakehouse.features.catalogue import FILE, load_catalogue
-    from fraud_lakehouse.features.choice import source_named
-    from fraud_lakehouse.transform.project import shipped_project
+    from fraud_lakehouse.features.choice import stream_named
+    from fraud_lakehouse.settings import load_settings
+    from fraud_lakehouse.transform.project import current_catalogue
 
-    catalogue = load_catalogue(shipped_project() / FILE)
-    if source is not None:
-        source_named(catalogue, source)
+    catalogue = current_catalogue(load_settings())
+    assert catalogue is not None, "the shipped project has streams"
+    named = stream_named(catalogue, stream).name if stream is not None else None
     rows = [
         {
-            "source": feature.source,
+            "stream": feature.stream,
             "table": feature.table,
             "name": feature.name,
             "entity": feature.entity,
@@ -38,7 +41,7 @@ def list_features(
             "definition": feature.definition,
         }
         for feature in catalogue.features
-        if source in (None, feature.source)
+        if named in (None, feature.stream)
     ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -53,7 +56,9 @@ def list_features(
 def as_of(
     labels: Annotated[Path, typer.Argument(help="a .csv or .parquet file with event_time (UTC) and keys")],
     out: Annotated[Path, typer.Option(help="the .csv or .parquet file that is written")],
-    source: Annotated[str, typer.Option(help="cards or bank")] = "cards",
+    stream: Annotated[
+        str, typer.Option("--stream", "--source", help="a stream of streams.yml; cards and bank are the shipped ones")
+    ] = "card_payments",
     features: Annotated[str | None, typer.Option(help="names, comma separated; default: all the labels allow")] = None,
     known_by: Annotated[
         Optional[str],  # noqa: UP045
@@ -74,19 +79,24 @@ def as_of(
     on; others are computed from silver.
     """
     from fraud_lakehouse.detection import as_of as features_as_of
+    from fraud_lakehouse.features.choice import stream_named, text_columns
     from fraud_lakehouse.features.labels import check_ending, moment, read_labels, write_frame
     from fraud_lakehouse.settings import load_settings
+    from fraud_lakehouse.transform.project import current_catalogue
 
     check_ending(out)
-    frame = read_labels(labels, ["trans_num", "merchant", "category"])
+    settings = load_settings()
+    catalogue = current_catalogue(settings)
+    assert catalogue is not None, "the shipped project has streams"
+    frame = read_labels(labels, text_columns(stream_named(catalogue, stream)))
     told = features_as_of(
         frame,
-        source,
+        stream,
         features=[name.strip() for name in features.split(",") if name.strip()] if features is not None else None,
         known_by=moment(known_by) if known_by is not None else None,
         stored=stored,
         corrected=corrected,
-        settings=load_settings(),
+        settings=settings,
     )
     write_frame(told, out)
     typer.echo(f"{told.height:,} labels with {told.width - frame.width:,} features written to {out}")

@@ -27,7 +27,7 @@ def render(status: Status) -> str:
             lines.append(f"  {row['table']:<42}{said}")
     alerts = status.alerts
     lines += ["", f"Alerts: {alerts['open']:,} open, {alerts['undelivered']:,} undelivered"]
-    for title in ("by_severity", "by_rule"):
+    for title in ("by_severity", "by_rule", "by_stream"):
         if alerts[title]:
             lines.append("  " + ", ".join(f"{name}: {count:,}" for name, count in alerts[title].items()))
     if not alerts["destinations"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import GapError
@@ -140,7 +141,9 @@ def _new_in_kafka(settings: Settings, lake: Lake, config: TopicConfig) -> NewDat
         }
         if offsets:
             return NewData(config.topic, offset_range(offsets))
-        due = IdlePartitions(lake, settings, current_windows, config).due(capture.topic, datetime.now(UTC))
+        due = IdlePartitions(lake, settings, partial(current_windows, settings), config).due(
+            capture.topic, datetime.now(UTC)
+        )
         return NewData(config.topic, f"idle-{due.isoformat()}") if due else None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import dagster as dg
@@ -64,7 +65,7 @@ def _ingest(config: SourceConfig, settings: Settings, lake: Lake) -> Ingest:
     from fraud_lakehouse.ingest import KafkaIngest, open_ingest
     from fraud_lakehouse.transform.project import current_windows
 
-    ingest = open_ingest(config, settings, lake, current_windows)
+    ingest = open_ingest(config, settings, lake, partial(current_windows, settings))
     if isinstance(ingest, KafkaIngest):
         return Ingest(lambda rows: ingest.step(rows, KAFKA_PATIENCE), ingest.close)
     return Ingest(ingest.step, ingest.close)

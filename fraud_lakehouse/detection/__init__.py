@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def as_of(
     labels: pl.DataFrame,
-    source: str = "cards",
+    stream: str = "card_payments",
     *,
     features: Sequence[str] | None = None,
     known_by: datetime | None = None,
@@ -30,7 +30,7 @@ def as_of(
         labels: one row per decision. `event_time`: its time (without zone: UTC). Keys (`user_id`, `cc_num`, `merchant`,
             `category`) and amounts (`amt`, of the bank `amount`) as far as features need them. `trans_num` (of the bank
             `transaction_id`): the payment whose stored vector is wanted. `known_by`: by when what counts was known.
-        source: cards or bank.
+        stream: its name in streams.yml; cards and bank are the shipped ones.
         features: names; None: all that the labels' columns allow.
         known_by: for labels without one of their own. None: what was known when the label was decided. Of cards that is
             all that came in time, of the bank what was committed by event_time; of stored vectors the version the
@@ -52,7 +52,7 @@ def as_of(
         LakeError: a table is not in the lake.
         TransformError: dbt cannot render the query.
     """
-    from fraud_lakehouse.detection.as_of import features_as_of
+    from fraud_lakehouse.detection.labelled import features_as_of
     from fraud_lakehouse.settings import load_settings
     from fraud_lakehouse.transform.runner import Transformer
 
@@ -63,7 +63,7 @@ def as_of(
             own or transformer,  # type: ignore[arg-type]
             settings,
             labels,
-            source,
+            stream,
             features,
             known_by,
             stored,

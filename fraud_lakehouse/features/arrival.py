@@ -13,13 +13,11 @@ from fraud_lakehouse.errors import TransformError
 
 if TYPE_CHECKING:
     from fraud_lakehouse.features.aggregates import Aggregate
-    from fraud_lakehouse.features.entries import Source
+    from fraud_lakehouse.features.streams import PaymentStream
     from fraud_lakehouse.features.window import Window
 
 ARRIVAL = ("arrived", "committed")
 ARRIVAL_AGGREGATES = ("count", "sum", "mean")
-LEDGER_COLUMN = "amount"
-"""What a ledger adds up, as it is."""
 
 COUNTED = {
     "arrived": (
@@ -65,21 +63,21 @@ def told_on_arrival(name: str, kind: Aggregate, measure: str | None, window: Win
     return kind if measure is not None else replace(kind, measured=False, words="Number of {event}s")
 
 
-def check_ledger(source: Source, table: str, measure: str | None, window: Window | None) -> None:
+def check_ledger(stream: PaymentStream, table: str, measure: str | None, window: Window | None) -> None:
     """Refuse what a ledger cannot tell.
 
     Raises:
         TransformError: says what it can.
     """
-    if source.tables[table].past != "committed":
+    if stream.tables[table].past != "committed":
         return
     if measure is None and window is None:
         raise TransformError(
-            f"{table} knows of all earlier {source.event}s only those with a value", "give it a measure or a window"
+            f"{table} knows of all earlier {stream.event}s only those with a value", "give it a measure or a window"
         )
-    if measure is not None and (expression := source.measures[measure].expression) != LEDGER_COLUMN:
-        fits = [name for name, one in source.measures.items() if one.expression == LEDGER_COLUMN]
+    if measure is not None and (expression := stream.measures[measure].expression) != stream.amount:
+        fits = [name for name, one in stream.measures.items() if one.expression == stream.amount]
         raise TransformError(
-            f"the measure {measure} is {expression!r}, and the ledger of {table} adds up {LEDGER_COLUMN} alone",
+            f"the measure {measure} is {expression!r}, and the ledger of {table} adds up {stream.amount} alone",
             f"use {' or '.join(fits) or 'a measure that is it'}",
         )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
@@ -20,12 +20,14 @@ from pydantic import ValidationError
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
 from fraud_lakehouse.features.arrival import ARRIVAL, COUNTED, EVER, check_ledger, told_on_arrival
-from fraud_lakehouse.features.checks import check_measured, check_names, check_place, check_sources, check_tables
-from fraud_lakehouse.features.entries import DELAYS, STEPPED, CatalogueFile, Entry, Past, Source
+from fraud_lakehouse.features.checks import check_measured, check_names, check_place, check_streams, check_tables
+from fraud_lakehouse.features.entries import ALL, DELAYS, STEPPED, CatalogueFile, Entry
+from fraud_lakehouse.features.measured import entry_of, measured_streams
 from fraud_lakehouse.features.needs import columns_of, needed_of, row_columns
+from fraud_lakehouse.features.streams import Past, PaymentStream
 from fraud_lakehouse.features.window import Window
 
-__all__ = ["FILE", "Catalogue", "Feature", "Source", "load_catalogue"]
+__all__ = ["FILE", "Catalogue", "Feature", "load_catalogue"]
 
 FILE = "features.yml"
 _COUNTED = {
@@ -60,7 +62,7 @@ class Feature:
     """
 
     name: str
-    source: str
+    stream: str
     table: str
     entity: str
     measure: str | None
@@ -88,9 +90,9 @@ class Feature:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All features, and the sources they are computed from."""
+    """All features, and the streams they are computed from."""
 
-    sources: dict[str, Source]
+    streams: dict[str, PaymentStream]
     features: list[Feature]
 
     def of_table(self, table: str) -> list[Feature]:
@@ -101,29 +103,37 @@ class Catalogue:
         """Tables that have features."""
         return list(dict.fromkeys(feature.table for feature in self.features))
 
+    def of_streams(self, names: Collection[str]) -> Catalogue:
+        """The catalogue of these streams alone."""
+        streams = {name: stream for name, stream in self.streams.items() if name in names}
+        return Catalogue(streams, [feature for feature in self.features if feature.stream in names])
+
     def beside(self, table: str) -> list[str]:
         """The models beside a table that have its features: the one that computes them, and those that repeat them."""
-        declared = [source.tables[table] for source in self.sources.values() if table in source.tables]
+        declared = [stream.tables[table] for stream in self.streams.values() if table in stream.tables]
         return [name for one in declared for name in (one.model, *one.copies) if name is not None]
 
     def variables(self) -> dict[str, Any]:
-        """The vars that models read: `feature_sources` by name, plain values only; `features`, a list, as JSON text.
+        """The vars that models read: `streams` by name, plain values only; `features`, a list, as JSON text.
 
         It is long, and dbt reads its project file some ten times a command: YAML reads a text thirty times as fast.
         """
         return {
-            "feature_sources": {name: _with_columns(source) for name, source in self.sources.items()},
+            "streams": {name: _with_columns(stream) for name, stream in self.streams.items()},
             "features": json.dumps([asdict(feature) | self.needed(feature) for feature in self.features]),
         }
 
     def needed(self, feature: Feature) -> dict[str, Sequence[str]]:
         """What must be known of a row before the feature can be told of it (features/needs.py)."""
         beside = {other.name: other for other in self.of_table(feature.table) if other.expression is None}
-        return needed_of(feature, self.sources[feature.source], beside)
+        return needed_of(feature, self.streams[feature.stream], beside)
 
 
-def load_catalogue(path: Path) -> Catalogue:
+def load_catalogue(path: Path, streams: Mapping[str, PaymentStream]) -> Catalogue:
     """Read and check a catalogue.
+
+    Args:
+        streams: those it may be about; their measures and tables come from the file.
 
     Raises:
         TransformError: names the entry, what is wrong and what was expected.
@@ -134,28 +144,48 @@ def load_catalogue(path: Path) -> Catalogue:
         raise TransformError(f"{path.name} is not YAML: {error}", "correct it") from None
     except ValidationError as error:
         raise TransformError(f"{path.name}: {_problems(error, path)}", "correct the entry it names") from None
-    check_sources(file.sources, path.name)
+    measured = measured_streams(streams, file, path.name)
+    check_streams(measured, path.name)
     features: list[Feature] = []
     for entry in file.features:
         try:
-            features += _family(file.sources, entry)
+            for stream in _streams_of(measured, entry):
+                features += _family(stream, entry_of(stream, entry))
         except TransformError as error:
             raise TransformError(f"{path.name}, feature {entry.name!r}: {error.problem}", error.fix) from None
-    check_names(features, file.sources, path.name)
-    check_tables(features, file.sources, path.name)
-    return Catalogue(file.sources, [_resolved(feature, features, file.sources, path.name) for feature in features])
+    check_names(features, measured, path.name)
+    check_tables(features, measured, path.name)
+    resolved = [_resolved(feature, features, measured, path.name) for feature in features]
+    return Catalogue(_with_late_windows(measured, resolved), resolved)
 
 
-def _with_columns(source: Source) -> dict[str, Any]:
-    """The source as plain values; each measure with the columns of the row it is computed from."""
-    plain = source.model_dump()
+def _streams_of(streams: Mapping[str, PaymentStream], entry: Entry) -> list[PaymentStream]:
+    """The streams that an entry is about."""
+    for name in entry.except_:
+        _one_of(streams, name, "stream")
+    if entry.stream == ALL:
+        return [stream for name, stream in streams.items() if name not in entry.except_]
+    return [_one_of(streams, name, "stream") for name in _list(entry.stream)]
+
+
+def _with_late_windows(streams: Mapping[str, PaymentStream], features: list[Feature]) -> dict[str, PaymentStream]:
+    """The streams, each with the windows that decide which of its events are late: its first tumbling ones."""
+    sizes = {feature.stream: feature.seconds for feature in reversed(features) if feature.past == "tumble"}
+    return {
+        name: stream.model_copy(update={"late_window_seconds": sizes[name]}) if name in sizes else stream
+        for name, stream in streams.items()
+    }
+
+
+def _with_columns(stream: PaymentStream) -> dict[str, Any]:
+    """The stream as plain values; each measure with the columns of the row it is computed from."""
+    plain = stream.model_dump()
     for name, measure in plain["measures"].items():
-        measure["columns"] = row_columns(source, name)
+        measure["columns"] = row_columns(stream, name)
     return plain
 
 
-def _family(sources: dict[str, Source], entry: Entry) -> list[Feature]:
-    source = _one_of(sources, entry.source, "source")
+def _family(stream: PaymentStream, entry: Entry) -> list[Feature]:
     if (entry.expression is None) == (entry.aggregate is None):
         raise TransformError("it has neither or both of aggregate and expression", "give it exactly one of them")
     if entry.expression is not None and (entry.definition is None or entry.unit is None):
@@ -163,32 +193,33 @@ def _family(sources: dict[str, Source], entry: Entry) -> list[Feature]:
     combinations = itertools.product(*(_list(part) for part in (entry.entity, entry.measure)), _list(entry.aggregate))
     windows = [Window.parse(text) if text is not None else None for text in _list(entry.window)]
     return [
-        _feature(source, entry, str(entity), measure, aggregate, window)
+        _feature(stream, entry, str(entity), measure, aggregate, window)
         for entity, measure, aggregate in combinations
         for window in windows
     ]
 
 
 def _feature(
-    source: Source, entry: Entry, entity: str, measure: str | None, aggregate: str | None, window: Window | None
+    stream: PaymentStream, entry: Entry, entity: str, measure: str | None, aggregate: str | None, window: Window | None
 ) -> Feature:
-    who = _one_of(source.entities, entity, "entity")
-    what = _one_of(source.measures, measure, "measure") if measure is not None else None
+    who = _one_of(stream.entities, entity, "entity")
+    what = _one_of(stream.measures, measure, "measure") if measure is not None else None
     kind = aggregate_of(aggregate) if aggregate is not None else None
-    if aggregate is not None and kind is not None and entry.past in ARRIVAL:
+    past = cast(Past, entry.past)
+    if aggregate is not None and kind is not None and past in ARRIVAL:
         kind = told_on_arrival(aggregate, kind, measure, window)
-    check_measured(source, aggregate, kind, measure, entry.past)
+    check_measured(stream, aggregate, kind, measure, past)
     if kind is not None and kind.windowed != (window is not None):
         raise TransformError(
             f"the aggregate {aggregate} {'needs a' if kind.windowed else 'takes no'} window",
             'give it one, such as "10 minutes"' if kind.windowed else "leave it out",
         )
-    table = entry.table or source.table
-    is_fit = kind is not None and (window is not None or entry.past in ARRIVAL)
-    check_place(source, table, entity, entry.past, is_windowed_aggregate=is_fit)
-    if entry.past in ARRIVAL:
-        check_ledger(source, table, measure, window)
-    step = Window.parse(source.tables[table].step or "") if entry.past in STEPPED else None
+    table = entry.table or stream.vectors
+    is_fit = kind is not None and (window is not None or past in ARRIVAL)
+    check_place(stream, table, entity, past, is_windowed_aggregate=is_fit)
+    if past in ARRIVAL:
+        check_ledger(stream, table, measure, window)
+    step = Window.parse(stream.tables[table].step or "") if past in STEPPED else None
     delay = what.delay if what is not None else None
     unit = (kind.unit if kind else None) or (what.unit if what else "")
     texts = {
@@ -199,20 +230,20 @@ def _feature(
     }
     words = {
         "about": who.about,
-        "event": source.event,
+        "event": stream.event,
         "measure": what.about if what else "",
         "window": window.text if window else "",
         "step": step.text if step else "",
-        "entries": str(source.tables[table].entries) if table in source.tables else "",
+        "entries": str(stream.tables[table].entries) if table in stream.tables else "",
     }
-    counted = _COUNTED[entry.past] if window is not None else EVER.get(entry.past, _EVER)
+    counted = _COUNTED[past] if window is not None else EVER.get(past, _EVER)
     if delay is not None:
         counted, words["delay"] = _KNOWN, DELAYS[delay]
     words["counted"] = _filled(counted, words)
     told = f"{kind.words}, of {{about}}; {counted}." if kind else ""
     return Feature(
         name=_filled(entry.name, texts),
-        source=entry.source,
+        stream=stream.name,
         table=table,
         entity=entity,
         measure=measure,
@@ -220,7 +251,7 @@ def _feature(
         window=window.text if window else None,
         seconds=window.seconds if window else None,
         step_seconds=step.seconds if step else None,
-        past=entry.past,
+        past=past,
         delay=delay,
         expression=_filled(entry.expression, texts) if entry.expression is not None else None,
         data_type=kind.data_type if kind else "double",
@@ -231,12 +262,12 @@ def _feature(
     )
 
 
-def _resolved(feature: Feature, features: list[Feature], sources: dict[str, Source], file: str) -> Feature:
+def _resolved(feature: Feature, features: list[Feature], streams: Mapping[str, PaymentStream], file: str) -> Feature:
     """The feature with the names of its expression checked, and taken out of their braces."""
     if feature.expression is None:
         return feature
     beside = {other.name for other in features if other.table == feature.table and other.expression is None}
-    measures = sources[feature.source].measures
+    measures = streams[feature.stream].measures
     known = beside | set(measures)
     expression, where = _FIELDS.sub(r"\1", feature.expression), f"{file}, feature {feature.name!r}"
     try:
@@ -266,7 +297,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _one_of(known: dict[str, T], name: str, what: str) -> T:
+def _one_of(known: Mapping[str, T], name: str, what: str) -> T:
     if name not in known:
         raise TransformError(f"unknown {what} {name!r}", f"use one of {', '.join(known)}")
     return known[name]

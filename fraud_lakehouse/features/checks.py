@@ -1,4 +1,4 @@
-"""What is wrong with a catalogue as it is written, told by name: its sources, and its features beside each other.
+"""What is wrong with a catalogue as it is written, told by name: its streams, and its features beside each other.
 
 Whether models have the tables and columns it names is asked in transform/binding.py.
 """
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.arrival import ARRIVAL
-from fraud_lakehouse.features.entries import DELAYS, STEPPED, Measure, Past, Source, Table
+from fraud_lakehouse.features.entries import DELAYS, STEPPED
 from fraud_lakehouse.features.needs import columns_of
+from fraud_lakehouse.features.streams import Measure, Past, PaymentStream, Table
 from fraud_lakehouse.features.window import Window
 
 if TYPE_CHECKING:
@@ -27,41 +28,41 @@ _RESERVED = (
 )
 
 
-def check_sources(sources: Mapping[str, Source], file: str) -> None:
+def check_streams(streams: Mapping[str, PaymentStream], file: str) -> None:
     """Refuse entities and measures that no column can be named after or computed from.
 
     Raises:
-        TransformError: names the source and the part.
+        TransformError: names the stream and the part.
     """
-    for name, source in sources.items():
-        parts = [("entity", one) for one in source.entities] + [("measure", one) for one in source.measures]
+    for name, stream in streams.items():
+        parts = [("entity", one) for one in stream.entities] + [("measure", one) for one in stream.measures]
         for kind, part in parts:
             if not _NAME.fullmatch(part):
                 raise TransformError(
                     f"{file}, {kind} {part!r} of {name!r}: no name of a column", "use lower case letters, digits and _"
                 )
-        if source.table in source.tables:
+        if stream.vectors in stream.tables:
             raise TransformError(
-                f"{file}, source {name!r}: {source.table} is listed in its tables", "take it out there"
+                f"{file}, stream {name!r}: {stream.vectors} is listed in its tables", "take it out there"
             )
-        for table, declared in source.tables.items():
+        for table, declared in stream.tables.items():
             _check_step(declared, f"{file}, table {table!r} of {name!r}")
             if (declared.entries is not None) != (declared.past == "committed"):
                 raise TransformError(
-                    f"{file}, source {name!r}: {table} is past: {declared.past}, with entries: {declared.entries}",
+                    f"{file}, stream {name!r}: {table} is past: {declared.past}, with entries: {declared.entries}",
                     "say for a committed table how many entries of its ledger are looked at, and for no other",
                 )
-        for measure, described in source.measures.items():
-            _check_measure(source, measure, described, f"{file}, measure {measure!r} of {name!r}")
+        for measure, described in stream.measures.items():
+            _check_measure(stream, measure, described, f"{file}, measure {measure!r} of {name!r}")
 
 
-def _check_measure(source: Source, name: str, measure: Measure, where: str) -> None:
+def _check_measure(stream: PaymentStream, name: str, measure: Measure, where: str) -> None:
     try:
         columns_of(measure.expression)
     except TransformError as error:
         raise TransformError(f"{where}: {error.problem}", error.fix) from None
     is_the_column = measure.expression == name and measure.decimals is None
-    if name in _RESERVED or (name in _columns(source) and not is_the_column):
+    if name in _RESERVED or (name in _columns(stream) and not is_the_column):
         raise TransformError(f"{where}: the vectors have a column of that name already", "rename the measure")
     if measure.delay is None:
         return
@@ -85,18 +86,18 @@ def _check_step(table: Table, where: str) -> None:
 
 
 def check_measured(
-    source: Source, aggregate: str | None, kind: Aggregate | None, measure: str | None, past: Past
+    stream: PaymentStream, aggregate: str | None, kind: Aggregate | None, measure: str | None, past: Past
 ) -> None:
     """Refuse an aggregate that needs another measure than it has.
 
     Raises:
         TransformError: says what was expected.
     """
-    what = source.measures[measure] if measure is not None else None
+    what = stream.measures[measure] if measure is not None else None
     if kind is not None and kind.measured != (what is not None):
         raise TransformError(
             f"the aggregate {aggregate} {'needs a' if kind.measured else 'takes no'} measure",
-            f"name one of {', '.join(source.measures)}" if kind.measured else "leave it out",
+            f"name one of {', '.join(stream.measures)}" if kind.measured else "leave it out",
         )
     if kind is not None and what is not None and kind.numeric and what.decimals is None:
         raise TransformError(
@@ -114,38 +115,38 @@ def check_measured(
         raise TransformError(f"the measure {measure} has a delay, which past: {past} does not heed", "use past: strict")
 
 
-def check_place(source: Source, table: str, entity: str, past: Past, *, is_windowed_aggregate: bool) -> None:
+def check_place(stream: PaymentStream, table: str, entity: str, past: Past, *, is_windowed_aggregate: bool) -> None:
     """Refuse an entry whose table computes no such features.
 
     Raises:
         TransformError: says which the table has.
     """
-    if table == source.table:
+    if table == stream.vectors:
         if past != "strict":
-            fits = [name for name, one in source.tables.items() if one.past == past]
+            fits = [name for name, one in stream.tables.items() if one.past == past]
             raise TransformError(
                 f"past: {past} is not computed in {table}, whose features are strictly past",
                 f"use past: strict{', or table: ' + ' or '.join(fits) if fits else ''}",
             )
         return
-    if table not in source.tables:
-        known = ", ".join([source.table, *source.tables])
+    if table not in stream.tables:
+        known = ", ".join([stream.vectors, *stream.tables])
         raise TransformError(f"no model computes features in the table {table!r}", f"use one of {known}")
-    declared = source.tables[table]
+    declared = stream.tables[table]
     if past != declared.past:
         raise TransformError(f"past: {past} is not computed in {table}", f"use past: {declared.past}")
     if not is_windowed_aggregate:
         over, needed = (" over a window", "an aggregate and a window") if past not in ARRIVAL else ("", "an aggregate")
         raise TransformError(f"{table} has only aggregates{over}", f"give it {needed}, or leave {table} out")
-    if source.entities[entity].key != declared.key:
-        fits = [name for name, one in source.entities.items() if one.key == declared.key]
+    if stream.entities[entity].key != declared.key:
+        fits = [name for name, one in stream.entities.items() if one.key == declared.key]
         raise TransformError(
             f"{table} has rows by {', '.join(declared.key)}, the entity {entity} has another key",
             f"use {' or '.join(fits) or 'an entity with that key'}",
         )
 
 
-def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], file: str) -> None:
+def check_tables(features: Iterable[Feature], streams: Mapping[str, PaymentStream], file: str) -> None:
     """Refuse a table of its own without a feature that others rely on, or with windows of several sizes.
 
     Those told as their row arrives may have several.
@@ -153,8 +154,8 @@ def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], fil
     Raises:
         TransformError: names the table and the feature.
     """
-    for source in sources.values():
-        for table, declared in source.tables.items():
+    for stream in streams.values():
+        for table, declared in stream.tables.items():
             own = [feature for feature in features if feature.table == table]
             for feature in own:
                 if declared.past not in ARRIVAL and feature.seconds != own[0].seconds:
@@ -176,7 +177,7 @@ def check_tables(features: Iterable[Feature], sources: Mapping[str, Source], fil
                     )
 
 
-def check_names(features: Iterable[Feature], sources: Mapping[str, Source], file: str) -> None:
+def check_names(features: Iterable[Feature], streams: Mapping[str, PaymentStream], file: str) -> None:
     """Refuse a feature whose column would be none, or one that is there already.
 
     Raises:
@@ -184,11 +185,11 @@ def check_names(features: Iterable[Feature], sources: Mapping[str, Source], file
     """
     seen: set[tuple[str, str]] = set()
     for feature in features:
-        where, source = f"{file}, feature {feature.name!r}", sources[feature.source]
+        where, stream = f"{file}, feature {feature.name!r}", streams[feature.stream]
         if not _NAME.fullmatch(feature.name):
             raise TransformError(f"{where}: no name of a column", "use lower case letters, digits and _")
-        totals = [f"{kind}_of_{measure}" for kind in ("units", "square") for measure in source.measures]
-        if feature.name in (*_RESERVED, *_columns(source), *source.measures, *totals):
+        totals = [f"{kind}_of_{measure}" for kind in ("units", "square") for measure in stream.measures]
+        if feature.name in (*_RESERVED, *_columns(stream), *stream.measures, *totals):
             raise TransformError(f"{where}: {feature.table} has a column of that name already", "rename the feature")
         if (feature.table, feature.name) in seen:
             raise TransformError(
@@ -198,6 +199,6 @@ def check_names(features: Iterable[Feature], sources: Mapping[str, Source], file
         seen.add((feature.table, feature.name))
 
 
-def _columns(source: Source) -> list[str]:
-    """The columns of a source's rows that go with its features."""
-    return [source.id, source.time, *(column for entity in source.entities.values() for column in entity.key)]
+def _columns(stream: PaymentStream) -> list[str]:
+    """The columns of a stream's rows that go with its features."""
+    return [stream.id, stream.time, *(column for entity in stream.entities.values() for column in entity.key)]

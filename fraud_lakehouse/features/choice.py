@@ -6,25 +6,36 @@ import difflib
 from collections.abc import Sequence
 
 from fraud_lakehouse.errors import LabelsError
-from fraud_lakehouse.features.catalogue import Catalogue, Feature, Source
+from fraud_lakehouse.features.catalogue import Catalogue, Feature
+from fraud_lakehouse.features.streams import PaymentStream
 
 EVENT_TIME = "event_time"
 KNOWN_BY = "known_by"
+ALIASES = {"cards": "card_payments", "bank": "bank_payments"}
+"""What the shipped streams were called before streams had names."""
 
 
-def source_named(catalogue: Catalogue, name: str) -> Source:
-    """The source of this name.
+def stream_named(catalogue: Catalogue, name: str) -> PaymentStream:
+    """The stream of this name, or of this alias.
 
     Raises:
         LabelsError: there is none.
     """
-    if name not in catalogue.sources:
-        raise LabelsError(f"there is no source {name!r}", f"use one of {', '.join(catalogue.sources)}")
-    return catalogue.sources[name]
+    name = name if name in catalogue.streams else ALIASES.get(name, name)
+    if name not in catalogue.streams:
+        raise LabelsError(f"there is no stream {name!r}", f"use one of {', '.join(catalogue.streams)}")
+    return catalogue.streams[name]
+
+
+def text_columns(stream: PaymentStream) -> list[str]:
+    """Columns of labels that are text in the stream's rows: a file's digits in them stay what they are."""
+    keys = dict.fromkeys(column for entity in stream.entities.values() for column in entity.key)
+    own = [stream.id] if stream.kind == "events" else []
+    return [*own, *(name for name in keys if stream.fields.get(name) == "varchar" and name not in own)]
 
 
 def chosen_features(
-    catalogue: Catalogue, source: Source, asked: Sequence[str] | None, columns: Sequence[str], *, stored: bool
+    catalogue: Catalogue, stream: PaymentStream, asked: Sequence[str] | None, columns: Sequence[str], *, stored: bool
 ) -> list[Feature]:
     """The features to tell of labels with these columns, in the order of the catalogue.
 
@@ -36,15 +47,15 @@ def chosen_features(
         LabelsError: a feature is unknown or needs a column the labels lack; a column they must have is not there; a
             column is named like a feature.
     """
-    known = {feature.name: feature for feature in catalogue.of_table(source.table)}
+    known = {feature.name: feature for feature in catalogue.of_table(stream.vectors)}
     for name in asked or ():
         if name not in known:
-            raise LabelsError(f"there is no feature {name!r} in {source.table}", _likely(name, known))
-    must = source.id if stored else EVENT_TIME
+            raise LabelsError(f"there is no feature {name!r} in {stream.vectors}", _likely(name, known))
+    must = stream.id if stored else EVENT_TIME
     if must not in columns:
         raise LabelsError(
             f"the labels have no column {must}: they have {', '.join(columns) or 'none'}",
-            f"name the payment in {source.id}" if stored else f"give the moment of decision (UTC) in {EVENT_TIME}",
+            f"name the payment in {stream.id}" if stored else f"give the moment of decision (UTC) in {EVENT_TIME}",
         )
     told = []
     for feature in known.values() if asked is None else (known[name] for name in known if name in set(asked)):
@@ -56,7 +67,7 @@ def chosen_features(
         if not missing:
             told.append(feature)
     if not told:
-        keys = "; ".join(f"{name}: {', '.join(entity.key)}" for name, entity in source.entities.items())
+        keys = "; ".join(f"{name}: {', '.join(entity.key)}" for name, entity in stream.entities.items())
         raise LabelsError(f"the columns {', '.join(columns)} hold no entity's key in full", f"give one of {keys}")
     for feature in told:
         if feature.name in columns:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fraud_lakehouse.features.arrival import ARRIVAL
 from fraud_lakehouse.features.catalogue import Catalogue, Feature
+from fraud_lakehouse.features.streams import PaymentStream
 
 Definitions = Mapping[str, Mapping[str, int]]
 """By model that computes features: each feature's number, positive and below 2^62."""
@@ -43,7 +44,7 @@ def definitions_of(catalogue: Catalogue, settings: Mapping[str, Any]) -> Definit
     for table in catalogue.tables():
         features = {feature.name: feature for feature in catalogue.of_table(table)}
         for feature in features.values():
-            model = catalogue.sources[feature.source].model_of(table)
+            model = catalogue.streams[feature.stream].model_of(table)
             found.setdefault(model, {})[feature.name] = number_of(_decided(catalogue, feature, features, settings))
     return found
 
@@ -57,22 +58,33 @@ def number_of(what: Any) -> int:
 def _decided(
     catalogue: Catalogue, feature: Feature, beside: Mapping[str, Feature], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    source = catalogue.sources[feature.source]
+    stream = catalogue.streams[feature.stream]
     needed = catalogue.needed(feature)
-    own = {name: source.measures[name] for name in ([feature.measure] if feature.measure else needed["own"])}
+    own = {name: stream.measures[name] for name in ([feature.measure] if feature.measure else needed["own"])}
     how = [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past]
     if feature.past == "committed" and feature.seconds is not None:
-        how.append(source.tables[feature.table].entries)
+        how.append(stream.tables[feature.table].entries)
     step = {"step": feature.step_seconds} if feature.step_seconds is not None else {}
     return {
-        "rows": [source.rows, source.time, source.id],
-        "counted": {name: settings[name] for name in source.settings if feature.past not in ("closed", *ARRIVAL)},
-        "key": source.entities[feature.entity].key,
+        "rows": [stream.rows, stream.time, stream.id],
+        "counted": {name: settings[name] for name in _decisive(stream) if feature.past not in ("closed", *ARRIVAL)},
+        "key": stream.entities[feature.entity].key,
         "measures": {
             name: [one.expression, one.decimals if feature.past not in ARRIVAL else None] for name, one in own.items()
         },
         "how": how,
-        "delay": settings[f"{feature.delay}_seconds"] if feature.delay is not None else None,
+        "delay": _delay(feature.delay, stream, settings) if feature.delay is not None else None,
         "uses": [_decided(catalogue, beside[name], beside, settings) for name in needed["uses"]],
         **step,
     }
+
+
+def _decisive(stream: PaymentStream) -> list[str]:
+    """The settings that decide which rows count."""
+    return ["late_rows"] if stream.kind == "events" else []
+
+
+def _delay(delay: str, stream: PaymentStream, settings: Mapping[str, Any]) -> float:
+    """Seconds of a delay: the stream's own, else those of the settings."""
+    own = getattr(stream, f"{delay}_seconds")
+    return float(own) if own is not None else settings[f"{delay}_seconds"]

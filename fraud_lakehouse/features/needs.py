@@ -15,7 +15,8 @@ import duckdb
 from fraud_lakehouse.errors import TransformError
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.features.catalogue import Feature, Source
+    from fraud_lakehouse.features.catalogue import Feature
+    from fraud_lakehouse.features.streams import PaymentStream
 
 
 @lru_cache(maxsize=512)
@@ -52,12 +53,12 @@ def _named(node: Any) -> Iterator[str]:
             yield from _named(part)
 
 
-def row_columns(source: Source, measure: str) -> list[str]:
-    """Columns of the source's row that a measure is computed from, its event time left out."""
-    return [column for column in columns_of(source.measures[measure].expression) if column != source.time]
+def row_columns(stream: PaymentStream, measure: str) -> list[str]:
+    """Columns of the stream's row that a measure is computed from, its event time left out."""
+    return [column for column in columns_of(stream.measures[measure].expression) if column != stream.time]
 
 
-def needed_of(feature: Feature, source: Source, beside: Mapping[str, Feature]) -> dict[str, Sequence[str]]:
+def needed_of(feature: Feature, stream: PaymentStream, beside: Mapping[str, Feature]) -> dict[str, Sequence[str]]:
     """What a feature needs.
 
     Args:
@@ -68,11 +69,11 @@ def needed_of(feature: Feature, source: Source, beside: Mapping[str, Feature]) -
         from; `own`: measures of the row itself in its expression.
     """
     named = columns_of(feature.expression) if feature.expression is not None else ()
-    own = [name for name in named if name in source.measures]
+    own = [name for name in named if name in stream.measures]
     uses = [name for name in named if name in beside and name not in own]
-    keys = [source.entities[entity].key for entity in (feature.entity, *(beside[name].entity for name in uses))]
+    keys = [stream.entities[entity].key for entity in (feature.entity, *(beside[name].entity for name in uses))]
     columns = [
         *(column for key in keys for column in key),
-        *(column for name in own for column in row_columns(source, name)),
+        *(column for name in own for column in row_columns(stream, name)),
     ]
     return {"needs": list(dict.fromkeys(columns)), "uses": uses, "own": own}

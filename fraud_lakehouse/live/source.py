@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakehouseError, SourceError
@@ -138,4 +139,4 @@ def sources(settings: Settings, lake: Lake) -> list[Source]:
         PipelineError, SettingsError: the pipeline or a connection has mistakes.
     """
     configs = configured_sources(settings).values()
-    return [Source(open_ingest(config, settings, lake, current_windows)) for config in configs]
+    return [Source(open_ingest(config, settings, lake, partial(current_windows, settings))) for config in configs]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +15,69 @@ import duckdb
 import yaml
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.features.catalogue import FILE, Catalogue, Feature, Source
+from fraud_lakehouse.features.catalogue import FILE, Catalogue, Feature
+from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.transform.scan import empty_sql
 
 Types = Mapping[str, str]
+Column = dict[str, Any]
 _NUMBER = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|DECIMAL.*")
 
 
-def check_models(project: Path, catalogue: Catalogue) -> None:
+@dataclass(frozen=True)
+class _Models:
+    """The columns that models declare."""
+
+    project: Path
+    generated: Mapping[str, Sequence[Column]]
+
+    def types(self, model: str, where: str) -> dict[str, str]:
+        """The types of the columns that a model's yml declares."""
+        return {one["name"]: one["data_type"] for one in self.columns(model, where) if "data_type" in one}
+
+    def columns(self, model: str, where: str) -> Sequence[Column]:
+        """The columns that a model's yml declares; in a prepared project those of features have the feature's meta."""
+        if model in self.generated:
+            return self.generated[model]
+        for path in sorted(self.project.glob(f"models/*/{model}.yml")):
+            for described in yaml.safe_load(path.read_text()).get("models") or []:
+                if described["name"] == model:
+                    return described.get("columns") or []
+        raise TransformError(f"{where}: there is no model {model!r}", f"expected models/*/{model}.yml")
+
+
+def check_models(project: Path, catalogue: Catalogue, generated: Mapping[str, Sequence[Column]]) -> None:
     """Refuse a catalogue whose features the project's models cannot compute.
 
     Args:
         project: the dbt project the models lie in.
+        generated: columns, as a yml has them, of models that are no files of it.
 
     Raises:
-        TransformError: names the source, measure or feature, and what was expected.
+        TransformError: names the stream, measure or feature, and what was expected.
     """
+    models = _Models(project, generated)
     with duckdb.connect() as connection:
-        for name, source in catalogue.sources.items():
-            measures = _measures(connection, project, name, source)
-            if not any(one.source == name for one in catalogue.of_table(source.table)):
-                raise TransformError(f"{FILE}, source {name!r}: {source.table} has no feature", "give it one")
-            for table in (source.table, *source.tables):
-                _check_features(connection, project, source, table, catalogue.of_table(table), measures)
+        for name, stream in catalogue.streams.items():
+            measures = _measures(connection, models, name, stream)
+            if not any(one.stream == name for one in catalogue.of_table(stream.vectors)):
+                raise TransformError(f"{FILE}, stream {name!r}: {stream.vectors} has no feature", "give it one")
+            for table in (stream.vectors, *stream.tables):
+                _check_features(connection, models, stream, table, catalogue.of_table(table), measures)
 
 
-def _measures(connection: duckdb.DuckDBPyConnection, project: Path, name: str, source: Source) -> Types:
-    """The types of a source's measures, as features are computed from them."""
-    types = _types(project, source.rows, f"{FILE}, source {name!r}: rows")
-    for part, column in _columns(source):
+def _measures(connection: duckdb.DuckDBPyConnection, models: _Models, name: str, stream: PaymentStream) -> Types:
+    """The types of a stream's measures, as features are computed from them."""
+    rows = stream.ledger or stream.rows
+    types = models.types(rows, f"{FILE}, stream {name!r}: rows")
+    for part, column in _columns(stream):
         if column not in types:
             raise TransformError(
-                f"{FILE}, source {name!r}: {part} names the column {column!r}, which {source.rows} has not",
+                f"{FILE}, stream {name!r}: {part} names the column {column!r}, which {rows} has not",
                 f"use one of {', '.join(types)}",
             )
     found = {}
-    for measure, described in source.measures.items():
+    for measure, described in stream.measures.items():
         where = f"{FILE}, measure {measure!r} of {name!r}"
         kind = _yielded(connection, described.expression, types, where)
         if described.decimals is not None and not _NUMBER.fullmatch(kind):
@@ -63,19 +91,19 @@ def _measures(connection: duckdb.DuckDBPyConnection, project: Path, name: str, s
 
 def _check_features(
     connection: duckdb.DuckDBPyConnection,
-    project: Path,
-    source: Source,
+    models: _Models,
+    stream: PaymentStream,
     table: str,
     features: Sequence[Feature],
     measures: Types,
 ) -> None:
     own: set[str] = set()
-    for model in (table, source.model_of(table)) if features else ():
-        described = _described(project, model, f"{FILE}, feature {features[0].name!r}: the table {table}")
+    for model in (table, stream.model_of(table)) if features else ():
+        described = models.columns(model, f"{FILE}, feature {features[0].name!r}: the table {table}")
         own |= {one["name"] for one in described if "entity" not in one.get("config", {}).get("meta", {})}
-    if table in source.tables:
+    if table in stream.tables:
         for feature in features:
-            if feature.name in own and feature.name not in source.tables[table].must_have:
+            if feature.name in own and feature.name not in stream.tables[table].must_have:
                 raise TransformError(
                     f"{FILE}, feature {feature.name!r}: {table} has a column of that name already",
                     "rename the feature; where that column is meant to be it, list it in must_have",
@@ -87,24 +115,9 @@ def _check_features(
             _yielded(connection, cast, beside, f"{FILE}, feature {feature.name!r}")
 
 
-def _columns(source: Source) -> list[tuple[str, str]]:
-    amount = [("amount", source.amount)] if source.amount is not None else []
-    keys = [(f"entity {name!r}", column) for name, entity in source.entities.items() for column in entity.key]
-    return [("id", source.id), ("time", source.time), *amount, *keys]
-
-
-def _types(project: Path, model: str, where: str) -> dict[str, str]:
-    """The types of the columns that a model's yml declares."""
-    return {one["name"]: one["data_type"] for one in _described(project, model, where) if "data_type" in one}
-
-
-def _described(project: Path, model: str, where: str) -> list[dict[str, Any]]:
-    """The columns that a model's yml declares; in a prepared project those of features have the feature's meta."""
-    for path in sorted(project.glob(f"models/*/{model}.yml")):
-        for described in yaml.safe_load(path.read_text()).get("models") or []:
-            if described["name"] == model:
-                return described.get("columns") or []
-    raise TransformError(f"{where}: there is no model {model!r}", f"expected models/*/{model}.yml")
+def _columns(stream: PaymentStream) -> list[tuple[str, str]]:
+    keys = [(f"entity {name!r}", column) for name, entity in stream.entities.items() for column in entity.key]
+    return [("id", stream.id), ("time", stream.time), ("amount", stream.amount), *keys]
 
 
 def _yielded(connection: duckdb.DuckDBPyConnection, expression: str, types: Types, where: str) -> str:

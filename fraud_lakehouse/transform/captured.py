@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 from deltalake import DeltaTable
@@ -19,21 +20,45 @@ from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.handles import Handles, Mark, log_folder_mark
 from fraud_lakehouse.transform.scan import columns
 
-CARDS = "card_transactions"
-_INTEGER = re.compile("smallint|integer|bigint")
-_NUMBER = re.compile(r"smallint|integer|bigint|float|double|decimal\(\d+,\s*\d+\)")
-_TEXT = re.compile("varchar")
-_TIME = re.compile("timestamp|timestamptz|date")
 CAPTURED_CONFIG = {"+strategy": "merge", "+tags": ["replica"], "+source_types": True}
 """Config of all models of `models_of`, given once in dbt_project.yml: dbt parses it faster than in each of them."""
-BANK = {
-    "users": ("user_id", {"user_id": _INTEGER, "name": _TEXT, "email": _TEXT, "registration_date": _TIME}),
-    "transactions": (
-        "transaction_id",
-        {"transaction_id": _INTEGER, "user_id": _INTEGER, "transaction_date": _TIME, "amount": _NUMBER},
-    ),
-}
-"""Captured tables that shipped models are about: key and columns with the types they can be computed from."""
+_SOURCES = "models/bronze/sources.yml"
+_WHOLE = r"smallint|integer|bigint"
+_ALIKE = [
+    re.compile(_WHOLE),
+    re.compile(rf"{_WHOLE}|float|double|decimal\(\d+,\s*\d+\)"),
+    re.compile("varchar"),
+    re.compile("timestamp|timestamptz|date"),
+]
+"""Kinds of types: what models compute from a declared one they compute from those of the first kind that has it."""
+
+
+@dataclass(frozen=True)
+class ShippedTable:
+    """A bronze table that a dbt project has models for, as its sources.yml declares it.
+
+    Args:
+        key: its key columns; none of a topic's.
+        columns: name and DuckDB type of its own columns.
+    """
+
+    key: Sequence[str]
+    columns: Mapping[str, str]
+
+
+def shipped_tables(project: Path) -> dict[str, ShippedTable]:
+    """The bronze tables that a dbt project has models for, by name."""
+    path = project / _SOURCES
+    described = yaml.safe_load(path.read_text()) if path.is_file() else {"sources": []}
+    return {
+        table["name"]: ShippedTable(
+            table.get("config", {}).get("meta", {}).get("key", []),
+            {one["name"]: one["data_type"] for one in table["columns"] if not one["name"].startswith("_")},
+        )
+        for source in described["sources"]
+        if source["schema"] == "bronze"
+        for table in source["tables"]
+    }
 
 
 @dataclass(frozen=True)
@@ -58,11 +83,16 @@ class Captured:
         key: list[str] = json.loads(told.get(KEY_PROPERTY) or "[]")
         return Captured(key, [column["name"] for column in described], columns(table))
 
-    def is_like(self, shipped: str) -> bool:
-        """Whether it has the key and the columns that the models shipped for a table of `BANK` compute from."""
-        key, wanted = BANK[shipped]
+    def is_like(self, shipped: ShippedTable) -> bool:
+        """Whether it has the key and the columns that the models shipped for a table compute from."""
         kinds = {column: kind for column, kind in self.columns if column in self.present or not self.present}
-        return self.key == [key] and all(kind.fullmatch(kinds.get(column, "")) for column, kind in wanted.items())
+        alike = {
+            column: next((one for one in _ALIKE if one.fullmatch(kind)), re.compile(re.escape(kind)))
+            for column, kind in shipped.columns.items()
+        }
+        return list(self.key) == list(shipped.key) and all(
+            kind.fullmatch(kinds.get(column, "")) for column, kind in alike.items()
+        )
 
 
 class CapturedTables:
@@ -86,6 +116,15 @@ class CapturedTables:
                 found[name] = known[1] if known is not None and known[1] == captured else captured
                 self._known[name] = (mark, found[name])
         return found
+
+
+def tables_of_models(shipped: Mapping[str, ShippedTable], captured: Mapping[str, Captured]) -> dict[str, str]:
+    """The captured table that each shipped one of a database stands for; a name of none where one unlike it has it."""
+    return {
+        name: f"bank_{name}" if name in captured and not captured[name].is_like(table) else name
+        for name, table in shipped.items()
+        if table.key
+    }
 
 
 def models_of(captured: Mapping[str, Captured], shipped: set[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ from typing import Any
 import yaml
 
 from fraud_lakehouse.errors import LakeError, TransformError
-from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
+from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.definitions import Definitions, definitions_of
 from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.features.entries import WINDOWED
@@ -31,13 +32,23 @@ from fraud_lakehouse.ingest.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.binding import check_models
-from fraud_lakehouse.transform.captured import CAPTURED_CONFIG, CARDS, Captured, CapturedTables, models_of
+from fraud_lakehouse.transform.captured import (
+    CAPTURED_CONFIG,
+    Captured,
+    CapturedTables,
+    shipped_tables,
+    tables_of_models,
+)
 from fraud_lakehouse.transform.compile import compile_project
 from fraud_lakehouse.transform.engine import SESSION, options
+from fraud_lakehouse.transform.fitted_streams import fitted_catalogue
+from fraud_lakehouse.transform.generated import generate
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
-from fraud_lakehouse.transform.variables import bank_tables, settings_variables, variables_of
+from fraud_lakehouse.transform.streams import ProjectStreams, declared_catalogue, pipeline_folder, project_streams
+from fraud_lakehouse.transform.variables import settings_variables, variables_of
 
 KEPT_SECONDS = 7 * 86_400
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,14 +110,14 @@ class Preparation:
         self._settings = settings
         self._shipped = shipped
         self._tables = CapturedTables(Lake.at(settings.lake))
-        self._seen: tuple[Stamp, dict[str, Captured]] | None = None
+        self._seen: tuple[Stamp, Path, Stamp, dict[str, Captured]] | None = None
         self._plan = _Plan(Path(), {}, PreparedProject(Path()))
 
     def planned(self) -> PreparedProject:
         """Which project it would be now, parsed or not.
 
         Raises:
-            TransformError: a file went away while it was read, or the catalogue is wrong.
+            TransformError: a file went away while it was read, or the pipeline folder or the catalogue is wrong.
         """
         return self._planned().project
 
@@ -153,10 +164,11 @@ class Preparation:
     def _planned(self) -> _Plan:
         with _going_away():
             shipped = self._shipped or shipped_project()
-            stamp, captured = stamp_of(shipped), self._tables.now()
-            if self._seen != (stamp, captured):
-                self._plan = _plan(self._settings, shipped, stamp, captured)
-                self._seen = stamp, captured
+            folder = pipeline_folder(self._settings, shipped)
+            seen = stamp_of(shipped), folder, stamp_of(folder), self._tables.now()
+            if self._seen != seen:
+                self._plan = _plan(self._settings, shipped, *seen)
+                self._seen = seen
             return self._plan
 
 
@@ -196,13 +208,17 @@ class _Plan:
     project: PreparedProject
 
 
-def _plan(settings: Settings, shipped: Path, stamp: Stamp, captured: dict[str, Captured]) -> _Plan:
-    generated = models_of(captured, {CARDS, *bank_tables(captured).values()})
-    files, catalogue = _catalogue(shipped, stamp)
-    generated |= files
-    generated["dbt_project.yml"] = _with_variables(shipped, variables_of(settings, captured, catalogue))
-    folder = settings.cache_dir / "dbt" / f"{digest_of(shipped, stamp, generated)}-{_code()}"
-    return _Plan(shipped, generated, PreparedProject(folder))
+def _plan(
+    settings: Settings, shipped: Path, stamp: Stamp, pipeline: Path, declared: Stamp, captured: dict[str, Captured]
+) -> _Plan:
+    made = generate(shipped, captured, *_declared(shipped, stamp, pipeline, declared))
+    for problem in made.problems:
+        log.warning("%s", problem)
+    files = made.files | {f"pipeline/{name}": (pipeline / name).read_text("utf-8") for name, *_ in declared.marks}
+    variables = variables_of(settings, captured, made.tables, made.catalogue)
+    files["dbt_project.yml"] = _with_variables(shipped, variables)
+    folder = settings.cache_dir / "dbt" / f"{digest_of(shipped, stamp, files)}-{_code()}"
+    return _Plan(shipped, files, PreparedProject(folder))
 
 
 @lru_cache(maxsize=1)
@@ -265,6 +281,30 @@ def _profiles(settings: Settings) -> str:
     return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
 
 
+def current_catalogue(settings: Settings, shipped: Path | None = None) -> Catalogue | None:
+    """The catalogue of features; None of a project without streams.
+
+    Args:
+        shipped: the dbt project; default: the one that came with the package.
+
+    Raises:
+        TransformError: the pipeline folder or the catalogue is wrong; it says where.
+    """
+    shipped = shipped or shipped_project()
+    folder = pipeline_folder(settings, shipped)
+    return _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))[1]
+
+
+def check_pipeline(settings: Settings, folder: Path) -> None:
+    """Check that models of the shipped project can be generated of a pipeline folder, before any table is captured.
+
+    Raises:
+        TransformError: they cannot; it names the stream, feature or column.
+    """
+    shipped = shipped_project()
+    _plan(settings, shipped, stamp_of(shipped), folder, stamp_of(folder), {})
+
+
 def current_definitions(settings: Settings, shipped: Path | None = None) -> Definitions:
     """The definitions of the features that models compute now.
 
@@ -274,20 +314,18 @@ def current_definitions(settings: Settings, shipped: Path | None = None) -> Defi
     Raises:
         TransformError: the catalogue is wrong; it says where.
     """
-    shipped = shipped or shipped_project()
-    catalogue = _catalogue(shipped, stamp_of(shipped))[1]
+    catalogue = current_catalogue(settings, shipped)
     return definitions_of(catalogue, settings_variables(settings)) if catalogue is not None else {}
 
 
-def current_windows(shipped: Path | None = None) -> list[Windows]:
+def current_windows(settings: Settings, shipped: Path | None = None) -> list[Windows]:
     """The windows that models close, by the catalogue; a wrong one is left to who takes it over: then the reference's.
 
     Args:
         shipped: the dbt project; default: the one that came with the package.
     """
-    shipped = shipped or shipped_project()
     try:
-        catalogue = _catalogue(shipped, stamp_of(shipped))[1]
+        catalogue = current_catalogue(settings, shipped)
     except (TransformError, FileNotFoundError):
         catalogue = None
     features = catalogue.features if catalogue is not None else []
@@ -306,16 +344,23 @@ def shipped_variables(settings: Settings, shipped: Path) -> dict[str, Any]:
         TransformError: the catalogue is wrong, or a captured table takes the name of another one of the project.
     """
     captured = CapturedTables(Lake.at(settings.lake)).now()
-    for name, table in bank_tables(captured).items():
+    tables = tables_of_models(shipped_tables(shipped), captured)
+    for name, table in tables.items():
         if name != table:
             raise TransformError(
                 f"bronze/{name} is not the table that the model {name} is about: expected the key and the columns of "
                 f"models/bronze/sources.yml",
                 "run the prepared project, which knows the captured tables (docs/operations.md, dbt by hand)",
             )
-    files, catalogue = _catalogue(shipped, stamp_of(shipped))
+    folder = pipeline_folder(settings, shipped)
+    streams, catalogue = _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))
+    files = {}
+    if catalogue is not None:
+        catalogue, _ = fitted_catalogue(catalogue.of_streams(streams.own), streams.own, tables, captured)
+        check_models(shipped, catalogue, {})
+        files = documented_models(shipped, catalogue)
     models = [model for text in files.values() for model in yaml.safe_load(text)["models"]]
-    return variables_of(settings, captured, catalogue) | {
+    return variables_of(settings, captured, tables, catalogue) | {
         "feature_columns": {
             model["name"]: {column["name"]: column.get("data_type") for column in model["columns"]} for model in models
         }
@@ -332,10 +377,7 @@ def _with_variables(shipped: Path, variables: dict[str, Any]) -> str:
 
 
 @lru_cache(maxsize=4)
-def _catalogue(shipped: Path, stamp: Stamp) -> tuple[dict[str, str], Catalogue | None]:
-    """The yml files with features in them, and the catalogue; read again only when `stamp` differs."""
-    if not (shipped / FILE).is_file():
-        return {}, None
-    catalogue = load_catalogue(shipped / FILE)
-    check_models(shipped, catalogue)
-    return documented_models(shipped, catalogue), catalogue
+def _declared(shipped: Path, stamp: Stamp, folder: Path, declared: Stamp) -> tuple[ProjectStreams, Catalogue | None]:
+    """The streams of a project and the catalogue of their features; read again only when a stamp differs."""
+    streams = project_streams(shipped, folder)
+    return streams, declared_catalogue(folder, streams) if streams.streams else None

@@ -11,21 +11,22 @@ from typing import Any
 from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.definitions import definitions_of
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.transform.captured import BANK, Captured
+from fraud_lakehouse.transform.captured import Captured
 
 
-def bank_tables(captured: Mapping[str, Captured]) -> dict[str, str]:
-    """The captured table that each shipped model of the bank is about; a name of no table where none is like it."""
-    return {name: f"bank_{name}" if name in captured and not captured[name].is_like(name) else name for name in BANK}
+def variables_of(
+    settings: Settings, captured: Mapping[str, Captured], tables: Mapping[str, str], catalogue: Catalogue | None
+) -> dict[str, Any]:
+    """Name and plain value of each.
 
-
-def variables_of(settings: Settings, captured: Mapping[str, Captured], catalogue: Catalogue | None) -> dict[str, Any]:
-    """Name and plain value of each."""
+    Args:
+        tables: the captured table that each bronze table of the project's own models stands for.
+    """
     found = settings_variables(settings)
     if catalogue is not None:
         found |= catalogue.variables() | {"feature_definitions": definitions_of(catalogue, found)}
     described = {}
-    for name, table in bank_tables(captured).items():
+    for name, table in tables.items():
         found[f"{name}_table"] = table
         found[f"{name}_columns"] = captured[table].present if table in captured else []
         if table in captured:

@@ -10,6 +10,7 @@ from fraud_lakehouse.features.catalogue import Catalogue, Feature
 from tests.dbt import windows_oracle
 
 Row = dict[str, Any]
+STREAMS = {"cards": "card_payments", "bank": "bank_payments"}
 _AGAINST = re.compile(r"(\w+)_(amt|amount)_(to_mean|to_max|to_median|z|robust_z)_30d")
 _PARTS = {
     "to_mean": (None, "mean"),
@@ -31,7 +32,7 @@ def features_of(
         rows: each with `t`, keys, measures, `known_from` and `known_to` (UTC; None: still known).
         label_delay: how long after its payment a fraud label is known.
     """
-    features = catalogue.of_table(catalogue.sources[source].table)
+    features = catalogue.of_table(catalogue.streams[STREAMS[source]].vectors)
     if label["t"] is None:
         return {feature.name: None for feature in features}
     known_by = label.get("known_by")
@@ -41,7 +42,7 @@ def features_of(
     told: Row = {}
     for feature in features:
         if feature.expression is None:
-            key = catalogue.sources[source].entities[feature.entity].key
+            key = catalogue.streams[STREAMS[source]].entities[feature.entity].key
             told[feature.name] = _measured(feature, label, counted, key, known_by, label_delay)
     amount = label.get("amt" if source == "cards" else "amount")
     derived = [feature.name for feature in features if feature.expression is not None]

@@ -13,7 +13,11 @@ Row = dict[str, Any]
 
 def vectors(state: dict[int, Row], catalogue: Catalogue) -> dict[int, Row]:
     """User, event time and features of each transaction there is, by its id."""
-    features = catalogue.of_table("transaction_feature_vectors")
+    return vectors_of(state, catalogue.of_table("transaction_feature_vectors"))
+
+
+def vectors_of(state: dict[int, Row], features: list[Feature]) -> dict[int, Row]:
+    """The same with these features."""
     return {identity: _vector(row, list(state.values()), features) for identity, row in state.items()}
 
 

@@ -18,6 +18,7 @@ from fraud_lakehouse.storage.schemas import COMMIT, IDLE_PARTITIONS
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer
+from tests.catalogues import PIPELINE
 
 Row = dict[str, Any]
 
@@ -69,9 +70,11 @@ KEYS = {"users": ["user_id"], "transactions": ["transaction_id"], "card_transact
 
 
 def copied_project(folder: Path) -> Path:
-    """A copy of the shipped project, to be changed."""
+    """A copy of the shipped project with a pipeline folder of its own, to be changed."""
     ignored = shutil.ignore_patterns("target", "logs")
-    return Path(shutil.copytree(shipped_project(), folder / "project", ignore=ignored))
+    project = Path(shutil.copytree(shipped_project(), folder / "project", ignore=ignored))
+    shutil.copytree(PIPELINE, project / "pipeline")
+    return project
 
 
 class SmallLake:
@@ -88,11 +91,11 @@ class SmallLake:
         for layer in LAYERS:
             shutil.rmtree(self.root / layer, ignore_errors=True)
 
-    def land(self, table: str, rows: list[Row]) -> None:
+    def land(self, table: str, rows: list[Row], schema: dict[str, pl.DataType] | None = None) -> None:
         """One commit of bronze rows; columns that a row lacks are null."""
-        schema = SCHEMAS[table]
+        schema = schema or SCHEMAS[table]
         frame = pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
-        BronzeTable.open_or_create(self.lake, table, schema, KEYS[table]).append(frame, {})
+        BronzeTable.open_or_create(self.lake, table, schema, KEYS.get(table, [])).append(frame, {})
 
     def observe(self, at: datetime, partitions: int = 1) -> None:
         """One commit that says that the topic had nothing more at this moment (UTC)."""

@@ -11,17 +11,24 @@ from typing import Any
 import pytest
 import yaml
 
-from fraud_lakehouse.features.catalogue import FILE, Feature, load_catalogue
+from fraud_lakehouse.features.catalogue import FILE, Feature
 from fraud_lakehouse.transform.definitions import outdated_features
 from fraud_lakehouse.transform.project import current_definitions
 from fraud_lakehouse.transform.rebuild import rebuild
+from tests.catalogues import loaded
 from tests.dbt import cards_oracle, vectors_oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
 from tests.dbt.transactions_oracle import Change, Replayed, random_log
 
 CARDS, BANK = "card_transaction_features", "transaction_features"
-HOT: dict[str, Any] = {"source": "cards", "table": CARDS, "past": "arrived", "entity": "user", "owner": "added"}
-LEDGER: dict[str, Any] = {"source": "bank", "table": BANK, "past": "committed", "entity": "user", "owner": "added"}
+HOT: dict[str, Any] = {"stream": "card_payments", "table": CARDS, "past": "arrived", "entity": "user", "owner": "added"}
+LEDGER: dict[str, Any] = {
+    "stream": "bank_payments",
+    "table": BANK,
+    "past": "committed",
+    "entity": "user",
+    "owner": "added",
+}
 ALL, FAMILY = ["count", "sum", "mean"], "{measure}_{aggregate}_{window}"
 ADDED: list[dict[str, Any]] = [
     {**HOT, "name": "count_{window}", "aggregate": "count", "window": ["1 hour", "1 day"]},
@@ -37,12 +44,13 @@ FLAG = {"expression": "case when merchant = 'one' then 2.5 end", "unit": "u", "d
 
 def declare(project: Path, *more: dict[str, Any]) -> None:
     """The shipped catalogue's own tables of both sources, and `more`."""
-    content = yaml.safe_load((project / FILE).read_text())
+    path = project / "pipeline" / FILE
+    content = yaml.safe_load(path.read_text())
     shipped = [one for one in content["features"] if one["owner"] != "added"]
     few = [one for one in shipped if one.get("past", "strict") != "strict" or one.get("aggregate") == "is_first"]
-    content["sources"]["cards"]["measures"]["flag"] = FLAG
+    content["measures"]["card_payments"]["flag"] = FLAG
     content["features"] = [*few, *more]
-    (project / FILE).write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content))
 
 
 @pytest.fixture
@@ -50,7 +58,7 @@ def more(lake: SmallLake, project: Path) -> list[Feature]:
     """The added features, which the lake's project has."""
     declare(project, *ADDED)
     lake.transformer.reload()
-    return [feature for feature in load_catalogue(project / FILE).features if feature.owner == "added"]
+    return [feature for feature in loaded(project / "pipeline" / FILE).features if feature.owner == "added"]
 
 
 def told(feature: Feature, values: list[tuple[Any, int]]) -> Any:

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.detection import as_of
-from fraud_lakehouse.features.catalogue import FILE, load_catalogue
-from fraud_lakehouse.transform.project import shipped_project
+from tests.catalogues import shipped_catalogue
 from tests.dbt import as_of_oracle as oracle
 from tests.dbt.small_lake import Row, SmallLake
 from tests.dbt.transactions_oracle import START as BANK_START
@@ -53,7 +52,7 @@ LABEL = st.fixed_dictionaries({**KEYS, "amt": AMOUNT, "t": TIMES | st.none(), "k
 KINDS = {"user_id": pl.Int64(), "cc_num": pl.Int64(), "merchant": pl.String(), "category": pl.String()}
 
 
-CATALOGUE = load_catalogue(shipped_project() / FILE)  # no fixture: hypothesis would print it
+CATALOGUE = shipped_catalogue()  # no fixture: hypothesis would print it
 
 
 @pytest.fixture(scope="module", params=["drop", "correct"])

@@ -125,7 +125,7 @@ def test_what_is_wrong_is_named(lake: SmallLake) -> None:
         with pytest.raises(LabelsError, match=match):
             as_of(labels, source, settings=lake.settings, transformer=lake.transformer, **options)  # type: ignore[arg-type]
 
-    refused(good, "there is no source 'credit'", "credit")
+    refused(good, "there is no stream 'credit'", "credit")
     refused(good, "there is no feature 'user_amt_cont_1h'(?s:.*)user_amt_count_1h", features=["user_amt_cont_1h"])
     refused(good, "feature merchant_amt_sum_1h needs the label columns merchant", features=["merchant_amt_sum_1h"])
     refused(good, "user_amt_to_mean_30d needs the label columns amt", features=["user_amt_to_mean_30d"])

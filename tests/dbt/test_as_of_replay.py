@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 
 from fraud_lakehouse.detection import as_of
-from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
-from fraud_lakehouse.transform.project import shipped_project
+from fraud_lakehouse.features.catalogue import Catalogue
+from tests.catalogues import shipped_catalogue
 from tests.dbt import as_of_oracle as oracle
 from tests.dbt import test_bank_vectors as bank_vectors
 from tests.dbt.small_lake import Row, SmallLake
@@ -29,7 +29,7 @@ LABEL_DELAY = 1200
 
 @pytest.fixture(scope="module")
 def catalogue() -> Catalogue:
-    return load_catalogue(shipped_project() / FILE)
+    return shipped_catalogue()
 
 
 @pytest.fixture(scope="module")

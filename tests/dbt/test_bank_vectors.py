@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from fraud_lakehouse.transform.project import shipped_project
+from tests.catalogues import shipped_catalogue
 from tests.dbt import bank_vectors_oracle as oracle
 from tests.dbt.small_lake import CHANGE, Row, SmallLake
 from tests.dbt.vectors_oracle import is_same
@@ -107,7 +106,7 @@ def check(found: dict[int, Row], wanted: dict[int, Row]) -> None:
 @settings(max_examples=6, deadline=None)
 @given(batches=BATCHES)
 def test_any_split_gives_what_one_build_gives(shared_lake: SmallLake, batches: Batches) -> None:
-    lake, bank, catalogue = shared_lake, Bank(), load_catalogue(shipped_project() / FILE)
+    lake, bank, catalogue = shared_lake, Bank(), shipped_catalogue()
     lake.clear()
     told: dict[int, Row] = {}
     versions: dict[int, int] = {}

@@ -16,14 +16,15 @@ import pytest
 import yaml
 
 from fraud_lakehouse.detection import as_of
-from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
+from fraud_lakehouse.features.catalogue import FILE, Catalogue
+from tests.catalogues import loaded, shipped_content
 from tests.dbt import as_of_oracle
 from tests.dbt import vectors_oracle as oracle
 from tests.dbt.small_lake import Row, SmallLake, copied_project
 
 TABLE, OVER = "card_feature_vectors", "user_trans_amt_last_360min"
 VALUED = ["min", "max", "median", "mad", "percentile_9", "percentile_90", "first", "last"]
-CARDS: dict[str, Any] = {"source": "cards", "owner": "o"}
+CARDS: dict[str, Any] = {"stream": "card_payments", "owner": "o"}
 ADDED: list[dict[str, Any]] = [
     # of few keys with many rows, of many, of a key of two columns
     {**CARDS, "name": "{entity}_{measure}_{aggregate}_{window}", "entity": ["user", "category", "user_merchant"]}
@@ -34,7 +35,13 @@ ADDED: list[dict[str, Any]] = [
     {**CARDS, "name": "card_{aggregate}", "entity": "card", "aggregate": ["seconds_since_last", "is_first"]},
     {**CARDS, "name": "user_amt_to_last", "entity": "user", "expression": "{amt} - {user_amt_last_7d}"}
     | {"definition": "Amount less the latest of {about}.", "unit": "currency units"},
-    {"source": "bank", "owner": "o", "name": "user_amount_{aggregate}_7d", "entity": "user", "measure": "amount"}
+    {
+        "stream": "bank_payments",
+        "owner": "o",
+        "name": "user_amount_{aggregate}_7d",
+        "entity": "user",
+        "measure": "amount",
+    }
     | {"aggregate": VALUED, "window": "7 days"},
     *(
         {**CARDS, "name": "user_{measure}_{aggregate}", "table": table, "past": past, "window": "360 minutes"}
@@ -48,17 +55,17 @@ ADDED: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copied_project(tmp_path_factory.mktemp("entries"))
-    content = yaml.safe_load((folder / FILE).read_text())
-    content["sources"]["cards"]["measures"]["shop"] = {"expression": "merchant", "unit": "shops", "about": "shop"}
+    content = shipped_content()
+    content["measures"]["card_payments"]["shop"] = {"expression": "merchant", "unit": "shops", "about": "shop"}
     reference = [entry for entry in content["features"] if entry.get("past", "strict") != "strict"]
     content["features"] = [*reference, *ADDED]
-    (folder / FILE).write_text(yaml.safe_dump(content))
+    (folder / "pipeline" / FILE).write_text(yaml.safe_dump(content))
     return folder
 
 
 @pytest.fixture(scope="module")
 def catalogue(project: Path) -> Catalogue:
-    return load_catalogue(project / FILE)
+    return loaded(project / "pipeline" / FILE)
 
 
 @pytest.fixture(scope="module")

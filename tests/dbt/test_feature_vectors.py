@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
-from fraud_lakehouse.transform.project import shipped_project
+from fraud_lakehouse.features.catalogue import Catalogue
+from tests.catalogues import shipped_catalogue
 from tests.dbt import cards_oracle
 from tests.dbt import vectors_oracle as oracle
 from tests.dbt.small_lake import Row, SmallLake
@@ -19,7 +19,7 @@ LABEL_DELAY = 3 * 86_400
 
 @pytest.fixture(scope="module")
 def catalogue() -> Catalogue:
-    return load_catalogue(shipped_project() / FILE)
+    return shipped_catalogue()
 
 
 @pytest.fixture(scope="module", params=["drop", "correct"])

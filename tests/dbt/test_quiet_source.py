@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.ingest import bronze
-from fraud_lakehouse.transform.project import shipped_project
+from tests.catalogues import shipped_catalogue
 from tests.dbt import cards_oracle as oracle
 from tests.dbt import vectors_oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
@@ -175,7 +174,7 @@ def test_a_quiet_topic_waits_for_no_partition(lake: SmallLake) -> None:
 
 
 def test_the_last_vectors_are_told_by_time_and_corrected_by_what_comes(lake: SmallLake) -> None:
-    catalogue = load_catalogue(shipped_project() / FILE)
+    catalogue = shipped_catalogue()
     told: dict[str, Row] = {}
     observed: datetime | None = None
 

@@ -22,20 +22,20 @@ from tests.dbt.small_lake import Row, SmallLake
 VECTORS, OVER, HOT = "card_feature_vectors", "user_trans_amt_last_360min", "card_transaction_features"
 START = datetime(2024, 1, 1)  # noqa: DTZ001 event times have no zone
 KEPT = [
-    {"name": "user_amt_{aggregate}_1h", "source": "cards", "entity": "user", "measure": "amt", "owner": "o"}
+    {"name": "user_amt_{aggregate}_1h", "stream": "card_payments", "entity": "user", "measure": "amt", "owner": "o"}
     | {"aggregate": ["count", "mean"], "window": "1 hour"},
-    {"name": "user_amount_mean_1h", "source": "bank", "entity": "user", "measure": "amount", "owner": "o"}
+    {"name": "user_amount_mean_1h", "stream": "bank_payments", "entity": "user", "measure": "amount", "owner": "o"}
     | {"aggregate": "mean", "window": "1 hour"},
 ]
 
 
 def declare(project: Path, *more: dict[str, Any], **measures: Any) -> None:
     """A catalogue of few features: those of KEPT, the reference's, and `more`."""
-    path = project / FILE
-    content = yaml.safe_load((project / FILE).read_text())
+    path = project / "pipeline" / FILE
+    content = yaml.safe_load(path.read_text())
     shipped = [one for one in content["features"] if one["owner"] != "added"]
     reference = [one for one in shipped if one.get("past", "strict") != "strict"]
-    content["sources"]["cards"]["measures"] |= measures
+    content["measures"]["card_payments"] |= measures
     content["features"] = [*KEPT, *reference, *more]
     path.write_text(yaml.safe_dump(content))
 
@@ -74,7 +74,13 @@ def test_what_the_catalogue_has_changed_is_named_until_it_is_rebuilt(
     build(lake)
     assert outdated(lake, project) == {}
 
-    latest = {"name": "user_amt_last_1h", "source": "cards", "entity": "user", "measure": "amt", "owner": "added"}
+    latest = {
+        "name": "user_amt_last_1h",
+        "stream": "card_payments",
+        "entity": "user",
+        "measure": "amt",
+        "owner": "added",
+    }
     latest |= {"aggregate": "last", "window": "1 hour"}
     most = {**latest, "name": "user_most", "table": OVER, "aggregate": "max", "window": "360 minutes", "past": "closed"}
     in_window = {**most, "table": f"{OVER}_windowed", "past": "tumble"}

@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.ingest import bronze
-from fraud_lakehouse.transform.project import shipped_project
+from tests.catalogues import shipped_catalogue
 from tests.dbt import vectors_oracle as oracle
 from tests.dbt.small_lake import Row, SmallLake
 from tests.dbt.test_feature_vectors import TABLE, build, check, newest, rebuild, that_count
@@ -47,7 +46,7 @@ def test_a_partition_that_returns_corrects_what_was_told_without_it(
 ) -> None:
     monkeypatch.setattr(bronze, "datetime", Landing)
     monkeypatch.setattr(Landing, "at", datetime(2026, 1, 1, tzinfo=UTC))
-    catalogue = load_catalogue(shipped_project() / FILE)
+    catalogue = shipped_catalogue()
     told: dict[str, Row] = {}
     versions: dict[str, int] = {}
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fraud_lakehouse.features.catalogue import Catalogue, Feature
+from fraud_lakehouse.features.streams import Entity
 from tests.dbt import cards_oracle, windows_oracle
 
 Row = dict[str, Any]
@@ -51,6 +52,7 @@ def vectors(
     label_delay: int,
     idle: timedelta = timedelta.max,
     observed: datetime | None = None,
+    stream: str = "card_payments",
 ) -> dict[str, Row]:
     """The features of each row the watermark has passed, by trans_num; `rows` are those that count.
 
@@ -62,13 +64,15 @@ def vectors(
     until = [row["t"] for row in rows if row["trans_num"] in told]
     passed = max([passed, *(moment + timedelta(microseconds=1) for moment in until)])
     counted = [row for row in rows if row["t"] is not None and row["t"] < passed]
-    features = catalogue.of_table("card_feature_vectors")
+    entities = catalogue.streams[stream].entities
+    features = catalogue.of_table(catalogue.streams[stream].vectors)
     delay = timedelta(seconds=label_delay)
-    return {row["trans_num"]: _vector(row, counted, features, catalogue, delay) for row in counted}
+    return {row["trans_num"]: _vector(row, counted, features, entities, delay) for row in counted}
 
 
-def _vector(row: Row, counted: list[Row], features: list[Feature], catalogue: Catalogue, label_delay: timedelta) -> Row:
-    entities = catalogue.sources["cards"].entities
+def _vector(
+    row: Row, counted: list[Row], features: list[Feature], entities: dict[str, Entity], label_delay: timedelta
+) -> Row:
     earlier = {
         name: [
             other for other in counted if other["t"] < row["t"] and all(other[key] == row[key] for key in entity.key)
@@ -80,7 +84,9 @@ def _vector(row: Row, counted: list[Row], features: list[Feature], catalogue: Ca
     for feature in features:
         if feature.expression is None:
             told[feature.name] = _measured(feature, row, earlier.get(feature.entity), label_delay)
-    return told | {feature.name: _derived(feature.name, row["amt"], told) for feature in features if feature.expression}
+    return told | {
+        feature.name: _derived(feature.name, row.get("amt"), told) for feature in features if feature.expression
+    }
 
 
 def _measured(feature: Feature, row: Row, earlier: list[Row] | None, label_delay: timedelta) -> Any:

@@ -23,6 +23,7 @@ from fraud_lakehouse.storage.writer_lock import BESIDE, is_held, writer_lock
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer
+from tests.catalogues import PIPELINE
 from tests.patience import PATIENCE
 
 
@@ -107,12 +108,13 @@ def project(tmp_path: Path) -> Path:
     """A copy of the dbt project, to be changed."""
     copied = tmp_path / "project"
     shutil.copytree(shipped_project(), copied, ignore=shutil.ignore_patterns("target", "logs"))
+    shutil.copytree(PIPELINE, copied / "pipeline")
     return copied
 
 
 def test_a_change_that_does_not_parse_is_refused_and_the_old_one_goes_on(project: Path, tmp_path: Path) -> None:
     settings = load_settings(lake=str(tmp_path / "lake"), cache=tmp_path / "cache")
-    model, catalogue = project / "models" / "gold" / "user_avg.sql", project / "features.yml"
+    model, catalogue = project / "models" / "gold" / "user_avg.sql", project / "pipeline" / "features.yml"
     with closing(Transformer(settings, project)) as hot, closing(Transformer(settings, project)) as beside:
         assert hot.follow() and beside.reload()
         good = model.read_text()

@@ -9,18 +9,18 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
 from fraud_lakehouse.errors import LabelsError, TransformError
-from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
-from fraud_lakehouse.features.choice import chosen_features
+from fraud_lakehouse.features.catalogue import FILE, Catalogue
+from fraud_lakehouse.features.choice import chosen_features, stream_named
 from fraud_lakehouse.features.definitions import UNNUMBERED, definitions_of
 from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.binding import check_models
 from fraud_lakehouse.transform.definitions import MIXED, app_id, outdated_features, to_commit
 from fraud_lakehouse.transform.project import shipped_project
+from tests.catalogues import shipped_catalogue, shipped_content, small, stream, written
 
 MEASURES: dict[str, Any] = {
     "amt": {"expression": "amount", "unit": "euros", "decimals": 2, "about": "amount"},
@@ -28,16 +28,12 @@ MEASURES: dict[str, Any] = {
     "shop": {"expression": "shop", "unit": "shops", "about": "shop"},
     "fraud": {"expression": "f", "unit": "share", "decimals": 0, "about": "label", "delay": "label_delay"},
 }
-SOURCE: dict[str, Any] = {
-    "table": "vectors", "rows": "payments", "id": "id", "time": "at", "event": "payment", "measures": MEASURES,
-    "entities": {"user": {"key": ["user_id"], "about": "the user"}, "card": {"key": ["card"], "about": "the card"}},
-    "tables": {
-        "hot": {"past": "arrived", "key": ["user_id"], "must_have": ["count_10min"]},
-        "ledger": {"past": "committed", "key": ["user_id"], "entries": 100},
-    },
-}  # fmt: skip
+TABLES: dict[str, Any] = {
+    "hot": {"past": "arrived", "key": ["user_id"], "must_have": ["count_10min"]},
+    "ledger": {"past": "committed", "key": ["user_id"], "entries": 100},
+}
 HOT: dict[str, Any] = {
-    "name": "{aggregate}_{window}", "source": "cards", "table": "hot", "past": "arrived", "entity": "user",
+    "name": "{aggregate}_{window}", "stream": "cards", "table": "hot", "past": "arrived", "entity": "user",
     "aggregate": "count", "window": "10 minutes", "owner": "somebody",
 }  # fmt: skip
 LEDGER: dict[str, Any] = {**HOT, "table": "ledger", "past": "committed", "measure": "amt", "name": "of_ledger"}
@@ -46,9 +42,7 @@ CARDS, BANK = "card_transaction_features", "transaction_features"
 
 
 def load(folder: Path, *entries: dict[str, Any], **tables: Any) -> Catalogue:
-    sources = {"cards": SOURCE | {"tables": SOURCE["tables"] | tables}}
-    (folder / FILE).write_text(yaml.safe_dump({"sources": sources, "features": list(entries)}))
-    return load_catalogue(folder / FILE)
+    return small(folder, stream(amount="amount"), *entries, measures=MEASURES, tables=TABLES | tables)
 
 
 def test_they_have_several_windows_or_none(tmp_path: Path) -> None:
@@ -64,7 +58,7 @@ def test_they_have_several_windows_or_none(tmp_path: Path) -> None:
     assert {found[name].data_type for name in ("count_10min", "prior_count")} == {"bigint"}
     assert {found[name].empty for name in ("count_10min", "prior_count", "amt_sum_1h")} == {"0"}
     assert found["prior_mean"].empty == "null" and found["prior_mean"].seconds is None
-    assert catalogue.sources["cards"].model_of("hot") == "hot" and catalogue.beside("hot") == []
+    assert catalogue.streams["cards"].model_of("hot") == "hot" and catalogue.beside("hot") == []
 
 
 def test_their_definitions_say_what_counts(tmp_path: Path) -> None:
@@ -131,16 +125,15 @@ def test_what_a_ledger_cannot_tell_is_refused_by_name(tmp_path: Path, change: di
     "table", [{"past": "arrived", "key": ["user_id"], "entries": 5}, {"past": "committed", "key": ["user_id"]}]
 )
 def test_entries_are_looked_at_in_a_ledger_and_nowhere_else(tmp_path: Path, table: dict[str, Any]) -> None:
-    with pytest.raises(TransformError, match=f"source 'cards': more is past: {table['past']}, with entries"):
+    with pytest.raises(TransformError, match=f"stream 'cards': more is past: {table['past']}, with entries"):
         load(tmp_path, HOT, more=table)
 
 
 def changed(folder: Path, change: Callable[[dict[str, Any]], None]) -> Catalogue:
     """The shipped catalogue with a change."""
-    content = yaml.safe_load((shipped_project() / FILE).read_text())
+    content = shipped_content()
     change(content)
-    (folder / FILE).write_text(yaml.safe_dump(content))
-    return load_catalogue(folder / FILE)
+    return written(folder, content)
 
 
 def copied(folder: Path) -> Path:
@@ -150,56 +143,51 @@ def copied(folder: Path) -> Path:
 
 def test_a_name_of_the_tables_own_columns_is_refused(tmp_path: Path) -> None:
     def named(name: str) -> Callable[[dict[str, Any]], None]:
-        return lambda content: content["features"].append({**HOT, "table": CARDS, "name": name, "window": "1 hour"})
+        return lambda content: content["features"].append(
+            {**HOT, "stream": "card_payments", "table": CARDS, "name": name, "window": "1 hour"}
+        )
 
     fine = changed(tmp_path, named("count_1h"))
-    check_models(shipped_project(), fine)
+    check_models(shipped_project(), fine, {})
     documented = copied(tmp_path)
     for path, text in documented_models(shipped_project(), fine).items():
         (documented / path).write_text(text)
-    check_models(documented, fine)
+    check_models(documented, fine, {})
     with pytest.raises(TransformError, match=f"feature 'user_exists': {CARDS} has a column of that name already"):
-        check_models(shipped_project(), changed(tmp_path, named("user_exists")))
+        check_models(shipped_project(), changed(tmp_path, named("user_exists")), {})
 
 
 def test_labels_are_not_told_them() -> None:
-    catalogue = load_catalogue(shipped_project() / FILE)
+    catalogue = shipped_catalogue()
     for name in ("cards", "bank"):
-        source = catalogue.sources[name]
-        columns = [source.id, "event_time", "user_id"]
-        assert {one.table for one in chosen_features(catalogue, source, None, columns, stored=True)} == {source.table}
+        stream = stream_named(catalogue, name)
+        columns = [stream.id, "event_time", "user_id"]
+        chosen = chosen_features(catalogue, stream, None, columns, stored=True)
+        assert {one.table for one in chosen} == {stream.vectors}
         with pytest.raises(LabelsError, match="there is no feature 'prior_mean'"):
-            chosen_features(catalogue, source, ["prior_mean"], columns, stored=True)
-
-
-def entry(content: dict[str, Any], table: str, aggregate: str) -> dict[str, Any]:
-    (found,) = [one for one in content["features"] if one.get("table") == table and one["aggregate"] == aggregate]
-    return found  # type: ignore[no-any-return]
+            chosen_features(catalogue, stream, ["prior_mean"], columns, stored=True)
 
 
 def longer(content: dict[str, Any]) -> None:
-    entry(content, CARDS, "count")["window"] = "11 minutes"
-    entry(content, CARDS, "count")["name"] = "count_10min"
-
-
-def more_entries(content: dict[str, Any]) -> None:
-    content["sources"]["bank"]["tables"][BANK]["entries"] = 200
+    (count,) = [one for one in content["features"] if one.get("table") == "fast_path" and one["aggregate"] == "count"]
+    count |= {"window": "11 minutes", "name": "count_10min"}
 
 
 def fewer_decimals(content: dict[str, Any]) -> None:
-    content["sources"]["cards"]["measures"]["amt"]["decimals"] = 2
+    content["measures"]["card_payments"]["amt"] = {
+        "expression": "amt", "unit": "currency units", "about": "amount", "decimals": 2
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "change, told",
     [
-        (longer, {f"{CARDS}.count_10min"}),
-        (more_entries, {f"{BANK}.count_10min", f"{BANK}.sum_10min"}),
+        (longer, {f"{CARDS}.count_10min", f"{BANK}.count_10min"}),
         (fewer_decimals, set()),
     ],
 )
 def test_what_decides_them(tmp_path: Path, change: Callable[[dict[str, Any]], None], told: set[str]) -> None:
-    before = definitions_of(load_catalogue(shipped_project() / FILE), SETTINGS)
+    before = definitions_of(shipped_catalogue(), SETTINGS)
     after = definitions_of(changed(tmp_path, change), SETTINGS)
     differ = {f"{table}.{name}" for table in (CARDS, BANK) for name in after[table] if after[table] != before[table]
               and after[table][name] != before[table].get(name)}  # fmt: skip
@@ -218,7 +206,7 @@ def commit(lake: Lake, table: str, definitions: dict[str, int]) -> DeltaTable:
 @pytest.mark.parametrize("table", [CARDS, BANK])
 def test_a_lake_of_before_the_catalogue_had_them_is_not_outdated_until_one_changes(tmp_path: Path, table: str) -> None:
     lake = Lake.at(tmp_path / "lake")
-    now = dict(definitions_of(load_catalogue(shipped_project() / FILE), SETTINGS | {"late_rows": "correct"})[table])
+    now = dict(definitions_of(shipped_catalogue(), SETTINGS | {"late_rows": "correct"})[table])
     write_deltalake(lake.uri("gold", table), pa.table({name: [0.5] for name in ["id", *now]}))
     assert list(outdated_features(lake, {table: now})) == [], "if this fails, what decides a feature is told otherwise"
     (told,) = outdated_features(lake, {table: now | {"count_10min": 1}})

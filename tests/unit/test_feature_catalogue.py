@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
+from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.window import Window
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.transform.project import prepare_project, shipped_project
+from fraud_lakehouse.transform.project import prepare_project
+from tests.catalogues import loaded, shipped_catalogue, small, stream
 
-SOURCE: dict[str, Any] = {
-    "table": "vectors",
-    "rows": "payments",
-    "id": "id",
-    "time": "at",
-    "event": "payment",
-    "entities": {"user": {"key": ["user_id"], "about": "the user"}, "card": {"key": ["card"], "about": "the card"}},
-    "measures": {
-        "amt": {"expression": "amt", "unit": "euros", "decimals": 2, "about": "amount"},
-        "fraud": {"expression": "f", "unit": "share", "decimals": 0, "about": "label", "delay": "label_delay"},
-    },
+MEASURES: dict[str, Any] = {
+    "amt": {"expression": "amt", "unit": "euros", "decimals": 2, "about": "amount"},
+    "fraud": {"expression": "f", "unit": "share", "decimals": 0, "about": "label", "delay": "label_delay"},
 }
 ENTRY: dict[str, Any] = {
     "name": "{entity}_{measure}_{aggregate}_{window}",
-    "source": "cards",
+    "stream": "cards",
     "entity": ["user", "card"],
     "measure": "amt",
     "aggregate": ["count", "mean"],
@@ -43,9 +34,7 @@ ENTRY: dict[str, Any] = {
 
 
 def load(folder: Path, *entries: dict[str, Any]) -> Catalogue:
-    path = folder / "features.yml"
-    path.write_text(yaml.safe_dump({"sources": {"cards": SOURCE}, "features": copy.deepcopy(list(entries))}))
-    return load_catalogue(path)
+    return small(folder, stream(), *entries, measures=MEASURES)
 
 
 def test_lists_spell_out_to_a_family(tmp_path: Path) -> None:
@@ -68,7 +57,7 @@ def test_lists_spell_out_to_a_family(tmp_path: Path) -> None:
 
 def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
     ratio = {
-        "name": "ratio", "source": "cards", "entity": "user", "window": "30 days", "owner": "somebody",
+        "name": "ratio", "stream": "cards", "entity": "user", "window": "30 days", "owner": "somebody",
         "expression": "{amt} / nullif({user_amt_mean_30d}, 0)", "unit": "ratio",
         "definition": "Amount to mean of {about}.",
     }  # fmt: skip
@@ -88,10 +77,10 @@ def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
         ({"window": "10 minuets"}, "window '10 minuets' is no size\n.*10 minutes"),
         ({"window": "0 days"}, "window '0 days' is no size"),
         ({"window": None}, "the aggregate count needs a window"),
-        ({"entity": "shop"}, "unknown entity 'shop'\n.*card, user"),
+        ({"entity": "shop"}, "unknown entity 'shop'\n.*user, card"),
         ({"measure": "price"}, "unknown measure 'price'\n.*amt"),
         ({"measure": None}, "the aggregate count needs a measure\n.*amt"),
-        ({"source": "bonds"}, "unknown source 'bonds'\n.*cards"),
+        ({"stream": "bonds"}, "unknown stream 'bonds'\n.*cards"),
         ({"aggregate": "is_first", "measure": None}, "the aggregate is_first takes no window"),
         ({"name": "{entity}_twice"}, "vectors has two features named 'user_twice'"),
         ({"name": "{entity} {window} {aggregate}"}, "feature 'user 10min count': no name of a column"),
@@ -151,17 +140,15 @@ def test_what_a_delayed_measure_cannot_be_used_for_is_named(tmp_path: Path, chan
     ],
 )
 def test_what_is_wrong_with_a_delay_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    measures = {**SOURCE["measures"], "fraud": {**SOURCE["measures"]["fraud"], **change}}
-    path = tmp_path / "features.yml"
-    path.write_text(yaml.safe_dump({"sources": {"cards": {**SOURCE, "measures": measures}}, "features": []}))
+    measures = {**MEASURES, "fraud": {**MEASURES["fraud"], **change}}
     with pytest.raises(TransformError, match=f"(?s){told}"):
-        load_catalogue(path)
+        small(tmp_path, stream(), measures=measures)
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "features.yml").write_text("features: [")
     with pytest.raises(TransformError, match=r"features\.yml is not YAML"):
-        load_catalogue(tmp_path / "features.yml")
+        loaded(tmp_path / "features.yml")
 
 
 @given(st.integers(1, 10_000), st.sampled_from([("second", 1), ("minute", 60), ("hour", 3_600), ("day", 86_400)]))
@@ -170,7 +157,7 @@ def test_a_size_is_a_number_and_a_unit(number: int, unit: tuple[str, int]) -> No
 
 
 def test_every_feature_stands_in_the_documentation(tmp_path: Path) -> None:
-    catalogue = load_catalogue(shipped_project() / FILE)
+    catalogue = shipped_catalogue()
     prepared = prepare_project(load_settings(lake=str(tmp_path / "lake")))
     nodes = json.loads(prepared.manifest_path.read_text())["nodes"].values()
     models = {node["name"]: node for node in nodes if node["resource_type"] == "model"}
@@ -188,47 +175,38 @@ def test_every_feature_stands_in_the_documentation(tmp_path: Path) -> None:
         assert column["data_type"]
 
 
-def load_with(folder: Path, source: dict[str, Any], *entries: dict[str, Any]) -> Catalogue:
-    """A catalogue whose source differs from SOURCE in these parts."""
-    path = folder / "features.yml"
-    path.write_text(yaml.safe_dump({"sources": {"cards": {**SOURCE, **source}}, "features": list(entries)}))
-    return load_catalogue(path)
-
-
 MERCHANT: dict[str, Any] = {"expression": "merchant", "unit": "merchants", "about": "merchant"}
 
 
 @pytest.mark.parametrize("aggregate", ["count", "sum", "mean", "min", "max", "median", "mad", "percentile_9", "first"])
 def test_what_is_no_number_is_only_told_apart(tmp_path: Path, aggregate: str) -> None:
-    source = {"measures": {"shop": MERCHANT}}
+    measures = {"shop": MERCHANT}
     entry = {**ENTRY, "measure": "shop", "aggregate": aggregate}
     with pytest.raises(
         TransformError,
         match=rf"feature '\{{entity.*the measure shop has no decimals, so it is no number, which {aggregate} needs\n"
         ".*give it decimals .*or count its different values with distinct",
     ):
-        load_with(tmp_path, source, entry)
-    assert load_with(tmp_path, source, {**entry, "aggregate": "distinct"}).features[0].data_type == "integer"
+        small(tmp_path, stream(), entry, measures=measures)
+    assert (
+        small(tmp_path, stream(), {**entry, "aggregate": "distinct"}, measures=measures).features[0].data_type
+        == "integer"
+    )
 
 
 @pytest.mark.parametrize(
-    "source, told",
+    "measures, told",
     [
-        (
-            {"measures": {"user_id": {**MERCHANT}}},
-            "measure 'user_id' of 'cards': the vectors have a column of that name",
-        ),
-        ({"measures": {"event_time": {**MERCHANT}}}, "measure 'event_time' of 'cards': the vectors have a column"),
-        ({"measures": {"Shop": MERCHANT}}, "measure 'Shop' of 'cards': no name of a column"),
-        ({"entities": {"the user": SOURCE["entities"]["user"]}}, "entity 'the user' of 'cards': no name of a column"),
-        ({"measures": {"shop": {**MERCHANT, "expression": "a +"}}}, r"measure 'shop' of 'cards': 'a \+' is no SQL exp"),
-        ({"measures": {"shop": {**MERCHANT, "expression": "a, b"}}}, "measure 'shop' of 'cards': 'a, b' is no SQL exp"),
-        ({"settings": ["colour"]}, "settings.0: Input should be 'late_rows'"),
+        ({"user_id": {**MERCHANT}}, "measure 'user_id' of 'cards': the vectors have a column of that name"),
+        ({"event_time": {**MERCHANT}}, "measure 'event_time' of 'cards': the vectors have a column"),
+        ({"Shop": MERCHANT}, "measure 'Shop' of 'cards': no name of a column"),
+        ({"shop": {**MERCHANT, "expression": "a +"}}, r"measure 'shop' of 'cards': 'a \+' is no SQL exp"),
+        ({"shop": {**MERCHANT, "expression": "a, b"}}, "measure 'shop' of 'cards': 'a, b' is no SQL exp"),
     ],
 )
-def test_what_is_wrong_with_a_source_is_named(tmp_path: Path, source: dict[str, Any], told: str) -> None:
+def test_what_is_wrong_with_a_measure_is_named(tmp_path: Path, measures: dict[str, Any], told: str) -> None:
     with pytest.raises(TransformError, match=told):
-        load_with(tmp_path, source)
+        small(tmp_path, stream(), measures=measures)
 
 
 @pytest.mark.parametrize("name", ["amt", "user_id", "at", "version", "units_of_amt"])
@@ -246,23 +224,23 @@ def test_a_feature_named_as_another_column_is_refused(tmp_path: Path, name: str)
     ],
 )
 def test_what_is_wrong_with_an_expression_is_named(tmp_path: Path, expression: str, told: str) -> None:
-    ratio = {"name": "ratio", "source": "cards", "entity": "user", "owner": "somebody", "unit": "ratio"}
+    ratio = {"name": "ratio", "stream": "cards", "entity": "user", "owner": "somebody", "unit": "ratio"}
     with pytest.raises(TransformError, match=told):
         load(tmp_path, {**ratio, "expression": expression, "definition": "A ratio."})
 
 
 OWN: dict[str, Any] = {
-    "tables": {"recent": {"past": "closed", "key": ["user_id"], "model": "recent_versions", "must_have": ["user_amt"]}}
+    "recent": {"past": "closed", "key": ["user_id"], "model": "recent_versions", "must_have": ["user_amt"]}
 }
 CLOSED: dict[str, Any] = {
-    "name": "user_amt", "source": "cards", "table": "recent", "entity": "user", "measure": "amt", "aggregate": "mean",
+    "name": "user_amt", "stream": "cards", "table": "recent", "entity": "user", "measure": "amt", "aggregate": "mean",
     "window": "6 hours", "past": "closed", "owner": "somebody",
 }  # fmt: skip
 
 
 def test_a_table_of_its_own_has_the_features_of_its_entries(tmp_path: Path) -> None:
     more = {**CLOSED, "name": "user_most", "aggregate": "max"}
-    catalogue = load_with(tmp_path, OWN, CLOSED, more)
+    catalogue = small(tmp_path, stream(), CLOSED, more, tables=OWN)
     assert [feature.name for feature in catalogue.of_table("recent")] == ["user_amt", "user_most"]
     assert catalogue.beside("recent") == ["recent_versions"]
     assert "event time in [t - 6 hours, t]" in catalogue.features[0].definition
@@ -285,20 +263,20 @@ def test_a_table_of_its_own_has_the_features_of_its_entries(tmp_path: Path) -> N
 )
 def test_what_a_table_does_not_compute_is_refused_by_name(tmp_path: Path, change: dict[str, Any], told: str) -> None:
     with pytest.raises(TransformError, match=f"(?s)features.yml.*{told}"):
-        load_with(tmp_path, OWN, {**CLOSED, **change})
+        small(tmp_path, stream(), {**CLOSED, **change}, tables=OWN)
 
 
 def test_a_table_of_its_own_has_one_window(tmp_path: Path) -> None:
     other = {**CLOSED, "name": "user_recent", "window": "1 hour"}
     with pytest.raises(TransformError, match="feature 'user_recent': its window is 1 hour, but 6 hours in recent"):
-        load_with(tmp_path, OWN, CLOSED, other)
+        small(tmp_path, stream(), CLOSED, other, tables=OWN)
 
 
 WINDOWS = ("10min", "1h", "6h", "24h", "7d", "30d")
 
 
 def test_the_shipped_catalogue_has_every_family_it_is_to_have() -> None:
-    catalogue = load_catalogue(shipped_project() / FILE)
+    catalogue = shipped_catalogue()
     cards = {feature.name for feature in catalogue.of_table("card_feature_vectors")}
     bank = {feature.name for feature in catalogue.of_table("transaction_feature_vectors")}
 
@@ -319,14 +297,14 @@ def test_the_shipped_catalogue_has_every_family_it_is_to_have() -> None:
 
 def test_a_weekend_is_one_however_an_engine_numbers_the_days() -> None:
     """DuckDB numbers Sunday 0 to Saturday 6, Spark 1 to 7."""
-    catalogue = load_catalogue(shipped_project() / FILE)
-    for source in catalogue.sources.values():
-        expression = source.measures["weekend"].expression
+    catalogue = shipped_catalogue()
+    for payments in catalogue.streams.values():
+        expression = payments.measures["weekend"].expression
         numbered_from_one = expression.replace("extract(dow", "1 + extract(dow")
         assert numbered_from_one != expression
         moments = "generate_series(timestamp '2024-02-26 23:59', timestamp '2024-03-10', interval 1 day)"
-        days = f"select unnest({moments}) as {source.time}"
+        days = f"select unnest({moments}) as {payments.time}"
         for one in (expression, numbered_from_one):
-            rows = duckdb.sql(f"select {source.time}, {one} from ({days})").fetchall()
+            rows = duckdb.sql(f"select {payments.time}, {one} from ({days})").fetchall()
             assert [(day.isoweekday() >= 6) for day, _ in rows] == [bool(weekend) for _, weekend in rows]
             assert len(rows) > 7

@@ -8,14 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 
-from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.features.definitions import definitions_of
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.definitions import outdated_features, to_commit
-from fraud_lakehouse.transform.project import shipped_project
+from tests.catalogues import shipped_catalogue, shipped_content, written
 
 SETTINGS = {"late_rows": "drop", "label_delay_seconds": 60}
 CARDS = "card_feature_vectors"
@@ -23,11 +21,10 @@ CARDS = "card_feature_vectors"
 
 def changed(folder: Path, change: Callable[[dict[str, Any]], None], **settings: Any) -> set[str]:
     """Features whose definition a change of the catalogue or of settings changes: `table.name`."""
-    content = yaml.safe_load((shipped_project() / FILE).read_text())
-    before = definitions_of(load_catalogue(shipped_project() / FILE), SETTINGS)
+    content = shipped_content()
+    before = definitions_of(shipped_catalogue(), SETTINGS)
     change(content)
-    (folder / FILE).write_text(yaml.safe_dump(content))
-    after = definitions_of(load_catalogue(folder / FILE), SETTINGS | settings)
+    after = definitions_of(written(folder, content), SETTINGS | settings)
     assert before.keys() == after.keys()
     return {
         f"{table}.{name}"
@@ -45,18 +42,18 @@ def test_words_and_owners_decide_nothing(tmp_path: Path) -> None:
     def reworded(content: dict[str, Any]) -> None:
         for entry in content["features"]:
             entry["owner"] = "somebody else"
-        content["sources"]["cards"]["entities"]["user"]["about"] = "a person"
-        content["sources"]["cards"]["measures"]["amt"] |= {"about": "sum paid", "unit": "euros"}
+        content["measures"]["card_payments"]["fraud"] |= {"about": "what was said", "unit": "parts"}
 
     assert changed(tmp_path, reworded) == set()
 
 
 def test_a_measure_decides_the_features_it_is_part_of(tmp_path: Path) -> None:
     def night_is_longer(content: dict[str, Any]) -> None:
-        measure = content["sources"]["cards"]["measures"]["night"]
+        measure = content["measures"]["all"]["night"]
         measure["expression"] = measure["expression"].replace("< 6", "< 7")
 
-    assert changed(tmp_path, night_is_longer) == {f"{CARDS}.user_night_share_30d", f"{CARDS}.card_night_share_30d"}
+    shares = {f"{CARDS}.user_night_share_30d", f"{CARDS}.card_night_share_30d"}
+    assert changed(tmp_path, night_is_longer) == shares | {"transaction_feature_vectors.user_night_share_30d"}
 
 
 def test_a_feature_decides_those_computed_from_it(tmp_path: Path) -> None:

@@ -9,10 +9,9 @@ import polars as pl
 import pytest
 
 from fraud_lakehouse.errors import LabelsError, TransformError
-from fraud_lakehouse.features.catalogue import FILE, load_catalogue
 from fraud_lakehouse.features.labels import moment, read_labels, typed_labels, write_frame
 from fraud_lakehouse.features.needs import columns_of
-from fraud_lakehouse.transform.project import shipped_project
+from tests.catalogues import shipped_catalogue
 
 TYPES = {
     "user_id": pl.Int32(),
@@ -97,7 +96,7 @@ def test_needs_are_read_from_the_sql() -> None:
     assert columns_of("case when extract(hour from moment) < 6 then a.b else c + c end") == ("moment", "b", "c")
     with pytest.raises(TransformError, match="is no SQL expression"):
         columns_of("1 +")
-    catalogue = load_catalogue(shipped_project() / FILE)
+    catalogue = shipped_catalogue()
     found = {feature.name: catalogue.needed(feature) for feature in catalogue.of_table("card_feature_vectors")}
     assert found["user_amt_z_30d"] == {
         "needs": ["user_id", "amt"],

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.features.catalogue import Catalogue, Feature, load_catalogue
+from fraud_lakehouse.features.catalogue import Catalogue, Feature
 from fraud_lakehouse.features.definitions import definitions_of
+from tests.catalogues import small, stream
 
 TABLE: dict[str, Any] = {"past": "hop", "step": "20 minutes", "key": ["user_id"], "model": "spells_versions"}
 SETTINGS = {"late_rows": "drop"}
@@ -18,28 +18,11 @@ SETTINGS = {"late_rows": "drop"}
 
 def load(folder: Path, table: dict[str, Any] | None = None, **entry: Any) -> Catalogue:
     table = TABLE | (table or {})
-    content = {
-        "sources": {
-            "cards": {
-                "table": "vectors",
-                "rows": "payments",
-                "id": "id",
-                "time": "at",
-                "event": "payment",
-                "settings": ["late_rows"],
-                "entities": {"user": {"key": ["user_id"], "about": "the user"}},
-                "measures": {"amt": {"expression": "amt", "unit": "euros", "decimals": 2, "about": "amount"}},
-                "tables": {"spells": {name: value for name, value in table.items() if value is not None}},
-            }
-        },
-        "features": [
-            {"name": "amt_{aggregate}", "source": "cards", "table": "spells", "entity": "user", "measure": "amt"}
-            | {"aggregate": "sum", "window": "1 hour", "past": table["past"], "owner": "somebody"}
-            | entry
-        ],
-    }
-    (folder / "features.yml").write_text(yaml.safe_dump(content))
-    return load_catalogue(folder / "features.yml")
+    measures = {"amt": {"expression": "amt", "unit": "euros", "decimals": 2, "about": "amount"}}
+    spells = {name: value for name, value in table.items() if value is not None}
+    feature = {"name": "amt_{aggregate}", "stream": "cards", "table": "spells", "entity": "user", "measure": "amt"}
+    feature |= {"aggregate": "sum", "window": "1 hour", "past": table["past"], "owner": "somebody"} | entry
+    return small(folder, stream(), feature, measures=measures, tables={"spells": spells})
 
 
 def only(catalogue: Catalogue) -> Feature:
@@ -69,7 +52,7 @@ def test_a_table_of_windows(tmp_path: Path, table: dict[str, Any], steps: int | 
         ({"past": "session"}, r"table 'spells' of 'cards': windows of past: session have no step\n.*leave it out"),
         ({"step": "often"}, r"table 'spells' of 'cards', step: window 'often' is no size"),
         ({"step": "25 minutes"}, r"table 'spells': its step is 25 minutes, its windows are 1 hour\n.*a multiple"),
-        ({"past": "jump"}, r"sources.cards.tables.spells.past: Input should be 'closed', 'tumble', 'hop', 'cumulate'"),
+        ({"past": "jump"}, r"tables.cards.spells.past: Input should be 'closed', 'tumble', 'hop', 'cumulate'"),
     ],
 )
 def test_a_wrong_table_is_refused(tmp_path: Path, table: dict[str, Any], message: str) -> None:

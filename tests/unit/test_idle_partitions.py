@@ -270,9 +270,9 @@ def test_the_newest_landing_is_found_though_the_newest_files_have_none_that_can_
 
 
 def test_the_windows_are_those_of_the_catalogue(tmp_path: Path) -> None:
-    assert current_windows() == [Windows(1800, 1800), Windows(21600, 3600), Windows(21600, 21600)]
-    (tmp_path / "features.yml").write_text("sources: [")
-    assert current_windows(tmp_path) == [Windows(21600, 3600)]
+    assert current_windows(Settings()) == [Windows(1800, 1800), Windows(21600, 3600), Windows(21600, 21600)]
+    (tmp_path / "dbt_project.yml").write_text("vars: [")
+    assert current_windows(Settings(), tmp_path) == [Windows(21600, 3600)]
 
 
 @pytest.mark.parametrize("max_future, newest", [(86_400, 1), (0, 3)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.project import Preparation, prepare_project
-from fraud_lakehouse.transform.project_files import digest_of, stamp_of
+from fraud_lakehouse.transform.project_files import Stamp, digest_of, stamp_of
 from fraud_lakehouse.transform.runner import Transformer
 from tests.full_disk import no_file_beyond
 
@@ -118,10 +119,13 @@ def test_what_was_read_within_a_tick_of_its_change_is_read_once_more(
     seen = stamp_of(shipped)
     first = preparation.planned()
     model.write_text("select 2 as one")
-    monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", lambda _project: seen)  # the same tick
+
+    def seen_as(stamp: Stamp) -> Callable[[Path], Stamp]:
+        return lambda folder: stamp if folder == shipped else stamp_of(folder)
+
+    monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", seen_as(seen))  # the same tick
     assert preparation.planned() == first
-    settled = replace(seen, is_settled=True)
-    monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", lambda _project: settled)
+    monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", seen_as(replace(seen, is_settled=True)))
     assert preparation.planned() != first
 
 

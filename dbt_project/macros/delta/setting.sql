@@ -3,7 +3,7 @@
     dbt parses, dbt_project.yml says it, and in a unit test, which is about its defaults, but for the catalogue. -#}
 {% macro setting(name, default=none) %}
     {%- set is_given = name in (invocation_args_dict.get('vars') or {}) -%}
-    {%- set is_default = lake_is_unit_test() and name not in ['features', 'feature_sources'] -%}
+    {%- set is_default = lake_is_unit_test() and name not in ['features', 'streams'] -%}
     {%- if not execute or var('is_prepared', false) or is_given or is_default -%}
         {{ return(var(name, default)) }}
     {%- endif -%}

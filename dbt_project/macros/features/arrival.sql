@@ -29,7 +29,7 @@
 {% macro arrival_measures(features) %}
     {%- set found = {} -%}
     {%- for feature in features if feature.measure -%}
-        {%- set source = setting('feature_sources')[feature.source] -%}
+        {%- set source = setting('streams')[feature.stream] -%}
         {%- set measure = source.measures[feature.measure] -%}
         {%- set counted = 'case when is_amount_excluded is not true then ' ~ measure.expression ~ ' end' -%}
         {%- do found.update({feature.measure: counted if source.amount in measure.columns else measure.expression}) -%}

@@ -3,18 +3,19 @@
     labels: a relation, or the name of a CTE, with an event_time and columns of keys and amounts named as in the
     source's rows; other columns are kept. columns: the labels' column names (none: those that the yml of the labels'
     model or source declares).
-    source: cards or bank. features: names (none: all that the labels' columns allow).
+    stream: its name in streams.yml (cards and bank: the shipped ones). features: names (none: all that the labels' columns allow).
     known_by: a moment, as text, by which what counts was known; a column known_by of the labels goes before it.
     stored: the labels name payments by the source's id: take the vectors the lake has of them.
     corrected: where no such moment is said, count what is known by now: corrections that came after the decision too. -#}
-{% macro features_as_of(labels, source='cards', features=none, known_by=none, columns=none, stored=false, corrected=false) %}
-    {%- if source not in setting('feature_sources', {}) -%}
-        {{ exceptions.raise_compiler_error("features_as_of: unknown source '" ~ source ~ "'; use one of " ~ setting('feature_sources', {}) | join(', ')) }}
+{% macro features_as_of(labels, stream='card_payments', features=none, known_by=none, columns=none, stored=false, corrected=false) %}
+    {%- set stream = {'cards': 'card_payments', 'bank': 'bank_payments'}.get(stream, stream) -%}
+    {%- if stream not in setting('streams', {}) -%}
+        {{ exceptions.raise_compiler_error("features_as_of: unknown stream '" ~ stream ~ "'; use one of " ~ setting('streams', {}) | join(', ')) }}
     {%- endif -%}
-    {%- set declared = setting('feature_sources')[source] -%}
-    {%- set vectors = ref(declared.table) if stored else none -%}
-    {%- set decided = rows_decided(source, labels) if stored and not corrected else none -%}
-    {%- set rows = none if stored else rows_known(source, corrected) -%}
+    {%- set declared = setting('streams')[stream] -%}
+    {%- set vectors = ref(declared.vectors) if stored else none -%}
+    {%- set decided = rows_decided(declared, labels) if stored and not corrected else none -%}
+    {%- set rows = none if stored else rows_known(declared, corrected) -%}
     {%- if not execute -%}
         {{ return('(select 1) as undecided') }}
     {%- endif -%}
@@ -26,7 +27,7 @@
     {%- if stored -%}
         {{ return(stored_as_of(labels, declared, chosen, known_by, columns, vectors, decided, corrected)) }}
     {%- endif -%}
-    {{ return(computed_as_of(labels, source, declared, chosen, known_by, columns, rows, corrected)) }}
+    {{ return(computed_as_of(labels, declared, chosen, known_by, columns, rows, corrected)) }}
 {% endmacro %}
 
 {#- Names of the columns that the project declares for the labels: a model's SQL follows from the project alone. -#}
@@ -43,9 +44,9 @@
 
 {#- The features asked for, or all that columns of this kind can tell; what cannot be told is refused by name. -#}
 {% macro features_told_by(declared, asked, columns, stored) %}
-    {%- set known = features_of(declared.table) -%}
+    {%- set known = features_of(declared.vectors) -%}
     {%- for name in asked or [] if name not in known | map(attribute='name') -%}
-        {{ exceptions.raise_compiler_error("features_as_of: there is no feature '" ~ name ~ "' in " ~ declared.table) }}
+        {{ exceptions.raise_compiler_error("features_as_of: there is no feature '" ~ name ~ "' in " ~ declared.vectors) }}
     {%- endfor -%}
     {%- for name in [declared.id if stored else 'event_time'] if name not in columns -%}
         {{ exceptions.raise_compiler_error("features_as_of: the labels have no column '" ~ name ~ "'") }}
@@ -84,7 +85,7 @@
             select
                 numbered_labels._lake_label,
                 row_number() over (partition by numbered_labels._lake_label order by versions.version desc) as _lake_newest,
-                {{ 'versions.is_deleted' if declared.table in tables_with_deletions() else 'false' }} as _lake_gone
+                {{ 'versions.is_deleted' if declared.kind == 'changes' else 'false' }} as _lake_gone
                 {%- for feature in chosen %},
                 versions.{{ feature.name }}
                 {%- endfor %}
@@ -134,11 +135,6 @@
         case when {{ said }} is null then {{ unsaid }} else versions.known_at <= {{ said }} end
     {%- endif -%}
 {%- endmacro %}
-
-{#- Tables of vectors in which a payment's last version may say that it was deleted. -#}
-{% macro tables_with_deletions() %}
-    {{ return(['transaction_feature_vectors']) }}
-{% endmacro %}
 
 {#- The moment by which what counts was known, as SQL over numbered_labels: the label's own column, else the call's. Null
     where neither says; none: no label does. -#}

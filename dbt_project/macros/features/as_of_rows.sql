@@ -1,27 +1,28 @@
 {#- What feature_vectors is given to tell features of labels: rows that count and are not evaluated, labels that are
     evaluated and do not count. Used by features_as_of. -#}
 
-{#- All rows of a source that may ever count: its columns, and from when to when each was known (until: null: still is).
-    A late card payment is known until the end of time, that moment no more: who says no moment asks for that one, and
+{#- All rows of a stream that may ever count: its columns, and from when to when each was known (until: null: still is).
+    A late event is known until the end of time, that moment no more: who says no moment asks for that one, and
     a correction is not for him unless he says `corrected`. -#}
-{% macro rows_known(source, corrected) %}
-    {%- if source == 'cards' -%}
-    {%- set payments = counted_payments(ref('card_transactions')) -%}
-    {%- set late = ref('card_transactions_late') -%}
+{% macro rows_known(stream, corrected) %}
+    {%- if stream.kind == 'events' -%}
+    {%- set id = stream.id -%}
+    {%- set payments = counted_events(stream, ref(stream.rows)) -%}
+    {%- set late = ref(stream.late) -%}
     {%- set known -%}
     select
         payments.*,
         payments._ingested_at as _lake_known_from,
-        {{ 'cast(null as ' ~ instant() ~ ')' if corrected else 'case when late.trans_num is not null then ' ~ end_of_time() ~ ' end' }} as _lake_known_to
+        {{ 'cast(null as ' ~ instant() ~ ')' if corrected else 'case when late.' ~ id ~ ' is not null then ' ~ end_of_time() ~ ' end' }} as _lake_known_to
     from {{ payments }} as payments
-    left join (select distinct trans_num from {{ late }}) as late
-        on payments.trans_num = late.trans_num
-    where payments.trans_date_trans_time is not null
+    left join (select distinct {{ id }} from {{ late }}) as late
+        on payments.{{ id }} = late.{{ id }}
+    where payments.{{ stream.time }} is not null
         {%- if setting('late_rows') == 'drop' %}
-        and late.trans_num is null
+        and late.{{ id }} is null
         {%- endif %}
     {%- endset -%}
-    {%- elif source == 'bank' -%}
+    {%- elif stream.name == 'bank_payments' -%}
     {%- set versions = ref('transactions_history') -%}
     {%- set known -%}
     select
@@ -45,29 +46,29 @@
         and not {{ excludes_time('transaction_date', 'true', '_lake_known_from') }}
     {%- endset -%}
     {%- else -%}
-    {{ exceptions.raise_compiler_error("features_as_of: nobody has said when rows of the source '" ~ source ~ "' are known") }}
+    {{ exceptions.raise_compiler_error("features_as_of: nobody has said when rows of the stream '" ~ stream.name ~ "' are known") }}
     {%- endif -%}
     {{ return(known) }}
 {% endmacro %}
 
-{#- When each payment that labels name could first be decided on, for stored vectors: of the bank the commit it came with.
-    None: of cards what their first version says, which waited for the watermark. -#}
-{% macro rows_decided(source, labels) %}
-    {%- if source != 'bank' -%}{{ return(none) }}{%- endif -%}
-    {%- set entries = ref('transactions_ledger') -%}
+{#- When each payment that labels name could first be decided on, for stored vectors: of changes the commit it came with.
+    None: of events what their first version says, which waited for the watermark. -#}
+{% macro rows_decided(stream, labels) %}
+    {%- if stream.kind == 'events' -%}{{ return(none) }}{%- endif -%}
+    {%- set entries = ref(stream.ledger) -%}
     {%- set decided -%}
-    select transaction_id, min(_committed_at) as _lake_decided_at
+    select {{ stream.id }}, min(_committed_at) as _lake_decided_at
     from {{ entries }}
-    where weight = 1 and transaction_id in (select transaction_id from {{ labels }})
-    group by transaction_id
+    where weight = 1 and {{ stream.id }} in (select {{ stream.id }} from {{ labels }})
+    group by {{ stream.id }}
     {%- endset -%}
     {{ return(decided) }}
 {% endmacro %}
 
-{#- The features computed from the source's rows by the macros that build the vectors. -#}
-{% macro computed_as_of(labels, source, declared, chosen, known_by, columns, rows, corrected) -%}
+{#- The features computed from the stream's rows by the macros that build the vectors. -#}
+{% macro computed_as_of(labels, declared, chosen, known_by, columns, rows, corrected) -%}
     {%- set by_name = {} -%}
-    {%- for feature in features_of(declared.table) -%}{%- do by_name.update({feature.name: feature}) -%}{%- endfor -%}
+    {%- for feature in features_of(declared.vectors) -%}{%- do by_name.update({feature.name: feature}) -%}{%- endfor -%}
     {%- set base = [] -%}
     {%- for feature in chosen -%}
         {%- for name in (feature.uses if feature.expression else [feature.name]) if by_name[name] not in base -%}
@@ -75,7 +76,7 @@
         {%- endfor -%}
     {%- endfor -%}
     {%- set own = chosen | map(attribute='own') | sum(start=[]) | unique | list -%}
-    {%- set moment = known_by_of(known_by, columns, as_of_default(source, corrected)) -%}
+    {%- set moment = known_by_of(known_by, columns, as_of_default(declared, corrected)) -%}
     {%- set in_views = 'known_by' in columns or (not known_by and moment is not none and moment != end_of_time()) -%}
     {%- set counted = source_counted(declared, base, '_lake_view' if in_views else (microseconds(moment) if moment is not none else none), in_views) -%}
     {%- set keys = feature_keys(counted) | reject('equalto', '_lake_view') | list -%}
@@ -153,7 +154,7 @@
         ),
 
         {{ feature_vectors(
-            source, declared.table, 'rows_and_labels', 'counted_history', ['_lake_label'], counted, features_counted(base)
+            declared.name, declared.vectors, 'rows_and_labels', 'counted_history', ['_lake_label'], counted, features_counted(base)
         ) | indent(8) }},
 
         -- what expressions are computed from: the label's own measures, and the features they name
@@ -199,10 +200,10 @@
     ) as told
 {%- endmacro %}
 
-{#- By when a row must be known where nobody says: of cards whenever (in time it counts by its event time alone), of the
-    bank when the label's own time comes; corrected: by now. -#}
-{% macro as_of_default(source, corrected) %}
-    {{ return('cast(event_time as ' ~ instant() ~ ')' if source == 'bank' and not corrected else end_of_time()) }}
+{#- By when a row must be known where nobody says: of events whenever (in time it counts by its event time alone), of
+    changes when the label's own time comes; corrected: by now. -#}
+{% macro as_of_default(stream, corrected) %}
+    {{ return('cast(event_time as ' ~ instant() ~ ')' if stream.kind == 'changes' and not corrected else end_of_time()) }}
 {% endmacro %}
 
 {#- Columns of the label that its own measures are computed from, the event time left out. -#}
@@ -226,7 +227,7 @@
         {%- set measure = declared.measures[name] -%}
         {%- set counts = '_lake_counts' -%}
         {%- if measure.delay and moment is not none -%}
-            {%- set counts = '_lake_counts and _lake_at + ' ~ delay_seconds(measure) * 1000000 ~ ' <= ' ~ moment -%}
+            {%- set counts = '_lake_counts and _lake_at + ' ~ delay_seconds(measure, declared) * 1000000 ~ ' <= ' ~ moment -%}
         {%- endif -%}
         {%- do measures.update(
             {'counted_' ~ name: dict(measure, expression='case when ' ~ counts ~ ' then ' ~ measure.expression ~ ' end')}

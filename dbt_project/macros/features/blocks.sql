@@ -13,9 +13,9 @@
             partition by {{ entity.key | join(', ') }} order by _at
                 range between {{ feature.seconds * 1000000 }} preceding and 1 preceding
             {%- endset %}
-            {{ aggregate_of(feature.aggregate, feature.measure, 'event_time', over=frame) }} as {{ feature.name }}
+            {{ aggregate_of(feature.aggregate, feature.measure, '_event_time', over=frame) }} as {{ feature.name }}
             {%- endfor %}
-        from (select *, {{ from_microseconds('_at') }} as event_time from {{ prepared }}) as timed
+        from (select *, {{ from_microseconds('_at') }} as _event_time from {{ prepared }}) as timed
         where {{ of_entity(prepared, entity.key, touched) }}
     ) as measured
     where is_evaluated
@@ -27,14 +27,14 @@
     select
         evaluated._row
         {%- for feature in features %},
-        {{ aggregate_of(feature.aggregate, 'counted.' ~ feature.measure, 'counted.event_time') }} as {{ feature.name }}
+        {{ aggregate_of(feature.aggregate, 'counted.' ~ feature.measure, 'counted._event_time') }} as {{ feature.name }}
         {%- endfor %}
     from (
         select _row, _at, {{ key }}
         from {{ prepared }}
         where is_evaluated and {{ of_entity(prepared, entity.key, false) }}
     ) as evaluated
-    inner join (select *, {{ from_microseconds('_at') }} as event_time from {{ prepared }}) as counted
+    inner join (select *, {{ from_microseconds('_at') }} as _event_time from {{ prepared }}) as counted
         on {{ equal_in(entity.key, 'evaluated', 'counted') }}
         and counted._at between evaluated._at - {{ seconds * 1000000 }} and evaluated._at - 1
     group by evaluated._row

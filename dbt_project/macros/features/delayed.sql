@@ -2,9 +2,9 @@
     names the var <delay>_seconds. At t the values of rows of time p in [t - delay - window, t - delay) count: those
     that became known, at p + delay, in [t - window, t). -#}
 
-{#- Seconds after its time from which a feature sees a row; 0: at once. -#}
-{% macro delay_seconds(feature) %}
-    {{ return(setting(feature.delay ~ '_seconds') if feature.delay else 0) }}
+{#- Seconds after its time from which a feature (or a measure, of a stream) sees a row; 0: at once. -#}
+{% macro delay_seconds(feature, stream=none) %}
+    {{ return(limit_of(stream or setting('streams').get(feature.stream), feature.delay ~ '_seconds') if feature.delay else 0) }}
 {% endmacro %}
 
 {#- count, sum and mean of delayed measures of one entity: _row and the features for every evaluated row whose key is

@@ -12,7 +12,7 @@
 {% endmacro %}
 {% macro spark__indexed_rows(source_name, table, rows, carried) %}{{ return(none) }}{% endmacro %}
 {% macro default__indexed_rows(source_name, table, rows, carried) %}
-    {%- set source = setting('feature_sources')[source_name] -%}
+    {%- set source = setting('streams')[source_name] -%}
     {%- set entities, beside = {}, [] -%}
     {%- for name, entity in source.entities.items() -%}
         {%- set blocks = feature_blocks(features_of(table), name) -%}

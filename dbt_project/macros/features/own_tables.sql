@@ -14,21 +14,6 @@
 
 {#- A feature as SQL over rows with the source's columns; `over` is the inside of an over clause, or none for a group by. -#}
 {% macro feature_of_rows(feature, over=none) -%}
-    {%- set source = setting('feature_sources')[feature.source] -%}
+    {%- set source = setting('streams')[feature.stream] -%}
     {{ aggregate_of(feature.aggregate, source.measures[feature.measure].expression, source.time, over=over) }}
 {%- endmacro %}
-
-{#- The columns that mirrors keep of a payment, those of a key, and those that measures of these features are computed
-    from. -#}
-{% macro payment_columns_for(features, key=[]) %}
-    {%- set columns = payment_columns() -%}
-    {%- for column in key -%}
-        {%- do columns.update({column: column}) -%}
-    {%- endfor -%}
-    {%- for feature in features -%}
-        {%- for column in setting('feature_sources')[feature.source].measures[feature.measure].columns -%}
-            {%- do columns.update({column: column}) -%}
-        {%- endfor -%}
-    {%- endfor -%}
-    {{ return(columns) }}
-{% endmacro %}

@@ -8,7 +8,7 @@
     source_name, table, relation, history=none, carried=[], source=none, features=none, indexed=none, earlier=none
 ) -%}
     {%- if not execute -%}{{ return('') }}{%- endif -%} {#- which features there are is not known while dbt parses -#}
-    {%- set source = source or setting('feature_sources')[source_name] -%}
+    {%- set source = source or setting('streams')[source_name] -%}
     {%- set features = features_of(table) if features is none else features -%}
     {%- set touched = history is not none -%}
     {%- set blocks = [] -%}

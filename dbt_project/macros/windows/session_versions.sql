@@ -5,28 +5,28 @@
 {% macro session_versions(table, rows, late_rows) -%}
     {%- set shape = window_shape(table) -%}
     {%- set key, time = shape.key, shape.time -%}
-    {%- set columns = payment_columns_for(shape.features, shape.key) -%}
+    {%- set columns = event_columns_for(shape.stream, shape.features, shape.key) -%}
     {%- set incremental = is_incremental_build() -%}
-    {%- set new_payments = counted_payments(new_rows(rows)) -%}
+    {%- set new_payments = counted_events(shape.stream, new_rows(rows)) -%}
     {%- set observed = observations(incremental) -%}
     {%- set new_late = new_rows(late_rows) -%}
     {%- set drops_late = setting('late_rows') == 'drop' -%}
     {%- if incremental -%}
     {%- set seen_times = seen_partition_times(rows, time) -%}
-    {%- set watermark_now = window_watermark(all_partition_times(seen_times, new_payments, time), observed) -%}
+    {%- set watermark_now = window_watermark(shape.stream, all_partition_times(seen_times, new_payments, time), observed) -%}
     {%- set changed = changed_rows(shape, new_payments, new_late) -%}
     {#- the first end of a session that may be another by now, or that the watermark has passed since or comes before again -#}
     {%- set told_since -%}
         select least(
             (select min({{ time }}) from {{ changed }} as changed),
-            (select seen.watermark from ({{ window_watermark(seen_times) }}) as seen),
+            (select seen.watermark from ({{ window_watermark(shape.stream, seen_times) }}) as seen),
             (select by_now.watermark from ({{ watermark_now }}) as by_now)
         )
     {%- endset -%}
     {%- set told = newest_windows_of(shape, stored_windows(shape, told_since)) -%}
     {%- set first_late = 'select min(' ~ time ~ ') from (' ~ late_only_now(shape, new_payments, new_late) ~ ') as late' -%}
-    {%- set seen_late = counted_payments(
-        seen_rows(rows, columns, since=[time, first_late], is_kept=false)
+    {%- set seen_late = counted_events(
+        shape.stream, seen_rows(rows, columns, since=[time, first_late], is_kept=false)
     ) if drops_late else none -%}
     {%- set touched -%}
         select {{ key | join(', ') }}, min({{ time }}) as first_time
@@ -66,7 +66,7 @@ with new_transactions as (
 
 watermark as (
 
-    {{ watermark_now if incremental else window_watermark(partition_times(new_payments, time), observed) }}
+    {{ watermark_now if incremental else window_watermark(shape.stream, partition_times(new_payments, time), observed) }}
 
 ),
 {% if incremental %}
@@ -83,7 +83,7 @@ transactions as (
     union all
 
     select {{ columns | join(', ') }}
-    from {{ counted_payments(seen_rows(rows, columns, since=[time, oldest_start], is_kept=false)) }}
+    from {{ counted_events(shape.stream, seen_rows(rows, columns, since=[time, oldest_start], is_kept=false)) }}
 
 ),
 {% endif %}

@@ -1,20 +1,21 @@
-{#- Windows as a table of the catalogue declares them (`tables` of a source): kind, size, step, key and features. -#}
+{#- Windows as a table of the catalogue declares them (`tables` of a stream): kind, size, step, key and features. -#}
 
-{#- features, key, time and id (columns of the source's rows), past (the kind of window), seconds (its size; of a
+{#- features, key, time and id (columns of the stream's rows), stream, past (the kind of window), seconds (its size; of a
     session the gap), step (seconds), identity (the columns that tell one window from another). -#}
 {% macro window_shape(table) %}
     {%- set features = features_of(table) -%}
-    {%- set source = setting('feature_sources', {}).get(features[0].source) if features else none -%}
-    {%- if source is none -%}
-        {{ return({'features': [], 'key': ['key'], 'time': 'time', 'id': 'id', 'past': 'tumble', 'seconds': 1, 'step': 1, 'identity': []}) }}
+    {%- set stream = setting('streams', {}).get(features[0].stream) if features else none -%}
+    {%- if stream is none -%}
+        {{ return({'features': [], 'stream': {}, 'key': ['key'], 'time': 'time', 'id': 'id', 'past': 'tumble', 'seconds': 1, 'step': 1, 'identity': []}) }}
     {%- endif -%}
-    {%- set declared = source.tables[table] -%}
+    {%- set declared = stream.tables[table] -%}
     {%- set ends = ['window_end'] if declared.past == 'cumulate' else [] -%}
     {{ return({
         'features': features,
         'key': declared.key,
-        'time': source.time,
-        'id': source.id,
+        'stream': stream,
+        'time': stream.time,
+        'id': stream.id,
         'past': declared.past,
         'seconds': features[0].seconds,
         'step': features[0].step_seconds or features[0].seconds,

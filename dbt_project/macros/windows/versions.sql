@@ -1,14 +1,14 @@
 {#- Versions of closed windows: a model that adds each window of a table of the catalogue when the watermark has passed
     its end, and a new version of it when what it said has changed. -#}
 
-{#- The model of a table of tumbling, hopping or cumulating windows. rows: the source's rows, with _topic, _partition and
+{#- The model of a table of tumbling, hopping or cumulating windows. rows: the stream's rows, with _topic, _partition and
     _ingested_at; late_rows: those of them whose windows were closed before they came. in_memory: whether rows seen before
     lie in memory, for the hot lane, whose models share them; else the files that may matter are read. -#}
 {% macro window_versions(table, rows, late_rows, in_memory=false) -%}
     {%- set shape = window_shape(table) -%}
-    {%- set columns = payment_columns_for(shape.features, shape.key) -%}
+    {%- set columns = event_columns_for(shape.stream, shape.features, shape.key) -%}
     {%- set incremental = is_incremental_build() -%}
-    {%- set new_payments = counted_payments(new_rows(rows)) -%}
+    {%- set new_payments = counted_events(shape.stream, new_rows(rows)) -%}
     {%- set observed = observations(incremental) -%}
     {%- set new_late = new_rows(late_rows) -%}
     {%- set drops_late = setting('late_rows') == 'drop' -%}
@@ -23,11 +23,11 @@
             when (select max(newest_end) from {{ seen_ends }}) is null then {{ no_time() }}
             else least(
                 (select max(newest_end) from {{ seen_ends }}),
-                (select seen.watermark from ({{ window_watermark(seen_times) }}) as seen)
+                (select seen.watermark from ({{ window_watermark(shape.stream, seen_times) }}) as seen)
             )
         end as newest_end
     {%- endset -%}
-    {%- set watermark_now = window_watermark(all_partition_times(seen_times, new_payments, shape.time), observed) -%}
+    {%- set watermark_now = window_watermark(shape.stream, all_partition_times(seen_times, new_payments, shape.time), observed) -%}
     {#- the start of the oldest window that may change; null: none is due, and no row lies in one that was emitted -#}
     {%- set oldest_start -%}
         select least(
@@ -56,7 +56,7 @@ with new_transactions as (
 
 watermark as (
 
-    {{ watermark_now if incremental else window_watermark(partition_times(new_payments, shape.time), observed) }}
+    {{ watermark_now if incremental else window_watermark(shape.stream, partition_times(new_payments, shape.time), observed) }}
 
 ),
 {% if incremental %}
@@ -73,7 +73,7 @@ transactions as (
     union all
 
     select {{ columns | join(', ') }}
-    from {{ counted_payments(seen_rows(rows, columns, since=[shape.time, oldest_start], is_kept=in_memory)) }}
+    from {{ counted_events(shape.stream, seen_rows(rows, columns, since=[shape.time, oldest_start], is_kept=in_memory)) }}
 
 ),
 

@@ -1,17 +1,17 @@
 {#- The watermark that closes windows, as one row and the column watermark, of a relation of _topic, _partition,
     newest_time and newest_landing. With window_idle_seconds above 0 a partition that had no row for so many seconds is
     not waited for. `observed`: what observations() answers. -#}
-{% macro window_watermark(relation, observed=none) -%}
-    {{ watermark_of(relation, setting('window_idle_seconds') or none, observed) }}
+{% macro window_watermark(stream, relation, observed=none) -%}
+    {{ watermark_of(stream, relation, setting('window_idle_seconds') or none, observed) }}
 {%- endmacro %}
 
 {#- The newest event time of the slowest partition that is waited for, less the allowed lateness. None is waited for
     that had no row for `idle` seconds (none: all are) of landings of the others, and none whose newest event is very
     old: more than far_behind_seconds behind the newest of all, unless event times have no limit (max_future_seconds 0).
-    When nothing has landed for so long, told by `observed` (a relation with observed_at, or none), no partition is: the
+    When nothing has landed for so long, by `observed` (a relation of topic and observed_at, or none), no partition is: the
     newest event time goes on with the clock, `idle` seconds behind it. All times are in the data, so the same data
     always give the same watermark. -#}
-{% macro watermark_of(relation, idle, observed=none) -%}
+{% macro watermark_of(stream, relation, idle, observed=none) -%}
     select
         {%- if observed is not none and idle is not none %}
         case
@@ -20,7 +20,7 @@
         end
         {%- else %}
         min(newest_time)
-        {%- endif %} - interval {{ setting('allowed_lateness_seconds') }} seconds as watermark
+        {%- endif %} - interval {{ limit_of(stream, 'allowed_lateness_seconds') }} seconds as watermark
     from (
         select
             by_partition.*
@@ -38,7 +38,11 @@
             group by _topic, _partition
         ) as by_partition
         {%- if observed is not none and idle is not none %}
-        cross join (select max(observed_at) as observed_at from {{ observed }} as observations) as observed
+        cross join (
+            select max(observed_at) as observed_at
+            from {{ observed }} as observations
+            where topic in (select _topic from {{ relation }} as of_topics)
+        ) as observed
         {%- endif %}
     ) as partition_times
     where true
@@ -49,12 +53,12 @@
             or {{ seconds_between('newest_landing', 'lake_landing') }} < {{ idle }}
         )
     {%- endif %}
-    {%- if setting('max_future_seconds') %}
+    {%- if limit_of(stream, 'max_future_seconds') %}
         and {{ seconds_between('newest_time', 'lake_newest_time') }} <= {{ var('far_behind_seconds') }}
     {%- endif %}
 {%- endmacro %}
 
-{#- When the source was observed to have nothing more, as a relation with observed_at, for window_watermark; none where
+{#- When the source was observed to have nothing more, as a relation of topic and observed_at, for window_watermark; none where
     time is not to close windows. A new observation is something to build for. With observations a watermark lies never
     behind that of the rows alone, which does for what has been emitted and from where on stored versions are read. -#}
 {% macro observations(incremental) %}
@@ -67,9 +71,12 @@
         {{ return(new) }}
     {%- endif -%}
     {%- set seen = seen_totals(
-        observed, key=[], columns={'observed_at': 'observed_at'}, totals={'observed_at': 'max(observed_at)'}
+        observed,
+        key=['topic'],
+        columns={'topic': 'topic', 'observed_at': 'observed_at'},
+        totals={'observed_at': 'max(observed_at)'},
     ) -%}
-    {{ return('(select observed_at from ' ~ seen ~ ' union all select observed_at from ' ~ new ~ ')') }}
+    {{ return('(select topic, observed_at from ' ~ seen ~ ' union all select topic, observed_at from ' ~ new ~ ')') }}
 {% endmacro %}
 
 {#- What the watermark is told by: of each partition the newest event time and landing, as relations of _topic, _partition,

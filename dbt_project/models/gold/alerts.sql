@@ -65,7 +65,8 @@ new_alerts as (
         current_timestamp as fired_at,
         score,
         evidence,
-        source
+        source,
+        stream
     from ranked
     where firing = 1
 

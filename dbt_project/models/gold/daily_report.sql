@@ -2,11 +2,10 @@
 
 with features as (
 
-    select cast(source_committed_at as date) as day, user_exists from {{ ref('transaction_features') }}
-
-    union all
-
-    select cast(source_committed_at as date) as day, user_exists from {{ ref('card_transaction_features') }}
+    {% for stream in payment_streams().values() %}
+    select cast(source_committed_at as date) as day, user_exists from {{ ref(stream.features) }}
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
 
 ),
 

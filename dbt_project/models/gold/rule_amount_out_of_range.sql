@@ -1,7 +1,5 @@
 {{ config(materialized='view', tags=['hot', 'rule']) }}
 
-{%- set limit = '%.15g' | format(largest_amount()) %}
-
 with evaluated as (
 
     {{ new_features() }}
@@ -13,11 +11,11 @@ fired as (
     select
         {{ alert_columns(
             'amount_out_of_range',
-            score='coalesce(abs(amount) / ' ~ limit ~ ', 1)',
+            score='coalesce(abs(amount) / max_amount, 1)',
             reason="case when amount is null then 'the amount is no number that can be computed with'"
-                ~ " else 'amount ' || " ~ readable('amount') ~ " || ' is beyond "
-                ~ limit ~ "' end || ' and counts in no feature'",
-            terms=[['amount', 'amount'], ['max_amount', limit]],
+                ~ " else 'amount ' || " ~ readable('amount') ~ " || ' is beyond '"
+                ~ " || cast(max_amount as string) end || ' and counts in no feature'",
+            terms=[['amount', 'amount'], ['max_amount', 'max_amount']],
         ) }}
     from evaluated
     where is_amount_excluded

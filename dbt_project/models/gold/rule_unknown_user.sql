@@ -2,7 +2,7 @@
 
 with evaluated as (
 
-    {{ new_features(cards=false) }}
+    {{ new_features('changes') }}
 
 ),
 
@@ -12,8 +12,8 @@ fired as (
         {{ alert_columns(
             'unknown_user',
             score='1',
-            reason="case when user_id is null then 'the transaction names no user'"
-                ~ " else 'user ' || cast(user_id as string) || ' did not exist when the transaction was committed' end",
+            reason="case when entity_id is null then 'the transaction names no ' || entity_type"
+                ~ " else entity_type || ' ' || entity_id || ' did not exist when the transaction was committed' end",
             terms=[['user_id', 'user_id'], ['user_exists', 'user_exists'], ['amount', 'amount']],
         ) }}
     from evaluated

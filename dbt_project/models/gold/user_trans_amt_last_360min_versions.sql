@@ -2,20 +2,20 @@
 
 {%- set shape = window_shape('user_trans_amt_last_360min') %}
 {%- set features, seconds = shape.features, shape.seconds %}
-{%- set columns = payment_columns_for(shape.features, shape.key) %}
+{%- set columns = event_columns_for(shape.stream, shape.features, shape.key) %}
 {%- set frame = over_frame('user_id', 'trans_date_trans_time', seconds) %}
 {%- set new_payments = new_rows(ref('card_transactions')) %}
 
 with new_transactions as (
 
     select {{ columns | join(', ') }}
-    from {{ counted_payments(new_payments) }}
+    from {{ counted_events(shape.stream, new_payments) }}
     where trans_date_trans_time is not null
 
 ),
 
 {% if is_incremental_build() -%}
-{%- set oldest_touched = 'select min(trans_date_trans_time) from ' ~ counted_payments(new_payments) %}
+{%- set oldest_touched = 'select min(trans_date_trans_time) from ' ~ counted_events(shape.stream, new_payments) %}
 touched_users as (
 
     select user_id, min(trans_date_trans_time) as first_time, max(trans_date_trans_time) as last_time
@@ -27,7 +27,7 @@ touched_users as (
 earlier as (
 
     select stored.{{ columns | join(', stored.') }}
-    from {{ counted_payments(seen_rows(
+    from {{ counted_events(shape.stream, seen_rows(
         ref('card_transactions'),
         columns,
         since=['trans_date_trans_time', '(' ~ oldest_touched ~ ') - interval ' ~ seconds ~ ' seconds'],

@@ -1,11 +1,11 @@
-{#- Totals of a user's ledger entries in windows that end at each new entry, used by transaction_features. Entries come
+{#- Totals of an entity's ledger entries in windows that end at each new entry, used by change_features. Entries come
     in commit order with dates in any, so no window frame can say which lie in it. -#}
 
 {#- CTEs of the window of so many seconds, from new_entries to last_<seconds>: of each new version with such entries
     before it, the totals of these. `parts`: those of this window (macros/features/arrival.sql). -#}
-{% macro ledger_window(seconds, parts, new_ledger, incremental) -%}
-{%- set looked_at = setting('feature_sources').bank.tables.transaction_features.entries -%}
-{%- set shifted = 'known.transaction_date + kind.step * interval ' ~ seconds ~ ' seconds' -%}
+{% macro ledger_window(stream, ledger, seconds, parts, new_ledger, incremental) -%}
+{%- set looked_at = stream.tables[stream.features].entries -%}
+{%- set shifted = 'known.event_time + kind.step * interval ' ~ seconds ~ ' seconds' -%}
 {%- set stretch = window_floor(shifted, 2 * seconds) -%}
 {%- if incremental -%}
 needed_{{ seconds }} as (
@@ -18,23 +18,23 @@ needed_{{ seconds }} as (
 known_{{ seconds }} as (
     {%- if incremental %}
 
-    select stored.user_id, stored.user_entry, stored.transaction_date, stored.amount, stored.weight, false as is_new
+    select stored.entity_id, stored.entity_entry, stored.event_time, stored.amount, stored.weight, false as is_new
     from {{ counted_entries(seen_by_key(
-        ref('transactions_ledger'),
-        entry_columns(),
-        ['user_id', window_floor('transaction_date', seconds)],
+        ledger,
+        entry_columns(stream),
+        ['entity_id', window_floor('event_time', seconds)],
         needed_spans(new_ledger, seconds),
     )) }} as stored
     inner join needed_{{ seconds }} as needed
-        on stored.user_id = needed.user_id
-        and {{ window_floor('stored.transaction_date', seconds) }} = needed.span
+        on stored.entity_id = needed.entity_id
+        and {{ window_floor('stored.event_time', seconds) }} = needed.span
 
     union all
     {%- endif %}
 
-    select user_id, user_entry, transaction_date, amount, weight, true as is_new
+    select entity_id, entity_entry, event_time, amount, weight, true as is_new
     from new_entries
-    where user_id is not null and transaction_date is not null
+    where entity_id is not null and event_time is not null
 
 ),
 
@@ -42,9 +42,9 @@ known_{{ seconds }} as (
 stretched_{{ seconds }} as (
 
     select
-        known.user_id,
-        known.user_entry,
-        known.transaction_date,
+        known.entity_id,
+        known.entity_entry,
+        known.event_time,
         known.amount,
         known.weight,
         kind.step as kind,
@@ -59,7 +59,7 @@ stretched_{{ seconds }} as (
 
 measured_stretches_{{ seconds }} as (
 
-    select distinct user_id, kind, stretch from stretched_{{ seconds }} where is_measured
+    select distinct entity_id, kind, stretch from stretched_{{ seconds }} where is_measured
 
 ),
 
@@ -68,11 +68,11 @@ placed_{{ seconds }} as (
     select
         stretched.*,
         row_number() over (
-            partition by stretched.user_id, stretched.kind, stretched.stretch order by stretched.user_entry
+            partition by stretched.entity_id, stretched.kind, stretched.stretch order by stretched.entity_entry
         ) as place
     from stretched_{{ seconds }} as stretched
     inner join measured_stretches_{{ seconds }} as measured_stretches
-        on stretched.user_id = measured_stretches.user_id
+        on stretched.entity_id = measured_stretches.entity_id
         and stretched.kind = measured_stretches.kind
         and stretched.stretch = measured_stretches.stretch
 
@@ -84,41 +84,41 @@ blocks_{{ seconds }} as (
 
 ),
 
--- of a stretch the last {{ looked_at }} entries are looked at: joining all of a user's would explode on a bulk load
+-- of a stretch the last {{ looked_at }} entries are looked at: joining all of an entity's would explode on a bulk load
 last_{{ seconds }} as (
 
     select
-        measured.user_id,
-        measured.user_entry
+        measured.entity_id,
+        measured.entity_entry
         {%- for total, measure, _ in parts %},
         sum(earlier.weight * {{ of_entry(total, measure, 'earlier') }}) as {{ part_name(total, measure, seconds) }}
         {%- endfor %}
     from blocks_{{ seconds }} as measured
     cross join {{ numbers(0, 1) }} as back
     inner join blocks_{{ seconds }} as earlier
-        on measured.user_id = earlier.user_id
+        on measured.entity_id = earlier.entity_id
         and measured.kind = earlier.kind
         and measured.stretch = earlier.stretch
         and measured.block - back.step = earlier.block
     where measured.is_measured
         and earlier.place < measured.place
         and earlier.place >= measured.place - {{ looked_at }}
-        and earlier.transaction_date >= measured.transaction_date - interval {{ seconds }} seconds
-        and earlier.transaction_date <= measured.transaction_date
-    group by measured.user_id, measured.user_entry
+        and earlier.event_time >= measured.event_time - interval {{ seconds }} seconds
+        and earlier.event_time <= measured.event_time
+    group by measured.entity_id, measured.entity_entry
 
 )
 {%- endmacro %}
 
-{#- The stretches of a window's length in which earlier entries of a user are looked for: that of each new version and
+{#- The stretches of a window's length in which earlier entries of an entity are looked for: that of each new version and
     the one before. `entries`: ledger rows. -#}
 {% macro needed_spans(entries, seconds) -%}
     select distinct
-        entries.user_id,
-        {{ window_floor('entries.transaction_date', seconds) }} - back.step * interval {{ seconds }} seconds as span
+        entries.entity_id,
+        {{ window_floor('entries.event_time', seconds) }} - back.step * interval {{ seconds }} seconds as span
     from {{ entries }} as entries
     cross join {{ numbers(0, 1) }} as back
-    where entries.user_id is not null and entries.transaction_date is not null and entries.weight = 1
+    where entries.entity_id is not null and entries.event_time is not null and entries.weight = 1
 {%- endmacro %}
 
 {#- What a ledger entry adds to a total of entries; the only measure is the amount. -#}
@@ -129,7 +129,7 @@ last_{{ seconds }} as (
     {%- endif -%}
 {%- endmacro %}
 
-{#- The user's state just before an entry that opens a version: how many have an amount, or the sum; null: no user. -#}
+{#- The entity's state just before an entry that opens a version: how many have an amount, or the sum; null: no entity. -#}
 {% macro before_entry(total, entry) -%}
-    {{ entry }}.{{ 'user_count' if total == 'n' else 'user_amount' }} - {{ of_entry(total, 'amount', entry) }}
+    {{ entry }}.{{ 'entity_count' if total == 'n' else 'entity_amount' }} - {{ of_entry(total, 'amount', entry) }}
 {%- endmacro %}

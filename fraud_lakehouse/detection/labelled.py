@@ -19,17 +19,18 @@ import duckdb
 import polars as pl
 
 from fraud_lakehouse.errors import LabelsError, LakeError
-from fraud_lakehouse.features.catalogue import FILE, Catalogue, Feature, Source, load_catalogue
-from fraud_lakehouse.features.choice import EVENT_TIME, KNOWN_BY, chosen_features, source_named
+from fraud_lakehouse.features.catalogue import Catalogue, Feature
+from fraud_lakehouse.features.choice import EVENT_TIME, KNOWN_BY, chosen_features, stream_named
 from fraud_lakehouse.features.definitions import Definitions
 from fraud_lakehouse.features.labels import typed_labels
+from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.storage import object_store
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.schemas import frame_schema
 from fraud_lakehouse.transform.definitions import outdated_features
 from fraud_lakehouse.transform.engine import PLANNING
-from fraud_lakehouse.transform.project import current_definitions
+from fraud_lakehouse.transform.project import current_catalogue, current_definitions
 from fraud_lakehouse.transform.scan import snapshot_sql
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def features_as_of(
     transformer: Transformer,
     settings: Settings,
     labels: pl.DataFrame,
-    source_name: str,
+    stream_name: str,
     features: Sequence[str] | None,
     known_by: datetime | None,
     stored: bool | None,
@@ -68,20 +69,22 @@ def features_as_of(
             "leave one of them out",
         )
     transformer.reload()
-    catalogue = load_catalogue(transformer.project.folder / FILE)
-    source = source_named(catalogue, source_name)
-    by_id = source.id in labels.columns if stored is None else stored
-    chosen = chosen_features(catalogue, source, features, labels.columns, stored=by_id)
+    catalogue = current_catalogue(settings, transformer.project.folder)
+    if catalogue is None:
+        raise LabelsError("the dbt project has no streams", "name the models of its streams in dbt_project.yml")
+    stream = stream_named(catalogue, stream_name)
+    by_id = stream.id in labels.columns if stored is None else stored
+    chosen = chosen_features(catalogue, stream, features, labels.columns, stored=by_id)
     lake = Lake.at(settings.lake)
-    if by_id and not lake.exists("gold", source.table):
+    if by_id and not lake.exists("gold", stream.vectors):
         raise LakeError(
-            f"there is no gold/{source.table} in the lake at {lake.root}, whose vectors labels with {source.id} want",
+            f"there is no gold/{stream.vectors} in the lake at {lake.root}, whose vectors labels with {stream.id} want",
             "build it (`fraud-lakehouse catch-up`), or compute the features from silver (`--computed`)",
         )
-    wanted = [source.id] if by_id else _columns_needed(catalogue, chosen)
+    wanted = [stream.id] if by_id else _columns_needed(catalogue, chosen)
     named = [*wanted, *(name for name in (EVENT_TIME, KNOWN_BY) if name in labels.columns)]
     moment = None if known_by is None else (known_by if known_by.tzinfo else known_by.replace(tzinfo=UTC)).isoformat()
-    sql = transformer.rendered(_template(source_name, chosen, moment, named, stored=by_id, corrected=corrected))
+    sql = transformer.rendered(_template(stream.name, chosen, moment, named, stored=by_id, corrected=corrected))
     with _reading(settings, lake, sql) as (connection, types):
         given = typed_labels(labels, {name: types.get(name, pl.String()) for name in named})
         connection.register("labels", given.with_row_index(_ROW).to_arrow())
@@ -89,16 +92,16 @@ def features_as_of(
         names = [feature.name for feature in chosen]
         empty = told.filter(pl.all_horizontal(pl.col(names).is_null()))[_ROW]
         if by_id and len(empty):
-            newest = _template(source_name, chosen, None, [source.id], stored=True, corrected=True)
+            newest = _template(stream.name, chosen, None, [stream.id], stored=True, corrected=True)
             known = pl.DataFrame(connection.sql(transformer.rendered(newest)).to_arrow_table())
             later = known.filter(pl.col(_ROW).is_in(empty.implode()), pl.any_horizontal(pl.col(names).is_not_null()))
-            _tell_of_missing(source, later.height, len(empty) - later.height)
+            _tell_of_missing(stream, later.height, len(empty) - later.height)
         elif not by_id:
-            if source_name == "bank" and moment is None and not corrected:
+            if stream.kind == "changes" and moment is None and not corrected:
                 _tell_of_unknown_past(connection, sql, given)
             _tell_of_timeless(given)
     if by_id:
-        _tell_of_outdated(lake, current_definitions(settings, transformer.project.folder), source.table, names)
+        _tell_of_outdated(lake, current_definitions(settings, transformer.project.folder), stream.vectors, names)
     return labels.hstack(told.select(names))
 
 
@@ -107,10 +110,10 @@ def _columns_needed(catalogue: Catalogue, chosen: Sequence[Feature]) -> list[str
 
 
 def _template(
-    source: str, chosen: Sequence[Feature], moment: str | None, named: list[str], *, stored: bool, corrected: bool
+    stream: str, chosen: Sequence[Feature], moment: str | None, named: list[str], *, stored: bool, corrected: bool
 ) -> str:
     """The macro's call; Python spells texts and lists as Jinja does."""
-    arguments = f"{source!r}, features={[feature.name for feature in chosen]!r}, known_by={moment!r}"
+    arguments = f"{stream!r}, features={[feature.name for feature in chosen]!r}, known_by={moment!r}"
     arguments += f", columns={[*named, _ROW]!r}, stored={stored!r}, corrected={corrected!r}"
     return f"select * from {{{{ features_as_of('labels', {arguments}) }}}}"
 
@@ -170,9 +173,9 @@ def _tell_of_outdated(lake: Lake, definitions: Definitions, table: str, names: l
         log.warning("%s", found)
 
 
-def _tell_of_missing(source: Source, known_later: int, without: int) -> None:
+def _tell_of_missing(stream: PaymentStream, known_later: int, without: int) -> None:
     """Say why labels that name payments have no feature, and how many."""
-    vectors = f"gold/{source.table}"
+    vectors = f"gold/{stream.vectors}"
     if known_later:
         log.warning(
             "%s labels name payments whose vectors in %s became known only later than their decision, or than the "
@@ -182,7 +185,7 @@ def _tell_of_missing(source: Source, known_later: int, without: int) -> None:
             vectors,
         )
     if without:
-        log.warning("%s labels name no %s of which %s has features: null", f"{without:,}", source.id, vectors)
+        log.warning("%s labels name no %s of which %s has features: null", f"{without:,}", stream.id, vectors)
 
 
 def _tell_of_timeless(given: pl.DataFrame) -> None:

@@ -1,0 +1,220 @@
+"""Streams as models compute from them: what `streams.yml` declares, with the models that a stream has.
+
+Which features there are of a stream is in catalogue.py, which files its models are in transform/stream_models.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.pipeline import Entity as DeclaredEntity
+from fraud_lakehouse.pipeline import KafkaSource, Pipeline, PostgresSource, Stream
+
+Past = Literal["strict", "closed", "tumble", "hop", "cumulate", "session", "arrived", "committed"]
+LATE_WINDOW = 21_600
+"""Seconds of the windows that decide which events are late, where a stream has no table of tumbling windows."""
+
+
+class Strict(BaseModel):
+    """What a file or a var holds: no further keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Entity(Strict):
+    """Whom features are about: the columns that identify it. `partitions: large` means few keys with very many rows."""
+
+    key: list[str] = Field(min_length=1)
+    about: str
+    partitions: Literal["small", "large"] = "small"
+    exists_in: dict[str, str] | None = None
+
+
+class Measure(Strict):
+    """What is aggregated: with `decimals` a number, without anything that can be told apart.
+
+    Sums are exact: values are rounded to so many decimals first. With `delay` a row's value is known only that long
+    after the row's event time, and counts from then on.
+    """
+
+    expression: str
+    unit: str
+    about: str
+    decimals: int | None = Field(None, ge=0, le=6)
+    delay: str | None = None
+
+
+class Table(Strict):
+    """A table besides the stream's vectors: aggregates of one key over windows of one kind (arrival.py) and size.
+
+    `step` is how far apart windows of `hop` start, and by how much those of `cumulate` grow. `model` computes its
+    features (none: that of the table itself), `copies` are further models with the same columns; `must_have` are
+    features that others rely on by name. `entries`: how many of the ledger a committed window looks at.
+    """
+
+    past: Literal["closed", "tumble", "hop", "cumulate", "session", "arrived", "committed"]
+    step: str | None = None
+    key: list[str] = Field(min_length=1)
+    model: str | None = None
+    copies: list[str] = []
+    must_have: list[str] = []
+    entries: int | None = Field(None, ge=1)
+
+
+class PaymentStream(Strict):
+    """A stream: one entry of the var `streams`, by name.
+
+    Args:
+        table: its bronze table.
+        rows: the model with its rows: of events `silver/<table>`, of changes the replica.
+        late: of events, the model with those that came too late.
+        ledger: of changes, the model with the states before and after each change.
+        features: the model with the features of the fast path, which rules read.
+        vectors: the model with all others, strictly past.
+        source_text: what the column `source` of its features is; of events the topic follows.
+        entity: the one of `entities` that the fast path is about: the first.
+        fields: name and DuckDB type of columns of the bronze table: of events all that are declared, of changes those
+            that the stream names, once the table is captured.
+        max_amount: like the next three, of this stream alone; None: that of the settings.
+        late_window_seconds: the size of the windows that decide which events are late.
+        measures: what its features aggregate.
+        tables: those of its features besides `vectors`; `features` is one of them.
+        is_declared: whether the pipeline folder declares it; else it has models, and no rows.
+    """
+
+    name: str
+    kind: Literal["events", "changes"]
+    table: str
+    rows: str
+    late: str | None = None
+    ledger: str | None = None
+    features: str
+    vectors: str
+    source_text: str
+    id: str
+    time: str
+    amount: str
+    label: str | None = None
+    timezone: str = "UTC"
+    currency: str = "USD"
+    event: str = "payment"
+    entity: str
+    entities: dict[str, Entity]
+    fields: dict[str, str] = {}
+    max_amount: float | None = None
+    max_future_seconds: float | None = None
+    allowed_lateness_seconds: float | None = None
+    label_delay_seconds: int | None = None
+    late_window_seconds: int = LATE_WINDOW
+    measures: dict[str, Measure] = {}
+    tables: dict[str, Table] = {}
+    is_declared: bool = True
+
+    @property
+    def models(self) -> list[str]:
+        """Its models but that with its rows where this is a replica."""
+        return [name for name in (self.rows if self.late else None, self.late, self.ledger) if name] + [
+            self.features,
+            self.vectors,
+        ]
+
+    def model_of(self, table: str) -> str:
+        """The model that computes the features of one of its tables."""
+        return (self.tables[table].model if table in self.tables else None) or table
+
+
+_TYPES = {
+    "string": "varchar",
+    "int32": "integer",
+    "int64": "bigint",
+    "double": "double",
+    "boolean": "boolean",
+    "timestamp": "timestamp",
+    "timestamptz": "timestamptz",
+    "date": "date",
+    "binary": "blob",
+}
+
+
+def payment_streams(pipeline: Pipeline, models: Mapping[str, Mapping[str, str]]) -> dict[str, PaymentStream]:
+    """The streams of a pipeline by name, without measures and tables.
+
+    Args:
+        models: of streams whose models are files of the dbt project: their names, and `source_text`, as the fields of
+            PaymentStream are called.
+    """
+    return {name: payment_stream(stream, pipeline, models.get(name, {})) for name, stream in pipeline.streams.items()}
+
+
+def payment_stream(stream: Stream, pipeline: Pipeline, models: Mapping[str, str]) -> PaymentStream:
+    """One stream.
+
+    Raises:
+        TransformError: it has amounts of several currencies.
+    """
+    table, name = stream.from_, stream.name
+    if not isinstance(stream.currency, str):
+        raise TransformError(
+            f"streams.yml, {name}: its currency is the column {stream.currency.column!r}, and amounts of several "
+            "currencies are not converted",
+            "name one currency, such as USD, and declare a stream for each currency's table",
+        )
+    source = source_of(pipeline, stream)
+    if stream.kind == "events":
+        parts = {"late": f"{table}_late", "source_text": f"{source}."}
+    else:
+        parts = {"ledger": f"{name}_ledger", "source_text": f"{source}.{table}"}
+    named = {"rows": table, "features": f"{name}_features", "vectors": f"{name}_vectors"} | parts | dict(models)
+    return PaymentStream(
+        name=name,
+        kind=stream.kind,
+        table=table,
+        id=stream.id,
+        time=stream.time,
+        amount=stream.amount,
+        label=stream.label,
+        timezone=stream.timezone,
+        currency=stream.currency,
+        event=stream.event,
+        entity=next(iter(stream.entities)),
+        entities={entity: _entity(declared) for entity, declared in stream.entities.items()},
+        fields=_fields(pipeline, stream),
+        max_amount=stream.max_amount,
+        max_future_seconds=stream.max_future,
+        allowed_lateness_seconds=stream.lateness,
+        label_delay_seconds=int(stream.label_delay) if stream.label_delay is not None else None,
+        **named,
+    )
+
+
+def source_of(pipeline: Pipeline, stream: Stream) -> str:
+    """The name of the source that captures a stream's table; of PostgreSQL sources the one whose prefix fits best."""
+    fitting = {"": 0}
+    for name, source in pipeline.sources.items():
+        if isinstance(source, KafkaSource) and any(topic.table == stream.from_ for topic in source.topics):
+            return name
+        if isinstance(source, PostgresSource) and stream.from_.startswith(source.prefix):
+            fitting[name] = 1 + len(source.prefix)
+    return max(fitting, key=lambda name: fitting[name])
+
+
+def _entity(declared: DeclaredEntity) -> Entity:
+    known = declared.exists_in.model_dump() if declared.exists_in is not None else None
+    return Entity(
+        key=list(declared.key),
+        about=declared.about,
+        partitions="large" if declared.partitions == "large" else "small",
+        exists_in=known,
+    )
+
+
+def _fields(pipeline: Pipeline, stream: Stream) -> dict[str, str]:
+    for source in pipeline.sources.values():
+        for topic in source.topics if isinstance(source, KafkaSource) else ():
+            if topic.table == stream.from_ and stream.kind == "events":
+                return {name: _TYPES.get(field.type, field.type) for name, field in topic.fields.items()}
+    return {}

@@ -1,0 +1,173 @@
+"""Models of streams of changes that the dbt project has no files for; what they compute is in its macros/changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from fraud_lakehouse.features.streams import PaymentStream
+from fraud_lakehouse.transform.stream_models import EXCLUDED, Column, StreamModel, tested
+
+
+def change_models(stream: PaymentStream, source: Callable[[str], str], captured: Collection[str]) -> list[StreamModel]:
+    """The models of a stream of changes.
+
+    Args:
+        stream: one that is `fitted`.
+        source: the dbt source of a captured table.
+        captured: names of the captured tables.
+    """
+    name, ledger, event = stream.name, stream.ledger, stream.event
+    assert ledger is not None
+    hot = {"strategy": "append", "tags": ["hot"]}
+    events, entries = _source(source, stream.table), f"ref({ledger!r})"
+    known = stream.entities[stream.entity].exists_in
+    exists = f", {_source(source, known['table'])}" if known is not None and known["table"] in captured else ""
+    return [
+        StreamModel(
+            name,
+            ledger,
+            "silver",
+            hot,
+            f"change_ledger({name!r}, {events})",
+            f"The {event}s of the stream {name} as a ledger in commit order: a version that opens is +1 for its "
+            f"{stream.entity}, one that an update, delete or truncate closes is -1 with its old values. "
+            f"One row per opened or closed version of a {event}.",
+            _ledger_columns(stream),
+        ),
+        StreamModel(
+            name,
+            stream.features,
+            "gold",
+            hot,
+            f"change_features({name!r}, {entries}{exists})",
+            f"What was known about a {event} of the stream {name} when it was committed, on the table just before the "
+            f"change. One row per inserted, updated or snapshotted version of a {event}.",
+            _feature_columns(stream),
+        ),
+        StreamModel(
+            name,
+            stream.vectors,
+            "gold",
+            {"strategy": "append", "tags": ["features"]},
+            f"change_vectors({name!r}, {entries})",
+            f"All strictly past features of a {event} of the stream {name}, on the state of its table. A change "
+            f"gives the vectors it changes a new version, and no others. One row per {event} and version.",
+            _vector_columns(stream),
+        ),
+    ]
+
+
+def _source(source: Callable[[str], str], table: str) -> str:
+    return f"source({source(table)!r}, {table!r})"
+
+
+def _kind(stream: PaymentStream, column: str) -> str:
+    """The type of an id, key or label in the models: of all whole numbers bigint (macro stream_type)."""
+    kind = stream.fields[column]
+    return "bigint" if kind in ("tinyint", "smallint", "integer") else kind
+
+
+def _columns(stream: PaymentStream) -> tuple[Column, Column, list[Column]]:
+    """Id, key of the first entity, and keys of the others."""
+    described = {stream.id: f"Id of the {stream.event}."}
+    for name, entity in stream.entities.items():
+        described |= dict.fromkeys(entity.key, f"Key of {name}, {entity.about}; may be null.")
+    columns = [
+        {"name": column, "data_type": _kind(stream, column), "description": text}
+        for column, text in described.items()
+        if column not in (stream.time, stream.amount)
+    ]
+    return columns[0], columns[1], columns[2:]
+
+
+_TIMES: list[Column] = [
+    {"name": "_committed_at", "data_type": "timestamptz", "description": "{{ doc('committed_at') }}"},
+    {"name": "_ingested_at", "data_type": "timestamptz", "description": "{{ doc('ingested_at') }}"},
+]
+_POSITION: list[Column] = [
+    {"name": "_lsn", "data_type": "bigint", "description": "{{ doc('lsn') }}"},
+    {"name": "_seq", "data_type": "bigint", "description": "{{ doc('seq') }}"},
+]
+
+
+def _ledger_columns(stream: PaymentStream) -> list[Column]:
+    ids, key, others = _columns(stream)
+    entity, amount = stream.entity, f"Amount of that version in {stream.currency}; may be null."
+    label = (
+        [{"name": stream.label, "data_type": _kind(stream, stream.label), "description": "Its label."}]
+        if stream.label
+        else []
+    )
+    return [
+        *tested([ids], "not_null"),
+        key,
+        {"name": stream.amount, "data_type": "decimal(38, 9)", "description": amount},
+        {"name": stream.time, "data_type": "timestamp", "description": f"When the {stream.event} took place (UTC)."},
+        *others,
+        *label,
+        {"name": "weight", "data_type": "integer", "description": "1 opened, -1 closed."},
+        *EXCLUDED,
+        {
+            "name": "amount_text",
+            "data_type": "varchar",
+            "description": "The amount as the source wrote it, where it does not fit.",
+        },
+        {
+            "name": f"{entity}_entry",
+            "data_type": "bigint",
+            "description": f"Number of the entry among those of the {entity}.",
+        },
+        {
+            "name": f"{entity}_count",
+            "data_type": "bigint",
+            "description": f"The {entity}'s {stream.event}s with an amount after it.",
+        },
+        {
+            "name": f"{entity}_amount",
+            "data_type": "decimal(38, 9)",
+            "description": f"Sum of the {entity}'s amounts after it.",
+        },
+        *_POSITION,
+        {"name": "_op", "data_type": "varchar", "description": "{{ doc('op') }}"},
+        *_TIMES,
+    ]
+
+
+def _feature_columns(stream: PaymentStream) -> list[Column]:
+    _, key, _ = _columns(stream)
+    known = stream.entities[stream.entity].exists_in
+    exists = (
+        f"Whether the {stream.entity} was in {known['table']} at that commit; null: not known." if known else "Null."
+    )
+    return [
+        {"name": "source", "data_type": "varchar", "description": f"{stream.source_text}."},
+        *tested(
+            [{"name": "transaction_id", "data_type": "varchar", "description": f"{stream.id}, as text."}], "not_null"
+        ),
+        key,
+        {"name": "amount", "data_type": "double", "description": f"Amount in {stream.currency}."},
+        {"name": "event_time", "data_type": "timestamp", "description": f"When the {stream.event} took place (UTC)."},
+        {"name": "source_committed_at", "data_type": "timestamptz", "description": "{{ doc('committed_at') }}"},
+        {"name": "landed_at", "data_type": "timestamptz", "description": "{{ doc('ingested_at') }}"},
+        {"name": "op", "data_type": "varchar", "description": "{{ doc('op') }}"},
+        *EXCLUDED,
+        {"name": "user_exists", "data_type": "boolean", "description": exists},
+        {"name": "scored_at", "data_type": "timestamptz", "description": "{{ doc('scored_at') }}"},
+        *_POSITION,
+    ]
+
+
+def _vector_columns(stream: PaymentStream) -> list[Column]:
+    ids, key, others = _columns(stream)
+    version = f"1 for the first vector of the {stream.event}; a correction has the next number."
+    known = "When the newest change that the version follows from was committed by the source (UTC)."
+    return [
+        *tested([ids], "not_null"),
+        key,
+        *others,
+        {"name": "event_time", "data_type": "timestamp", "description": f"When the {stream.event} took place (UTC)."},
+        *EXCLUDED,
+        {"name": "version", "data_type": "integer", "description": version},
+        *tested([{"name": "known_at", "data_type": "timestamptz", "description": known}], "not_null"),
+        {"name": "is_deleted", "data_type": "boolean", "description": f"Whether the {stream.event} is gone."},
+    ]

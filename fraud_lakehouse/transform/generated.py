@@ -1,0 +1,68 @@
+"""The files of a prepared dbt project that the shipped one does not have: models of captured tables and of streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.catalogue import Catalogue
+from fraud_lakehouse.features.documented import documented_models
+from fraud_lakehouse.transform.binding import check_models
+from fraud_lakehouse.transform.captured import Captured, models_of, shipped_tables, tables_of_models
+from fraud_lakehouse.transform.change_models import change_models
+from fraud_lakehouse.transform.fitted_streams import fitted_catalogue
+from fraud_lakehouse.transform.stream_checks import check_stream, check_tables
+from fraud_lakehouse.transform.stream_models import files_of, stream_models
+from fraud_lakehouse.transform.streams import ProjectStreams
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What is generated for captured tables and streams.
+
+    Args:
+        files: texts by path in the project.
+        catalogue: that of the streams that have models.
+        tables: the captured table that each bronze table of the project's own models stands for.
+        problems: why streams have none.
+    """
+
+    files: dict[str, str]
+    catalogue: Catalogue | None
+    tables: dict[str, str]
+    problems: list[TransformError]
+
+
+def generate(
+    shipped: Path, captured: Mapping[str, Captured], streams: ProjectStreams, catalogue: Catalogue | None
+) -> Generated:
+    """Generate what a lake with these captured tables needs.
+
+    Args:
+        shipped: the dbt project.
+        streams: the streams of the project.
+        catalogue: that of all of them.
+
+    Raises:
+        TransformError: a feature cannot be computed; it says which.
+    """
+    known = shipped_tables(shipped)
+    tables = tables_of_models(known, captured)
+    own = {name for name, table in known.items() if not table.key} | set(tables.values())
+    files = models_of(captured, own)
+    if catalogue is None:
+        return Generated(files, None, tables, [])
+    catalogue, problems = fitted_catalogue(catalogue, streams.own, tables, captured)
+    further = [stream for name, stream in catalogue.streams.items() if name not in streams.own]
+    models = stream_models(further)
+    for stream in further:
+        if stream.kind == "changes":
+            models += change_models(stream, lambda table: "bronze" if table in own else "captured", captured)
+        else:
+            check_stream(stream)
+    check_tables(shipped, models)
+    check_models(shipped, catalogue, {model.name: model.columns for model in models})
+    files |= documented_models(shipped, catalogue) | files_of(models, further, catalogue)
+    return Generated(files, catalogue, tables, problems)
