@@ -7,6 +7,7 @@ feature has gone blind. Counts per evaluated transaction, so that a busy hour is
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +18,6 @@ from fraud_lakehouse.alerts.outbox import ALERTS
 from fraud_lakehouse.checks.rows_per_hour import hours_ago, rows_per_hour
 from fraud_lakehouse.storage.lake import Lake, scan
 
-FEATURES = ("transaction_features", "card_transaction_features")
 _LEAST_HOURS = 3
 _LEAST_ALERTS = 10
 _HOUR = timedelta(hours=1)
@@ -52,7 +52,9 @@ class RateDrift:
         return asdict(self) | {"at": self.at.isoformat()}
 
 
-def evaluate_drift(lake: Lake, hours: int = 24, limit: float = 4.0, now: datetime | None = None) -> RateDrift:
+def evaluate_drift(
+    lake: Lake, features: Collection[str], hours: int = 24, limit: float = 4.0, now: datetime | None = None
+) -> RateDrift:
     """Compare the last hour with the `hours` before it.
 
     The expected number's variance is Poisson's, times the overdispersion seen between the baseline's own hours (fraud
@@ -64,7 +66,7 @@ def evaluate_drift(lake: Lake, hours: int = 24, limit: float = 4.0, now: datetim
     since = now - (hours + 1) * _HOUR
     # an alert counts in the hour its transaction landed, so that numerator and denominator go together
     transactions = Counter[int]()
-    for name in FEATURES:
+    for name in features:
         transactions.update(rows_per_hour(lake, ("gold", name), "landed_at", since, now))
     alerts = _alerted_per_hour(lake, since, now)
     rows, found = transactions.get(0, 0), alerts.get(0, 0)

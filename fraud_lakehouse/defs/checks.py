@@ -85,10 +85,11 @@ def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") ->
     from fraud_lakehouse.checks.findings import evaluate_rules
     from fraud_lakehouse.checks.lag import keeping_up
     from fraud_lakehouse.checks.latency import evaluate_latency
+    from fraud_lakehouse.transform.project import current_streams
 
     for rule, finding in evaluate_rules(lake, rules, WINDOW).items():
         yield _warning(rule_check_name(rule), finding.passed, finding_metadata(finding))
-    drift = evaluate_drift(lake)
+    drift = evaluate_drift(lake, [stream.features for stream in current_streams(settings).values()])
     yield _warning(DRIFT, drift.passed, drift_metadata(drift))
     latency = evaluate_latency(lake, settings.alert_seconds + settings.update_delay)
     yield _warning(LATENCY, latency.passed, latency_metadata(latency))

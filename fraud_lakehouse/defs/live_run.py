@@ -26,7 +26,7 @@ from fraud_lakehouse.defs.checks import alert_evaluations
 from fraud_lakehouse.defs.contract_checks import ContractRounds
 from fraud_lakehouse.defs.excluded_values import excluded_evaluations
 from fraud_lakehouse.defs.ineligible_tables import tables_evaluation
-from fraud_lakehouse.defs.late_rows import late_evaluation
+from fraud_lakehouse.defs.late_rows import late_evaluations
 from fraud_lakehouse.defs.metadata import landed_metadata
 from fraud_lakehouse.defs.open_transactions import transactions_evaluation
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
@@ -208,6 +208,7 @@ def live_job(
         context: dg.OpExecutionContext, config: LiveConfig, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> None:
         from fraud_lakehouse.live.metrics import Metrics
+        from fraud_lakehouse.transform.project import current_streams
 
         settings = lakehouse.settings
         sources = [source for source in SETTING if configured(settings, source)]
@@ -227,8 +228,9 @@ def live_job(
             began = time.monotonic()
             slot = slot_evaluation(settings, lakehouse.parts.slot)
             tables = tables_evaluation(settings, lakehouse.parts.tables)
-            late = late_evaluation(lakehouse.lake, settings)
-            excluded = excluded_evaluations(lakehouse.lake, settings)
+            streams = current_streams(settings).values()
+            late = late_evaluations(lakehouse.lake, settings, streams)
+            excluded = excluded_evaluations(lakehouse.lake, settings, streams)
             transactions = transactions_evaluation(settings, lakehouse.parts.transactions)
             alerts = alert_evaluations(lakehouse.lake, rules, settings)
             for evaluation in (*alerts, *late, *excluded, *slot, *tables, *transactions):

@@ -12,6 +12,8 @@ from fraud_lakehouse.checks.anomaly_rate import RateDrift, evaluate_drift
 from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import FIRED
 
+FEATURES = ("transaction_features", "card_transaction_features")
+
 
 def drift(root: Path, hours: list[tuple[int, int]]) -> RateDrift:
     """Evaluate a lake with (alerts, transactions) per hour; the first is the last hour, each 30 minutes in."""
@@ -26,7 +28,7 @@ def drift(root: Path, hours: list[tuple[int, int]]) -> RateDrift:
         frame = pl.DataFrame(rows)
         write_deltalake(lake.uri("gold", "card_transaction_features"), frame.drop("fires"))
         write_deltalake(lake.uri("gold", "alerts"), frame.filter("fires").drop("fires"))
-    return evaluate_drift(lake, now=FIRED)
+    return evaluate_drift(lake, FEATURES, now=FIRED)
 
 
 STEADY = [(10, 1000), (12, 1000), (9, 1000), (11, 1000), (8, 1000)]
@@ -74,4 +76,4 @@ def test_two_rules_on_one_transaction_count_once(tmp_path: Path) -> None:
     drift(tmp_path, [(10, 1000), *STEADY])
     lake = Lake.at(tmp_path)
     pl.read_delta(lake.uri("gold", "alerts")).write_delta(lake.uri("gold", "alerts"), mode="append")
-    assert evaluate_drift(lake, now=FIRED).recent_alerts == 10
+    assert evaluate_drift(lake, FEATURES, now=FIRED).recent_alerts == 10
