@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from fraud_lakehouse.checks.excluded_values import checked_table
 from fraud_lakehouse.defs import UPDATE_JOB
 from fraud_lakehouse.defs.alerts import alert_sensor, failure_sensor
 from fraud_lakehouse.defs.bronze import bronze_assets, bronze_key, bronze_tables, source_key
@@ -15,7 +16,7 @@ from fraud_lakehouse.defs.checks import alert_checks
 from fraud_lakehouse.defs.contract_checks import contract_checks, contracted_tables
 from fraud_lakehouse.defs.excluded_values import excluded_checks
 from fraud_lakehouse.defs.ineligible_tables import tables_check, tables_sensor
-from fraud_lakehouse.defs.late_rows import late_check
+from fraud_lakehouse.defs.late_rows import late_checks
 from fraud_lakehouse.defs.live_run import live_job
 from fraud_lakehouse.defs.open_transactions import transactions_check
 from fraud_lakehouse.defs.published import published_assets
@@ -46,14 +47,16 @@ def build_definitions(
         TransformError: dbt refuses the project.
     """
     settings, parts = settings or load_settings(), parts or Parts()
-    if manifest is None:
-        from fraud_lakehouse.transform.project import prepare_project
+    from fraud_lakehouse.transform.project import current_streams, prepare_project
 
+    if manifest is None:
         manifest = load_manifest(prepare_project(settings).manifest_path)
     keys = models(manifest)
     sources = bronze_tables(settings)
     bronze = [table for tables in sources.values() for table in tables]
     topics = {topic.table: topic for topic in declared_topics(settings, settings.variables())}
+    built = {tuple(key.path) for key in keys.values()}
+    streams = [one for one in current_streams(settings).values() if ("silver", checked_table(one)) in built]
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
     contracted = contracted_tables(bronze, silver, topics)
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
@@ -66,8 +69,8 @@ def build_definitions(
         asset_checks=[
             alert_checks(rules),
             *contract_checks(contracted),
-            late_check(),
-            *excluded_checks(),
+            *late_checks(streams),
+            *excluded_checks(streams),
             *slot_check(settings),
             *tables_check(settings),
             *transactions_check(settings),

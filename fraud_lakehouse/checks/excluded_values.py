@@ -12,17 +12,11 @@ from typing import Any
 import polars as pl
 
 from fraud_lakehouse.checks.rows_per_hour import files_between
+from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.storage.lake import Lake, scan_files
 
-CARDS = ("silver", "card_transactions")
-LEDGER = ("silver", "transactions_ledger")
 AMOUNT, TIME = "is_amount_excluded", "is_time_excluded"
 EXAMPLES = 5
-
-_ID_AMOUNT_TIME = {
-    CARDS: ("trans_num", "amt", "trans_date_trans_time"),
-    LEDGER: ("transaction_id", "amount", "transaction_date"),
-}
 
 
 @dataclass(frozen=True)
@@ -45,34 +39,39 @@ class ExcludedValues:
 
 
 def evaluate_excluded_values(
-    lake: Lake, table: tuple[str, str], window: timedelta = timedelta(hours=1), now: datetime | None = None
+    lake: Lake, stream: PaymentStream, window: timedelta = timedelta(hours=1), now: datetime | None = None
 ) -> ExcludedValues:
-    """Count the payments of the last `window`; a lake without the table passes, and one from before the flags.
+    """Count the payments of the last `window`; a lake without the stream passes, and one from before the flags.
 
     Args:
-        table: CARDS or LEDGER.
         now: end of the window; default: the clock (UTC).
     """
     until = now or datetime.now(UTC)
     since = until - window
-    if not lake.exists(*table):
+    table = checked_table(stream)
+    if not lake.exists("silver", table):
         return ExcludedValues(since, until)
-    handle = lake.open(*table)
+    handle = lake.open("silver", table)
     if AMOUNT not in {field.name for field in handle.schema().fields}:
         return ExcludedValues(since, until)
     landed = pl.col("_ingested_at")
     rows = scan_files(handle, files_between(handle, "_ingested_at", since, until)).filter(
         landed > since, landed <= until, pl.col(AMOUNT) | pl.col(TIME)
     )
-    if table == LEDGER:
-        rows = rows.filter(pl.col("weight") == 1)
-    name, amount, time = _ID_AMOUNT_TIME[table]
-    shown = [pl.coalesce("amount_text", amount) if table == LEDGER else pl.col(amount), pl.col(name), pl.col(time)]
+    amount = pl.col(stream.amount)
+    if stream.ledger is not None:  # of changes; a row that is gone is an entry too, and an amount may be text
+        rows, amount = rows.filter(pl.col("weight") == 1), pl.coalesce("amount_text", amount)
+    shown = [amount, pl.col(stream.id), pl.col(stream.time)]
     counts, examples = pl.collect_all(
         [rows.select(pl.col(AMOUNT).sum(), pl.col(TIME).sum()), rows.select(*shown, AMOUNT, TIME).head(EXAMPLES)]
     )
     amounts, times = counts.row(0)
     return ExcludedValues(since, until, amounts, times, tuple(_example(row) for row in examples.iter_rows()))
+
+
+def checked_table(stream: PaymentStream) -> str:
+    """The table of silver that says which of a stream's values are excluded."""
+    return stream.ledger or stream.rows
 
 
 def _example(row: tuple[Any, ...]) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""How many card transactions came so late that their window had closed, of those that landed lately.
+"""How many payments of a stream of events came so late that their window had closed, of those ingested lately.
 
 A share that grows means that a producer is behind, its clock is wrong, or the allowed lateness is too short.
 """
@@ -11,15 +11,13 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 
 from fraud_lakehouse.checks.rows_per_hour import rows_per_hour
+from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.storage.lake import Lake, scan
-
-CARDS = ("silver", "card_transactions")
-LATE = ("silver", "card_transactions_late")
 
 
 @dataclass(frozen=True)
 class LateRows:
-    """Card transactions that landed in (`since`, `until`] (UTC), and how many of them were late.
+    """Payments that were ingested in (`since`, `until`] (UTC), and how many of them were late.
 
     `share` is late over all, None without any; `worst_seconds` how far the latest of them was behind the watermark;
     `total` counts the late rows of all time; `limit` is the share that may be late.
@@ -45,20 +43,25 @@ class LateRows:
 
 
 def evaluate_late_rows(
-    lake: Lake, limit: float, window: timedelta = timedelta(hours=1), now: datetime | None = None
+    lake: Lake,
+    stream: PaymentStream,
+    limit: float,
+    window: timedelta = timedelta(hours=1),
+    now: datetime | None = None,
 ) -> LateRows:
-    """Look at what landed in the last `window`; a lake without card transactions passes.
+    """Count what was ingested in the last `window`; a lake without the stream's tables passes.
 
     Args:
+        stream: of events.
         limit: the share, 0 to 1.
         now: end of the window; default: the clock (UTC).
     """
     until = now or datetime.now(UTC)
     since = until - window
-    rows = sum(rows_per_hour(lake, CARDS, "_ingested_at", since, until).values())
-    if not lake.exists(*LATE):
+    rows = sum(rows_per_hour(lake, ("silver", stream.rows), "_ingested_at", since, until).values())
+    if stream.late is None or not lake.exists("silver", stream.late):
         return LateRows(since, until, rows, 0, None, 0, limit)
-    late = scan(lake.open(*LATE))
+    late = scan(lake.open("silver", stream.late))
     landed = late.filter(pl.col("_ingested_at") > since, pl.col("_ingested_at") <= until)
     recent, total = pl.collect_all(
         [landed.select(pl.len().alias("late"), pl.col("seconds_late").max()), late.select(pl.len())]

@@ -86,28 +86,17 @@ def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") ->
     from fraud_lakehouse.checks.findings import evaluate_rules
     from fraud_lakehouse.checks.lag import keeping_up
     from fraud_lakehouse.checks.latency import evaluate_latency
+    from fraud_lakehouse.transform.project import current_streams
 
     for rule, finding in evaluate_rules(lake, rules, WINDOW).items():
         yield _warning(rule_check_name(rule), finding.passed, finding_metadata(finding))
-    drift = evaluate_drift(lake, _feature_tables(settings))
+    drift = evaluate_drift(lake, [stream.features for stream in current_streams(settings).values()])
     yield _warning(DRIFT, drift.passed, drift_metadata(drift))
     delay = max((config.update_delay for config in configured_sources(settings).values()), default=0.0)
     latency = evaluate_latency(lake, settings.alert_seconds + delay)
     yield _warning(LATENCY, latency.passed, latency_metadata(latency))
     behind = keeping_up(settings.work_dir, settings.alert_seconds)
     yield _warning(BEHIND, behind.passed, behind_metadata(behind))
-
-
-def _feature_tables(settings: "Settings") -> list[str]:
-    """The tables of gold that rules read; none while the pipeline folder has mistakes."""
-    from fraud_lakehouse.errors import TransformError
-    from fraud_lakehouse.transform.project import current_catalogue
-
-    try:
-        catalogue = current_catalogue(settings)
-    except TransformError:
-        return []
-    return [stream.features for stream in catalogue.streams.values()] if catalogue is not None else []
 
 
 def finding_metadata(finding: "Finding") -> dict[str, Any]:

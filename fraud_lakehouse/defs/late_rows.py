@@ -1,16 +1,17 @@
-"""The check on late card transactions. What counts is decided in `checks/late_rows.py`."""
+"""The checks on late payments of streams of events. What counts is decided in `checks/late_rows.py`."""
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from fraud_lakehouse.checks.late_rows import CARDS, evaluate_late_rows
+from fraud_lakehouse.checks.late_rows import evaluate_late_rows
 from fraud_lakehouse.defs.metadata import check_result
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.defs.table_key import table_key
+from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
@@ -18,20 +19,21 @@ if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
 
 CHECK = "late_rows"
-ASSET = table_key(*CARDS)
+Streams = Collection[PaymentStream]
 
 
-def late_evaluation(lake: Lake, settings: "Settings") -> Iterator[dg.AssetCheckEvaluation]:
-    """The check, evaluated now; the live run logs it as it is."""
-    found = evaluate_late_rows(lake, settings.late_share)
-    yield dg.AssetCheckEvaluation(
-        asset_key=ASSET,
-        check_name=CHECK,
-        passed=found.passed,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata=late_metadata(found),
-        blocking=False,
-    )
+def late_evaluations(lake: Lake, settings: "Settings", streams: Streams) -> Iterator[dg.AssetCheckEvaluation]:
+    """The check of each stream of events, evaluated now; the live run logs them as they are."""
+    for stream in (one for one in streams if one.late is not None):
+        found = evaluate_late_rows(lake, stream, settings.late_share)
+        yield dg.AssetCheckEvaluation(
+            asset_key=table_key("silver", stream.rows),
+            check_name=CHECK,
+            passed=found.passed,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata=late_metadata(found),
+            blocking=False,
+        )
 
 
 def late_metadata(found: "LateRows") -> dict[str, Any]:
@@ -47,17 +49,20 @@ def late_metadata(found: "LateRows") -> dict[str, Any]:
     }
 
 
-def late_check() -> dg.AssetChecksDefinition:
-    """The non-blocking check `late_rows` on silver/card_transactions."""
+def late_checks(streams: Streams) -> list[dg.AssetChecksDefinition]:
+    """The non-blocking check `late_rows` on the rows of each stream of events."""
+    return [_check(stream) for stream in streams if stream.late is not None]
 
+
+def _check(stream: PaymentStream) -> dg.AssetChecksDefinition:
     @dg.asset_check(
-        asset=ASSET,
+        asset=table_key("silver", stream.rows),
         name=CHECK,
         blocking=False,
-        description="At most FRAUD_LATE_SHARE of the last hour's card transactions came after their window had closed.",
+        description="At most FRAUD_LATE_SHARE of the last hour's payments came after their window had closed.",
     )
     def late_rows(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
-        (evaluation,) = late_evaluation(lakehouse.lake, lakehouse.settings)
+        (evaluation,) = late_evaluations(lakehouse.lake, lakehouse.settings, [stream])
         return check_result(evaluation)
 
     return late_rows

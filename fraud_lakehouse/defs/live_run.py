@@ -26,12 +26,14 @@ from fraud_lakehouse.defs.checks import alert_evaluations
 from fraud_lakehouse.defs.contract_checks import Contracted, ContractRounds
 from fraud_lakehouse.defs.excluded_values import excluded_evaluations
 from fraud_lakehouse.defs.ineligible_tables import tables_evaluation
-from fraud_lakehouse.defs.late_rows import late_evaluation
+from fraud_lakehouse.defs.late_rows import late_evaluations
 from fraud_lakehouse.defs.metadata import landed_metadata
 from fraud_lakehouse.defs.open_transactions import transactions_evaluation
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.slot_health import slot_evaluation
 from fraud_lakehouse.defs.transform import ALERTS_KEY
+from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.pipeline import PipelineError
 
 if TYPE_CHECKING:
     from fraud_lakehouse.ingest import Landed
@@ -206,6 +208,7 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Seq
         context: dg.OpExecutionContext, config: LiveConfig, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> None:
         from fraud_lakehouse.live.metrics import Metrics
+        from fraud_lakehouse.transform.project import current_streams
 
         settings = lakehouse.settings
         assets = {config.name: asset for config, asset in checked_sources(settings)}
@@ -222,11 +225,18 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Seq
         until = time.monotonic() + config.run_seconds
 
         def check() -> None:
+            try:
+                _check()
+            except (PipelineError, TransformError) as error:  # the cycle goes on as it was
+                context.log.error("the checks of sources and streams wait for the pipeline folder: %s", error)
+
+        def _check() -> None:
             began = time.monotonic()
             slot = slot_evaluation(settings, lakehouse.parts.slot)
             tables = tables_evaluation(settings, lakehouse.parts.tables)
-            late = late_evaluation(lakehouse.lake, settings)
-            excluded = excluded_evaluations(lakehouse.lake, settings)
+            streams = current_streams(settings).values()
+            late = late_evaluations(lakehouse.lake, settings, streams)
+            excluded = excluded_evaluations(lakehouse.lake, settings, streams)
             transactions = transactions_evaluation(settings, lakehouse.parts.transactions)
             alerts = alert_evaluations(lakehouse.lake, rules, settings)
             for evaluation in (*alerts, *late, *excluded, *slot, *tables, *transactions):

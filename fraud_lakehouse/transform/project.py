@@ -28,6 +28,7 @@ from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.definitions import Definitions, definitions_of
 from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.features.entries import WINDOWED
+from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.ingest.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.storage.lake import Lake
@@ -303,6 +304,19 @@ def check_pipeline(settings: Settings, folder: Path) -> None:
     """
     shipped = shipped_project()
     _plan(settings, shipped, stamp_of(shipped), folder, stamp_of(folder), {})
+
+
+def current_streams(settings: Settings, shipped: Path | None = None) -> dict[str, PaymentStream]:
+    """The streams that models are about now.
+
+    Args:
+        shipped: the dbt project; default: the one that came with the package.
+
+    Raises:
+        TransformError: as `current_catalogue`.
+    """
+    catalogue = current_catalogue(settings, shipped)
+    return catalogue.streams if catalogue is not None else {}
 
 
 def current_definitions(settings: Settings, shipped: Path | None = None) -> Definitions:

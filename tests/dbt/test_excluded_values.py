@@ -12,12 +12,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from fraud_lakehouse.checks.excluded_values import CARDS, LEDGER, evaluate_excluded_values
+from fraud_lakehouse.checks.excluded_values import evaluate_excluded_values
 from fraud_lakehouse.transform.rebuild import rebuild
+from tests.catalogues import BANK as BANK_PAYMENTS
+from tests.catalogues import CARDS as CARD_PAYMENTS
+from tests.catalogues import shipped_streams
 from tests.dbt import cards_oracle as oracle
 from tests.dbt.small_lake import SCHEMAS, Row, SmallLake, by
 from tests.numbered import commit
 
+CARDS, LEDGER = ("silver", "card_transactions"), ("silver", "transactions_ledger")
 AMOUNTS = [1e12 + 1, -2e12, 1e15, -9e28, 1e308, math.inf, -math.inf, math.nan]
 TIMES = ["9999-12-31 23:59:59", "2026-01-03 12:00:00", "0001-01-01 00:00:00"]
 OVER = "user_trans_amt_last_360min"
@@ -145,7 +149,7 @@ def test_card_features_are_as_if_excluded_values_were_null(lake: SmallLake) -> N
         assert evidence["amount_excluded"] is True and "time_excluded" not in evidence
         assert row["severity"] == "high" and math.isfinite(row["score"]) and row["score"] >= 1
         assert row["amount"] is None or math.isfinite(row["amount"])
-    checked = evaluate_excluded_values(lake.lake, CARDS)
+    checked = evaluate_excluded_values(lake.lake, shipped_streams()[CARD_PAYMENTS])
     assert (checked.amounts, checked.times, checked.passed) == (len(amounts), len(times), False)
     assert len(checked.examples) == 5
 
@@ -222,7 +226,7 @@ def test_bank_features_are_as_if_excluded_values_were_null(lake: SmallLake, monk
     alerts = [row for row in lake.rows("gold", "alerts") if row["rule"] == "amount_out_of_range"]
     assert sorted(int(row["transaction_id"]) for row in alerts) == sorted(amounts)
     assert all(math.isfinite(row["score"]) and json.loads(row["evidence"])["amount_excluded"] for row in alerts)
-    checked = evaluate_excluded_values(lake.lake, LEDGER)
+    checked = evaluate_excluded_values(lake.lake, shipped_streams()[BANK_PAYMENTS])
     assert (checked.amounts, checked.times) == (len(amounts), len(times))
     averages = {row["user_id"]: row["avg_amount"] for row in lake.rows("gold", "user_avg")}
     replica = [row for row in lake.rows("silver", "transactions") if row["amount"] is not None]
