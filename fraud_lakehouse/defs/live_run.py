@@ -228,7 +228,7 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Seq
             try:
                 _check()
             except (PipelineError, TransformError) as error:  # the cycle goes on as it was
-                context.log.error("the checks of sources and streams wait for the pipeline folder: %s", error)
+                context.log.warning("the checks of sources and streams wait for the pipeline folder: %s", error)
 
         def _check() -> None:
             began = time.monotonic()
