@@ -57,7 +57,7 @@ def test_a_slot_that_lost_changes(database: str, tmp_path: Path, cause: type[Exc
         land(settings)
     assert bronze_ids(settings, "payments") == [1, 2, 3]
     event = "slot_lost" if cause is SlotLostError else "slot_ahead"
-    assert [row.event for row in Audit(lake).rows("postgres")] == [
+    assert [row.event for row in Audit(lake).rows("bank")] == [
         "registered",
         "snapshot",
         event,
@@ -107,7 +107,7 @@ def test_a_topic_created_anew(kafka: Broker, tmp_path: Path) -> None:
             land_cards()
     accept(settings, lake, "kafka")
     assert sorted(land_cards()) == [1, 2, 3]
-    assert [row.event for row in Audit(lake).rows("kafka")] == [
+    assert [row.event for row in Audit(lake).rows("cards")] == [
         "registered",
         "topic_recreated",
         "accepted",
