@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -88,9 +88,9 @@ def postgres(request: pytest.FixtureRequest, postgres_of: Callable[[str], Embedd
     return postgres_of(getattr(request, "param", EMBEDDED))
 
 
-@pytest.fixture
-def database(postgres: EmbeddedPostgres) -> Iterator[str]:
-    """The connection string of an empty database; it and its replication slots go after the test."""
+@contextmanager
+def own_database(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The connection string of an empty database; it and its replication slots go at the end of the block."""
     name = f"test_{uuid4().hex[:12]}"
     yield postgres.create_database(name)
     postgres.start()
@@ -109,3 +109,17 @@ def database(postgres: EmbeddedPostgres) -> Iterator[str]:
             "select pg_drop_replication_slot(slot_name) from pg_replication_slots where database = %s", (name,)
         )
         connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """The connection string of an empty database; it and its replication slots go after the test."""
+    with own_database(postgres) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def second_database(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """Another one, on the same server."""
+    with own_database(postgres) as dsn:
+        yield dsn

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from fraud_lakehouse.ingest import Landed
@@ -145,9 +146,10 @@ class Capturing:
 
     def _capture(self, source: Source) -> None:
         look_at, ask_at, lead = 0.0, 0.0, 0.0
-        drain_at, delay = 0.0, source.ingest.update_delay
+        drain_at = 0.0
+        drain: tuple[float, datetime] | None = None  # under way: when the next one is due, when it began
         while not self._ending.is_set():
-            if time.monotonic() < drain_at and not source.problem:  # it has an update delay, and was read to its end
+            if time.monotonic() < drain_at and not source.problem:
                 self._ending.wait(WAKE_SECONDS)
                 continue
             is_full = self.backlog.is_full(source.name, self._rows)
@@ -163,6 +165,7 @@ class Capturing:
                 self.backlog.read(source.name, source.ingest.position())
                 continue
             began = time.monotonic()
+            drain = drain or (began + source.ingest.update_delay, datetime.now(UTC))
             look_at = began + LOOK_SECONDS
             with self.landings.landing():
                 landed = source.land(self._work, self._rows)
@@ -177,7 +180,20 @@ class Capturing:
                     ask_at = began + BACKLOG_SECONDS
             if landed:
                 lead += _NEWEST_SHARE * (time.monotonic() - began - lead)
+            if not may_have_more(landed, drain[1], self._rows):
+                drain_at, drain = drain[0], None
             if sum(batch.rows for batch in landed) < self._rows:  # a full batch means that more is there
-                drain_at = began + delay
                 self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))
                 self.landings.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)
+
+
+def may_have_more(landed: Sequence[Landed], began: datetime, rows: int) -> bool:
+    """Whether sources may have more of what they had when a drain began; what comes later is the next one's.
+
+    Args:
+        landed: the batches of a step.
+        began: when the drain did (UTC).
+        rows: of a full micro-batch.
+    """
+    is_full = sum(batch.rows for batch in landed) >= rows
+    return is_full or any(batch.newest_committed_at is None or batch.newest_committed_at < began for batch in landed)

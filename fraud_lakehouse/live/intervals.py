@@ -7,14 +7,13 @@ drained as soon as it may be asked again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
-from fraud_lakehouse.ingest.landed import Landed
 from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
-from fraud_lakehouse.live.ingesting import AWAY_SECONDS
+from fraud_lakehouse.live.ingesting import AWAY_SECONDS, may_have_more
 from fraud_lakehouse.live.scoring import Scoring
 from fraud_lakehouse.live.source import Source
 
@@ -54,7 +53,7 @@ class Intervals:
                 if not source.problem:
                     self._backlog.read(source.name, source.ingest.position())
                     source.tell(self._backlog)
-            is_busy = partial(self._has_more, landed, began)
+            is_busy = partial(may_have_more, landed, began, self._cycle.settings.batch_rows)
             # The first of a drain builds in any case: another process may have landed rows.
             yield self._scoring.run(landed, is_shared=is_first, is_busy=is_busy)
             if not is_busy():
@@ -66,10 +65,3 @@ class Intervals:
         at = time.monotonic()
         sources = self._cycle.sources
         return [one for one in sources if at >= self._due[one.name] or (one.problem and one.is_ready)]
-
-    def _has_more(self, landed: Sequence[Landed], began: datetime) -> bool:
-        """Whether a source may have more of what it had when the drain began; what comes later is the next one's."""
-        is_full = sum(batch.rows for batch in landed) >= self._cycle.settings.batch_rows
-        return is_full or any(
-            batch.newest_committed_at is None or batch.newest_committed_at < began for batch in landed
-        )

@@ -57,7 +57,7 @@ def test_a_slot_that_lost_changes(database: str, tmp_path: Path, cause: type[Exc
         land(settings)
     assert bronze_ids(settings, "payments") == [1, 2, 3]
     event = "slot_lost" if cause is SlotLostError else "slot_ahead"
-    assert [row.event for row in Audit(lake).rows("postgres")] == [
+    assert [row.event for row in Audit(lake).rows("bank")] == [
         "registered",
         "snapshot",
         event,

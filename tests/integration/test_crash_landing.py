@@ -199,7 +199,7 @@ def test_a_rival_that_lands_and_acknowledges_meanwhile_is_no_gap(database: str, 
     events = pl.read_delta(lake.uri("bronze", "payments"))
     assert not events.select("_lsn", "_seq").is_duplicated().any()
     assert replayed(lake, "payments", ["id", "amount"]) == source_rows(database, "select id, amount from payments")
-    assert [row.event for row in Audit(lake).rows("postgres")] == ["registered", "snapshot"]
+    assert [row.event for row in Audit(lake).rows("bank")] == ["registered", "snapshot"]
 
 
 def publish(broker: Broker, topic: str, numbers: range) -> None:

@@ -56,6 +56,18 @@ def test_rows_without_a_time_are_as_old_as_their_landing() -> None:
     assert backlog.now(NOW)["cards"].seconds == 4.0
 
 
+def test_a_source_with_an_update_delay_is_late_only_beyond_it(tmp_path: Path) -> None:
+    backlog = Backlog({"bank": 1800.0, "cards": 0.0}, 15.0, ago(1814.0))
+    backlog.landed([batch("bank", 1, 1805.0), batch("cards", 1, 5.0)])
+    behind = backlog.now(NOW)
+    assert behind["bank"].away_since is None and behind["cards"].away_since is not None
+    assert not behind["bank"].exceeds(10.0) and behind["bank"].exceeds(4.0)
+    write(tmp_path, bank=one(1805.0, 1) | {"delay": 1800.0}, cards=one(5.0, 1))
+    with process_lock(tmp_path / "live.lock", 0, "runs"):
+        assert keeping_up(tmp_path, 10.0, NOW).passed
+        assert not keeping_up(tmp_path, 4.0, NOW).passed
+
+
 def test_what_the_source_still_holds_is_as_old_as_the_first_look_at_it() -> None:
     backlog = Backlog({"cards": 0.0}, at=ago(60.0))
     backlog.at_source("cards", kafka_has(0, 100), {"0": 100}, ago(40.0))

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -256,6 +257,45 @@ def test_models_are_built_where_a_source_was_observed_to_have_nothing_more(tmp_p
         assert landings.take(30) == ([], True)
         assert scripted.drained.wait(PATIENCE)
         assert landings.take(0.0) == ([], False), "it is told once"
+
+
+class Clock:
+    """A monotonic clock that goes on by hand; of the module that asks it for the time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self.now
+
+
+def test_a_source_with_an_update_delay_is_drained_once_in_it_and_the_other_is_read_as_rows_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("fraud_lakehouse.live.ingesting.time", clock)
+    monkeypatch.setattr("fraud_lakehouse.live.ingesting.PACE_SECONDS", 0.0)
+
+    def of_now(start: int) -> Callable[[], list[Landed]]:
+        """A row that comes after the drain began."""
+        return lambda: [
+            replace(landed("transactions", 1, start, start + 1), newest_committed_at=datetime.max.replace(tzinfo=UTC))
+        ]
+
+    delayed = Scripted(
+        "bank", rows("transactions", 0), rows("transactions", 1), of_now(2), of_now(3), update_delay=60.0
+    )
+    prompt = Scripted("cards", *(rows("card_transactions", at) for at in range(30)))
+    with Capturing([Source(delayed), Source(prompt)], tmp_path, 1000) as landings:
+        found = taken(landings, 33)
+        of_bank = [batch.from_position for batch in found if batch.table == "transactions"]
+        assert (len(found), of_bank) == (33, [0, 1, 2]), "all that was there, and none of what comes in the interval"
+        assert landings.take(0.5) == ([], False)
+        clock.now += 59.0
+        assert landings.take(0.5) == ([], False)
+        clock.now += 1.0
+        assert [batch.from_position for batch in taken(landings, 1)] == [3]
 
 
 def test_batches_of_two_sources_that_land_together_are_taken_together() -> None:

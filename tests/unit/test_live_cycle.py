@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -211,6 +212,28 @@ def test_an_interval_drains_the_sources_batch_by_batch(make: Make) -> None:
         assert not intervals.is_time
         (between,) = intervals.cycles(never)
         assert between.rows == 0 and between.delivery is not None, "deliveries are tried again"
+
+
+def test_each_source_is_drained_in_an_interval_of_its_own(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("fraud_lakehouse.live.intervals.time", SimpleNamespace(monotonic=lambda: clock.now))
+    often, seldom = Backlogged(BATCH, 60.0, "often"), Backlogged(BATCH, 3600.0, "seldom")
+    with make(often, seldom) as cycle:
+        intervals = Intervals(cycle)
+        list(intervals.cycles(never))
+        assert (often.landed, seldom.landed) == (BATCH, BATCH)
+        often.rows = seldom.rows = BATCH
+        clock.now += 59.0
+        assert not intervals.is_time
+        clock.now += 1.0
+        assert intervals.is_time
+        behind = list(intervals.cycles(never))[-1].behind
+        assert (often.landed, seldom.landed) == (2 * BATCH, BATCH)
+        assert (behind["often"].delay, behind["seldom"].delay) == (60.0, 3600.0)
+        clock.now += 3540.0
+        often.rows = BATCH
+        list(intervals.cycles(never))
+        assert (often.landed, seldom.landed) == (3 * BATCH, 2 * BATCH)
 
 
 def test_a_drain_ends_where_rows_keep_coming_and_when_it_is_to_stop(make: Make) -> None:
