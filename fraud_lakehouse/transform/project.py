@@ -41,7 +41,6 @@ from fraud_lakehouse.transform.captured import (
     tables_of_models,
 )
 from fraud_lakehouse.transform.compile import compile_project
-from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.fitted_streams import fitted_catalogue
 from fraud_lakehouse.transform.generated import generate
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
@@ -258,28 +257,6 @@ def _forget_old(home: Path, current: Path) -> None:
         with suppress(FileNotFoundError):  # another process has renamed or removed what it was building there
             if folder != current and time.time() - folder.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_profile(settings: Settings, folder: Path) -> Path:
-    """Write the profiles.yml that runs a prepared project over the settings' lake; answers its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "profiles.yml").write_text(_profiles(settings))
-    return folder
-
-
-def _profiles(settings: Settings) -> str:
-    lake = Lake.at(settings.lake)
-    output = {
-        "type": "duckdb",
-        "path": ":memory:",
-        "schema": "main",
-        "threads": 1,
-        "disable_transactions": True,
-        "plugins": [{"module": "fraud_lakehouse.transform.plugin", "alias": "delta", "config": {"lake": lake.root}}],
-        "settings": SESSION,
-        "config_options": options(settings, lake),
-    }
-    return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
 
 
 def current_catalogue(settings: Settings, shipped: Path | None = None) -> Catalogue | None:
