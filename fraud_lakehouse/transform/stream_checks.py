@@ -37,8 +37,8 @@ def check_spelling(stream: PaymentStream) -> None:
     for role, column in _columns(stream):
         if not _is_plain(column):
             raise TransformError(
-                f"streams.yml, {stream.name}: {role} names the column {column!r}, expected letters, digits and _ and "
-                "no keyword of SQL",
+                f"streams.yml, {stream.name}: {role} names the column {column!r}, expected letters, digits and _, "
+                "and no keyword of SQL",
                 "give the field another name in sources.yml, with its own as path: `other_name: {path: …, type: …}`"
                 if stream.kind == "events"
                 else "rename the column at its source",

@@ -193,7 +193,7 @@ def test_the_command_checks_what_models_need(
 ) -> None:
     write(tmp_path)
     assert check(monkeypatch, str(tmp_path)) == TransformError.exit_code
-    assert "wires: time names the column 'at', expected letters, digits and _ and no keyword" in capsys.readouterr().err
+    assert "wires: time names the column 'at', expected letters, digits and _" in capsys.readouterr().err
     (fitting(tmp_path) / "features.yml").write_text("features: [{name: x, stream: wire, entity: pair, owner: me}]")
     assert check(monkeypatch, str(tmp_path)) == TransformError.exit_code
     assert "feature 'x': unknown stream 'wire'" in capsys.readouterr().err
