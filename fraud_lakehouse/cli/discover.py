@@ -32,15 +32,20 @@ def discover(
     Without --postgres and --kafka it inspects the connections that are set: those of the present pipeline and
     FRAUD_POSTGRES_DSN, FRAUD_KAFKA_BOOTSTRAP_SERVERS. Without --folder the proposal is printed. Nothing is captured.
     """
-    from fraud_lakehouse.discovery import file_texts, inspect_servers, servers_of, write_folder
-    from fraud_lakehouse.discovery.folder import present_entries
-    from fraud_lakehouse.discovery.postgres import sentence
-    from fraud_lakehouse.pipeline import default_folder, load_pipeline
+    from fraud_lakehouse.discovery import (
+        file_texts,
+        inspect_servers,
+        present_entries,
+        sentence,
+        servers_of,
+        write_folder,
+    )
+    from fraud_lakehouse.pipeline import default_folder
 
     environment = os.environ
     shipped = Path(__file__).resolve().parents[2] / "pipeline"
     kept = None if folder is None or force else present_entries(folder, environment)
-    declared = None if postgres or kafka else kept or load_pipeline(default_folder(environment), environment)
+    declared = kept if kept or postgres or kafka else present_entries(default_folder(environment), environment)
     servers = servers_of(postgres or (), kafka or (), declared, environment)
     found = inspect_servers(servers, kept, environment, sample, shipped)
     texts = file_texts(found.proposal, folder if kept else None, environment)
@@ -52,7 +57,7 @@ def discover(
             typer.echo(f"wrote {path}")
         for entry in (*found.proposal.sources, *found.proposal.streams):
             typer.echo(f"{'proposed' if entry.is_proposed else 'commented out'}: {entry.name}")
-        typer.echo(f"next: read the comments, then export FRAUD_PIPELINE={folder} and run fraud-lakehouse catch-up")
+        typer.echo(f"next: read their comments, export FRAUD_PIPELINE={folder}, run fraud-lakehouse catch-up")
     for note in found.proposal.notes:
         typer.echo(f"note: {note}", err=True)
     for error in found.errors:

@@ -46,6 +46,11 @@ class Sample:
         """Whether no value is there twice; None where the sample is too small to say."""
         return None if self.filled < 20 else self.distinct == self.filled
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all have the same value; not where the sample is too small to say."""
+        return self.filled >= 20 and self.distinct == 1
+
 
 @dataclass(frozen=True)
 class Column:

@@ -76,7 +76,9 @@ def write_folder(folder: Path, texts: Mapping[str, str], shipped: Path) -> list[
         for name, text in texts.items():
             path = folder / name
             if not path.exists() or path.read_text(encoding="utf-8") != text:
-                path.write_text(text, encoding="utf-8")
+                unfinished = path.with_suffix(".yml.new")
+                unfinished.write_text(text, encoding="utf-8")
+                unfinished.replace(path)
                 written.append(path)
         if (shipped / FEATURES).is_file() and not (folder / FEATURES).exists():
             shutil.copyfile(shipped / FEATURES, folder / FEATURES)
@@ -91,7 +93,9 @@ def _text(name: str, entries: Sequence[Entry], path: Path | None) -> str:
     added = "\n".join(map(str, entries))
     if path is None or not path.exists():
         is_empty = not any(entry.is_proposed for entry in entries)
-        nothing = "\n{} # nothing is proposed; without # below it takes the place of this line\n" if is_empty else ""
+        nothing = (
+            "\n{} # nothing is proposed; delete this line when you take the # out of an entry\n" if is_empty else ""
+        )
         return _HEADERS[name] + nothing + (f"\n{added}" if added else "")
     text = path.read_text(encoding="utf-8-sig")
     if not entries:

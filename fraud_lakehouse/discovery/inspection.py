@@ -13,7 +13,7 @@ from fraud_lakehouse.discovery.naming import source_name
 from fraud_lakehouse.discovery.postgres import read_database
 from fraud_lakehouse.discovery.proposal import Proposal, propose
 from fraud_lakehouse.errors import LakehouseError, SettingsError
-from fraud_lakehouse.pipeline import KafkaSource, Pipeline, PostgresSource
+from fraud_lakehouse.pipeline import KafkaSource, Pipeline, PipelineError, PostgresSource, load_pipeline
 
 _DSN, _SERVERS, _CONFIG_FILE = "FRAUD_POSTGRES_DSN", "FRAUD_KAFKA_BOOTSTRAP_SERVERS", "FRAUD_KAFKA_CONFIG_FILE"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -105,8 +105,9 @@ def inspect_servers(
             errors.append(error)
     for variable in servers.databases:
         try:
-            slot = publication = f"fraud_lakehouse_{source_name(variable)}"[:63]
-            databases.append(read_database(variable, environment[variable], slot, publication, sample))
+            databases.append(
+                read_database(variable, environment[variable], _publication(variable, present, environment), sample)
+            )
         except LakehouseError as error:
             errors.append(error)
     sources = tuple(present.sources.values()) if present else ()
@@ -116,6 +117,16 @@ def inspect_servers(
     return Inspection(proposal, errors)
 
 
+def _publication(variable: str, present: Pipeline | None, environment: Mapping[str, str]) -> str:
+    """What a database is read through: the publication of its source, else the one that it will have."""
+    for source in present.sources.values() if present else ():
+        if isinstance(source, PostgresSource) and source.dsn_env == variable:
+            return source.publication
+    if variable == _DSN:
+        return environment.get("FRAUD_POSTGRES_PUBLICATION") or "fraud_lakehouse"
+    return f"fraud_lakehouse_{source_name(variable)}"[:63]
+
+
 def shipped_names(shipped: Path) -> frozenset[str]:
     """Names that the project's own models and streams have."""
     models = shipped.parent / "dbt_project" / "models"
@@ -123,8 +134,6 @@ def shipped_names(shipped: Path) -> frozenset[str]:
 
 
 def _shipped_streams(shipped: Path) -> frozenset[str]:
-    from fraud_lakehouse.pipeline import PipelineError, load_pipeline
-
     try:
         return frozenset(load_pipeline(shipped, {}).streams)
     except PipelineError:

@@ -14,6 +14,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _GENERAL = re.compile(
     r"(^|_)(fraud|postgres|postgresql|pg|kafka|dsn|url|uri|bootstrap|servers?|brokers?|database|db|connection|conn)(?=_|$)"
 )
+_WRAPPER = re.compile(r"(_?(details?|info|data|object)|Details?|Info|Data|Object)$")
 _GENERAL_DATABASES = {"postgres", "template1", "public"}
 _LAKES_OWN = frozenset(
     "source op version known_at landed_at scored_at source_committed_at user_exists is_amount_excluded is_time_excluded"
@@ -88,15 +89,24 @@ def field_names(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     given: dict[tuple[str, ...], str] = {}
     taken: set[str] = set()
     for path in sorted(paths, key=len):  # those at the top keep their names
-        base = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(path)).lstrip("_")[:120]
-        base = base if re.match("[A-Za-z]", base) else f"field_{base}".rstrip("_")
-        base = base if is_bare(base) else f"{base}_value"
-        name, number = base, 2
+        short, long = (_column(keys) for keys in (_without_wrappers(path), path))
+        name, number = short if short.casefold() not in taken else long, 2
         while name.casefold() in taken:
-            name, number = f"{base}_{number}", number + 1
+            name, number = f"{long}_{number}", number + 1
         taken.add(name.casefold())
         given[path] = name
     return given
+
+
+def _without_wrappers(path: tuple[str, ...]) -> tuple[str, ...]:
+    """A path without what only says that an object follows: sender_details.id is sender.id."""
+    return (*(_WRAPPER.sub("", key) or key for key in path[:-1]), path[-1])
+
+
+def _column(keys: tuple[str, ...]) -> str:
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", "_".join(keys)).lstrip("_")[:120]
+    name = name if re.match("[A-Za-z]", name) else f"field_{name}".rstrip("_")
+    return name if is_bare(name) else f"{name}_value"
 
 
 def stream_name(source: str, table: str, is_only: bool) -> str:

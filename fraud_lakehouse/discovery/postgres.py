@@ -5,7 +5,7 @@ Nothing is written there and no table is read as a whole: a sample has a limit o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,10 @@ from pydantic import SecretStr
 
 from fraud_lakehouse.discovery.facts import Column, Database, Kind, Reference, Sample, Table
 from fraud_lakehouse.discovery.json_fields import words_of
-from fraud_lakehouse.discovery.naming import is_bare
+from fraud_lakehouse.discovery.naming import is_bare, source_name
 from fraud_lakehouse.discovery.roles import is_worth_sampling, roles_of_table
 from fraud_lakehouse.errors import LakehouseError, SourceError
-from fraud_lakehouse.sources.postgres.catalog import base_types, discover, named_columns
+from fraud_lakehouse.sources.postgres.catalog import Catalog, base_types, discover, named_columns
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.connection import PostgresConnector
 from fraud_lakehouse.sources.postgres.names import is_text, shown
@@ -71,18 +71,18 @@ select o.conrelid::int8, a.attname, n.nspname, c.relname, b.attname
 """
 
 
-def read_database(variable: str, dsn: str, slot: str, publication: str, sample: int) -> Database:
+def read_database(variable: str, dsn: str, publication: str, sample: int) -> Database:
     """What a database has.
 
     Args:
         variable: the environment variable that the connection string comes from.
-        slot, publication: of the source that reads it, or would.
+        publication: of the source that reads it, or would.
         sample: the most rows of a table that are sampled; 0: none.
 
     Raises:
         SourceError, SettingsError: it cannot be reached.
     """
-    config = PostgresConfig("discovery", SecretStr(dsn), slot, publication, variable)
+    config = PostgresConfig(source_name(variable), SecretStr(dsn), publication, publication, variable)
     with config.named():
         connector = PostgresConnector(dsn, "fraud_lakehouse discover")
         with connector.connect() as connection, connector.typed_errors():
@@ -107,14 +107,20 @@ def sentence(error: LakehouseError) -> str:
     return " ".join((f"{error.problem} -> {error.fix}" if error.fix else error.problem).split())
 
 
+def _remedy(error: LakehouseError) -> str:
+    """As `sentence`, without the advice to leave a table out: that is proposed already."""
+    return sentence(LakehouseError(error.problem, error.fix.partition(", or leave it out")[0]))
+
+
 def _tables(connection: psycopg.Connection[Any], config: PostgresConfig) -> list[Table]:
     """The tables with their columns and references, and why one cannot be captured."""
     found = [row for row in connection.execute(_TABLES).fetchall() if is_text(row[0]) and is_text(row[1])]
     oids = [row[2] for row in found]
     listed = [f"{quoted(schema)}.{quoted(table)}" for schema, table, *_ in found]
-    refused = discover(connection, listed, config.publication).refused if listed else []
-    problems = {one.table: sentence(config.renamed(one).error) for one in refused}
+    catalog = discover(connection, listed, config.publication) if listed else Catalog([], [])
+    problems = {one.table: _remedy(config.renamed(one).error) for one in catalog.refused}
     keys = dict(connection.execute(_KEYS, (oids,)).fetchall())
+    keys |= {one.oid: one.key for one in catalog.tables}
     references: dict[tuple[int, str], Reference] = {}
     for oid, column, schema, table, target in connection.execute(_FOREIGN_KEYS, (oids,)).fetchall():
         references[oid, column] = Reference((schema, table), target, enforced=True)
@@ -126,12 +132,26 @@ def _tables(connection: psycopg.Connection[Any], config: PostgresConfig) -> list
             tuple(columns.get(oid, ())),
             tuple(keys.get(oid, ())),
             rows if rows else None,
-            problems.get(f"{schema}.{table}", ""),
+            _problem(problems, schema, table, columns.get(oid, ())),
             order,
         )
         for order, (schema, table, oid, rows) in enumerate(found)
     ]
     return [with_references(table, tables) for table in tables]
+
+
+def _problem(problems: Mapping[str, str], schema: str, table: str, columns: Sequence[Column]) -> str:
+    """Why a table cannot be captured; of one without a key, with the statement that gives it one."""
+    problem = problems.get(f"{schema}.{table}", "")
+    if "has no primary key" not in problem:
+        return problem
+    names = {column.name.lower() for column in columns}
+    key = next(name for name in ("id", f"{table.lower()}_id", "row_id", "row_number_id") if name not in names)
+    statement = f"ALTER TABLE {quoted(schema)}.{quoted(table)} ADD COLUMN {quoted(key)} bigint"
+    return (
+        f"it has no primary key -> {statement} GENERATED ALWAYS AS IDENTITY PRIMARY KEY, or ADD PRIMARY KEY (...) of"
+        " columns that it has; then run discover again"
+    )
 
 
 def _columns(

@@ -48,10 +48,9 @@ def propose(
         of_kafka = [one for one in sources if isinstance(one, KafkaSource)]
         known = {topic.topic for one in of_kafka if one.servers_env == cluster.variable for topic in one.topics}
         name = source_names.take(source_name(cluster.variable))
-        source, found = propose_topics(cluster, known, name, topic_tables, stream_names)
+        source, found = propose_topics(cluster, known, name, topic_tables, bronze, stream_names)
         proposal.sources += [source] if source else []
-        proposal.streams += [entry for _, entry in found]
-        bronze.add(*(name for table, _ in found for name in made_of(table)))
+        proposal.streams += found
     of_postgres = [one for one in sources if isinstance(one, PostgresSource)]
     is_first = not of_postgres
     for database in databases:

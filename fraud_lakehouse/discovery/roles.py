@@ -39,13 +39,15 @@ _NO_EVENT_TIME = re.compile(
     r"|registered|registration|joined|due|valid|start|started|end|ended|until|from|to|shipped|delivered|returned)(_|$)"
 )
 _ENTITIES = (
-    (6, re.compile(r"(^|_)(user|customer|client|member|cardholder|holder|buyer|person|owner)(_|$)")),
-    (5, re.compile(r"(^|_)(account|acct|aid|sender|payer|debtor|card|cc|pan|iban|wallet|from)(_|$)")),
-    (3, re.compile(r"(^|_)(receiver|payee|beneficiary|creditor|recipient|merchant|seller|vendor|shop|store)(_|$)")),
-    (2, re.compile(r"(^|_)(device|ip|phone|email|address|terminal|bank)(_|$)")),
-    (1, re.compile(r"(^|_)(category|mcc)(_|$)")),
+    (6, re.compile(r"(^|_)(user|customer|client|member|cardholder|holder|buyer|person|owner)$")),
+    (5, re.compile(r"(^|_)(account|acct|sender|payer|debtor|card|cc|pan|iban|wallet)$")),
+    (3, re.compile(r"(^|_)(receiver|payee|beneficiary|creditor|recipient|merchant|seller|vendor|shop|store)$")),
+    (2, re.compile(r"(^|_)(device|ip|ip_address|phone|email|terminal|bank)$")),
+    (1, re.compile(r"(^|_)(category|mcc)$")),
 )
-_NAMED_AFTER_ID = re.compile(r"(^|_)(id|uuid|guid|num|number|no|nr|key|ref|reference|code|account|iban|pan)$")
+"""By rank, what a name without its _id ends with."""
+_OTHER_SIDE = re.compile(r"(^|_)(receiver|payee|beneficiary|creditor|recipient|to)_")
+_NAMED_AFTER_ID = re.compile(r"(^|_)(id|uuid|guid|num|number|no|nr|key|ref|reference|code|last4)$")
 _NO_ENTITY = re.compile(r"(^|_)(status|state|type|kind|currency|note|comment|description|evaluation|message|version)$")
 _ID = re.compile(r"(^|_)(id|uuid|guid|num|number|no|ref|reference|key)$")
 _LABEL = re.compile(
@@ -124,7 +126,7 @@ def roles_of_topic(name: str, columns: Sequence[Column]) -> Roles:
         if sample.distinct != sample.rows:
             continue
         rank = 4 * bool(_PAYMENT.search(words)) + 3 * (words in ("id", "uuid", "event_id", "message_id"))
-        rank -= 4 * any(pattern.search(words) for _, pattern in _ENTITIES)
+        rank -= 4 * bool(_named(words))
         why = f"named like an id, and different in all {sample.rows} sampled records"
         roles.id.append(Choice(column, why, rank))
     roles.id.sort(key=_best)
@@ -211,19 +213,15 @@ def _entities(columns: Sequence[Column]) -> list[EntityChoice]:
             continue
         if column.name.lower() in _OF_FEATURES:
             continue
-        named = next((rank for rank, pattern in _ENTITIES if pattern.search(words)), 0)
-        referred = words_of(column.reference.table[1]) if column.reference else ""
-        pointed = next((rank for rank, pattern in _ENTITIES if pattern.search(_singular(referred))), 0)
+        named = _named(words)
+        pointed = _named(_singular(words_of(column.reference.table[1]))) if column.reference else 0
         is_id = bool(_NAMED_AFTER_ID.search(words))
         if not (column.reference or (named and (is_id or column.kind == "text")) or (is_id and _repeats(column))):
             continue
-        if _AMBIGUOUS.search(words) and not column.reference:
-            continue
         rank = 10 * max(named, pointed, 1 if column.reference else 0) + 3 * bool(column.reference) + 2 * is_id
         rank -= 2 * column.nullable
-        unique = column.unique or column.sample.is_unique
-        if unique:
-            rank -= 40
+        if column.unique or column.sample.is_unique or column.sample.is_constant:
+            rank -= 70
         found.append(EntityChoice(column, _reason(column, named), rank, entity_name(column)))
     found.sort(key=_best)
     result = []
@@ -236,20 +234,24 @@ def _entities(columns: Sequence[Column]) -> list[EntityChoice]:
     return result
 
 
-_AMBIGUOUS = re.compile(r"(^|_)(first|last|middle|full|street|city|zip|zipcode|country)(_|$)|(^|_)name$")
-
-
 def split_entities(entities: Sequence[EntityChoice]) -> tuple[list[EntityChoice], list[EntityChoice]]:
     """Those that are proposed, and those that are left as commented choices; the first is always proposed."""
     good = [one for index, one in enumerate(entities) if index == 0 or one.rank > 0][:_MOST_ENTITIES]
     return good, [one for one in entities if one not in good]
 
 
+def _named(words: str) -> int:
+    """How much a name is that of who pays; 0: of nobody."""
+    stem = _NAMED_AFTER_ID.sub("", words)
+    rank = next((rank for rank, pattern in _ENTITIES if pattern.search(stem)), 0)
+    return min(rank, 3) if _OTHER_SIDE.search(words) else rank
+
+
 def is_worth_sampling(column: Column) -> bool:
     """Whether counts of a column's values could matter: as an entity or as a label."""
     words = words_of(column.name)
     is_named = bool(_NAMED_AFTER_ID.search(words) or _LABEL.search(words))
-    is_named |= any(pattern.search(words) for _, pattern in _ENTITIES)
+    is_named |= _named(words) > 0
     return column.is_bare and column.kind in ("number", "text", "flag") and (is_named or column.reference is not None)
 
 
@@ -261,7 +263,7 @@ def _reason(column: Column, named: int) -> str:
     parts = []
     if column.reference is not None:
         how = "refers to" if column.reference.enforced else "by its name it refers to"
-        parts.append(f"{how} {'.'.join(column.reference.table)}")
+        parts.append(f"{how} {'.'.join(column.reference.table).removeprefix('public.')}")
     elif named:
         parts.append("its name says whom or what it identifies")
     else:
@@ -271,6 +273,8 @@ def _reason(column: Column, named: int) -> str:
         parts.append(f"{sample.distinct} values in {sample.filled} sampled rows")
     if column.unique or sample.is_unique:
         parts.append("never the same twice, so it has no past to compare with")
+    elif sample.is_constant:
+        parts.append("always the same")
     if column.nullable:
         parts.append("may be missing")
     return "; ".join(parts)
@@ -279,7 +283,7 @@ def _reason(column: Column, named: int) -> str:
 def entity_name(column: Column) -> str:
     """The name of the entity that a column identifies: `user` for `user_id`, `account` for a key of `accounts`."""
     words = words_of(column.name)
-    stem = re.sub(r"_(id|uuid|guid|num|number|no|nr|key|ref|code)$", "", words)
+    stem = _NAMED_AFTER_ID.sub("", words) or words
     if re.search(r"(^|_)(cc|pan)$", stem):
         stem = "card"
     elif stem == words and column.reference is not None:

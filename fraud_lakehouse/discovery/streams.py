@@ -35,7 +35,7 @@ def stream_entry(
         known: see `Known`.
         problems: what keeps it from being a stream, besides what its roles lack.
     """
-    missing = [*roles.missing, *problems]
+    missing = [*problems] or roles.missing
     is_proposed = roles.has_all and not missing and roles.score >= IS_STREAM
     if missing:
         why = "not a stream yet: " + "; ".join(missing)

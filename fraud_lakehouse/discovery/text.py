@@ -78,4 +78,9 @@ def listed_table(schema: str, table: str) -> str:
 
 def rows(count: int | None) -> str:
     """A server's estimate of rows, for people."""
-    return "" if count is None else f"about {count:,} rows"
+    return "" if count is None else f"about {counted(count, 'row')}"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

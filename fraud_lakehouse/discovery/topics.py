@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from fraud_lakehouse.discovery.facts import Cluster, Column, JsonField, Kind, Sample, Topic
-from fraud_lakehouse.discovery.naming import Names, field_names, stream_name
+from fraud_lakehouse.discovery.naming import Names, field_names, made_of, stream_name
 from fraud_lakehouse.discovery.roles import IS_STREAM, Roles, roles_of_topic
 from fraud_lakehouse.discovery.streams import is_worth_a_comment, stream_entry
-from fraud_lakehouse.discovery.text import Entry, choice, commented, flow, line, scalar
+from fraud_lakehouse.discovery.text import Entry, choice, commented, counted, flow, line, scalar
 
 _KINDS: dict[str, Kind] = {
     "timestamptz": "zoned",
@@ -43,20 +43,22 @@ class _Readable:
 
 
 def propose_topics(
-    cluster: Cluster, known: Collection[str], name: str, tables: Names, streams: Names
-) -> tuple[Entry | None, list[tuple[str, Entry]]]:
-    """The source of a cluster's topics, None where it has none that are new; and its streams with their tables.
+    cluster: Cluster, known: Collection[str], name: str, tables: Names, bronze: Names, streams: Names
+) -> tuple[Entry | None, list[Entry]]:
+    """The source of a cluster's topics, None where it has none that are new; and its streams.
 
     Args:
         known: topics that are declared already.
         name: the source's.
-        tables: bronze tables that are taken; those of the topics are added.
-        streams: as for `tables`, names of streams.
+        tables: names that no topic's table can have; those of the topics are added.
+        bronze: bronze tables that are taken; likewise.
+        streams: names of streams that are taken; likewise.
     """
     topics = [topic for topic in cluster.topics if topic.name not in known]
     if not topics:
         return None, []
     readable = [_read(topic, tables) for topic in topics if any(field.type for field in topic.fields)]
+    bronze.add(*(made for one in readable for made in made_of(one.table)))
     worthy = [one for one in readable if one.is_stream or is_worth_a_comment(one.roles)]
     proposed = {one.topic.name for one in worthy or readable}
     lines = [
@@ -77,7 +79,7 @@ def propose_topics(
     entries = []
     for one in worthy:
         wanted = streams.take(stream_name(name, one.topic.name, is_only), 40, _ENDINGS)
-        entries.append((one.table, stream_entry(wanted, one.table, "events", one.roles)))
+        entries.append(stream_entry(wanted, one.table, "events", one.roles))
     return Entry(name, tuple(lines), bool(proposed)), entries
 
 
@@ -110,9 +112,9 @@ def _column(field: JsonField, name: str, topic: Topic) -> Column:
 
 def _topic_lines(one: _Readable) -> list[str]:
     topic = one.topic
-    why = f"{topic.partitions} partitions; {topic.records} sampled records are JSON objects"
+    why = f"{counted(topic.partitions, 'partition')}; {counted(topic.records - topic.unlike, 'sampled record')} of JSON"
     if topic.unlike:
-        why += f" but for {topic.unlike}, which will be kept apart as unreadable"
+        why += f", and {topic.unlike} that cannot be read"
     if not one.is_stream:
         why += f"; {'; '.join(one.roles.missing) or f'score {one.roles.score} of {IS_STREAM} for payments'}"
     lines = [
