@@ -23,7 +23,7 @@ _DECIMAL = re.compile(r"-?\d{1,29}\.\d{1,9}", re.ASCII)
 _NAMED_TIME = re.compile(r"(^|_)(at|on|time|timestamp|ts|date|datetime|created|updated|millis|ms|epoch)(_|$)")
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _FIRST, _LAST = 946_684_800, 4_102_444_800  # seconds: the years 2000 to 2099
-_UNFIT_KEY = re.compile(r'[."\\\x00-\x1f]')
+_UNFIT_KEY = re.compile(r'[."\\]')
 
 
 def words_of(name: str) -> str:
@@ -130,7 +130,7 @@ _TEXTS = {"timestamptz", "timestamp", "date", "decimal", "string"}
 def _field(path: tuple[str, ...], seen: _Seen, records: int) -> JsonField:
     kind, note = _type_of(seen)
     unit = ""
-    if any(not key or _UNFIT_KEY.search(key) or key.isdecimal() for key in path):
+    if not all(key and key.isprintable() and not _UNFIT_KEY.search(key) and not key.isdecimal() for key in path):
         kind, note = "", "a path cannot name this key"
     elif kind == "int64" and _NAMED_TIME.search(words_of(path[-1])) and (unit := _unit(seen)):
         kind, note = "timestamptz", f"a number that reads as a time in {unit} since 1970"

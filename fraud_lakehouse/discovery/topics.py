@@ -9,7 +9,7 @@ from fraud_lakehouse.discovery.facts import Cluster, Column, JsonField, Kind, Sa
 from fraud_lakehouse.discovery.naming import Names, field_names, made_of, stream_name
 from fraud_lakehouse.discovery.roles import IS_STREAM, Roles, roles_of_topic
 from fraud_lakehouse.discovery.streams import is_worth_a_comment, stream_entry
-from fraud_lakehouse.discovery.text import Entry, choice, commented, counted, flow, line, scalar
+from fraud_lakehouse.discovery.text import Entry, choice, commented, counted, flow, line, plain, scalar
 
 _KINDS: dict[str, Kind] = {
     "timestamptz": "zoned",
@@ -119,7 +119,7 @@ def _topic_lines(one: _Readable) -> list[str]:
         why += f"; {'; '.join(one.roles.missing) or f'score {one.roles.score} of {IS_STREAM} for payments'}"
     lines = [
         line(f"- topic: {scalar(topic.name)}", why),
-        line(f"table: {one.table}", depth=1),
+        line(f"table: {scalar(one.table)}", depth=1),
         line("format: json", depth=1),
         line("fields:", depth=1),
     ]
@@ -127,7 +127,7 @@ def _topic_lines(one: _Readable) -> list[str]:
     for field in topic.fields:
         path = ".".join(field.path)
         if not field.type:
-            lines.append(choice(f"path {scalar(path)}", f"{field.note}; it is kept in _extra", 2))
+            lines.append(choice(plain(f"path {path}"), f"{field.note}; it is kept in _extra", 2))
             continue
         name = one.names[field.path]
         keys: dict[str, object] = {"path": path} if path != name else {}
