@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fraud_lakehouse.discovery.facts import Database, Reference, Table
 from fraud_lakehouse.discovery.json_fields import words_of
-from fraud_lakehouse.discovery.naming import Names, bronze_of, made_of, stream_name
+from fraud_lakehouse.discovery.naming import STREAM_TABLES, Names, bronze_of, made_of, stream_name
 from fraud_lakehouse.discovery.roles import IS_STREAM, Roles, roles_of_table
 from fraud_lakehouse.discovery.streams import is_worth_a_comment, stream_entry
 from fraud_lakehouse.discovery.text import Entry, choice, line, listed_table, plain, rows, scalar
@@ -17,7 +17,6 @@ from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.sql_text import qualified
 
 _SECRET = re.compile(r"(^|_)(password|passwd|pwd|passphrase|secret|token|session|cvv|cvc|otp|private_key|api_key)(_|$)")
-_ENDINGS = ("", "_features", "_vectors", "_ledger")
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,13 @@ def propose_database(
     else:
         covered = _captured(judged, worthy)
     known = {one.table.identity: one.bronze for one in judged if one.bronze in covered}
+    streams.add(*(one.bronze for one in judged if one.bronze.endswith(STREAM_TABLES[1:])))
     entries = []
     for one in worthy:
         wanted = stream_name(name, one.table.name, len(worthy) == 1)
         problems = [problem for problem in (one.why_not, one.why_no_stream) if problem]
         entry = stream_entry(
-            streams.take(wanted, 40, _ENDINGS),
+            streams.take(wanted, 40, STREAM_TABLES),
             one.bronze,
             "changes",
             one.roles,

@@ -10,6 +10,9 @@ import duckdb
 
 from fraud_lakehouse.discovery.json_fields import words_of
 
+STREAM_TABLES = ("", "_features", "_vectors", "_ledger")
+"""What names of a stream and of its tables end with."""
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _GENERAL = re.compile(
     r"(^|_)(fraud|postgres|postgresql|pg|kafka|dsn|url|uri|bootstrap|servers?|brokers?|database|db|connection|conn)(?=_|$)"

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from fraud_lakehouse.discovery.facts import Cluster, Column, JsonField, Kind, Sample, Topic
-from fraud_lakehouse.discovery.naming import Names, field_names, made_of, stream_name
+from fraud_lakehouse.discovery.naming import STREAM_TABLES, Names, field_names, made_of, stream_name
 from fraud_lakehouse.discovery.roles import IS_STREAM, Roles, roles_of_topic
 from fraud_lakehouse.discovery.streams import is_worth_a_comment, stream_entry
 from fraud_lakehouse.discovery.text import Entry, choice, commented, counted, flow, line, plain, scalar
@@ -78,12 +78,9 @@ def propose_topics(
     is_only = len(worthy) == 1
     entries = []
     for one in worthy:
-        wanted = streams.take(stream_name(name, one.topic.name, is_only), 40, _ENDINGS)
+        wanted = streams.take(stream_name(name, one.topic.name, is_only), 40, STREAM_TABLES)
         entries.append(stream_entry(wanted, one.table, "events", one.roles))
     return Entry(name, tuple(lines), bool(proposed)), entries
-
-
-_ENDINGS = ("", "_features", "_vectors", "_ledger")
 
 
 def _why_not(topic: Topic) -> str:

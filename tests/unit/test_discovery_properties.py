@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fraud_lakehouse.discovery.facts import Cluster, Column, Database, Reference, Sample, Table
+from fraud_lakehouse.discovery.facts import Cluster, Column, Database, Kind, Reference, Sample, Table
 from fraud_lakehouse.discovery.folder import file_texts, write_folder
 from fraud_lakehouse.discovery.json_fields import topic_of
 from fraud_lakehouse.discovery.naming import is_bare
@@ -42,16 +42,19 @@ NAMES = st.one_of(
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20),
 )
 COLUMNS = st.sampled_from([*ROLES, *TAKEN]) | NAMES
+PAYMENT: dict[str, Kind] = {"id": "number", "user_id": "number", "amount": "money", "created_at": "time"}
 SAMPLES = st.builds(Sample, st.just(200), st.just(200), st.integers(1, 200), st.booleans())
 
 
 @st.composite
 def tables(draw: st.DrawFn, order: int) -> Table:
-    names = draw(st.lists(COLUMNS, min_size=1, max_size=8, unique_by=str.lower))
+    core = draw(st.sampled_from([{}, PAYMENT]))
+    others = draw(st.lists(COLUMNS, min_size=1, max_size=5, unique_by=str.lower))
+    names = [*core, *(name for name in others if name.lower() not in core)]
     columns = tuple(
         Column(
             name,
-            draw(st.sampled_from(sorted(set(KINDS.values())))),
+            core.get(name) or draw(st.sampled_from(sorted(set(KINDS.values())))),
             draw(st.sampled_from(["numeric(10,2)", 'a."type" # with\nlines'])),
             draw(st.booleans()),
             draw(st.booleans()),
@@ -61,7 +64,7 @@ def tables(draw: st.DrawFn, order: int) -> Table:
         )
         for name in names
     )
-    key = tuple(names[: draw(st.integers(0, 2))])
+    key = tuple(names[: draw(st.sampled_from([1, 1, 1, 0, 2]))])
     problem = draw(st.sampled_from(["", "", "", "it is a\nview # -> ALTER ..."]))
     schema = draw(st.sampled_from(["public", "public", "a", "s p"]))
     return Table(schema, draw(NAMES), columns, key, draw(st.none() | st.integers(0, 10**9)), problem, order)
@@ -84,7 +87,13 @@ VALUES = st.one_of(
     st.sampled_from(["x", "y", "2024-01-31T10:00:00Z", "2024-01-31", "1.50"]),
 )
 RECORDS = st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=4) | st.just([1]), max_size=8)
-RAW = st.lists(
+TRANSFERS = RECORDS.map(
+    lambda more: [
+        json.dumps({"user_id": number % 2, "amount": 1.5, "created_at": "2024-01-31", **more, "id": number}).encode()
+        for number in range(4)
+    ]
+)
+RAW = TRANSFERS | st.lists(
     RECORDS.map(lambda record: json.dumps(record).encode()) | st.sampled_from([None, b"x", b"\0\0\0\0\1abc"])
 )
 TOPICS = st.sampled_from(["transactions", "payment", "bank-transactions", "bank_transactions", "1.2", "null", "users"])
