@@ -83,7 +83,7 @@ def build_definitions(
                     settings,
                     parts.look,
                     source_key(source, tables),
-                    [*(map(bronze_key, tables) if tables else [source_key(source, tables)]), *keys.values()],
+                    [*dict.fromkeys([source_key(source, tables), *map(bronze_key, tables)]), *keys.values()],
                 )
                 for source, tables in sources.items()
             ),

@@ -13,7 +13,9 @@ from typing import Any
 import polars as pl
 from deltalake import DeltaTable
 
+from fraud_lakehouse.ingest.evolution import OWNER_PROPERTY
 from fraud_lakehouse.sources.kafka.formats.json import TOMBSTONE
+from fraud_lakehouse.storage.audit import RENAMED
 from fraud_lakehouse.storage.lake import Lake, data_files, scan
 from fraud_lakehouse.storage.schemas import COMMIT, frame_schema
 
@@ -151,7 +153,7 @@ def check_positions(lake: Lake, table: str, recent_rows: int = RECENT_ROWS) -> C
         return ContractResult("positions", name, numbers={"rows": 0})
     if replayed:  # reaches back on purpose, see ingest/quarantine.py
         recent = recent.filter(pl.col(REPLAYED).is_null())
-    if (since := _since_accepted(lake, "kafka" if table == CARDS else "postgres")) is not None:
+    if (since := _since_accepted(lake, table)) is not None:
         recent = recent.filter(since)
     # one number in the order of the positions: a transaction has far fewer than 2**40 changes
     at = pl.col("_offset") if table == CARDS else pl.col("_lsn").cast(pl.Int128) * (1 << 40) + pl.col("_seq")
@@ -221,12 +223,15 @@ def _newest_files(handle: DeltaTable, rows: int) -> list[str]:
     return [uri for uri in data_files(handle) if uri.rpartition("/")[2] in names]
 
 
-def _since_accepted(lake: Lake, source: str) -> pl.Expr | None:
-    """Which rows came after the newest acceptance; None where there is none."""
+def _since_accepted(lake: Lake, table: str) -> pl.Expr | None:
+    """Which rows came after the newest acceptance of the table's source; None where there is none."""
     if not lake.exists("control", "audit"):
         return None
     audit = scan(lake.open("control", "audit"))
-    accepted = audit.filter(pl.col("source") == source, pl.col("event") == "accepted").select("at", "detail").collect()
+    owner = lake.open("bronze", table).metadata().configuration.get(OWNER_PROPERTY)
+    source = owner or ("cards" if table == CARDS else "bank")  # tables of version 0.1 have no owner
+    is_ours = pl.col("source").replace(RENAMED) == source
+    accepted = audit.filter(is_ours, pl.col("event") == "accepted").select("at", "detail").collect()
     if accepted.is_empty():
         return None
     details = [json.loads(detail or "{}") for detail in accepted["detail"]]

@@ -143,7 +143,8 @@ def collect(settings: Settings) -> Status:
     deadline = time.monotonic() + SOURCE_SECONDS
     for thread, (found, _) in zip(asked, questions, strict=True):
         thread.join(max(0.0, deadline - time.monotonic()))
-        late = SourceStatus(found.name, found.type, error=f"no answer within {SOURCE_SECONDS:.0f} s")
+        late = SourceStatus(found.name, found.type, update_delay=found.update_delay)
+        late.error = f"no answer within {SOURCE_SECONDS:.0f} s"
         status.sources.append(late if thread.is_alive() else found)
     return status
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fraud_lakehouse.ingest import Landed
     from fraud_lakehouse.settings import Settings
 
+SOURCES = "sources"
+"""First part of the asset keys of sources none of whose tables the pipeline names."""
 MOST_REFUSALS = 10
 TURN_SECONDS = 0.1  # who waits for the writer's lock looks every 0.05 s
 Writing = Callable[[], AbstractContextManager[None]]
@@ -41,24 +43,31 @@ class DrainConfig(dg.Config):
 
 
 def bronze_tables(settings: "Settings") -> dict[DeclaredSource, list[str]]:
-    """Bronze tables by source: those that the pipeline names, and those that are in the lake already."""
-    lake, sources = Lake.at(settings.lake), declared_sources(settings)
-    topics = {table for source in sources if source.kind == "kafka" for table in source.tables}
-    databases = [source for source in sources if source.kind == "postgres"]
+    """Bronze tables by source: those that the pipeline names, and those that are in the lake already.
+
+    A table in the lake is of the source that created it, whichever the pipeline takes it for.
+    """
+    sources = declared_sources(settings)
+    owned = _owned(Lake.at(settings.lake), sources)
+    others = {name: set().union(*(owned[one] for one in owned if one != name)) for name in owned}
     found: dict[DeclaredSource, list[str]] = {}
     for source in sources:
-        tables = list(source.tables)
-        if source.kind == "postgres":
-            tables += sorted(_ingested(lake, source, is_only_one=len(databases) == 1) - topics - set(tables))
-        found[source] = tables
+        named = [table for table in source.tables if table not in others[source.name]]
+        found[source] = [*named, *sorted(owned[source.name] - set(named))]
     return found
 
 
-def _ingested(lake: Lake, source: DeclaredSource, *, is_only_one: bool) -> set[str]:
-    """Tables of a database that the lake has."""
-    if is_only_one:  # the names alone: a lake may have a thousand
-        return set(lake.tables("bronze"))
-    return set(recorded_names(lake, source.config).values()) if isinstance(source.config, PostgresConfig) else set()
+def _owned(lake: Lake, sources: Sequence[DeclaredSource]) -> dict[str, set[str]]:
+    """By source, the tables of the lake that it created."""
+    topics = {table for source in sources if source.kind == "kafka" for table in source.tables}
+    databases = [source for source in sources if source.kind == "postgres"]
+    owned: dict[str, set[str]] = {source.name: set() for source in sources}
+    for source in databases:
+        if len(databases) == 1:  # the names alone: a lake may have a thousand
+            owned[source.name] = set(lake.tables("bronze")) - topics
+        elif isinstance(source.config, PostgresConfig):
+            owned[source.name] = set(recorded_names(lake, source.config).values()) - topics
+    return owned
 
 
 def bronze_key(table: str) -> dg.AssetKey:
@@ -104,8 +113,9 @@ def drain(
 
 
 def source_key(source: DeclaredSource, tables: Sequence[str]) -> dg.AssetKey:
-    """The asset that a source's own checks are on: its first table, or the source where it has none yet."""
-    return bronze_key(tables[0]) if tables else table_key("sources", source.name)
+    """The asset that a source's own checks are on: the first of its tables that the pipeline names, or the source."""
+    named = [table for table in source.tables if table in tables]
+    return bronze_key(named[0]) if named else table_key(SOURCES, source.name)
 
 
 def checked_sources(settings: "Settings") -> list[tuple[SourceConfig, dg.AssetKey]]:
@@ -123,8 +133,11 @@ def bronze_assets(settings: "Settings") -> list[dg.AssetsDefinition | dg.AssetSp
     """The bronze layer: a step for each configured source, bare specs for the tables of the others."""
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
     for source, tables in bronze_tables(settings).items():
-        specs = [_spec(source, table) for table in tables] or [_source_spec(source)]
-        assets.extend([_source_step(source, tables, specs)] if source.config is not None else specs)
+        specs = [_spec(source, table) for table in tables]
+        key = source_key(source, tables)
+        if key.path[0] == SOURCES:
+            specs.append(_described(source, key, f"The source {source.name}, none of whose tables the pipeline names."))
+        assets.extend([_source_step(source, key, tables, specs)] if source.config is not None else specs)
     return assets
 
 
@@ -135,10 +148,6 @@ def _spec(source: DeclaredSource, table: str) -> dg.AssetSpec:
         else f"Change events of the PostgreSQL table {table.replace('__', '.')}, one row per event."
     )
     return _described(source, bronze_key(table), what)
-
-
-def _source_spec(source: DeclaredSource) -> dg.AssetSpec:
-    return _described(source, source_key(source, ()), f"The source {source.name}, of which the lake has no table yet.")
 
 
 def _described(source: DeclaredSource, key: dg.AssetKey, what: str) -> dg.AssetSpec:
@@ -153,8 +162,10 @@ def _described(source: DeclaredSource, key: dg.AssetKey, what: str) -> dg.AssetS
     )
 
 
-def _source_step(source: DeclaredSource, declared: list[str], specs: list[dg.AssetSpec]) -> dg.AssetsDefinition:
-    name, asset = source.name, source_key(source, declared)
+def _source_step(
+    source: DeclaredSource, asset: dg.AssetKey, declared: list[str], specs: list[dg.AssetSpec]
+) -> dg.AssetsDefinition:
+    name = source.name
 
     @dg.multi_asset(
         name=f"capture_{name.replace('.', '_')}",
@@ -182,7 +193,7 @@ def _source_step(source: DeclaredSource, declared: list[str], specs: list[dg.Ass
                 yield dg.MaterializeResult(asset_key=bronze_key(table), metadata=metadata)
             else:
                 context.log_event(dg.AssetMaterialization(asset_key=bronze_key(table), metadata=metadata))
-        if not declared:
+        if asset.path[0] == SOURCES:
             yield dg.MaterializeResult(asset_key=asset, metadata={"tables": len(by_table)})
         yield dg.AssetCheckResult(asset_key=asset, check_name=CHECK, passed=True)
         context.log.info("%s: %d rows ingested, caught up: %s", name, sum(batch.rows for batch in landed), drained)

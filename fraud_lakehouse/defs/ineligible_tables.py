@@ -29,22 +29,24 @@ Read = Callable[[PostgresConfig, "Settings"], "Sequence[IneligibleTable]"]
 
 def tables_evaluation(settings: "Settings", read: Read) -> Iterator[dg.AssetCheckEvaluation]:
     """The check of each configured database, evaluated now. The live run logs it as it is."""
-    for config, asset in checked_databases(settings):
-        try:
-            found = read(config, settings)
-        except LakehouseError as error:
-            yield _evaluation(asset, False, {"problem": error.problem, "what to do": error.fix})
-            continue
-        listed = "\n".join(f"- {one.table}: {one.problem}. What to do: {one.fix}" for one in found)
-        yield _evaluation(asset, not found, {"tables": len(found), "not captured": dg.MetadataValue.md(listed or "-")})
+    return (_evaluated(config, asset, settings, read) for config, asset in checked_databases(settings))
+
+
+def _evaluated(config: PostgresConfig, asset: dg.AssetKey, settings: "Settings", read: Read) -> dg.AssetCheckEvaluation:
+    try:
+        found = read(config, settings)
+    except LakehouseError as error:
+        return _evaluation(asset, False, {"problem": error.problem, "what to do": error.fix})
+    listed = "\n".join(f"- {one.table}: {one.problem}. What to do: {one.fix}" for one in found)
+    return _evaluation(asset, not found, {"tables": len(found), "not captured": dg.MetadataValue.md(listed or "-")})
 
 
 def tables_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
     """The non-blocking check `tables_captured` of each configured database."""
-    return [_check(asset) for _, asset in checked_databases(settings)]
+    return [_check(config, asset) for config, asset in checked_databases(settings)]
 
 
-def _check(asset: dg.AssetKey) -> dg.AssetChecksDefinition:
+def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset,
         name=CHECK,
@@ -52,8 +54,7 @@ def _check(asset: dg.AssetKey) -> dg.AssetChecksDefinition:
         description="Every table that was asked for is captured; names those that are not, with reason and remedy.",
     )
     def tables_captured(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
-        found = tables_evaluation(lakehouse.settings, lakehouse.parts.tables)
-        return check_result(next(one for one in found if one.asset_key == asset))
+        return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.tables))
 
     return tables_captured
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
+from fraud_lakehouse.storage.audit import RENAMED
 from fraud_lakehouse.storage.lake import scan
 
 if TYPE_CHECKING:
@@ -78,9 +79,11 @@ def check_result(evaluation: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
 
 
 def known_by_source(cursor: str | None) -> dict[str, Any]:
-    """What a sensor's cursor holds by source; cursors of version 0.1, of one source without a name, hold nothing."""
+    """What a sensor's cursor holds by source. One of version 0.1 has the old names, or is of the one database."""
     held = json.loads(cursor) if cursor else {}
-    return {name: state for name, state in held.items() if isinstance(state, dict) and "number" in state}
+    if isinstance(held.get("number"), int):
+        return {"bank": held}
+    return {RENAMED.get(name, name): state for name, state in held.items()}
 
 
 def _cell(column: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The check `open_transactions` on bronze/card_transactions: no Kafka transaction hangs in front of committed records.
+"""The check `open_transactions` on each topic's bronze table: no Kafka transaction hangs in front of committed records.
 
 What hangs is decided in `checks/open_transactions.py`.
 """
@@ -26,34 +26,36 @@ Find = Callable[[TopicConfig, "Settings"], Sequence["TransactionHealth"]]
 
 def transactions_evaluation(settings: "Settings", find: Find) -> Iterator[dg.AssetCheckEvaluation]:
     """The check of each configured topic, evaluated now. The live run logs it as it is."""
-    for config, asset in _topics(settings):
-        try:
-            found = find(config, settings)
-        except LakehouseError as error:
-            metadata = {"problem": error.problem, "what to do": error.fix}
-            yield _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
-            continue
-        hanging = [one for one in found if one.hanging]
-        counts: dict[str, Any] = {"open": len(found), "hanging": len(hanging)}
-        if hanging:
-            counts |= {
-                "waiting": sum(one.found.waiting for one in hanging),
-                "problem": dg.MetadataValue.md("\n".join(f"- {one.problem}" for one in hanging)),
-                "what to do": dg.MetadataValue.md("\n".join(f"- {one.fix}" for one in hanging)),
-            }
-        yield _evaluation(asset, not hanging, dg.AssetCheckSeverity.ERROR, counts)
+    return (_evaluated(config, asset, settings, find) for config, asset in _topics(settings))
+
+
+def _evaluated(config: TopicConfig, asset: dg.AssetKey, settings: "Settings", find: Find) -> dg.AssetCheckEvaluation:
+    try:
+        found = find(config, settings)
+    except LakehouseError as error:
+        metadata = {"problem": error.problem, "what to do": error.fix}
+        return _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
+    hanging = [one for one in found if one.hanging]
+    counts: dict[str, Any] = {"open": len(found), "hanging": len(hanging)}
+    if hanging:
+        counts |= {
+            "waiting": sum(one.found.waiting for one in hanging),
+            "problem": dg.MetadataValue.md("\n".join(f"- {one.problem}" for one in hanging)),
+            "what to do": dg.MetadataValue.md("\n".join(f"- {one.fix}" for one in hanging)),
+        }
+    return _evaluation(asset, not hanging, dg.AssetCheckSeverity.ERROR, counts)
 
 
 def transactions_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
     """The non-blocking check `open_transactions` of each configured topic."""
-    return [_check(asset) for _, asset in _topics(settings)]
+    return [_check(config, asset) for config, asset in _topics(settings)]
 
 
 def _topics(settings: "Settings") -> list[tuple[TopicConfig, dg.AssetKey]]:
     return [(config, key) for config, key in checked_sources(settings) if isinstance(config, TopicConfig)]
 
 
-def _check(asset: dg.AssetKey) -> dg.AssetChecksDefinition:
+def _check(config: TopicConfig, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
     @dg.asset_check(
         asset=asset,
         name=CHECK,
@@ -62,8 +64,7 @@ def _check(asset: dg.AssetKey) -> dg.AssetChecksDefinition:
         " committed behind it cannot be read.",
     )
     def open_transactions(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
-        found = transactions_evaluation(lakehouse.settings, lakehouse.parts.transactions)
-        return check_result(next(one for one in found if one.asset_key == asset))
+        return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.transactions))
 
     return open_transactions
 

@@ -29,15 +29,17 @@ Look = Callable[[PostgresConfig, "Settings"], "SlotHealth"]
 
 def slot_evaluation(settings: "Settings", look: Look) -> Iterator[dg.AssetCheckEvaluation]:
     """The check of each configured database, evaluated now. The live run logs it as it is."""
-    for config, asset in checked_databases(settings):
-        try:
-            health = look(config, settings)
-        except LakehouseError as error:
-            metadata = {"problem": error.problem, "what to do": error.fix}
-            yield _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
-            continue
-        severity = dg.AssetCheckSeverity.ERROR if health.level.value == "error" else dg.AssetCheckSeverity.WARN
-        yield _evaluation(asset, health.level.value == "ok", severity, health_metadata(health))
+    return (_evaluated(config, asset, settings, look) for config, asset in checked_databases(settings))
+
+
+def _evaluated(config: PostgresConfig, asset: dg.AssetKey, settings: "Settings", look: Look) -> dg.AssetCheckEvaluation:
+    try:
+        health = look(config, settings)
+    except LakehouseError as error:
+        metadata = {"problem": error.problem, "what to do": error.fix}
+        return _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
+    severity = dg.AssetCheckSeverity.ERROR if health.level.value == "error" else dg.AssetCheckSeverity.WARN
+    return _evaluation(asset, health.level.value == "ok", severity, health_metadata(health))
 
 
 def health_metadata(health: "SlotHealth") -> dict[str, Any]:
@@ -59,8 +61,7 @@ def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefiniti
         description="The server is far from giving the replication slot up: log retained, what is left, how long idle.",
     )
     def slot_retention(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
-        found = slot_evaluation(lakehouse.settings, lakehouse.parts.slot)
-        return check_result(next(one for one in found if one.asset_key == asset))
+        return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.slot))
 
     return slot_retention
 
@@ -94,20 +95,20 @@ def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
             if level != before["level"]:
                 known[config.name] = {"level": level, "number": before["number"] + 1}
                 if settings.alert_urls:
-                    notify(settings, slot_message(config.slot, health, before["number"] + 1))
+                    notify(settings, slot_message(config, health, before["number"] + 1))
                 context.update_cursor(json.dumps(known))
         return dg.SkipReason(" ".join(said) or "No PostgreSQL source is configured, so there is no slot.")
 
     return watch_slot
 
 
-def slot_message(slot: str, health: "SlotHealth", number: int) -> Message:
+def slot_message(config: PostgresConfig, health: "SlotHealth", number: int) -> Message:
     """What people are told of a slot whose level changed.
 
     Args:
         number: counts the changes told, so that each message has an idempotency key of its own.
     """
-    level = health.level.value
+    slot, level = config.slot, health.level.value
     titles = {
         "ok": f"[pipeline] replication slot {slot} is well again",
         "warning": f"[pipeline] replication slot {slot} keeps much log",
@@ -116,11 +117,11 @@ def slot_message(slot: str, health: "SlotHealth", number: int) -> Message:
     body = "\n".join(health.reasons) or "The server keeps little log for it."
     urgency = {"ok": "info", "warning": "warning", "error": "failure"}
     return Message(
-        key=f"slot:{slot}:{number}:{level}",
+        key=f"slot:{config.name}:{slot}:{number}:{level}",
         title=titles[level],
         body=body,
         urgency=urgency[level],  # type: ignore[arg-type]  # the values are those of Urgency
-        payload={"slot": slot, **health.evidence()},
+        payload={"source": config.name, "slot": slot, **health.evidence()},
     )
 
 

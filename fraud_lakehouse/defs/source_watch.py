@@ -14,6 +14,7 @@ from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs.alerts import notify
 from fraud_lakehouse.defs.bronze import checked_sources
 from fraud_lakehouse.defs.capture_check import Evaluated, newest_evaluation
+from fraud_lakehouse.defs.metadata import known_by_source
 
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
@@ -38,7 +39,7 @@ def watch_sensor(settings: "Settings") -> dg.SensorDefinition:
         " when it is captured again.",
     )
     def watch_sources(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        told: dict[str, dict[str, Any]] = json.loads(context.cursor) if context.cursor else {}
+        told: dict[str, dict[str, Any]] = known_by_source(context.cursor)
         said = []
         for config, asset in checked_sources(settings):
             source = config.name

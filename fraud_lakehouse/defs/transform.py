@@ -42,7 +42,7 @@ def load_manifest(path: Path) -> Manifest:
 
 
 def model_key(node: Mapping[str, Any]) -> dg.AssetKey:
-    """The asset key of a dbt node: layer and table; what capture observes of the topic is of its bronze table."""
+    """The asset key of a dbt node: layer and table."""
     return table_key(*_table(node))
 
 
@@ -190,9 +190,10 @@ def _translator(*, is_live: bool) -> "DagsterDbtTranslator":
             spec = super().get_asset_spec(manifest, unique_id, project)
             stored = self.get_resource_props(manifest, unique_id)["config"].get("materialized") == STORED
             kinds = {"dbt", "deltalake" if stored else "view"}
+            deps = [dep for dep in spec.deps if dep.asset_key.path[0] != "control"]  # tables of control are no assets
             if policy := freshness.get(spec.key):
-                return spec.replace_attributes(kinds=kinds, freshness_policy=policy)
-            return spec.replace_attributes(kinds=kinds)
+                return spec.replace_attributes(kinds=kinds, deps=deps, freshness_policy=policy)
+            return spec.replace_attributes(kinds=kinds, deps=deps)
 
     return Translator(
         DagsterDbtTranslatorSettings(enable_source_tests_as_checks=True, enable_duplicate_source_asset_keys=True)

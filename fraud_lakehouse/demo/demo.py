@@ -158,7 +158,7 @@ def _cycle(settings: Settings, stack: ExitStack) -> Cycle:
 
     lake = Lake.at(settings.lake)
     if lake.exists("bronze", "card_transactions"):
-        accept(settings, lake, "kafka")  # our own broker keeps no log over a restart: its topic is always a new one
+        accept(settings, lake, "cards")  # our own broker keeps no log over a restart: its topic is always a new one
     return stack.enter_context(Cycle(settings))
 
 

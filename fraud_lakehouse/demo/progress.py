@@ -42,7 +42,7 @@ class Progress:
         self._cards = cards
         self._say = say
         self._begun = begun
-        tables = {"postgres": "transactions", "kafka": "card_transactions"}
+        tables = {"bank": "transactions", "cards": "card_transactions"}
         self._bronze = {source: RowCount(lake, "bronze", table) for source, table in tables.items()}
         self._skew = 0  # bank operations that never were change events: applied before the backfill
         self._until: dict[str, datetime] = {}
@@ -60,7 +60,7 @@ class Progress:
     def note(self, result: CycleResult) -> None:
         """Take over what a cycle did."""
         for batch in result.landed:
-            truth = self._bank if batch.source == "postgres" else self._cards
+            truth = self._bank if batch.source == "bank" else self._cards
             if batch.newest_committed_at is not None:
                 self._until[truth.source] = batch.newest_committed_at.astimezone(UTC)
         for source, problem in result.problems.items():
@@ -74,7 +74,7 @@ class Progress:
         """Say that both sources are drained: operations not in bronze now never were change events."""
         self._until = {truth.source: datetime.now(UTC) for truth in (self._bank, self._cards)}
         self.board.refresh(self._until)  # what an earlier demo left is no news
-        self._skew = self._bank.generated().rows - self.landed("postgres")
+        self._skew = self._bank.generated().rows - self.landed("bank")
 
     def start(self) -> None:
         """Begin to print, from a thread."""
@@ -106,8 +106,8 @@ class Progress:
 
     def _lag(self) -> dict[str, int]:
         return {
-            "postgres": max(0, self._bank.generated().rows - self.landed("postgres") - self._skew),
-            "kafka": max(0, self._cards.generated().rows - self.landed("kafka")),
+            "bank": max(0, self._bank.generated().rows - self.landed("bank") - self._skew),
+            "cards": max(0, self._cards.generated().rows - self.landed("cards")),
         }
 
     def _follow(self) -> None:
@@ -136,8 +136,8 @@ class Progress:
         )
         return (
             f"{_clock(time.monotonic() - self._begun)}"
-            f"  in: bank {self.landed('postgres'):,} + cards {self.landed('kafka'):,} rows, {per_second:,.0f}/s"
-            f"  lag {lag['postgres'] + lag['kafka']:,} rows, {max(seconds, default=0):.1f} s"
+            f"  in: bank {self.landed('bank'):,} + cards {self.landed('cards'):,} rows, {per_second:,.0f}/s"
+            f"  lag {lag['bank'] + lag['cards']:,} rows, {max(seconds, default=0):.1f} s"
             f"  alerts {self.board.alerts:,}"
             f"  precision {percent(total.precision)}  recall {percent(total.recall)}"
             f"  cycle {cycle}"
@@ -147,8 +147,8 @@ class Progress:
         """What was generated, landed, built and found, and the memory it took."""
         bank, lag = self._bank.source_counts(), self._lag()
         lines = ["summary"]
-        generated = {"postgres": self._bank.generated().rows, "kafka": self._cards.generated().rows}
-        for source, what in (("postgres", "operations"), ("kafka", "records")):
+        generated = {"bank": self._bank.generated().rows, "cards": self._cards.generated().rows}
+        for source, what in (("bank", "operations"), ("cards", "records")):
             lines.append(
                 f"  {source}: {generated[source]:,} {what} generated, {self.landed(source):,} rows in bronze,"
                 f" {lag[source]:,} missing"

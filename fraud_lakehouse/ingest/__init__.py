@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.ingest.base import SourceIngest, Waiting
 from fraud_lakehouse.ingest.idle_partitions import Windows
 from fraud_lakehouse.ingest.kafka import KafkaIngest, accept_kafka
@@ -13,7 +12,7 @@ from fraud_lakehouse.ingest.operator_actions import accept_postgres, forget_slot
 from fraud_lakehouse.ingest.postgres import PostgresIngest, open_capture
 from fraud_lakehouse.ingest.resync_run import ResyncReport
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.configured import SourceConfig, configured_sources, postgres_source
+from fraud_lakehouse.sources.configured import SourceConfig, declared_sources, postgres_source, source_named
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.storage.audit import RENAMED
 from fraud_lakehouse.storage.lake import Lake
@@ -98,13 +97,8 @@ def accept(settings: Settings, lake: Lake, source: str) -> str:
         SettingsError: there is no such source, or its connection is not set.
         SourceError: the source cannot be reached.
     """
-    there = configured_sources(settings)
-    config = there.get(source) or there.get(RENAMED.get(source, source))
-    if config is None:
-        raise SettingsError(
-            f"there is no source {source!r}, or its connection is not set",
-            f"name one of: {', '.join(there)}" if there else "set the variable of its connection (`sources.yml`)",
-        )
+    is_declared = any(one.name == source for one in declared_sources(settings))
+    config = source_named(settings, source if is_declared else RENAMED.get(source, source))
     if isinstance(config, PostgresConfig):
         return accept_postgres(lake, open_capture(settings, lake, config))
     return accept_kafka(settings, lake, config)

@@ -143,7 +143,7 @@ def recorded_names(lake: Lake, config: PostgresConfig) -> dict[tuple[str, str], 
 
 def other_owner(lake: Lake, config: PostgresConfig, name: str) -> str | None:
     """The source that a bronze table belongs to, if it is not this one; None where there is no such table."""
-    return _owner(_properties(lake, name), config) if lake.exists("bronze", name) else None
+    return _owner(_properties(lake, name), config)
 
 
 def _owner(properties: Mapping[str, str], config: PostgresConfig) -> str | None:

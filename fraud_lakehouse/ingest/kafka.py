@@ -37,7 +37,7 @@ from fraud_lakehouse.sources.kafka.topic import KafkaTopic, TopicRecreatedError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 
-SOURCE = "kafka"
+SOURCE = "cards"
 TABLE = "card_transactions"
 
 STEP_SECONDS = 0.05

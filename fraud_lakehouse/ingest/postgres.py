@@ -24,7 +24,7 @@ from fraud_lakehouse.ingest.postgres_identity import PostgresIdentity, identity_
 from fraud_lakehouse.ingest.resync_run import Resync, ResyncReport
 from fraud_lakehouse.ingest.snapshot import SnapshotIngest
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.configured import postgres_source
+from fraud_lakehouse.sources.configured import declared_sources, postgres_source
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.catalog import TableInfo
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
@@ -387,13 +387,17 @@ def open_capture(settings: Settings, lake: Lake, config: PostgresConfig | None =
         SettingsError: there is no database, or several and none is named; or its connection string cannot be parsed.
     """
     config = config or postgres_source(settings)
+    others = [one for one in declared_sources(settings) if one.config is not None and one.name != config.name]
+    declared = {table: one.name for one in others for table in one.tables}
     ours: set[str] = set()
 
     def owner(name: str) -> str | None:
         if name in ours:
             return None
+        if not lake.exists("bronze", name):
+            return declared.get(name)
         found = other_owner(lake, config, name)
-        if found is None and lake.exists("bronze", name):
+        if found is None:
             ours.add(name)
         return found
 

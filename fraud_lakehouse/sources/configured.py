@@ -5,10 +5,10 @@ The variables FRAUD_POSTGRES_* and FRAUD_KAFKA_* are shorthand for the two shipp
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import SecretStr
 
@@ -21,7 +21,6 @@ from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.sql_text import qualified
 
 SourceConfig = PostgresConfig | TopicConfig
-_Config = TypeVar("_Config", PostgresConfig, TopicConfig)
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,11 @@ def declared_sources(settings: Settings, pipeline: Pipeline | None = None) -> li
     variables = settings.variables()
     pipeline = pipeline or declared(settings)
     found = []
-    taken = {topic.table for topic in _all_topics(pipeline)}
     for source in pipeline.sources.values():
         is_there = source.is_present(variables)
         if isinstance(source, PostgresSource):
             database = _database(source, settings, variables, pipeline) if is_there else None
-            tables = _tables_of(source, pipeline, taken)
-            taken |= set(tables)
+            tables = _tables_of(source, pipeline)
             found.append(DeclaredSource(source.name, "postgres", source.dsn_env, tables, database))
         else:
             found += [_topic(source, topic, settings, variables, is_there=is_there) for topic in source.topics]
@@ -102,24 +99,37 @@ def postgres_source(settings: Settings, name: str | None = None) -> PostgresConf
     Raises:
         SettingsError: there is none, none of that name, or several and no name.
     """
-    there = [one for one in configured_sources(settings).values() if isinstance(one, PostgresConfig)]
-    return _chosen(there, name, "PostgreSQL source", "FRAUD_POSTGRES_DSN")
+    config = _chosen([one for one in declared_sources(settings) if one.kind == "postgres"], name, "PostgreSQL source")
+    assert isinstance(config, PostgresConfig)
+    return config
 
 
 def topic_source(settings: Settings, name: str | None = None) -> TopicConfig:
     """A topic; otherwise as `postgres_source`."""
-    there = [one for one in configured_sources(settings).values() if isinstance(one, TopicConfig)]
-    return _chosen(there, name, "Kafka source", "FRAUD_KAFKA_BOOTSTRAP_SERVERS")
+    config = _chosen([one for one in declared_sources(settings) if one.kind == "kafka"], name, "Kafka source")
+    assert isinstance(config, TopicConfig)
+    return config
 
 
-def _chosen(there: Sequence[_Config], name: str | None, what: str, variable: str) -> _Config:
-    if not there:
-        raise SettingsError(f"{variable} is not set, so there is no {what}", "set it (see .env.example)")
-    found = [one for one in there if name in (None, one.name)]
-    if len(found) == 1:
-        return found[0]
-    problem = f"there are several {what}s" if name is None else f"there is no {what} {name!r}"
-    raise SettingsError(problem, f"name one of: {', '.join(one.name for one in there)}")
+def source_named(settings: Settings, name: str) -> SourceConfig:
+    """A source; otherwise as `postgres_source`."""
+    return _chosen(declared_sources(settings), name, "source")
+
+
+def _chosen(declared: Sequence[DeclaredSource], name: str | None, what: str) -> SourceConfig:
+    named = [one for one in declared if name in (None, one.name)]
+    there = [one.config for one in named if one.config is not None]
+    if len(there) == 1:
+        return there[0]
+    if there:
+        raise SettingsError(f"there are several {what}s", f"name one of: {', '.join(one.name for one in there)}")
+    if named:
+        variables = " or ".join(dict.fromkeys(one.variable for one in named))
+        which = "" if name is None else f" {name}"
+        raise SettingsError(f"{variables} is not set, so there is no {what}{which}", "set it (see .env.example)")
+    known = ", ".join(one.name for one in declared)
+    problem = f"there is no {what} {name}" if name else f"sources.yml declares no {what}"
+    raise SettingsError(problem, f"name one of: {known}" if known else "declare one in sources.yml")
 
 
 def _database(
@@ -173,16 +183,30 @@ def _all_topics(pipeline: Pipeline) -> list[Topic]:
     return [topic for one in pipeline.sources.values() if isinstance(one, KafkaSource) for topic in one.topics]
 
 
-def _tables_of(source: PostgresSource, pipeline: Pipeline, taken: Collection[str]) -> tuple[str, ...]:
-    """Bronze tables of a database that the pipeline names: those of streams, and those listed for the source.
-
-    Without a list a stream's table may be any database's; it is taken for the first one's whose prefix it has.
-    """
-    reserved = _reserved(pipeline)
-    listed = [bronze_name(*qualified(table), source.prefix, reserved) for table in source.tables]
+def _tables_of(source: PostgresSource, pipeline: Pipeline) -> tuple[str, ...]:
+    """Bronze tables of a database that the pipeline names: those of streams, and those listed for the source."""
     named = [stream.from_ for stream in pipeline.streams.values()]
     for stream in pipeline.streams.values():
         named += [entity.exists_in.table for entity in stream.entities.values() if entity.exists_in is not None]
-    known = [table for table in named if table not in taken and table.startswith(source.prefix)]
-    ours = [table for table in known if not listed or table in listed]
-    return tuple(dict.fromkeys([*ours, *listed]))
+    topics = {topic.table for topic in _all_topics(pipeline)}
+    ours = [table for table in named if table not in topics and _database_of(table, pipeline) == source.name]
+    return tuple(dict.fromkeys([*ours, *_listed(source, pipeline)]))
+
+
+def _database_of(table: str, pipeline: Pipeline) -> str | None:
+    """The database that a stream's table is taken for: one that lists it, else the one with the longest prefix of it.
+
+    A database that lists its tables has no others. Of several the first counts.
+    """
+    fitting: dict[str, tuple[bool, int]] = {}
+    for source in pipeline.sources.values():
+        if isinstance(source, PostgresSource):
+            is_listed = table in _listed(source, pipeline)
+            if is_listed or (not source.tables and table.startswith(source.prefix)):
+                fitting[source.name] = (is_listed, len(source.prefix))
+    return max(fitting, key=fitting.__getitem__, default=None)
+
+
+def _listed(source: PostgresSource, pipeline: Pipeline) -> list[str]:
+    reserved = _reserved(pipeline)
+    return [bronze_name(*qualified(table), source.prefix, reserved) for table in source.tables]

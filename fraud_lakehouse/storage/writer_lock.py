@@ -42,7 +42,7 @@ def writer_lock(
     Args:
         folder: local folder (`settings.work_dir`), created if needed.
         timeout: seconds to wait for another holder; 0 tries once.
-        part: a source's name ("postgres", "kafka") for landing its rows, HOT or BESIDE.
+        part: a source's name ("bank", "cards") for landing its rows, HOT or BESIDE.
         meanwhile: called again and again until the turn is free; what it raises gives the waiting up.
 
     Raises:

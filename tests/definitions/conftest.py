@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.resources import Parts
 from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.configured import SourceConfig
+from fraud_lakehouse.sources.kafka.config import TopicConfig
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.retention import Retention
 from fraud_lakehouse.transform.project import prepare_project
 from tests.definitions.stand import AT, ScriptedBuilder, ScriptedIngest, Stand
@@ -54,28 +58,28 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
         }
         settings = load_settings(**(given | changes))
         builder = ScriptedBuilder(manifest)
-        ingests = {"postgres": ScriptedIngest([]), "kafka": ScriptedIngest([])}
+        ingests: dict[str, ScriptedIngest] = defaultdict(lambda: ScriptedIngest([]))
         new: dict[str, Any] = {}
 
-        def look(source: str, _settings: Settings) -> NewData | None:
-            found = new.get(source)
+        def look(config: SourceConfig, _settings: Settings) -> NewData | None:
+            found = new.get(config.name)
             if isinstance(found, Exception):
                 raise found
             return found
 
-        def slot(_settings: Settings) -> SlotHealth:
+        def slot(_config: PostgresConfig, _settings: Settings) -> SlotHealth:
             found = new.get("slot")
             if isinstance(found, Exception):
                 raise found
             return assess(retention[-1], 2**30, LANDED)
 
-        def transactions(settings: Settings) -> list[TransactionHealth]:
+        def transactions(config: TopicConfig, settings: Settings) -> list[TransactionHealth]:
             found = new.get("transactions", [])
             if isinstance(found, Exception):
                 raise found
-            return assess_transactions(found, settings.kafka_transaction_seconds, "broker:9092", AT)
+            return assess_transactions(found, settings.kafka_transaction_seconds, config.servers, AT)
 
-        def tables(_settings: Settings) -> list[IneligibleTable]:
+        def tables(_config: PostgresConfig, _settings: Settings) -> list[IneligibleTable]:
             found = new.get("tables")
             if isinstance(found, Exception):
                 raise found
@@ -84,7 +88,7 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
         retention = [Retention(True, 0, "reserved")]
         ineligible: list[IneligibleTable] = []
         parts = Parts(
-            ingest=lambda source, *_: ingests[source],
+            ingest=lambda config, *_: ingests[config.name],
             builder=lambda _: builder,
             look=look,
             slot=slot,

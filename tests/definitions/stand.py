@@ -21,7 +21,7 @@ AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 def landed(table: str, rows: int, start: int, end: int) -> Landed:
     """One landed batch."""
-    source = "kafka" if table == "card_transactions" else "postgres"
+    source = "cards" if table == "card_transactions" else "bank"
     return Landed(table, rows, start, end, 1, AT, 0.5, source)
 
 

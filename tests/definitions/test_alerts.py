@@ -93,7 +93,7 @@ def test_a_failed_run_is_told_in_the_words_of_its_error(
     stand: Callable[..., Any], instance: dg.DagsterInstance
 ) -> None:
     made = stand()
-    made.ingests["postgres"].steps = [GapError("the slot was dropped", "run `fraud-lakehouse resync`")]
+    made.ingests["bank"].steps = [GapError("the slot was dropped", "run `fraud-lakehouse resync`")]
     result = made.materialize(instance)
     (failure,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.RUN_FAILURE]
     steps = [event for event in result.all_events if event.is_step_failure]

@@ -60,7 +60,7 @@ def test_a_started_run_whose_process_hangs_is_ended_and_the_process_stops_workin
     with pytest.raises(LeaseLostError):
         lakehouse.repeat(lambda: False, lambda: False, lambda result: None)
     assert stops == [False, True]
-    with pytest.raises(LeaseLostError), lakehouse.writing("postgres"):
+    with pytest.raises(LeaseLostError), lakehouse.writing("bank"):
         pass
     process.release()
 

@@ -97,8 +97,8 @@ def test_dbt_tests_are_checks_that_block_and_findings_do_not(stand: Callable[...
 def test_every_sensor_and_schedule_runs_by_itself(stand: Callable[..., Any]) -> None:
     repository = stand().definitions.get_repository_def()
     assert {sensor.name for sensor in repository.sensor_defs} >= {
-        "new_data_postgres",
-        "new_data_kafka",
+        "new_data_bank",
+        "new_data_cards",
         "keep_live",
         "end_dead_runs",
         "deliver_alerts",

@@ -44,14 +44,14 @@ def test_people_get_one_message_for_each_change(stand: Callable[..., Any], insta
         for found in ([], [KEYLESS], [KEYLESS], [HUGE, KEYLESS], [HUGE], []):
             made.ineligible[:] = found
             said, cursor = _tick(made, instance, cursor)
-        assert said == "Every table is captured."
+        assert said == "Every table of bank is captured."
         titles = [one["title"] for one in receiver.received]
         again = [one["captured_again"] for one in receiver.received]
     assert titles == [
         "[pipeline] not captured: public.tmp",
         "[pipeline] not captured: public.notes, public.tmp",
         "[pipeline] not captured: public.notes",
-        "[pipeline] every table is captured",
+        "[pipeline] every table of bank is captured",
     ]
     assert again == [[], [], ["public.tmp"], ["public.notes"]]
 
@@ -59,6 +59,6 @@ def test_people_get_one_message_for_each_change(stand: Callable[..., Any], insta
 def test_a_server_that_does_not_answer_is_no_message(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     made = stand()
     made.new["tables"] = SourceError("the server is down", "start it")
-    expected = "Cannot read which tables are captured: the server is down. start it"
+    expected = "Cannot read which tables of bank are captured: the server is down. start it"
     assert _tick(made, instance, None) == (expected, None)
-    assert "is not set" in _tick(stand(postgres_dsn=None), instance, None)[0]
+    assert "No PostgreSQL source is configured" in _tick(stand(postgres_dsn=None), instance, None)[0]

@@ -20,6 +20,7 @@ from fraud_lakehouse.defs.capture_check import newest_evaluation
 from fraud_lakehouse.defs.contract_checks import ContractRounds, contracted_tables
 from fraud_lakehouse.defs.live_run import LiveReport, Reporter, finish_cycle_first
 from fraud_lakehouse.defs.resources import Parts
+from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.errors import GapError
 from fraud_lakehouse.live import CycleResult
 from fraud_lakehouse.live.backlog import Behind
@@ -60,22 +61,22 @@ def test_cycles_are_reported_together_at_most_every_so_often() -> None:
 def test_a_problem_of_a_source_is_in_the_log() -> None:
     lines: list[str] = []
     report = LiveReport(KEYS, 0.0, lambda event: None, lambda line: None, lines.append)
-    report.add(replace(CycleResult(), problems={"kafka": "no broker answers"}))
-    assert lines == ["kafka: no broker answers"]
+    report.add(replace(CycleResult(), problems={"cards": "no broker answers"}))
+    assert lines == ["cards: no broker answers"]
 
 
 def test_the_log_says_that_the_cycle_is_behind_and_by_how_much() -> None:
     lines: list[str] = []
     report = LiveReport(KEYS, 0.0, lambda event: None, lambda line: None, lines.append, alert_seconds=10.0)
-    report.add(replace(CycleResult(), behind={"kafka": Behind(42.0, 30_000, 5_000), "postgres": Behind(2.0, 9)}))
-    assert lines == ["kafka is behind: 42.0 s, 30,000 rows, 5,000 more in the source"]
+    report.add(replace(CycleResult(), behind={"cards": Behind(42.0, 30_000, 5_000), "bank": Behind(2.0, 9)}))
+    assert lines == ["cards is behind: 42.0 s, 30,000 rows, 5,000 more in the source"]
 
 
 def test_the_log_says_that_a_source_does_not_answer() -> None:
     lines: list[str] = []
     report = LiveReport(KEYS, 0.0, lambda event: None, lambda line: None, lines.append, alert_seconds=10.0)
-    report.add(replace(CycleResult(), behind={"postgres": Behind(0.0, 0, away_since=datetime(2026, 3, 1, tzinfo=UTC))}))
-    assert lines == ["postgres is behind: 0.0 s, 0 rows, no answer from it since 2026-03-01 00:00:00 UTC"]
+    report.add(replace(CycleResult(), behind={"bank": Behind(0.0, 0, away_since=datetime(2026, 3, 1, tzinfo=UTC))}))
+    assert lines == ["bank is behind: 0.0 s, 0 rows, no answer from it since 2026-03-01 00:00:00 UTC"]
 
 
 def test_a_model_that_fails_is_not_materialized_and_its_problem_is_in_the_log() -> None:
@@ -99,9 +100,9 @@ def test_a_model_that_fails_is_not_materialized_and_its_problem_is_in_the_log() 
 def test_checks_are_evaluated_while_there_is_news_once_more_after_it_and_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    quiet, problem = CycleResult(), replace(CycleResult(), problems={"kafka": "no broker answers"})
-    late = replace(CycleResult(), behind={"postgres": Behind(42.0, 9)})
-    in_time = replace(CycleResult(), behind={"postgres": Behind(0.5, 9)})
+    quiet, problem = CycleResult(), replace(CycleResult(), problems={"cards": "no broker answers"})
+    late = replace(CycleResult(), behind={"bank": Behind(42.0, 9)})
+    in_time = replace(CycleResult(), behind={"bank": Behind(0.5, 9)})
 
     def evaluated(*results: CycleResult) -> list[int]:
         """After which of the cycles, numbered from 0."""
@@ -153,8 +154,12 @@ def test_the_live_run_repeats_reports_and_ends_by_itself(
 def test_a_live_run_says_which_contract_does_not_hold(
     stand: Callable[..., Any], manifest: dict[str, Any], instance: dg.DagsterInstance
 ) -> None:
-    contracted = contracted_tables(["card_transactions", "transactions", "users"], ["users", "payees"])
-    assert contracted[-2:] == [("bronze", "users"), ("silver", "users")], "payees has no columns of its own"
+    contracted = contracted_tables(
+        ["card_transactions", "transactions", "users"], ["users", "payees"], {"card_transactions"}
+    )
+    assert [table[:2] for table in contracted[-2:]] == [("bronze", "users"), ("silver", "users")], (
+        "payees has no columns of its own"
+    )
     made = stand(update_delay=0.0)
     write_deltalake(f"{made.settings.lake}/bronze/users", pl.DataFrame({"user_id": ["not a number"]}))
     rounds = ContractRounds(Lake.at(made.settings.lake), contracted)
@@ -185,15 +190,15 @@ def test_a_live_run_that_ends_with_a_gap_says_so_in_the_check(
     def repeat(_settings: Any, _stop: Any, _is_over: Any, report: Callable[[CycleResult], None]) -> None:
         report(_cycle(2))
         gap = GapError("the slot was dropped", "run resync")
-        report(replace(CycleResult(), problems={"postgres": str(gap)}))
+        report(replace(CycleResult(), problems={"bank": str(gap)}))
         raise gap
 
     job = _live(stand, manifest, repeat)
     job.execute_in_process(instance=instance, run_config=_config(5.0), raise_on_error=False)
-    found = newest_evaluation(instance, "postgres")
+    found = newest_evaluation(instance, table_key("bronze", "transactions"))
     assert found is not None and found.trouble is not None
     assert (found.trouble.problem, found.trouble.fix) == ("the slot was dropped", "run resync")
-    assert newest_evaluation(instance, "kafka") is None, "nothing is known of it yet"
+    assert newest_evaluation(instance, table_key("bronze", "card_transactions")) is None, "nothing is known of it yet"
 
 
 def test_a_live_run_that_needs_a_person_fails_with_the_reason(

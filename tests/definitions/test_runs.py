@@ -37,8 +37,8 @@ def _checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluat
 
 def test_materialize_all_materializes_every_layer(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     made = stand()
-    made.ingests["postgres"].steps = [[landed("users", 3, 10, 20), landed("transactions", 4, 10, 20)]] * 2
-    made.ingests["kafka"].steps = [[landed("card_transactions", 5, 0, 5)]]
+    made.ingests["bank"].steps = [[landed("users", 3, 10, 20), landed("transactions", 4, 10, 20)]] * 2
+    made.ingests["cards"].steps = [[landed("card_transactions", 5, 0, 5)]]
     result = made.materialize(instance)
     assert result.success
     found = _materialized(result)
@@ -56,7 +56,7 @@ def test_materialize_all_materializes_every_layer(stand: Callable[..., Any], ins
 
 def test_one_source_alone_is_enough(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     made = stand(kafka_bootstrap_servers=None)
-    made.ingests["postgres"].steps = [[landed("users", 3, 10, 20)]]
+    made.ingests["bank"].steps = [[landed("users", 3, 10, 20)]]
     result = made.materialize(instance)
     assert result.success
     assert "bronze/card_transactions" not in _materialized(result)
@@ -96,10 +96,10 @@ def test_a_broken_source_fails_its_step_and_says_what_to_do(
     stand: Callable[..., Any], instance: dg.DagsterInstance
 ) -> None:
     made = stand()
-    made.ingests["postgres"].steps = [GapError("the slot was dropped", "run accept-source")]
+    made.ingests["bank"].steps = [GapError("the slot was dropped", "run accept-source")]
     result = made.materialize(instance)
     assert not result.success
-    assert _steps_failed(result) == ["capture_postgres"]
+    assert _steps_failed(result) == ["capture_bank"]
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     said = failure.step_failure_data.user_failure_data
     assert said is not None and said.description == "the slot was dropped"

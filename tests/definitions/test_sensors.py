@@ -12,18 +12,18 @@ from fraud_lakehouse.defs.sensors import RANGE_TAG, SOURCE_TAG
 from fraud_lakehouse.errors import GapError, SourceError
 from tests.definitions.ticks import Ticks
 
-FIRST = NewData("postgres", "0/16B3748-0/16B5F10")
+FIRST = NewData("bank", "0/16B3748-0/16B5F10")
 
 
 def test_no_data_is_a_skip_with_a_sentence(ticks: Callable[..., Ticks]) -> None:
-    assert ticks("new_data_postgres").tick() == ([], "Nothing new in postgres.")
+    assert ticks("new_data_bank").tick() == ([], "Nothing new in bank.")
 
 
 def test_data_is_one_run_named_by_its_range(ticks: Callable[..., Ticks]) -> None:
-    postgres = ticks("new_data_postgres")
-    postgres.stand.new["postgres"] = FIRST
+    postgres = ticks("new_data_bank")
+    postgres.stand.new["bank"] = FIRST
     (request,), _ = postgres.tick()
-    assert request.run_key == "postgres:0/16B3748-0/16B5F10"
+    assert request.run_key == "bank:0/16B3748-0/16B5F10"
     keys = {key.to_user_string() for key in request.asset_selection or []}
     assert {"bronze/users", "bronze/transactions", "gold/alerts"} <= keys
     assert "bronze/card_transactions" not in keys
@@ -31,19 +31,19 @@ def test_data_is_one_run_named_by_its_range(ticks: Callable[..., Ticks]) -> None
 
 
 def test_the_same_data_twice_is_one_run(ticks: Callable[..., Ticks]) -> None:
-    postgres = ticks("new_data_postgres")
-    postgres.stand.new["postgres"] = FIRST
+    postgres = ticks("new_data_bank")
+    postgres.stand.new["bank"] = FIRST
     first, _ = postgres.tick()
     again, _ = postgres.tick()
     assert (len(first), len(again)) == (1, 0)
 
 
 def test_a_run_under_way_is_not_requested_again(ticks: Callable[..., Ticks]) -> None:
-    postgres = ticks("new_data_postgres")
-    postgres.stand.new["postgres"] = FIRST
+    postgres = ticks("new_data_bank")
+    postgres.stand.new["bank"] = FIRST
     run = postgres.instance.create_run_for_job(
         postgres.stand.definitions.resolve_job_def("update"),
-        tags={RANGE_TAG: FIRST.run_key, SOURCE_TAG: "postgres"},
+        tags={RANGE_TAG: FIRST.run_key, SOURCE_TAG: "bank"},
         status=dg.DagsterRunStatus.STARTED,
     )
     requests, why = postgres.tick()
@@ -52,10 +52,10 @@ def test_a_run_under_way_is_not_requested_again(ticks: Callable[..., Ticks]) -> 
 
 
 def test_a_range_whose_run_failed_is_requested_again(ticks: Callable[..., Ticks]) -> None:
-    postgres = ticks("new_data_postgres")
-    postgres.stand.new["postgres"] = FIRST
+    postgres = ticks("new_data_bank")
+    postgres.stand.new["bank"] = FIRST
     (request,), _ = postgres.tick()
-    postgres.stand.ingests["postgres"].steps = [SourceError("the database went away")]
+    postgres.stand.ingests["bank"].steps = [SourceError("the database went away")]
     assert not postgres.run(request).success
     (again,), _ = postgres.tick()
     assert again.run_key == f"{FIRST.run_key}#2"
@@ -63,29 +63,29 @@ def test_a_range_whose_run_failed_is_requested_again(ticks: Callable[..., Ticks]
 
 
 def test_a_source_that_is_not_configured_is_skipped(ticks: Callable[..., Ticks]) -> None:
-    requests, why = ticks("new_data_kafka", kafka_bootstrap_servers=None).tick()
+    requests, why = ticks("new_data_cards", kafka_bootstrap_servers=None).tick()
     assert requests == []
     assert "FRAUD_KAFKA_BOOTSTRAP_SERVERS is not set" in why
 
 
 def test_an_unreachable_source_is_skipped_with_the_reason(ticks: Callable[..., Ticks]) -> None:
-    postgres = ticks("new_data_postgres")
-    postgres.stand.new["postgres"] = SourceError("no answer from db:5432", "check that it runs")
+    postgres = ticks("new_data_bank")
+    postgres.stand.new["bank"] = SourceError("no answer from db:5432", "check that it runs")
     requests, why = postgres.tick()
     assert requests == []
     assert "no answer from db:5432" in why and "check that it runs" in why and "secret" not in why
 
 
 def test_a_gap_fails_the_tick_loudly(ticks: Callable[..., Ticks]) -> None:
-    postgres = ticks("new_data_postgres")
-    postgres.stand.new["postgres"] = GapError("the slot was dropped")
+    postgres = ticks("new_data_bank")
+    postgres.stand.new["bank"] = GapError("the slot was dropped")
     with pytest.raises(GapError, match="the slot was dropped"):
         postgres.tick()
 
 
 def test_live_mode_leaves_capturing_to_the_live_run(ticks: Callable[..., Ticks]) -> None:
-    postgres = ticks("new_data_postgres", update_delay=0.0)
-    postgres.stand.new["postgres"] = FIRST
+    postgres = ticks("new_data_bank", update_delay=0.0)
+    postgres.stand.new["bank"] = FIRST
     requests, why = postgres.tick()
     assert requests == [] and "live run" in why
 

@@ -77,8 +77,8 @@ def test_a_server_that_is_away_or_not_configured_is_no_alert(
 ) -> None:
     made = stand()
     made.new["slot"] = SourceError("the server is down", "start it")
-    assert _tick(made, instance, None) == ("Cannot look at the slot: the server is down. start it", None)
-    assert "is not set" in _tick(stand(postgres_dsn=None), instance, None)[0]
+    assert _tick(made, instance, None) == ("Cannot read the slot of bank: the server is down. start it", None)
+    assert "No PostgreSQL source is configured" in _tick(stand(postgres_dsn=None), instance, None)[0]
 
 
 def test_a_slot_that_was_given_up_is_not_well_again_when_it_is_dropped(
@@ -95,4 +95,4 @@ def test_a_slot_that_was_given_up_is_not_well_again_when_it_is_dropped(
         "[pipeline] replication slot fraud_lakehouse is lost",
         "[pipeline] replication slot fraud_lakehouse is well again",
     ]
-    assert said == "The slot is ok."
+    assert said == "The slot of bank is ok."

@@ -12,24 +12,25 @@ import pytest
 from fraud_lakehouse.defs.alerts import DestinationError
 from fraud_lakehouse.defs.capture_check import (
     ASKED_SECONDS,
-    ASSETS,
+    CHECK,
     REPEAT_SECONDS,
     Evaluated,
     LiveCaptureChecks,
     Trouble,
     capture_evaluation,
-    check_key,
     newest_evaluation,
     report_look,
 )
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.source_watch import LASTING_SECONDS, next_state
+from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.errors import GapError, SourceError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import Receiver
 from tests.definitions.stand import landed
 
+BANK, CARDS = table_key("bronze", "transactions"), table_key("bronze", "card_transactions")
 GAP = GapError("the slot was dropped", "run `fraud-lakehouse resync`")
 AWAY = SourceError("no answer from db:5432", "check that it runs")
 
@@ -41,8 +42,8 @@ def _tick(made: Any, instance: dg.DagsterInstance, cursor: str | None) -> tuple[
 
 def _look(made: Any, instance: dg.DagsterInstance, found: NewData | Exception | None) -> None:
     """A tick of the sensor that looks for new data in PostgreSQL."""
-    made.new["postgres"] = found
-    sensor = made.sensor("new_data_postgres")
+    made.new["bank"] = found
+    sensor = made.sensor("new_data_bank")
     if isinstance(found, GapError):
         with pytest.raises(GapError):
             sensor.evaluate_tick(dg.build_sensor_context(instance=instance))
@@ -56,14 +57,14 @@ def test_a_gap_that_a_tick_finds_is_told_at_once_and_when_it_is_over(
     with Receiver() as receiver:
         made = stand(alert_urls=(receiver.url,), kafka_bootstrap_servers=None)
         cursor: str | None = None
-        for found in (None, GAP, GAP, None, NewData("postgres", "0/1-0/2")):
+        for found in (None, GAP, GAP, None, NewData("bank", "0/1-0/2")):
             _look(made, instance, found)
             said, cursor = _tick(made, instance, cursor)
         stopped, well = receiver.received
-    assert stopped["title"] == "[pipeline] capture of postgres has stopped and needs a person"
+    assert stopped["title"] == "[pipeline] capture of bank has stopped and needs a person"
     assert (stopped["problem"], stopped["what_to_do"]) == (GAP.problem, GAP.fix)
-    assert well["title"] == "[pipeline] postgres is captured again"
-    assert said == "postgres: captured"
+    assert well["title"] == "[pipeline] bank is captured again"
+    assert said == "bank: captured"
 
 
 def test_a_gap_is_over_when_capture_has_resumed_not_when_a_look_sees_none(
@@ -71,27 +72,27 @@ def test_a_gap_is_over_when_capture_has_resumed_not_when_a_look_sees_none(
 ) -> None:
     lake = Lake.at(stand().settings.lake)
     audit = Audit(lake)
-    with pytest.raises(GapError), audit.gaps("kafka"):
+    with pytest.raises(GapError), audit.gaps("cards"):
         raise GapError("records 5 to 9 are gone", "run accept-source")
-    report_look(instance, lake, "kafka", Trouble.of(GAP))
-    report_look(instance, lake, "kafka", None)
-    found = newest_evaluation(instance, "kafka")
+    report_look(instance, lake, "cards", CARDS, Trouble.of(GAP))
+    report_look(instance, lake, "cards", CARDS, None)
+    found = newest_evaluation(instance, CARDS)
     assert found is not None and found.trouble is not None and found.trouble.is_gap
-    audit.resumed("kafka")
-    report_look(instance, lake, "kafka", None)
-    found = newest_evaluation(instance, "kafka")
+    audit.resumed("cards")
+    report_look(instance, lake, "cards", CARDS, None)
+    found = newest_evaluation(instance, CARDS)
     assert found is not None and found.trouble is None
 
 
 def test_a_gap_is_one_row_of_the_audit_though_its_words_change(stand: Callable[..., Any]) -> None:
     audit = Audit(Lake.at(stand().settings.lake))
     for end in ("0/10", "0/20"):
-        with pytest.raises(GapError), audit.gaps("postgres"):
+        with pytest.raises(GapError), audit.gaps("bank"):
             raise GapError(f"those up to {end} are not in the log any more")
-    audit.resumed("postgres")
-    with pytest.raises(GapError), audit.gaps("postgres"):
+    audit.resumed("bank")
+    with pytest.raises(GapError), audit.gaps("bank"):
         raise GapError("again")
-    assert [row.event for row in audit.rows("postgres")] == ["gap", "resumed", "gap"]
+    assert [row.event for row in audit.rows("bank")] == ["gap", "resumed", "gap"]
 
 
 def test_a_source_that_is_away_is_told_when_it_lasts() -> None:
@@ -121,13 +122,13 @@ def test_a_source_that_is_away_is_told_when_it_lasts() -> None:
 
 
 def test_a_message_that_was_not_taken_is_sent_again(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
-    instance.report_runless_asset_event(capture_evaluation("kafka", Trouble.of(GAP)))
+    instance.report_runless_asset_event(capture_evaluation(CARDS, Trouble.of(GAP)))
     with Receiver(status=500) as receiver, pytest.raises(DestinationError):
         _tick(stand(alert_urls=(receiver.url,)), instance, None)
     with Receiver() as receiver:
         cursor = _tick(stand(alert_urls=(receiver.url,)), instance, None)[1]
-        assert cursor is not None and json.loads(cursor)["kafka"]["level"] == "stopped"
-        assert [one["source"] for one in receiver.received] == ["kafka"]
+        assert cursor is not None and json.loads(cursor)["cards"]["level"] == "stopped"
+        assert [one["source"] for one in receiver.received] == ["cards"]
 
 
 def test_without_destinations_or_captures_nothing_is_sent(
@@ -136,7 +137,7 @@ def test_without_destinations_or_captures_nothing_is_sent(
     made = stand()
     assert _tick(made, instance, None)[0] == "Nothing was captured yet."
     _look(made, instance, AWAY)
-    assert _tick(made, instance, None)[0] == "postgres: no answer from db:5432"
+    assert _tick(made, instance, None)[0] == "bank: no answer from db:5432"
 
 
 def test_trouble_that_lasts_is_an_evaluation_a_minute_not_one_a_tick(
@@ -145,16 +146,18 @@ def test_trouble_that_lasts_is_an_evaluation_a_minute_not_one_a_tick(
     lake = Lake.at(stand().settings.lake)
 
     def evaluations() -> int:
-        return len(instance.event_log_storage.get_asset_check_execution_history(check_key("postgres"), limit=50))
+        return len(
+            instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(BANK, CHECK), limit=50)
+        )
 
     for _ in range(3):
-        report_look(instance, lake, "postgres", Trouble.of(AWAY))
+        report_look(instance, lake, "bank", BANK, Trouble.of(AWAY))
     assert evaluations() == 1
     monkeypatch.setattr("fraud_lakehouse.defs.capture_check.REPEAT_SECONDS", 0.0)
-    report_look(instance, lake, "postgres", Trouble.of(AWAY))
+    report_look(instance, lake, "bank", BANK, Trouble.of(AWAY))
     assert evaluations() == 2
     for _ in range(3):
-        report_look(instance, lake, "postgres", None)
+        report_look(instance, lake, "bank", BANK, None)
     assert evaluations() == 3, "that all is well is said once"
 
 
@@ -162,19 +165,19 @@ def test_a_run_that_captures_evaluates_the_check(stand: Callable[..., Any], inst
     made = stand()
 
     def troubles() -> list[Trouble | None]:
-        found = [newest_evaluation(instance, source) for source in ("postgres", "kafka")]
+        found = [newest_evaluation(instance, asset) for asset in (BANK, CARDS)]
         return [one.trouble for one in found if one is not None]
 
-    made.ingests["postgres"].steps = [[landed("users", 3, 10, 20)]]
-    made.ingests["kafka"].steps = [GAP]
+    made.ingests["bank"].steps = [[landed("users", 3, 10, 20)]]
+    made.ingests["cards"].steps = [GAP]
     assert not made.materialize(instance).success
     assert troubles() == [None, Trouble.of(GAP)]
-    made.ingests["kafka"].steps = [AWAY]
+    made.ingests["cards"].steps = [AWAY]
     assert not made.materialize(instance).success
     assert troubles() == [None, Trouble.of(AWAY)]
     assert made.materialize(instance).success
     assert troubles() == [None, None], "the next run continues"
-    assert not made.definitions.resolve_asset_graph().get_check_spec(check_key("kafka")).blocking
+    assert not made.definitions.resolve_asset_graph().get_check_spec(dg.AssetCheckKey(CARDS, CHECK)).blocking
 
 
 class Clock:
@@ -188,27 +191,27 @@ class Clock:
 
 def test_a_live_run_says_of_each_source_when_trouble_comes_and_goes(stand: Callable[..., Any]) -> None:
     clock, lake = Clock(), Lake.at(stand().settings.lake)
-    checks = LiveCaptureChecks(lake, ["postgres", "kafka"], clock)
+    checks = LiveCaptureChecks(lake, {"bank": BANK, "cards": CARDS}, clock)
 
     def said(problems: dict[str, str]) -> dict[str, tuple[bool, str | None]]:
-        sources = {asset: source for source, asset in ASSETS.items()}
+        sources = {BANK: "bank", CARDS: "cards"}
         return {sources[one.asset_key]: (one.passed, one.description) for one in checks.evaluations(problems)}
 
-    away = {"postgres": "no answer from db:5432\n  -> check that it runs", "models": "others' trouble"}
+    away = {"bank": "no answer from db:5432\n  -> check that it runs", "models": "others' trouble"}
     assert said({}) == {}, "it may not have been asked yet"
-    assert said(away) == {"postgres": (False, "no answer from db:5432")}
+    assert said(away) == {"bank": (False, "no answer from db:5432")}
     assert said(away) == {}
     clock.now += ASKED_SECONDS
-    assert said(away) == {"kafka": (True, None)}, "one source with trouble beside a healthy one"
+    assert said(away) == {"cards": (True, None)}, "one source with trouble beside a healthy one"
     clock.now += REPEAT_SECONDS
-    assert said(away) == {"postgres": (False, "no answer from db:5432"), "kafka": (True, None)}
-    assert said({}) == {"postgres": (True, None)}
+    assert said(away) == {"bank": (False, "no answer from db:5432"), "cards": (True, None)}
+    assert said({}) == {"bank": (True, None)}
 
 
 def test_a_live_run_tells_a_gap_from_a_source_that_is_away(stand: Callable[..., Any]) -> None:
     lake = Lake.at(stand().settings.lake)
-    with pytest.raises(GapError), Audit(lake).gaps("postgres"):
+    with pytest.raises(GapError), Audit(lake).gaps("bank"):
         raise GAP
-    (found,) = LiveCaptureChecks(lake, ["postgres"]).evaluations({"postgres": str(GAP)})
+    (found,) = LiveCaptureChecks(lake, {"bank": BANK}).evaluations({"bank": str(GAP)})
     assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.ERROR)
     assert found.metadata["what to do"].value == GAP.fix

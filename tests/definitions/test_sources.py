@@ -17,11 +17,11 @@ from fraud_lakehouse.checks.slot_health import Level
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.defs.positions import new_data
 from fraud_lakehouse.defs.resources import Parts
-from fraud_lakehouse.ingest import resync
-from fraud_lakehouse.ingest.operator_actions import forget_slot
+from fraud_lakehouse.ingest import forget_postgres_slot, resync
 from fraud_lakehouse.live import CycleResult
 from fraud_lakehouse.live.source import sources
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.sources.postgres.errors import SlotLostError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
@@ -77,20 +77,20 @@ def test_from_ticks_to_alerts_to_materialize_all(
     settings = kafka.settings(topic, lake=str(tmp_path / "lake"), postgres_dsn=database, update_delay=60.0)
     definitions = build_definitions(settings)
 
-    (first,), _ = _tick(definitions, instance, "new_data_postgres")
-    assert first.run_key == "postgres:snapshot"
+    (first,), _ = _tick(definitions, instance, "new_data_bank")
+    assert first.run_key == "bank:snapshot"
     assert _run(definitions, instance, first).success
     assert _read(settings, "silver/transactions").height == 6
     assert _read(settings, "silver/card_transactions").height == 0, "only its own source"
-    assert _tick(definitions, instance, "new_data_postgres") == ([], "Nothing new in postgres.")
+    assert _tick(definitions, instance, "new_data_bank") == ([], "Nothing new in bank.")
 
     _pay(bank, 1, 5000.0)
-    (second,), _ = _tick(definitions, instance, "new_data_postgres")
-    (again,), _ = _tick(definitions, instance, "new_data_postgres")
+    (second,), _ = _tick(definitions, instance, "new_data_bank")
+    (again,), _ = _tick(definitions, instance, "new_data_bank")
     assert second.run_key == again.run_key, "the same data twice is one run"
     assert _run(definitions, instance, second).success
     assert _read(settings, "gold/alerts")["rule"].to_list().count("amount_above_mean") == 1
-    assert _tick(definitions, instance, "new_data_postgres")[0] == []
+    assert _tick(definitions, instance, "new_data_bank")[0] == []
 
     result = definitions.resolve_job_def("update").execute_in_process(instance=instance)
     assert result.success
@@ -122,9 +122,9 @@ def test_log_of_other_tables_is_not_new_data(
     assert job.execute_in_process(instance=instance, asset_selection=keys).success
     assert _read(settings, "bronze/users").height == 20
     _pay(bank, 1, 10.0)
-    assert new_data("postgres", settings) is None
+    assert new_data(postgres_source(settings), settings) is None
     bank.execute("update users set name = 'Ann' where user_id = 1")
-    assert new_data("postgres", settings) is not None
+    assert new_data(postgres_source(settings), settings) is not None
 
 
 @pytest.mark.postgres
@@ -149,8 +149,8 @@ def test_a_slot_that_was_dropped_is_recorded_and_told_until_a_resync(
                 cursors[sensor] = definitions.resolve_sensor_def(sensor).evaluate_tick(context).cursor
             return [one["title"] for one in receiver.received[before:]]
 
-        assert Parts().slot(settings).level is Level.OK, "there is nothing to lose before the first snapshot"
-        (snapshot,), _ = _tick(definitions, instance, "new_data_postgres")
+        assert Parts().slot(postgres_source(settings), settings).level is Level.OK, "there is nothing to lose before the first snapshot"
+        (snapshot,), _ = _tick(definitions, instance, "new_data_bank")
         keys = [dg.AssetKey(["bronze", table]) for table in ("users", "transactions")]
         assert _run(definitions, instance, dg.RunRequest(asset_selection=keys, tags=snapshot.tags)).success
         assert watch() == []
@@ -159,19 +159,19 @@ def test_a_slot_that_was_dropped_is_recorded_and_told_until_a_resync(
         for user in (1, 2):
             _pay(bank, user, 10.0)  # the log's end is in the error's words
             with pytest.raises(SlotLostError, match="fraud-lakehouse resync"):
-                _tick(definitions, instance, "new_data_postgres")
-        assert [row.event for row in Audit(lake).rows("postgres")][-2:] == ["snapshot", "slot_lost"], "once"
+                _tick(definitions, instance, "new_data_bank")
+        assert [row.event for row in Audit(lake).rows("bank")][-2:] == ["snapshot", "slot_lost"], "once"
         slot = f"[pipeline] replication slot {settings.postgres_slot}"
-        assert watch() == ["[pipeline] capture of postgres has stopped and needs a person", f"{slot} is lost"]
+        assert watch() == ["[pipeline] capture of bank has stopped and needs a person", f"{slot} is lost"]
         assert watch() == []
 
-        assert Parts().slot(settings).lost
-        forget_slot(settings, lake)
-        assert not Parts().slot(settings).lost, "its position was given up"
+        assert Parts().slot(postgres_source(settings), settings).lost
+        forget_postgres_slot(settings, lake)
+        assert not Parts().slot(postgres_source(settings), settings).lost, "its position was given up"
         resync(settings, lake, [])
         assert _read(settings, "bronze/transactions").height == 2
-        _tick(definitions, instance, "new_data_postgres")
-        assert watch() == ["[pipeline] postgres is captured again", f"{slot} is well again"]
+        _tick(definitions, instance, "new_data_bank")
+        assert watch() == ["[pipeline] bank is captured again", f"{slot} is well again"]
 
 
 @pytest.mark.postgres
@@ -186,7 +186,7 @@ def test_live_and_batch_runs_go_on_where_the_other_stopped(
         (postgres,) = sources(settings, Lake.at(settings.lake))
         while landed := postgres.land(settings.work_dir, settings.batch_rows):
             report(CycleResult(landed))
-        postgres.close()
+        postgres.ingest.close()
 
     given = {"lake": str(tmp_path / "lake"), "postgres_dsn": database}
     batch = build_definitions(load_settings(**given, update_delay=60.0), manifest=manifest)
@@ -195,17 +195,17 @@ def test_live_and_batch_runs_go_on_where_the_other_stopped(
     keys = [dg.AssetKey(["bronze", table]) for table in ("users", "transactions")]
 
     def batch_run() -> str:
-        (request,), _ = _tick(batch, instance, "new_data_postgres")
+        (request,), _ = _tick(batch, instance, "new_data_bank")
         assert _run(batch, instance, dg.RunRequest(asset_selection=keys, tags=request.tags)).success
         return str(request.run_key)
 
     _pay(bank, 1, 10.0)
-    assert batch_run() == "postgres:snapshot"
+    assert batch_run() == "bank:snapshot"
     _pay(bank, 2, 20.0, 21.0)
-    assert _tick(live, instance, "new_data_postgres")[0] == []
+    assert _tick(live, instance, "new_data_bank")[0] == []
     assert live.resolve_job_def("live").execute_in_process(instance=instance).success
     _pay(bank, 3, 30.0)
-    assert batch_run().startswith("postgres:0/"), "from the position that the live run left"
+    assert batch_run().startswith("bank:0/"), "from the position that the live run left"
     _pay(bank, 4, 40.0, 41.0)
     assert live.resolve_job_def("live").execute_in_process(instance=instance).success
     captured = _read(live_settings, "bronze/transactions").sort("_lsn", "_seq")
@@ -220,11 +220,11 @@ def test_offsets_name_the_run_of_a_topic(
     topic = kafka.new_topic(2)
     settings = kafka.settings(topic, lake=str(tmp_path / "lake"), update_delay=60.0)
     definitions = build_definitions(settings, manifest=manifest)
-    assert _tick(definitions, instance, "new_data_kafka") == ([], "Nothing new in kafka.")
+    assert _tick(definitions, instance, "new_data_cards") == ([], "Nothing new in cards.")
 
     kafka.publish(topic, [msgspec.json.encode(card(number)) for number in range(5)])
     kafka.publish(topic, [b"{broken"], partition=1)
-    (request,), _ = _tick(definitions, instance, "new_data_kafka")
+    (request,), _ = _tick(definitions, instance, "new_data_cards")
     assert request.run_key == f"{topic}:0:0-5,1:0-1"
     cards = dg.AssetKey(["bronze", "card_transactions"])
     job = definitions.resolve_job_def("update")
@@ -232,7 +232,7 @@ def test_offsets_name_the_run_of_a_topic(
     assert {one.check_name for one in result.get_asset_check_evaluations()} >= {"columns", "positions", "quarantine"}
     bronze = _read(settings, "bronze/card_transactions")
     assert (bronze.height, bronze["_error"].null_count()) == (6, 5)
-    assert _tick(definitions, instance, "new_data_kafka") == ([], "Nothing new in kafka.")
+    assert _tick(definitions, instance, "new_data_cards") == ([], "Nothing new in cards.")
 
 
 @pytest.mark.kafka
@@ -251,22 +251,22 @@ def test_a_quiet_topic_gets_a_run_when_time_closes_its_windows(
         allowed_lateness=0.0,
     )
     definitions = build_definitions(settings)
-    (request,), _ = _tick(definitions, instance, "new_data_kafka")
+    (request,), _ = _tick(definitions, instance, "new_data_cards")
     assert _run(definitions, instance, request).success
     table = "gold/user_trans_amt_last_360min_windowed"
     assert _read(settings, table).height == 0
 
     deadline = time.monotonic() + 500
     while _read(settings, table).height == 0 and time.monotonic() < deadline:
-        requests, why = _tick(definitions, instance, "new_data_kafka")
-        assert requests or why == "Nothing new in kafka."
+        requests, why = _tick(definitions, instance, "new_data_cards")
+        assert requests or why == "Nothing new in cards."
         for request in requests:
             assert str(request.run_key).startswith(f"{topic}:idle-")
             assert _run(definitions, instance, request).success
         time.sleep(0.2)
     assert _read(settings, table)["user_trans_count_last_360min"].to_list() == [1]
     assert _read(settings, "bronze/card_transactions").height == 1
-    assert _tick(definitions, instance, "new_data_kafka") == ([], "Nothing new in kafka.")
+    assert _tick(definitions, instance, "new_data_cards") == ([], "Nothing new in cards.")
 
 
 def test_an_unreachable_server_is_a_sentence_without_the_password(
@@ -277,6 +277,6 @@ def test_an_unreachable_server_is_a_sentence_without_the_password(
         postgres_dsn="postgresql://reader:hunter2@127.0.0.1:1/bank?connect_timeout=2",
         update_delay=60.0,
     )
-    requests, why = _tick(build_definitions(settings, manifest=manifest), instance, "new_data_postgres")
+    requests, why = _tick(build_definitions(settings, manifest=manifest), instance, "new_data_bank")
     assert requests == []
     assert "127.0.0.1" in why and "hunter2" not in why

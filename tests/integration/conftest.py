@@ -9,6 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 
 
@@ -19,9 +20,8 @@ def capture_of(database: str) -> Iterator[Callable[..., PostgresCapture]]:
 
     def open_capture(dsn: str = database, **settings: object) -> PostgresCapture:
         slot = conninfo_to_dict(database)["dbname"]
-        capture = PostgresCapture(
-            Settings(**{"postgres_dsn": dsn, "postgres_slot": slot, "postgres_tables": (), **settings})
-        )
+        given = Settings(**{"postgres_dsn": dsn, "postgres_slot": slot, "postgres_tables": (), **settings})
+        capture = PostgresCapture(given, postgres_source(given))
         capture._slot.patience = 0.2
         opened.append(capture)
         return capture

@@ -71,7 +71,7 @@ def test_catch_up_then_status(run: Run, database: str, kafka: Broker) -> None:
     assert "bronze/payments: 7 rows" in done.out
     assert "caught up: 8 rows landed" in done.out
     status = json.loads(run("status", "--json", **sources).out)
-    assert {source["name"]: source["error"] for source in status["sources"]} == {"postgres": None, "kafka": None}
+    assert {source["name"]: source["error"] for source in status["sources"]} == {"bank": None, "cards": None}
     assert {table["table"]: table["rows"] for table in status["layers"]["silver"]}["payments"] == 7
     assert "payments" in run("status", **sources).out
 
@@ -137,7 +137,7 @@ def test_an_unknown_benchmark(run: Run) -> None:
 
 
 def test_accepting_a_source_that_is_not_set(run: Run) -> None:
-    assert_refused(run("accept-source", "kafka"), "FRAUD_KAFKA_BOOTSTRAP_SERVERS")
+    assert_refused(run("accept-source", "cards"), "FRAUD_KAFKA_BOOTSTRAP_SERVERS")
 
 
 def test_a_lake_no_delta_table_can_lie_in(run: Run, database: str, tmp_path: Path) -> None:

@@ -171,9 +171,9 @@ def test_the_graph_is_shown_and_materialize_all_succeeds(interface: Interface, t
         for layer in ("bronze", "silver", "gold"):
             assert page.get_by_text(layer, exact=True).count(), layer
 
-        by_sensor = interface.wait_for_run(lambda run: run["tags"].get("dagster/sensor_name") == "new_data_postgres")
+        by_sensor = interface.wait_for_run(lambda run: run["tags"].get("dagster/sensor_name") == "new_data_bank")
         assert by_sensor["status"] == "SUCCESS"
-        assert by_sensor["tags"]["dagster/run_key"] == "postgres:snapshot"
+        assert by_sensor["tags"]["dagster/run_key"] == "bank:snapshot"
 
         materialize_all.click()
         by_hand = interface.wait_for_run(lambda run: "dagster/sensor_name" not in run["tags"])

@@ -66,7 +66,7 @@ def figures(summary: str, source: str) -> tuple[int, int, int]:
 def check(summary: str) -> None:
     assert "DIFFERENT" not in summary, summary
     assert summary.count(": equal") == 3, summary
-    for source in ("postgres", "kafka"):
+    for source in ("bank", "cards"):
         generated, landed, missing = figures(summary, source)
         assert generated == landed > 0
         assert missing == 0
@@ -103,7 +103,7 @@ def test_runs_continues_and_leaves_nothing(tmp_path: Path) -> None:
     last, _ = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 0, last
     check(last)
-    for source in ("postgres", "kafka"):
+    for source in ("bank", "cards"):
         assert figures(last, source)[0] > figures(first, source)[0]
     lake = Lake.at(home / "lake")
     assert distinct_cards(lake) == rows(lake, "bronze", "card_transactions")

@@ -26,7 +26,7 @@ class Followed:
 
     def __init__(self, source: Source, work: Path) -> None:
         self.source = source
-        self.backlog = Backlog([source.name], at=NOW)
+        self.backlog = Backlog({source.name: 0.0}, at=NOW)
         self._work = work
 
     def land(self) -> list[Landed]:
@@ -36,7 +36,7 @@ class Followed:
             found += landed
         assert self.source.problem is None
         self.backlog.landed(found)
-        self.backlog.read(self.source.name, self.source.position())
+        self.backlog.read(self.source.name, self.source.ingest.position())
         self.backlog.scored(found)
         return found
 
@@ -44,7 +44,7 @@ class Followed:
         """Ask the source what it has, so many seconds ago."""
         waiting, at = self.source.backlog(), NOW - timedelta(seconds=ago)
         assert waiting is not None
-        self.backlog.at_source(self.source.name, waiting, self.source.position(), at)
+        self.backlog.at_source(self.source.name, waiting, self.source.ingest.position(), at)
 
     @property
     def behind(self) -> Behind:
@@ -59,7 +59,7 @@ def followed(settings: Settings) -> Iterator[Followed]:
     try:
         yield Followed(source, settings.work_dir)
     finally:
-        source.close()
+        source.ingest.close()
 
 
 @pytest.mark.postgres

@@ -103,9 +103,9 @@ def test_a_live_process_of_postgres_alone_survives_a_lost_slot(
         until(lambda: landed(settings, fired[-1]), "capture goes on", live)
         fired.append(unknown_user(bank))
         until(lambda: set(fired + lost) <= set(alerted(settings)), "the last alert", live)
-        until(lambda: "('postgres', " not in live.said.splitlines()[-1], "no problem is left", live)
+        until(lambda: "('bank', " not in live.said.splitlines()[-1], "no problem is left", live)
         assert_nothing_lost_or_doubled(settings, bank, fired, lost)
-    gaps = [row.event for row in Audit(Lake.at(settings.lake)).rows("postgres")]
+    gaps = [row.event for row in Audit(Lake.at(settings.lake)).rows("bank")]
     assert gaps == ["registered", "snapshot", "slot_lost", "resync_started", "resync"]
 
 
@@ -129,10 +129,10 @@ def test_a_live_process_of_kafka_alone_goes_on_with_a_topic_made_anew(apache_kaf
         kafka.create(topic)
         until(lambda: "accept-source kafka" in live.said, "the gap is a problem", live)
         expected += published(2)
-        command(settings, "accept-source", "kafka")
+        command(settings, "accept-source", "cards")
         expected += published(3)
         until(lambda: len(cards()) >= len(expected), "capture goes on", live)
-        until(lambda: "('kafka', " not in live.said.splitlines()[-1], "no problem is left", live)
+        until(lambda: "('cards', " not in live.said.splitlines()[-1], "no problem is left", live)
         assert cards() == expected
 
 
@@ -169,11 +169,11 @@ def test_a_live_run_of_dagster_goes_on_after_a_resync(
         until(lambda: alerted(settings) == fired, "the first alert")
         lose_slot(bank, settings)
         lost = [unknown_user(bank)]
-        until(lambda: problems and "postgres" in problems[-1], "the loss is a problem")
+        until(lambda: problems and "bank" in problems[-1], "the loss is a problem")
         command(settings, "resync")
         fired.append(unknown_user(bank))
         until(lambda: set(fired + lost) <= set(alerted(settings)), "the last alert")
-        until(lambda: "postgres" not in problems[-1], "no problem is left")
+        until(lambda: "bank" not in problems[-1], "no problem is left")
         assert_nothing_lost_or_doubled(settings, bank, fired, lost)
     finally:
         stop.set()

@@ -280,7 +280,7 @@ def test_switching_between_live_and_runs_loses_no_position(
     def requested_run() -> None:
         definitions = build_definitions(load_settings(lake=lake, postgres_dsn=database, update_delay=60.0))
         fired.append(unknown_user(bank))
-        sensor, job = definitions.resolve_sensor_def("new_data_postgres"), definitions.resolve_job_def("update")
+        sensor, job = definitions.resolve_sensor_def("new_data_bank"), definitions.resolve_job_def("update")
         with dg.DagsterInstance.ephemeral() as instance:
             (request,) = sensor.evaluate_tick(dg.build_sensor_context(instance=instance)).run_requests or []
             assert job.execute_in_process(

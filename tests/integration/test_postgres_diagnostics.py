@@ -24,6 +24,7 @@ from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.ingest import PostgresIngest
 from fraud_lakehouse.ingest import postgres as ingest_postgres
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.errors import (
     PostgresLoginError,
@@ -361,7 +362,7 @@ def test_a_slot_that_was_idle_for_too_long_is_named_with_its_setting(
     land(settings)
     insert(source)
     if source.info.server_version < 180000:  # slots have no such limit there
-        with PostgresCapture(settings) as capture:
+        with PostgresCapture(settings, postgres_source(settings)) as capture:
             assert capture.retention().idle_limit_seconds is None
         return
     source.execute("alter system set idle_replication_slot_timeout = '1s'")

@@ -19,6 +19,7 @@ from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.ingest import PostgresIngest, resync
 from fraud_lakehouse.ingest import postgres as ingest_postgres
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.sources.postgres import publication as postgres_publication
 from fraud_lakehouse.sources.postgres import table_lock as postgres_hold
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
@@ -83,10 +84,10 @@ def test_a_field_over_the_limit_leaves_its_table_out_until_the_limit_or_the_valu
     source.execute("insert into cards values (1)")
     source.execute("commit")
     source.execute("insert into payments (note) values ('c')")
-    assert new_data("postgres", settings) is not None
+    assert new_data(postgres_source(settings), settings) is not None
     for _ in range(2):  # each a new process
         land(settings)
-    assert new_data("postgres", settings) is None
+    assert new_data(postgres_source(settings), settings) is None
     assert ids(settings, "cards") == [1], "a transaction's other tables land"
     assert ids(settings) == [1, 2]
     named = "note of table public.payments has 3,000 bytes in the row id = 1; FRAUD_MAX_FIELD_BYTES allows 2,000"

@@ -9,6 +9,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.errors import LakehouseError, SettingsError, SourceError
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.errors import (
     DatabaseMissingError,
@@ -52,7 +53,7 @@ def test_preflight_names_what_is_wrong_with_the_connection(database: str, captur
         capture_of("postgres//user:hunter2@host")
     assert "hunter2" not in str(caught.value)
     with pytest.raises(SettingsError, match="FRAUD_POSTGRES_DSN"):
-        PostgresCapture(Settings(postgres_dsn=None))
+        postgres_source(Settings(postgres_dsn=None))
 
 
 def test_preflight_names_what_is_wrong_with_the_tables(source: psycopg.Connection, capture_of: Open) -> None:
@@ -93,7 +94,8 @@ def test_preflight_names_a_wrong_wal_level(postgres: EmbeddedPostgres) -> None:
     with EmbeddedPostgres(
         postgres.home / "replica", fsync=False, settings={"wal_level": "replica"}, binaries=postgres.binaries
     ) as server:
-        capture = PostgresCapture(Settings(postgres_dsn=server.dsn))
+        settings = Settings(postgres_dsn=server.dsn)
+        capture = PostgresCapture(settings, postgres_source(settings))
         assert "wal_level is replica" in failure(capture, WalLevelError)
         capture.close()
 

@@ -13,6 +13,7 @@ from fraud_lakehouse.defs.positions import new_data
 from fraud_lakehouse.ingest import PostgresIngest, forget_postgres_slot, resync
 from fraud_lakehouse.ingest import postgres as ingest_postgres
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.sources.postgres import table_lock as postgres_hold
 from fraud_lakehouse.sources.postgres.errors import SourceTableError
 from fraud_lakehouse.storage.lake import Lake
@@ -59,7 +60,7 @@ def test_a_new_process_goes_on_beside_a_table_without_a_key(
     assert notes(settings) == ["a", "b", "b"]
     assert 'ALTER TABLE "public"."tmp" ADD PRIMARY KEY' in left_out(settings)["public.tmp"]
     assert "left out public.tmp: table public.tmp has no primary key" in render(collect(settings))
-    assert new_data("postgres", settings) is None, "and it keeps requesting no run"
+    assert new_data(postgres_source(settings), settings) is None, "and it keeps requesting no run"
     forget_postgres_slot(settings, Lake.at(settings.lake))
     source.execute("insert into payments (note) values ('c')")
     land(settings)
@@ -102,7 +103,7 @@ def test_a_captured_table_that_loses_its_key_is_resynced_once_it_has_one(
     source.execute("insert into cards values (1)")
     for _ in range(2):  # each a new process
         land(settings)
-    assert new_data("postgres", settings) is None
+    assert new_data(postgres_source(settings), settings) is None
     assert [row["id"] for row in state(settings, "cards", "id")] == [1], "other tables go on"
     assert bronze(settings, "payments")["note"].to_list() == ["a"]
     assert "ADD PRIMARY KEY" in left_out(settings)["public.payments"]

@@ -167,4 +167,4 @@ def test_nothing_is_compared_without_a_cause(source: psycopg.Connection, ingest:
         source.execute(statement)
         source.execute("insert into payments(note) values ('x')")
         drain(ingest)
-    assert [row.event for row in ingest._audit.rows("postgres")] == ["registered", "snapshot"]
+    assert [row.event for row in ingest._audit.rows("bank")] == ["registered", "snapshot"]

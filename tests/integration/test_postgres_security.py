@@ -19,6 +19,7 @@ from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.ingest import PostgresIngest, forget_postgres_slot, resync
 from fraud_lakehouse.ingest import postgres as ingest_postgres
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.errors import PostgresUnreachableError, ReplicationRightError
 from fraud_lakehouse.storage.lake import Lake
@@ -156,7 +157,7 @@ def test_a_table_the_role_may_not_add_holds_up_no_other_until_its_owner_adds_it(
         assert mends == 'ALTER PUBLICATION "fraud_lakehouse" ADD TABLE ONLY "public"."cards"'
         source.execute("insert into payments values (5, 'e', 5)")
         landing.land()  # a new process
-        assert new_data("postgres", landing.settings()) is None
+        assert new_data(postgres_source(landing.settings()), landing.settings()) is None
         with pytest.raises(ReplicationRightError, match=r"public\.cards is not in publication"):
             resync(landing.settings(), Lake.at(landing.lake), ["cards"])
         source.execute(mends)
@@ -209,7 +210,7 @@ def test_the_documented_role_resyncs_and_forgets_its_slot(
     source.execute("insert into payments values (3, 'c', 3)")
     report = resync(landing.settings(), Lake.at(landing.lake), [])
     assert set(report.found) == {"customers", "payments"}
-    assert forget_postgres_slot(landing.settings(), Lake.at(landing.lake))
+    assert forget_postgres_slot(landing.settings(), Lake.at(landing.lake))[1]
     source.execute("delete from payments where id = 1")
     landing.land()
     assert landing.rows("payments")[-1] == ("d", 1)

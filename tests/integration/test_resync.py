@@ -57,7 +57,7 @@ def state(settings: Settings, table: str, key: str) -> list[dict[str, Any]]:
 
 
 def audited(settings: Settings) -> list[str]:
-    return [row.event for row in Audit(Lake.at(settings.lake)).rows("postgres")]
+    return [row.event for row in Audit(Lake.at(settings.lake)).rows("bank")]
 
 
 @contextmanager
@@ -175,7 +175,7 @@ def test_changes_that_the_log_does_not_tell_are_found_at_the_next_look(database:
         land(settings)
         rows = connection.execute("select id, note, added from items order by id").fetchall()
         assert [tuple(row.values()) for row in state(settings, "items", "id")] == rows
-    resyncs = [row.detail["tables"] for row in Audit(Lake.at(settings.lake)).rows("postgres") if row.event == "resync"]
+    resyncs = [row.detail["tables"] for row in Audit(Lake.at(settings.lake)).rows("bank") if row.event == "resync"]
     assert [list(tables) for tables in resyncs] == [["items"], ["items"], ["items"]]
     anew = resyncs[0]["items"]
     assert "dropped and created anew" in anew["because"]

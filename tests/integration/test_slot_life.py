@@ -24,6 +24,7 @@ from fraud_lakehouse.ingest import PostgresIngest, accept, forget_postgres_slot,
 from fraud_lakehouse.ingest.batches import Batches
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.errors import (
     SlotAheadError,
@@ -61,6 +62,10 @@ def begin(dsn: str, tmp_path: Path, **values: Any) -> Settings:
     insert(dsn)
     land(settings)
     return settings
+
+
+def opened(settings: Settings) -> PostgresCapture:
+    return PostgresCapture(settings, postgres_source(settings))
 
 
 def position(settings: Settings) -> str:
@@ -110,7 +115,7 @@ def test_a_slot_in_use_is_told_with_positions_and_what_frees_it(database: str, t
     settings = begin(database, tmp_path)
     at, lake = position(settings), Lake.at(settings.lake)
     insert(database)
-    with PostgresIngest(settings, lake) as ingest, PostgresCapture(settings) as other:
+    with PostgresIngest(settings, lake) as ingest, opened(settings) as other:
         reader = other._connector.connect(replication=True)
         options = "(proto_version '1', publication_names 'fraud_lakehouse')"
         reader.pgconn.exec_(f'START_REPLICATION SLOT "{other.slot}" LOGICAL 0/0 {options}'.encode())
@@ -136,7 +141,10 @@ def test_a_slot_that_goes_away_just_before_it_is_read_is_told_with_positions(dat
     """The checks before a peek name most losses; what happens between them and the peek is named as well."""
     settings = begin(database, tmp_path)
     at = position(settings)
-    with PostgresCapture(settings) as capture, psycopg.connect(database, autocommit=True) as connection:
+    with (
+        opened(settings) as capture,
+        psycopg.connect(database, autocommit=True) as connection,
+    ):
         with invalidated(connection, settings.postgres_slot):
             confirmed = slot_lsn(database, settings, "confirmed_flush_lsn")
             told = rf"invalidated by the server .*\(acknowledged {confirmed}, keeps log from .*, the lake has {at}\)"
@@ -174,7 +182,7 @@ def test_a_second_lake_does_not_take_the_slot_of_the_first(database: str, tmp_pa
     insert(database)
     land(settings)
     assert ids(settings) == [1, 2, 3]
-    assert forget_postgres_slot(second, Lake.at(second.lake))
+    assert forget_postgres_slot(second, Lake.at(second.lake))[1]
     land(second)
     assert ids(second) == [1, 2, 3]
     with pytest.raises(SlotAheadError, match="another lake reads it"):
@@ -184,12 +192,13 @@ def test_a_second_lake_does_not_take_the_slot_of_the_first(database: str, tmp_pa
 STOPPED_READER = """
 import sys, time
 from pathlib import Path
+from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.storage.writer_lock import writer_lock
 from fraud_lakehouse.settings import load_settings
 
 settings = load_settings()
-with writer_lock(settings.work_dir, 0, "postgres"), PostgresCapture(settings) as capture:
+with writer_lock(settings.work_dir, 0, "bank"), PostgresCapture(settings, postgres_source(settings)) as capture:
     reader = capture._connector.connect(replication=True)
     options = "(proto_version '1', publication_names 'fraud_lakehouse')"
     reader.pgconn.exec_(f'START_REPLICATION SLOT "{capture.slot}" LOGICAL 0/0 {options}'.encode())
@@ -219,7 +228,7 @@ def test_the_slot_of_a_process_that_was_stopped_and_replaced_is_free_for_its_suc
             with pytest.raises(SlotInUseError):
                 ingest.step(100)  # without the lease nobody's session is ended
             ingest.capture._slot.patience = 10.0
-            with writer_lock(settings.work_dir, PATIENCE, "postgres"):
+            with writer_lock(settings.work_dir, PATIENCE, "bank"):
                 assert sum(item.rows for item in ingest.step(100)) == 1
         finally:
             stopped.kill()
@@ -229,18 +238,21 @@ def test_the_slot_of_a_process_that_was_stopped_and_replaced_is_free_for_its_suc
 def test_a_forgotten_slot_keeps_no_log_and_is_resynced_by_itself(database: str, tmp_path: Path) -> None:
     settings = begin(database, tmp_path)
     lake = Lake.at(settings.lake)
-    with PostgresCapture(settings) as capture, closing(capture._connector.connect(replication=True)) as reader:
+    with (
+        opened(settings) as capture,
+        closing(capture._connector.connect(replication=True)) as reader,
+    ):
         options = "(proto_version '1', publication_names 'fraud_lakehouse')"
         reader.pgconn.exec_(f'START_REPLICATION SLOT "{capture.slot}" LOGICAL 0/0 {options}'.encode())
         capture._slot.patience = 0.2
         with pytest.raises(SlotInUseError, match=rf"pid {reader.info.backend_pid}"):
             capture.drop_slot()
-    assert forget_postgres_slot(settings, lake)
-    assert not forget_postgres_slot(settings, lake)
+    assert forget_postgres_slot(settings, lake) == (settings.postgres_slot, True)
+    assert forget_postgres_slot(settings, lake) == (settings.postgres_slot, False)
     insert(database)
     land(settings)
     assert ids(settings) == [1, 2, 3]
-    assert [row.event for row in Audit(lake).rows("postgres")][-3:] == ["slot_forgotten", "slot_forgotten", "resync"]
+    assert [row.event for row in Audit(lake).rows("bank")][-3:] == ["slot_forgotten", "slot_forgotten", "resync"]
 
 
 def test_a_live_process_goes_on_when_a_resync_moved_its_positions(database: str, tmp_path: Path) -> None:
@@ -300,7 +312,7 @@ def test_timelines(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
         insert(server.dsn)
         with live:
             assert sum(item.rows for item in live.step(100)) == 1, "the same process goes on"
-        rows = Audit(Lake.at(settings.lake)).rows("postgres")
+        rows = Audit(Lake.at(settings.lake)).rows("bank")
         assert (rows[-1].event, rows[-1].detail["timeline"]) == ("timeline", 2)
         server.stop()
         owner = server.data.stat()
@@ -313,7 +325,7 @@ def test_timelines(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
         with pytest.raises(TimelineError, match="is on timeline 2; the lake was filled from timeline 2 up") as other:
             land(settings)
         assert "never was on that one" in other.value.problem
-        accept(settings, Lake.at(settings.lake), "postgres")
+        accept(settings, Lake.at(settings.lake), "bank")
         land(settings)
         assert ids(settings) == list(range(1, 53))
 
@@ -350,16 +362,16 @@ def test_another_server_is_refused_until_accepted_by_a_running_process_too(
         with PostgresIngest(settings, Lake.at(settings.lake)) as live:
             live.step(100)
             moved = settings.model_copy(update={"postgres_dsn": SecretStr(server.dsn)})
-            elsewhere = PostgresCapture(moved)._connector._parameters
+            elsewhere = opened(moved)._connector._parameters
             live.capture._connector._parameters = elsewhere  # the name of the host now leads there
             live.capture.close()
             with pytest.raises(SourceIdentityError, match="system identifier"):
                 live.step(100)
             with pytest.raises(SourceIdentityError, match="filled from another cluster"):
                 live.step(100)
-            with pytest.raises(SourceIdentityError, match="accept-source postgres"):
+            with pytest.raises(SourceIdentityError, match="accept-source bank"):
                 resync(moved, Lake.at(settings.lake), [])
-            accept(moved, Lake.at(settings.lake), "postgres")
+            accept(moved, Lake.at(settings.lake), "bank")
             live.step(100)
             with psycopg.connect(server.dsn, autocommit=True) as connection:
                 connection.execute("insert into payments (note) values ('later')")
@@ -371,7 +383,7 @@ def test_the_server_says_how_near_the_loss_is(database: str, tmp_path: Path, req
     settings = begin(database, tmp_path)
 
     def health(allowed: int) -> SlotHealth:
-        with PostgresCapture(settings) as capture:
+        with opened(settings) as capture:
             return assess(capture.retention(), allowed, None)
 
     well = health(10 * 2**30)
@@ -423,7 +435,7 @@ def test_a_stopped_source_of_a_live_cycle_is_looked_at_again(
         insert(database)
         for _ in range(2):
             assert cycle.capture() == []
-            assert "does not exist" in cycle.problems["postgres"]
+            assert "does not exist" in cycle.problems["bank"]
         resync(settings, Lake.at(settings.lake), [])
         insert(database)
         assert sum(item.rows for item in cycle.capture()) == 1
@@ -433,13 +445,13 @@ def test_a_stopped_source_of_a_live_cycle_is_looked_at_again(
 
 def test_what_is_due_without_rows_of_the_log_requests_a_run(database: str, tmp_path: Path) -> None:
     settings = begin(database, tmp_path)
-    assert new_data("postgres", settings) is None
+    assert new_data(postgres_source(settings), settings) is None
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("alter publication fraud_lakehouse drop table payments")
-    assert new_data("postgres", settings) == NewData("postgres", "resync-of-payments")
+    assert new_data(postgres_source(settings), settings) == NewData("bank", "resync-of-payments")
     land(settings)
-    assert new_data("postgres", settings) is None
+    assert new_data(postgres_source(settings), settings) is None
     forget_postgres_slot(settings, Lake.at(settings.lake))
-    assert new_data("postgres", settings) == NewData("postgres", f"slot_forgotten-at-{position(settings)}")
+    assert new_data(postgres_source(settings), settings) == NewData("bank", f"slot_forgotten-at-{position(settings)}")
     land(settings)
-    assert new_data("postgres", settings) is None
+    assert new_data(postgres_source(settings), settings) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from polars.testing import assert_frame_equal
 from psycopg import sql
 
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.runner import Transformer
 from tests.soak.bronze_verdict import Verdict
@@ -56,13 +55,16 @@ def judge_silver(lake: Lake, dsn: str) -> Verdict:
     return verdict
 
 
-def compare_others(lake: Lake, dsn: str, tables: Sequence[str]) -> Verdict:
-    """Compare the replicas of other tables of schema public with them, column by column in order."""
+def compare_others(lake: Lake, dsn: str, tables: Mapping[str, str]) -> Verdict:
+    """Compare the replicas of other tables of schema public with them, column by column in order.
+
+    Args:
+        tables: by their names in the source, those of the replicas.
+    """
     verdict = Verdict()
-    for table in tables:
+    for table, name in tables.items():
         with psycopg.connect(dsn) as connection:
             source = connection.execute(sql.SQL("select * from {} order by 1").format(sql.Identifier(table))).fetchall()
-        name = bronze_name("public", table)
         if not lake.exists("silver", name):
             verdict.wrong(f"table {table!r} is not replicated", lost=len(source))
             continue

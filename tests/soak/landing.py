@@ -29,8 +29,8 @@ def land(settings: Settings, stop: threading.Event, *, only: str | None, upkeep:
         while not stop.is_set():
             landed = 0
             for name, step in (
-                ("postgres", lambda: postgres.step(settings.batch_rows)),
-                ("kafka", lambda: kafka.step(settings.batch_rows, 0.05)),
+                ("bank", lambda: postgres.step(settings.batch_rows)),
+                ("cards", lambda: kafka.step(settings.batch_rows, 0.05)),
             ):
                 if only not in (None, name):
                     continue
@@ -47,7 +47,7 @@ def land(settings: Settings, stop: threading.Event, *, only: str | None, upkeep:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["postgres", "kafka"], help="land one source")
+    parser.add_argument("--only", choices=["bank", "cards"], help="land one source")
     parser.add_argument("--upkeep", action="store_true", help="do the scheduled upkeep after every step")
     parser.add_argument("--commits", type=int, help="commits between two checkpoints, instead of the product's number")
     options = parser.parse_args()

@@ -220,7 +220,7 @@ LOG = [
         )
     ),
     *(
-        killed_at(point, "--only", "kafka")
+        killed_at(point, "--only", "cards")
         for point in ("bronze.after_parquet", "bronze.before_commit", "bronze.after_commit", "bronze.after_fsync")
     ),
     killed_at("compaction.before_commit", "--commits", "4"),

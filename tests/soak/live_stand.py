@@ -148,7 +148,8 @@ class LiveStand:
         if not verdict.clean:
             return verdict
         verdict.add(judge_silver(self.stand.lake, self.stand.ledger.dsn))
-        verdict.add(compare_others(self.stand.lake, self.stand.ledger.dsn, self.stand.tables))
+        named = {table: self.stand.bronze_name(table) for table in self.stand.tables}
+        verdict.add(compare_others(self.stand.lake, self.stand.ledger.dsn, named))
         # A live cycle that is still running delivers in the background, and catch-up leaves it to that.
         until = time.monotonic() + DELIVERY_SECONDS
         while self.alerts.silent(self.stand.lake, self.receiver.received) and time.monotonic() < until:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import psycopg
 from psycopg import sql
 
-from fraud_lakehouse.sources.postgres.names import bronze_name
 from tests.patience import PATIENCE
 from tests.soak.live_faults import LiveFault
 from tests.soak.live_stand import LiveStand
@@ -84,7 +83,7 @@ def _captured(life: LiveStand) -> None:
         life.check_alerts()
     life.go_on()
     lake, until = life.stand.lake, time.monotonic() + PATIENCE
-    missing = [bronze_name("public", name) for name in life.stand.tables]
+    missing = [life.stand.bronze_name(name) for name in life.stand.tables]
     while missing := [name for name in missing if not lake.exists("bronze", name)]:
         assert time.monotonic() < until, f"not captured: {missing}"
         time.sleep(0.2)

@@ -16,6 +16,8 @@ import psycopg
 
 from fraud_lakehouse.ingest import KafkaIngest, PostgresIngest
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.configured import postgres_source
+from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.storage.lake import Lake
 from tests.patience import PATIENCE
 from tests.soak.bronze_verdict import Verdict, judge_cards, judge_ledger, judge_positions
@@ -85,6 +87,10 @@ class Stand:
     def settings(self) -> Settings:
         """The product's settings, for use in this process: not through the proxy, and in large batches."""
         return load_settings(**self._given | {"batch_rows": DRAIN_ROWS})
+
+    def bronze_name(self, table: str) -> str:
+        """The bronze table of a table of schema public."""
+        return bronze_name("public", table, reserved=postgres_source(self.settings).reserved)
 
     def product(
         self, program: str, *arguments: str, failpoint: str = "", obey: bool = False, work: str = "work", rows: int = 0

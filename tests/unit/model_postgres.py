@@ -14,10 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
+from pydantic import SecretStr
 
 from fraud_lakehouse.ingest.batches import Batches
 from fraud_lakehouse.sources.postgres.catalog import ColumnInfo, TableInfo
 from fraud_lakehouse.sources.postgres.changes import ChangePiece
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.eligibility import Refusal
 from fraud_lakehouse.sources.postgres.errors import SlotAheadError, SlotLostError
 from fraud_lakehouse.sources.postgres.fingerprint import Shape
@@ -28,6 +30,7 @@ from fraud_lakehouse.storage.lake import Lake
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 INT8 = 20
+CONFIG = PostgresConfig("bank", SecretStr("dbname=bank"), "slot", "slot", "FRAUD_POSTGRES_DSN")
 
 
 def table_info(name: str) -> TableInfo:
@@ -74,6 +77,7 @@ class ModelPostgres:
     def __init__(self, server: ModelServer, lake: Lake) -> None:
         self.server = server
         self.lake = lake
+        self.config = CONFIG
         self.refused: list[Refusal] = []
 
     @property

@@ -49,11 +49,11 @@ class Stand:
     def __init__(self, folder: Path, model: ModelTopic, **settings: float) -> None:
         self.lake = Lake.at(folder)
         self.model = model
-        self.settings = Settings(lake=str(folder), **settings)  # type: ignore[arg-type]
+        self.settings = Settings(lake=str(folder), kafka_bootstrap_servers="broker:9092", **settings)  # type: ignore[arg-type]
         self.ingest = self.process()
 
     def process(self) -> KafkaIngest:
-        return KafkaIngest(self.settings, self.lake, ModelKafka(self.model))  # type: ignore[arg-type]
+        return KafkaIngest(self.settings, self.lake, capture=ModelKafka(self.model))  # type: ignore[arg-type]
 
     def land(self, *values: int) -> None:
         for value in values:

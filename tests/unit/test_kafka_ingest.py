@@ -29,7 +29,7 @@ from tests.drained import drain
 from tests.interruption import Crash, crash
 from tests.unit.model_kafka import ModelKafka, ModelTopic
 
-SETTINGS = Settings(lake="unused")
+SETTINGS = Settings(lake="unused", kafka_bootstrap_servers="broker:9092")
 KAFKA_POINTS = ["bronze.after_parquet", "bronze.after_commit", "kafka.before_group_commit", "control.after_parquet"]
 
 
@@ -42,7 +42,7 @@ class Yesterday:
 
 
 def kafka(folder: Path | str, model: ModelTopic) -> KafkaIngest:
-    return KafkaIngest(SETTINGS, Lake.at(folder), ModelKafka(model))  # type: ignore[arg-type]
+    return KafkaIngest(SETTINGS, Lake.at(folder), capture=ModelKafka(model))  # type: ignore[arg-type]
 
 
 def landed_cards(lake: Lake) -> list[int]:
@@ -167,10 +167,10 @@ def test_a_recreated_topic_fails_closed_until_accepted(tmp_path: Path) -> None:
         with pytest.raises(TopicRecreatedError, match="accept-source kafka"):
             again.step(10, 0)
     assert landed_cards(ingest.lake) == [1]
-    assert accept_kafka(SETTINGS, ingest.lake, ModelKafka(fresh)) == "kafka:C1:T2"  # type: ignore[arg-type]
+    assert accept_kafka(SETTINGS, ingest.lake, capture=ModelKafka(fresh)) == "kafka:C1:T2"  # type: ignore[arg-type]
     drain(kafka(tmp_path, fresh), 10, 0)
     assert landed_cards(ingest.lake) == [1, 2]
-    assert [row.event for row in Audit(ingest.lake).rows("kafka")] == [
+    assert [row.event for row in Audit(ingest.lake).rows("cards")] == [
         "registered",
         "topic_recreated",
         "accepted",
@@ -190,22 +190,22 @@ def test_an_acceptance_counts_though_the_clock_went_back_before_it(
     monkeypatch.setattr(bronze, "datetime", Yesterday)
     with pytest.raises(TopicRecreatedError):
         kafka(tmp_path, fresh).step(10, 0)
-    accept_kafka(SETTINGS, Lake.at(tmp_path), ModelKafka(fresh))  # type: ignore[arg-type]
+    accept_kafka(SETTINGS, Lake.at(tmp_path), capture=ModelKafka(fresh))  # type: ignore[arg-type]
     ingest = kafka(tmp_path, fresh)
     drain(ingest, 10, 0)
     assert landed_cards(ingest.lake) == [1, 2]
     assert check_positions(ingest.lake, "card_transactions").passed
-    assert [row.event for row in Audit(ingest.lake).rows("kafka")][-2:] == ["accepted", "resumed"]
+    assert [row.event for row in Audit(ingest.lake).rows("cards")][-2:] == ["accepted", "resumed"]
 
 
 def test_two_processes_record_at_once(tmp_path: Path) -> None:
     lake = Lake.at(tmp_path)
     one, two = Audit(lake), Audit(lake)
     for number in range(3):
-        one.record("kafka", f"one {number}", {})
-        two.record("kafka", f"two {number}", {})
+        one.record("cards", f"one {number}", {})
+        two.record("cards", f"two {number}", {})
     events = [f"{name} {number}" for number in range(3) for name in ("one", "two")]
-    assert [row.event for row in Audit(lake).rows("kafka")] == events == [row.event for row in one.rows("kafka")]
+    assert [row.event for row in Audit(lake).rows("cards")] == events == [row.event for row in one.rows("cards")]
 
 
 def test_a_topic_recreated_under_a_running_process_is_seen(tmp_path: Path) -> None:
@@ -231,10 +231,10 @@ def test_a_retention_gap_fails_closed_until_accepted(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(RetentionGapError):
             ingest.step(10, 0)
-    accept_kafka(SETTINGS, ingest.lake, ModelKafka(model))  # type: ignore[arg-type]
+    accept_kafka(SETTINGS, ingest.lake, capture=ModelKafka(model))  # type: ignore[arg-type]
     drain(ingest, 10, 0)
     assert landed_cards(ingest.lake) == [0, 1, 2, 6, 7, 8]
-    rows = Audit(ingest.lake).rows("kafka")
+    rows = Audit(ingest.lake).rows("cards")
     assert [row.event for row in rows] == ["registered", "retention_gap", "accepted", "resumed"]
     assert rows[2].detail["moved"] == {"kafka:C1:T1:0": [3, 6]}
     assert json.dumps(rows[1].detail["problem"])

@@ -13,19 +13,20 @@ import pytest
 from polars.exceptions import PanicException
 
 from fraud_lakehouse.errors import GapError, LakeError, SourceError
-from fraud_lakehouse.ingest import Landed
-from fraud_lakehouse.live.backlog import Waiting
+from fraud_lakehouse.ingest import Landed, Waiting
 from fraud_lakehouse.live.ingesting import Capturing, Landings
 from fraud_lakehouse.live.source import Source
 from fraud_lakehouse.storage.writer_lock import writer_lock
 from tests.definitions.stand import landed
 from tests.patience import PATIENCE
+from tests.source_double import SourceDouble
 
 
-class Scripted:
+class Scripted(SourceDouble):
     """A source that has data while there are steps; each step is called, and gives rows or raises."""
 
-    def __init__(self, *steps: Callable[[], list[Landed]]) -> None:
+    def __init__(self, name: str, *steps: Callable[[], list[Landed]], update_delay: float = 0.0) -> None:
+        super().__init__(name, update_delay)
         self.steps = list(steps)
         self.drained = threading.Event()
 
@@ -36,13 +37,9 @@ class Scripted:
             time.sleep(min(timeout, 0.01))
         return bool(self.steps)
 
-    def step(self, rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Landed]:
         """The next step."""
         return self.steps.pop(0)() if self.steps else []
-
-
-def source(name: str, scripted: Scripted, waiting: Callable[[], Waiting] = Waiting) -> Source:
-    return Source(name, scripted.step, scripted, lambda: None, waiting)
 
 
 def rows(table: str, start: int) -> Callable[[], list[Landed]]:
@@ -72,17 +69,17 @@ def test_a_source_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
         release.wait(PATIENCE)
         return [landed("transactions", 1, 0, 1)]
 
-    slow, quick = Scripted(hanging), Scripted(*(rows("card_transactions", at) for at in range(3)))
-    with Capturing([source("postgres", slow), source("kafka", quick)], tmp_path, 1000) as landings:
+    slow, quick = Scripted("bank", hanging), Scripted("cards", *(rows("card_transactions", at) for at in range(3)))
+    with Capturing([Source(slow), Source(quick)], tmp_path, 1000) as landings:
         assert [batch.from_position for batch in taken(landings, 3)] == [0, 1, 2]
         release.set()
         assert [batch.table for batch in taken(landings, 1)] == ["transactions"]
 
 
 def test_a_source_with_a_gap_waits_for_a_person_and_one_that_is_away_is_asked_again(tmp_path: Path) -> None:
-    gone = Scripted(failing(GapError("the slot is gone", "resync")), rows("transactions", 0))
-    away = Scripted(failing(SourceError("no broker", "start it")), rows("card_transactions", 0))
-    postgres, kafka = source("postgres", gone), source("kafka", away)
+    gone = Scripted("bank", failing(GapError("the slot is gone", "resync")), rows("transactions", 0))
+    away = Scripted("cards", failing(SourceError("no broker", "start it")), rows("card_transactions", 0))
+    postgres, kafka = Source(gone), Source(away)
     with Capturing([postgres, kafka], tmp_path, 1000) as landings:
         assert [batch.table for batch in taken(landings, 1)] == ["card_transactions"]
     assert postgres.problem is not None and "the slot is gone" in postgres.problem
@@ -103,10 +100,10 @@ def test_a_defect_in_the_capture_of_a_source_is_its_problem_and_it_is_tried_agai
         proceed.wait(PATIENCE)
         return [landed("transactions", 1, 0, 1)]
 
-    faulty = Scripted(failing(defect), failing(defect), until_seen)
-    postgres = source("postgres", faulty)
-    quick = Scripted(*(rows("card_transactions", at) for at in range(3)))
-    with Capturing([postgres, source("kafka", quick)], tmp_path, 1000) as landings:
+    faulty = Scripted("bank", failing(defect), failing(defect), until_seen)
+    postgres = Source(faulty)
+    quick = Scripted("cards", *(rows("card_transactions", at) for at in range(3)))
+    with Capturing([postgres, Source(quick)], tmp_path, 1000) as landings:
         assert {batch.table for batch in taken(landings, 3)} == {"card_transactions"}
         assert noted.wait(PATIENCE)
         assert postgres.problem == f"{type(defect).__name__}: {defect}"
@@ -118,33 +115,34 @@ def test_a_defect_in_the_capture_of_a_source_is_its_problem_and_it_is_tried_agai
 
 
 def test_a_defect_while_data_is_waited_for_makes_the_next_step_begin_anew(tmp_path: Path) -> None:
-    idle, closed = Idle(), threading.Event()
+    idle = Idle("bank")
     idle.errors.append(OverflowError("date value out of range"))  # type: ignore[arg-type]
-    postgres = Source("postgres", idle.step, idle, closed.set)
+    postgres = Source(idle)
     with Capturing([postgres], tmp_path, 1000):
-        assert closed.wait(PATIENCE) and becomes(lambda: postgres.problem is None and idle.steps > 0)
+        assert becomes(lambda: idle.is_closed and postgres.problem is None and idle.steps > 0)
 
 
 def test_rows_wait_in_the_source_while_as_many_as_a_batch_are_not_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fraud_lakehouse.live.ingesting.BACKLOG_SECONDS", 0.0)
-    scripted = Scripted(*(rows("card_transactions", at) for at in range(4)))
-    capturing = Capturing([source("kafka", scripted, lambda: Waiting(rows=len(scripted.steps)))], tmp_path, 2)
+    scripted = Scripted("cards", *(rows("card_transactions", at) for at in range(4)))
+    scripted.waiting = lambda: Waiting(rows=len(scripted.steps))  # type: ignore[method-assign]
+    capturing = Capturing([Source(scripted)], tmp_path, 2)
     with capturing as landings:
         first = taken(landings, 2)
-        assert capturing.backlog.is_full("kafka", 2)
+        assert capturing.backlog.is_full("cards", 2)
         assert landings.take(1.0) == ([], False), "the third stays in the source"
-        assert capturing.backlog.now()["kafka"].source_rows == 2
+        assert capturing.backlog.now()["cards"].source_rows == 2
         capturing.backlog.scored(first)
         assert len(taken(landings, 2)) == 2
 
 
-class Idle:
+class Idle(SourceDouble):
     """A source without data: counts the looks for data, and the steps that are taken all the same."""
 
-    def __init__(self) -> None:
-        self.due = math.inf
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
         self.errors: list[SourceError] = []
         self.looks = self.steps = 0
 
@@ -156,7 +154,7 @@ class Idle:
         time.sleep(0.001)
         return False
 
-    def step(self, rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Landed]:
         """Nothing to land; what was due is done."""
         self.steps += 1
         self.due = math.inf
@@ -176,8 +174,8 @@ def test_an_idle_source_takes_a_step_when_one_is_due_or_after_an_error(
     monkeypatch.setattr("fraud_lakehouse.live.ingesting.LOOK_SECONDS", 3600.0)
     monkeypatch.setattr("fraud_lakehouse.live.ingesting.LONGEST_PACE_SECONDS", 0.0)
     monkeypatch.setattr("fraud_lakehouse.live.source.RETRY_SECONDS", (0.0,))
-    idle = Idle()
-    postgres = Source("postgres", idle.step, idle, lambda: None, due=lambda: idle.due)
+    idle = Idle("bank")
+    postgres = Source(idle)
     with Capturing([postgres], tmp_path, 1000):
         assert becomes(lambda: idle.looks > 20) and idle.steps == 1, "the first one, which connects"
         idle.due = 0.0
@@ -190,12 +188,13 @@ def test_an_idle_source_takes_a_step_when_one_is_due_or_after_an_error(
 
 def test_what_an_idle_source_has_read_past_is_no_backlog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fraud_lakehouse.live.ingesting.LOOK_SECONDS", 3600.0)
-    idle, position = Idle(), {"0": 4}
-    kafka = Source("kafka", idle.step, idle, lambda: None, lambda: Waiting(rows=1, ends={"0": 5}), lambda: position)
-    capturing = Capturing([kafka], tmp_path, 1000)
+    idle, position = Idle("cards"), {"0": 4}
+    idle.waiting = lambda: Waiting(rows=1, ends={"0": 5})  # type: ignore[method-assign]
+    idle.position = lambda: position  # type: ignore[method-assign]
+    capturing = Capturing([Source(idle)], tmp_path, 1000)
 
     def seconds() -> float:
-        return capturing.backlog.now(datetime.now(UTC) + timedelta(minutes=1))["kafka"].seconds
+        return capturing.backlog.now(datetime.now(UTC) + timedelta(minutes=1))["cards"].seconds
 
     with capturing:
         assert becomes(lambda: seconds() > 0.0), "one record is there"
@@ -208,42 +207,52 @@ def unreachable() -> Waiting:
 
 
 def test_the_backlog_knows_what_was_landed_and_what_the_source_still_has(tmp_path: Path) -> None:
-    postgres = source("postgres", Scripted(rows("transactions", 0)), lambda: Waiting(size=8192))
-    kafka = source("kafka", Scripted(rows("card_transactions", 0)), unreachable)
+    bank, cards = Scripted("bank", rows("transactions", 0)), Scripted("cards", rows("card_transactions", 0))
+    bank.waiting = lambda: Waiting(size=8192)  # type: ignore[method-assign]
+    cards.waiting = unreachable  # type: ignore[method-assign]
     began = datetime.now(UTC)
-    capturing = Capturing([postgres, kafka], tmp_path, 1000)
+    capturing = Capturing([Source(bank), Source(cards)], tmp_path, 1000)
     with capturing as landings:
         taken(landings, 2)
     behind = capturing.backlog.now()
-    assert {name: one.rows for name, one in behind.items()} == {"postgres": 1, "kafka": 1}
-    assert (behind["postgres"].source_bytes, behind["kafka"].source_rows) == (8192, None)
+    assert {name: one.rows for name, one in behind.items()} == {"bank": 1, "cards": 1}
+    assert (behind["bank"].source_bytes, behind["cards"].source_rows) == (8192, None)
     later = capturing.backlog.now(datetime.now(UTC) + timedelta(minutes=1))
-    assert later["kafka"].away_since is not None and later["kafka"].away_since - began < timedelta(seconds=30)
+    assert later["cards"].away_since is not None and later["cards"].away_since - began < timedelta(seconds=30)
 
 
 def test_a_lake_that_cannot_be_written_ends_the_loop(tmp_path: Path) -> None:
-    broken = Scripted(failing(LakeError("the disk is full", "free space")))
+    broken = Scripted("cards", failing(LakeError("the disk is full", "free space")))
     with (
-        Capturing([source("kafka", broken)], tmp_path, 1000) as landings,
+        Capturing([Source(broken)], tmp_path, 1000) as landings,
         pytest.raises(LakeError, match="the disk is full"),
     ):
         taken(landings, 1)
 
 
 def test_rows_that_another_process_is_landing_are_built_too(tmp_path: Path) -> None:
-    scripted = Scripted(rows("transactions", 0))
+    scripted = Scripted("bank", rows("transactions", 0))
     with (
-        writer_lock(tmp_path, 0, "postgres"),
-        Capturing([source("postgres", scripted)], tmp_path, 1000) as landings,
+        writer_lock(tmp_path, 0, "bank"),
+        Capturing([Source(scripted)], tmp_path, 1000) as landings,
     ):
         assert landings.take(30) == ([], True)
         assert len(scripted.steps) == 1, "its turn is not ours"
 
 
+class Observing(Scripted):
+    """A source whose last step but one finds that it has nothing more."""
+
+    def step(self, max_rows: int) -> list[Landed]:
+        """The next step."""
+        found = super().step(max_rows)
+        self.has_observed = len(self.steps) == 1
+        return found
+
+
 def test_models_are_built_where_a_source_was_observed_to_have_nothing_more(tmp_path: Path) -> None:
-    scripted = Scripted(list, list, list)
-    quiet = Source("kafka", scripted.step, scripted, lambda: None, has_observed=lambda: len(scripted.steps) == 1)
-    with Capturing([quiet], tmp_path, 1000) as landings:
+    scripted = Observing("cards", list, list, list)
+    with Capturing([Source(scripted)], tmp_path, 1000) as landings:
         assert landings.take(30) == ([], True)
         assert scripted.drained.wait(PATIENCE)
         assert landings.take(0.0) == ([], False), "it is told once"

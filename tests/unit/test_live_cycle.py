@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fraud_lakehouse.errors import SourceError, TransformError
-from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.ingest import Landed, Waiting
 from fraud_lakehouse.live import cycle as cycle_module
-from fraud_lakehouse.live.backlog import Backlog, Waiting
+from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.live.cycle import Cycle
 from fraud_lakehouse.live.intervals import Intervals
 from fraud_lakehouse.live.scoring import Scoring
@@ -21,6 +21,7 @@ from fraud_lakehouse.live.source import Source
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from tests.definitions.stand import landed
+from tests.source_double import SourceDouble
 
 BATCH = 10
 
@@ -54,10 +55,11 @@ class ScriptedModels:
         """Nothing to close."""
 
 
-class Backlogged:
+class Backlogged(SourceDouble):
     """A source with so many rows; each step lands at most a batch of them, or raises what `error` has."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, update_delay: float = 0.0, name: str = "") -> None:
+        super().__init__(name, update_delay)
         self.rows = rows
         self.landed = 0
         self.error: SourceError | None = None
@@ -67,11 +69,15 @@ class Backlogged:
         """Not asked by intervals."""
         raise AssertionError(timeout)
 
-    def step(self, most: int) -> list[Landed]:
+    def waiting(self) -> Waiting:
+        """What is left."""
+        return Waiting(rows=self.rows)
+
+    def step(self, max_rows: int) -> list[Landed]:
         """One batch: committed long ago, or, where rows keep coming, just now."""
         if self.error is not None:
             raise self.error
-        count = 1 if self.is_flowing and not self.rows else min(most, self.rows)
+        count = 1 if self.is_flowing and not self.rows else min(max_rows, self.rows)
         if not count:
             return []
         at = datetime.now(UTC) if self.is_flowing and not self.rows else datetime.now(UTC) - timedelta(hours=1)
@@ -93,10 +99,10 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: ScriptedModels
     """Makes a cycle over scripted sources."""
 
     def of(*backlogged: Backlogged, **settings: Any) -> Cycle:
-        found = [
-            Source(f"source {at}", one.step, one, lambda: None, lambda one=one: Waiting(rows=one.rows))
-            for at, one in enumerate(backlogged)
-        ]
+        for number, one in enumerate(backlogged):
+            one.name = one.name or f"source {number}"
+            one.update_delay = one.update_delay or settings.get("update_delay", 0.0)
+        found = [Source(one) for one in backlogged]
         monkeypatch.setattr(cycle_module, "sources", lambda _settings, _lake: found)
         monkeypatch.setattr(cycle_module, "Transformer", lambda _settings: models)
         return Cycle(load_settings(lake=str(tmp_path / "lake"), batch_rows=BATCH, **settings))
@@ -157,16 +163,16 @@ def test_rows_of_a_source_whose_model_fails_stay_unscored_and_those_of_the_other
             return {source: one.rows for source, one in result.behind.items()}
 
         assert behind(landed("transactions", 5, 0, 1), landed("card_transactions", 7, 0, 1)) == {
-            "kafka": 0,
-            "postgres": 5,
+            "cards": 0,
+            "bank": 5,
         }
         assert behind(landed("transactions", 5, 1, 2), landed("card_transactions", 7, 1, 2)) == {
-            "kafka": 0,
-            "postgres": 10,
+            "cards": 0,
+            "bank": 10,
         }
         models.broken = {}
         cycle._alerts.due = 0.0
-        assert behind(landed("card_transactions", 7, 2, 3)) == {"kafka": 0, "postgres": 0}
+        assert behind(landed("card_transactions", 7, 2, 3)) == {"cards": 0, "bank": 0}
 
 
 def test_catch_up_does_what_it_can_for_every_source_and_then_names_what_failed(
@@ -237,8 +243,8 @@ def test_a_failed_model_is_built_again_between_two_intervals(make: Make, models:
     with make(Backlogged(BATCH), update_delay=3600.0) as cycle:
         intervals = Intervals(cycle)
         behind = list(intervals.cycles(never))[-1].behind
-        assert behind["postgres"].rows == BATCH, "landed, not scored"
+        assert behind["bank"].rows == BATCH, "landed, not scored"
         models.broken = {}
         cycle._alerts.due = 0.0
         (result,) = intervals.cycles(never)
-        assert result.is_scored and result.behind["postgres"].rows == 0
+        assert result.is_scored and result.behind["bank"].rows == 0

@@ -29,13 +29,13 @@ def cycle(rows: int, age: float) -> CycleResult:
     committed = datetime.now(UTC) - timedelta(seconds=age)
     alerts = NodeResult("model.x.alerts", "alerts", "model", "success", 0.1, rows=2, version=1)
     return CycleResult(
-        [Landed("transactions", rows, 0, 1, 1, committed, 0.05, "postgres")],
+        [Landed("transactions", rows, 0, 1, 1, committed, 0.05, "bank")],
         [BuildResult([alerts], 0.2)],
         None,
-        {"kafka": "no broker"},
+        {"cards": "no broker"},
         {"build": 0.2, "deliver": 0.01},
         {"recorded": [0.9, 1.1]},
-        {"postgres": Behind(age, rows, None, 512, 4096, AWAY)},
+        {"bank": Behind(age, rows, None, 512, 4096, AWAY)},
     )
 
 
@@ -62,13 +62,14 @@ def test_the_summary_counts_times_and_says_who_is_behind(tmp_path: Path) -> None
     assert (summary["cycles"], summary["rows"], summary["alerts"], summary["errors"]) == (2, 15, 4, 2)
     assert summary["seconds"]["alert recorded"]["count"] == 4
     assert summary["seconds"]["build"]["p50"] == 0.2
-    assert summary["behind"]["postgres"] == {
+    assert summary["behind"]["bank"] == {
         "seconds": 42.0,
         "rows": 5,
         "source_rows": None,
         "source_bytes": 512,
         "retained_bytes": 4096,
         "away_since": AWAY.isoformat(),
+        "delay": 0.0,
     }
     total = summary["histograms"]["total"]
     assert (total["0.75"], total["1.0"], total["+Inf"]) == (0, 2, 4)
@@ -82,12 +83,12 @@ def test_prometheus_reads_the_same(tmp_path: Path) -> None:
         text = served(port, "fraud_cycles_total 1.0")
     assert 'fraud_rows_landed_total{table="transactions"} 10.0' in text
     assert 'fraud_cycle_seconds_count{step="build"} 1.0' in text
-    assert 'fraud_source_behind_seconds{source="postgres"} 1.0' in text
-    assert 'fraud_source_behind_rows{source="postgres",where="landed"} 10.0' in text
+    assert 'fraud_source_behind_seconds{source="bank"} 1.0' in text
+    assert 'fraud_source_behind_rows{source="bank",where="landed"} 10.0' in text
     assert 'fraud_alert_seconds_bucket{le="1.0",until="recorded"} 1.0' in text
     assert "fraud_alerts_recorded_total 2.0" in text
-    assert 'fraud_source_behind_bytes{source="postgres"} 512.0' in text
-    assert 'fraud_slot_retained_bytes{source="postgres"} 4096.0' in text
+    assert 'fraud_source_behind_bytes{source="bank"} 512.0' in text
+    assert 'fraud_slot_retained_bytes{source="bank"} 4096.0' in text
     away = next(line for line in text.splitlines() if line.startswith("fraud_source_away_seconds{"))
     assert float(away.split()[1]) > 3600
 

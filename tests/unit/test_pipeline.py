@@ -9,7 +9,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from fraud_lakehouse.capture.kafka_decode import FIELD_TYPES
 
 from fraud_lakehouse import cli
 from fraud_lakehouse.errors import SettingsError
@@ -25,6 +24,7 @@ from fraud_lakehouse.pipeline import (
     find_mistakes,
     load_pipeline,
 )
+from fraud_lakehouse.sources.kafka.records import FIELD_TYPES
 from fraud_lakehouse.transform.project import shipped_project
 
 SHIPPED = Path(__file__).parents[2] / "pipeline"

@@ -61,7 +61,7 @@ def test_postgres_events_land_exactly_once_through_any_crash(before: int, action
     server = ModelServer(before={"a": [next(numbers) for _ in range(before)]})
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake.at(folder)
-        ingest = PostgresIngest(SETTINGS, lake, ModelPostgres(server, lake))  # type: ignore[arg-type]
+        ingest = PostgresIngest(SETTINGS, lake, capture=ModelPostgres(server, lake))  # type: ignore[arg-type]
         for action, value in actions:
             if action == "write":
                 for shape in value:
@@ -74,7 +74,7 @@ def test_postgres_events_land_exactly_once_through_any_crash(before: int, action
                 try:
                     ingest.step(value if action == "step" else 3)
                 except Crash:
-                    ingest = PostgresIngest(SETTINGS, lake, ModelPostgres(server, lake))  # type: ignore[arg-type]
+                    ingest = PostgresIngest(SETTINGS, lake, capture=ModelPostgres(server, lake))  # type: ignore[arg-type]
                 failpoints.disarm()
         drain(ingest, 3)
         for table in ("a", "b"):
@@ -85,7 +85,7 @@ def test_postgres_events_land_exactly_once_through_any_crash(before: int, action
 
 def postgres(tmp_path: Path, server: ModelServer) -> PostgresIngest:
     lake = Lake.at(tmp_path)
-    return PostgresIngest(SETTINGS, lake, ModelPostgres(server, lake))  # type: ignore[arg-type]
+    return PostgresIngest(SETTINGS, lake, capture=ModelPostgres(server, lake))  # type: ignore[arg-type]
 
 
 def test_snapshot_then_log_with_batches_and_audit(tmp_path: Path) -> None:
@@ -104,12 +104,12 @@ def test_snapshot_then_log_with_batches_and_audit(tmp_path: Path) -> None:
     assert server.confirmed == 110
     batches = Batches(ingest.lake).read().sort("landed_at", "table")
     assert batches.select("source", "app_id", "table", "rows").rows() == [
-        ("postgres", "pg:1:slot:a", "a", 3),
-        ("postgres", "pg:1:slot:b", "b", 0),
-        ("postgres", "pg:1:slot:a", "a", 1),
-        ("postgres", "pg:1:slot:b", "b", 2),
+        ("bank", "pg:1:slot:a", "a", 3),
+        ("bank", "pg:1:slot:b", "b", 0),
+        ("bank", "pg:1:slot:a", "a", 1),
+        ("bank", "pg:1:slot:b", "b", 2),
     ]
-    assert [row.event for row in Audit(ingest.lake).rows("postgres")] == ["registered", "snapshot"]
+    assert [row.event for row in Audit(ingest.lake).rows("bank")] == ["registered", "snapshot"]
 
 
 @pytest.mark.parametrize("point", ["postgres.before_position", "postgres.before_acknowledge"])
@@ -208,7 +208,7 @@ def test_a_small_table_is_landed_by_two_commits(tmp_path: Path) -> None:
     (found,) = (info for info in ingest.capture.tables() if info.name == "a")
     table = ingest.lake.open("bronze", "a")
     assert table.version() == 1, "it is made with its properties, and gets its rows with their position"
-    assert table.metadata().configuration.items() >= first_properties(found, "1/1").items()
+    assert table.metadata().configuration.items() >= first_properties(found, "1/1", "bank").items()
     assert landed_ids(ingest.lake, "a") == [1]
 
 
@@ -239,13 +239,13 @@ def test_another_system_fails_closed_until_accepted(tmp_path: Path) -> None:
     other = ModelServer(system="2", before={"a": [7, 8]})
     ingest = postgres(tmp_path, other)
     for _ in range(3):
-        with pytest.raises(SourceIdentityError, match="accept-source postgres"):
+        with pytest.raises(SourceIdentityError, match="accept-source bank"):
             ingest.step(10)
     assert landed_ids(ingest.lake, "a") == [1]
-    assert accept_postgres(SETTINGS, ingest.lake, ModelPostgres(other, ingest.lake)) == "pg:2:slot"  # type: ignore[arg-type]
+    assert accept_postgres(ingest.lake, ModelPostgres(other, ingest.lake)) == "pg:2:slot"  # type: ignore[arg-type]
     drain(ingest, 10)
     assert landed_ids(ingest.lake, "a") == [7, 8]
-    events = [row.event for row in Audit(ingest.lake).rows("postgres")]
+    events = [row.event for row in Audit(ingest.lake).rows("bank")]
     assert events == ["registered", "snapshot", "source_identity", "accepted", "snapshot"]
 
 
@@ -259,7 +259,7 @@ def test_a_lost_slot_fails_closed_until_accepted(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(SlotLostError):
             ingest.step(10)
-    accept_postgres(SETTINGS, ingest.lake, ModelPostgres(server, ingest.lake))  # type: ignore[arg-type]
+    accept_postgres(ingest.lake, ModelPostgres(server, ingest.lake))  # type: ignore[arg-type]
     failpoints.arm("postgres.before_snapshot_position", action=crash)
     with pytest.raises(Crash):
         ingest.step(10)
@@ -267,7 +267,7 @@ def test_a_lost_slot_fails_closed_until_accepted(tmp_path: Path) -> None:
     server.commit({"a": [3]})
     drain(postgres(tmp_path, server), 10)
     assert landed_ids(ingest.lake, "a") == [1, 2, 3]
-    events = [row.event for row in Audit(ingest.lake).rows("postgres")]
+    events = [row.event for row in Audit(ingest.lake).rows("bank")]
     assert events == ["registered", "snapshot", "slot_lost", "accepted", "snapshot"]
 
 

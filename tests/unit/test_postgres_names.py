@@ -67,7 +67,9 @@ def test_a_name_is_a_safe_folder_and_stays_whatever_tables_come_and_go(
 
 
 def test_tables_of_the_lakes_own_are_told_apart() -> None:
-    for table in ("card_transactions", "Users_History", "transactions_ledger", "_delta_log"):
-        assert bronze_name("public", table).startswith(f"{table}_")
-    assert bronze_name("public", "transactions") == "transactions"
+    reserved = {"card_transactions", "users_history"}
+    for table in ("card_transactions", "Users_History", "_delta_log"):
+        assert bronze_name("public", table, reserved=reserved).startswith(f"{table}_")
+        assert bronze_name("public", table, "shop_", reserved) == f"shop_{table}", "with a prefix they differ already"
+    assert bronze_name("public", "transactions", reserved=reserved) == "transactions"
     assert bronze_name("sales", "orders") == "sales__orders"

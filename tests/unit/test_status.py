@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from pydantic import SecretStr
 
 from fraud_lakehouse.alerts.delivery import Delivery
 from fraud_lakehouse.checks import status as module
@@ -27,6 +28,7 @@ from fraud_lakehouse.live.metrics import Metrics
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.records import CARD_SCHEMA
 from fraud_lakehouse.sources.kafka.transactions import OpenTransaction
+from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.eligibility import Refusal
 from fraud_lakehouse.sources.postgres.retention import Retention
 from fraud_lakehouse.storage.audit import Audit
@@ -36,6 +38,7 @@ from tests.alert_receiver import Receiver, record_alerts
 
 PG = "pg:7001:fraud_lakehouse"
 KAFKA = "kafka:cluster:topic"
+CONFIG = PostgresConfig("bank", SecretStr("x"), "slot", "slot", "FRAUD_POSTGRES_DSN")
 
 
 @pytest.fixture
@@ -58,11 +61,11 @@ def fill(lake: Lake) -> None:
     """A lake after one batch of each source, of rows committed 40 seconds ago."""
     committed = datetime.now(UTC) - timedelta(seconds=40)
     audit = Audit(lake)
-    audit.record("postgres", "registered", {"identity": PG, "scope": ""})
-    audit.record("kafka", "registered", {"identity": KAFKA, "scope": "transaction"})
+    audit.record("bank", "registered", {"identity": PG, "scope": ""})
+    audit.record("cards", "registered", {"identity": KAFKA, "scope": "transaction"})
     batches = Batches(lake)
-    batches.commit([Batch("postgres", f"{PG}:users", "users", 0, 4096, 20, committed, 0.25)], {PG: 4096})
-    batches.commit([Batch("kafka", f"{KAFKA}:0", "card_transactions", 0, 7, 7, committed, 0.5)], {})
+    batches.commit([Batch("bank", f"{PG}:users", "users", 0, 4096, 20, committed, 0.25)], {PG: 4096})
+    batches.commit([Batch("cards", f"{KAFKA}:0", "card_transactions", 0, 7, 7, committed, 0.5)], {})
     BronzeTable.open_or_create(lake, "card_transactions", CARD_SCHEMA, []).append(
         pl.DataFrame({"_offset": list(range(7))}), {f"{KAFKA}:0": 7}
     )
@@ -98,7 +101,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int, open_
     """Put sources that answer in the place of real ones (the integration tests have those)."""
 
     class Answering:
-        def __init__(self, *_: object) -> None: ...
+        config = CONFIG
 
         def __enter__(self) -> Answering:
             return self
@@ -128,8 +131,8 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int, open_
                 )
             return SimpleNamespace(rows=sum(end - (at or 0) for at in positions.values()))
 
-    monkeypatch.setattr(module, "PostgresCapture", Answering)
-    monkeypatch.setattr(module, "KafkaCapture", Answering)
+    monkeypatch.setattr(module, "open_capture", lambda *_: Answering())
+    monkeypatch.setattr(module, "KafkaCapture", lambda *_: Answering())
 
 
 def test_lag_in_rows_bytes_and_seconds(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,11 +249,11 @@ def test_alerts_open_and_undelivered(lake: Lake) -> None:
 
 def test_a_gap_is_a_problem_until_capture_resumes(lake: Lake) -> None:
     audit = Audit(lake)
-    audit.record("postgres", "slot_lost", {"problem": "slot is lost", "fix": "accept", "gap": True})
+    audit.record("bank", "slot_lost", {"problem": "slot is lost", "fix": "accept", "gap": True})
     report = collect(settings(lake))
     assert report.problems[0]["event"] == "slot_lost"
     assert "slot is lost -> accept" in render(report)
-    audit.record("postgres", "resumed", {})
+    audit.record("bank", "resumed", {})
     assert collect(settings(lake)).problems == []
 
 
@@ -274,7 +277,7 @@ def test_the_live_cycle_is_shown_with_its_figures(lake: Lake) -> None:
     for step, seconds in {"capture": 0.05, "build": 0.4, "check": 0.1, "deliver": 0.01, "total": 0.9}.items():
         metrics.observe(step, seconds)
     problems = {"model transactions_ledger": "Out of Range\nError (rows of transactions wait for it)"}
-    metrics.note(CycleResult(problems=problems, behind={"kafka": Behind(42.0, 30_000, 5_000)}))
+    metrics.note(CycleResult(problems=problems, behind={"cards": Behind(42.0, 30_000, 5_000)}))
     with process_lock(chosen.work_dir / "live.lock", 0, "runs"):
         report = collect(chosen)
     shown = json.loads(to_json(report))["live"]
@@ -282,8 +285,8 @@ def test_the_live_cycle_is_shown_with_its_figures(lake: Lake) -> None:
     assert shown["lease"]["pid"] == os.getpid() and shown["lease"]["age"] < 60
     assert f"Live cycle runs (process {os.getpid()}, heartbeat " in render(report)
     assert set(shown["histograms"]) == {"capture", "build", "check", "deliver", "total"}
-    assert shown["behind"]["kafka"]["rows"] == 30_000
-    assert "kafka waits for 42.0 s, 30,000 rows not scored, 5,000 rows in the source" in render(report)
+    assert shown["behind"]["cards"]["rows"] == 30_000
+    assert "cards waits for 42.0 s, 30,000 rows not scored, 5,000 rows in the source" in render(report)
     assert shown["problems"] == problems
     line = "problem of model transactions_ledger: Out of Range Error (rows of transactions wait for it)"
     assert line in render(report) and line not in render(collect(chosen))
