@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Strict, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
 from pydantic import Field as Key
 
 from fraud_lakehouse.pipeline.mistakes import nearest, one_of, shown
@@ -28,10 +28,6 @@ SHIPPED_SLOT = "fraud_lakehouse"
 TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 TOPIC_EXPECTED = "a topic's name of letters, digits, '.', _ and -"
 SHIPPED_TOPIC_DEFAULT = "transaction"
-TIME_FORM = "YYYY-MM-DD HH:MM:SS"
-_TIMES, _INTEGERS = ("timestamp", "timestamptz"), ("int32", "int64")
-_FOR_TYPES = {"unit": _TIMES, "form": ("string",), "minimum": _INTEGERS, "maximum": _INTEGERS}
-"""By key of a field: the types that it is for."""
 _DECIMAL = re.compile(r"decimal\(\s*(\d{1,2})\s*,\s*(\d{1,2})\s*\)")
 _DECLARED = "mapping of columns, each with its type or with {type, path}"
 
@@ -96,36 +92,16 @@ class PostgresSource(Entry):
 
 
 class Field(Entry):
-    """A column of a topic's table, its type, and where a record has its value: keys from the outside in, by dots.
-
-    A number among the keys is a position in an array. A record without the value cannot be read, unless the field is
-    `optional`; then it is null. Times may be numbers of a `unit` since 1970; texts may have a
-    `form`, integers a range.
-    """
+    """A column of a topic's table, its type, and where a record has its value: keys from the outside in, by dots."""
 
     name: Column = Key(description="a column's name of letters, digits and _, a letter first (at most 128)")
     type: Annotated[str, BeforeValidator(field_type)] = Key(description=f"one of {_ALL_TYPES}")
     path: str = Key("", pattern=r"^[^.]+(\.[^.]+)*$", description="keys separated by dots, such as sender.id")
-    optional: Annotated[bool, Strict()] = Key(False, description="true or false")
-    unit: Literal["s", "ms", "us", "ns"] | None = Key(None, description="s, ms, us or ns")
-    form: Literal["YYYY-MM-DD HH:MM:SS"] | None = Key(None, description=f'the text "{TIME_FORM}"')
-    minimum: Annotated[int, Strict()] | None = Key(None, ge=-(2**63), lt=2**63, description="an integer of 64 bits")
-    maximum: Annotated[int, Strict()] | None = Key(None, ge=-(2**63), lt=2**63, description="an integer of 64 bits")
 
     @model_validator(mode="before")
     @classmethod
     def _own_path(cls, values: Any) -> Any:
         return {**values, "path": values.get("path") or values.get("name")} if isinstance(values, dict) else values
-
-    @field_validator("unit", "form", "minimum", "maximum")
-    @classmethod
-    def _fits_the_type(cls, value: Any, info: ValidationInfo) -> Any:
-        kind, fitting = info.data.get("type"), _FOR_TYPES[str(info.field_name)]
-        if value is not None and kind is not None and kind not in fitting:
-            raise ValueError(
-                f"found {shown(value)} for a field of type {kind}, expected it only for {' and '.join(fitting)}"
-            )
-        return value
 
 
 class Topic(Entry):
