@@ -6,6 +6,7 @@ lakes, servers, dbt. Of the package only `errors` and `sql_text` are imported.
 
 from fraud_lakehouse.pipeline.load import Pipeline, default_folder, find_mistakes, load_pipeline
 from fraud_lakehouse.pipeline.mistakes import Mistake, PipelineError
+from fraud_lakehouse.pipeline.paths import Node, path_tree
 from fraud_lakehouse.pipeline.sources import Field, KafkaSource, PostgresSource, Source, Topic
 from fraud_lakehouse.pipeline.streams import CurrencyColumn, Entity, ExistsIn, Stream
 
@@ -16,6 +17,7 @@ __all__ = [
     "Field",
     "KafkaSource",
     "Mistake",
+    "Node",
     "Pipeline",
     "PipelineError",
     "PostgresSource",
@@ -25,4 +27,5 @@ __all__ = [
     "default_folder",
     "find_mistakes",
     "load_pipeline",
+    "path_tree",
 ]

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fraud_lakehouse.pipeline.document import Document
-from fraud_lakehouse.pipeline.mistakes import Location, nearest, place, shown
+from fraud_lakehouse.pipeline.mistakes import Location, listed, nearest, place, shown
 from fraud_lakehouse.pipeline.sources import SHIPPED_TOPIC, SHIPPED_TOPIC_DEFAULT, PostgresSource, Source, field_type
 from fraud_lakehouse.sql_text import qualified
 
-_MOST_NAMES = 20  # tables that a message lists
 _NUMERIC = re.compile(r"int32|int64|double|decimal\(.*\)")
 _FITTING = {
     "amount": (_NUMERIC, "int32, int64, double or decimal(p,s)"),
@@ -56,8 +55,7 @@ def check_agreement(
     _check_topics(sources, environment)
     if not sources.is_read:
         return
-    known = {table.name: table for table in reversed(tables)}
-    _check_streams(streams, known, _open_prefixes(sources))
+    _check_streams(streams, tables, _open_prefixes(sources))
 
 
 def _text(value: Any) -> str:
@@ -78,7 +76,9 @@ def _open_prefixes(sources: Document) -> tuple[str, ...]:
     return tuple(
         _text(entry.get("prefix"))
         for entry in entries
-        if entry.get("type") != "kafka" and "topics" not in entry and (not entry.get("tables") or "tables_env" in entry)
+        if entry.get("type") != "kafka"
+        and "topics" not in entry
+        and (not _items(entry.get("tables")) or "tables_env" in entry)
     )
 
 
@@ -93,9 +93,9 @@ def _topics(sources: Document) -> Iterator[tuple[Location, dict[str, Any], dict[
 def _tables(sources: Document) -> Iterator[_Table]:
     for name, entry in sources.values.items():
         source = _mapping(entry)
-        for index, listed in enumerate(_items(source.get("tables"))):
+        for index, item in enumerate(_items(source.get("tables"))):
             try:
-                schema, table = qualified(_text(listed))
+                schema, table = qualified(_text(item))
             except ValueError:
                 continue
             bronze = _text(source.get("prefix")) + (table if schema == "public" else f"{schema}__{table}")
@@ -157,8 +157,9 @@ def _check_topics(sources: Document, environment: Mapping[str, str]) -> None:
             sources.report(at, f"the topic {shown(name)} is also that of {place(other)}, expected each topic once")
 
 
-def _check_streams(streams: Document, known: Mapping[str, _Table], open_prefixes: tuple[str, ...]) -> None:
-    topics = {name: table for name, table in known.items() if table.is_topic}
+def _check_streams(streams: Document, tables: list[_Table], open_prefixes: tuple[str, ...]) -> None:
+    known = {table.name: table for table in reversed(tables)}
+    topics = {table.name: table for table in reversed(tables) if table.is_topic}
     of_events: dict[str, str] = {}
     for name, values in streams.values.items():
         stream, at = _mapping(values), (name, "from")
@@ -209,7 +210,7 @@ def _check_table(
     if name in known:
         return known[name]
     if not name.startswith(open_prefixes) or name.casefold() in {table.casefold() for table in known}:
-        declared = ", ".join(sorted(known)[:_MOST_NAMES]) or "none is declared"
+        declared = listed(sorted(known)) or "none is declared"
         streams.report(at, f"found {shown(name)}, expected {expected}: {declared}{nearest(name, known)}")
     return None
 
@@ -218,7 +219,7 @@ def _check_column(streams: Document, at: Location, table: _Table, name: Any, rol
     if not table.columns or not isinstance(name, str):
         return
     if name not in table.columns:
-        fields = ", ".join(table.columns) + nearest(name, table.columns)
+        fields = listed(table.columns) + nearest(name, table.columns)
         streams.report(at, f"found {shown(name)}, expected a field of {shown(table.name)}: {fields}")
         return
     kind, fitting = table.columns[name], _FITTING.get(role)

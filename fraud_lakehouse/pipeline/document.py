@@ -71,7 +71,7 @@ def read_document(path: Path, what: str) -> Document:
     except OSError as error:
         return fail(f"cannot be read in {path.parent} ({error.strerror}), expected a file with {what}")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         return fail(f"not UTF-8: {error.reason}", content.count(b"\n", 0, error.start) + 1)
     last = max(len(text.splitlines()), 1)
@@ -79,7 +79,7 @@ def read_document(path: Path, what: str) -> Document:
         node = _Loader(text).get_single_node()
         if node is None:
             return fail(f"the file is empty, expected a mapping with {what}; {{}} stands for none")
-        values = _Converter(document, last).value(node, (), 0)
+        values = _Converter(document).value(node, (), 0)
     except yaml.reader.ReaderError as error:
         line = min(text.count("\n", 0, error.position) + 1, last)
         return fail(f"not YAML: a character that YAML does not allow, U+{ord(text[error.position]):04X}", line)
@@ -89,7 +89,7 @@ def read_document(path: Path, what: str) -> Document:
     except yaml.YAMLError:
         return fail("not YAML")
     if not isinstance(values, dict):
-        return fail(f"found {shown(values)}, expected a mapping with {what}", min(node.start_mark.line + 1, last))
+        return fail(f"found {shown(values)}, expected a mapping with {what}", _line(node))
     document.values, document.is_read = values, True
     return document
 
@@ -135,9 +135,8 @@ def _too_deep(mark: yaml.Mark) -> yaml.MarkedYAMLError:
 class _Converter:
     """Nodes into values; notes each one's line, and reports what is wrong with single ones."""
 
-    def __init__(self, document: Document, last: int) -> None:
+    def __init__(self, document: Document) -> None:
         self._document = document
-        self._last = last
         self._count = 0
         self._within: list[yaml.Node] = []
 
@@ -162,7 +161,7 @@ class _Converter:
             if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
                 return self._mapping(node, at)
             if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-                return [self.value(item, (*at, index), self._line(item)) for index, item in enumerate(node.value)]
+                return [self.value(item, (*at, index), _line(item)) for index, item in enumerate(node.value)]
             return self._scalar(node, at)
         finally:
             self._within.pop()
@@ -170,7 +169,7 @@ class _Converter:
     def _mapping(self, node: yaml.MappingNode, at: Location) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            line = self._line(key_node)
+            line = _line(key_node)
             key = self._key(key_node)
             if key is None:
                 self._report(at, line, "found a key that is no text, expected a name (in quotes if it is a number)")
@@ -212,5 +211,6 @@ class _Converter:
         where = f"{place(at)}: " if at else ""
         self._document.mistakes.append(Mistake(self._document.file, line, where + problem))
 
-    def _line(self, node: yaml.Node) -> int:
-        return min(node.start_mark.line + 1, self._last)
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Strict, ValidationInfo, field_validator, model_validator
 from pydantic import Field as Key
 
 from fraud_lakehouse.pipeline.mistakes import nearest, one_of, shown
+from fraud_lakehouse.pipeline.paths import path_tree
 from fraud_lakehouse.pipeline.values import NAME, Column, Entry, Seconds, Variable, with_names
 from fraud_lakehouse.sql_text import qualified
 
@@ -28,6 +29,9 @@ SHIPPED_SLOT = "fraud_lakehouse"
 TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 TOPIC_EXPECTED = "a topic's name of letters, digits, '.', _ and -"
 SHIPPED_TOPIC_DEFAULT = "transaction"
+_TIMES, _INTEGERS = ("timestamp", "timestamptz"), ("int32", "int64")
+_FOR_TYPES = {"unit": _TIMES, "form": ("string",), "minimum": _INTEGERS, "maximum": _INTEGERS}
+"""By key of a field: the types that it is for."""
 _DECIMAL = re.compile(r"decimal\(\s*(\d{1,2})\s*,\s*(\d{1,2})\s*\)")
 _DECLARED = "mapping of columns, each with its type or with {type, path}"
 
@@ -80,9 +84,9 @@ class PostgresSource(Entry):
     @model_validator(mode="before")
     @classmethod
     def _own_slot(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or not re.fullmatch(NAME, str(values.get("name"))):
             return values
-        own = SHIPPED_SLOT if values.get("dsn_env") == SHIPPED_DSN else f"{SHIPPED_SLOT}_{values.get('name')}"
+        own = SHIPPED_SLOT if values.get("dsn_env") == SHIPPED_DSN else f"{SHIPPED_SLOT}_{values['name']}"[:63]
         defaults = {key: own for key in ("slot", "publication") if values.get(key) is None}
         return {**values, **defaults}
 
@@ -92,16 +96,35 @@ class PostgresSource(Entry):
 
 
 class Field(Entry):
-    """A column of a topic's table, its type, and where a record has its value: keys from the outside in, by dots."""
+    """A column of a topic's table, its type, and where a record has its value: keys from the outside in, by dots.
+
+    A number among the keys is a position in an array. A record without the value cannot be read, unless the field is
+    `optional`; then it is null. Times may be numbers of a `unit` since 1970, texts may have a `form`, integers a range.
+    """
 
     name: Column = Key(description="a column's name of letters, digits and _, a letter first (at most 128)")
     type: Annotated[str, BeforeValidator(field_type)] = Key(description=f"one of {_ALL_TYPES}")
     path: str = Key("", pattern=r"^[^.]+(\.[^.]+)*$", description="keys separated by dots, such as sender.id")
+    optional: Annotated[bool, Strict()] = Key(False, description="true or false")
+    unit: Literal["s", "ms", "us", "ns"] | None = Key(None, description="s, ms, us or ns")
+    form: Literal["YYYY-MM-DD HH:MM:SS"] | None = Key(None, description='the text "YYYY-MM-DD HH:MM:SS"')
+    minimum: Annotated[int, Strict()] | None = Key(None, ge=-(2**63), lt=2**63, description="an integer of 64 bits")
+    maximum: Annotated[int, Strict()] | None = Key(None, ge=-(2**63), lt=2**63, description="an integer of 64 bits")
 
     @model_validator(mode="before")
     @classmethod
     def _own_path(cls, values: Any) -> Any:
         return {**values, "path": values.get("path") or values.get("name")} if isinstance(values, dict) else values
+
+    @field_validator("unit", "form", "minimum", "maximum")
+    @classmethod
+    def _fits_the_type(cls, value: Any, info: ValidationInfo) -> Any:
+        kind, fitting = info.data.get("type"), _FOR_TYPES[str(info.field_name)]
+        if value is not None and kind is not None and kind not in fitting:
+            raise ValueError(
+                f"found {shown(value)} for a field of type {kind}, expected it only for {' and '.join(fitting)}"
+            )
+        return value
 
 
 class Topic(Entry):
@@ -132,6 +155,12 @@ class Topic(Entry):
     @classmethod
     def _named_fields(cls, values: Any) -> Any:
         return with_names(values, "type")
+
+    @field_validator("fields")
+    @classmethod
+    def _separate_paths(cls, fields: dict[str, Field]) -> dict[str, Field]:
+        path_tree(fields.values())
+        return fields
 
 
 class KafkaSource(Entry):

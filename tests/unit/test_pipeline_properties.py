@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.pipeline import Mistake, Pipeline, PipelineError, find_mistakes, load_pipeline
+from tests.declared import SHIPPED
 
-SHIPPED = Path(__file__).parents[2] / "pipeline"
 FILES = {name: (SHIPPED / name).read_text() for name in ("sources.yml", "streams.yml")}
 VALUES = {name: yaml.safe_load(text) for name, text in FILES.items()}
 WORDS = sorted(
@@ -102,7 +102,7 @@ def mutations(draw: st.DrawFn) -> dict[str, bytes]:
 
 
 @given(mutations())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
 def test_mutated_values_give_a_pipeline_or_mistakes_with_lines(files: dict[str, bytes]) -> None:
     outcome(files)
 
@@ -124,7 +124,7 @@ def test_mutated_values_give_a_pipeline_or_mistakes_with_lines(files: dict[str, 
 )
 @example("sources.yml", [(0, 4000, b"")])
 @example("sources.yml", [(0, 4000, b"[" * 2000)])
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
 def test_mutated_bytes_give_a_pipeline_or_mistakes_with_lines(name: str, edits: list[tuple[int, int, bytes]]) -> None:
     content = FILES[name].encode()
     for start, length, new in edits:
@@ -161,7 +161,7 @@ PLANTED = [  # file, what the first such line begins with, what it begins with i
 
 @given(st.sets(st.sampled_from(PLANTED)))
 @example(set(PLANTED))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
 def test_planted_mistakes_are_all_reported_and_no_others(planted: set[tuple[str, str, str]]) -> None:
     files, expected = {name: text.splitlines() for name, text in FILES.items()}, set()
     for name, right, wrong in planted:
