@@ -48,16 +48,17 @@ def discover(
     declared = kept if kept or postgres or kafka else present_entries(default_folder(environment), environment)
     servers = servers_of(postgres or (), kafka or (), declared, environment)
     found = inspect_servers(servers, kept, environment, sample, shipped)
-    texts = file_texts(found.proposal, folder if kept else None, environment)
-    if folder is None:
-        for name, text in texts.items():
-            typer.echo(f"# ---- {name}\n{text}")
-    else:
-        for path in write_folder(folder, texts, shipped):
-            typer.echo(f"wrote {path}")
-        for entry in (*found.proposal.sources, *found.proposal.streams):
-            typer.echo(f"{'proposed' if entry.is_proposed else 'commented out'}: {entry.name}")
-        typer.echo(f"next: read their comments, export FRAUD_PIPELINE={folder}, run fraud-lakehouse catch-up")
+    if found.is_useful:
+        texts = file_texts(found.proposal, folder if kept else None, environment)
+        if folder is None:
+            for name, text in texts.items():
+                typer.echo(f"# ---- {name}\n{text}")
+        else:
+            for path in write_folder(folder, texts, shipped):
+                typer.echo(f"wrote {path}")
+            for entry in (*found.proposal.sources, *found.proposal.streams):
+                typer.echo(f"{'proposed' if entry.is_proposed else 'commented out'}: {entry.name}")
+            typer.echo(f"next: read their comments, export FRAUD_PIPELINE={folder}, run fraud-lakehouse catch-up")
     for note in found.proposal.notes:
         typer.echo(f"note: {note}", err=True)
     for error in found.errors:

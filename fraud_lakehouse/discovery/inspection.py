@@ -34,6 +34,11 @@ class Inspection:
     proposal: Proposal
     errors: list[LakehouseError] = field(default_factory=list)
 
+    @property
+    def is_useful(self) -> bool:
+        """Whether there is a proposal to show: not where nothing could be read."""
+        return bool(self.proposal.sources or self.proposal.streams or not self.errors)
+
 
 def servers_of(
     postgres: Sequence[str], kafka: Sequence[str], pipeline: Pipeline | None, environment: Mapping[str, str]
@@ -113,7 +118,7 @@ def inspect_servers(
     sources = tuple(present.sources.values()) if present else ()
     streams = tuple(present.streams.values()) if present else ()
     proposal = propose(databases, clusters, sources, streams, shipped_names(shipped))
-    proposal.notes = [f"{one.name}: {problem}" for one in databases for problem in one.problems] + proposal.notes
+    proposal.notes = [f"{one.variable}: {problem}" for one in databases for problem in one.problems] + proposal.notes
     return Inspection(proposal, errors)
 
 

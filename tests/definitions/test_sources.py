@@ -149,7 +149,9 @@ def test_a_slot_that_was_dropped_is_recorded_and_told_until_a_resync(
                 cursors[sensor] = definitions.resolve_sensor_def(sensor).evaluate_tick(context).cursor
             return [one["title"] for one in receiver.received[before:]]
 
-        assert Parts().slot(postgres_source(settings), settings).level is Level.OK, "there is nothing to lose before the first snapshot"
+        assert Parts().slot(postgres_source(settings), settings).level is Level.OK, (
+            "there is nothing to lose before the first snapshot"
+        )
         (snapshot,), _ = _tick(definitions, instance, "new_data_bank")
         keys = [dg.AssetKey(["bronze", table]) for table in ("users", "transactions")]
         assert _run(definitions, instance, dg.RunRequest(asset_selection=keys, tags=snapshot.tags)).success

@@ -6,9 +6,11 @@ import json
 import random
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg import conninfo, sql
 
 from fraud_lakehouse import cli
 from fraud_lakehouse.errors import SourceError
@@ -72,6 +74,7 @@ def transfer(number: int, chance: random.Random) -> bytes:
     ).encode()
 
 
+@pytest.mark.postgres_versions
 def test_what_is_proposed_for_a_database_is_captured(
     source: psycopg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +123,7 @@ def test_a_table_without_a_key_becomes_a_stream_by_the_statement_that_is_propose
     assert (account.key, account.exists_in.table) == (("aid",), "pgbench_accounts")
 
 
+@pytest.mark.postgres_versions
 def test_tables_that_cannot_be_captured_are_listed_with_the_reason(
     source: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,3 +188,39 @@ def test_files_are_replaced_only_by_force(
     assert list(load_pipeline(tmp_path, {}).sources) == ["mine"]
     assert run(monkeypatch, *arguments, "--force") == 0
     assert list(load_pipeline(tmp_path, {}).sources) == ["shop"]
+
+
+def test_what_keeps_a_role_from_capturing_is_named_with_its_remedy(
+    source: psycopg.Connection, database: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source.execute(RENTALS)
+    role = f"reader_{uuid4().hex[:8]}"
+    source.execute(sql.SQL("create role {} login password 'a-secret'").format(sql.Identifier(role)))
+    try:
+        source.execute(sql.SQL("grant select on payment, customer to {}").format(sql.Identifier(role)))
+        monkeypatch.setenv("SHOP_DSN", conninfo.make_conninfo(database, user=role, password="a-secret"))
+        assert run(monkeypatch, "--postgres", "SHOP_DSN") == 0
+    finally:
+        source.execute(sql.SQL("drop owned by {0}; drop role {0}").format(sql.Identifier(role)))
+    printed = capfd.readouterr()
+    assert f'note: SHOP_DSN: user {role} has no REPLICATION right -> ALTER ROLE "{role}" REPLICATION' in printed.err
+    assert f"  # before it can be captured: user {role} has no REPLICATION right" in printed.out
+    assert (
+        '# - rental # the user may not read table public.rental -> GRANT SELECT ON "public"."rental" TO' in printed.out
+    )
+    assert "TO the user of SHOP_DSN" in printed.out
+    assert "\nshop_payments:\n" in printed.out
+    assert "a-secret" not in printed.out + printed.err
+
+
+def test_a_broker_that_does_not_answer_is_one_line_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOST_SERVERS", "127.0.0.1:1")
+    assert run(monkeypatch, "--kafka", "LOST_SERVERS", "--folder", str(tmp_path)) == SourceError.exit_code
+    assert list(tmp_path.iterdir()) == []
+    printed = capfd.readouterr()
+    [error] = printed.err.splitlines()
+    assert printed.out == ""
+    assert error.startswith("error: no Kafka broker answers at 127.0.0.1:1")
+    assert "check LOST_SERVERS" in error

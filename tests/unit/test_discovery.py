@@ -132,6 +132,14 @@ def test_a_table_without_a_key_is_a_commented_choice_with_its_remedy(tmp_path: P
     assert pipeline.streams == {}
 
 
+def test_a_table_with_a_key_of_two_columns_is_a_commented_choice() -> None:
+    columns = ("payment_date timestamptz key", "payment_id int key", "customer_id int", "amount numeric")
+    found = entry(text_of(database(table("payment", *columns)))["streams.yml"], "bank_payments")
+    assert (
+        "not a stream yet: its key has 2 columns (payment_date, payment_id), and a stream needs a key of one" in found
+    )
+
+
 def test_keys_of_other_tables_are_known_by_their_names(tmp_path: Path) -> None:
     history = table("pgbench_history", *HISTORY, "history_id int key")
     [stream] = proposed(tmp_path, database(*BENCH, history)).streams.values()
