@@ -5,8 +5,10 @@ Nothing is written there and no table is read as a whole: a sample has a limit o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import polars as pl
@@ -28,6 +30,7 @@ from fraud_lakehouse.sources.postgres.types import ColumnType
 from fraud_lakehouse.sql_text import quoted
 
 _SAMPLE_SECONDS = 5
+_ALL_SECONDS = 60  # after which further tables are judged without a sample
 _WHOLE_BLOCKS = 10_000  # rows up to which a sample needs no choice of blocks
 
 _TABLES = """
@@ -77,7 +80,7 @@ def read_database(variable: str, dsn: str, publication: str, sample: int) -> Dat
     Args:
         variable: the environment variable that the connection string comes from.
         publication: of the source that reads it, or would.
-        sample: the most rows of a table that are sampled; 0: none.
+        sample: the most rows of a table that are sampled.
 
     Raises:
         SourceError, SettingsError: it cannot be reached.
@@ -89,8 +92,10 @@ def read_database(variable: str, dsn: str, publication: str, sample: int) -> Dat
             problems = _problems(connection)
             (name,) = connection.execute("select current_database()").fetchone() or ("",)
             tables = _tables(connection, config)
-            if sample:
-                tables = [_sampled(connection, table, tables, sample) for table in tables]
+            keys, deadline = {table.identity: table.key for table in tables}, time.monotonic() + _ALL_SECONDS
+            for index, table in enumerate(tables):
+                if time.monotonic() < deadline:
+                    tables[index] = _sampled(connection, table, keys, sample)
     return Database(variable, shown(name), tuple(tables), tuple(problems))
 
 
@@ -137,7 +142,7 @@ def _tables(connection: psycopg.Connection[Any], config: PostgresConfig) -> list
         )
         for order, (schema, table, oid, rows) in enumerate(found)
     ]
-    return [with_references(table, tables) for table in tables]
+    return with_references(tables)
 
 
 def _problem(problems: Mapping[str, str], schema: str, table: str, columns: Sequence[Column]) -> str:
@@ -146,7 +151,7 @@ def _problem(problems: Mapping[str, str], schema: str, table: str, columns: Sequ
     if "has no primary key" not in problem:
         return problem
     names = {column.name.lower() for column in columns}
-    key = next(name for name in ("id", f"{table.lower()}_id", "row_id", "row_number_id") if name not in names)
+    key = next((name for name in ("id", f"{table.lower()}_id") if name not in names), f"{table.lower()}_row_id")
     statement = f"ALTER TABLE {quoted(schema)}.{quoted(table)} ADD COLUMN {quoted(key)} bigint"
     return (
         f"it has no primary key -> {statement} GENERATED ALWAYS AS IDENTITY PRIMARY KEY, or ADD PRIMARY KEY (...) of"
@@ -160,8 +165,8 @@ def _columns(
     rows = [row for row in connection.execute(_COLUMNS, (oids,)).fetchall() if is_text(row[1])]
     domains = base_types(connection, [row[2] for row in rows])
     columns: dict[int, list[Column]] = {}
-    for oid in dict.fromkeys(row[0] for row in rows):
-        own = [row for row in rows if row[0] == oid]
+    for oid, of_table in groupby(rows, key=lambda row: int(row[0])):
+        own = list(of_table)
         named = named_columns([(row[1], domains.get(row[2], ColumnType(row[2], row[3]))) for row in own])
         columns[oid] = [
             Column(
@@ -194,25 +199,28 @@ def kind_of(kind: ColumnType) -> Kind:
     return "text" if dtype == pl.String() else "other"
 
 
-def with_references(table: Table, tables: Sequence[Table]) -> Table:
-    """The table with the references that names suggest: a column called like another table's only key, or after it."""
-    by_key: dict[str, list[Table]] = {}
-    for other in tables:
-        if other.identity != table.identity and len(other.key) == 1:
-            [key] = other.key
-            table_words = words_of(other.name)
-            for name in {key if words_of(key) != "id" else "", *_called_after(table_words)} - {""}:
-                by_key.setdefault(words_of(name), []).append(other)
-    columns = []
-    for column in table.columns:
-        candidates = by_key.get(words_of(column.name), [])
-        fitting = [one for one in candidates if _key_kind(one) == column.kind]
-        if column.reference is None and len(fitting) == 1 and (column.name,) != table.key:
-            reference = Reference(fitting[0].identity, fitting[0].key[0], enforced=False)
-            columns.append(replace(column, reference=reference))
-        else:
-            columns.append(column)
-    return replace(table, columns=tuple(columns))
+def with_references(tables: Sequence[Table]) -> list[Table]:
+    """The tables with the references that names suggest: a column called like another table's only key, or after it."""
+    by_name: dict[str, list[Table]] = {}
+    for table in tables:
+        if len(table.key) == 1:
+            own = {words_of(table.key[0])} - {"", "id"}
+            for name in own.union(_called_after(words_of(table.name))):
+                by_name.setdefault(name, []).append(table)
+    return [
+        replace(table, columns=tuple(_referring(column, table, by_name) for column in table.columns))
+        for table in tables
+    ]
+
+
+def _referring(column: Column, table: Table, by_name: Mapping[str, Sequence[Table]]) -> Column:
+    if column.reference is not None or table.key == (column.name,):
+        return column
+    candidates = [one for one in by_name.get(words_of(column.name), ()) if one.identity != table.identity]
+    fitting = [one for one in candidates if _key_kind(one) == column.kind]
+    if len(fitting) != 1:
+        return column
+    return replace(column, reference=Reference(fitting[0].identity, fitting[0].key[0], enforced=False))
 
 
 def _called_after(table: str) -> Iterable[str]:
@@ -226,11 +234,12 @@ def _key_kind(table: Table) -> Kind | None:
     return next((column.kind for column in table.columns if column.name == table.key[0]), None)
 
 
-def _sampled(connection: psycopg.Connection[Any], table: Table, tables: Sequence[Table], most: int) -> Table:
+def _sampled(
+    connection: psycopg.Connection[Any], table: Table, keys: Mapping[tuple[str, str], tuple[str, ...]], most: int
+) -> Table:
     """The table with counts of its columns, where it could be payments; as it is where it cannot be read in time."""
     if roles_of_table(table.name, table.columns, table.key).score == 0:
         return table
-    keys = {other.identity: other.key for other in tables}
     columns = [one for one in table.columns if is_worth_sampling(one)]
     counts = [sql.SQL("count(*)"), *(part for column in columns for part in _counts(column, keys))]
     percent = min(100.0, 300.0 * most / table.rows) if table.rows and table.rows > _WHOLE_BLOCKS else None
@@ -263,7 +272,7 @@ def _in_fours(values: Sequence[Any]) -> list[tuple[Any, ...]]:
     return [tuple(values[start : start + 4]) for start in range(0, len(values), 4)]
 
 
-def _counts(column: Column, keys: dict[tuple[str, str], tuple[str, ...]]) -> list[sql.Composable]:
+def _counts(column: Column, keys: Mapping[tuple[str, str], tuple[str, ...]]) -> list[sql.Composable]:
     """Of a column: values, distinct ones, whether all are 0 or 1, and those that its reference leads to."""
     name = sql.Identifier("sampled", column.name)
     counts: list[sql.Composable] = [

@@ -19,6 +19,7 @@ IS_CANDIDATE = 6
 """The score from which on they are proposed as a commented choice."""
 
 _MOST_ENTITIES = 5
+_UNIQUE = 0.95  # of sampled records have an id of their own; the others may have been sent twice
 _PAYMENT = re.compile(
     r"(^|_)(payments?|transactions?|trans|txns?|tx|transfers?|wires?|orders?|purchases?|charges?|invoices?|sales?"
     r"|checkouts?|deposits?|withdrawals?|settlements?|refunds?|payouts?|bets?|topups?|history|ledger|postings?)(_|$)"
@@ -50,9 +51,7 @@ _OTHER_SIDE = re.compile(r"(^|_)(receiver|payee|beneficiary|creditor|recipient|t
 _NAMED_AFTER_ID = re.compile(r"(^|_)(id|uuid|guid|num|number|no|nr|key|ref|reference|code|last4)$")
 _NO_ENTITY = re.compile(r"(^|_)(status|state|type|kind|currency|note|comment|description|evaluation|message|version)$")
 _ID = re.compile(r"(^|_)(id|uuid|guid|num|number|no|ref|reference|key)$")
-_LABEL = re.compile(
-    r"^(is_)?(fraud|fraudulent|chargeback|charged_back|disputed|is_?fraud|isfraud)(_flag)?$|^fraud_label$"
-)
+_LABEL = re.compile(r"^(is_?)?(fraud|fraudulent|chargeback|charged_back|disputed)(_flag|_label)?$")
 _CURRENCY = re.compile(r"(^|_)(currency|ccy|curr?)(_(code|iso))?$")
 _OF_FEATURES = {"transaction_id", "event_time", "amount"}  # columns that features of a stream have of their own
 
@@ -116,18 +115,18 @@ def roles_of_table(name: str, columns: Sequence[Column], key: Sequence[str]) -> 
 
 
 def roles_of_topic(name: str, columns: Sequence[Column]) -> Roles:
-    """The roles of a topic's fields; its id is told by names and counts."""
+    """The roles of a topic's fields; its id is recognised by names and counts."""
     roles = Roles()
     for column in columns:
         words = words_of(column.name)
         sample = column.sample
         if column.kind not in ("text", "number") or column.nullable or not _ID.search(words):
             continue
-        if sample.distinct != sample.rows:
+        if sample.distinct < _UNIQUE * sample.rows:
             continue
         rank = 4 * bool(_PAYMENT.search(words)) + 3 * (words in ("id", "uuid", "event_id", "message_id"))
         rank -= 4 * bool(_named(words))
-        why = f"named like an id, and different in all {sample.rows} sampled records"
+        why = f"named like an id, with {sample.distinct} values in {sample.rows} sampled records"
         roles.id.append(Choice(column, why, rank))
     roles.id.sort(key=_best)
     if not roles.id:
@@ -164,7 +163,7 @@ def _score(roles: Roles, name: str) -> int:
     if not (roles.time and roles.amount and roles.entities):
         return 0
     entity = max(choice.rank for choice in roles.entities)
-    person = 3 if entity >= 5 * 10 else 2 if entity >= 3 * 10 else 1
+    person = 3 if entity >= 50 else 2 if entity >= 30 else 1
     named = 3 * bool(_PAYMENT.search(words_of(name)))
     return min(4, roles.amount[0].rank // 10) + min(3, roles.time[0].rank // 10) + person + named
 

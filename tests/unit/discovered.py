@@ -52,7 +52,7 @@ def table(name: str, *columns: str, problem: str = "", schema: str = "public") -
 
 def database(*tables: Table, variable: str = "BANK_DSN", problems: Sequence[str] = ()) -> Database:
     ordered = [Table(**{**vars(one), "order": number}) for number, one in enumerate(tables)]
-    return Database(variable, "bank", tuple(with_references(one, ordered) for one in ordered), tuple(problems))
+    return Database(variable, "bank", tuple(with_references(ordered)), tuple(problems))
 
 
 def cluster(variable: str = "WIRES_SERVERS", **records: Sequence[Mapping[str, object] | bytes | None]) -> Cluster:

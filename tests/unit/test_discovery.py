@@ -191,6 +191,12 @@ def test_a_topic_of_nested_records(tmp_path: Path) -> None:
     assert {"sender", "receiver", "sender_bank_account", "receiver_bank_account"} <= set(stream.entities)
 
 
+def test_a_record_that_was_sent_twice_does_not_hide_the_id(tmp_path: Path) -> None:
+    [stream] = proposed(tmp_path, cluster(t=[*TRANSFERS, *TRANSFERS[:3]])).streams.values()
+    assert stream.id == "transaction_id"
+    assert proposed(tmp_path / "twice", cluster(t=[*TRANSFERS, *TRANSFERS])).streams == {}
+
+
 @pytest.mark.parametrize(
     ("values", "reason"),
     [

@@ -75,7 +75,7 @@ def databases(draw: st.DrawFn, variable: str) -> Database:
     found = [draw(tables(order)) for order in range(draw(st.integers(0, 6)))]
     found = list({one.identity: one for one in found}.values())
     problems = draw(st.sampled_from([(), ("wal_level is\nreplica -> ALTER SYSTEM",)]))
-    return Database(variable, draw(NAMES), tuple(with_references(one, found) for one in found), problems)
+    return Database(variable, draw(NAMES), tuple(with_references(found)), problems)
 
 
 KEYS = COLUMNS | st.sampled_from(["", "sender_details", "a.b", "0"])
