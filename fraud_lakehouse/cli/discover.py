@@ -56,8 +56,9 @@ def discover(
         else:
             for path in write_folder(folder, texts, shipped):
                 typer.echo(f"wrote {path}")
-            for entry in (*found.proposal.sources, *found.proposal.streams):
-                typer.echo(f"{'proposed' if entry.is_proposed else 'commented out'}: {entry.name}")
+            for what, entries in (("source", found.proposal.sources), ("stream", found.proposal.streams)):
+                for entry in entries:
+                    typer.echo(f"{what} {entry.name}: {'proposed' if entry.is_proposed else 'commented out'}")
             typer.echo(f"next: read their comments, export FRAUD_PIPELINE={folder}, run fraud-lakehouse catch-up")
     for note in found.proposal.notes:
         typer.echo(f"note: {note}", err=True)
