@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Optional
 import typer
 
 from fraud_lakehouse.allocator import give_memory_back
+from fraud_lakehouse.cli.discover import discover
 from fraud_lakehouse.cli.features import features_commands
 from fraud_lakehouse.cli.pipeline import pipeline_commands
 from fraud_lakehouse.cli.quarantine import quarantine_commands
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(features_commands, name="features")
 app.add_typer(pipeline_commands, name="pipeline")
 app.add_typer(quarantine_commands, name="quarantine")
+app.command()(discover)
 
 
 def main() -> None:
