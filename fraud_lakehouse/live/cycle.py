@@ -7,17 +7,20 @@ the next one, in this process or another.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from fraud_lakehouse.alerts.delivery import Delivery, DeliveryReport
 from fraud_lakehouse.alerts.times import AlertTimes
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.ingest import Landed
 from fraud_lakehouse.live.backlog import Behind
+from fraud_lakehouse.live.ingesting import may_have_more
 from fraud_lakehouse.live.problems import broken_models
 from fraud_lakehouse.live.source import Source, is_of_source, sources
 from fraud_lakehouse.settings import Settings
@@ -201,7 +204,7 @@ class Cycle:
         self._build(self._follow)
 
     def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:
-        """Run cycles until the sources are drained, then build every layer and deliver.
+        """Run cycles until all that the sources had at the beginning is ingested, then build all layers and deliver.
 
         What fails is raised when everything that does not need it is done; at once where no source can be captured.
 
@@ -211,7 +214,8 @@ class Cycle:
             PublishError: features could not be published.
         """
         errors: dict[str, BaseException] = {}
-        while True:
+        began = datetime.now(UTC)
+        for number in itertools.count():
             seconds: dict[str, float] = {}
             with _timed(seconds, "capture"):
                 landed = self.capture(errors)
@@ -219,7 +223,8 @@ class Cycle:
                 raise next(iter(errors.values()))
             result = self.follow(self.run(landed), is_busy=bool(landed))
             report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
-            if not landed:
+            # The first may be a snapshot, which says nothing of the log behind it.
+            if not landed or (number and not may_have_more(landed, began, self.settings.batch_rows)):
                 break
         self.transformer.reload()
         # One turn at a time, and in the hot one no test: the alerts of a live cycle beside wait for it.
