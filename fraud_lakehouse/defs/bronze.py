@@ -168,7 +168,7 @@ def _source_step(
     name = source.name
 
     @dg.multi_asset(
-        name=f"capture_{name.replace('.', '_')}",
+        name=f"capture_{name.replace('.', '__')}",
         specs=specs,
         check_specs=[capture_spec(name, asset)],
         can_subset=False,
