@@ -8,7 +8,7 @@ its tables are shown, as far as the models read them, but cannot be materialized
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -47,8 +47,14 @@ def bronze_tables(settings: "Settings") -> dict[DeclaredSource, list[str]]:
 
     A table in the lake is of the source that created it, whichever the pipeline takes it for.
     """
-    sources = declared_sources(settings)
-    owned = _owned(Lake.at(settings.lake), sources)
+    return _tables(settings, declared_sources(settings))
+
+
+def _tables(
+    settings: "Settings", sources: Sequence[DeclaredSource], among: Collection[str] | None = None
+) -> dict[DeclaredSource, list[str]]:
+    """Of tables in the lake only those `among` the given, if any are."""
+    owned = _owned(Lake.at(settings.lake), sources, among)
     others = {name: set().union(*(owned[one] for one in owned if one != name)) for name in owned}
     found: dict[DeclaredSource, list[str]] = {}
     for source in sources:
@@ -57,7 +63,7 @@ def bronze_tables(settings: "Settings") -> dict[DeclaredSource, list[str]]:
     return found
 
 
-def _owned(lake: Lake, sources: Sequence[DeclaredSource]) -> dict[str, set[str]]:
+def _owned(lake: Lake, sources: Sequence[DeclaredSource], among: Collection[str] | None) -> dict[str, set[str]]:
     """By source, the tables of the lake that it created."""
     topics = {table for source in sources if source.kind == "kafka" for table in source.tables}
     databases = [source for source in sources if source.kind == "postgres"]
@@ -66,7 +72,7 @@ def _owned(lake: Lake, sources: Sequence[DeclaredSource]) -> dict[str, set[str]]
         if len(databases) == 1:  # the names alone: a lake may have a thousand
             owned[source.name] = set(lake.tables("bronze")) - topics
         elif isinstance(source.config, PostgresConfig):
-            owned[source.name] = set(recorded_names(lake, source.config).values()) - topics
+            owned[source.name] = set(recorded_names(lake, source.config, among).values()) - topics
     return owned
 
 
@@ -120,8 +126,9 @@ def source_key(source: DeclaredSource, tables: Sequence[str]) -> dg.AssetKey:
 
 def checked_sources(settings: "Settings") -> list[tuple[SourceConfig, dg.AssetKey]]:
     """The configured sources, each with the asset that its own checks are on."""
-    tables = bronze_tables(settings).items()
-    return [(source.config, source_key(source, names)) for source, names in tables if source.config is not None]
+    sources = declared_sources(settings)
+    tables = _tables(settings, sources, {table for source in sources for table in source.tables})
+    return [(source.config, source_key(source, names)) for source, names in tables.items() if source.config is not None]
 
 
 def checked_databases(settings: "Settings") -> list[tuple[PostgresConfig, dg.AssetKey]]:
@@ -168,7 +175,7 @@ def _source_step(
     name = source.name
 
     @dg.multi_asset(
-        name=f"capture_{name.replace('.', '_')}",
+        name=f"capture_{name.replace('.', '__')}",
         specs=specs,
         check_specs=[capture_spec(name, asset)],
         can_subset=False,

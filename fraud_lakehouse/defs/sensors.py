@@ -72,7 +72,7 @@ def source_sensor(
     delay = settings.update_delay if config is None else config.update_delay
 
     @dg.sensor(
-        name=f"new_data_{name.replace('.', '_')}",
+        name=f"new_data_{name.replace('.', '__')}",
         job_name=UPDATE_JOB,
         minimum_interval_seconds=max(5, int(delay)),
         default_status=dg.DefaultSensorStatus.RUNNING,

@@ -130,10 +130,16 @@ def _described(info: TableInfo, names: Iterable[str], schema: FrameSchema, key: 
     }
 
 
-def recorded_names(lake: Lake, config: PostgresConfig) -> dict[tuple[str, str], str]:
-    """A source's bronze tables by schema and name of the source's table (local lakes only)."""
+def recorded_names(
+    lake: Lake, config: PostgresConfig, among: Iterable[str] | None = None
+) -> dict[tuple[str, str], str]:
+    """A source's bronze tables by schema and name of the source's table.
+
+    Args:
+        among: names that are looked at; default: all there are (local lakes only).
+    """
     found = {}
-    for name in lake.tables("bronze"):
+    for name in lake.tables("bronze") if among is None else among:
         properties = _properties(lake, name)
         if SOURCE_PROPERTY in properties and _owner(properties, config) is None:
             schema, table = json.loads(properties[SOURCE_PROPERTY])
@@ -142,7 +148,7 @@ def recorded_names(lake: Lake, config: PostgresConfig) -> dict[tuple[str, str], 
 
 
 def other_owner(lake: Lake, config: PostgresConfig, name: str) -> str | None:
-    """The source that a bronze table belongs to, if it is not this one; None where there is no such table."""
+    """The source that a bronze table belongs to, if it is not this one."""
     return _owner(_properties(lake, name), config)
 
 

@@ -76,7 +76,7 @@ def test_each_source_is_a_step_with_a_sensor_and_checks(several: Callable[..., A
     assert {asset for asset, check in checks if check == "open_transactions"} == topics
     assert topics <= {asset for asset, check in checks if check == "quarantine"}
     repository = made.definitions.get_repository_def()
-    names = [source.replace(".", "_") for source in SOURCES]
+    names = [source.replace(".", "__") for source in SOURCES]
     sensors = {sensor.name for sensor in repository.sensor_defs}
     assert {f"new_data_{name}" for name in names} <= sensors
     tags = {key: graph.get(key).tags.get("source") for key in graph.get_all_asset_keys()}
@@ -136,7 +136,7 @@ def test_a_check_stays_on_its_asset_when_the_first_tables_come(
 
 def test_each_sensor_requests_runs_of_its_own_source(several: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     made = several()
-    shop, refunds = (Ticks(made, f"new_data_{name}", instance) for name in ("shop", "cards_refunds"))
+    shop, refunds = (Ticks(made, f"new_data_{name}", instance) for name in ("shop", "cards__refunds"))
     made.new["shop"] = NewData("shop", "0/1-0/2")
     made.new["cards.refunds"] = NewData("refunds", "0:0-7")
     (first,), _ = shop.tick()
