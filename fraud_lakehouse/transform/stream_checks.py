@@ -100,7 +100,7 @@ def _columns(stream: PaymentStream) -> Iterator[tuple[str, str]]:
         for column in entity.key:
             yield f"entity {name!r}", column
     for name in stream.measures:
-        for column in row_columns(stream, name):
+        for column in row_columns(stream.time, stream.measures[name].expression):
             yield f"measure {name!r}", column
 
 
