@@ -185,8 +185,8 @@ class _EntityIndex:
             told.append((f"{total}_{measure}_{seconds}", values.cast(kind)))
         for column, seconds in self._wanted.distinct:
             told.append((f"distinct_{column}_{seconds}", self._distinct[column][seconds].gather(seat).cast(pl.Int64)))
-        for measure, last in self._last.items():
-            told.append(("last" if measure is None else f"last_{measure}", last.gather(seat)))
+        for counted, last in self._last.items():
+            told.append(("last" if counted is None else f"last_{counted}", last.gather(seat)))
         return told
 
 

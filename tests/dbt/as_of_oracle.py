@@ -8,6 +8,7 @@ from typing import Any
 
 from fraud_lakehouse.features.catalogue import Catalogue, Feature
 from tests.dbt import windows_oracle
+from tests.dbt.vectors_oracle import holds
 
 Row = dict[str, Any]
 STREAMS = {"cards": "card_payments", "bank": "bank_payments"}
@@ -69,7 +70,7 @@ def _measured(
         inside = [row for row in inside if begin <= row["t"] + delay < label["t"]]
     if delay and known_by is not None:
         inside = [row for row in inside if (row["t"] + delay).replace(tzinfo=UTC) <= known_by]
-    events = [{"t": row["t"], "x": _value(feature.measure, row)} for row in inside]
+    events = [{"t": row["t"], "x": _value(feature.measure, row)} for row in inside if holds(feature, row)]
     return windows_oracle.aggregate(str(feature.aggregate), events, label["t"])
 
 
@@ -80,7 +81,7 @@ def _value(measure: str | None, row: Row) -> Any:
         return int(row["t"].isoweekday() >= 6)
     if measure == "fraud":
         return row["is_fraud"] if row["is_fraud"] in (0, 1) else None
-    value = row[measure] if measure else None
+    value = row[measure] if measure else 1
     return float(value) if measure in ("amt", "amount") and value is not None else value
 
 
