@@ -9,14 +9,17 @@ from decimal import Decimal
 
 import polars as pl
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fraud_lakehouse.features.catalogue import FILE
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from tests.catalogues import shipped_catalogue
+from tests.catalogues import loaded, shipped_content
 from tests.dbt import bank_vectors_oracle as oracle
-from tests.dbt.small_lake import CHANGE, Row, SmallLake
+from tests.dbt.small_lake import CHANGE, Row, SmallLake, copied_project
 from tests.dbt.vectors_oracle import is_same
+from tests.dbt.windows_oracle import AGGREGATES
 
 TABLE = "transaction_feature_vectors"
 START = datetime(2026, 1, 1)  # noqa: DTZ001 transaction dates have no zone
@@ -45,9 +48,23 @@ Batches = list[list[tuple[str, int, Row, set[str]]]]
 BATCHES = st.lists(st.lists(OPERATION, min_size=1, max_size=12), min_size=1, max_size=4)
 
 
+ENTRY = {"stream": "bank_payments", "owner": "o", "entity": "user", "filter": "amount < 10"}
+RECENCY = ("seconds_since_last", "is_first")
+ADDED = [
+    {**ENTRY, "name": "user_cheap_{aggregate}_30d", "measure": "amount", "window": "30 days"}
+    | {"aggregate": [name for name in AGGREGATES if name not in RECENCY]},
+    {**ENTRY, "name": "user_cheap_30d", "aggregate": "count", "window": "30 days"},
+    {**ENTRY, "name": "user_cheap_{aggregate}", "aggregate": [*RECENCY]},
+]
+
+
 @pytest.fixture(scope="module")
 def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
-    lake = SmallLake(tmp_path_factory.mktemp("bank_vectors") / "lake")
+    project = copied_project(tmp_path_factory.mktemp("bank_vectors"))
+    content = shipped_content()
+    content["features"] += ADDED
+    (project / "pipeline" / FILE).write_text(yaml.safe_dump(content))
+    lake = SmallLake(project.parent / "lake", project)
     yield lake
     lake.transformer.close()
 
@@ -106,7 +123,7 @@ def check(found: dict[int, Row], wanted: dict[int, Row]) -> None:
 @settings(max_examples=6, deadline=None)
 @given(batches=BATCHES)
 def test_any_split_gives_what_one_build_gives(shared_lake: SmallLake, batches: Batches) -> None:
-    lake, bank, catalogue = shared_lake, Bank(), shipped_catalogue()
+    lake, bank, catalogue = shared_lake, Bank(), loaded(shared_lake.root.parent / "project" / "pipeline" / FILE)
     lake.clear()
     told: dict[int, Row] = {}
     versions: dict[int, int] = {}

@@ -138,9 +138,13 @@ def test_vectors_and_as_of_equal_brute_force(lake: SmallLake, catalogue: Catalog
         at = row["t"] + timedelta(hours=rng.choice([0, 1, 24]), microseconds=rng.choice([0, 0, 1]))
         labels.append({name: row[name] for name in keys} | {"amt": rng.choice([None, 3.5]), "t": at})
     frame = pl.DataFrame([{name: row[name] for name in (*keys, "amt")} | {"event_time": row["t"]} for row in labels])
-    by_now: list[dict[str, Any]] = [{"corrected": True}, {"known_by": datetime(2100, 1, 1, tzinfo=UTC)}]
-    for moment in by_now:
-        found = as_of(frame, "cards", **moment, settings=lake.settings, transformer=lake.transformer)
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    each = frame.with_columns(known_by=pl.lit(later))
+    by_now: list[tuple[pl.DataFrame, dict[str, Any]]] = [
+        (frame, {"corrected": True}), (frame, {"known_by": later}), (each, {})
+    ]  # fmt: skip
+    for given, moment in by_now:
+        found = as_of(given, "cards", **moment, settings=lake.settings, transformer=lake.transformer)
         for label, row in zip(labels, found.to_dicts(), strict=True):
             wanted = as_of_oracle.features_of(label, known, catalogue, "cards", timedelta(seconds=LABEL_DELAY))
             assert (differs := oracle.is_same(row, wanted)) is None, (label, differs)
