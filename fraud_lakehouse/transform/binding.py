@@ -158,8 +158,8 @@ def _is_own(stream: PaymentStream, column: str) -> bool:
     Of events these are all of the record's own, of changes those that streams.yml names, which the ledger has.
     """
     if stream.kind == "changes":
-        return column in {stream.label, *(name for _, name in _columns(stream))}
-    return not column.startswith("_") and column not in ("is_amount_excluded", "is_time_excluded")
+        return column in {stream.label, *(name for _, name in _columns(stream))} - {stream.id}
+    return column != stream.id and not column.startswith("_") and column not in ("is_amount_excluded", "is_time_excluded")
 
 
 def _columns(stream: PaymentStream) -> list[tuple[str, str]]:
