@@ -15,8 +15,8 @@ import typer
 
 from fraud_lakehouse.allocator import give_memory_back
 from fraud_lakehouse.cli.features import features_commands
+from fraud_lakehouse.cli.pipeline import pipeline_commands
 from fraud_lakehouse.cli.quarantine import quarantine_commands
-from fraud_lakehouse.cli_pipeline import pipeline_commands
 from fraud_lakehouse.errors import DEFECT, EXIT_CODES, LakehouseError
 from fraud_lakehouse.settings import Settings, load_settings
 

@@ -52,7 +52,7 @@ def as_of(
         LakeError: a table is not in the lake.
         TransformError: dbt cannot render the query.
     """
-    from fraud_lakehouse.detection.as_of import features_as_of
+    from fraud_lakehouse.detection.labelled import features_as_of
     from fraud_lakehouse.settings import load_settings
     from fraud_lakehouse.transform.runner import Transformer
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fraud_lakehouse.pipeline.document import Document
-from fraud_lakehouse.pipeline.mistakes import Location, nearest, place, shown
+from fraud_lakehouse.pipeline.mistakes import Location, listed, nearest, place, shown
 from fraud_lakehouse.pipeline.sources import SHIPPED_TOPIC, SHIPPED_TOPIC_DEFAULT, PostgresSource, Source, field_type
 from fraud_lakehouse.sql_text import qualified
 
-_MOST_NAMES = 20  # tables that a message lists
 _NUMERIC = re.compile(r"int32|int64|double|decimal\(.*\)")
 _FITTING = {
     "amount": (_NUMERIC, "int32, int64, double or decimal(p,s)"),
@@ -29,11 +28,16 @@ _FITTING = {
 
 @dataclass(frozen=True)
 class _Table:
-    """A declared table. `columns` are names and types (None: it cannot be read); None of a PostgreSQL table."""
+    """A declared table.
+
+    Args:
+        columns: of a topic, names and types (None: it cannot be read); empty where they are not known.
+    """
 
     name: str
     at: Location
-    columns: dict[str, str | None] | None
+    is_topic: bool
+    columns: dict[str, str | None] = field(default_factory=dict)
 
 
 def check_agreement(
@@ -51,8 +55,7 @@ def check_agreement(
     _check_topics(sources, environment)
     if not sources.is_read:
         return
-    known = {table.name: table for table in reversed(tables)}
-    _check_streams(streams, known, _is_open(sources))
+    _check_streams(streams, tables, _open_prefixes(sources))
 
 
 def _text(value: Any) -> str:
@@ -67,37 +70,40 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _is_open(sources: Document) -> bool:
-    """Whether a PostgreSQL source may capture tables that the file does not list."""
+def _open_prefixes(sources: Document) -> tuple[str, ...]:
+    """The prefixes of databases that may have tables which the file does not list."""
     entries = [_mapping(entry) for entry in sources.values.values()]
-    return any(
-        entry.get("type") == "postgres" and (not entry.get("tables") or "tables_env" in entry) for entry in entries
+    return tuple(
+        _text(entry.get("prefix"))
+        for entry in entries
+        if entry.get("type") != "kafka"
+        and "topics" not in entry
+        and (not _items(entry.get("tables")) or "tables_env" in entry)
     )
 
 
 def _topics(sources: Document) -> Iterator[tuple[Location, dict[str, Any], dict[str, Any]]]:
     """Location and values of each topic, and the values of its source."""
     for name, entry in sources.values.items():
-        if _mapping(entry).get("type") == "kafka":
-            for index, topic in enumerate(_items(entry.get("topics"))):
-                yield (name, "topics", index), _mapping(topic), entry
+        source = _mapping(entry)
+        for index, topic in enumerate(_items(source.get("topics"))):
+            yield (name, "topics", index), _mapping(topic), source
 
 
 def _tables(sources: Document) -> Iterator[_Table]:
     for name, entry in sources.values.items():
-        if _mapping(entry).get("type") != "postgres":
-            continue
-        for index, listed in enumerate(_items(entry.get("tables"))):
+        source = _mapping(entry)
+        for index, item in enumerate(_items(source.get("tables"))):
             try:
-                schema, table = qualified(_text(listed))
+                schema, table = qualified(_text(item))
             except ValueError:
                 continue
-            bronze = _text(entry.get("prefix")) + (table if schema == "public" else f"{schema}__{table}")
-            yield _Table(bronze, (name, "tables", index), None)
+            bronze = _text(source.get("prefix")) + (table if schema == "public" else f"{schema}__{table}")
+            yield _Table(bronze, (name, "tables", index), False)
     for at, topic, _ in _topics(sources):
         if isinstance(topic.get("table"), str):
-            fields = _mapping(topic.get("fields"))
-            yield _Table(topic["table"], (*at, "table"), {column: _type(kind) for column, kind in fields.items()})
+            columns = {column: _type(kind) for column, kind in _mapping(topic.get("fields")).items()}
+            yield _Table(topic["table"], (*at, "table"), True, columns)
 
 
 def _type(declared: Any) -> str | None:
@@ -151,40 +157,41 @@ def _check_topics(sources: Document, environment: Mapping[str, str]) -> None:
             sources.report(at, f"the topic {shown(name)} is also that of {place(other)}, expected each topic once")
 
 
-def _check_streams(streams: Document, known: Mapping[str, _Table], is_open: bool) -> None:
-    topics = {name: table for name, table in known.items() if table.columns is not None}
+def _check_streams(streams: Document, tables: list[_Table], open_prefixes: tuple[str, ...]) -> None:
+    known = {table.name: table for table in reversed(tables)}
+    topics = {table.name: table for table in reversed(tables) if table.is_topic}
     of_events: dict[str, str] = {}
     for name, values in streams.values.items():
         stream, at = _mapping(values), (name, "from")
         origin = stream.get("from")
         if stream.get("kind") == "events":
-            table = _check_table(streams, at, origin, topics, False, "the table of a topic, since the kind is events")
+            table = _check_table(streams, at, origin, topics, (), "the table of a topic, since the kind is events")
             if table is not None and of_events.setdefault(table.name, name) != name:
                 other = place([of_events[table.name]])
                 streams.report(at, f"the table is also that of {other}, expected one stream of events for a table")
         else:
-            table = _check_table(streams, at, origin, known, is_open)
-            if table is not None and table.columns is not None and stream.get("kind") == "changes":
+            table = _check_table(streams, at, origin, known, open_prefixes)
+            if table is not None and table.is_topic and stream.get("kind") == "changes":
                 expected = "events: records of format json are never changed"
                 streams.report((name, "kind"), f"found 'changes', expected {expected}")
         if table is not None:
             for role, column_at, column in _columns(stream):
                 _check_column(streams, (name, *column_at), table, column, role)
-        _check_further_tables(streams, name, stream, known, is_open)
+        _check_further_tables(streams, name, stream, known, open_prefixes)
 
 
 def _check_further_tables(
-    streams: Document, name: str, stream: dict[str, Any], known: Mapping[str, _Table], is_open: bool
+    streams: Document, name: str, stream: dict[str, Any], known: Mapping[str, _Table], open_prefixes: tuple[str, ...]
 ) -> None:
     """Tables that currencies and entities name."""
     currency = _mapping(stream.get("currency"))
     if "rates" in currency:
-        _check_table(streams, (name, "currency", "rates"), currency["rates"], known, is_open)
+        _check_table(streams, (name, "currency", "rates"), currency["rates"], known, open_prefixes)
     for entity, values in _mapping(stream.get("entities")).items():
         must = _mapping(_mapping(values).get("exists_in"))
         at = (name, "entities", entity, "exists_in")
         if "table" in must:
-            table = _check_table(streams, (*at, "table"), must["table"], known, is_open)
+            table = _check_table(streams, (*at, "table"), must["table"], known, open_prefixes)
             if table is not None:
                 _check_column(streams, (*at, "column"), table, must.get("column"), "")
 
@@ -194,25 +201,26 @@ def _check_table(
     at: Location,
     name: Any,
     known: Mapping[str, _Table],
-    is_open: bool,
+    open_prefixes: tuple[str, ...],
     expected: str = "a declared table",
 ) -> _Table | None:
     """The table of a name; None where it is not declared, which is a mistake unless PostgreSQL may have it."""
-    if not isinstance(name, str) or name in known:
-        return known.get(name)
-    if not is_open or name.casefold() in {table.casefold() for table in known}:
-        declared = ", ".join(sorted(known)[:_MOST_NAMES]) or "none is declared"
+    if not isinstance(name, str):
+        return None
+    if name in known:
+        return known[name]
+    if not name.startswith(open_prefixes) or name.casefold() in {table.casefold() for table in known}:
+        declared = listed(sorted(known)) or "none is declared"
         streams.report(at, f"found {shown(name)}, expected {expected}: {declared}{nearest(name, known)}")
     return None
 
 
 def _check_column(streams: Document, at: Location, table: _Table, name: Any, role: str) -> None:
-    if table.columns is None or not isinstance(name, str):
+    if not table.columns or not isinstance(name, str):
         return
     if name not in table.columns:
-        fields = ", ".join(table.columns) or "none is declared"
-        near = nearest(name, table.columns)
-        streams.report(at, f"found {shown(name)}, expected a field of {shown(table.name)}: {fields}{near}")
+        fields = listed(table.columns) + nearest(name, table.columns)
+        streams.report(at, f"found {shown(name)}, expected a field of {shown(table.name)}: {fields}")
         return
     kind, fitting = table.columns[name], _FITTING.get(role)
     if kind is not None and fitting is not None and not fitting[0].fullmatch(kind):

@@ -11,8 +11,11 @@ from pydantic_core import ErrorDetails
 
 from fraud_lakehouse.pipeline.document import Document
 from fraud_lakehouse.pipeline.mistakes import nearest, shown
+from fraud_lakehouse.pipeline.streams import CURRENCY_FORMS
 from fraud_lakehouse.pipeline.values import Entry
 
+_FORMS = ("[key]", *CURRENCY_FORMS)
+"""Parts of an error's location that name a form of a value, and are no keys of the file."""
 T = TypeVar("T", bound=Entry)
 
 
@@ -47,8 +50,10 @@ def check_own_names(document: Document) -> None:
 
 
 def _report(document: Document, name: str, model: type[Entry], problem: ErrorDetails) -> None:
-    # Parts in <> name a form of the value, [key] a mapping's key: neither is in the file.
-    parts = [part for part in problem["loc"] if part != "[key]" and not str(part).startswith("<")]
+    parts: list[int | str] = []
+    for part in problem["loc"]:
+        if part not in _FORMS or (name, *parts, part) in document.lines:
+            parts.append(part)
     owner, field = _declared(model, parts)
     at = (name, *parts)
     if problem["type"] == "too_short" and problem["input"]:

@@ -17,8 +17,9 @@ import yaml
 from fraud_lakehouse.pipeline.mistakes import Location, Mistake, place, shown
 
 _DEEPEST = 20  # levels of lists and mappings; a pipeline needs six
-_MOST_VALUES = 500_000  # with aliases spelt out; a short file of nested aliases could be endless
+_MOST_VALUES = 100_000  # with aliases spelt out; a short file of nested aliases could be endless
 _LONGEST_INTEGER = 18  # digits; a longer number is read as a floating-point number
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -70,7 +71,7 @@ def read_document(path: Path, what: str) -> Document:
     except OSError as error:
         return fail(f"cannot be read in {path.parent} ({error.strerror}), expected a file with {what}")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         return fail(f"not UTF-8: {error.reason}", content.count(b"\n", 0, error.start) + 1)
     last = max(len(text.splitlines()), 1)
@@ -78,23 +79,25 @@ def read_document(path: Path, what: str) -> Document:
         node = _Loader(text).get_single_node()
         if node is None:
             return fail(f"the file is empty, expected a mapping with {what}; {{}} stands for none")
-        values = _Converter(document, last).value(node, (), 0)
+        values = _Converter(document).value(node, (), 0)
     except yaml.reader.ReaderError as error:
         line = min(text.count("\n", 0, error.position) + 1, last)
-        return fail(f"not YAML: a character that YAML does not allow, U+{ord(error.character):04X}", line)
+        return fail(f"not YAML: a character that YAML does not allow, U+{ord(text[error.position]):04X}", line)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         return fail(f"not YAML: {_plain(error)}", min(mark.line + 1, last) if mark else 1)
     except yaml.YAMLError:
         return fail("not YAML")
     if not isinstance(values, dict):
-        return fail(f"found {shown(values)}, expected a mapping with {what}", min(node.start_mark.line + 1, last))
+        return fail(f"found {shown(values)}, expected a mapping with {what}", _line(node))
     document.values, document.is_read = values, True
     return document
 
 
 def _plain(error: yaml.MarkedYAMLError) -> str:
     problem = str(error.problem or error.context)
+    if problem.startswith("but "):  # as in: expected a single document in the stream, but found another document
+        problem = f"{error.context}, {problem}"
     if r"'\t'" in problem:
         return "a tab; YAML is indented with spaces"
     return problem if problem.isprintable() and not re.search("=|://|@", problem) else "it cannot be read"
@@ -132,9 +135,8 @@ def _too_deep(mark: yaml.Mark) -> yaml.MarkedYAMLError:
 class _Converter:
     """Nodes into values; notes each one's line, and reports what is wrong with single ones."""
 
-    def __init__(self, document: Document, last: int) -> None:
+    def __init__(self, document: Document) -> None:
         self._document = document
-        self._last = last
         self._count = 0
         self._within: list[yaml.Node] = []
 
@@ -159,7 +161,7 @@ class _Converter:
             if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
                 return self._mapping(node, at)
             if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-                return [self.value(item, (*at, index), self._line(item)) for index, item in enumerate(node.value)]
+                return [self.value(item, (*at, index), _line(item)) for index, item in enumerate(node.value)]
             return self._scalar(node, at)
         finally:
             self._within.pop()
@@ -167,7 +169,7 @@ class _Converter:
     def _mapping(self, node: yaml.MappingNode, at: Location) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            line = self._line(key_node)
+            line = _line(key_node)
             key = self._key(key_node)
             if key is None:
                 self._report(at, line, "found a key that is no text, expected a name (in quotes if it is a number)")
@@ -179,15 +181,17 @@ class _Converter:
         return values
 
     def _key(self, node: yaml.Node) -> str | None:
-        if not isinstance(node, yaml.ScalarNode) or node.tag != _TAG + "str" or not _is_text(node.value):
+        if not isinstance(node, yaml.ScalarNode) or node.tag != _TAG + "str" or _UNFIT.search(node.value):
             return None
         return str(node.value)
 
     def _scalar(self, node: yaml.Node, at: Location) -> Any:
         kind, text = node.tag.removeprefix(_TAG), node.value
-        if kind == "null":
-            return None
+        if not isinstance(node, yaml.ScalarNode):
+            text, kind = None, ""
         try:
+            if kind == "null":
+                return None
             if kind == "bool":
                 return {"true": True, "false": False}[text.lower()]
             if kind == "int" and len(text) <= _LONGEST_INTEGER:
@@ -198,9 +202,8 @@ class _Converter:
             kind = ""
         if kind != "str":
             self._document.report(at, "found a YAML tag, expected a value without one")
-            return None
-        if not _is_text(text):
-            self._document.report(at, "found half of a surrogate pair, expected a text")
+        elif _UNFIT.search(text):
+            self._document.report(at, "found a control character or half of a surrogate pair, expected a text")
             return None
         return text
 
@@ -208,13 +211,6 @@ class _Converter:
         where = f"{place(at)}: " if at else ""
         self._document.mistakes.append(Mistake(self._document.file, line, where + problem))
 
-    def _line(self, node: yaml.Node) -> int:
-        return min(node.start_mark.line + 1, self._last)
 
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1

@@ -15,7 +15,8 @@ Location = tuple[str | int, ...]
 """Keys and list positions from the top of a file down to a value."""
 
 _LONGEST = 60  # characters of a value that a message repeats
-_PLAIN = re.compile(r"[A-Za-z0-9_.-]+")
+_MOST_NAMES = 20  # that a message lists
+_PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _SECRET = re.compile("=|://|@")
 
 
@@ -78,7 +79,13 @@ def nearest(name: Any, valid: Iterable[str]) -> str:
     """`; did you mean X?` for the valid name most like this one, or nothing."""
     choices = {one.casefold(): one for one in reversed([*valid])}
     found = difflib.get_close_matches(str(name)[:200].casefold(), choices, 1)
-    return f"; did you mean {choices[found[0]]}?" if found else ""
+    return f"; did you mean {place([choices[found[0]]])}?" if found else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names of a file, by commas; of many only the first."""
+    every = [place([name]) for name in names]
+    return ", ".join(every[:_MOST_NAMES]) + (", …" if len(every) > _MOST_NAMES else "")
 
 
 def one_of(value: Any, valid: Sequence[str], what: str) -> str:

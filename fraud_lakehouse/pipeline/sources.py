@@ -80,9 +80,9 @@ class PostgresSource(Entry):
     @model_validator(mode="before")
     @classmethod
     def _own_slot(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or not re.fullmatch(NAME, str(values.get("name"))):
             return values
-        own = SHIPPED_SLOT if values.get("dsn_env") == SHIPPED_DSN else f"{SHIPPED_SLOT}_{values.get('name')}"
+        own = SHIPPED_SLOT if values.get("dsn_env") == SHIPPED_DSN else f"{SHIPPED_SLOT}_{values['name']}"[:63]
         defaults = {key: own for key in ("slot", "publication") if values.get(key) is None}
         return {**values, **defaults}
 

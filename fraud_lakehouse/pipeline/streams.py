@@ -43,7 +43,10 @@ class Entity(Entry):
             return values
         about = values.get("about")
         key = [values["key"]] if isinstance(values.get("key"), str) else values.get("key")
-        named = {**values, "about": f"the {str(values.get('name')).replace('_', ' ')}" if about is None else about}
+        named = {
+            **values,
+            "about": f"the {str(values.get('name')).replace('_', ' ')}"[:100] if about is None else about,
+        }
         return {**named, "key": key} if "key" in values else named
 
     @field_validator("key")
@@ -61,13 +64,16 @@ class CurrencyColumn(Entry):
     rates: Table
 
 
+CURRENCY_FORMS = _CONSTANT, _COLUMN = ("<constant>", "<column>")
+
+
 def _written_as(value: Any) -> str:
-    return "<column>" if isinstance(value, dict | CurrencyColumn) else "<constant>"
+    return _COLUMN if isinstance(value, dict | CurrencyColumn) else _CONSTANT
 
 
 Constant = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 Currency = Annotated[
-    Annotated[Constant, Tag("<constant>")] | Annotated[CurrencyColumn, Tag("<column>")], Discriminator(_written_as)
+    Annotated[Constant, Tag(_CONSTANT)] | Annotated[CurrencyColumn, Tag(_COLUMN)], Discriminator(_written_as)
 ]
 
 

@@ -299,11 +299,13 @@ class Appender:
     @contextmanager
     def _fenced(self) -> Iterator[None]:
         """Turn a refused commit into ConcurrentWriterError, with the table opened anew for the next attempt."""
+        before = self._handle.version()
         try:
             with lake_errors(self.lake, self.layer, self.name):
                 yield
-        except LakeError:
+        except LakeError as error:
             self._reopen()
+            error.add_note(f"the handle was at version {before}, the table is at {self._handle.version()}")
             raise
 
     def _reopen(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 
 _REFUSED = ("Concurrent transaction", "changed since last commit", "oncurrent")
 _LEFT_BEHIND = re.compile(
@@ -15,8 +15,11 @@ _LEFT_BEHIND = re.compile(
 _MADE_BEFORE = "already exists at that location"  # the table, when it was to be made
 
 
-def is_refused(error: DeltaError) -> bool:
-    """Whether Delta refused a commit for another writer's sake: nothing of it is in the table."""
+def is_refused(error: Exception) -> bool:
+    """Whether Delta refused a commit for another writer's sake: nothing of it is in the table.
+
+    A log entry that went away while the log was read may come as an OSError of the storage.
+    """
     text = str(error)
     if not isinstance(error, CommitFailedError):
         return _LEFT_BEHIND.search(text) is not None or _MADE_BEFORE in text

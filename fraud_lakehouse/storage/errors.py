@@ -24,7 +24,7 @@ def lake_errors(lake: Lake, layer: str, name: str) -> Iterator[None]:
     try:
         yield
     except (DeltaError, pl.exceptions.PolarsError, OSError) as error:
-        if isinstance(error, DeltaError) and is_refused(error):
+        if is_refused(error):
             raise ConcurrentWriterError(
                 f"another writer committed to {table} in {lake.root} first ({error})",
                 "nothing was written twice; the next cycle reads the positions again and continues",

@@ -37,7 +37,7 @@ def check_spelling(stream: PaymentStream) -> None:
     for role, column in _columns(stream):
         if not _NAME.fullmatch(column) or column.lower() in _keywords():
             raise TransformError(
-                f"streams.yml, {stream.name}: {role} names the column {column!r}, expected letters, digits and _ and no "
+                f"streams.yml, {stream.name}: {role} names the column {column!r}, expected letters, digits and _, no "
                 "keyword of SQL",
                 "give the field another name in sources.yml, with its own as path: `other_name: {path: …, type: …}`"
                 if stream.kind == "events"

@@ -250,7 +250,7 @@ def refusals(plan: Plan) -> Iterator[None]:
     """What Delta refuses for another writer's sake, as ConcurrentWriterError."""
     try:
         yield
-    except DeltaError as error:
+    except (DeltaError, OSError) as error:
         if not (isinstance(error, CommitFailedError) or is_refused(error)):
             raise
         raise _conflict(plan, error) from error
@@ -317,7 +317,7 @@ def _hooks(target: DeltaTable) -> PostCommitHookProperties | None:
     return None if _local(target) is None else _NO_HOOKS
 
 
-def _conflict(plan: Plan, error: DeltaError) -> ConcurrentWriterError:
+def _conflict(plan: Plan, error: Exception) -> ConcurrentWriterError:
     return ConcurrentWriterError(
         f"{plan.consumer[0]}/{plan.consumer[1]} was built by another process at the same time: {error}",
         "nothing is lost: the next cycle builds it from the new state",

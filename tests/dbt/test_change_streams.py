@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from fraud_lakehouse.detection import as_of
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.transform.project import current_catalogue
 from tests.dbt import bank_vectors_oracle
@@ -274,6 +275,7 @@ def test_times_are_in_the_streams_zone_and_limits_are_its_own(lake: SmallLake) -
                 "_op": "c",
                 "_lsn": 10 * refund,
                 "_seq": 1,
+                "_committed_at": datetime(2026, 7, 1, 20, tzinfo=UTC),
             }
             for refund, customer, at, paid in rows
         ],
@@ -293,6 +295,11 @@ def test_times_are_in_the_streams_zone_and_limits_are_its_own(lake: SmallLake) -
         2: 1,
         3: None,
     }
+    labels = pl.DataFrame({"refund": [2], "event_time": [datetime(2026, 7, 2)]})  # noqa: DTZ001 as labels have it
+    known = as_of(
+        labels, "refunds", features=["customer_paid_count_24h"], transformer=lake.transformer, settings=lake.settings
+    )
+    assert known["customer_paid_count_24h"].to_list() == [1]
     (alert,) = [row for row in lake.rows("gold", "alerts") if row["rule"] == "amount_out_of_range"]
     assert (alert["transaction_id"], alert["entity_type"], alert["entity_id"]) == ("2", "customer", "7")
     assert '"max_amount":1000' in alert["evidence"]

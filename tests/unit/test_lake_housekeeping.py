@@ -12,16 +12,18 @@ from typing import Any
 import polars as pl
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse import failpoints
 from fraud_lakehouse.alerts.deliveries import Attempt, DeliveryLog
-from fraud_lakehouse.errors import ConcurrentWriterError
+from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.storage import durable, housekeeping
 from fraud_lakehouse.storage.appender import Appender
 from fraud_lakehouse.storage.commit_numbers import rows_since
 from fraud_lakehouse.storage.compaction import Tier
+from fraud_lakehouse.storage.errors import lake_errors
 from fraud_lakehouse.storage.lake import Lake, data_files
 from fraud_lakehouse.storage.maintenance import MARKER, DailyUpkeep, maintain_table
 from tests.interruption import Crash, crash
@@ -345,3 +347,15 @@ def test_daily_upkeep_takes_a_table_a_call_once_a_day(tmp_path: Path) -> None:
     late = daily.step(idle=False)
     assert late is not None, "but not for ever"
     assert durable.log_entry(root_of(tmp_path), 0).exists()
+
+
+@pytest.mark.parametrize("kind", [DeltaError, FileNotFoundError, OSError])
+def test_a_log_entry_that_goes_away_while_the_log_is_read_is_another_writers_doing(
+    tmp_path: Path, kind: type[Exception]
+) -> None:
+    gone = f"Object at location {tmp_path}/control/batches/_delta_log/00000000000000000275.json not found"
+    with pytest.raises(ConcurrentWriterError), lake_errors(Lake.at(tmp_path), "control", "batches"):
+        raise kind(gone)
+    with pytest.raises(LakeError) as refused, lake_errors(Lake.at(tmp_path), "control", "batches"):
+        raise kind("Permission denied")
+    assert not isinstance(refused.value, ConcurrentWriterError)

@@ -55,12 +55,12 @@
     None: of events what their first version says, which waited for the watermark. -#}
 {% macro rows_decided(stream, labels) %}
     {%- if stream.kind == 'events' -%}{{ return(none) }}{%- endif -%}
-    {%- set entries = ref('transactions_ledger') -%}
+    {%- set entries = ref(stream.ledger) -%}
     {%- set decided -%}
-    select transaction_id, min(_committed_at) as _lake_decided_at
+    select {{ stream.id }}, min(_committed_at) as _lake_decided_at
     from {{ entries }}
-    where weight = 1 and transaction_id in (select transaction_id from {{ labels }})
-    group by transaction_id
+    where weight = 1 and {{ stream.id }} in (select {{ stream.id }} from {{ labels }})
+    group by {{ stream.id }}
     {%- endset -%}
     {{ return(decided) }}
 {% endmacro %}

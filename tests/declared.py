@@ -1,0 +1,56 @@
+"""A pipeline folder for tests: a database and a topic, a stream of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SHIPPED = Path(__file__).parents[1] / "pipeline"
+SOURCES = """\
+shop:
+  type: postgres
+  dsn_env: SHOP_DSN
+  tables: [orders, users, crm.users]
+wires:
+  type: kafka
+  servers_env: WIRES_SERVERS
+  topics:
+    - topic: wires
+      table: wires
+      fields:
+        id: string
+        at: timestamp
+        amt: "decimal(18, 2)"
+        cur: string
+        fraud: boolean
+        sender_id: {path: sender.id, type: string}
+"""
+STREAMS = """\
+orders:
+  from: orders
+  kind: changes
+  id: id
+  time: placed_at
+  amount: total
+  entities: {user: user_id}
+wires:
+  from: wires
+  kind: events
+  id: id
+  time: at
+  amount: amt
+  label: fraud
+  entities:
+    sender: sender_id
+    pair: [sender_id, cur]
+"""
+
+
+def write(folder: Path, sources: str | bytes = SOURCES, streams: str | bytes = STREAMS) -> Path:
+    for name, content in (("sources.yml", sources), ("streams.yml", streams)):
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def changed(text: str, old: str, new: str) -> str:
+    assert text.count(old) == 1, old
+    return text.replace(old, new)
