@@ -159,7 +159,9 @@ def _is_own(stream: PaymentStream, column: str) -> bool:
     """
     if stream.kind == "changes":
         return column in {stream.label, *(name for _, name in _columns(stream))} - {stream.id}
-    return column != stream.id and not column.startswith("_") and column not in ("is_amount_excluded", "is_time_excluded")
+    return (
+        column != stream.id and not column.startswith("_") and column not in ("is_amount_excluded", "is_time_excluded")
+    )
 
 
 def _columns(stream: PaymentStream) -> list[tuple[str, str]]:

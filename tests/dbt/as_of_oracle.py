@@ -33,17 +33,18 @@ def features_of(
         rows: each with `t`, keys, measures, `known_from` and `known_to` (UTC; None: still known).
         label_delay: how long after its payment a fraud label is known.
     """
-    features = catalogue.of_table(catalogue.streams[STREAMS[source]].vectors)
+    stream = catalogue.streams[STREAMS.get(source, source)]
+    features = catalogue.of_table(stream.vectors)
     if label["t"] is None:
         return {feature.name: None for feature in features}
     known_by = label.get("known_by")
-    if known_by is None and source == "bank":
+    if known_by is None and stream.kind == "changes":
         known_by = label["t"].replace(tzinfo=UTC)
     counted = [row for row in rows if _counts(row, label["t"], known_by)]
     told: Row = {}
     for feature in features:
         if feature.expression is None:
-            key = catalogue.streams[STREAMS[source]].entities[feature.entity].key
+            key = stream.entities[feature.entity].key
             told[feature.name] = _measured(feature, label, counted, key, known_by, label_delay)
     amount = label.get("amt" if source == "cards" else "amount")
     derived = [feature.name for feature in features if feature.expression is not None]
@@ -82,7 +83,7 @@ def _value(measure: str | None, row: Row) -> Any:
     if measure == "fraud":
         return row["is_fraud"] if row["is_fraud"] in (0, 1) else None
     value = row[measure] if measure else 1
-    return float(value) if measure in ("amt", "amount") and value is not None else value
+    return float(value) if measure in ("amt", "amount", "total") and value is not None else value
 
 
 def _derived(name: str, amount: Any, told: Row) -> float | None:

@@ -46,10 +46,34 @@
         and not {{ excludes_time('transaction_date', 'true', '_lake_known_from') }}
     {%- endset -%}
     {%- else -%}
-    {{ exceptions.raise_compiler_error("features_as_of: nobody has said when rows of the stream '" ~ stream.name ~ "' are known") }}
+    {%- set entries = ref(stream.ledger) -%}
+    {%- set known -%}
+    select
+        {%- for name, own in role_columns(stream).items() %}
+        {{ name }} as {{ own }},
+        {%- endfor %}
+        _lake_known_from,
+        _lake_known_to
+    from {{ counted_entries('(' ~ entries_until(stream, entries) ~ ')') }} as versions
+    where weight = 1 and event_time is not null
+    {%- endset -%}
     {%- endif -%}
     {{ return(known) }}
 {% endmacro %}
+
+{#- Entries of a ledger by their names in the models, with the commits of each and of the one of its payment after it. -#}
+{% macro entries_until(stream, entries) -%}
+    select
+        {%- for name, own in role_columns(stream).items() %}
+        {{ own }} as {{ name }},
+        {%- endfor %}
+        weight,
+        is_amount_excluded,
+        is_time_excluded,
+        _committed_at as _lake_known_from,
+        lead(_committed_at) over (partition by {{ stream.id }} order by _lsn, _seq, weight) as _lake_known_to
+    from {{ entries }}
+{%- endmacro %}
 
 {#- When each payment that labels name could first be decided on, for stored vectors: of changes the commit it came with.
     None: of events what their first version says, which waited for the watermark. -#}
