@@ -219,6 +219,22 @@ def test_a_change_versions_what_it_touches_and_only_that(lake: SmallLake) -> Non
     assert (undated[20]["event_time"], undated[20]["user_amount_count_30d"]) == (None, None)
 
 
+def test_a_change_is_seen_until_the_next_row_that_a_filter_counts(lake: SmallLake) -> None:
+    amounts = [1, 20, 20, 1, 20]
+    commit(lake, *(payment("c", 10, n, 1, 32 * n, amount=amount) for n, amount in enumerate(amounts)))
+    gone = commit(lake, {"_op": "d", "_lsn": 20, "_seq": 1, "transaction_id": 0})
+    assert set(gone) == {0, 1, 2, 3}, "the last one has a cheap one before it still"
+    assert [gone[number]["user_cheap_is_first"] for number in (1, 2, 3)] == [True, True, True]
+    assert [gone[number]["user_is_first"] for number in (1, 2, 3)] == [True, False, False]
+
+    dearer = commit(lake, payment("u", 30, 3, 1, 96, amount=20))
+    assert set(dearer) == {4}
+    assert dearer[4]["user_cheap_seconds_since_last"] is None
+    again = commit(lake, payment("u", 40, 1, 1, 32, amount=2))
+    assert set(again) == {2, 3, 4}
+    assert again[4]["user_cheap_seconds_since_last"] == 96 * 86_400
+
+
 def test_a_table_of_that_name_with_other_columns_leaves_the_vectors_empty(lake: SmallLake) -> None:
     schema = {"transaction_id": pl.String(), "user_id": pl.Int32(), **CHANGE}
     rows = [{"transaction_id": "a", "user_id": 1, "_op": "c", "_lsn": 1, "_seq": 1, "_committed_at": committed_at(1)}]

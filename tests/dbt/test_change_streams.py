@@ -78,6 +78,7 @@ refunds:
   entities: {{customer: customer}}
 """
 LEDGER, HOT, VECTORS = "shop_payments_ledger", "shop_payments_features", "shop_payments_vectors"
+MINUTE = timedelta(minutes=1)
 RECENCY = ("seconds_since_last", "is_first")
 WINDOWED = [name for name in AGGREGATES if name not in RECENCY]
 _ENTRY = {"stream": "shop_payments", "entity": "all", "owner": "o"}
@@ -257,6 +258,24 @@ def test_any_split_of_a_shops_log_gives_what_the_banks_oracles_expect(lake: Smal
     lake.build("all", full_refresh=True)
     check(lake, expected)
     check_vectors(lake, expected.transactions)
+
+
+def test_a_change_of_one_entitys_rows_leaves_what_others_counted(lake: SmallLake) -> None:
+    rows = [
+        {"payment_id": payment_id(n), "account": who, "merchant": where, "paid_at": paid_at(START + n * MINUTE)}
+        | {"total": Decimal(20), "_op": "c", "_lsn": 10, "_seq": n, "_committed_at": committed_at(10)}
+        for n, (who, where) in enumerate([("a", "m"), ("b", "z"), ("b", "m"), ("c", "z")])
+    ]
+    land(lake, PAYMENTS, rows)
+    lake.build("all")
+    land(lake, PAYMENTS, [{**rows[0], "total": Decimal(5), "_op": "u", "_lsn": 20, "_committed_at": committed_at(20)}])
+    lake.build("all")
+
+    touched = {row["payment_id"]: row for row in lake.rows("gold", VECTORS) if row["version"] == 2}
+    assert touched.keys() == {payment_id(2)}, "nothing is before the first, which has no feature of its own amount"
+    (found,) = touched.values()
+    assert (found["merchant_total_sum_10min"], found["merchant_cheap_payments"]) == (5.0, 1)
+    assert (found["account_total_sum_10min"], found["account_seconds_since_last"]) == (20.0, 60)
 
 
 def test_features_of_labels_are_those_of_the_table_as_it_was_then(lake: SmallLake) -> None:
