@@ -1,7 +1,7 @@
 {#- Shared by the rule models: each selects from `evaluated` (the new rows of all streams' features, in one shape) the
     rows its rule fires on, and shapes them with alert_columns. -#}
 
-{#- The streams by name, only those of this kind if one is said. While dbt parses, those whose models it can see. -#}
+{#- The streams by name, only those of this kind if one is given. While dbt parses, those whose models it can see. -#}
 {% macro payment_streams(kind=none) %}
     {%- set found = {} -%}
     {%- for name, stream in (setting('streams') or var('stream_models')).items() -%}

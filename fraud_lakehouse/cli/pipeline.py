@@ -18,13 +18,20 @@ def check(
         typer.Argument(help="default: FRAUD_PIPELINE, else pipeline/ here, else the one of the checkout"),
     ] = None,
 ) -> None:
-    """Report every mistake in the files of a pipeline folder, one a line; needs no lake and no server."""
-    from fraud_lakehouse.pipeline import PipelineError, default_folder, load_pipeline
+    """Report every mistake in the files of a pipeline folder, one a line; needs no lake and no server.
 
+    Where sources.yml and streams.yml have none, features.yml and what models need of them is checked too.
+    """
+    from fraud_lakehouse.pipeline import PipelineError, default_folder, load_pipeline
+    from fraud_lakehouse.settings import load_settings
+    from fraud_lakehouse.transform.project import check_pipeline
+
+    folder = folder or default_folder(os.environ)
     try:
-        pipeline = load_pipeline(folder or default_folder(os.environ), os.environ)
+        pipeline = load_pipeline(folder, os.environ)
     except PipelineError as error:
         for mistake in error.mistakes:
             typer.echo(str(mistake))
         raise typer.Exit(error.exit_code) from None
+    check_pipeline(load_settings(), folder)
     typer.echo(f"{len(pipeline.sources)} sources, {len(pipeline.streams)} streams: no mistakes")

@@ -1,1 +1,1 @@
-"""What features there are and what they mean: the catalogue of `dbt_project/features.yml`, and label files."""
+"""What features there are and what they mean: streams, the catalogue of `pipeline/features.yml`, and label files."""

@@ -40,7 +40,6 @@ from fraud_lakehouse.transform.captured import (
     tables_of_models,
 )
 from fraud_lakehouse.transform.compile import compile_project
-from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.fitted_streams import fitted_catalogue
 from fraud_lakehouse.transform.generated import generate
 from fraud_lakehouse.transform.project_files import Stamp, digest_of, ignored, stamp_of
@@ -259,28 +258,6 @@ def _forget_old(home: Path, current: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_profile(settings: Settings, folder: Path) -> Path:
-    """Write the profiles.yml that runs a prepared project over the settings' lake; answers its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "profiles.yml").write_text(_profiles(settings))
-    return folder
-
-
-def _profiles(settings: Settings) -> str:
-    lake = Lake.at(settings.lake)
-    output = {
-        "type": "duckdb",
-        "path": ":memory:",
-        "schema": "main",
-        "threads": 1,
-        "disable_transactions": True,
-        "plugins": [{"module": "fraud_lakehouse.transform.plugin", "alias": "delta", "config": {"lake": lake.root}}],
-        "settings": SESSION,
-        "config_options": options(settings, lake),
-    }
-    return yaml.safe_dump({"fraud_lakehouse": {"target": "lake", "outputs": {"lake": output}}})
-
-
 def current_catalogue(settings: Settings, shipped: Path | None = None) -> Catalogue | None:
     """The catalogue of features; None of a project without streams.
 
@@ -293,6 +270,16 @@ def current_catalogue(settings: Settings, shipped: Path | None = None) -> Catalo
     shipped = shipped or shipped_project()
     folder = pipeline_folder(settings, shipped)
     return _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))[1]
+
+
+def check_pipeline(settings: Settings, folder: Path) -> None:
+    """Check that models of the shipped project can be generated of a pipeline folder, before any table is captured.
+
+    Raises:
+        TransformError: they cannot; it names the stream, feature or column.
+    """
+    shipped = shipped_project()
+    _plan(settings, shipped, stamp_of(shipped), folder, stamp_of(folder), {})
 
 
 def current_definitions(settings: Settings, shipped: Path | None = None) -> Definitions:

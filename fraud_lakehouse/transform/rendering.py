@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.transform.compile import QUIET
-from fraud_lakehouse.transform.project import PreparedProject, write_profile
+from fraud_lakehouse.transform.profile import write_profile
+from fraud_lakehouse.transform.project import PreparedProject
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest

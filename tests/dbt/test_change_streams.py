@@ -1,7 +1,7 @@
 """A declared stream of changes over any table says what the bank's says of the same changes, by other names and types.
 
-The log of the bank's oracle is told as one of a shop: ids are uuids, accounts are texts, times have a zone, and each
-payment has a merchant too. What the oracles expect of the bank is told likewise.
+The log of the bank's oracle is translated into one of a shop: ids are uuids, accounts are texts, times have a zone, and
+each payment has a merchant too. What the oracles expect of the bank is translated likewise.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def shop_row(row: Row) -> Row:
 
 
 class Shop:
-    """Tells changes of the bank as changes of the shop; some updates leave out the account that they do not change."""
+    """Translates the bank's changes into the shop's; some updates leave out the account that they do not change."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -152,7 +152,7 @@ class Shop:
         self._left: tuple[tuple[int, int], str | None] = ((-1, -1), None)
         self.unsent = 0
 
-    def told(self, table: str, change: Row) -> tuple[str, Row]:
+    def translated(self, table: str, change: Row) -> tuple[str, Row]:
         meta = {name: change.get(name) for name in ("_op", "_lsn", "_seq", "_committed_at")}
         if table == "users":
             return ACCOUNTS, meta if change["_op"] == "t" else {"account_no": account(change["user_id"]), **meta}
@@ -177,13 +177,13 @@ class Shop:
 
 
 def shop_ledger(entry: Row) -> Row:
-    told = {**shop_row(entry), "paid_at": entry["transaction_date"]}
-    return told | {name: entry[name] for name in ("weight", "_lsn", "_seq", "_op")}
+    found = {**shop_row(entry), "paid_at": entry["transaction_date"]}
+    return found | {name: entry[name] for name in ("weight", "_lsn", "_seq", "_op")}
 
 
 def shop_features(row: Row) -> Row:
-    told = {name: value for name, value in row.items() if name != "user_id"}
-    return told | {
+    found = {name: value for name, value in row.items() if name != "user_id"}
+    return found | {
         "source": f"shop.{PAYMENTS}",
         "transaction_id": payment_id(row["transaction_id"]),
         "account": account(row["user_id"]),
@@ -240,12 +240,12 @@ def check_vectors(lake: SmallLake, state: dict[int, Row]) -> None:
 def test_any_split_of_a_shops_log_gives_what_the_banks_oracles_expect(lake: SmallLake, seed: int) -> None:
     log = random_log(seed, transactions=120)
     shop, rng = Shop(seed), random.Random(seed)
-    told: list[list[Change]] = [[shop.told(*change) for change in commit] for commit in log]
+    changes: list[list[Change]] = [[shop.translated(*change) for change in commit] for commit in log]
     assert shop.unsent > 5
     bounds = [0, *sorted(rng.sample(range(1, len(log)), 3)), len(log)]
     for start, end in pairwise(bounds):
         for table in SCHEMAS:
-            if rows := [row for commit in told[start:end] for name, row in commit if name == table]:
+            if rows := [row for commit in changes[start:end] for name, row in commit if name == table]:
                 land(lake, table, rows)
         lake.build(rng.choice(["hot", "all"]))
     lake.build("all")

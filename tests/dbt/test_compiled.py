@@ -13,7 +13,8 @@ import pytest
 
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.transform.project import PreparedProject, write_profile
+from fraud_lakehouse.transform.profile import write_profile
+from fraud_lakehouse.transform.project import PreparedProject
 from tests.dbt.small_lake import CHANGE, Row, SmallLake
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -236,6 +236,16 @@ def test_its_own_limits_count(lake: SmallLake) -> None:
     assert (features["o3"]["count_10min"], features["o3"]["sum_10min"]) == (3, 2)
 
 
+def test_an_alert_names_the_stream_and_whom_it_is_about(lake: SmallLake) -> None:
+    lake.land("orders", [order(0)], ORDERS)
+    many = [order(number, placed=f"2024-06-01T08:01:{number:02}", total=Decimal(100)) for number in range(1, 11)]
+    lake.land("orders", many, ORDERS)
+    lake.build("hot")
+    (alert,) = lake.rows("gold", "alerts")
+    assert (alert["rule"], alert["stream"], alert["transaction_id"]) == ("velocity", "shop_orders", "o10")
+    assert (alert["entity_type"], alert["entity_id"], alert["source"]) == ("buyer", "b", "shop.orders-v2")
+
+
 def test_labels_get_its_features(lake: SmallLake) -> None:
     lake.land("orders", [order(number) for number in range(5)], ORDERS)
     build(lake)

@@ -8,7 +8,8 @@ from dbt.cli.main import dbtRunner
 
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.storage.lake import LAYERS, Lake
-from fraud_lakehouse.transform.project import prepare_project, write_profile
+from fraud_lakehouse.transform.profile import write_profile
+from fraud_lakehouse.transform.project import prepare_project
 
 
 def test_unit_tests_pass_and_every_model_builds_on_an_empty_lake(tmp_path: Path) -> None:

@@ -42,6 +42,17 @@ def test_the_reason_comes_from_the_evidence(rule: str, evidence: dict[str, Any],
     assert "Normal" not in message.body, "the rule did not look at earlier payments"
 
 
+@pytest.mark.parametrize(
+    ("stream", "origin"), [("shop_payments", "shop.payments (shop_payments)"), (None, "shop.payments")]
+)
+def test_text_and_payload_say_the_stream_where_it_is_known(stream: str | None, origin: str) -> None:
+    row = alert("velocity", "{}", entity_type="account", entity_id="a/1", source="shop.payments")
+    message = alert_message(row | {"stream": stream})
+    assert "Who: account a/1" in message.body
+    assert f"in {origin}\n" in message.body
+    assert message.payload["stream"] == stream
+
+
 @pytest.mark.parametrize("evidence", [None, "", "not json", "[1, 2]"])
 def test_evidence_that_is_no_object_does_not_stop_the_message(evidence: str | None) -> None:
     message = alert_message(alert("velocity", evidence))

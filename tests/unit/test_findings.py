@@ -4,9 +4,12 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
+import polars as pl
+from deltalake import write_deltalake
+
 from fraud_lakehouse.checks.findings import evaluate_rule, evaluate_rules
 from fraud_lakehouse.storage.lake import Lake
-from tests.alert_receiver import FIRED, record_alerts
+from tests.alert_receiver import FIRED, alert_rows, record_alerts
 
 NOW = FIRED + timedelta(minutes=30)
 
@@ -45,6 +48,19 @@ def test_evidence_names_the_top_offenders(tmp_path: Path) -> None:
     assert {"entity": "user 7", "alerts": 3, "highest_score": 2.0, "amount": 31.5}.items() <= next(
         one for one in plain["top_offenders"] if one["entity"] == "user 7"
     ).items()
+
+
+def test_streams_are_counted_once_alerts_have_them(tmp_path: Path) -> None:
+    lake = Lake.at(tmp_path)
+    record_alerts(lake, 0, 3, rule="velocity")
+    assert evaluate_rule(lake, "velocity", now=NOW).by_stream == {}
+    rows = alert_rows(3, 2, rule="velocity", entity_type="account", entity_id="a/1")
+    write_deltalake(
+        lake.uri("gold", "alerts"), rows.with_columns(stream=pl.lit("shop")), mode="append", schema_mode="merge"
+    )
+    finding = evaluate_rule(lake, "velocity", now=NOW)
+    assert (finding.count, finding.by_stream) == (5, {"shop": 2})
+    assert "account a/1" in [one.entity for one in finding.top_offenders]
 
 
 def test_threshold_is_the_most_that_passes(tmp_path: Path) -> None:

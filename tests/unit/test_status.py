@@ -233,6 +233,7 @@ def test_alerts_open_and_undelivered(lake: Lake) -> None:
     assert none.alerts["open"] == 5
     assert none.alerts["by_rule"] == {"velocity": 3, "amount_above_mean": 2}
     assert none.alerts["by_severity"] == {"medium": 3, "high": 2}
+    assert none.alerts["by_stream"] == {}, "alerts of before that column"
     assert none.alerts["undelivered"] == 0
     assert "no destination configured" in render(none)
     with Receiver() as good, Receiver(status=500) as bad:

@@ -56,7 +56,7 @@
     {{ return(named) }}
 {% endmacro %}
 
-{#- The columns that a payment's entries are told apart by: name in the models -> name in the ledger. -#}
+{#- The columns by which a payment's entries differ: name in the models -> name in the ledger. -#}
 {% macro role_columns(stream) %}
     {%- set named = {
         'transaction_id': stream.id,

@@ -1,4 +1,4 @@
-{#- The features that are told of a payment when it is committed, as the ledger had it then. `name`: of the stream;
+{#- The fast-path features of a payment as of its commit, computed from the ledger up to there. `name`: of the stream;
     `ledger`: its ledger; `known`: the bronze table that knows its entity (exists_in), if there is one. -#}
 {% macro change_features(name, ledger, known=none) %}
 {%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
