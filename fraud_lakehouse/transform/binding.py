@@ -21,6 +21,7 @@ from fraud_lakehouse.features.filtered import filtered_measure
 from fraud_lakehouse.features.needs import columns_of, functions_of
 from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.transform.scan import empty_sql
+from fraud_lakehouse.transform.stream_checks import check_filtered
 
 Types = Mapping[str, str]
 Column = dict[str, Any]
@@ -131,10 +132,12 @@ def _check_filter(
     for column in columns_of(feature.filter):
         if column not in types:
             close = difflib.get_close_matches(column, types, n=1)
+            more = "; of changes these are the columns that streams.yml names" if stream.kind == "changes" else ""
             raise TransformError(
                 f"{where}: its filter names {column!r}, which is no column of the rows of {stream.name}",
-                f"did you mean {close[0]}?" if close else f"use one of {', '.join(types)}",
+                f"did you mean {close[0]}?" if close else f"use one of {', '.join(types)}{more}",
             )
+        check_filtered(stream, column, where)
     query = (
         "select distinct function_name from duckdb_functions() where list_contains(?, function_name)"
         " and (function_type = 'aggregate' or stability <> 'CONSISTENT')"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.catalogue import Catalogue
@@ -138,6 +140,19 @@ def test_a_filter_that_does_not_fit_the_rows_is_refused(tmp_path: Path, name: st
     content["features"].append(entry)
     with pytest.raises(TransformError, match=f"(?s)feature 'user_travel_sum': .*{told}"):
         check_models(shipped_project(), written(tmp_path, content), {})
+
+
+@pytest.mark.parametrize("column", ["version", "order"])
+def test_a_column_that_models_cannot_name_is_refused(tmp_path: Path, column: str) -> None:
+    content = shipped_content()
+    content["features"].append({**ENTRY, "stream": CARDS, "filter": f'"{column}" = 1'})
+    project = shutil.copytree(shipped_project(), tmp_path / "project")
+    described = project / "models" / "silver" / "card_transactions.yml"
+    models = yaml.safe_load(described.read_text())
+    models["models"][0]["columns"].append({"name": column, "data_type": "bigint"})
+    described.write_text(yaml.safe_dump(models))
+    with pytest.raises(TransformError, match=f"its filter names the column '{column}', which is a keyword .*own\n"):
+        check_models(project, written(tmp_path, content), {})
 
 
 def test_a_changed_filter_is_another_definition(tmp_path: Path) -> None:
