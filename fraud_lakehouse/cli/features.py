@@ -35,6 +35,7 @@ def list_features(
             "table": feature.table,
             "name": feature.name,
             "entity": feature.entity,
+            "filter": feature.filter or "",
             "unit": feature.unit,
             "needs": ", ".join(catalogue.needed(feature)["needs"]),
             "owner": feature.owner,

@@ -98,7 +98,8 @@ def features_as_of(
             _tell_of_missing(stream, later.height, len(empty) - later.height)
         elif not by_id:
             if stream.kind == "changes" and moment is None and not corrected:
-                _tell_of_unknown_past(connection, sql, given)
+                first = "_committed_at" if f'"{stream.ledger}"' in sql else "valid_from"
+                _tell_of_unknown_past(connection, sql, given, first)
             _tell_of_timeless(given)
     if by_id:
         _tell_of_outdated(lake, current_definitions(settings, transformer.project.folder), stream.vectors, names)
@@ -150,10 +151,16 @@ def _scratch(settings: Settings) -> Path | None:
     return settings.work
 
 
-def _tell_of_unknown_past(connection: duckdb.DuckDBPyConnection, sql: str, given: pl.DataFrame) -> None:
-    """Say how many labels lie before anything was known: their features are empty, and that may surprise."""
+def _tell_of_unknown_past(
+    connection: duckdb.DuckDBPyConnection, sql: str, given: pl.DataFrame, known_from: str
+) -> None:
+    """Say how many labels lie before anything was known: their features are empty, and that may surprise.
+
+    Args:
+        known_from: the column of the table's rows that says from when on each was known.
+    """
     (layer, name), *_ = _NAMED.findall(sql)
-    row = connection.execute(f'select min(valid_from) from {layer}."{name}"').fetchone()
+    row = connection.execute(f'select min({known_from}) from {layer}."{name}"').fetchone()
     first = row[0] if row else None
     moments = given[EVENT_TIME].dt.replace_time_zone("UTC")
     if KNOWN_BY in given.columns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fraud_lakehouse.errors import TransformError
 
@@ -50,6 +50,11 @@ AGGREGATES = {
     ),
 }
 _PERCENTILE = "percentile_"
+
+
+def of_rows(count: Aggregate) -> Aggregate:
+    """The aggregate count, of rows whatever their values."""
+    return replace(count, measured=False, words="Number of {event}s")
 
 
 def aggregate(name: str) -> Aggregate:

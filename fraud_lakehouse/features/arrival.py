@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.aggregates import of_rows
 
 if TYPE_CHECKING:
     from fraud_lakehouse.features.aggregates import Aggregate
@@ -60,10 +61,12 @@ def told_on_arrival(name: str, kind: Aggregate, measure: str | None, window: Win
     if name != "count":
         return kind
     kind = replace(kind, data_type="bigint")
-    return kind if measure is not None else replace(kind, measured=False, words="Number of {event}s")
+    return kind if measure is not None else of_rows(kind)
 
 
-def check_ledger(stream: PaymentStream, table: str, measure: str | None, window: Window | None) -> None:
+def check_ledger(
+    stream: PaymentStream, table: str, measure: str | None, condition: str | None, window: Window | None
+) -> None:
     """Refuse what a ledger cannot tell.
 
     Raises:
@@ -71,6 +74,11 @@ def check_ledger(stream: PaymentStream, table: str, measure: str | None, window:
     """
     if stream.tables[table].past != "committed":
         return
+    if condition is not None:
+        raise TransformError(
+            f"the totals of {table} come from its ledger, which adds up all rows: it computes no filter",
+            f"leave the filter out, or leave the table out: {stream.vectors} computes filters",
+        )
     if measure is None and window is None:
         raise TransformError(
             f"{table} knows of all earlier {stream.event}s only those with a value", "give it a measure or a window"

@@ -19,9 +19,11 @@ from pydantic import ValidationError
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
+from fraud_lakehouse.features.aggregates import of_rows
 from fraud_lakehouse.features.arrival import ARRIVAL, COUNTED, EVER, check_ledger, told_on_arrival
 from fraud_lakehouse.features.checks import check_measured, check_names, check_place, check_streams, check_tables
 from fraud_lakehouse.features.entries import ALL, DELAYS, STEPPED, CatalogueFile, Entry
+from fraud_lakehouse.features.filtered import check_filter, filtered_measure
 from fraud_lakehouse.features.measured import entry_of, measured_streams
 from fraud_lakehouse.features.needs import columns_of, needed_of, row_columns
 from fraud_lakehouse.features.streams import Past, PaymentStream
@@ -55,6 +57,7 @@ class Feature:
     Args:
         table: the model that has it as the column `name`.
         seconds: size of the window, of a session the gap that ends it; None: all earlier rows.
+        filter: SQL over a row's columns; where it is not true, the row does not count. None: every row counts.
         step_seconds: how far apart windows start or by how much they grow; None: their kind has no step.
         delay: of its measure, a key of DELAYS; None: the value is known with the row.
         expression: for a feature computed from others, the SQL over their names; else None.
@@ -66,6 +69,7 @@ class Feature:
     table: str
     entity: str
     measure: str | None
+    filter: str | None
     aggregate: str | None
     window: str | None
     seconds: int | None
@@ -84,6 +88,8 @@ class Feature:
         meta = {"entity": self.entity, "unit": self.unit, "owner": self.owner, "window": self.window or "all earlier"}
         if self.delay is not None:
             meta["delay"] = DELAYS[self.delay]
+        if self.filter is not None:
+            meta["filter"] = self.filter
         described = {"name": self.name, "data_type": self.data_type, "description": self.definition}
         return {**described, "config": {"meta": meta}}
 
@@ -117,11 +123,20 @@ class Catalogue:
         """The vars that models read: `streams` by name, plain values only; `features`, a list, as JSON text.
 
         It is long, and dbt reads its project file some ten times a command: YAML reads a text thirty times as fast.
+        A feature with a filter aggregates a measure of its own (filtered.py), which the streams have as well.
         """
-        return {
-            "streams": {name: _with_columns(stream) for name, stream in self.streams.items()},
-            "features": json.dumps([asdict(feature) | self.needed(feature) for feature in self.features]),
-        }
+        streams = {name: stream.model_dump() for name, stream in self.streams.items()}
+        features = []
+        for feature in self.features:
+            plain = asdict(feature) | self.needed(feature)
+            if feature.filter is not None:
+                plain["measure"], measure = filtered_measure(self.streams[feature.stream], feature)
+                streams[feature.stream]["measures"][plain["measure"]] = measure.model_dump()
+            features.append(plain)
+        for stream in streams.values():
+            for measure in stream["measures"].values():
+                measure["columns"] = row_columns(stream["time"], measure["expression"])
+        return {"streams": streams, "features": json.dumps(features)}
 
     def needed(self, feature: Feature) -> dict[str, Sequence[str]]:
         """What must be known of a row before the feature can be told of it (features/needs.py)."""
@@ -177,19 +192,13 @@ def _with_late_windows(streams: Mapping[str, PaymentStream], features: list[Feat
     }
 
 
-def _with_columns(stream: PaymentStream) -> dict[str, Any]:
-    """The stream as plain values; each measure with the columns of the row it is computed from."""
-    plain = stream.model_dump()
-    for name, measure in plain["measures"].items():
-        measure["columns"] = row_columns(stream, name)
-    return plain
-
-
 def _family(stream: PaymentStream, entry: Entry) -> list[Feature]:
     if (entry.expression is None) == (entry.aggregate is None):
         raise TransformError("it has neither or both of aggregate and expression", "give it exactly one of them")
     if entry.expression is not None and (entry.definition is None or entry.unit is None):
         raise TransformError("a feature with an expression cannot be put in words", "give it a definition and a unit")
+    if entry.filter is not None:
+        check_filter(stream, entry)
     combinations = itertools.product(*(_list(part) for part in (entry.entity, entry.measure)), _list(entry.aggregate))
     windows = [Window.parse(text) if text is not None else None for text in _list(entry.window)]
     return [
@@ -206,6 +215,8 @@ def _feature(
     what = _one_of(stream.measures, measure, "measure") if measure is not None else None
     kind = aggregate_of(aggregate) if aggregate is not None else None
     past = cast(Past, entry.past)
+    if kind is not None and aggregate == "count" and measure is None and entry.filter is not None:
+        kind = of_rows(kind)
     if aggregate is not None and kind is not None and past in ARRIVAL:
         kind = told_on_arrival(aggregate, kind, measure, window)
     check_measured(stream, aggregate, kind, measure, past)
@@ -218,7 +229,7 @@ def _feature(
     is_fit = kind is not None and (window is not None or past in ARRIVAL)
     check_place(stream, table, entity, past, is_windowed_aggregate=is_fit)
     if past in ARRIVAL:
-        check_ledger(stream, table, measure, window)
+        check_ledger(stream, table, measure, entry.filter, window)
     step = Window.parse(stream.tables[table].step or "") if past in STEPPED else None
     delay = what.delay if what is not None else None
     unit = (kind.unit if kind else None) or (what.unit if what else "")
@@ -234,19 +245,22 @@ def _feature(
         "measure": what.about if what else "",
         "window": window.text if window else "",
         "step": step.text if step else "",
+        "filter": entry.filter or "",
         "entries": str(stream.tables[table].entries) if table in stream.tables else "",
     }
     counted = _COUNTED[past] if window is not None else EVER.get(past, _EVER)
     if delay is not None:
         counted, words["delay"] = _KNOWN, DELAYS[delay]
     words["counted"] = _filled(counted, words)
-    told = f"{kind.words}, of {{about}}; {counted}." if kind else ""
+    condition = ", of those with {filter}" if entry.filter is not None else ""
+    told = f"{kind.words}{condition}, of {{about}}; {counted}." if kind else ""
     return Feature(
         name=_filled(entry.name, texts),
         stream=stream.name,
         table=table,
         entity=entity,
         measure=measure,
+        filter=entry.filter,
         aggregate=aggregate,
         window=window.text if window else None,
         seconds=window.seconds if window else None,

@@ -64,6 +64,7 @@ def _decided(
     how = [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past]
     if feature.past == "committed" and feature.seconds is not None:
         how.append(stream.tables[feature.table].entries)
+    condition = {"filter": feature.filter} if feature.filter is not None else {}
     step = {"step": feature.step_seconds} if feature.step_seconds is not None else {}
     return {
         "rows": [stream.rows, stream.time, stream.id],
@@ -75,6 +76,7 @@ def _decided(
         "how": how,
         "delay": _delay(feature.delay, stream, settings) if feature.delay is not None else None,
         "uses": [_decided(catalogue, beside[name], beside, settings) for name in needed["uses"]],
+        **condition,
         **step,
     }
 

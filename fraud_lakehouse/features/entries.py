@@ -36,6 +36,7 @@ class Entry(Strict):
     table: str | None = None
     entity: str | list[str]
     measure: str | list[str] | None = None
+    filter: str | None = None
     aggregate: str | list[str] | None = None
     window: str | list[str] | None = None
     past: EntryPast = "strict"

@@ -26,13 +26,14 @@ class Wanted:
 
     `totals`: (n, s or q, measure, seconds, delay) for number, sum and sum of squares of column units_of_<measure>
     (bigint) over the events of [t - delay - seconds, t - delay); the delay is in seconds too.
-    `distinct`: (column, seconds) for the number of its different values. `last`: the time of the last earlier event.
+    `distinct`: (column, seconds) for the number of its different values. `last`: measures, for the time of the last
+    earlier event that has it; None is any event.
     """
 
     key: tuple[str, ...]
     totals: tuple[tuple[str, str, int, float], ...] = ()
     distinct: tuple[tuple[str, int], ...] = ()
-    last: bool = False
+    last: tuple[str | None, ...] = ()
 
     @staticmethod
     def of(call: dict[str, Any]) -> Wanted:
@@ -41,13 +42,18 @@ class Wanted:
             tuple(call["key"]),
             tuple((total, measure, int(seconds), float(delay)) for total, measure, seconds, delay in call["totals"]),
             tuple((column, int(seconds)) for column, seconds in call["distinct"]),
-            bool(call["last"]),
+            tuple(call["last"]),
         )
 
     @property
     def measured(self) -> set[str]:
         """The columns whose different values are counted."""
         return {column for column, _ in self.distinct}
+
+    @property
+    def measures(self) -> set[str]:
+        """The measures that totals are of, or that the last event has."""
+        return {measure for _, measure, *_ in self.totals} | {measure for measure in self.last if measure is not None}
 
     @property
     def bounds(self) -> set[int]:
@@ -81,7 +87,7 @@ class EventIndex:
         }
         units = {
             name: _column(events, f"{UNITS}{name}").gather(by_time)
-            for name in sorted({measure for wanted in entities.values() for _, measure, *_ in wanted.totals})
+            for name in sorted({measure for wanted in entities.values() for measure in wanted.measures})
         }
         self._entities = {
             name: _EntityIndex(wanted, asked, at, codes, units, bounds) for name, wanted in entities.items()
@@ -91,7 +97,8 @@ class EventIndex:
         """What is told of `count` of the evaluated events from the one numbered `first` (from 0, as given) on.
 
         Columns: <entity>__<total>_<measure>_<seconds> (n bigint; s and q decimal(38, 0)),
-        <entity>__distinct_<column>_<seconds> (bigint), <entity>__last (microseconds); null where the key has a null.
+        <entity>__distinct_<column>_<seconds> (bigint), <entity>__last and <entity>__last_<measure> (microseconds);
+        null where the key has a null.
         """
         return pl.DataFrame(
             [
@@ -152,10 +159,10 @@ class _EntityIndex:
             column: _distinct(at, codes[column].gather(order.events), order, self._bounds, lengths)
             for column, lengths in _by_column(wanted.distinct).items()
         }
-        if wanted.last:
-            frame = pl.DataFrame({"end": self._bounds[0], "begin": order.begin_of_asked_key})
-            before = frame.select(pl.when(pl.col("end") > pl.col("begin")).then(pl.col("end") - 1)).to_series()
-            self._last = at.gather(before)
+        self._last = {
+            measure: at.gather(_last(order, self._bounds[0], units[measure] if measure is not None else None))
+            for measure in wanted.last
+        }
 
     def rows(self, first: int, count: int) -> list[tuple[str, pl.Series]]:
         seat = self._seats.slice(first, count)
@@ -178,8 +185,8 @@ class _EntityIndex:
             told.append((f"{total}_{measure}_{seconds}", values.cast(kind)))
         for column, seconds in self._wanted.distinct:
             told.append((f"distinct_{column}_{seconds}", self._distinct[column][seconds].gather(seat).cast(pl.Int64)))
-        if self._wanted.last:
-            told.append(("last", self._last.gather(seat)))
+        for counted, last in self._last.items():
+            told.append(("last" if counted is None else f"last_{counted}", last.gather(seat)))
         return told
 
 
@@ -290,6 +297,18 @@ def _before(values: pl.Series) -> pl.Series:
     """Sums of the values before each place, and of all."""
     nothing = pl.Series("nothing", [0], values.dtype)
     return nothing.append(values.cum_sum().cast(values.dtype).alias("nothing"))
+
+
+def _last(order: _Order, end: pl.Series, units: pl.Series | None) -> pl.Series:
+    """By seat: the last place of the same key before `end`, of one whose event has units; null where there is none."""
+    frame = pl.DataFrame({"end": end, "begin": order.begin_of_asked_key})
+    before = frame.select(pl.when(pl.col("end") > pl.col("begin")).then(pl.col("end") - 1)).to_series()
+    if units is None:
+        return before
+    places = pl.int_range(len(order.events), dtype=_PLACE, eager=True)
+    counted = places.set(units.gather(order.events).is_null(), None).forward_fill()
+    frame = frame.with_columns(counted.gather(before).alias("last"))
+    return frame.select(pl.when(pl.col("last") >= pl.col("begin")).then(pl.col("last"))).to_series()
 
 
 def _distinct(

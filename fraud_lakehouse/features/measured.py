@@ -62,6 +62,8 @@ def entry_of(stream: PaymentStream, entry: Entry) -> Entry:
     if AMOUNT not in stream.measures:
         measures = _list(entry.measure)
         changes["measure"] = [amount_measure(stream) if measure == AMOUNT else measure for measure in measures]
+    if entry.filter is not None:
+        changes["filter"] = _filled(entry.filter, stream)
     if entry.table == FAST_PATH:
         changes["table"] = stream.features
     if entry.past == FAST_PATH:
@@ -72,13 +74,15 @@ def entry_of(stream: PaymentStream, entry: Entry) -> Entry:
 def _measures(stream: PaymentStream, file: CatalogueFile) -> dict[str, Measure]:
     of_stream, amount = file.measures.get(stream.name, {}), amount_measure(stream)
     own = Measure(expression=stream.amount, unit="currency units", decimals=4, about="amount")
-    common = {name: _filled(measure, stream) for name, measure in file.measures.get(ALL, {}).items()}
+    common = {
+        name: measure.model_copy(update={"expression": _filled(measure.expression, stream)})
+        for name, measure in file.measures.get(ALL, {}).items()
+    }
     return {amount: own} | common | of_stream
 
 
-def _filled(measure: Measure, stream: PaymentStream) -> Measure:
-    expression = measure.expression.replace("{time}", stream.time).replace("{amount}", stream.amount)
-    return measure.model_copy(update={"expression": expression})
+def _filled(expression: str, stream: PaymentStream) -> str:
+    return expression.replace("{time}", stream.time).replace("{amount}", stream.amount)
 
 
 def _tables(stream: PaymentStream, file: CatalogueFile) -> dict[str, Table]:

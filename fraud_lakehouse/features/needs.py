@@ -19,13 +19,38 @@ if TYPE_CHECKING:
     from fraud_lakehouse.features.streams import PaymentStream
 
 
-@lru_cache(maxsize=512)
 def columns_of(expression: str) -> tuple[str, ...]:
     """The columns an SQL expression names, each once, in their order.
 
     Raises:
         TransformError: it is no expression.
     """
+    references = (node for node in _nodes(_parsed(expression)) if node.get("class") == "COLUMN_REF")
+    return tuple(dict.fromkeys(str(node["column_names"][-1]) for node in references))
+
+
+def functions_of(expression: str) -> tuple[str, ...]:
+    """The functions that an SQL expression calls by name, each once, in their order.
+
+    Raises:
+        TransformError: it is no expression.
+    """
+    calls = (node for node in _nodes(_parsed(expression)) if node.get("class") == "FUNCTION")
+    return tuple(dict.fromkeys(str(node["function_name"]) for node in calls))
+
+
+def is_of_one_row(expression: str) -> bool:
+    """Whether an SQL expression has neither a subquery nor a window.
+
+    Raises:
+        TransformError: it is no expression.
+    """
+    return not any(node.get("class") in ("SUBQUERY", "WINDOW") for node in _nodes(_parsed(expression)))
+
+
+@lru_cache(maxsize=512)
+def _parsed(expression: str) -> Any:
+    """The syntax tree of an SQL expression."""
     row = _parser().cursor().execute("select json_serialize_sql(?)", [f"select {expression}"]).fetchone()
     parsed = json.loads(row[0]) if row else {"error": True}
     if parsed["error"]:
@@ -34,7 +59,7 @@ def columns_of(expression: str) -> tuple[str, ...]:
     node = statements[0]["node"]
     if len(statements) > 1 or len(node.get("select_list", ())) != 1 or node["from_table"]["type"] != "EMPTY":
         raise TransformError(f"{expression!r} is no SQL expression, but more than one", "correct it")
-    return tuple(dict.fromkeys(_named(statements)))
+    return statements
 
 
 @lru_cache(maxsize=1)
@@ -42,20 +67,19 @@ def _parser() -> duckdb.DuckDBPyConnection:
     return duckdb.connect()  # opening one costs 40 ms
 
 
-def _named(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if node.get("class") == "COLUMN_REF":
-            yield str(node["column_names"][-1])
-            return
-        node = list(node.values())
-    if isinstance(node, list):
-        for part in node:
-            yield from _named(part)
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """The objects of a syntax tree, each before those within it."""
+    if isinstance(tree, dict):
+        yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _nodes(part)
 
 
-def row_columns(stream: PaymentStream, measure: str) -> list[str]:
-    """Columns of the stream's row that a measure is computed from, its event time left out."""
-    return [column for column in columns_of(stream.measures[measure].expression) if column != stream.time]
+def row_columns(time: str, expression: str) -> list[str]:
+    """Columns of a row that a measure with this expression is computed from, the event time left out."""
+    return [column for column in columns_of(expression) if column != time]
 
 
 def needed_of(feature: Feature, stream: PaymentStream, beside: Mapping[str, Feature]) -> dict[str, Sequence[str]]:
@@ -74,6 +98,6 @@ def needed_of(feature: Feature, stream: PaymentStream, beside: Mapping[str, Feat
     keys = [stream.entities[entity].key for entity in (feature.entity, *(beside[name].entity for name in uses))]
     columns = [
         *(column for key in keys for column in key),
-        *(column for name in own for column in row_columns(stream, name)),
+        *(column for name in own for column in row_columns(stream.time, stream.measures[name].expression)),
     ]
     return {"needs": list(dict.fromkeys(columns)), "uses": uses, "own": own}

@@ -5,6 +5,7 @@ Types are those that the models' yml declares; DuckDB is asked what an expressio
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,11 @@ import yaml
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, Feature
+from fraud_lakehouse.features.filtered import filtered_measure
+from fraud_lakehouse.features.needs import columns_of, functions_of
 from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.transform.scan import empty_sql
+from fraud_lakehouse.transform.stream_checks import check_filtered
 
 Types = Mapping[str, str]
 Column = dict[str, Any]
@@ -108,11 +112,59 @@ def _check_features(
                     f"{FILE}, feature {feature.name!r}: {table} has a column of that name already",
                     "rename the feature; where that column is meant to be it, list it in must_have",
                 )
+    for feature in {one.filter: one for one in reversed(features) if one.filter is not None}.values():
+        _check_filter(connection, models, stream, feature)
     beside = dict(measures) | {one.name: one.data_type for one in features}
     for feature in features:
         if feature.expression is not None:
             cast = f"cast({feature.expression} as {feature.data_type})"
             _yielded(connection, cast, beside, f"{FILE}, feature {feature.name!r}")
+
+
+def _check_filter(
+    connection: duckdb.DuckDBPyConnection, models: _Models, stream: PaymentStream, feature: Feature
+) -> None:
+    """Refuse a filter that is no condition over columns of a row."""
+    assert feature.filter is not None
+    where = f"{FILE}, feature {feature.name!r}"
+    rows = stream.ledger or stream.rows
+    types = {name: kind for name, kind in models.types(rows, where).items() if _is_own(stream, name)}
+    for column in columns_of(feature.filter):
+        if column not in types:
+            close = difflib.get_close_matches(column, types, n=1)
+            more = "; of changes these are the columns that streams.yml names" if stream.kind == "changes" else ""
+            raise TransformError(
+                f"{where}: its filter names {column!r}, which is no column of the rows of {stream.name}",
+                f"did you mean {close[0]}?" if close else f"use one of {', '.join(types)}{more}",
+            )
+        check_filtered(stream, column, where)
+    query = (
+        "select distinct function_name from duckdb_functions() where list_contains(?, function_name)"
+        " and (function_type = 'aggregate' or stability <> 'CONSISTENT')"
+    )
+    for (name,) in connection.execute(query, [list(functions_of(feature.filter))]).fetchall():
+        raise TransformError(
+            f"{where}: its filter calls {name}, which does not follow from a single row alone",
+            "compare columns of the row with each other or with constants",
+        )
+    kind = _yielded(connection, feature.filter, types, where)
+    if kind != "BOOLEAN":
+        raise TransformError(
+            f"{where}: its filter {feature.filter!r} is {kind}, not true or false", "write a condition, such as amt < 2"
+        )
+    _yielded(connection, filtered_measure(stream, feature)[1].expression, types, where)
+
+
+def _is_own(stream: PaymentStream, column: str) -> bool:
+    """Whether filters may name a column that models have of a row.
+
+    Of events these are all of the record's own, of changes those that streams.yml names, which the ledger has.
+    """
+    if stream.kind == "changes":
+        return column in {stream.label, *(name for _, name in _columns(stream))} - {stream.id}
+    return (
+        column != stream.id and not column.startswith("_") and column not in ("is_amount_excluded", "is_time_excluded")
+    )
 
 
 def _columns(stream: PaymentStream) -> list[tuple[str, str]]:

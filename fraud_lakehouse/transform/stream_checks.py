@@ -78,6 +78,21 @@ def check_stream(stream: PaymentStream) -> None:
                 )
 
 
+def check_filtered(stream: PaymentStream, column: str, where: str) -> None:
+    """Refuse a column of events in a filter that no model can name.
+
+    Raises:
+        TransformError: names the column, and what to do.
+    """
+    is_taken = not _is_plain(column) or column.lower() in _OF_MODELS
+    if stream.kind == "events" and is_taken and column not in {one for _, one in _columns(stream)}:
+        raise TransformError(
+            f"{where}: its filter names the column {column!r}, which is a keyword of SQL or what models call a column "
+            "of their own",
+            "give the field another name in sources.yml, with its own as path: `other_name: {path: …, type: …}`",
+        )
+
+
 def check_tables(project: Path, models: Iterable[StreamModel]) -> None:
     """Refuse generated models that are called like a model of the project.
 
@@ -100,7 +115,7 @@ def _columns(stream: PaymentStream) -> Iterator[tuple[str, str]]:
         for column in entity.key:
             yield f"entity {name!r}", column
     for name in stream.measures:
-        for column in row_columns(stream, name):
+        for column in row_columns(stream.time, stream.measures[name].expression):
             yield f"measure {name!r}", column
 
 

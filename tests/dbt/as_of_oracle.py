@@ -8,6 +8,7 @@ from typing import Any
 
 from fraud_lakehouse.features.catalogue import Catalogue, Feature
 from tests.dbt import windows_oracle
+from tests.dbt.vectors_oracle import holds
 
 Row = dict[str, Any]
 STREAMS = {"cards": "card_payments", "bank": "bank_payments"}
@@ -32,17 +33,18 @@ def features_of(
         rows: each with `t`, keys, measures, `known_from` and `known_to` (UTC; None: still known).
         label_delay: how long after its payment a fraud label is known.
     """
-    features = catalogue.of_table(catalogue.streams[STREAMS[source]].vectors)
+    stream = catalogue.streams[STREAMS.get(source, source)]
+    features = catalogue.of_table(stream.vectors)
     if label["t"] is None:
         return {feature.name: None for feature in features}
     known_by = label.get("known_by")
-    if known_by is None and source == "bank":
+    if known_by is None and stream.kind == "changes":
         known_by = label["t"].replace(tzinfo=UTC)
     counted = [row for row in rows if _counts(row, label["t"], known_by)]
     told: Row = {}
     for feature in features:
         if feature.expression is None:
-            key = catalogue.streams[STREAMS[source]].entities[feature.entity].key
+            key = stream.entities[feature.entity].key
             told[feature.name] = _measured(feature, label, counted, key, known_by, label_delay)
     amount = label.get("amt" if source == "cards" else "amount")
     derived = [feature.name for feature in features if feature.expression is not None]
@@ -69,7 +71,7 @@ def _measured(
         inside = [row for row in inside if begin <= row["t"] + delay < label["t"]]
     if delay and known_by is not None:
         inside = [row for row in inside if (row["t"] + delay).replace(tzinfo=UTC) <= known_by]
-    events = [{"t": row["t"], "x": _value(feature.measure, row)} for row in inside]
+    events = [{"t": row["t"], "x": _value(feature.measure, row)} for row in inside if holds(feature, row)]
     return windows_oracle.aggregate(str(feature.aggregate), events, label["t"])
 
 
@@ -80,8 +82,8 @@ def _value(measure: str | None, row: Row) -> Any:
         return int(row["t"].isoweekday() >= 6)
     if measure == "fraud":
         return row["is_fraud"] if row["is_fraud"] in (0, 1) else None
-    value = row[measure] if measure else None
-    return float(value) if measure in ("amt", "amount") and value is not None else value
+    value = row[measure] if measure else 1
+    return float(value) if measure in ("amt", "amount", "total") and value is not None else value
 
 
 def _derived(name: str, amount: Any, told: Row) -> float | None:

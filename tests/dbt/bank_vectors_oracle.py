@@ -7,6 +7,7 @@ from typing import Any
 
 from fraud_lakehouse.features.catalogue import Catalogue, Feature
 from tests.dbt import windows_oracle
+from tests.dbt.vectors_oracle import holds
 
 Row = dict[str, Any]
 
@@ -43,6 +44,7 @@ def _measured(feature: Feature, row: Row, earlier: list[Row]) -> Any:
     at = row["transaction_date"]
     if feature.seconds is not None:
         earlier = [other for other in earlier if other["transaction_date"] >= at - timedelta(seconds=feature.seconds)]
+    earlier = [other for other in earlier if holds(feature, other)]
     events = [{"t": other["transaction_date"], "x": _value(feature.measure, other)} for other in earlier]
     return windows_oracle.aggregate(str(feature.aggregate), events, at)
 
@@ -52,6 +54,8 @@ def _value(measure: str | None, row: Row) -> Any:
         return int(row["transaction_date"].hour < 6)
     if measure == "weekend":
         return int(row["transaction_date"].isoweekday() >= 6)
+    if measure is None:
+        return 1
     return float(row["amount"]) if measure == "amount" and row["amount"] is not None else None
 
 

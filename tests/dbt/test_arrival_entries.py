@@ -35,6 +35,8 @@ ADDED: list[dict[str, Any]] = [
     {**HOT, "name": FAMILY, "measure": ["amt", "night", "flag"], "aggregate": ALL, "window": ["1 minute", "1 hour"]},
     {**HOT, "name": "{measure}_{aggregate}_ever", "measure": ["night", "flag", "amt"], "aggregate": ALL},
     {**HOT, "name": "all_ever", "aggregate": "count"},
+    {**HOT, "name": "cheap_{measure}_{aggregate}", "measure": ["amt", "night"], "aggregate": ALL, "filter": "amt < 50"},
+    {**HOT, "name": "cheap_{aggregate}_{window}", "aggregate": "count", "window": "1 hour", "filter": "amt < 50"},
     {**LEDGER, "name": "count_{window}", "aggregate": "count", "window": ["7 minutes", "1 hour"]},
     {**LEDGER, "name": FAMILY, "measure": "amount", "aggregate": ALL, "window": ["10 minutes", "1 hour"]},
     {**LEDGER, "name": "{measure}_{aggregate}_ever", "measure": "amount", "aggregate": ALL},
@@ -69,6 +71,8 @@ def told(feature: Feature, values: list[tuple[Any, int]]) -> Any:
 
 
 def value_of(feature: Feature, row: Row) -> Any:
+    if not vectors_oracle.holds(feature, row):
+        return None
     if feature.measure == "flag":
         return 2.5 if row["merchant"] == "one" else None
     if feature.measure == "night":

@@ -9,14 +9,17 @@ from decimal import Decimal
 
 import polars as pl
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fraud_lakehouse.features.catalogue import FILE
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from tests.catalogues import shipped_catalogue
+from tests.catalogues import loaded, shipped_content
 from tests.dbt import bank_vectors_oracle as oracle
-from tests.dbt.small_lake import CHANGE, Row, SmallLake
+from tests.dbt.small_lake import CHANGE, Row, SmallLake, copied_project
 from tests.dbt.vectors_oracle import is_same
+from tests.dbt.windows_oracle import AGGREGATES
 
 TABLE = "transaction_feature_vectors"
 START = datetime(2026, 1, 1)  # noqa: DTZ001 transaction dates have no zone
@@ -45,9 +48,23 @@ Batches = list[list[tuple[str, int, Row, set[str]]]]
 BATCHES = st.lists(st.lists(OPERATION, min_size=1, max_size=12), min_size=1, max_size=4)
 
 
+ENTRY = {"stream": "bank_payments", "owner": "o", "entity": "user", "filter": "amount < 10"}
+RECENCY = ("seconds_since_last", "is_first")
+ADDED = [
+    {**ENTRY, "name": "user_cheap_{aggregate}_30d", "measure": "amount", "window": "30 days"}
+    | {"aggregate": [name for name in AGGREGATES if name not in RECENCY]},
+    {**ENTRY, "name": "user_cheap_30d", "aggregate": "count", "window": "30 days"},
+    {**ENTRY, "name": "user_cheap_{aggregate}", "aggregate": [*RECENCY]},
+]
+
+
 @pytest.fixture(scope="module")
 def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
-    lake = SmallLake(tmp_path_factory.mktemp("bank_vectors") / "lake")
+    project = copied_project(tmp_path_factory.mktemp("bank_vectors"))
+    content = shipped_content()
+    content["features"] += ADDED
+    (project / "pipeline" / FILE).write_text(yaml.safe_dump(content))
+    lake = SmallLake(project.parent / "lake", project)
     yield lake
     lake.transformer.close()
 
@@ -106,7 +123,7 @@ def check(found: dict[int, Row], wanted: dict[int, Row]) -> None:
 @settings(max_examples=6, deadline=None)
 @given(batches=BATCHES)
 def test_any_split_gives_what_one_build_gives(shared_lake: SmallLake, batches: Batches) -> None:
-    lake, bank, catalogue = shared_lake, Bank(), shipped_catalogue()
+    lake, bank, catalogue = shared_lake, Bank(), loaded(shared_lake.root.parent / "project" / "pipeline" / FILE)
     lake.clear()
     told: dict[int, Row] = {}
     versions: dict[int, int] = {}
@@ -200,6 +217,22 @@ def test_a_change_versions_what_it_touches_and_only_that(lake: SmallLake) -> Non
     undated = commit(lake, {**payment("u", 80, 20, 3, 6), "transaction_date": None})
     assert set(undated) == {20}
     assert (undated[20]["event_time"], undated[20]["user_amount_count_30d"]) == (None, None)
+
+
+def test_a_change_is_seen_until_the_next_row_that_a_filter_counts(lake: SmallLake) -> None:
+    amounts = [1, 20, 20, 1, 20]
+    commit(lake, *(payment("c", 10, n, 1, 32 * n, amount=amount) for n, amount in enumerate(amounts)))
+    gone = commit(lake, {"_op": "d", "_lsn": 20, "_seq": 1, "transaction_id": 0})
+    assert set(gone) == {0, 1, 2, 3}, "the last one has a cheap one before it still"
+    assert [gone[number]["user_cheap_is_first"] for number in (1, 2, 3)] == [True, True, True]
+    assert [gone[number]["user_is_first"] for number in (1, 2, 3)] == [True, False, False]
+
+    dearer = commit(lake, payment("u", 30, 3, 1, 96, amount=20))
+    assert set(dearer) == {4}
+    assert dearer[4]["user_cheap_seconds_since_last"] is None
+    again = commit(lake, payment("u", 40, 1, 1, 32, amount=2))
+    assert set(again) == {2, 3, 4}
+    assert again[4]["user_cheap_seconds_since_last"] == 96 * 86_400
 
 
 def test_a_table_of_that_name_with_other_columns_leaves_the_vectors_empty(lake: SmallLake) -> None:

@@ -23,8 +23,11 @@ from tests.dbt import vectors_oracle as oracle
 from tests.dbt.small_lake import Row, SmallLake, copied_project
 
 TABLE, OVER = "card_feature_vectors", "user_trans_amt_last_360min"
+LABEL_DELAY = 86_400
 VALUED = ["min", "max", "median", "mad", "percentile_9", "percentile_90", "first", "last"]
 CARDS: dict[str, Any] = {"stream": "card_payments", "owner": "o"}
+BANK: dict[str, Any] = {"stream": "bank_payments", "owner": "o", "entity": "user"}
+ALL, RECENCY = ["count", "sum", "mean", "stddev", *VALUED, "distinct"], ["seconds_since_last", "is_first"]
 ADDED: list[dict[str, Any]] = [
     # of few keys with many rows, of many, of a key of two columns
     {**CARDS, "name": "{entity}_{measure}_{aggregate}_{window}", "entity": ["user", "category", "user_merchant"]}
@@ -35,19 +38,35 @@ ADDED: list[dict[str, Any]] = [
     {**CARDS, "name": "card_{aggregate}", "entity": "card", "aggregate": ["seconds_since_last", "is_first"]},
     {**CARDS, "name": "user_amt_to_last", "entity": "user", "expression": "{amt} - {user_amt_last_7d}"}
     | {"definition": "Amount less the latest of {about}.", "unit": "currency units"},
+    {**BANK, "name": "user_amount_{aggregate}_7d", "measure": "amount", "aggregate": VALUED, "window": "7 days"},
+    # of rows for which a condition holds
     {
-        "stream": "bank_payments",
-        "owner": "o",
-        "name": "user_amount_{aggregate}_7d",
-        "entity": "user",
-        "measure": "amount",
+        **CARDS,
+        "name": "{entity}_{measure}_{aggregate}_some",
+        "entity": ["user", "category", "merchant", "user_merchant"],
     }
-    | {"aggregate": VALUED, "window": "7 days"},
+    | {"measure": "amt", "aggregate": ALL, "window": "7 days", "filter": "category = 'travel' or amt < 50"},
+    {**CARDS, "name": "{entity}_count_known", "entity": ["user", "category"], "aggregate": "count", "window": "1 hour"}
+    | {"filter": "merchant <> 'one'"},
+    {**CARDS, "name": "card_shops_cheap", "entity": "card", "measure": "shop", "aggregate": "distinct"}
+    | {"window": "7 days", "filter": "amt < 50"},
+    {**CARDS, "name": "{entity}_frauds_{aggregate}", "entity": ["merchant", "category"], "measure": "fraud"}
+    | {"aggregate": ["count", "sum", "mean"], "window": "7 days", "filter": "amt < 50"},
+    {**CARDS, "name": "{entity}_{aggregate}_known", "entity": ["user", "category", "user_merchant"]}
+    | {"aggregate": RECENCY, "filter": "merchant <> 'one'"},
+    {**CARDS, "name": "{entity}_{aggregate}_cheap", "entity": ["user", "merchant"], "aggregate": RECENCY}
+    | {"filter": "{amount} < 50"},
     *(
         {**CARDS, "name": "user_{measure}_{aggregate}", "table": table, "past": past, "window": "360 minutes"}
         | {"entity": "user", "measure": measure, "aggregate": aggregates}
         for table, past in ((OVER, "closed"), (f"{OVER}_windowed", "tumble"))
         for measure, aggregates in (("amt", ["max", "first", "percentile_90"]), ("shop", ["distinct"]))
+    ),
+    *(
+        {**CARDS, "name": "user_cheap_{aggregate}", "table": table, "past": past, "window": "360 minutes"}
+        | {"entity": "user", "measure": measure, "aggregate": aggregates, "filter": "amt < 50"}
+        for table, past in ((OVER, "closed"), (f"{OVER}_windowed", "tumble"))
+        for measure, aggregates in (("amt", ["mean", "last"]), (None, "count"))
     ),
 ]
 
@@ -70,7 +89,7 @@ def catalogue(project: Path) -> Catalogue:
 
 @pytest.fixture(scope="module")
 def shared_lake(project: Path) -> Iterator[SmallLake]:
-    lake = SmallLake(project.parent / "lake", project, late_rows="correct", idle_seconds=1e6)
+    lake = SmallLake(project.parent / "lake", project, late_rows="correct", idle_seconds=1e6, label_delay=LABEL_DELAY)
     yield lake
     lake.transformer.close()
 
@@ -89,7 +108,7 @@ def silver(lake: SmallLake) -> list[Row]:
 def check_vectors(lake: SmallLake, catalogue: Catalogue, told: set[str]) -> set[str]:
     """Every vector's newest version equals brute force; answers whose they are."""
     names = [feature.name for feature in catalogue.of_table(TABLE)]
-    wanted = oracle.vectors(silver(lake), catalogue, told, 0)
+    wanted = oracle.vectors(silver(lake), catalogue, told, LABEL_DELAY)
     newest = {row["trans_num"]: row for row in sorted(lake.rows("gold", TABLE), key=lambda row: row["version"])}
     assert newest.keys() == wanted.keys()
     for trans_num, vector in wanted.items():
@@ -119,11 +138,15 @@ def test_vectors_and_as_of_equal_brute_force(lake: SmallLake, catalogue: Catalog
         at = row["t"] + timedelta(hours=rng.choice([0, 1, 24]), microseconds=rng.choice([0, 0, 1]))
         labels.append({name: row[name] for name in keys} | {"amt": rng.choice([None, 3.5]), "t": at})
     frame = pl.DataFrame([{name: row[name] for name in (*keys, "amt")} | {"event_time": row["t"]} for row in labels])
-    by_now: list[dict[str, Any]] = [{"corrected": True}, {"known_by": datetime(2100, 1, 1, tzinfo=UTC)}]
-    for moment in by_now:
-        found = as_of(frame, "cards", **moment, settings=lake.settings, transformer=lake.transformer)
+    later = datetime(2100, 1, 1, tzinfo=UTC)
+    each = frame.with_columns(known_by=pl.lit(later))
+    by_now: list[tuple[pl.DataFrame, dict[str, Any]]] = [
+        (frame, {"corrected": True}), (frame, {"known_by": later}), (each, {})
+    ]  # fmt: skip
+    for given, moment in by_now:
+        found = as_of(given, "cards", **moment, settings=lake.settings, transformer=lake.transformer)
         for label, row in zip(labels, found.to_dicts(), strict=True):
-            wanted = as_of_oracle.features_of(label, known, catalogue, "cards")
+            wanted = as_of_oracle.features_of(label, known, catalogue, "cards", timedelta(seconds=LABEL_DELAY))
             assert (differs := oracle.is_same(row, wanted)) is None, (label, differs)
 
 
@@ -154,6 +177,10 @@ def check_own(found: Row, inside: list[Row]) -> None:
         for name in ("max", "first", "percentile_90")
     }
     wanted["user_shop_distinct"] = len({row["shop"] for row in inside if row["shop"] is not None})
+    cheap = [event for event in amounts if event["x"] is not None and event["x"] < 50]
+    wanted |= {
+        f"user_cheap_{name}": oracle.windows_oracle.aggregate(name, cheap, None) for name in ("mean", "last", "count")
+    }
     wanted["user_mean_trans_amt_last_360min"] = oracle.windows_oracle.aggregate("mean", amounts, None)
     wanted["user_trans_count_last_360min"] = oracle.windows_oracle.aggregate("count", amounts, None)
     assert (differs := oracle.is_same(found, wanted)) is None, (found, differs)

@@ -7,10 +7,11 @@ each payment has a merchant too. What the oracles expect of the bank is translat
 from __future__ import annotations
 
 import random
+import textwrap
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -18,14 +19,16 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
 from fraud_lakehouse.detection import as_of
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.transform.project import current_catalogue
-from tests.dbt import bank_vectors_oracle
+from tests.dbt import as_of_oracle, bank_vectors_oracle
 from tests.dbt.small_lake import CHANGE, Row, SmallLake, assert_same
-from tests.dbt.transactions_oracle import START, Change, Replayed, random_log
+from tests.dbt.transactions_oracle import START, Change, Replayed, committed_at, random_log
 from tests.dbt.vectors_oracle import is_same
+from tests.dbt.windows_oracle import AGGREGATES
 
 PAYMENTS, ACCOUNTS, REFUNDS = "shop__payments", "shop__accounts", "shop__refunds"
 SCHEMAS: dict[str, dict[str, pl.DataType]] = {
@@ -63,6 +66,7 @@ shop_payments:
   entities:
     account: {{key: account, exists_in: {{table: {ACCOUNTS}, column: account_no}}}}
     merchant: merchant
+    pair: [account, merchant]
 refunds:
   from: {REFUNDS}
   kind: changes
@@ -73,14 +77,26 @@ refunds:
   max_amount: 1000
   entities: {{customer: customer}}
 """
-LEDGER, FEATURES, VECTORS = "shop_payments_ledger", "shop_payments_features", "shop_payments_vectors"
+LEDGER, HOT, VECTORS = "shop_payments_ledger", "shop_payments_features", "shop_payments_vectors"
+MINUTE = timedelta(minutes=1)
+RECENCY = ("seconds_since_last", "is_first")
+WINDOWED = [name for name in AGGREGATES if name not in RECENCY]
+_ENTRY = {"stream": "shop_payments", "entity": "all", "owner": "o"}
+ADDED: list[dict[str, Any]] = [
+    {**_ENTRY, "name": "{entity}_{aggregate}_10min", "measure": "total", "window": "10 minutes", "aggregate": WINDOWED},
+    {**_ENTRY, "name": "{entity}_cheap_{aggregate}", "measure": "total", "window": "1 hour", "aggregate": WINDOWED}
+    | {"filter": "total < 10"},
+    {**_ENTRY, "name": "{entity}_cheap_payments", "window": "1 hour", "aggregate": "count", "filter": "total < 10"},
+    {**_ENTRY, "name": "{entity}_{aggregate}_cheap", "aggregate": [*RECENCY], "filter": "total < 10"},
+]
+FEATURES = "\n" + textwrap.indent(yaml.safe_dump(ADDED), "  ")
 
 
-def pipeline_with(folder: Path, sources: str, streams: str) -> Path:
+def pipeline_with(folder: Path, sources: str, streams: str, features: str = "") -> Path:
     """A pipeline folder with the shipped declarations and further ones."""
     folder.mkdir(parents=True)
     shipped = Path(__file__).resolve().parents[2] / "pipeline"
-    for name, further in (("sources.yml", sources), ("streams.yml", streams)):
+    for name, further in (("sources.yml", sources), ("streams.yml", streams), ("features.yml", features)):
         (folder / name).write_text((shipped / name).read_text() + further)
     return folder
 
@@ -88,7 +104,7 @@ def pipeline_with(folder: Path, sources: str, streams: str) -> Path:
 @pytest.fixture(scope="module")
 def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
     home = tmp_path_factory.mktemp("change_streams")
-    lake = SmallLake(home / "lake", pipeline=pipeline_with(home / "pipeline", SOURCES, STREAMS))
+    lake = SmallLake(home / "lake", pipeline=pipeline_with(home / "pipeline", SOURCES, STREAMS, FEATURES))
     yield lake
     lake.transformer.close()
 
@@ -183,13 +199,14 @@ def shop_vectors(lake: SmallLake, state: dict[int, Row]) -> dict[str, Row]:
     catalogue = current_catalogue(lake.settings)
     assert catalogue is not None
     vectors: dict[str, Row] = {payment_id(number): {} for number in state}
-    for entity in ("account", "merchant"):
+    for entity, described in catalogue.streams["shop_payments"].entities.items():
         features = [feature for feature in catalogue.of_table(VECTORS) if feature.entity == entity]
         assert len(features) > 10
         as_of_bank = [
             replace(feature, measure="amount") if feature.measure == "total" else feature for feature in features
         ]
-        owned = {number: {**row, "user_id": shop_row(row)[entity]} for number, row in state.items()}
+        keys = {number: tuple(shop_row(row)[name] for name in described.key) for number, row in state.items()}
+        owned = {n: {**row, "user_id": None if None in keys[n] else keys[n]} for n, row in state.items()}
         for number, vector in bank_vectors_oracle.vectors_of(owned, as_of_bank).items():
             vectors[payment_id(number)] |= {name: value for name, value in vector.items() if name != "user_id"}
     for number, row in state.items():
@@ -204,7 +221,7 @@ def check(lake: SmallLake, expected: Replayed) -> None:
         lake.rows("silver", LEDGER), [*map(shop_ledger, expected.ledger)], "payment_id", "_lsn", "_seq", "weight"
     )
     features = [*map(shop_features, expected.features)]
-    assert_same(lake.rows("gold", FEATURES), features, "transaction_id", "_lsn", "_seq")
+    assert_same(lake.rows("gold", HOT), features, "transaction_id", "_lsn", "_seq")
     assert_same(lake.rows("gold", "alerts"), [*map(shop_alert, expected.alerts())], "rule", "transaction_id")
 
 
@@ -241,6 +258,55 @@ def test_any_split_of_a_shops_log_gives_what_the_banks_oracles_expect(lake: Smal
     lake.build("all", full_refresh=True)
     check(lake, expected)
     check_vectors(lake, expected.transactions)
+
+
+def test_a_change_of_one_entitys_rows_leaves_what_others_counted(lake: SmallLake) -> None:
+    rows = [
+        {"payment_id": payment_id(n), "account": who, "merchant": where, "paid_at": paid_at(START + n * MINUTE)}
+        | {"total": Decimal(20), "_op": "c", "_lsn": 10, "_seq": n, "_committed_at": committed_at(10)}
+        for n, (who, where) in enumerate([("a", "m"), ("b", "z"), ("b", "m"), ("c", "z")])
+    ]
+    land(lake, PAYMENTS, rows)
+    lake.build("all")
+    land(lake, PAYMENTS, [{**rows[0], "total": Decimal(5), "_op": "u", "_lsn": 20, "_committed_at": committed_at(20)}])
+    lake.build("all")
+
+    touched = {row["payment_id"]: row for row in lake.rows("gold", VECTORS) if row["version"] == 2}
+    assert touched.keys() == {payment_id(2)}, "nothing is before the first, which has no feature of its own amount"
+    (found,) = touched.values()
+    assert (found["merchant_total_sum_10min"], found["merchant_cheap_payments"]) == (5.0, 1)
+    assert (found["account_total_sum_10min"], found["account_seconds_since_last"]) == (20.0, 60)
+
+
+def test_features_of_labels_are_those_of_the_table_as_it_was_then(lake: SmallLake) -> None:
+    log, shop, rng = random_log(3, transactions=120), Shop(3), random.Random(3)
+    changes = [change for commit in log for change in commit]
+    land(lake, PAYMENTS, [row for table, row in (shop.told(*change) for change in changes) if table == PAYMENTS])
+    lake.build("hot")
+    catalogue = current_catalogue(lake.settings)
+    assert catalogue is not None
+    catalogue = replace(catalogue, features=[one for one in catalogue.features if one.expression is None])
+    labels, wanted = [], []
+    for _ in range(60):
+        lsn = rng.choice(changes)[1]["_lsn"]
+        before = rng.random() < 0.5  # a microsecond before that commit, or exactly at it
+        at = START + timedelta(minutes=rng.randrange(90), microseconds=rng.choice([0, 0, 1]))
+        label = {"account": account(rng.randrange(1, 7)), "merchant": f"merchant {rng.randrange(3)}", "t": at}
+        label["known_by"] = committed_at(lsn) - timedelta(microseconds=int(before))
+        until = [commit for commit in log if commit and commit[0][1]["_lsn"] < lsn + (not before)]
+        rows = [
+            {**row, **shop_row(row), "t": row["transaction_date"], "known_from": label["known_by"], "known_to": None}
+            for row in Replayed().replay(until).transactions.values()
+        ]
+        labels.append(label)
+        wanted.append(as_of_oracle.features_of(label, rows, catalogue, "shop_payments"))
+    frame = pl.DataFrame([{name: row[name] for name in ("account", "merchant", "known_by")} for row in labels])
+    frame = frame.with_columns(event_time=pl.Series([row["t"] for row in labels], dtype=pl.Datetime("us")))
+    names = [feature.name for feature in catalogue.of_table(VECTORS)]
+    found = as_of(frame, "shop_payments", features=names, settings=lake.settings, transformer=lake.transformer)
+    assert any(row["pair_cheap_count"] for row in found.to_dicts())
+    for label, row, expected in zip(labels, found.to_dicts(), wanted, strict=True):
+        assert (differs := is_same(row, expected)) is None, (label, differs)
 
 
 def test_velocity_fires_once_on_the_account(lake: SmallLake) -> None:
@@ -310,12 +376,12 @@ def test_a_stream_is_built_once_its_table_is_captured_and_the_others_meanwhile(l
     lake.land("transactions", [bank])
     lake.build("hot")
     assert len(lake.rows("gold", "transaction_features")) == 1
-    assert not lake.lake.exists("gold", FEATURES)
+    assert not lake.lake.exists("gold", HOT)
 
     first = {"_op": "c", "_lsn": 5, "_seq": 1, "payment_id": payment_id(1), "paid_at": paid_at(START)}
     land(lake, PAYMENTS, [first | {"total": Decimal(3)}])
     lake.build("hot")
-    (found,) = lake.rows("gold", FEATURES)
+    (found,) = lake.rows("gold", HOT)
     assert (found["amount"], found["user_exists"]) == (3.0, None), "nothing is known of accounts yet"
 
 
@@ -329,7 +395,7 @@ def test_a_stream_whose_columns_do_not_fit_is_named_and_the_others_are_built(
     lake.land("transactions", [{"_op": "c", "_lsn": 5, "_seq": 1, "transaction_id": 1, "transaction_date": START}])
     lake.build("hot")
     assert len(lake.rows("gold", "transaction_features")) == 1
-    assert not lake.lake.exists("gold", FEATURES)
+    assert not lake.lake.exists("gold", HOT)
     assert f"shop_payments: the amount total of bronze/{PAYMENTS} is varchar, expected a number" in caplog.text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,14 @@ from fraud_lakehouse.features.streams import Entity
 from tests.dbt import cards_oracle, windows_oracle
 
 Row = dict[str, Any]
+CONDITIONS: dict[str, Callable[[Row], bool]] = {
+    "category = 'travel' or amt < 50": lambda row: row["category"] == "travel" or _is_less(row["amt"], 50),
+    "merchant <> 'one'": lambda row: row["merchant"] not in ("one", None),
+    "amt < 50": lambda row: _is_less(row["amt"], 50),
+    "amount < 10": lambda row: _is_less(row["amount"], 10),
+    "total < 10": lambda row: _is_less(row["amount"], 10),
+}
+"""Whether a row counts, by filter."""
 
 
 def random_payments(seed: int, count: int, partitions: int) -> list[Row]:
@@ -96,8 +105,17 @@ def _measured(feature: Feature, row: Row, earlier: list[Row] | None, label_delay
     if feature.seconds is not None:  # what became known within the window, strictly before
         begin = row["t"] - timedelta(seconds=feature.seconds)
         earlier = [other for other in earlier if begin <= other["t"] + delay < row["t"]]
-    events = [{"t": other["t"], "x": _value(feature.measure, other)} for other in earlier]
+    events = [{"t": other["t"], "x": _value(feature.measure, other)} for other in earlier if holds(feature, other)]
     return windows_oracle.aggregate(str(feature.aggregate), events, row["t"])
+
+
+def holds(feature: Feature, row: Row) -> bool:
+    """Whether a row counts by the feature's filter."""
+    return feature.filter is None or CONDITIONS[feature.filter](row)
+
+
+def _is_less(value: Any, than: int) -> bool:
+    return value is not None and value < than
 
 
 def _value(measure: str | None, row: Row) -> Any:
@@ -107,7 +125,7 @@ def _value(measure: str | None, row: Row) -> Any:
         return int(row["t"].isoweekday() >= 6)
     if measure == "fraud":
         return row["is_fraud"] if row["is_fraud"] in (0, 1) else None
-    return row[measure] if measure else None
+    return row[measure] if measure else 1
 
 
 def _derived(name: str, amount: float | None, told: Row) -> float | None:

@@ -35,7 +35,7 @@ ENTITIES = {
             ("s", "late", 2, 1),
         ),
         tuple(("shop", seconds) for seconds in SECONDS),
-        last=True,
+        last=(None, "x"),
     )
     for name, key in KEYS.items()
 }
@@ -62,6 +62,8 @@ def wanted(row: Row, events: list[Row]) -> Row:
         known = all(row[column] is not None for column in key)
         past = [other for other in events if other["_at"] < row["_at"] and all(other[c] == row[c] for c in key)]
         told[f"{name}__last"] = max((other["_at"] for other in past), default=None) if known else None
+        having = [other["_at"] for other in past if other["units_of_x"] is not None]
+        told[f"{name}__last_x"] = max(having, default=None) if known else None
         moment = row["_at"] - 1_000_000
         late = [
             o["units_of_late"]

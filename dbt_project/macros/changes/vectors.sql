@@ -12,6 +12,7 @@
 {%- set has_one_key = keys | length == 1 -%}
 {%- set columns = (roles.keys() | list + ['given_time', 'is_amount_excluded', 'is_time_excluded', 'weight', '_lsn', '_seq'])
     | join(', ') -%}
+{%- set stored_entries = counted_entries(seen_rows(ledger, entry_columns(stream))) if incremental and not has_one_key -%}
 with new_entries as (
 
     select * from {{ counted_entries(new_ledger) }}
@@ -34,33 +35,16 @@ entries as (
     )) }} as stored
     where entity_id in (select entity_id from new_entries where entity_id is not null)
     {%- else %}
-    from {{ counted_entries(seen_rows(ledger, entry_columns(stream))) }} as stored
+    from {{ stored_entries }} as stored
+    where {{ has_a_key_of(stream, 'new_entries') }}
     {%- endif %}
     {%- endif %}
 
 ),
 
-last_entries as (
-
-    select
-        entries.*,
-        row_number() over (partition by transaction_id order by _lsn desc, _seq desc, weight desc) as recency
-    from entries
-
-),
-
--- by the stream's own names, as its measures have them
 transactions as (
 
-    select
-        {%- for name, own in roles.items() %}
-        {{ name }} as {{ own }},
-        {%- endfor %}
-        given_time,
-        coalesce(is_amount_excluded, false) as is_amount_excluded,
-        coalesce(is_time_excluded, false) as is_time_excluded
-    from last_entries
-    where recency = 1 and weight = 1
+    {{ present_rows(stream, 'entries') | indent(4) }}
 
 ),
 
@@ -93,12 +77,41 @@ evaluated as (
 
 ),
 
+{% if incremental and not has_one_key -%}
+-- all entries of those whom the features of an evaluated row are about: a change of one entity's rows evaluates others'
+evaluated_entries as (
+
+    select entries.* from entries where transaction_id in (select {{ id }} from evaluated)
+
+),
+
+entries_counted as (
+
+    select {{ columns }}
+    from new_entries
+    where {{ has_a_key_of(stream, 'evaluated_entries') }}
+
+    union all
+
+    select {{ columns }}
+    from {{ stored_entries }} as stored
+    where {{ has_a_key_of(stream, 'evaluated_entries') }}
+
+),
+
+transactions_counted as (
+
+    {{ present_rows(stream, 'entries_counted') | indent(4) }}
+
+),
+
+{% endif -%}
 timed as (
 
     select
         transactions.*,
         {{ id }} in (select {{ id }} from evaluated) as is_evaluated
-    from transactions
+    from {{ 'transactions' if has_one_key or not incremental else 'transactions_counted' }} as transactions
     where {{ time }} is not null
 
 ),
@@ -188,3 +201,34 @@ versions as (
 
 select * from versions
 {% endmacro %}
+
+{#- The rows that there are by these entries, by the stream's own names, as its measures have them. -#}
+{% macro present_rows(stream, entries) -%}
+    select
+        {%- for name, own in role_columns(stream).items() %}
+        {{ name }} as {{ own }},
+        {%- endfor %}
+        given_time,
+        coalesce(is_amount_excluded, false) as is_amount_excluded,
+        coalesce(is_time_excluded, false) as is_time_excluded
+    from (
+        select
+            entries.*,
+            row_number() over (partition by transaction_id order by _lsn desc, _seq desc, weight desc) as recency
+        from {{ entries }} as entries
+    ) as last_entries
+    where recency = 1 and weight = 1
+{%- endmacro %}
+
+{#- A condition: an entry has the key of some entity in common with one of `others`, a relation of entries. -#}
+{% macro has_a_key_of(stream, others) -%}
+    {%- set named = {} -%}
+    {%- for name, own in role_columns(stream).items() -%}{%- do named.update({own: name}) -%}{%- endfor -%}
+    {%- for entity in stream.entities.values() %}
+    {%- set key = [] -%}
+    {%- for column in entity.key -%}{%- do key.append(named[column]) -%}{%- endfor -%}
+    {{ ' or ' if not loop.first }}({{ key | join(', ') }}) in (
+        select {{ as_one_value(key) }} from {{ others }} where {{ key | join(' is not null and ') }} is not null
+    )
+    {%- endfor -%}
+{%- endmacro %}

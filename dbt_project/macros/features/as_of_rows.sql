@@ -46,10 +46,34 @@
         and not {{ excludes_time('transaction_date', 'true', '_lake_known_from') }}
     {%- endset -%}
     {%- else -%}
-    {{ exceptions.raise_compiler_error("features_as_of: nobody has said when rows of the stream '" ~ stream.name ~ "' are known") }}
+    {%- set entries = ref(stream.ledger) -%}
+    {%- set known -%}
+    select
+        {%- for name, own in role_columns(stream).items() %}
+        {{ name }} as {{ own }},
+        {%- endfor %}
+        _lake_known_from,
+        _lake_known_to
+    from {{ counted_entries('(' ~ entries_until(stream, entries) ~ ')') }} as versions
+    where weight = 1 and event_time is not null
+    {%- endset -%}
     {%- endif -%}
     {{ return(known) }}
 {% endmacro %}
+
+{#- Entries of a ledger by their names in the models, with the commits of each and of the one of its payment after it. -#}
+{% macro entries_until(stream, entries) -%}
+    select
+        {%- for name, own in role_columns(stream).items() %}
+        {{ own }} as {{ name }},
+        {%- endfor %}
+        weight,
+        is_amount_excluded,
+        is_time_excluded,
+        _committed_at as _lake_known_from,
+        lead(_committed_at) over (partition by {{ stream.id }} order by _lsn, _seq, weight) as _lake_known_to
+    from {{ entries }}
+{%- endmacro %}
 
 {#- When each payment that labels name could first be decided on, for stored vectors: of changes the commit it came with.
     None: of events what their first version says, which waited for the watermark. -#}
@@ -111,6 +135,7 @@
                 {{ column }},
                 {%- endfor %}
                 {{ declared.time }},
+                true as _lake_counts,
                 {{ microseconds(declared.time) }} as _lake_at,
                 {{ microseconds('_lake_known_from') }} as _lake_known_from,
                 {{ microseconds('_lake_known_to') }} as _lake_known_to
@@ -264,11 +289,16 @@ counted_rows as (
 {%- endmacro %}
 
 {#- The same where each label sees what was known at a moment of its own: a view. A row stands in each view in which it
-    counts for a label: in reach of its windows, or as the newest before them. -#}
+    counts for a label: in reach of its windows, or as the newest before them (that has the measure of a filter). -#}
 {% macro rows_in_views(counted, features) -%}
 numbered_rows as {{ computed_once() }} (
 
-    select known_rows.*, row_number() over () as _lake_row
+    select
+        known_rows.*,
+        {%- for measure in features | selectattr('seconds', 'none') | map(attribute='measure') | reject('none') | unique %}
+        {{ counted.measures['counted_' ~ measure].expression }} as _lake_{{ measure }},
+        {%- endfor %}
+        row_number() over () as _lake_row
     from known_rows
     where _lake_at < (select max(_lake_at) from timed_labels)
 
@@ -293,7 +323,7 @@ seen_in_views as {{ computed_once() }} (
     {{- visible }}
         and seen._lake_at < labels._lake_at
         and seen._lake_at >= labels._lake_at - {{ reach }}
-    {%- if own | selectattr('seconds', 'none') | list %}
+    {%- for measure in own | selectattr('seconds', 'none') | map(attribute='measure') | unique %}
 
     union
 
@@ -301,8 +331,9 @@ seen_in_views as {{ computed_once() }} (
     from timed_labels as labels
     {{- visible }}
         and seen._lake_at < labels._lake_at - {{ reach }}
+        {{- ' and seen._lake_' ~ measure ~ ' is not null' if measure }}
     group by labels._lake_view, labels._lake_label
-    {%- endif %}
+    {%- endfor %}
     {% endfor %}
 ),
 

@@ -54,43 +54,63 @@
 {%- endmacro %}
 
 {#- Seconds since the last earlier row, and whether there is none, over all history: `history` is a relation with the
-    source's own columns, all rows that count; none: `prepared` holds them all. -#}
+    source's own columns, all rows that count; none: `prepared` holds them all. Of a measure only rows that have it. -#}
 {% macro recency_block(prepared, entity, features, source, history) -%}
     {%- set key = entity.key | join(', ') -%}
+    {%- set measures = features | map(attribute='measure') | unique | list -%}
     select
         _row
         {%- for feature in features %},
-        {{ from_last(feature, '_last') }} as {{ feature.name }}
+        {{ from_last(feature, last_name(feature.measure)) }} as {{ feature.name }}
         {%- endfor %}
     from (
-        {%- if history %}
         select
             _row,
-            _at,
-            max(case when _row is null then _at end) over (
+            _at
+            {%- for measure in measures %},
+            max(seen_{{ last_name(measure) }}) over (
                 partition by {{ key }} order by _at range between unbounded preceding and 1 preceding
-            ) as _last
+            ) as {{ last_name(measure) }}
+            {%- endfor %}
         from (
-            select _row, {{ key }}, _at
+            {%- if history %}
+            select
+                _row, {{ key }}, _at
+                {%- for measure in measures %},
+                cast(null as bigint) as seen_{{ last_name(measure) }}
+                {%- endfor %}
             from {{ prepared }}
             where is_evaluated and {{ of_entity(prepared, entity.key, false) }}
 
             union all
 
-            select null, {{ key }}, {{ microseconds(source.time) }}
+            select
+                null, {{ key }}, {{ microseconds(source.time) }}
+                {%- for measure in measures %},
+                {{ if_it_has(source, measure, microseconds(source.time)) }}
+                {%- endfor %}
             from {{ history }}
             where {{ of_entity(prepared, entity.key, true) }}
+            {%- else %}
+            select
+                _row, {{ key }}, _at
+                {%- for measure in measures %},
+                {{ 'case when ' ~ measure ~ ' is not null then _at end' if measure else '_at' }} as seen_{{ last_name(measure) }}
+                {%- endfor %}
+            from {{ prepared }}
+            where {{ of_entity(prepared, entity.key, false) }}
+            {%- endif %}
         ) as seen
-        {%- else %}
-        select
-            _row,
-            _at,
-            max(_at) over (partition by {{ key }} order by _at range between unbounded preceding and 1 preceding) as _last
-        from {{ prepared }}
-        where {{ of_entity(prepared, entity.key, false) }}
-        {%- endif %}
     ) as told
     where _row is not null
+{%- endmacro %}
+
+{#- The column with the time of the last earlier row, or of the last that has a measure. -#}
+{% macro last_name(measure) %}{{ return('last_' ~ measure if measure else 'last') }}{% endmacro %}
+
+{#- A value of the source's rows, null where they do not have a measure (none: any row has it). -#}
+{% macro if_it_has(source, measure, value) -%}
+    {{ 'case when ' ~ source.measures[measure].expression ~ ' is not null then ' ~ value ~ ' end' if measure else value }}
 {%- endmacro %}
 
 {#- A feature of recency from the time of the last earlier row, null if there is none. -#}

@@ -25,7 +25,7 @@
         {%- for feature in blocks.different -%}{%- do distinct.append([feature.measure, feature.seconds]) -%}{%- endfor -%}
         {%- if totals or distinct or blocks.recent -%}
             {%- do entities.update({name: {
-                'key': entity.key, 'totals': totals, 'distinct': distinct, 'last': blocks.recent != [],
+                'key': entity.key, 'totals': totals, 'distinct': distinct, 'last': blocks.recent | map(attribute='measure') | unique | list,
             }}) -%}
         {%- endif -%}
         {%- for seconds in blocks.valued | map(attribute='seconds') | unique -%}
@@ -49,28 +49,41 @@
 {#- The rows of `told` (what indexed_rows answered), where also `earlier` counts: a relation of the source's rows that lie
     before all those indexed, beyond every window. They tell when a key was seen last which no row indexed has. -#}
 {% macro seen_earlier(told, source, features, earlier) -%}
-    {%- set entities = {} -%}
-    {%- for name, entity in source.entities.items() if feature_blocks(features, name).recent -%}
-        {%- do entities.update({name: entity}) -%}
+    {%- set measures = {} -%}
+    {%- for name in source.entities -%}
+        {%- set recent = feature_blocks(features, name).recent -%}
+        {%- if recent -%}{%- do measures.update({name: recent | map(attribute='measure') | unique | list}) -%}{%- endif -%}
     {%- endfor -%}
     select
         *
-        {%- if entities %} replace (
-            {%- for name in entities %}
-            coalesce({{ name }}__last, {{ name }}_earlier._last) as {{ name }}__last{{ ',' if not loop.last }}
+        {%- if measures %} replace (
+            {%- for name, own in measures.items() %}
+            {%- for measure in own %}
+            {%- set last = last_name(measure) %}
+            coalesce({{ name }}__{{ last }}, {{ name }}_earlier._{{ last }}) as {{ name }}__{{ last }}{{ ',' if not loop.last }}
+            {%- endfor %}{{ ',' if not loop.last }}
             {%- endfor %}
         )
         {%- endif %}
     from {{ told }}
-    {%- for name, entity in entities.items() %}
+    {%- for name, own in measures.items() %}
+    {%- set entity = source.entities[name] %}
     {%- set key = entity.key | join(', ') %}
     left join (
-        select {{ key }}, max({{ microseconds(source.time) }}) as _last
+        select
+            {{ key }}
+            {%- for measure in own %},
+            max({{ if_it_has(source, measure, microseconds(source.time)) }}) as _{{ last_name(measure) }}
+            {%- endfor %}
         from {{ earlier }}
         where ({{ key }}) in (
             select {{ as_one_value(entity.key) }}
             from {{ told }}
-            where {{ name }}__last is null and {{ of_entity(told, entity.key, false) }}
+            where (
+                {%- for measure in own %}
+                {{ name }}__{{ last_name(measure) }} is null{{ ' or' if not loop.last }}
+                {%- endfor %}
+            ) and {{ of_entity(told, entity.key, false) }}
         )
         group by {{ key }}
     ) as {{ name }}_earlier using ({{ key }})
@@ -94,7 +107,7 @@
         {{ name }}__distinct_{{ feature.measure }}_{{ feature.seconds }} as {{ feature.name }}
         {%- endfor %}
         {%- for feature in blocks.recent %},
-        case when {{ of_entity(told, entity.key, false) }} then {{ from_last(feature, name ~ '__last') }} end as {{ feature.name }}
+        case when {{ of_entity(told, entity.key, false) }} then {{ from_last(feature, name ~ '__' ~ last_name(feature.measure)) }} end as {{ feature.name }}
         {%- endfor %}
         {%- endfor %}
     from (

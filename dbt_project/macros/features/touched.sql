@@ -12,9 +12,9 @@
         {%- if reaches -%}
             {%- do parts.append(touched_in_windows(source, entity.key, reaches, candidates, changes)) -%}
         {%- endif -%}
-        {%- if own | selectattr('seconds', 'none') | list -%}
-            {%- do parts.append(touched_as_next(source, entity.key, candidates, changes)) -%}
-        {%- endif -%}
+        {%- for measure in own | selectattr('seconds', 'none') | map(attribute='measure') | unique -%}
+            {%- do parts.append(touched_as_next(source, entity.key, measure, candidates, changes)) -%}
+        {%- endfor -%}
     {%- endfor -%}
     select {{ source.id }}, max(changed_at) as changed_at
     from (
@@ -53,33 +53,38 @@
     {%- endfor %}
 {%- endmacro %}
 
-{#- Candidates that come next after a change, however much later: no other candidate's time lies between. -#}
-{% macro touched_as_next(source, key, candidates, changes) -%}
+{#- Candidates that come next after a change, however much later: no other candidate's time lies between, or with a
+    measure none that has it. -#}
+{% macro touched_as_next(source, key, measure, candidates, changes) -%}
     {%- set of_key = 'partition by ' ~ (key | join(', ')) ~ ' order by _at range between unbounded preceding and' -%}
     select
         {{ source.id }},
-        max(changed_at) over (partition by {{ key | join(', ') }}, candidate_before) as changed_at
+        max(changed_at) over (
+            partition by {{ key | join(', ') }}, candidate_before order by _at range between unbounded preceding and 1 preceding
+        ) as changed_at
     from (
         select
             placed.*,
             case
                 when {{ source.id }} is null
-                    then max(case when {{ source.id }} is not null then _at end) over ({{ of_key }} current row)
-                else max(case when {{ source.id }} is not null then _at end) over ({{ of_key }} 1 preceding)
+                    then max(_seen_at) over ({{ of_key }} current row)
+                else max(_seen_at) over ({{ of_key }} 1 preceding)
             end as candidate_before
         from (
-            {{ candidates_and_changes(source, key, candidates, changes) | indent(12) }}
+            {{ candidates_and_changes(source, key, candidates, changes, measure) | indent(12) }}
         ) as placed
     ) as between_candidates
 {%- endmacro %}
 
-{#- Both on one line of time, of keys that have changes; a change has no id. -#}
-{% macro candidates_and_changes(source, key, candidates, changes) -%}
+{#- Both on one line of time, of keys that have changes; a change has no id. `_seen_at`: the time of a candidate, of a
+    measure of those that have it. -#}
+{% macro candidates_and_changes(source, key, candidates, changes, measure=none) -%}
     {%- set complete = (key + [source.time]) | join(' is not null and ') ~ ' is not null' -%}
     select
         {{ source.id }},
         {{ key | join(', ') }},
         {{ microseconds(source.time) }} as _at,
+        {{ if_it_has(source, measure, microseconds(source.time)) }} as _seen_at,
         null as changed_at
     from {{ candidates }}
     where {{ complete }}
@@ -87,7 +92,7 @@
 
     union all
 
-    select null, {{ key | join(', ') }}, {{ microseconds(source.time) }}, changed_at
+    select null, {{ key | join(', ') }}, {{ microseconds(source.time) }}, null, changed_at
     from {{ changes }}
     where {{ complete }}
 {%- endmacro %}
