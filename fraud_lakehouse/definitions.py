@@ -47,7 +47,7 @@ def build_definitions(
         TransformError: dbt refuses the project.
     """
     settings, parts = settings or load_settings(), parts or Parts()
-    from fraud_lakehouse.transform.project import current_streams, prepare_project
+    from fraud_lakehouse.transform.project import current_streams, prepare_project, tables_of_own_streams
 
     if manifest is None:
         manifest = load_manifest(prepare_project(settings).manifest_path)
@@ -58,7 +58,7 @@ def build_definitions(
     built = {tuple(key.path) for key in keys.values()}
     streams = [one for one in current_streams(settings).values() if ("silver", checked_table(one)) in built]
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
-    contracted = contracted_tables(bronze, silver, topics)
+    contracted = contracted_tables(bronze, silver, topics, tables_of_own_streams(settings))
     rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
     return dg.Definitions(
         assets=[

@@ -7,10 +7,14 @@ the newest files, at most about `recent_rows` rows, so that their cost does not 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
+import yaml
 from deltalake import DeltaTable
 
 from fraud_lakehouse.ingest.evolution import OWNER_PROPERTY
@@ -20,9 +24,10 @@ from fraud_lakehouse.sources.kafka.records import schema_of
 from fraud_lakehouse.storage.audit import RENAMED
 from fraud_lakehouse.storage.lake import Lake, data_files, scan
 from fraud_lakehouse.storage.schemas import COMMIT, UTC_MICROSECONDS, delta_types, frame_schema
+from fraud_lakehouse.transform.captured import shipped_tables
+from fraud_lakehouse.transform.project import shipped_project
 
 RECENT_ROWS = 1_000_000
-CARDS = "card_transactions"
 REPLAYED = "_quarantined_at"
 TEXT = "_text"
 _INTEGER = ("long", "integer", "short", "byte")
@@ -32,30 +37,43 @@ _TIME = ("timestamp", "timestamp_ntz")
 _UTC = ("timestamp",)
 _Types = dict[str, tuple[str, ...]]
 _CHANGE: _Types = {"_op": _TEXT, "_lsn": ("long",), "_seq": ("long",), "_committed_at": _UTC, "_ingested_at": _UTC}
-_USERS: _Types = {"user_id": _INTEGER, "name": _TEXT, "email": _TEXT, "registration_date": _TIME}
-_TRANSACTIONS: _Types = {"transaction_id": _INTEGER, "user_id": _INTEGER, "transaction_date": _TIME, "amount": _NUMBER}
 _HISTORY: _Types = {"valid_from": _TIME, "valid_to": _TIME, "is_deleted": ("boolean",)}
-_CARD: _Types = {
-    "merchant": _TEXT,
-    "category": _TEXT,
-    "amt": ("double",),
-    "trans_num": _TEXT,
-    "is_fraud": ("long",),
-    "user_id": ("long",),
+_ALIKE = {
+    re.compile("smallint|integer|bigint"): _INTEGER,
+    re.compile(r"float|double|decimal\(.*"): _NUMBER,
+    re.compile("varchar"): _TEXT,
+    re.compile("timestamp|timestamptz"): _TIME,
+    re.compile("date"): ("date",),
+    re.compile("boolean"): ("boolean",),
 }
-REQUIRED: dict[tuple[str, str], _Types] = {
-    ("bronze", "users"): _USERS | _CHANGE,
-    ("bronze", "transactions"): _TRANSACTIONS | _CHANGE,
-    ("silver", "users"): _USERS,
-    ("silver", "transactions"): _TRANSACTIONS,
-    ("silver", "users_history"): _USERS | _HISTORY,
-    ("silver", "transactions_history"): _TRANSACTIONS | _HISTORY,
-    ("silver", CARDS): _CARD | {"trans_date_trans_time": _TIME},
-}
-"""Columns that must exist, with the Delta types each may have; other bronze tables need the change columns.
+"""By a DuckDB type that the dbt project declares, the Delta types that do as well."""
 
-The bronze table of a topic has its declared fields and what is kept of each record.
-"""
+
+@lru_cache(maxsize=1)
+def required_columns() -> Mapping[tuple[str, str], _Types]:
+    """By layer and table, columns that must exist, with the Delta types each may have: what the dbt project declares.
+
+    Of bronze the tables of databases that models are shipped for; others need the change columns, and the table of a
+    topic its declared fields. Of silver the columns that come from those tables.
+    """
+    project = shipped_project()
+    found: dict[tuple[str, str], _Types] = {}
+    for name, table in shipped_tables(project).items():
+        own = {column: _alike(kind) for column, kind in table.columns.items()}
+        if table.key:
+            found["bronze", name] = own | _CHANGE
+        for model, further in ((name, {}), (f"{name}_history", _HISTORY)):
+            path = project / "models" / "silver" / f"{model}.yml"
+            described = yaml.safe_load(path.read_text())["models"] if path.is_file() else []
+            columns = [one for entry in described if entry["name"] == model for one in entry["columns"]]
+            kinds = {one["name"]: _alike(one["data_type"]) for one in columns if one["name"] in own}
+            if kinds:
+                found["silver", model] = kinds | further
+    return found
+
+
+def _alike(kind: str) -> tuple[str, ...]:
+    return next((types for declared, types in _ALIKE.items() if declared.fullmatch(kind)), (kind,))
 
 
 @dataclass(frozen=True)
@@ -77,11 +95,14 @@ class ContractResult:
         return asdict(self) | {"problems": list(self.problems)}
 
 
-def check_columns(lake: Lake, layer: str, table: str, topic: TopicConfig | None = None) -> ContractResult:
+def check_columns(
+    lake: Lake, layer: str, table: str, topic: TopicConfig | None = None, *, is_declared: bool = True
+) -> ContractResult:
     """Whether the required columns exist with a type they may have. A table that is not there yet passes.
 
     Args:
         topic: the topic whose bronze table it is.
+        is_declared: whether it is the table that models are shipped for, and not another one of its name.
 
     The numbers say how many rows have a value that its column cannot hold (`_text`, by the files' statistics).
     """
@@ -94,7 +115,8 @@ def check_columns(lake: Lake, layer: str, table: str, topic: TopicConfig | None 
     if topic is not None:
         required = {column: (kind,) for column, kind in delta_types(_topic_schema(topic)).items()}
     else:
-        required = REQUIRED.get((layer, table), _CHANGE if layer == "bronze" else {})
+        required = required_columns().get((layer, table), {}) if is_declared else {}
+        required = required or (_CHANGE if layer == "bronze" else {})
     problems = [f"column {column} is missing" for column in required if column not in types]
     problems += [
         f"column {column} is {types[column]}, expected {' or '.join(allowed)}"
@@ -182,14 +204,19 @@ def check_positions(
 
 
 def check_bronze(
-    lake: Lake, table: str, topic: TopicConfig | None = None, recent_rows: int = RECENT_ROWS
+    lake: Lake,
+    table: str,
+    topic: TopicConfig | None = None,
+    recent_rows: int = RECENT_ROWS,
+    *,
+    is_declared: bool = True,
 ) -> list[ContractResult]:
     """All contracts of a bronze table; a table whose columns are wrong is not looked into further.
 
     Args:
         topic: the topic whose records the table has; None: a table of PostgreSQL.
     """
-    columns = check_columns(lake, "bronze", table, topic)
+    columns = check_columns(lake, "bronze", table, topic, is_declared=is_declared)
     if not columns.passed:
         return [columns]
     quarantine = [check_quarantine(lake, topic, recent_rows=recent_rows)] if topic else []

@@ -7,7 +7,7 @@ In a batch run they block the models that come after; a live run, which has buil
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
@@ -29,25 +29,32 @@ _CONTRACTS = {
 
 
 class Contracted(NamedTuple):
-    """A table with contracts; of one that comes from a topic, the topic."""
+    """A table with contracts: of one that comes from a topic, the topic; whether the pipeline's streams name it."""
 
     layer: str
     name: str
     topic: TopicConfig | None = None
+    is_declared: bool = True
 
 
 def contracted_tables(
-    bronze: Sequence[str], silver: Sequence[str], topics: Mapping[str, TopicConfig]
+    bronze: Sequence[str], silver: Sequence[str], topics: Mapping[str, TopicConfig], declared: Collection[str]
 ) -> list[Contracted]:
     """The tables with a contract: of bronze all, of silver those whose columns are fixed.
 
     Args:
         topics: by the tables of bronze that come from them.
+        declared: the tables of bronze that streams are about.
     """
-    from fraud_lakehouse.checks.contracts import REQUIRED
+    from fraud_lakehouse.checks.contracts import required_columns
 
-    fixed = [Contracted("silver", table) for table in silver if ("silver", table) in REQUIRED]
-    return [*(Contracted("bronze", table, topics.get(table)) for table in bronze), *fixed]
+    required = required_columns()
+    fixed = [
+        Contracted("silver", table)
+        for table in silver
+        if ("silver", table) in required and table.removesuffix("_history") in declared
+    ]
+    return [*(Contracted("bronze", table, topics.get(table), table in declared) for table in bronze), *fixed]
 
 
 def contract_checks(tables: Sequence[Contracted]) -> list[dg.AssetChecksDefinition]:
@@ -132,7 +139,7 @@ def _evaluate(lake: Lake, table: Contracted, recent_rows: int | None = None) -> 
     from fraud_lakehouse.checks.contracts import RECENT_ROWS, check_bronze, check_columns
 
     if table.layer == "bronze":
-        found = check_bronze(lake, table.name, table.topic, recent_rows or RECENT_ROWS)
+        found = check_bronze(lake, table.name, table.topic, recent_rows or RECENT_ROWS, is_declared=table.is_declared)
     else:
         found = [check_columns(lake, table.layer, table.name)]
     return {one.contract: one for one in found}

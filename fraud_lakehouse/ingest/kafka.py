@@ -37,9 +37,6 @@ from fraud_lakehouse.sources.kafka.topic import KafkaTopic, TopicRecreatedError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 
-SOURCE = "cards"
-TABLE = "card_transactions"
-
 STEP_SECONDS = 0.05
 """How long a step waits for a first record; waiting for data is `wait`'s part."""
 

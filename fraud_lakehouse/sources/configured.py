@@ -6,7 +6,7 @@ The variables FRAUD_POSTGRES_* and FRAUD_KAFKA_* are shorthand for the two shipp
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import SecretStr
@@ -38,7 +38,7 @@ class DeclaredSource:
     kind: Literal["postgres", "kafka"]
     variable: str
     tables: tuple[str, ...]
-    config: SourceConfig | None
+    config: SourceConfig | None = field(hash=False)
 
 
 def declared_sources(settings: Settings, pipeline: Pipeline | None = None) -> list[DeclaredSource]:

@@ -296,6 +296,23 @@ def current_streams(settings: Settings, shipped: Path | None = None) -> dict[str
     return catalogue.streams if catalogue is not None else {}
 
 
+def tables_of_own_streams(settings: Settings, shipped: Path | None = None) -> set[str]:
+    """Bronze tables of the declared streams whose models are files of the project, and those that know their entities.
+
+    Args:
+        shipped: the dbt project; default: the one that came with the package.
+
+    Raises:
+        TransformError: as `current_catalogue`.
+    """
+    shipped = shipped or shipped_project()
+    folder = pipeline_folder(settings, shipped)
+    found = _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))[0]
+    own = [stream for name, stream in found.streams.items() if name in found.own and stream.is_declared]
+    known = {entity.exists_in["table"] for stream in own for entity in stream.entities.values() if entity.exists_in}
+    return {stream.table for stream in own} | known
+
+
 def current_definitions(settings: Settings, shipped: Path | None = None) -> Definitions:
     """The definitions of the features that models compute now.
 

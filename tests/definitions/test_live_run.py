@@ -27,6 +27,7 @@ from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from tests.definitions.stand import landed
+from tests.fixtures_kafka import CARDS
 
 ALERTS = "model.fraud_lakehouse.alerts"
 KEYS = {ALERTS: dg.AssetKey(["gold", "alerts"])}
@@ -155,7 +156,10 @@ def test_a_live_run_says_which_contract_does_not_hold(
     stand: Callable[..., Any], manifest: dict[str, Any], instance: dg.DagsterInstance
 ) -> None:
     contracted = contracted_tables(
-        ["card_transactions", "transactions", "users"], ["users", "payees"], {"card_transactions"}
+        ["card_transactions", "transactions", "users"],
+        ["users", "payees"],
+        {"card_transactions": CARDS},
+        {"transactions", "users"},
     )
     assert [table[:2] for table in contracted[-2:]] == [("bronze", "users"), ("silver", "users")], (
         "payees has no columns of its own"
