@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
+import yaml
 
 from fraud_lakehouse.storage.audit import RENAMED
 from fraud_lakehouse.storage.lake import scan
+from fraud_lakehouse.transform.project import shipped_project
 
 if TYPE_CHECKING:
     from fraud_lakehouse.ingest import Landed
     from fraud_lakehouse.storage.lake import Lake
 
-PERSONAL_COLUMNS = frozenset({"name", "email", "first", "last", "dob", "zipcode", "cc_num"})
 PREVIEW_ROWS = 5
 CELL_WIDTH = 60
 
@@ -86,10 +88,17 @@ def known_by_source(cursor: str | None) -> dict[str, Any]:
     return {RENAMED.get(name, name): state for name, state in held.items()}
 
 
+@lru_cache(maxsize=1)
+def _personal_columns() -> frozenset[str]:
+    """Columns about people: the dbt project's var of this name."""
+    content = yaml.safe_load((shipped_project() / "dbt_project.yml").read_text())
+    return frozenset(content["vars"]["personal_columns"])
+
+
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
-    if column in PERSONAL_COLUMNS:
+    if column in _personal_columns():
         return "•••"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
