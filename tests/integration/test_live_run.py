@@ -236,8 +236,8 @@ def test_a_live_process_that_is_stopped_is_replaced_and_harms_nothing_when_it_go
 
 @pytest.fixture
 def product(tmp_path: Path) -> Path:
-    """A copy of the package and its dbt project, to be changed."""
-    for name in ("fraud_lakehouse", "dbt_project"):
+    """A copy of the package with its dbt project and pipeline, to be changed."""
+    for name in ("fraud_lakehouse", "dbt_project", "pipeline"):
         shutil.copytree(ROOT / name, tmp_path / "product" / name, ignore=shutil.ignore_patterns("target", "logs"))
     return tmp_path / "product"
 

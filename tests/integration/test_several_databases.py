@@ -21,7 +21,7 @@ from psycopg.conninfo import make_conninfo
 from fraud_lakehouse import cli
 from fraud_lakehouse.checks.status import collect
 from fraud_lakehouse.errors import GapError, SourceError
-from fraud_lakehouse.ingest import resync
+from fraud_lakehouse.ingest import PostgresIngest, resync
 from fraud_lakehouse.live import Cycle
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.sources.configured import postgres_source
@@ -138,6 +138,8 @@ def run(databases: Databases, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 def test_a_table_of_the_same_name_is_left_out_until_the_second_database_has_a_prefix(databases: Databases) -> None:
     databases.declare()
+    with PostgresIngest(databases.settings, databases.lake, postgres_source(databases.settings, "shop")) as first:
+        assert [batch.table for batch in first.step(1000)] == ["orders"], "a stream of the bank names the other"
     with Cycle(databases.settings) as cycle:
         cycle.catch_up()
     bank, shop = collect(databases.settings).sources
