@@ -27,11 +27,12 @@ LABEL_DELAY = 86_400
 VALUED = ["min", "max", "median", "mad", "percentile_9", "percentile_90", "first", "last"]
 CARDS: dict[str, Any] = {"stream": "card_payments", "owner": "o"}
 BANK: dict[str, Any] = {"stream": "bank_payments", "owner": "o", "entity": "user"}
+ENTITIES = ["user", "category", "merchant", "user_merchant"]
 ALL, RECENCY = ["count", "sum", "mean", "stddev", *VALUED, "distinct"], ["seconds_since_last", "is_first"]
 ADDED: list[dict[str, Any]] = [
-    # of few keys with many rows, of many, of a key of two columns
-    {**CARDS, "name": "{entity}_{measure}_{aggregate}_{window}", "entity": ["user", "category", "user_merchant"]}
-    | {"measure": "amt", "aggregate": [*VALUED, "distinct", "sum"], "window": ["1 hour", "7 days"]},
+    # of few keys with many rows, of many, of texts, of a key of two columns
+    {**CARDS, "name": "{entity}_{measure}_{aggregate}_{window}", "entity": ENTITIES}
+    | {"measure": "amt", "aggregate": ALL, "window": ["1 hour", "7 days"]},
     # a measure that is named unlike its column, which is a key's
     {**CARDS, "name": "card_{measure}s_{window}", "entity": "card", "measure": "shop", "aggregate": "distinct"}
     | {"window": "7 days"},
@@ -43,7 +44,7 @@ ADDED: list[dict[str, Any]] = [
     {
         **CARDS,
         "name": "{entity}_{measure}_{aggregate}_some",
-        "entity": ["user", "category", "merchant", "user_merchant"],
+        "entity": ENTITIES,
     }
     | {"measure": "amt", "aggregate": ALL, "window": "7 days", "filter": "category = 'travel' or amt < 50"},
     {**CARDS, "name": "{entity}_count_known", "entity": ["user", "category"], "aggregate": "count", "window": "1 hour"}

@@ -65,7 +65,7 @@ shop_payments:
   amount: total
   entities:
     account: {{key: account, exists_in: {{table: {ACCOUNTS}, column: account_no}}}}
-    merchant: merchant
+    merchant: {{key: merchant, partitions: large}}
     pair: [account, merchant]
 refunds:
   from: {REFUNDS}
@@ -281,7 +281,7 @@ def test_a_change_of_one_entitys_rows_leaves_what_others_counted(lake: SmallLake
 def test_features_of_labels_are_those_of_the_table_as_it_was_then(lake: SmallLake) -> None:
     log, shop, rng = random_log(3, transactions=120), Shop(3), random.Random(3)
     changes = [change for commit in log for change in commit]
-    land(lake, PAYMENTS, [row for table, row in (shop.told(*change) for change in changes) if table == PAYMENTS])
+    land(lake, PAYMENTS, [row for table, row in (shop.translated(*change) for change in changes) if table == PAYMENTS])
     lake.build("hot")
     catalogue = current_catalogue(lake.settings)
     assert catalogue is not None

@@ -11,8 +11,9 @@
     complete. What had become known by t, less what had by t - window: one running total, looked up twice. -#}
 {% macro delayed_block(prepared, entity, features, measures, touched) -%}
     {%- set names = features | map(attribute='measure') | unique | list -%}
-    {%- set ends = [] -%}
+    {%- set ends, delays = [], {} -%}
     {%- for feature in features -%}
+        {%- do delays.update({feature.measure: delay_seconds(feature)}) -%}
         {%- for end in [delay_seconds(feature), delay_seconds(feature) + feature.seconds] if end not in ends -%}
             {%- do ends.append(end) -%}
         {%- endfor -%}
@@ -20,16 +21,24 @@
     select
         _row
         {%- for feature in features %},
-        {{ from_known(feature, measures[feature.measure].decimals) }} as {{ feature.name }}
+        {{ from_totals(feature, measures[feature.measure].decimals) }} as {{ feature.name }}
         {%- endfor %}
     from (
-        {%- if entity.partitions == 'large' %}
-        {{ known_of_large(prepared, entity.key, names, ends, touched) | indent(8) }}
-        {%- else %}
-        {{ known_by_frame(prepared, entity.key, names, ends, touched) | indent(8) }}
-        {%- endif %}
-    ) as known
-    where is_evaluated
+        select
+            _row
+            {%- for total, measure, seconds in total_parts(features) %},
+            {%- set known = total ~ '_' ~ measure ~ '_until_' %}
+            {{ known }}{{ delays[measure] }} - {{ known }}{{ delays[measure] + seconds }} as {{ total }}_{{ measure }}_{{ seconds }}
+            {%- endfor %}
+        from (
+            {%- if entity.partitions == 'large' %}
+            {{ known_of_large(prepared, entity.key, names, ends, touched) | indent(12) }}
+            {%- else %}
+            {{ known_by_frame(prepared, entity.key, names, ends, touched) | indent(12) }}
+            {%- endif %}
+        ) as known
+        where is_evaluated
+    ) as totals
 {%- endmacro %}
 
 {#- n (rows with the measure) and s (its sum in units) of each of the measures `names` over rows more than so many
@@ -41,8 +50,8 @@
         is_evaluated
         {%- for end in ends %}
         {%- for name in names %},
-        coalesce(last_value(n_{{ name }}) over until_{{ end }}, 0) as n_{{ name }}_{{ end }},
-        coalesce(last_value(s_{{ name }}) over until_{{ end }}, 0) as s_{{ name }}_{{ end }}
+        coalesce(last_value(n_{{ name }}) over until_{{ end }}, 0) as n_{{ name }}_until_{{ end }},
+        coalesce(last_value(s_{{ name }}) over until_{{ end }}, 0) as s_{{ name }}_until_{{ end }}
         {%- endfor %}
         {%- endfor %}
     from (
@@ -118,8 +127,8 @@
         true as is_evaluated
         {%- for end in ends %}
         {%- for name in names %},
-        coalesce(until_{{ end }}.n_{{ name }}, 0) as n_{{ name }}_{{ end }},
-        coalesce(until_{{ end }}.s_{{ name }}, 0) as s_{{ name }}_{{ end }}
+        coalesce(until_{{ end }}.n_{{ name }}, 0) as n_{{ name }}_until_{{ end }},
+        coalesce(until_{{ end }}.s_{{ name }}, 0) as s_{{ name }}_until_{{ end }}
         {%- endfor %}
         {%- endfor %}
     from evaluated
@@ -128,20 +137,4 @@
         on {{ equal_in(key, 'evaluated', 'until_' ~ end) }}
         and evaluated._at - {{ end * 1000000 }} > until_{{ end }}._at
     {%- endfor %}
-{%- endmacro %}
-
-{#- A feature from the totals known at both ends of its window. -#}
-{% macro from_known(feature, decimals) -%}
-    {%- set begin = feature.measure ~ '_' ~ (delay_seconds(feature) + feature.seconds) -%}
-    {%- set end = feature.measure ~ '_' ~ delay_seconds(feature) -%}
-    {%- set unit = 10 ** decimals -%}
-    {%- if feature.aggregate == 'count' -%}
-        n_{{ end }} - n_{{ begin }}
-    {%- else -%}
-        case
-            when n_{{ end }} > n_{{ begin }}
-                then cast(s_{{ end }} - s_{{ begin }} as double)
-                {{- ' / (n_' ~ end ~ ' - n_' ~ begin ~ ')' if feature.aggregate == 'mean' }} / {{ unit }}
-        end
-    {%- endif -%}
 {%- endmacro %}
