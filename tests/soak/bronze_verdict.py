@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +14,8 @@ import polars as pl
 
 from fraud_lakehouse.storage.lake import Lake
 from tests.soak.cards import BAD, CardStream
-from tests.soak.ledger import TABLES, TOTAL, Committed, Event, Ledger, Row
+from tests.soak.ledger import TOTAL
+from tests.soak.workload import Committed, Event, Row, Workload
 
 Landed = dict[str, list[tuple[int, Event]]]
 """By table the events in order, each with its LSN."""
@@ -55,8 +56,8 @@ class Verdict:
         self.missing_alerts += other.missing_alerts
 
 
-def judge_ledger(lake: Lake, ledger: Ledger, *, steady_clock: bool = True) -> Verdict:
-    """Compare the bronze tables with the ledger's record. The lake must be drained and nobody writing.
+def judge_changes(lake: Lake, workload: Workload, *, steady_clock: bool = True) -> Verdict:
+    """Compare the bronze tables with the record of a database's writer. The lake must be drained and nobody writing.
 
     Args:
         steady_clock: whether the product's clock never went back, so that ingestion times follow the order of rows.
@@ -64,21 +65,21 @@ def judge_ledger(lake: Lake, ledger: Ledger, *, steady_clock: bool = True) -> Ve
     verdict = Verdict()
     landed: Landed = {}
     first: dict[str, dict[Any, Row]] = {}
-    for table in TABLES:
-        first[table], landed[table] = _events(verdict, lake, table, steady_clock)
-    rest = _after_snapshot(ledger.committed, first)
+    for table, columns in workload.tables.items():
+        first[table], landed[table] = _events(verdict, lake, workload.prefix + table, columns, steady_clock)
+    rest = _after_snapshot(workload.committed, first)
     if rest is None:
         verdict.wrong("the snapshot in bronze is the state of the source at no time")
         return verdict
-    expected: dict[str, list[Event]] = {table: [] for table in TABLES}
+    expected: dict[str, list[Event]] = {table: [] for table in first}
     for transaction in rest:
         for table, events in transaction.events.items():
             expected[table] += events
-    for table in TABLES:
-        _compare(verdict, table, expected[table], [event for _, event in landed[table]])
-        verdict.checked += len(first[table])
+    for table, rows in first.items():
+        _compare(verdict, workload.prefix + table, expected[table], [event for _, event in landed[table]])
+        verdict.checked += len(rows)
     if verdict.clean:
-        _check_transactions(verdict, rest, landed, first["accounts"])
+        _check_transactions(verdict, rest, landed, first.get("accounts"))
     return verdict
 
 
@@ -143,13 +144,12 @@ def _positions(lake: Lake, layer: str, table: str) -> Iterator[tuple[int, str, i
 
 
 def _events(
-    verdict: Verdict, lake: Lake, table: str, steady_clock: bool
+    verdict: Verdict, lake: Lake, table: str, columns: Sequence[str], steady_clock: bool
 ) -> tuple[dict[Any, Row], list[tuple[int, Event]]]:
     """The snapshot's rows by key, and what came after it; values that an update did not send are filled in.
 
     A resync may state a row again as it is: one whose key changed before a large value was left out.
     """
-    columns = TABLES[table]
     frame = pl.read_delta(lake.uri("bronze", table)).sort("_lsn", "_seq")
     if twice := int(frame.select("_lsn", "_seq").is_duplicated().sum()):
         verdict.wrong(f"bronze/{table}: {twice} rows share their place in the log", doubled=twice)
@@ -187,7 +187,7 @@ def _events(
 
 def _after_snapshot(committed: list[Committed], first: dict[str, dict[Any, Row]]) -> list[Committed] | None:
     """The transactions that are not in the snapshot: those after the moment at which the source was like it."""
-    state: dict[str, dict[Any, Row]] = {table: {} for table in TABLES}
+    state: dict[str, dict[Any, Row]] = {table: {} for table in first}
     for index, transaction in enumerate(committed):
         for table, events in transaction.events.items():
             for _, key, row in events:
@@ -195,7 +195,7 @@ def _after_snapshot(committed: list[Committed], first: dict[str, dict[Any, Row]]
                     state[table].pop(key, None)
                 else:
                     state[table][key] = row
-        if all(len(state[table]) == len(first[table]) for table in TABLES) and state == first:
+        if all(len(state[table]) == len(first[table]) for table in first) and state == first:
             return committed[index + 1 :]
     return None
 
@@ -218,10 +218,12 @@ def _compare(verdict: Verdict, table: str, expected: list[Event], landed: list[E
         verdict.wrong(f"bronze/{table}: events in another order from number {at} on", reordered=1)
 
 
-def _check_transactions(verdict: Verdict, rest: list[Committed], landed: Landed, accounts: dict[Any, Row]) -> None:
-    """All events of a transaction have one LSN, later transactions later ones; the balances add up after each."""
+def _check_transactions(
+    verdict: Verdict, rest: list[Committed], landed: Landed, accounts: dict[Any, Row] | None
+) -> None:
+    """All events of a transaction have one LSN, later transactions later ones; the balances, if any, add up."""
     queues = {table: iter(events) for table, events in landed.items()}
-    balances = {key: row[1] for key, row in accounts.items()}
+    balances = {key: row[1] for key, row in (accounts or {}).items()}
     before = -1
     for transaction in rest:
         lsns = set()
@@ -238,7 +240,7 @@ def _check_transactions(verdict: Verdict, rest: list[Committed], landed: Landed,
         if len(lsns) != 1 or min(lsns) <= before:
             verdict.wrong(f"transaction {transaction.number} is torn or out of order: LSNs {lsns}", reordered=1)
         before = max(lsns)
-        if sum(balances.values()) != TOTAL:
+        if accounts is not None and sum(balances.values()) != TOTAL:
             verdict.wrong(f"after transaction {transaction.number} the balances are {sum(balances.values())}", lost=1)
             return
 

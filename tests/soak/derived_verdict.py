@@ -18,7 +18,8 @@ from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.runner import Transformer
 from tests.soak.bronze_verdict import Verdict
 from tests.soak.hostile_destination import HostileDestination
-from tests.soak.ledger import TABLES
+from tests.soak.shop import STREAM
+from tests.soak.workload import Workload
 
 VECTORS = "card_feature_vectors"
 LATE = "card_transactions_late"
@@ -31,25 +32,27 @@ _VERSIONED = {
     "user_card_sessions_versions": ["window_start", "user_id"],
     VECTORS: ["trans_num"],
     "transaction_feature_vectors": ["transaction_id"],
+    f"{STREAM}_vectors": ["transaction_id"],
 }
 """Tables with a row for each version, by what a version is of: how many there are depends on the builds."""
 _LEAST_TOO_LARGE = Decimal(10) ** 29
 _ROUNDED = ["evidence"]  # text with sums of floats, whose last bits follow the order of addition
 
 
-def judge_silver(lake: Lake, dsn: str) -> Verdict:
+def judge_silver(lake: Lake, workload: Workload) -> Verdict:
     """Compare the replicas with the source's tables, row by row. Nobody may be writing."""
     verdict = Verdict()
-    for table, columns in TABLES.items():
+    for table, columns in workload.tables.items():
         names = sql.SQL(", ").join(map(sql.Identifier, columns))
         statement = sql.SQL("select {} from {} order by 1").format(names, sql.Identifier(table))
-        with psycopg.connect(dsn) as connection:
+        with psycopg.connect(workload.dsn) as connection:
             source = [tuple(map(_stored, row)) for row in connection.execute(statement)]
-        replica = pl.read_delta(lake.uri("silver", table)).select(columns).sort(columns[0]).rows()
+        name = workload.prefix + table
+        replica = pl.read_delta(lake.uri("silver", name)).select(columns).sort(columns[0]).rows()
         verdict.checked += len(replica)
         if replica != source:
             missing, surplus = len(set(source) - set(replica)), len(set(replica) - set(source))
-            told = f"silver/{table} is not the source: {missing} rows are missing or old, {surplus} should not be there"
+            told = f"silver/{name} is not the source: {missing} rows are missing or old, {surplus} should not be there"
             told += f", first {[*set(source) ^ set(replica)][:2]}"
             verdict.wrong(told, lost=missing, doubled=surplus)
     return verdict
@@ -84,12 +87,17 @@ def _stored(value: Any) -> Any:
     return value if value.is_finite() and value.copy_abs() < _LEAST_TOO_LARGE else None  # abs() would round
 
 
-def judge_gold(lake: Lake, scratch: Path) -> Verdict:
-    """Build silver and gold anew from a copy of bronze and compare every table; `scratch` is removed afterwards."""
+def judge_gold(lake: Lake, scratch: Path, pipeline: Path) -> Verdict:
+    """Build silver and gold anew from a copy of bronze and compare every table; `scratch` is removed afterwards.
+
+    Args:
+        pipeline: the folder that declares what is in the lake.
+    """
     verdict = Verdict()
     shutil.copytree(Path(lake.root) / "bronze", scratch / "bronze")
     fresh = Lake.at(scratch)
-    transformer = Transformer(load_settings(lake=str(scratch), work=str(scratch / "_work"), alert_urls=""))
+    settings = load_settings(lake=str(scratch), work=str(scratch / "_work"), pipeline=pipeline, alert_urls="")
+    transformer = Transformer(settings)
     try:
         transformer.build_lane("all").raise_for_errors()
     finally:

@@ -1,12 +1,13 @@
 """The landing half of the product as a program of its own: no dbt, so a test can kill it forty times.
 
-`python -m tests.soak.landing` with the product's settings in the environment lands both sources until
+`python -m tests.soak.landing` with the product's settings in the environment lands all sources until
 SIGTERM. A source that cannot be read is tried again; an error of the lake ends it, as it does `fraud-lakehouse live`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
 import threading
@@ -14,8 +15,9 @@ import time
 
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakehouseError, SourceError
 from fraud_lakehouse.failpoints import arm_from
-from fraud_lakehouse.ingest import KafkaIngest, PostgresIngest
+from fraud_lakehouse.ingest import open_ingest
 from fraud_lakehouse.settings import Settings, load_settings
+from fraud_lakehouse.sources.configured import configured_sources
 from fraud_lakehouse.storage import housekeeping
 from fraud_lakehouse.storage.compaction import Tier
 from fraud_lakehouse.storage.lake import Lake
@@ -25,19 +27,19 @@ from fraud_lakehouse.storage.maintenance import maintain
 def land(settings: Settings, stop: threading.Event, *, only: str | None, upkeep: bool) -> None:
     """Take turns between the sources, or land `only` one of them, until told to stop."""
     lake = Lake.at(settings.lake)
-    with PostgresIngest(settings, lake) as postgres, KafkaIngest(settings, lake) as kafka:
+    with contextlib.ExitStack() as stack:
+        sources = [
+            stack.enter_context(contextlib.closing(open_ingest(config, settings, lake, tuple)))
+            for name, config in configured_sources(settings).items()
+            if only in (None, name)
+        ]
         while not stop.is_set():
             landed = 0
-            for name, step in (
-                ("bank", lambda: postgres.step(settings.batch_rows)),
-                ("cards", lambda: kafka.step(settings.batch_rows, 0.05)),
-            ):
-                if only not in (None, name):
-                    continue
+            for source in sources:
                 try:
-                    landed += len(step())
+                    landed += len(source.step(settings.batch_rows))
                 except (SourceError, ConcurrentWriterError) as error:
-                    print(f"{name}: {type(error).__name__}: {error}", flush=True)
+                    print(f"{source.name}: {type(error).__name__}: {error}", flush=True)
                     time.sleep(0.05)
             if upkeep:
                 maintain(lake, ("bronze", "control"))
@@ -47,7 +49,7 @@ def land(settings: Settings, stop: threading.Event, *, only: str | None, upkeep:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=["bank", "cards"], help="land one source")
+    parser.add_argument("--only", help="land one source, by its name")
     parser.add_argument("--upkeep", action="store_true", help="do the scheduled upkeep after every step")
     parser.add_argument("--commits", type=int, help="commits between two checkpoints, instead of the product's number")
     options = parser.parse_args()

@@ -7,13 +7,15 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from fraud_lakehouse.live.duty_cycle import Rest
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.project import prepare_project
 from tests.soak import landing_faults
-from tests.soak.ledger import TABLES
-from tests.soak.live_stand import LiveStand
+from tests.soak.ledger import Ledger
+from tests.soak.live_stand import KAFKA, POSTGRES, LiveStand
+from tests.soak.shop import Shop, declare
 from tests.soak.stand import DRAIN_ROWS, Stand
 
 
@@ -117,6 +119,20 @@ def stopped_past_a_takeover(life: LiveStand) -> None:
     assert product.running, product.output
 
 
+def second_database_unreachable(life: LiveStand) -> None:
+    """The shop's database ends all sessions and accepts none for a while: rows and alerts of the others go on."""
+    product = life.live()
+    with life.stand.working():
+        life.stand.pause(0.3, 0.8)
+        with life.stand.servers.unreachable(life.stand.shop_database):
+            life.check_alerts(POSTGRES, KAFKA)
+            life.stand.pause(1.0, 3.0)
+            life.check_alerts(POSTGRES, KAFKA)
+    assert product.running, product.output
+    life.go_on()
+    life.check_alerts()
+
+
 def catch_up_elsewhere(life: LiveStand) -> tuple[int, str]:
     """Exit code and output of another machine's catch-up."""
     with life.stand.product("catch-up", work="elsewhere", rows=DRAIN_ROWS) as other:
@@ -164,14 +180,17 @@ MORE_KILLS = [
 
 @lru_cache(maxsize=1)
 def stored_tables() -> dict[str, bool]:
-    """The tables that dbt models store in a lake with the ledger's tables, by the project's manifest.
+    """The tables that dbt models store in a lake with the workloads' tables, by the project's manifest.
 
     Each with whether the cycle itself builds it (the hot lane), and not the process beside.
     """
     with tempfile.TemporaryDirectory() as empty:
-        manifest = json.loads(prepare_project(load_settings(lake=empty)).manifest_path.read_text())
+        declare(pipeline := Path(empty) / "pipeline", "shop", "SHOP_DSN")
+        settings = load_settings(lake=f"{empty}/lake", pipeline=pipeline)
+        manifest = json.loads(prepare_project(settings).manifest_path.read_text())
     models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
-    captured = {name: False for table in TABLES for name in (table, f"{table}_history")}
+    tables = [workload.prefix + table for workload in (Ledger, Shop) for table in workload.tables]
+    captured = {name: False for table in tables for name in (table, f"{table}_history")}
     return captured | {
         node["alias"]: "hot" in node["tags"] for node in models if node["config"]["materialized"] == "delta"
     }
@@ -198,11 +217,17 @@ DISTURBANCES = [
     LiveFault("live: second writer", "second writer", second_writer),
     LiveFault("live: stopped past a takeover", "stopped past a takeover", stopped_past_a_takeover),
 ]
+SECOND_DATABASE = LiveFault(
+    "live: second database unreachable",
+    "second database unreachable, alerts of the others go on",
+    second_database_unreachable,
+)
 MORE_DISTURBANCES = [
     LiveFault("live: connection half open", "connection half open", while_live(landing_faults.connection_half_open)),
     LiveFault("live: connection cut", "connection cut", while_live(landing_faults.connection_cut)),
     LiveFault("live: connection frozen", "connection half open", while_live(landing_faults.connection_frozen)),
     LiveFault("live: broker frozen", "broker frozen", while_live(landing_faults.broker_frozen)),
     LiveFault("live: disk full", "disk full", disk_full),
+    SECOND_DATABASE,
 ]
 BROKER_RESTART = LiveFault("live: broker restart", "broker restart", while_live(landing_faults.broker_restart))

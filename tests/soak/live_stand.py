@@ -12,7 +12,7 @@ from tests.alert_receiver import Receiver
 from tests.soak.bronze_verdict import Verdict
 from tests.soak.derived_verdict import AlertBook, check_deliveries, compare_others, judge_gold, judge_silver
 from tests.soak.hostile_destination import HostileDestination
-from tests.soak.oracle_check import check_against_oracle
+from tests.soak.oracle_check import BANK, check_against_oracle, shop
 from tests.soak.product import Product, ProductError
 from tests.soak.stand import DRAIN_ROWS, Stand
 
@@ -20,7 +20,7 @@ DELIVERY_SECONDS = 30.0
 ALERT_SECONDS = 120.0
 """How long an alert may take before it is called missing: on a busy machine, behind a retry of what was broken."""
 LAST_DELIVERY_SECONDS = 120.0
-POSTGRES, KAFKA = "PostgreSQL", "Kafka"
+POSTGRES, KAFKA, SHOP = "PostgreSQL", "Kafka", "the second database"
 _SUSPICIOUS = Decimal(2_500)
 
 
@@ -83,7 +83,7 @@ class LiveStand:
         """A suspicious payment of each source is committed now: its alert must reach the honest destination soon.
 
         Args:
-            sources: of `POSTGRES` and `KAFKA`; none: both.
+            sources: of `POSTGRES`, `KAFKA` and `SHOP`; none: all.
 
         Raises:
             ProductError: one did not, or the process has ended.
@@ -92,6 +92,7 @@ class LiveStand:
         pay = {
             POSTGRES: lambda: str(self.stand.ledger.pay(_SUSPICIOUS)),
             KAFKA: lambda: self.stand.cards.pay(float(_SUSPICIOUS)),
+            SHOP: lambda: self.stand.shop.pay(_SUSPICIOUS),
         }
         wanted = {pay[source](): source for source in sources or pay}
         seen = 0
@@ -147,7 +148,8 @@ class LiveStand:
         verdict = self.stand.judge()
         if not verdict.clean:
             return verdict
-        verdict.add(judge_silver(self.stand.lake, self.stand.ledger.dsn))
+        verdict.add(judge_silver(self.stand.lake, self.stand.ledger))
+        verdict.add(judge_silver(self.stand.lake, self.stand.shop))
         named = {table: self.stand.bronze_name(table) for table in self.stand.tables}
         verdict.add(compare_others(self.stand.lake, self.stand.ledger.dsn, named))
         # A live cycle that is still running delivers in the background, and catch-up leaves it to that.
@@ -156,11 +158,12 @@ class LiveStand:
             time.sleep(0.2)
         verdict.add(self.alerts.judge(self.stand.lake, self.receiver.received))
         verdict.add(check_deliveries(self.stand.lake, self.hostile))
-        verdict.add(check_against_oracle(self.stand.lake, self.stand.cards))
+        changes = (BANK, shop(self.stand.shop_database))
+        verdict.add(check_against_oracle(self.stand.lake, self.stand.cards, changes))
         if gold:
             scratch = self.stand.home / "recomputed"
             shutil.rmtree(scratch, ignore_errors=True)
-            verdict.add(judge_gold(self.stand.lake, scratch))
+            verdict.add(judge_gold(self.stand.lake, scratch, self.stand.pipeline))
         return verdict
 
     def check_last_deliveries(self) -> Verdict:

@@ -38,7 +38,7 @@ class Payment:
     """
 
     id: str
-    user: int | None
+    user: int | str | None
     given: tuple[bool, bool]
     amount: Decimal | None
     time: datetime | None
@@ -145,8 +145,8 @@ class _Total:
 
 def card_features(payments: Iterable[Payment]) -> dict[str, Features]:
     """By id, the features of card payments, which come in the order of arrival."""
-    histories: dict[int, _History] = defaultdict(_History)
-    totals: dict[int, _Total] = defaultdict(_Total)
+    histories: dict[int | str, _History] = defaultdict(_History)
+    totals: dict[int | str, _Total] = defaultdict(_Total)
     found = {}
     for payment in payments:
         user, time = payment.user, payment.time
@@ -163,19 +163,19 @@ def card_features(payments: Iterable[Payment]) -> dict[str, Features]:
 
 
 class LedgerState:
-    """The table of payments in PostgreSQL, change by change.
+    """A table of payments in PostgreSQL, change by change.
 
     Args:
         users: ids of those that exist.
     """
 
-    def __init__(self, users: set[int]) -> None:
+    def __init__(self, users: set[int] | set[str]) -> None:
         self._users = users
-        self._rows: dict[int, Payment] = {}
-        self._histories: dict[int | None, _History] = defaultdict(_History)
-        self._totals: dict[int | None, _Total] = defaultdict(_Total)
+        self._rows: dict[int | str, Payment] = {}
+        self._histories: dict[int | str | None, _History] = defaultdict(_History)
+        self._totals: dict[int | str | None, _Total] = defaultdict(_Total)
 
-    def apply(self, key: int, payment: Payment | None) -> Features | None:
+    def apply(self, key: int | str, payment: Payment | None) -> Features | None:
         """Take in a change of a row, None for a deletion; the features of its new version, None where there is none."""
         before = self._rows.get(key)
         if before is not None and payment is not None and before.says == payment.says:
@@ -218,11 +218,11 @@ def late_ids(payments: Iterable[Payment]) -> set[str]:
 
 def closed_windows(
     payments: Sequence[Payment], late: set[str]
-) -> dict[tuple[datetime, int | None], tuple[int, float | None]]:
+) -> dict[tuple[datetime, int | str | None], tuple[int, float | None]]:
     """By start and user, how many amounts a closed window has and their mean."""
     counted = [one for one in payments if one.time is not None and not one.is_time_excluded]
     newest: dict[int, datetime] = {}
-    windows: dict[tuple[datetime, int | None], list[Decimal | None]] = defaultdict(list)
+    windows: dict[tuple[datetime, int | str | None], list[Decimal | None]] = defaultdict(list)
     for payment in counted:
         assert payment.time is not None
         newest[payment.place] = max(payment.time, newest.get(payment.place, payment.time))

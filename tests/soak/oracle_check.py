@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,23 +16,65 @@ from fraud_lakehouse.storage.lake import Lake
 from tests.soak.bronze_verdict import Verdict
 from tests.soak.cards import PINNED, CardStream
 from tests.soak.oracle import Features, LedgerState, Payment, card_features, closed_windows, late_ids
+from tests.soak.shop import STREAM
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
 _FEATURES = ("prior_mean", "prior_count", "count_10min", "sum_10min", "user_exists")
 _SHOWN = 3
-_BANK = "postgres.transactions"
 Key = tuple[Any, ...]
 
 
-def check_against_oracle(lake: Lake, cards: CardStream) -> Verdict:
+@dataclass(frozen=True)
+class Changes:
+    """A stream of changes.
+
+    Args:
+        source: what its alerts have as source.
+        payments, columns: its bronze table, and there key, user, time and amount.
+        users, user: the bronze table that knows its users, and its key.
+        features: its table in gold.
+    """
+
+    source: str
+    payments: str
+    columns: tuple[str, str, str, str]
+    users: str
+    user: str
+    features: str
+
+
+BANK = Changes(
+    "postgres.transactions",
+    "transactions",
+    ("transaction_id", "user_id", "transaction_date", "amount"),
+    "users",
+    "user_id",
+    "transaction_features",
+)
+
+
+def shop(source: str) -> Changes:
+    """The shop's payments.
+
+    Args:
+        source: the name of its database.
+    """
+    columns = ("id", "account", "paid_at", "total")
+    return Changes(f"{source}.shop_orders", "shop_orders", columns, "shop_users", "login", f"{STREAM}_features")
+
+
+def check_against_oracle(lake: Lake, cards: CardStream, changes: Sequence[Changes]) -> Verdict:
     """Compare silver and gold with the oracle. The lake must be settled, and bronze right.
+
+    Args:
+        changes: the streams of changes.
 
     Features and alerts of cards are compared for users whose payments are all in one partition: for others the order
     of arrival is not known from the source alone.
     """
     verdict = Verdict()
     payments = _card_payments(lake, cards)
-    late, ledger = late_ids(payments), _ledger_features(lake)
+    late = late_ids(payments)
     all_cards = card_features(payments)
     pinned = {key: one for key, one in all_cards.items() if one.payment.user is None or one.payment.user in PINNED}
     _compare(verdict, "silver/card_transactions", _flags(all_cards), _stored_flags(lake))
@@ -41,10 +84,13 @@ def check_against_oracle(lake: Lake, cards: CardStream) -> Verdict:
     _compare(
         verdict, "gold/card_transaction_features", wanted, {key: stored[key] for key in stored if key[0] in pinned}
     )
-    wanted = {key: _plain(one) for key, one in ledger.items()}
-    _compare(
-        verdict, "gold/transaction_features", wanted, _stored_features(lake, "transaction_features", "_lsn", "_seq")
-    )
+    by_source = {f"kafka.{cards.topic}": [*pinned.values()]}
+    for stream in changes:
+        ledger = _ledger_features(lake, stream)
+        wanted = {key: _plain(one) for key, one in ledger.items()}
+        found = _stored_features(lake, stream.features, "_lsn", "_seq")
+        _compare(verdict, f"gold/{stream.features}", wanted, found)
+        by_source[stream.source] = [*ledger.values()]
 
     late_rows = _read(lake, "silver", "card_transactions_late")["trans_num"]
     _compare(verdict, "silver/card_transactions_late", dict.fromkeys(late, ()), dict.fromkeys(late_rows, ()))
@@ -53,7 +99,7 @@ def check_against_oracle(lake: Lake, cards: CardStream) -> Verdict:
     windows = {(start, user): (count, mean) for start, user, count, mean in rows}
     _compare(verdict, "gold/user_trans_amt_last_360min_windowed", closed_windows(payments, late), windows)
 
-    _compare_alerts(verdict, lake, {f"kafka.{cards.topic}": [*pinned.values()], _BANK: [*ledger.values()]})
+    _compare_alerts(verdict, lake, by_source)
     return verdict
 
 
@@ -85,20 +131,23 @@ def _time(text: str | None) -> datetime | None:
         return None
 
 
-def _ledger_features(lake: Lake) -> dict[Key, Features]:
+def _ledger_features(lake: Lake, stream: Changes) -> dict[Key, Features]:
     """By LSN and sequence, the features of each version of a PostgreSQL payment."""
-    users = set(pl.read_delta(lake.uri("bronze", "users"))["user_id"].drop_nulls())
+    users = set(pl.read_delta(lake.uri("bronze", stream.users))[stream.user].drop_nulls())
+    id_column, user_column, time_column, amount_column = stream.columns
     state = LedgerState(users)
     found: dict[Key, Features] = {}
-    frame = pl.read_delta(lake.uri("bronze", "transactions")).sort("_lsn", "_seq")
+    frame = pl.read_delta(lake.uri("bronze", stream.payments)).sort("_lsn", "_seq")
     for row in frame.iter_rows(named=True):
-        key, exact = row["transaction_id"], json.loads(row["_text"] or "{}")
-        given = (row["amount"] is not None or "amount" in exact, row["transaction_date"] is not None)
-        amount = row["amount"] if "amount" not in exact else Decimal(exact["amount"])
+        key, exact = row[id_column], json.loads(row["_text"] or "{}")
+        amount, time = row[amount_column], row[time_column]
+        given = (amount is not None or amount_column in exact, time is not None)
+        amount = amount if amount_column not in exact else Decimal(exact[amount_column])
+        time = time.astimezone(UTC).replace(tzinfo=None) if time is not None and time.tzinfo is not None else time
         payment = None
         if row["_op"] != "d":
             finite = amount if amount is not None and amount.is_finite() else None
-            payment = Payment(str(key), row["user_id"], given, finite, row["transaction_date"], row["_committed_at"])
+            payment = Payment(str(key), row[user_column], given, finite, time, row["_committed_at"])
         if (features := state.apply(key, payment)) is not None:
             found[row["_lsn"], row["_seq"]] = features
     return found

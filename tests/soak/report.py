@@ -40,6 +40,7 @@ class Report:
     verdict: Verdict = field(default_factory=Verdict)
     lives: int = 0
     transactions: int = 0
+    shop_transactions: int = 0
     aborted: int = 0
     uncertain: int = 0
     records: int = 0
@@ -56,11 +57,12 @@ class Report:
 
     def add_life(self, life: LiveStand) -> None:
         """Count in the workload and the times of one lake."""
-        ledger = life.stand.ledger
+        ledger, shop = life.stand.ledger, life.stand.shop
         self.lives += 1
         self.transactions += len(ledger.committed)
-        self.aborted += ledger.aborted
-        self.uncertain += ledger.uncertain
+        self.shop_transactions += len(shop.committed)
+        self.aborted += ledger.aborted + shop.aborted
+        self.uncertain += ledger.uncertain + shop.uncertain
         self.records += len(life.stand.cards.published)
         self.alerts += len(life.alerts)
         self.recoveries += life.recoveries
@@ -71,12 +73,13 @@ class Report:
         """The report as it is printed."""
         found = self.verdict
         packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+        committed = f"{self.transactions} transactions, {self.shop_transactions} in the second database"
         minutes = f"{self.seconds / 60:.0f} min, seed {self.seed}"
         lines = [
             f"runs       {self.lives} lakes, {self.injections} faults of {len(self.faults)} kinds, {minutes}",
             f"versions   PostgreSQL {self.postgres}; {self.broker}; Python {sys.version.split()[0]}; {packages}",
             f"machine    {platform.system()} {platform.release()} {platform.machine()}",
-            f"committed  {self.transactions} transactions, {self.records} card records, {self.alerts} alerts",
+            f"committed  {committed}, {self.records} card records, {self.alerts} alerts",
             f"besides    {self.aborted} transactions rolled back, {self.uncertain} whose answer was lost",
             f"checked    {found.checked} rows, alerts and positions",
             f"lost {found.lost}, doubled {found.doubled}, reordered {found.reordered}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import psycopg
-from psycopg import conninfo
+from psycopg import conninfo, sql
 
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
@@ -147,6 +147,20 @@ class Servers:
             ).fetchone()
         assert row is not None
         return int(row[0])
+
+    @contextlib.contextmanager
+    def unreachable(self, database: str) -> Iterator[None]:
+        """A database ends all its sessions and accepts no new one."""
+        accepts = sql.SQL("alter database {} allow_connections {}")
+        with psycopg.connect(self.postgres.dsn, autocommit=True) as connection:
+            connection.execute(accepts.format(sql.Identifier(database), sql.SQL("false")))
+            try:
+                connection.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (database,)
+                )
+                yield
+            finally:
+                connection.execute(accepts.format(sql.Identifier(database), sql.SQL("true")))
 
     @contextlib.contextmanager
     def frozen_broker(self) -> Iterator[None]:

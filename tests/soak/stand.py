@@ -1,4 +1,4 @@
-"""One lake under test: a database, a topic, the product's settings, and the record of what was committed."""
+"""One lake under test: two databases, a topic, the product's settings, and the record of what was committed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from uuid import uuid4
 import polars as pl
 import psycopg
 
-from fraud_lakehouse.ingest import KafkaIngest, PostgresIngest
+from fraud_lakehouse.ingest import open_ingest
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sources.configured import postgres_source
+from fraud_lakehouse.sources.configured import configured_sources, postgres_source
 from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.storage.lake import Lake
 from tests.patience import PATIENCE
-from tests.soak.bronze_verdict import Verdict, judge_cards, judge_ledger, judge_positions
+from tests.soak.bronze_verdict import Verdict, judge_cards, judge_changes, judge_positions
 from tests.soak.cards import CardStream
 from tests.soak.ledger import Ledger
 from tests.soak.product import Product
 from tests.soak.servers import Servers
+from tests.soak.shop import Shop, declare
 from tests.soak.wall_clock import WallClock
+from tests.soak.workload import Workload
 
 PARTITIONS = 2
 _IDLE = 0.1  # seconds between three transactions of a workload in the background and the next
@@ -63,9 +65,18 @@ class Stand:
         self.ledger.create()
         topic = f"soak-{uuid4().hex[:12]}"
         servers.broker.create_topic(topic, PARTITIONS)
+        self.shop_database = f"shop_{uuid4().hex[:12]}"
+        """The second database, and the name of its source."""
+        self.shop = Shop(servers.postgres.create_database(self.shop_database), seed)
+        self.shop.create()
+        self._shop_variable = f"{self.shop_database.upper()}_DSN"
+        os.environ[self._shop_variable] = self.shop.dsn
         self.cards = CardStream(servers.broker.bootstrap, topic, seed, PARTITIONS, transactional=servers.broker.keeps)
         home.mkdir(parents=True, exist_ok=True)
+        self.pipeline = home / "pipeline"
+        declare(self.pipeline, self.shop_database, self._shop_variable)
         self._given = {
+            "pipeline": str(self.pipeline),
             "lake": str(home / "lake"),
             "work": str(home / "work"),
             "postgres_dsn": dsn,
@@ -90,7 +101,7 @@ class Stand:
 
     def bronze_name(self, table: str) -> str:
         """The bronze table of a table of schema public."""
-        return bronze_name("public", table, reserved=postgres_source(self.settings).reserved)
+        return bronze_name("public", table, reserved=postgres_source(self.settings, "bank").reserved)
 
     def product(
         self, program: str, *arguments: str, failpoint: str = "", obey: bool = False, work: str = "work", rows: int = 0
@@ -103,6 +114,7 @@ class Stand:
         """
         environment = {f"FRAUD_{name.upper()}": text for name, text in self._given.items()}
         environment["FRAUD_POSTGRES_DSN"] = self.servers.through_proxy(self._given["postgres_dsn"])
+        environment[self._shop_variable] = self.servers.through_proxy(self.shop.dsn)
         environment["FRAUD_WORK"] = str(self.home / work)
         environment["FRAUD_BATCH_ROWS"] = str(rows or self._given["batch_rows"])
         environment |= self.clock.environment if self.clock is not None else {}
@@ -112,16 +124,16 @@ class Stand:
 
     def work(self, transactions: int = 12) -> None:
         """Commit so many transactions and card records."""
-        self.ledger.run(transactions)
-        self.cards.run(transactions)
+        for workload in self._workloads:
+            workload.run(transactions)
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """Both workloads in the background, until the block ends; their failures are raised then."""
+        """All workloads in the background, until the block ends; their failures are raised then."""
         stop = threading.Event()
         failures: list[BaseException] = []
 
-        def keep_on(workload: Ledger | CardStream) -> None:
+        def keep_on(workload: Workload | CardStream) -> None:
             try:
                 while not stop.is_set():
                     workload.run(3, stop.is_set)
@@ -129,7 +141,7 @@ class Stand:
             except BaseException as error:  # noqa: BLE001 (raised below, in the test's thread)
                 failures.append(error)
 
-        threads = [threading.Thread(target=keep_on, args=(one,), daemon=True) for one in (self.ledger, self.cards)]
+        threads = [threading.Thread(target=keep_on, args=(one,), daemon=True) for one in self._workloads]
         for thread in threads:
             thread.start()
         try:
@@ -156,25 +168,24 @@ class Stand:
     def drain(self) -> None:
         """Land what is left, in this process."""
         settings = self.settings
-        with PostgresIngest(settings, self.lake) as postgres:
-            while postgres.step(DRAIN_ROWS):
-                pass
-        with KafkaIngest(settings, self.lake) as kafka:
-            while kafka.step(DRAIN_ROWS, 0.1):
-                pass
+        for config in configured_sources(settings).values():
+            with contextlib.closing(open_ingest(config, settings, self.lake, tuple)) as ingest:
+                while ingest.step(DRAIN_ROWS):
+                    pass
 
     def end_slot_reader(self) -> None:
-        """End the session that reads the slot, as the product's message says."""
-        with psycopg.connect(self.ledger.dsn) as connection:
+        """End the sessions that read the slots, as the product's message says."""
+        with psycopg.connect(self.servers.postgres.dsn) as connection:
             connection.execute(
-                "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s",
-                (self.database,),
+                "select pg_terminate_backend(active_pid) from pg_replication_slots where database = any(%s)",
+                (self._databases,),
             )
 
     def judge(self) -> Verdict:
         """Compare bronze with the record; the lake must be drained."""
         steady_clock = self.clock is None or not self.clock.has_stepped
-        verdict = judge_ledger(self.lake, self.ledger, steady_clock=steady_clock)
+        verdict = judge_changes(self.lake, self.ledger, steady_clock=steady_clock)
+        verdict.add(judge_changes(self.lake, self.shop, steady_clock=steady_clock))
         verdict.add(judge_cards(self.lake, self.cards))
         verdict.add(judge_positions(self.lake, self._positions))
         return verdict
@@ -192,6 +203,21 @@ class Stand:
                 os.chmod(folder, 0o755)
 
     def close(self) -> None:
-        """End the workloads' connections."""
-        self.ledger.close()
-        self.cards.close()
+        """End the workloads' connections, and free the slots: the server has only so many."""
+        for workload in self._workloads:
+            workload.close()
+        with psycopg.connect(self.servers.postgres.dsn, autocommit=True) as connection:
+            connection.execute(
+                "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
+                " where database = any(%s) and not active",
+                (self._databases,),
+            )
+        del os.environ[self._shop_variable]
+
+    @property
+    def _workloads(self) -> tuple[Workload | CardStream, ...]:
+        return self.ledger, self.shop, self.cards
+
+    @property
+    def _databases(self) -> list[str]:
+        return [self.database, self.shop_database]

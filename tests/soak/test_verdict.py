@@ -14,11 +14,12 @@ import pytest
 from deltalake import CommitProperties, Transaction, write_deltalake
 
 from fraud_lakehouse.storage.lake import Lake
-from tests.soak.bronze_verdict import Verdict, judge_cards, judge_ledger, judge_positions
+from tests.soak.bronze_verdict import Verdict, judge_cards, judge_changes, judge_positions
 from tests.soak.cards import CardStream
 from tests.soak.derived_verdict import AlertBook, check_deliveries
 from tests.soak.hostile_destination import HostileDestination
-from tests.soak.ledger import TABLES, TOTAL, Committed, Event, Ledger
+from tests.soak.ledger import TABLES, TOTAL, Ledger
+from tests.soak.workload import Committed, Event
 
 HALF = TOTAL / 2
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -71,8 +72,7 @@ def judged(home: Path, tamper: Callable[[dict[str, list[dict[str, Any]]]], None]
     tables = bronze(committed())
     tamper(tables)
     write_bronze(home, tables)
-    ledger = SimpleNamespace(committed=committed())
-    return judge_ledger(Lake.at(home), cast("Ledger", ledger))
+    return judge_changes(Lake.at(home), Ledger("", 0, committed()))
 
 
 def write_bronze(home: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
@@ -198,14 +198,14 @@ def test_what_a_decimal_cannot_hold_is_compared_by_its_text(tmp_path: Path, amou
     def poisoned(recorded: str | None) -> Verdict:
         payment: Event = ("c", 5, (5, 7, AT.replace(tzinfo=None), amount))
         first = committed()[:1]
-        ledger = SimpleNamespace(committed=[*first, Committed(2, {"transactions": [payment]})])
+        ledger = Ledger("", 0, [*first, Committed(2, {"transactions": [payment]})])
         home = tmp_path / str(recorded is None)
         tables = bronze(first)
         places = {"_op": "c", "_lsn": 200, "_seq": 1, "_unchanged": None, "_text": recorded, "_ingested_at": AT}
         values = {"transaction_id": 5, "user_id": 7, "transaction_date": AT.replace(tzinfo=None), "amount": None}
         tables["transactions"] = [values | places]
         write_bronze(home, tables)
-        return judge_ledger(Lake.at(home), cast("Ledger", ledger))
+        return judge_changes(Lake.at(home), ledger)
 
     assert poisoned(text).clean
     assert poisoned(None).lost == 1
