@@ -32,7 +32,7 @@ _VERSIONED = {
     "user_card_sessions_versions": ["window_start", "user_id"],
     VECTORS: ["trans_num"],
     "transaction_feature_vectors": ["transaction_id"],
-    f"{STREAM}_vectors": ["transaction_id"],
+    f"{STREAM}_vectors": ["id"],
 }
 """Tables with a row for each version, by what a version is of: how many there are depends on the builds."""
 _LEAST_TOO_LARGE = Decimal(10) ** 29

@@ -31,10 +31,11 @@ _STREAM = f"""
     account: {{key: account, exists_in: {{table: shop_users, column: login}}}}
 """
 _CREATE = """
-create table users (login text primary key, is_seller boolean);
-create table orders (id text primary key, account text, paid_at timestamptz, total numeric);
+create table users (login text primary key, is_seller boolean, stamp bigint);
+create table orders (id text primary key, account text, paid_at timestamptz, total numeric, stamp bigint);
 """
-_TABLES = {"users": ("login", "is_seller"), "orders": ("id", "account", "paid_at", "total")}
+_TABLES = {"users": ("login", "is_seller", "stamp"), "orders": ("id", "account", "paid_at", "total", "stamp")}
+"""With each update and deletion comes a new stamp: no two states are the same, so a snapshot's moment is known."""
 _KINDS = {"order": 50, "burst": 5, "amend": 8, "move": 10, "cancel": 8, "user": 4, "several": 5, "abort": 8}
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _ACCOUNTS = [f"account{number}" for number in range(1, 9)]
@@ -57,13 +58,13 @@ class Shop(Workload):
 
     def _first_rows(self) -> None:
         for account in _ACCOUNTS:
-            self._insert("users", account, False)
+            self._insert("users", account, False, 0)
         for _ in range(40):
             self._order()
 
     def _insert_order(self, account: str, total: Decimal) -> None:
         number = self._next()
-        self._insert("orders", _key(number), account, _START + timedelta(seconds=40 * number), total)
+        self._insert("orders", _key(number), account, _START + timedelta(seconds=40 * number), total, number)
 
     def _order(self) -> None:
         number = self._stamp + 1
@@ -77,18 +78,19 @@ class Shop(Workload):
             self._insert_order(account, self._cents(26_000, 40_000))
 
     def _amend(self) -> None:
-        self._update("orders", self._any("orders"), total=self._cents(1_000, 9_000))
+        self._update("orders", self._any("orders"), total=self._cents(1_000, 9_000), stamp=self._next())
 
     def _move(self) -> None:
         """A payment is another account's now."""
-        self._update("orders", self._any("orders"), account=self._dice.choice(_ACCOUNTS))
+        self._update("orders", self._any("orders"), account=self._dice.choice(_ACCOUNTS), stamp=self._next())
 
     def _cancel(self) -> None:
         if len(self._rows["orders"]) > 20:
             self._delete("orders", self._any("orders"))
+        self._user()
 
     def _user(self) -> None:
-        self._update("users", self._any("users"), is_seller=self._dice.random() < 0.5)
+        self._update("users", self._any("users"), is_seller=self._dice.random() < 0.5, stamp=self._next())
 
     def _several(self) -> None:
         for _ in range(self._dice.randint(2, 20)):
