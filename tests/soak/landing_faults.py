@@ -59,7 +59,8 @@ def resync_killed_at(point: str) -> Fault:
 
     def inject(stand: Stand) -> None:
         stand.work()
-        with stand.product("resync", failpoint=point) as product, stand.working():
+        source = stand.dice.choice(["bank", stand.shop_database])
+        with stand.product("resync", "--source", source, failpoint=point) as product, stand.working():
             product.wait_killed()
         stand.work(6)
 

@@ -13,6 +13,7 @@ from tests.soak.conftest import SEED
 from tests.soak.hostile_destination import HostileDestination
 from tests.soak.live_stand import LiveStand
 from tests.soak.servers import Servers
+from tests.soak.shop import STREAM
 from tests.soak.stand import Stand
 
 pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1200)]
@@ -20,6 +21,7 @@ pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka, pytest
 ROUNDS = [
     (value_faults.HUGE_AMOUNTS, value_faults.FUTURE_CARDS),
     (name_faults.FILE_FORMATS, destination_faults.REDIRECT),
+    (live_faults.SECOND_DATABASE, live_faults.killed_at(f"model.{STREAM}_features.before_commit")),
     *zip(live_faults.KILLS, live_faults.DISTURBANCES, strict=True),
 ]
 """Two faults, then a catch-up and a comparison; of the newer families the cheapest."""

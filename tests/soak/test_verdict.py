@@ -19,6 +19,7 @@ from tests.soak.cards import CardStream
 from tests.soak.derived_verdict import AlertBook, check_deliveries
 from tests.soak.hostile_destination import HostileDestination
 from tests.soak.ledger import TABLES, TOTAL, Ledger
+from tests.soak.shop import Shop
 from tests.soak.workload import Committed, Event
 
 HALF = TOTAL / 2
@@ -131,6 +132,37 @@ def test_what_was_tampered_with_is_found(
     verdict = judged(tmp_path, tamper)
     assert not verdict.clean
     assert finds is None or getattr(verdict, finds) > 0, verdict
+
+
+@pytest.mark.parametrize(
+    "landed, finds",
+    [
+        ([1, 2, 3], None),
+        ([1, 3], "lost"),
+        ([1, 2, 2, 3], "doubled"),
+        ([1, 3, 2], "reordered"),
+    ],
+)
+def test_orders_of_the_second_database(tmp_path: Path, landed: list[int], finds: str | None) -> None:
+    orders = {n: (f"o{n}", "a1", AT, Decimal(n), n) for n in (1, 2, 3)}
+    bronze = {"shop_users": [], "shop_orders": [orders[n] for n in landed]}
+    for table, rows in bronze.items():
+        columns = Shop.tables[table.removeprefix(Shop.prefix)]
+        kinds: dict[str, Any] = dict.fromkeys(columns, pl.String) | {"is_seller": pl.Boolean, "stamp": pl.Int64}
+        kinds |= {"paid_at": pl.Datetime("us", "UTC"), "total": pl.Decimal(38, 9)}
+        frame = pl.DataFrame(rows, schema={name: kinds[name] for name in columns}, orient="row").with_columns(
+            pl.lit("c").alias("_op"),
+            pl.int_range(1, pl.len() + 1).alias("_lsn"),
+            pl.lit(1).alias("_seq"),
+            *(pl.lit(None, pl.String).alias(name) for name in ("_unchanged", "_text")),
+            pl.lit(AT).alias("_ingested_at"),
+        )
+        write_deltalake(str(tmp_path / "bronze" / table), frame)
+    first = Committed(0, {"orders": [("c", "o0", orders[1]), ("d", "o0", None)]})
+    rest = [Committed(n, {"orders": [("c", f"o{n}", row)]}) for n, row in orders.items()]
+    verdict = judge_changes(Lake.at(tmp_path), Shop("", 0, [first, *rest]))
+    assert verdict.clean == (finds is None), verdict.problems
+    assert finds is None or getattr(verdict, finds) > 0
 
 
 @pytest.mark.parametrize(
