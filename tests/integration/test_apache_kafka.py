@@ -20,6 +20,7 @@ from fraud_lakehouse.errors import SourceError
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.ingest.quarantine import Quarantine, Selection
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.configured import topic_source
 from fraud_lakehouse.sources.kafka import capture as capture_module
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
 from fraud_lakehouse.sources.kafka.records import TOMBSTONE, encode
@@ -153,10 +154,12 @@ def test_a_hanging_transaction_is_named_and_ended_by_the_command_it_names(
 
     assert landed() == [(0, number) for number in range(4)], "what is committed behind the transaction waits"
     patient = settings.model_copy(update={"kafka_transaction_seconds": 600.0})
-    assert [(one.found.partition, one.hanging) for one in current_transactions(patient)] == [(1, False)], "in progress"
+    assert [(one.found.partition, one.hanging) for one in current_transactions(topic_source(patient), patient)] == [
+        (1, False)
+    ], "in progress"
     assert "hanging transaction:" not in render(collect(patient))
     deadline = time.monotonic() + PATIENCE
-    while not [one for one in current_transactions(settings) if one.hanging]:
+    while not [one for one in current_transactions(topic_source(settings), settings) if one.hanging]:
         assert time.monotonic() < deadline
     (kafka,) = collect(settings).sources
     (told,) = kafka.open_transactions
@@ -191,7 +194,7 @@ def test_transactions_that_come_and_go_do_not_hang(broker: Broker) -> None:
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        assert [current_transactions(settings) for _ in range(5)] == [[]] * 5
+        assert [current_transactions(topic_source(settings), settings) for _ in range(5)] == [[]] * 5
     finally:
         stop.set()
         thread.join()
