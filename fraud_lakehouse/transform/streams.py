@@ -21,7 +21,7 @@ from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.stream_checks import check_spelling
 
 STREAM_MODELS = "stream_models"
-_SHIPPED = Path(__file__).resolve().parents[2] / "pipeline"
+_SHIPPED = shipped_folder()
 
 
 @dataclass(frozen=True)
