@@ -48,7 +48,7 @@ def default_folder(environment: Mapping[str, str]) -> Path:
         if (folder / SOURCES).is_file():
             return folder
     raise SettingsError(
-        f"there is no pipeline folder: neither here nor in {shipped_folder().parent} is there a file pipeline/{SOURCES}",
+        f"there is no pipeline folder: neither here nor in {shipped_folder().parent} is a file pipeline/{SOURCES}",
         "name the folder by FRAUD_PIPELINE, or run from a checkout of the repository",
     )
 
