@@ -40,10 +40,10 @@ def discover(
         servers_of,
         write_folder,
     )
-    from fraud_lakehouse.pipeline import default_folder
+    from fraud_lakehouse.pipeline import default_folder, shipped_folder
 
     environment = os.environ
-    shipped = Path(__file__).resolve().parents[2] / "pipeline"
+    shipped = shipped_folder()
     kept = None if folder is None or force else present_entries(folder, environment)
     declared = kept if kept or postgres or kafka else present_entries(default_folder(environment), environment)
     servers = servers_of(postgres or (), kafka or (), declared, environment)

@@ -30,6 +30,7 @@ from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.demo.progress import Progress, distinct_cards
 from fraud_lakehouse.demo.services import Service, Watchdog
 from fraud_lakehouse.demo.truth import BankTruth, CardTruth
+from fraud_lakehouse.pipeline import shipped_folder
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.storage.lake import Lake
 
@@ -141,6 +142,7 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
     return load_settings(
         lake=str(home / "lake"),
         work=home / "work",
+        pipeline=shipped_folder(),  # the demo writes to the shipped sources only, whatever this user has declared
         postgres_dsn=dsn,
         postgres_tables=(),
         kafka_bootstrap_servers=bootstrap,

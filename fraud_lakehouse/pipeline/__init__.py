@@ -4,7 +4,7 @@ What belongs here: reading `pipeline/*.yml`, and every mistake in them that can 
 lakes, servers, dbt. Of the package only `errors` and `sql_text` are imported.
 """
 
-from fraud_lakehouse.pipeline.load import Pipeline, default_folder, find_mistakes, load_pipeline
+from fraud_lakehouse.pipeline.load import Pipeline, default_folder, find_mistakes, load_pipeline, shipped_folder
 from fraud_lakehouse.pipeline.mistakes import Mistake, PipelineError
 from fraud_lakehouse.pipeline.paths import Node, path_tree
 from fraud_lakehouse.pipeline.sources import Field, KafkaSource, PostgresSource, Source, Topic
@@ -28,4 +28,5 @@ __all__ = [
     "find_mistakes",
     "load_pipeline",
     "path_tree",
+    "shipped_folder",
 ]

@@ -44,14 +44,18 @@ def default_folder(environment: Mapping[str, str]) -> Path:
     """
     if named := environment.get("FRAUD_PIPELINE"):
         return Path(named)
-    checkout = Path(__file__).resolve().parents[2]
-    for folder in (Path("pipeline"), checkout / "pipeline"):
+    for folder in (Path("pipeline"), shipped_folder()):
         if (folder / SOURCES).is_file():
             return folder
     raise SettingsError(
-        f"there is no pipeline folder: neither here nor in {checkout} is there a file pipeline/{SOURCES}",
+        f"there is no pipeline folder: neither here nor in {shipped_folder().parent} is a file pipeline/{SOURCES}",
         "name the folder by FRAUD_PIPELINE, or run from a checkout of the repository",
     )
+
+
+def shipped_folder() -> Path:
+    """The pipeline folder that came with the package."""
+    return Path(__file__).resolve().parents[2] / "pipeline"
 
 
 def load_pipeline(folder: Path, environment: Mapping[str, str]) -> Pipeline:

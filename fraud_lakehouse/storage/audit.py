@@ -60,7 +60,7 @@ class Audit:
         row = {"at": at, "source": source, "event": event, "detail": text}
         version = self._append(pl.DataFrame([row], schema=AUDIT))
         if self._rows_version == before == version - 1:
-            self._rows.append(AuditRow(at, source, event, json.loads(text)))
+            self._rows.append(AuditRow(at, self._renamed.get(source, source), event, json.loads(text)))
             self._rows_version = version
 
     def _append(self, row: pl.DataFrame) -> int:
@@ -84,7 +84,8 @@ class Audit:
                 for at, name, event, detail in frame.select("at", "source", "event", "detail").iter_rows()
             ]
             self._rows_version = self._appender.version
-        return [row for row in self._rows if row.source == source]
+        wanted = self._renamed.get(source, source)
+        return [row for row in self._rows if row.source == wanted]
 
     def known(self, source: str, scope: str = "") -> AuditRow | None:
         """The newest registration or acceptance of a source; `scope` tells apart e.g. two topics."""

@@ -16,12 +16,12 @@ import yaml
 from fraud_lakehouse.errors import LakehouseError, TransformError
 from fraud_lakehouse.features.catalogue import FILE, Catalogue, load_catalogue
 from fraud_lakehouse.features.streams import PaymentStream, payment_stream, payment_streams
-from fraud_lakehouse.pipeline import Pipeline, Stream, default_folder, load_pipeline
+from fraud_lakehouse.pipeline import Pipeline, Stream, default_folder, load_pipeline, shipped_folder
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.transform.stream_checks import check_spelling
 
 STREAM_MODELS = "stream_models"
-_SHIPPED = Path(__file__).resolve().parents[2] / "pipeline"
+_SHIPPED = shipped_folder()
 
 
 @dataclass(frozen=True)

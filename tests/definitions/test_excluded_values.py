@@ -24,7 +24,7 @@ def test_the_check_shows_counts_limits_and_examples(
     made = stand(max_amount=1e9)
     graph = made.definitions.resolve_asset_graph()
     assert not any(graph.get_check_spec(key).blocking for key in (CARDS, LEDGER))
-    more = {"trans_date_trans_time": pl.Datetime("us"), "_ingested_at": pl.Datetime("us", "UTC")}
+    more = {"trans_date_trans_time": pl.Datetime("us"), "dob": pl.Date(), "_ingested_at": pl.Datetime("us", "UTC")}
     schema = CARD_SCHEMA | more | {"is_amount_excluded": pl.Boolean(), "is_time_excluded": pl.Boolean()}
     rows = [
         dict.fromkeys(schema)

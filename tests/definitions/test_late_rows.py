@@ -18,7 +18,7 @@ KEY = dg.AssetCheckKey(dg.AssetKey(["silver", "card_transactions"]), "late_rows"
 
 def _rows(count: int) -> pl.DataFrame:
     now = datetime.now(UTC)
-    more = {"trans_date_trans_time": pl.Datetime("us"), "_ingested_at": pl.Datetime("us", "UTC")}
+    more = {"trans_date_trans_time": pl.Datetime("us"), "dob": pl.Date(), "_ingested_at": pl.Datetime("us", "UTC")}
     schema = CARD_SCHEMA | more | {"seconds_late": pl.Float64()}
     rows = [{"trans_num": str(n), "_ingested_at": now, "seconds_late": 20.0 + n} for n in range(count)]
     return pl.DataFrame([dict.fromkeys(schema) | row for row in rows], schema=schema)

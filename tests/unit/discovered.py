@@ -65,7 +65,7 @@ def cluster(variable: str = "WIRES_SERVERS", **records: Sequence[Mapping[str, ob
 
 def declared(folder: Path, proposal: Proposal) -> Pipeline:
     """The pipeline of a folder that the proposal was written into."""
-    write_folder(folder, file_texts(proposal, folder, {}), folder / "none")
+    write_folder(folder, file_texts(proposal, folder, {}))
     return load_pipeline(folder, {})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,7 +80,7 @@ class TopicConfig:
     config_file_env: str | None = None
     topic_env: str | None = None
     aliases: tuple[str, ...] = ()
-    stream: Stream | None = None
+    stream: Stream | None = field(default=None, hash=False)
     update_delay: float = 0.0
 
     @property
