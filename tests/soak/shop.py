@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+from fraud_lakehouse.pipeline import shipped_folder
 from tests.soak.workload import Workload
 
 STREAM = "shop_payments"
-_SHIPPED = Path(__file__).resolve().parents[2] / "pipeline"
 _SOURCE = """
 {name}:
   type: postgres
@@ -114,7 +114,7 @@ def declare(folder: Path, name: str, variable: str) -> None:
         name: of the source; its slot and its publication follow from it.
         variable: the environment variable of its connection.
     """
-    shutil.copytree(_SHIPPED, folder)
+    shutil.copytree(shipped_folder(), folder)
     for file, text in (("sources.yml", _SOURCE.format(name=name, variable=variable)), ("streams.yml", _STREAM)):
         with (folder / file).open("a") as declared:
             declared.write(text)
