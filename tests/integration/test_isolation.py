@@ -162,7 +162,7 @@ def test_a_failing_model_and_a_defect_in_capture_stop_no_alert_of_the_other_sour
             until(lambda: not results[-1].problems and not results[-1].behind["bank"].rows, "all is well")
 
             with monkeypatch.context() as patched:
-                patched.setattr(kafka_chunk, "decode", raise_overflow)
+                patched.setattr(kafka_chunk, "failpoint", raise_overflow)
                 waiting = sources.swipe()
                 until(lambda: problem("cards") == "OverflowError: date value out of range", "the defect is reported")
                 for _ in range(3):

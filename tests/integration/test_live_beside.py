@@ -141,10 +141,10 @@ def test_sql_that_does_not_hold_is_refused_by_the_model_and_taken_once_it_is_men
 ) -> None:
     settings = landed(database, tmp_path)
     gold = project / "models" / "gold"
-    rule, features = gold / "rule_unknown_user.sql", gold / "transaction_features.sql"
+    rule, alerts = gold / "rule_unknown_user.sql", gold / "alerts.sql"
     with closing(Transformer(settings, project)) as hot, closing(Transformer(settings, project)) as beside:
         assert hot.follow() and beside.reload()
-        for model in (rule, features):
+        for model in (rule, alerts):
             good = model.read_text()
             model.write_text(good.replace("select * from", "select no_such_column, * from"))
             for _ in range(2):  # the second time from memory
