@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from fraud_lakehouse.errors import LakeError
+from tests.patience import PATIENCE
 from tests.soak.product import Product
 from tests.soak.stand import Stand
 
@@ -131,6 +133,14 @@ def while_landing(disturb: Callable[[Stand], None]) -> Callable[[Stand], None]:
     return inject
 
 
+def once(cut: Callable[[], int]) -> None:
+    """Cut connections as soon as there are any: the process has several sources, and may not have come to this one."""
+    deadline = time.monotonic() + PATIENCE
+    while not cut():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def postgres_crash(stand: Stand) -> None:
     """An immediate stop of the server, and a start."""
     stand.servers.crash_postgres()
@@ -138,17 +148,17 @@ def postgres_crash(stand: Stand) -> None:
 
 def sessions_ended(stand: Stand) -> None:
     """The server ends the product's sessions."""
-    assert stand.servers.end_sessions(stand.database)
+    once(lambda: stand.servers.end_sessions(stand.database))
 
 
 def connection_cut(stand: Stand) -> None:
     """Every connection to PostgreSQL is reset."""
-    assert stand.servers.proxy.cut()
+    once(stand.servers.proxy.cut)
 
 
 def connection_half_open(stand: Stand) -> None:
     """The product's side is reset, the server goes on believing in it for a while."""
-    assert stand.servers.proxy.half_open()
+    once(stand.servers.proxy.half_open)
     stand.pause(0.3, 0.6)
     stand.servers.proxy.heal()
 
