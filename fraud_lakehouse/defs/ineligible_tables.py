@@ -7,14 +7,14 @@ Which they are, and why, is decided in `ingest/ineligible_tables.py`.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs.alerts import notify
 from fraud_lakehouse.defs.bronze import checked_databases
-from fraud_lakehouse.defs.metadata import check_result, known_by_source
+from fraud_lakehouse.defs.metadata import Assessed, check_result, evaluated, known_by_source
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
@@ -33,12 +33,13 @@ def tables_evaluation(settings: "Settings", read: Read) -> Iterator[dg.AssetChec
 
 
 def _evaluated(config: PostgresConfig, asset: dg.AssetKey, settings: "Settings", read: Read) -> dg.AssetCheckEvaluation:
-    try:
-        found = read(config, settings)
-    except LakehouseError as error:
-        return _evaluation(asset, False, {"problem": error.problem, "what to do": error.fix})
+    return evaluated(asset, CHECK, lambda: _assessed(read(config, settings)))
+
+
+def _assessed(found: "Sequence[IneligibleTable]") -> Assessed:
     listed = "\n".join(f"- {one.table}: {one.problem}. What to do: {one.fix}" for one in found)
-    return _evaluation(asset, not found, {"tables": len(found), "not captured": dg.MetadataValue.md(listed or "-")})
+    metadata = {"tables": len(found), "not captured": dg.MetadataValue.md(listed or "-")}
+    return not found, dg.AssetCheckSeverity.WARN, metadata
 
 
 def tables_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
@@ -116,11 +117,4 @@ def tables_message(source: str, found: "Sequence[IneligibleTable]", again: Seque
         body="\n".join(lines),
         urgency="warning" if found else "info",
         payload={"source": source, "not_captured": [one.table for one in found], "captured_again": list(again)},
-    )
-
-
-def _evaluation(asset: dg.AssetKey, passed: bool, metadata: dict[str, Any]) -> dg.AssetCheckEvaluation:
-    severity = dg.AssetCheckSeverity.WARN
-    return dg.AssetCheckEvaluation(
-        asset_key=asset, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
     )

@@ -7,7 +7,7 @@ open the UI, so columns about persons are masked.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import dagster as dg
 import polars as pl
 import yaml
 
+from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.storage.audit import RENAMED
 from fraud_lakehouse.storage.lake import scan
 from fraud_lakehouse.transform.project import shipped_project
@@ -78,6 +79,22 @@ def landed_metadata(landed: Sequence[Landed]) -> dict[str, Any]:
 def check_result(evaluation: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
     """What a check returns, of an evaluation that the live run logs as it is."""
     return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
+
+
+Assessed = tuple[bool, dg.AssetCheckSeverity, dict[str, Any]]
+"""Whether a check has passed, how bad it is if not, and its evidence."""
+
+
+def evaluated(asset: dg.AssetKey, check: str, assess: Callable[[], Assessed]) -> dg.AssetCheckEvaluation:
+    """A check of a source that blocks nothing, evaluated; a warning where the source cannot be asked."""
+    try:
+        passed, severity, metadata = assess()
+    except LakehouseError as error:
+        passed, severity = False, dg.AssetCheckSeverity.WARN
+        metadata = {"problem": error.problem, "what to do": error.fix}
+    return dg.AssetCheckEvaluation(
+        asset_key=asset, check_name=check, passed=passed, severity=severity, metadata=metadata, blocking=False
+    )
 
 
 def known_by_source(cursor: str | None) -> dict[str, Any]:

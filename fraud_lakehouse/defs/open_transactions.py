@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from fraud_lakehouse.defs.bronze import checked_sources
-from fraud_lakehouse.defs.metadata import check_result
+from fraud_lakehouse.defs.metadata import Assessed, check_result, evaluated
 from fraud_lakehouse.defs.resources import Lakehouse
-from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.sources.kafka.config import TopicConfig
 
 if TYPE_CHECKING:
@@ -30,11 +29,10 @@ def transactions_evaluation(settings: "Settings", find: Find) -> Iterator[dg.Ass
 
 
 def _evaluated(config: TopicConfig, asset: dg.AssetKey, settings: "Settings", find: Find) -> dg.AssetCheckEvaluation:
-    try:
-        found = find(config, settings)
-    except LakehouseError as error:
-        metadata = {"problem": error.problem, "what to do": error.fix}
-        return _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
+    return evaluated(asset, CHECK, lambda: _assessed(find(config, settings)))
+
+
+def _assessed(found: "Sequence[TransactionHealth]") -> Assessed:
     hanging = [one for one in found if one.hanging]
     counts: dict[str, Any] = {"open": len(found), "hanging": len(hanging)}
     if hanging:
@@ -43,7 +41,7 @@ def _evaluated(config: TopicConfig, asset: dg.AssetKey, settings: "Settings", fi
             "problem": dg.MetadataValue.md("\n".join(f"- {one.problem}" for one in hanging)),
             "what to do": dg.MetadataValue.md("\n".join(f"- {one.fix}" for one in hanging)),
         }
-    return _evaluation(asset, not hanging, dg.AssetCheckSeverity.ERROR, counts)
+    return not hanging, dg.AssetCheckSeverity.ERROR, counts
 
 
 def transactions_check(settings: "Settings") -> list[dg.AssetChecksDefinition]:
@@ -67,11 +65,3 @@ def _check(config: TopicConfig, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
         return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.transactions))
 
     return open_transactions
-
-
-def _evaluation(
-    asset: dg.AssetKey, passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]
-) -> dg.AssetCheckEvaluation:
-    return dg.AssetCheckEvaluation(
-        asset_key=asset, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
-    )

@@ -14,7 +14,7 @@ import dagster as dg
 from fraud_lakehouse.alerts.message import Message
 from fraud_lakehouse.defs.alerts import notify
 from fraud_lakehouse.defs.bronze import checked_databases
-from fraud_lakehouse.defs.metadata import check_result, known_by_source
+from fraud_lakehouse.defs.metadata import Assessed, check_result, evaluated, known_by_source
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
@@ -33,13 +33,12 @@ def slot_evaluation(settings: "Settings", look: Look) -> Iterator[dg.AssetCheckE
 
 
 def _evaluated(config: PostgresConfig, asset: dg.AssetKey, settings: "Settings", look: Look) -> dg.AssetCheckEvaluation:
-    try:
-        health = look(config, settings)
-    except LakehouseError as error:
-        metadata = {"problem": error.problem, "what to do": error.fix}
-        return _evaluation(asset, False, dg.AssetCheckSeverity.WARN, metadata)
+    return evaluated(asset, CHECK, lambda: _assessed(look(config, settings)))
+
+
+def _assessed(health: "SlotHealth") -> Assessed:
     severity = dg.AssetCheckSeverity.ERROR if health.level.value == "error" else dg.AssetCheckSeverity.WARN
-    return _evaluation(asset, health.level.value == "ok", severity, health_metadata(health))
+    return health.level.value == "ok", severity, health_metadata(health)
 
 
 def health_metadata(health: "SlotHealth") -> dict[str, Any]:
@@ -122,12 +121,4 @@ def slot_message(config: PostgresConfig, health: "SlotHealth", number: int) -> M
         body=body,
         urgency=urgency[level],  # type: ignore[arg-type]  # the values are those of Urgency
         payload={"source": config.name, "slot": slot, **health.evidence()},
-    )
-
-
-def _evaluation(
-    asset: dg.AssetKey, passed: bool, severity: dg.AssetCheckSeverity, metadata: dict[str, Any]
-) -> dg.AssetCheckEvaluation:
-    return dg.AssetCheckEvaluation(
-        asset_key=asset, check_name=CHECK, passed=passed, severity=severity, metadata=metadata, blocking=False
     )
