@@ -28,8 +28,7 @@ from fraud_lakehouse.defs.source_watch import watch_sensor
 from fraud_lakehouse.defs.transform import Manifest, load_manifest, models, transform_assets
 from fraud_lakehouse.defs.upkeep import upkeep_schedule
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sources.configured import configured_sources, is_live
-from fraud_lakehouse.sources.kafka.config import declared_topics
+from fraud_lakehouse.sources.configured import configured_sources, declared_topics, is_live
 
 
 def build_definitions(
@@ -54,7 +53,7 @@ def build_definitions(
     keys = models(manifest)
     sources = bronze_tables(settings)
     bronze = [table for tables in sources.values() for table in tables]
-    topics = {topic.table: topic for topic in declared_topics(settings, settings.variables())}
+    topics = {topic.table: topic for topic in declared_topics(settings)}
     built = {tuple(key.path) for key in keys.values()}
     streams = [one for one in current_streams(settings).values() if ("silver", checked_table(one)) in built]
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]

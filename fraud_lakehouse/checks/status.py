@@ -56,9 +56,9 @@ from fraud_lakehouse.ingest.operator_actions import awaited_position
 from fraud_lakehouse.ingest.postgres import open_capture
 from fraud_lakehouse.ingest.quarantine import open_count
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.configured import SourceConfig, configured_sources
+from fraud_lakehouse.sources.configured import SourceConfig, configured_sources, declared_topics
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
-from fraud_lakehouse.sources.kafka.config import TopicConfig, declared_topics
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.storage.audit import IDENTITY_EVENTS, RENAMED
@@ -131,7 +131,7 @@ def collect(settings: Settings) -> Status:
         status.layers[layer] = [_table(lake, layer, name, status.at) for name in lake.tables(layer)]
     status.alerts = _alerts(lake, settings)
     status.outdated = _outdated(lake, settings)
-    topics = [("bronze", one.table) for one in declared_topics(settings, settings.variables())]
+    topics = [("bronze", one.table) for one in declared_topics(settings)]
     status.quarantined = sum(open_count(lake.open(*table)) for table in topics if lake.exists(*table))
     state = live_state(settings.work_dir)
     if state is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -98,11 +97,11 @@ def _quarantine(settings: Settings, table: str | None) -> Quarantine:
         SettingsError: no topic has this table, or several have one and none is named.
     """
     from fraud_lakehouse.ingest.quarantine import Quarantine
-    from fraud_lakehouse.sources.kafka.config import declared_topics
+    from fraud_lakehouse.sources.configured import declared_topics
     from fraud_lakehouse.storage.lake import Lake
 
     lake = Lake.at(settings.lake)
-    topics = {topic.table: topic for topic in declared_topics(settings, os.environ)}
+    topics = {topic.table: topic for topic in declared_topics(settings)}
     names = ", ".join(topics) or "none is declared"
     if table is not None and table not in topics:
         raise SettingsError(f"no declared topic has the bronze table {table!r}", f"give one of these: {names}")

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.pipeline import Entity as DeclaredEntity
-from fraud_lakehouse.pipeline import KafkaSource, Pipeline, PostgresSource, Stream
+from fraud_lakehouse.pipeline import KafkaSource, Pipeline, Stream
+from fraud_lakehouse.sources.configured import source_of
 
 Past = Literal["strict", "closed", "tumble", "hop", "cumulate", "session", "arrived", "committed"]
 LATE_WINDOW = 21_600
@@ -163,7 +164,7 @@ def payment_stream(stream: Stream, pipeline: Pipeline, models: Mapping[str, str]
             "currencies are not converted",
             "name one currency, such as USD, and declare a stream for each currency's table",
         )
-    source = source_of(pipeline, stream)
+    source = source_of(table, pipeline) or ""
     if stream.kind == "events":
         parts = {"late": f"{table}_late", "source_text": f"{source}."}
     else:
@@ -189,17 +190,6 @@ def payment_stream(stream: Stream, pipeline: Pipeline, models: Mapping[str, str]
         label_delay_seconds=int(stream.label_delay) if stream.label_delay is not None else None,
         **named,
     )
-
-
-def source_of(pipeline: Pipeline, stream: Stream) -> str:
-    """The name of the source that captures a stream's table; of PostgreSQL sources the one whose prefix fits best."""
-    fitting = {"": 0}
-    for name, source in pipeline.sources.items():
-        if isinstance(source, KafkaSource) and any(topic.table == stream.from_ for topic in source.topics):
-            return name
-        if isinstance(source, PostgresSource) and stream.from_.startswith(source.prefix):
-            fitting[name] = 1 + len(source.prefix)
-    return max(fitting, key=lambda name: fitting[name])
 
 
 def _entity(declared: DeclaredEntity) -> Entity:

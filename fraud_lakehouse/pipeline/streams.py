@@ -103,6 +103,11 @@ class Stream(Entry):
     label_delay: Seconds | None = None
     event: str = Field("payment", min_length=1, max_length=40, description="the word for one row, such as payment")
 
+    @property
+    def known_in(self) -> list[str]:
+        """Bronze tables that must know an entity (`exists_in`)."""
+        return [entity.exists_in.table for entity in self.entities.values() if entity.exists_in is not None]
+
     @field_validator("kind", mode="before")
     @classmethod
     def _known_kind(cls, value: Any) -> str:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.pipeline import KafkaSource, Pipeline, PostgresSource, Topic, default_folder, load_pipeline
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.config import TopicConfig, topic_configs
+from fraud_lakehouse.sources.kafka.config import TopicConfig, topic_configs, topics_of
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.sql_text import qualified
@@ -52,7 +52,6 @@ def declared_sources(settings: Settings, pipeline: Pipeline | None = None) -> li
     """
     variables = settings.variables()
     pipeline = pipeline or declared(settings)
-    topics = topic_configs(pipeline, variables, settings.max_record_bytes, settings.update_delay)
     found = []
     for source in pipeline.sources.values():
         is_there = source.is_present(variables)
@@ -63,8 +62,7 @@ def declared_sources(settings: Settings, pipeline: Pipeline | None = None) -> li
         else:
             found += [
                 DeclaredSource(topic.name, "kafka", topic.servers_env, (topic.table,), topic if topic.servers else None)
-                for topic in topics
-                if topic.table in {one.table for one in source.topics}
+                for topic in topics_of(source, pipeline, variables, settings.max_record_bytes, settings.update_delay)
             ]
     return found
 
@@ -89,9 +87,36 @@ def declared(settings: Settings) -> Pipeline:
     return load_pipeline(default_folder(variables), variables)
 
 
+def declared_topics(settings: Settings) -> list[TopicConfig]:
+    """The topics that the pipeline declares, those without a connection included.
+
+    Raises:
+        PipelineError, SettingsError: as `declared`.
+    """
+    return topic_configs(declared(settings), settings.variables(), settings.max_record_bytes, settings.update_delay)
+
+
 def is_live(configs: Iterable[SourceConfig]) -> bool:
     """Whether a live cycle is needed: for a source without an update delay."""
     return any(config.update_delay == 0 for config in configs)
+
+
+def source_of(table: str, pipeline: Pipeline) -> str | None:
+    """The source whose bronze table a stream's table is: the one of its topic, or a database.
+
+    Of databases one that lists it, else the one with the longest prefix of it; one that lists its tables has no others.
+    Of several the first counts.
+    """
+    fitting: dict[str, tuple[bool, int]] = {}
+    for source in pipeline.sources.values():
+        if isinstance(source, KafkaSource):
+            if any(topic.table == table for topic in source.topics):
+                return source.name
+            continue
+        is_listed = table in _listed(source, pipeline)
+        if is_listed or (not source.tables and table.startswith(source.prefix)):
+            fitting[source.name] = (is_listed, len(source.prefix))
+    return max(fitting, key=fitting.__getitem__, default=None)
 
 
 def postgres_source(settings: Settings, name: str | None = None) -> PostgresConfig:
@@ -157,9 +182,8 @@ def _reserved(pipeline: Pipeline) -> frozenset[str]:
     """Names of the tables that come from topics, or are made of a stream's table."""
     names = {topic.table for topic in _all_topics(pipeline)}
     for stream in pipeline.streams.values():
-        known = [entity.exists_in.table for entity in stream.entities.values() if entity.exists_in is not None]
         endings = ("_late",) if stream.kind == "events" else ("_history", "_ledger")
-        names |= {f"{stream.from_}{ending}" for ending in endings} | {f"{table}_history" for table in known}
+        names |= {f"{stream.from_}{ending}" for ending in endings} | {f"{table}_history" for table in stream.known_in}
     return frozenset(name.lower() for name in names)
 
 
@@ -170,25 +194,9 @@ def _all_topics(pipeline: Pipeline) -> list[Topic]:
 def _tables_of(source: PostgresSource, pipeline: Pipeline) -> tuple[str, ...]:
     """Bronze tables of a database that the pipeline names: those of streams, and those listed for the source."""
     named = [stream.from_ for stream in pipeline.streams.values()]
-    for stream in pipeline.streams.values():
-        named += [entity.exists_in.table for entity in stream.entities.values() if entity.exists_in is not None]
-    topics = {topic.table for topic in _all_topics(pipeline)}
-    ours = [table for table in named if table not in topics and _database_of(table, pipeline) == source.name]
+    named += [table for stream in pipeline.streams.values() for table in stream.known_in]
+    ours = [table for table in named if source_of(table, pipeline) == source.name]
     return tuple(dict.fromkeys([*ours, *_listed(source, pipeline)]))
-
-
-def _database_of(table: str, pipeline: Pipeline) -> str | None:
-    """The database that a stream's table is taken for: one that lists it, else the one with the longest prefix of it.
-
-    A database that lists its tables has no others. Of several the first counts.
-    """
-    fitting: dict[str, tuple[bool, int]] = {}
-    for source in pipeline.sources.values():
-        if isinstance(source, PostgresSource):
-            is_listed = table in _listed(source, pipeline)
-            if is_listed or (not source.tables and table.startswith(source.prefix)):
-                fitting[source.name] = (is_listed, len(source.prefix))
-    return max(fitting, key=fitting.__getitem__, default=None)
 
 
 def _listed(source: PostgresSource, pipeline: Pipeline) -> list[str]:

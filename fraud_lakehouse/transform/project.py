@@ -268,9 +268,13 @@ def current_catalogue(settings: Settings, shipped: Path | None = None) -> Catalo
     Raises:
         TransformError: the pipeline folder or the catalogue is wrong; it says where.
     """
+    return _current(settings, shipped)[1]
+
+
+def _current(settings: Settings, shipped: Path | None) -> tuple[ProjectStreams, Catalogue | None]:
     shipped = shipped or shipped_project()
     folder = pipeline_folder(settings, shipped)
-    return _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))[1]
+    return _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))
 
 
 def check_pipeline(settings: Settings, folder: Path) -> None:
@@ -305,9 +309,7 @@ def tables_of_own_streams(settings: Settings, shipped: Path | None = None) -> se
     Raises:
         TransformError: as `current_catalogue`.
     """
-    shipped = shipped or shipped_project()
-    folder = pipeline_folder(settings, shipped)
-    found = _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))[0]
+    found, _ = _current(settings, shipped)
     own = [stream for name, stream in found.streams.items() if name in found.own and stream.is_declared]
     known = {entity.exists_in["table"] for stream in own for entity in stream.entities.values() if entity.exists_in}
     return {stream.table for stream in own} | known

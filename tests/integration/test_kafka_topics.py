@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.ingest.quarantine import Quarantine, Selection
 from fraud_lakehouse.pipeline import default_folder
 from fraud_lakehouse.settings import Settings
-from fraud_lakehouse.sources.kafka.config import TopicConfig, declared_topics
+from fraud_lakehouse.sources.configured import declared_topics
+from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.kafka.topic import TopicMissingError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
@@ -52,10 +52,10 @@ import json, os, sys
 from fraud_lakehouse.failpoints import arm_from
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.settings import load_settings
-from fraud_lakehouse.sources.kafka.config import declared_topics
+from fraud_lakehouse.sources.configured import declared_topics
 from fraud_lakehouse.storage.lake import Lake
 settings = load_settings()
-topic = next(one for one in declared_topics(settings, os.environ) if one.name == sys.argv[1])
+topic = next(one for one in declared_topics(settings) if one.name == sys.argv[1])
 arm_from(sys.argv[2])
 with KafkaIngest(settings, Lake.at(settings.lake), topic) as ingest:
     while ingest.step(40, 0.5):
@@ -131,7 +131,7 @@ def test_each_topic_is_ingested_exactly_once_whatever_happens_to_another(
     kafka: Broker, other: Broker, environment: dict[str, str]
 ) -> None:
     lake = Lake.at(environment["FRAUD_LAKE"])
-    topics = {topic.name: topic for topic in declared_topics(Settings(), os.environ)}
+    topics = {topic.name: topic for topic in declared_topics(Settings())}
     assert topics.keys() == {"cards", "wires.bank_wires", "wires.late_wires"}
     cards, wires, late = topics.values()
     for partition in range(2):

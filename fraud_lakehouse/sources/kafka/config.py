@@ -104,58 +104,60 @@ def topic_configs(
 ) -> list[TopicConfig]:
     """The topics of all declared Kafka sources, in their order; those without a connection included.
 
+    Args:
+        environment, max_record_bytes, update_delay: as for `topics_of`.
+    """
+    return [
+        topic
+        for source in pipeline.sources.values()
+        if isinstance(source, KafkaSource)
+        for topic in topics_of(source, pipeline, environment, max_record_bytes, update_delay)
+    ]
+
+
+def topics_of(
+    source: KafkaSource,
+    pipeline: Pipeline,
+    environment: Mapping[str, str],
+    max_record_bytes: int,
+    update_delay: float,
+) -> list[TopicConfig]:
+    """The topics of a declared source, in their order.
+
     The only topic of a source has the source's name, one of several `<source>.<table>`. Each of the two is an
     alias of the other, so that a source may get a second topic.
 
     Args:
         environment: the environment variables.
         max_record_bytes: FRAUD_MAX_RECORD_BYTES.
-        update_delay: FRAUD_UPDATE_DELAY, of sources that have none of their own.
+        update_delay: FRAUD_UPDATE_DELAY, for a source that has none of its own.
     """
     streams = {one.from_: one for one in pipeline.streams.values() if one.kind == "events"}
+    file = environment.get(source.config_file_env or "")
     found = []
-    for source in pipeline.sources.values():
-        if not isinstance(source, KafkaSource):
-            continue
-        file = environment.get(source.config_file_env or "")
-        for topic in source.topics:
-            names = [source.name, f"{source.name}.{topic.table}"]
-            if len(source.topics) > 1:
-                names.reverse()
-            found.append(
-                TopicConfig(
-                    names[0],
-                    environment.get(source.servers_env) or None,
-                    Path(file) if file else None,
-                    topic.topic,
-                    topic.table,
-                    topic.format,
-                    tuple(topic.fields.values()),
-                    max_record_bytes,
-                    source.servers_env,
-                    source.config_file_env,
-                    topic.topic_env,
-                    (names[1], *(["kafka"] if topic.topic_env == SHIPPED_TOPIC else [])),
-                    streams.get(topic.table),
-                    update_delay if source.update_delay is None else source.update_delay,
-                )
+    for topic in source.topics:
+        names = [source.name, f"{source.name}.{topic.table}"]
+        if len(source.topics) > 1:
+            names.reverse()
+        found.append(
+            TopicConfig(
+                names[0],
+                environment.get(source.servers_env) or None,
+                Path(file) if file else None,
+                topic.topic,
+                topic.table,
+                topic.format,
+                tuple(topic.fields.values()),
+                max_record_bytes,
+                source.servers_env,
+                source.config_file_env,
+                topic.topic_env,
+                (names[1], *(["kafka"] if topic.topic_env == SHIPPED_TOPIC else [])),
+                streams.get(topic.table),
+                update_delay if source.update_delay is None else source.update_delay,
             )
+        )
     return found
-
-
-def declared_topics(settings: Settings, environment: Mapping[str, str]) -> list[TopicConfig]:
-    """The topics that the pipeline folder declares.
-
-    Args:
-        environment: the environment variables; the settings' own values count before theirs.
-
-    Raises:
-        PipelineError: the pipeline folder has mistakes. SettingsError: there is none.
-    """
-    known = {**environment, **settings.environment()}
-    return topic_configs(
-        load_pipeline(default_folder(known), known), known, settings.max_record_bytes, settings.update_delay
-    )
 
 
 def shipped_topic(settings: Settings) -> TopicConfig:
