@@ -22,6 +22,8 @@ WORKDIR /app
 COPY . .
 # Editable: the dbt project and the benchmarks are read beside the package.
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
+# The feature engine's kernels, so that no container's start has to compile them.
+RUN python -m fraud_lakehouse.features.engine
 
 USER fraud
 # Parses the dbt project, so that no container's start has to; a model that does not parse fails here.

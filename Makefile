@@ -62,4 +62,6 @@ $(READY): pyproject.toml requirements.lock
 	@echo "installing requirements.lock into $(VENV)"
 	@$(INSTALL) --require-hashes -r requirements.lock
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@echo "compiling the feature engine"
+	@$(BIN)/python -m fraud_lakehouse.features.engine
 	touch $@
