@@ -18,6 +18,7 @@ from fraud_lakehouse.cli.discover import discover
 from fraud_lakehouse.cli.features import features_commands
 from fraud_lakehouse.cli.pipeline import pipeline_commands
 from fraud_lakehouse.cli.quarantine import quarantine_commands
+from fraud_lakehouse.cli.rules import rules_commands
 from fraud_lakehouse.errors import DEFECT, EXIT_CODES, LakehouseError
 from fraud_lakehouse.settings import Settings, load_settings
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(features_commands, name="features")
 app.add_typer(pipeline_commands, name="pipeline")
 app.add_typer(quarantine_commands, name="quarantine")
+app.add_typer(rules_commands, name="rules")
 app.command()(discover)
 
 

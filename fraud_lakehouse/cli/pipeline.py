@@ -20,18 +20,21 @@ def check(
 ) -> None:
     """Report every mistake in the files of a pipeline folder, one a line; needs no lake and no server.
 
-    Where sources.yml and streams.yml have none, features.yml and what models need of them is checked too.
+    Where sources.yml and streams.yml have none, features.yml, what models need of them, and the rules are checked too.
     """
+    from fraud_lakehouse.cli.rules import checked_rules, reported
     from fraud_lakehouse.pipeline import PipelineError, default_folder, load_pipeline
     from fraud_lakehouse.settings import load_settings
     from fraud_lakehouse.transform.project import check_pipeline
 
-    folder = folder or default_folder(os.environ)
+    folder, settings = folder or default_folder(os.environ), load_settings()
     try:
         pipeline = load_pipeline(folder, os.environ)
     except PipelineError as error:
-        for mistake in error.mistakes:
-            typer.echo(str(mistake))
-        raise typer.Exit(error.exit_code) from None
-    check_pipeline(load_settings(), folder)
-    typer.echo(f"{len(pipeline.sources)} sources, {len(pipeline.streams)} streams: no mistakes")
+        raise reported(error.mistakes) from None
+    check_pipeline(settings, folder)
+    rules, mistakes = checked_rules(settings, folder)
+    if mistakes:
+        raise reported(mistakes)
+    counts = f"{len(pipeline.sources)} sources, {len(pipeline.streams)} streams, {len(rules.rules)} rules"
+    typer.echo(f"{counts}: no mistakes")

@@ -38,6 +38,8 @@ def render(status: Status) -> str:
     if status.live:
         lines += ["", *_live_lines(status.live)]
     lines += ["", "Features:", *(f"  {one['message']}" for one in status.outdated)] if status.outdated else []
+    rules = [f"  {name}: {mistake}" for name, mistake in status.rules.items()]
+    lines += ["", "Rules that are not evaluated (fraud-lakehouse rules check):", *rules] if rules else []
     if status.quarantined:
         lines += ["", f"Quarantine: {status.quarantined:,} unreadable records (fraud-lakehouse quarantine list)"]
     if status.problems:
