@@ -101,20 +101,22 @@ def _dsn(settings: Settings) -> str:
     return settings.postgres_dsn.get_secret_value()
 
 
-def _write_bank(dsn: str, rate: float, stop: threading.Event) -> None:
+def write_bank(dsn: str, rate: float, stop: threading.Event) -> None:
+    """Change `rate` transactions a second."""
     with psycopg.connect(dsn) as connection:
         connection.execute(_USERS)
         connection.commit()
-        for due in _due(rate, stop):
+        for due in due_rows(rate, stop):
             connection.execute(_INSERT, (round(0.7 * due),))
             connection.execute(_DELETE, (round(0.2 * due),))
             connection.execute(_UPDATE, (round(0.1 * due),))
             connection.commit()
 
 
-def _write_cards(settings: Settings, rate: float, stop: threading.Event) -> None:
+def write_cards(settings: Settings, rate: float, stop: threading.Event) -> None:
+    """Send `rate` card payments a second."""
     producer, number, chance = KafkaClients(shipped_topic(settings)).producer(), 0, random.Random(7)
-    for due in _due(rate, stop):
+    for due in due_rows(rate, stop):
         millisecond = time.time_ns() // 1_000_000
         for _ in range(due):
             producer.produce(settings.kafka_topic, _card(number, rate, chance), timestamp=millisecond)
@@ -135,7 +137,7 @@ def _card(number: int, rate: float, chance: random.Random) -> bytes:
     ).encode()
 
 
-def _due(rate: float, stop: threading.Event) -> Iterator[int]:
+def due_rows(rate: float, stop: threading.Event) -> Iterator[int]:
     """How many rows are due, each TICK; a writer that is too slow catches up by larger transactions."""
     start, done = time.monotonic(), 0
     while not stop.wait(TICK):
@@ -152,8 +154,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     half = options.rate / 2
     threads = [
-        threading.Thread(target=_write_bank, args=(_dsn(settings), half, stop)),
-        threading.Thread(target=_write_cards, args=(settings, half, stop)),
+        threading.Thread(target=write_bank, args=(_dsn(settings), half, stop)),
+        threading.Thread(target=write_cards, args=(settings, half, stop)),
     ]
     for thread in threads:
         thread.start()

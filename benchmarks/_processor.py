@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 PARTS = {  # part -> what its command line has; the first that fits
-    "beside": "live.beside_process",
+    "beside": "live.background_process",
     "webserver": "dagster-webserver",
     "daemon": "dagster-daemon",
     "live run": "spawn_main",
@@ -30,7 +31,8 @@ def cpu_seconds(home: Path) -> dict[str, float]:
             continue
     for started in home.rglob("postmaster.pid"):
         for process in _family(int(started.read_text().split()[0])):
-            found["postgres"] += sum(process.cpu_times()[:2])
+            with suppress(psutil.NoSuchProcess):  # a connection's, which ended just now
+                found["postgres"] += sum(process.cpu_times()[:2])
     found["bench"] = sum(psutil.Process().cpu_times()[:2])
     return dict(found)
 

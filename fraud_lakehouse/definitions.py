@@ -46,7 +46,12 @@ def build_definitions(
         TransformError: dbt refuses the project.
     """
     settings, parts = settings or load_settings(), parts or Parts()
-    from fraud_lakehouse.transform.project import current_streams, prepare_project, tables_of_own_streams
+    from fraud_lakehouse.transform.project import (
+        current_rules,
+        current_streams,
+        prepare_project,
+        tables_of_own_streams,
+    )
 
     if manifest is None:
         manifest = load_manifest(prepare_project(settings).manifest_path)
@@ -58,7 +63,7 @@ def build_definitions(
     streams = [one for one in current_streams(settings).values() if ("silver", checked_table(one)) in built]
     silver = [key.path[-1] for key in keys.values() if key.path[0] == "silver"]
     contracted = contracted_tables(bronze, silver, topics, tables_of_own_streams(settings))
-    rules = sorted(key.path[-1].removeprefix("rule_") for key in keys.values() if key.path[-1].startswith("rule_"))
+    rules = {name: rule for name, rule in current_rules(settings).rules.items() if rule.state == "live"}
     return dg.Definitions(
         assets=[
             *bronze_assets(settings),
@@ -66,7 +71,7 @@ def build_definitions(
             *published_assets(settings),
         ],
         asset_checks=[
-            alert_checks(rules),
+            alert_checks({name: rule.description for name, rule in rules.items()}),
             *contract_checks(contracted),
             *late_checks(streams),
             *excluded_checks(streams),
@@ -76,7 +81,7 @@ def build_definitions(
         ],
         jobs=[
             dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."),
-            live_job(keys, rules, contracted),
+            live_job(keys, list(rules), contracted),
         ],
         schedules=[report_schedule(), upkeep_schedule()],
         sensors=[

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
 
     pipeline: Path | None = Field(
         None,
-        description="folder of sources.yml, streams.yml and features.yml; default: ./pipeline, else the shipped one",
+        description="folder of sources.yml, streams.yml, features.yml, rules; default: ./pipeline, else the shipped",
     )
 
     postgres_dsn: SecretStr | None = Field(None, description="libpq connection string or URI")

@@ -22,7 +22,6 @@ def model(name: str, parents: Sequence[str] = (), **others: Any) -> Model:
         "columns": {},
         "has_source_types": False,
         "keeps_rows": False,
-        "must_read": [],
         "definitions": {},
         "is_generated": False,
         "full": Variant(""),

@@ -25,7 +25,10 @@ JAVA = {
             "tests/soak/test_apache_faults.py",
         }
     ),
-    "spark": frozenset({"tests/dbt/test_models_on_spark.py", "tests/dbt/test_windows_on_spark.py"}),
+    "spark": frozenset(
+        f"tests/dbt/{name}.py"
+        for name in ("test_currencies", "test_models_on_spark", "test_rules_on_spark", "test_windows_on_spark")
+    ),
 }
 """By mark. Each on one worker, which so has the only such server; first of all, since they are the longest together."""
 

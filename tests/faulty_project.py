@@ -11,7 +11,6 @@ BAD = 5000.66
 MODELS = {
     "transactions_ledger": ("silver", "amount"),
     "card_transactions": ("silver", "amt"),
-    "rule_velocity": ("gold", "amount"),
     "user_avg": ("gold", "avg_amount"),
 }
 

@@ -4,6 +4,12 @@
 {% macro try_cast(value, type) %}{{ return(adapter.dispatch('try_cast')(value, type)) }}{% endmacro %}
 {% macro default__try_cast(value, type) %}try_cast({{ value }} as {{ type }}){% endmacro %}
 
+{#- Whether a number is neither infinite nor NaN; null for null. No comparison in DuckDB: statistics of a Parquet file leave
+    NaN out, and it trusts them. -#}
+{% macro is_finite(number) %}{{ return(adapter.dispatch('is_finite')(number)) }}{% endmacro %}
+{% macro default__is_finite(number) %}isfinite(cast({{ number }} as double)){% endmacro %}
+{% macro spark__is_finite(number) %}(abs(cast({{ number }} as double)) <= 1.7976931348623157e308D){% endmacro %}
+
 {#- A JSON object as text, from [name, expression] pairs. -#}
 {% macro json_object(pairs) %}{{ return(adapter.dispatch('json_object')(pairs)) }}{% endmacro %}
 {% macro default__json_object(pairs) -%}
@@ -52,6 +58,15 @@
 {% macro json_items(list) %}{{ return(adapter.dispatch('json_items')(list)) }}{% endmacro %}
 {% macro default__json_items(list) %}unnest(from_json({{ list }}, '["varchar"]')){% endmacro %}
 {% macro spark__json_items(list) %}explode(from_json({{ list }}, 'array<string>')){% endmacro %}
+
+{#- The objects of a JSON list (text), one row for each, as structs with these fields (name -> DuckDB type). -#}
+{% macro json_objects(list, fields) %}{{ return(adapter.dispatch('json_objects')(list, fields)) }}{% endmacro %}
+{% macro default__json_objects(list, fields) %}unnest(from_json({{ list }}, {{ sql_text(tojson([fields])) }})){% endmacro %}
+{% macro spark__json_objects(list, fields) -%}
+    explode(from_json({{ list }}, 'array<struct<
+        {%- for name, kind in fields.items() %}{{ name }}: {{ kind | replace('varchar', 'string') }}{{ ', ' if not loop.last }}{% endfor -%}
+    >>'))
+{%- endmacro %}
 
 {#- The start of the window of `seconds`, aligned to the epoch, that holds `time`. -#}
 {% macro window_floor(time, seconds) %}{{ return(adapter.dispatch('window_floor')(time, seconds)) }}{% endmacro %}

@@ -10,7 +10,7 @@
 
 {#- Whether an amount is at most `largest`; false for one that is no number, null for none. -#}
 {% macro is_plausible(amount, largest=none) -%}
-    abs({{ amount }}) <= cast({{ largest or largest_amount() }} as double)
+    (abs({{ amount }}) <= cast({{ largest or largest_amount() }} as double) and {{ is_finite(amount) }})
 {%- endmacro %}
 
 {#- Whether an amount is excluded: it is beyond the limit, no number, or does not fit its type. `amount`: it in the type

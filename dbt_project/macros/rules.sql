@@ -1,88 +1,197 @@
-{#- Shared by the rule models: each selects from `evaluated` (the new rows of all streams' features, in one shape) the
-    rows its rule fires on, and shapes them with alert_columns. -#}
+{#- Rules are files of the pipeline folder (pipeline/rules). A stream's rules are one expression over its feature rows; which
+    one is known when the model is run (fraud_lakehouse/transform/rulebook.py). -#}
 
-{#- The streams by name, only those of this kind if one is given. While dbt parses, those whose models it can see. -#}
-{% macro payment_streams(kind=none) %}
-    {%- set found = {} -%}
-    {%- for name, stream in (setting('streams') or var('stream_models')).items() -%}
-        {%- if kind is none or kind == ('changes' if stream.ledger else 'events') -%}
-            {%- do found.update({name: stream}) -%}
-        {%- endif -%}
-    {%- endfor -%}
-    {{ return(found) }}
+{#- The streams by name. While dbt parses, those whose models it can see. -#}
+{% macro payment_streams() %}
+    {{ return(setting('streams') or var('stream_models')) }}
 {% endmacro %}
 
-{#- CTE body: feature rows of all streams that the alerts have not seen yet. `kind`: only of the streams of this kind. An
-    amount that is no finite number is null. user_id is the key of an entity named user that is a whole number. -#}
-{% macro new_features(kind=none) -%}
-    {%- for name, stream in payment_streams(kind).items() %}
-    {{- '\n\n    union all\n\n    ' if not loop.first }}
+{#- The models of alerts: what the rules in this state (live or shadow) find in new rows of features, and what those on
+    vectors have found. The latter is no `ref`: vectors are built after alerts, which then read it the next time. -#}
+{% macro fired_alerts(state) -%}
+with evaluated as (
+    {% for name, stream in payment_streams().items() %}
     {%- set features = ref(stream.features) -%}
     {%- if execute -%}
-    {%- set key = fast_path_key(stream) -%}
-    {%- set is_user = stream.entity == 'user' and key | length == 1 and stream_type(stream, key[0]) == 'bigint' -%}
+    {{- '\n\n    union all\n\n    ' if not loop.first }}
+    {{ evaluated_rows(name, stream, new_rows(features), state) }}
+    {%- endif -%}
+    {%- endfor %}
+    {%- if execute and not lake_is_unit_test() %}
+    {%- set vector_firings = api.Relation.create(database=this.database, schema=this.schema, identifier='vector_firings') %}
+
+    union all
+
+    select {{ evaluated_columns() | join(', ') }} from {{ new_rows(vector_firings) }}
+    {%- endif %}
+
+),
+
+fired as (
+
+    select evaluated.*, {{ json_objects('firings', firing_fields()) }} as firing
+    from evaluated
+    where firings is not null
+
+),
+
+identified as (
+
+    select fired.*, md5(firing.rule || '|' || source || '|' || transaction_id) as alert_id
+    from fired
+    where firing.state = {{ sql_text(state) }}
+
+),
+
+{%- if is_incremental_build() %}
+
+known as (
+
+    select stored.alert_id
+    from {{ seen_rows(this, {'alert_id': 'alert_id'}) }} as stored
+    where stored.alert_id in (select alert_id from identified)
+
+),
+{%- endif %}
+
+ranked as (
+
     select
-        source, {{ sql_text(name) }} as stream, {{ sql_text(stream.entity) }} as entity_type,
-        {% for column in key %}cast({{ column }} as string){{ " || '|' || " if not loop.last }}{% endfor %} as entity_id,
-        transaction_id, {{ key[0] if is_user else 'cast(null as bigint)' }} as user_id, {{ finite('amount') }} as amount,
-        event_time, source_committed_at, landed_at, scored_at,
-        coalesce(is_amount_excluded, false) as is_amount_excluded,
-        coalesce(is_time_excluded, false) as is_time_excluded,
-        prior_mean, prior_count, count_10min, sum_10min, user_exists,
-        {{ '%.15g' | format(largest_amount(stream)) }} as max_amount,
-        {{ '_lsn' if stream.kind == 'changes' else '_offset' }} as position,
-        {{ '_seq' if stream.kind == 'changes' else '_partition' }} as sub_position
-    from {{ new_rows(features, consumer='alerts') }}
+        identified.*,
+        row_number() over (partition by alert_id order by position, sub_position) as firing_number
+    from identified
+    {%- if is_incremental_build() %}
+    where not exists (select 1 from known where known.alert_id = identified.alert_id)
+    {%- endif %}
+
+),
+
+new_alerts as (
+
+    select
+        alert_id,
+        firing.rule,
+        firing.rule_version,
+        firing.severity,
+        firing.entity_type,
+        firing.entity_id,
+        transaction_id,
+        user_id,
+        amount,
+        event_time,
+        source_committed_at,
+        landed_at,
+        scored_at,
+        current_timestamp as fired_at,
+        firing.score,
+        firing.weight,
+        firing.evidence,
+        source,
+        stream
+    from ranked
+    where firing_number = 1
+
+)
+
+select * from new_alerts
+{%- endmacro %}
+
+{#- The model of what rules on vectors have found: they are evaluated once a payment's vector is built. -#}
+{% macro fired_on_vectors() -%}
+    {%- for name, stream in payment_streams().items() %}
+    {{- '\n\nunion all\n\n' if not loop.first }}
+    {%- set vectors, features = ref(stream.vectors), ref(stream.features) -%}
+    {%- set rows = ref(stream.rows) if stream.late else none -%}
+    {%- if execute -%}
+    {%- set stored = vector_columns(stream) -%}
+    {%- set evaluated -%}
+        select
+            vectors.* {{ without(stored) }},
+            features.source, features.transaction_id, features.amount, features.source_committed_at, features.landed_at,
+            features.scored_at, features.is_amount_excluded, features.is_time_excluded, features.user_exists,
+            features.{{ positions_of(stream) | join(', features.') }}
+            {%- for column in stream.fields if rows and column not in stored and column not in feature_keys(stream) and column != 'amount' %},
+            payments.{{ quoted(column) }}
+            {%- endfor %}
+        from {{ new_rows(vectors) }} as vectors
+        inner join (
+            select
+                stored.*,
+                row_number() over (partition by transaction_id order by {{ positions_of(stream) | join(' desc, ') }} desc) as recency
+            from {{ features }} as stored
+        ) as features
+            on cast(vectors.{{ stream.id }} as string) = features.transaction_id and features.recency = 1
+        {%- if rows %}
+        inner join {{ rows }} as payments on vectors.{{ stream.id }} = payments.{{ stream.id }}
+        {%- endif %}
+    {%- endset -%}
+    {{ evaluated_rows(name, stream, '(' ~ evaluated ~ ')', 'any', 'vectors') }}
+    where firings is not null
     {%- endif -%}
     {%- endfor %}
 {%- endmacro %}
 
-{#- The columns of a fired rule. Args: rule: its name in var('rules'); score: how far beyond the threshold (1 = at
-    it); reason: a sentence (SQL text); terms: [name, expression] pairs that show why. -#}
-{% macro alert_columns(rule, score, reason, terms) -%}
-    {%- set settings = var('rules')[rule] -%}
-    '{{ rule }}' as rule,
-    cast('{{ settings.version }}' as string) as rule_version,
-    '{{ settings.severity }}' as severity,
-    entity_type,
-    coalesce(entity_id, 'unknown') as entity_id,
-    transaction_id,
-    user_id,
-    amount,
-    event_time,
-    source_committed_at,
-    landed_at,
-    scored_at,
-    least(cast({{ score }} as double), {{ largest_double() }}) as score,
-    {{ evidence_of([['reason', reason]] + terms) }} as evidence,
-    source,
-    stream,
-    position,
-    sub_position
+{#- Columns of vectors that those of a payment take the place of. -#}
+{% macro vector_columns(stream) %}{{ return(['is_amount_excluded', 'version', 'known_at']) }}{% endmacro %}
+
+{#- In which order a stream's payments were committed or arrived, as columns of its features. -#}
+{% macro positions_of(stream) %}
+    {{ return(['_lsn', '_seq'] if stream.kind == 'changes' else ['_offset', '_partition']) }}
+{% endmacro %}
+
+{#- The columns of a payment on which rules were evaluated, with those that fired. -#}
+{% macro evaluated_columns() %}
+    {{ return([
+        'source', 'stream', 'transaction_id', 'user_id', 'amount', 'event_time', 'source_committed_at', 'landed_at',
+        'scored_at', 'position', 'sub_position', 'firings',
+    ]) }}
+{% endmacro %}
+
+{#- A SELECT of them: of the rows of a relation, which has all that the rules need, those on which rules in this state fire. -#}
+{% macro evaluated_rows(name, stream, relation, state, on='arrival') -%}
+    select {{ evaluated_columns() | join(', ') }}
+    from {{ fired_rows(name, state, on, payments_as_rules_see_them(name, stream, relation)) }} as evaluated
 {%- endmacro %}
 
-{#- A JSON object from these pairs; of a payment whose amount or event time is excluded it says so. -#}
-{% macro evidence_of(pairs) -%}
-    {%- set object = json_object(pairs) -%}
-    case
-        when is_amount_excluded or is_time_excluded
-            then substr({{ object }}, 1, length({{ object }}) - 1)
-                || case when is_amount_excluded then ',"amount_excluded":true' else '' end
-                || case when is_time_excluded then ',"time_excluded":true' else '' end
-                || '}'
-        else {{ object }}
-    end
+{#- An amount that is no finite number is null. user_id is the key of an entity named user that is a whole number. -#}
+{% macro payments_as_rules_see_them(name, stream, relation) -%}
+    {%- set key = fast_path_key(stream) -%}
+    {%- set is_user = stream.entity == 'user' and key | length == 1 and stream_type(stream, key[0]) == 'bigint' -%}
+    select
+        payments.* {{ without(['is_amount_excluded', 'is_time_excluded', 'amount'] + (['user_id'] if key == ['user_id'] else [])) }},
+        {{ sql_text(name) }} as stream,
+        {{ finite('amount') }} as amount,
+        coalesce(is_amount_excluded, false) as is_amount_excluded,
+        coalesce(is_time_excluded, false) as is_time_excluded,
+        {{ key[0] if is_user else 'cast(null as bigint)' }} as user_id,
+        {{ '%.15g' | format(largest_amount(stream)) }} as max_amount,
+        {{ positions_of(stream)[0] }} as position,
+        {{ positions_of(stream)[1] }} as sub_position
+    from {{ relation }} as payments
 {%- endmacro %}
 
-{#- The largest double that is finite. -#}
-{% macro largest_double() %}{{ return('1.7976931348623157e308') }}{% endmacro %}
+{#- Name and type of what is known of a rule that fired. -#}
+{% macro firing_fields() %}
+    {{ return({
+        'rule': 'varchar', 'state': 'varchar', 'rule_version': 'varchar', 'severity': 'varchar', 'weight': 'double',
+        'entity_type': 'varchar', 'entity_id': 'varchar', 'score': 'double', 'evidence': 'varchar',
+    }) }}
+{% endmacro %}
+
+{#- A relation of the payments of an SQL on which rules in this state fire, with `firings`, a JSON list of these. -#}
+{% macro fired_rows(stream, state, on, sql) %}
+    {%- if lake_is_unit_test() -%}
+        {{ return('(select payments.*, ' ~ given_firings() ~ ' as firings from (' ~ sql ~ ') as payments)') }}
+    {%- endif -%}
+    {%- set call = lake_consumer() -%}
+    {%- do call.update({'stream': stream, 'state': state, 'on': on, 'sql': sql}) -%}
+    {{ return(lake_call('fired', call)) }}
+{% endmacro %}
+
+{#- In a unit test, the firings of a payment: for the test to say. -#}
+{% macro given_firings() %}{{ return('cast(null as varchar)') }}{% endmacro %}
 
 {#- A number; null for one that is infinite or no number. -#}
 {% macro finite(number) -%}
-    case when abs({{ number }}) <= {{ largest_double() }} then {{ number }} end
-{%- endmacro %}
-
-{#- A number as people read it, as SQL text. -#}
-{% macro readable(number) -%}
-    cast(round({{ number }}, 2) as string)
+    case when {{ is_finite(number) }} then {{ number }} end
 {%- endmacro %}

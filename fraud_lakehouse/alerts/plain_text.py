@@ -23,7 +23,7 @@ _MARKUP = re.compile(
     r"|(?<!\d):(?=[\w+-]+:)"  # :emoji:, but not 12:00:00
     r"|:(?=//)"  # https://
     r"|^ *(?:[-+]|\d+[.)])(?= )"  # items of a list
-    r"|(?<=\w)[.\uff0e\u3002\uff61](?=[^\W\d_])"  # example.org
+    r"|(?<=\w)[.\uff0e\u3002\uff61](?=[^\W\d_]|\w*[^\W\d_]{2})"  # example.org, example.3com
 )
 
 

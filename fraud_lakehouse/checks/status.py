@@ -26,6 +26,7 @@ The JSON object (keys may be added, none is removed):
     rows: landed and not scored, source_rows, source_bytes, retained_bytes: not landed, and kept for the slot,
     away_since: ISO time of its last answer if that is too long ago, else null}}, problems: {part: what is wrong with it
     now; a part is a source, "model <name>" or a kind of work}}
+  rules: {name: what is wrong with it}: rules of pipeline/rules that are not evaluated because of it
   problems: [{at, source, event, detail}]: gaps in control/audit that capture has not resumed from
 Nothing is changed by asking, in the lake or at a source.
 """
@@ -64,7 +65,7 @@ from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.storage.audit import IDENTITY_EVENTS, RENAMED
 from fraud_lakehouse.storage.lake import Lake, scan
 from fraud_lakehouse.transform.definitions import Outdated, outdated_features
-from fraud_lakehouse.transform.project import current_definitions
+from fraud_lakehouse.transform.project import current_definitions, current_rules
 
 __all__ = ["SourceStatus", "Status", "collect", "to_json"]
 
@@ -106,6 +107,7 @@ class Status:
     outdated: list[dict[str, Any]] = field(default_factory=list)
     quarantined: int = 0
     live: dict[str, Any] | None = None
+    rules: dict[str, str] = field(default_factory=dict)
     problems: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -131,6 +133,7 @@ def collect(settings: Settings) -> Status:
         status.layers[layer] = [_table(lake, layer, name, status.at) for name in lake.tables(layer)]
     status.alerts = _alerts(lake, settings)
     status.outdated = _outdated(lake, settings)
+    status.rules = current_rules(settings).problems
     topics = [("bronze", one.table) for one in declared_topics(settings)]
     status.quarantined = sum(open_count(lake.open(*table)) for table in topics if lake.exists(*table))
     state = live_state(settings.work_dir)

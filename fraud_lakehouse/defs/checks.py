@@ -5,7 +5,7 @@ They never block: real fraud must not stop the pipeline. What is looked at and w
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,24 +28,29 @@ if TYPE_CHECKING:
 DRIFT = "anomaly_rate"
 LATENCY = "alert_latency"
 BEHIND = "cycle_behind"
+RULES = "rules_are_valid"
 WINDOW = timedelta(hours=1)
 
 
 def rule_check_name(rule: str) -> str:
-    """The name of a rule's check on gold/alerts: that of its model."""
+    """The name of a rule's check on gold/alerts."""
     return f"rule_{rule}"
 
 
-def alert_checks(rules: Sequence[str]) -> dg.AssetChecksDefinition:
-    """On gold/alerts, none blocking: one per rule, the share of transactions that raise alerts, delay and backlog."""
+def alert_checks(rules: Mapping[str, str]) -> dg.AssetChecksDefinition:
+    """On gold/alerts, none blocking: one per rule, the share of transactions with alerts, delay, backlog, mistakes.
+
+    Args:
+        rules: names and descriptions of those that are live.
+    """
     specs = [
         dg.AssetCheckSpec(
             rule_check_name(rule),
             asset=ALERTS_KEY,
             blocking=False,
-            description=f"No alert of the rule {rule} within the last hour; if any: how many, on whom, how bad.",
+            description=f"{description.strip()} Passes without an alert within the last hour; else: how many, on whom.",
         )
-        for rule in rules
+        for rule, description in rules.items()
     ]
     drift = dg.AssetCheckSpec(
         DRIFT,
@@ -68,12 +73,19 @@ def alert_checks(rules: Sequence[str]) -> dg.AssetChecksDefinition:
         description="The live cycle, if one runs, has scored what each source committed FRAUD_ALERT_SECONDS ago.",
     )
 
-    @dg.multi_asset_check(name="findings", specs=[*specs, drift, latency, behind], can_subset=True)
+    mistakes = dg.AssetCheckSpec(
+        RULES,
+        asset=ALERTS_KEY,
+        blocking=False,
+        description="Every file of pipeline/rules is a rule that can be evaluated.",
+    )
+
+    @dg.multi_asset_check(name="findings", specs=[*specs, drift, latency, behind, mistakes], can_subset=True)
     def findings(
         context: dg.AssetCheckExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> Iterator[dg.AssetCheckResult]:
         wanted = context.selected_asset_check_keys
-        for evaluation in alert_evaluations(lakehouse.lake, rules, lakehouse.settings):
+        for evaluation in alert_evaluations(lakehouse.lake, list(rules), lakehouse.settings):
             if evaluation.asset_check_key in wanted:
                 yield _result(evaluation)
 
@@ -86,7 +98,7 @@ def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") ->
     from fraud_lakehouse.checks.findings import evaluate_rules
     from fraud_lakehouse.checks.lag import keeping_up
     from fraud_lakehouse.checks.latency import evaluate_latency
-    from fraud_lakehouse.transform.project import current_streams
+    from fraud_lakehouse.transform.project import current_rules, current_streams
 
     for rule, finding in evaluate_rules(lake, rules, WINDOW).items():
         yield _warning(rule_check_name(rule), finding.passed, finding_metadata(finding))
@@ -97,6 +109,8 @@ def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") ->
     yield _warning(LATENCY, latency.passed, latency_metadata(latency))
     behind = keeping_up(settings.work_dir, settings.alert_seconds)
     yield _warning(BEHIND, behind.passed, behind_metadata(behind))
+    mistakes = [str(one) for one in current_rules(settings).all_mistakes()]
+    yield _warning(RULES, not mistakes, {"mistakes": mistakes, "count": len(mistakes)})
 
 
 def finding_metadata(finding: "Finding") -> dict[str, Any]:

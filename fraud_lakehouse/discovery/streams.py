@@ -85,7 +85,7 @@ def _currency(columns: Sequence[Column]) -> list[str]:
     if not columns:
         return [line("currency: USD", "no column has it, and USD is a guess: correct it", 1)]
     why = f"a guess: {columns[0].name} has each payment's own. With a captured table of dated rates:"
-    mapping = flow({"column": columns[0].name, "rates": "THE_TABLE"})
+    mapping = flow({"column": columns[0].name, "rates": "THE_TABLE", "to": "USD"})
     return [line("currency: USD", why, 1), choice(f"currency: {mapping}", "", 1)]
 
 

@@ -27,7 +27,7 @@ COUNTED = {
     ),
     "committed": (
         "event time in [t - {window}, t], by the ledger up to that commit: the {event} itself counts, what was taken "
-        "back by then does not; of a stretch of twice the window only the last {entries} ledger entries are looked at"
+        "back by then does not"
     ),
 }
 """Which rows count in a window."""

@@ -138,6 +138,17 @@ class Catalogue:
                 measure["columns"] = row_columns(stream["time"], measure["expression"])
         return {"streams": streams, "features": json.dumps(features)}
 
+    def plain(self) -> dict[str, Any]:
+        """The catalogue as JSON knows it; see `of_plain`."""
+        streams = {name: stream.model_dump() for name, stream in self.streams.items()}
+        return {"streams": streams, "features": [asdict(feature) for feature in self.features]}
+
+    @staticmethod
+    def of_plain(plain: Mapping[str, Any]) -> Catalogue:
+        """The catalogue that `plain` gave."""
+        streams = {name: PaymentStream.model_validate(stream) for name, stream in plain["streams"].items()}
+        return Catalogue(streams, [Feature(**feature) for feature in plain["features"]])
+
     def needed(self, feature: Feature) -> dict[str, Sequence[str]]:
         """What must be known of a row before the feature can be told of it (features/needs.py)."""
         beside = {other.name: other for other in self.of_table(feature.table) if other.expression is None}
@@ -246,7 +257,6 @@ def _feature(
         "window": window.text if window else "",
         "step": step.text if step else "",
         "filter": entry.filter or "",
-        "entries": str(stream.tables[table].entries) if table in stream.tables else "",
     }
     counted = _COUNTED[past] if window is not None else EVER.get(past, _EVER)
     if delay is not None:

@@ -47,11 +47,6 @@ def check_streams(streams: Mapping[str, PaymentStream], file: str) -> None:
             )
         for table, declared in stream.tables.items():
             _check_step(declared, f"{file}, table {table!r} of {name!r}")
-            if (declared.entries is not None) != (declared.past == "committed"):
-                raise TransformError(
-                    f"{file}, stream {name!r}: {table} is past: {declared.past}, with entries: {declared.entries}",
-                    "say for a committed table how many entries of its ledger are looked at, and for no other",
-                )
         for measure, described in stream.measures.items():
             _check_measure(stream, measure, described, f"{file}, measure {measure!r} of {name!r}")
 

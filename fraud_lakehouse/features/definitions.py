@@ -62,8 +62,6 @@ def _decided(
     needed = catalogue.needed(feature)
     own = {name: stream.measures[name] for name in ([feature.measure] if feature.measure else needed["own"])}
     how = [feature.aggregate, feature.expression, feature.seconds if feature.aggregate else None, feature.past]
-    if feature.past == "committed" and feature.seconds is not None:
-        how.append(stream.tables[feature.table].entries)
     condition = {"filter": feature.filter} if feature.filter is not None else {}
     step = {"step": feature.step_seconds} if feature.step_seconds is not None else {}
     return {

@@ -10,8 +10,6 @@ from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.entries import ALL, AMOUNT, FAST_PATH, FIRST, CatalogueFile, Entry
 from fraud_lakehouse.features.streams import Measure, PaymentStream, Table
 
-LEDGER_ENTRIES = 100
-"""How many entries of a ledger a committed window of the fast path reads."""
 FAST_PATH_FEATURES = ["prior_mean", "prior_count", "count_10min", "sum_10min"]
 """What rules read."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -89,7 +87,6 @@ def _tables(stream: PaymentStream, file: CatalogueFile) -> dict[str, Table]:
     fast_path = Table(
         past="arrived" if stream.kind == "events" else "committed",
         key=stream.entities[stream.entity].key,
-        entries=LEDGER_ENTRIES if stream.kind == "changes" else None,
         must_have=FAST_PATH_FEATURES,
     )
     return {**file.tables.get(stream.name, {}), stream.features: fast_path}

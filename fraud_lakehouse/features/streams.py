@@ -10,9 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.pipeline import CurrencyColumn, KafkaSource, Pipeline, Stream
 from fraud_lakehouse.pipeline import Entity as DeclaredEntity
-from fraud_lakehouse.pipeline import KafkaSource, Pipeline, Stream
 from fraud_lakehouse.sources.configured import source_of
 
 Past = Literal["strict", "closed", "tumble", "hop", "cumulate", "session", "arrived", "committed"]
@@ -54,7 +53,7 @@ class Table(Strict):
 
     `step` is how far apart windows of `hop` start, and by how much those of `cumulate` grow. `model` computes its
     features (none: that of the table itself), `copies` are further models with the same columns; `must_have` are
-    features that others rely on by name. `entries`: how many of the ledger a committed window looks at.
+    features that others rely on by name.
     """
 
     past: Literal["closed", "tumble", "hop", "cumulate", "session", "arrived", "committed"]
@@ -63,7 +62,30 @@ class Table(Strict):
     model: str | None = None
     copies: list[str] = []
     must_have: list[str] = []
-    entries: int | None = Field(None, ge=1)
+
+
+class Rates(Strict):
+    """The dated rates by which amounts of several currencies are converted.
+
+    Args:
+        code: the column of the stream that has a payment's currency.
+        table: the bronze table of the rates; currency, valid_from and rate are its columns.
+        fields: the DuckDB types of these columns, once the table is captured.
+        key: its key columns, once it is captured; none of a topic's.
+    """
+
+    code: str
+    table: str
+    currency: str
+    valid_from: str
+    rate: str
+    fields: dict[str, str] = {}
+    key: list[str] = []
+
+    @property
+    def columns(self) -> list[str]:
+        """Those of the table that are read."""
+        return [self.currency, self.valid_from, self.rate]
 
 
 class PaymentStream(Strict):
@@ -78,6 +100,7 @@ class PaymentStream(Strict):
         vectors: the model with all others, strictly past.
         source_text: what the column `source` of its features is; of events the topic follows.
         entity: the one of `entities` that the fast path is about: the first.
+        currency: what amounts are in; where the source has several currencies, once they are converted by `rates`.
         fields: name and DuckDB type of columns of the bronze table: of events all that are declared, of changes those
             that the stream names, once the table is captured.
         max_amount: like the next three, of this stream alone; None: that of the settings.
@@ -102,6 +125,7 @@ class PaymentStream(Strict):
     label: str | None = None
     timezone: str = "UTC"
     currency: str = "USD"
+    rates: Rates | None = None
     event: str = "payment"
     entity: str
     entities: dict[str, Entity]
@@ -122,6 +146,11 @@ class PaymentStream(Strict):
             self.features,
             self.vectors,
         ]
+
+    @property
+    def original_amount(self) -> str:
+        """The column of its rows that has an amount as it was sent, where amounts are converted."""
+        return f"{self.amount}_original"
 
     def model_of(self, table: str) -> str:
         """The model that computes the features of one of its tables."""
@@ -152,18 +181,8 @@ def payment_streams(pipeline: Pipeline, models: Mapping[str, Mapping[str, str]])
 
 
 def payment_stream(stream: Stream, pipeline: Pipeline, models: Mapping[str, str]) -> PaymentStream:
-    """One stream.
-
-    Raises:
-        TransformError: it has amounts of several currencies.
-    """
-    table, name = stream.from_, stream.name
-    if not isinstance(stream.currency, str):
-        raise TransformError(
-            f"streams.yml, {name}: its currency is the column {stream.currency.column!r}, and amounts of several "
-            "currencies are not converted",
-            "name one currency, such as USD, and declare a stream for each currency's table",
-        )
+    """One stream."""
+    table, name, currency = stream.from_, stream.name, stream.currency
     source = source_of(table, pipeline) or ""
     if stream.kind == "events":
         parts = {"late": f"{table}_late", "source_text": f"{source}."}
@@ -179,7 +198,8 @@ def payment_stream(stream: Stream, pipeline: Pipeline, models: Mapping[str, str]
         amount=stream.amount,
         label=stream.label,
         timezone=stream.timezone,
-        currency=stream.currency,
+        currency=currency if isinstance(currency, str) else currency.to,
+        rates=None if isinstance(currency, str) else _rates(currency),
         event=stream.event,
         entity=next(iter(stream.entities)),
         entities={entity: _entity(declared) for entity, declared in stream.entities.items()},
@@ -189,6 +209,13 @@ def payment_stream(stream: Stream, pipeline: Pipeline, models: Mapping[str, str]
         allowed_lateness_seconds=stream.lateness,
         label_delay_seconds=int(stream.label_delay) if stream.label_delay is not None else None,
         **named,
+    )
+
+
+def _rates(declared: CurrencyColumn) -> Rates:
+    rates = declared.rates
+    return Rates(
+        code=declared.column, table=rates.table, currency=rates.currency, valid_from=rates.from_, rate=rates.rate
     )
 
 

@@ -245,9 +245,10 @@ class Cycle:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong at the moment: by source why it gives nothing, by model why it cannot be built."""
+        """What is wrong at the moment, by part: a source that gives nothing, a model that cannot be built, a rule."""
         sources = {source.name: source.problem for source in self.sources if source.problem}
-        return {**sources, **broken_models([*self._alerts.failed.values(), *self._follow.failed.values()])}
+        rules = {f"rule {name}": why for name, why in self.transformer.mistakes.items()}
+        return {**sources, **rules, **broken_models([*self._alerts.failed.values(), *self._follow.failed.values()])}
 
     def close(self) -> None:
         """Close connections and remove scratch files."""

@@ -1,8 +1,8 @@
 """What is wrong in parts of the live cycle, in words for people, until the part is well again.
 
-Parts are a source's name, "model <name>", "project" (a change of it was refused), and of the process beside "publish",
-"upkeep", "observations" (control/idle_partitions cannot be read), "lane <name>" (not built at all) and "beside" (it
-died).
+Parts are a source's name, "model <name>", "rule <name>", "project" (a change of it was refused), and of the process
+beside "publish", "upkeep", "observations" (control/idle_partitions cannot be read), "lane <name>" (not built at all)
+and "beside" (it died).
 """
 
 from __future__ import annotations

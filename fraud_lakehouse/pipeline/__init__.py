@@ -8,7 +8,7 @@ from fraud_lakehouse.pipeline.load import Pipeline, default_folder, find_mistake
 from fraud_lakehouse.pipeline.mistakes import Mistake, PipelineError
 from fraud_lakehouse.pipeline.paths import Node, path_tree
 from fraud_lakehouse.pipeline.sources import Field, KafkaSource, PostgresSource, Source, Topic
-from fraud_lakehouse.pipeline.streams import CurrencyColumn, Entity, ExistsIn, Stream
+from fraud_lakehouse.pipeline.streams import CurrencyColumn, Entity, ExistsIn, Rates, Stream
 
 __all__ = [
     "CurrencyColumn",
@@ -21,6 +21,7 @@ __all__ = [
     "Pipeline",
     "PipelineError",
     "PostgresSource",
+    "Rates",
     "Source",
     "Stream",
     "Topic",

@@ -14,6 +14,7 @@ from typing import Any
 from fraud_lakehouse.pipeline.document import Document
 from fraud_lakehouse.pipeline.mistakes import Location, listed, nearest, place, shown
 from fraud_lakehouse.pipeline.sources import SHIPPED_TOPIC, SHIPPED_TOPIC_DEFAULT, PostgresSource, Source, field_type
+from fraud_lakehouse.pipeline.streams import RATE_COLUMNS
 from fraud_lakehouse.sql_text import qualified
 
 _NUMERIC = re.compile(r"int32|int64|double|decimal\(.*\)")
@@ -22,6 +23,8 @@ _FITTING = {
     "time": (re.compile("timestamp|timestamptz|string"), "timestamp, timestamptz or string"),
     "label": (re.compile("int32|int64|boolean"), "int32, int64 or boolean"),
     "currency": (re.compile("string"), "string"),
+    "rate": (_NUMERIC, "int32, int64, double or decimal(p,s)"),
+    "from": (re.compile("date|timestamp|timestamptz|string"), "date, timestamp, timestamptz or string"),
 }
 """By role of a column in a stream: the types of a topic's field that fit it, and their names."""
 
@@ -184,9 +187,9 @@ def _check_further_tables(
     streams: Document, name: str, stream: dict[str, Any], known: Mapping[str, _Table], open_prefixes: tuple[str, ...]
 ) -> None:
     """Tables that currencies and entities name."""
-    currency = _mapping(stream.get("currency"))
-    if "rates" in currency:
-        _check_table(streams, (name, "currency", "rates"), currency["rates"], known, open_prefixes)
+    _check_rates(
+        streams, (name, "currency", "rates"), _mapping(stream.get("currency")).get("rates"), known, open_prefixes
+    )
     for entity, values in _mapping(stream.get("entities")).items():
         must = _mapping(_mapping(values).get("exists_in"))
         at = (name, "entities", entity, "exists_in")
@@ -194,6 +197,16 @@ def _check_further_tables(
             table = _check_table(streams, (*at, "table"), must["table"], known, open_prefixes)
             if table is not None:
                 _check_column(streams, (*at, "column"), table, must.get("column"), "")
+
+
+def _check_rates(
+    streams: Document, at: Location, rates: Any, known: Mapping[str, _Table], open_prefixes: tuple[str, ...]
+) -> None:
+    named = _mapping(rates)
+    table = _check_table(streams, (*at, "table") if named else at, named.get("table", rates), known, open_prefixes)
+    if table is not None:
+        for role, default in RATE_COLUMNS.items():
+            _check_column(streams, (*at, role) if role in named else at, table, named.get(role, default), role)
 
 
 def _check_table(

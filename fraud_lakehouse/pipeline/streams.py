@@ -57,11 +57,37 @@ class Entity(Entry):
         return key
 
 
+class Rates(Entry):
+    """The bronze table of dated rates, and its columns: a currency, from when on the rate holds (UTC), and the rate."""
+
+    table: Table
+    currency: Column = "currency"
+    from_: Column = Field("valid_from", alias="from", description="the name of a column")
+    rate: Column = "rate"
+
+
+RATE_COLUMNS: dict[str, str] = {
+    field.alias or name: field.default for name, field in Rates.model_fields.items() if name != "table"
+}
+"""By key: what the columns of a table of rates are called where nothing else is declared."""
+
+Constant = Annotated[str, Field(pattern="^[A-Z]{3}$", description="a code of three capital letters")]
+
+
 class CurrencyColumn(Entry):
-    """The column that has each payment's currency, and the table of dated rates by which amounts are converted."""
+    """The column that has each payment's currency, the dated rates, and the currency `to` which amounts are converted.
+
+    A rate is what one unit of a currency is worth in `to`.
+    """
 
     column: Column
-    rates: Table
+    rates: Rates = Field(description="the name of a bronze table, or a mapping with table, currency, from and rate")
+    to: Constant
+
+    @field_validator("rates", mode="before")
+    @classmethod
+    def _named_table(cls, value: Any) -> Any:
+        return {"table": value} if isinstance(value, str) else value
 
 
 CURRENCY_FORMS = _CONSTANT, _COLUMN = ("<constant>", "<column>")
@@ -71,7 +97,6 @@ def _written_as(value: Any) -> str:
     return _COLUMN if isinstance(value, dict | CurrencyColumn) else _CONSTANT
 
 
-Constant = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 Currency = Annotated[
     Annotated[Constant, Tag(_CONSTANT)] | Annotated[CurrencyColumn, Tag(_COLUMN)], Discriminator(_written_as)
 ]
@@ -92,7 +117,9 @@ class Stream(Entry):
     time: Column
     amount: Column
     timezone: str = "UTC"
-    currency: Currency = Field("USD", description="a code of three capital letters, or a mapping with column and rates")
+    currency: Currency = Field(
+        "USD", description="a code of three capital letters, or a mapping with column, rates and to"
+    )
     label: Column | None = None
     entities: dict[str, Entity] = Field(
         min_length=1, description="a mapping of entities, each with its column, a list of columns, or a mapping"
@@ -104,9 +131,10 @@ class Stream(Entry):
     event: str = Field("payment", min_length=1, max_length=40, description="the word for one row, such as payment")
 
     @property
-    def known_in(self) -> list[str]:
-        """Bronze tables that must know an entity (`exists_in`)."""
-        return [entity.exists_in.table for entity in self.entities.values() if entity.exists_in is not None]
+    def further_tables(self) -> list[str]:
+        """The bronze tables besides its own that it is computed from: those of `exists_in` and of rates."""
+        found = [entity.exists_in.table for entity in self.entities.values() if entity.exists_in is not None]
+        return found if isinstance(self.currency, str) else [*found, self.currency.rates.table]
 
     @field_validator("kind", mode="before")
     @classmethod

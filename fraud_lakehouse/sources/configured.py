@@ -183,7 +183,9 @@ def _reserved(pipeline: Pipeline) -> frozenset[str]:
     names = {topic.table for topic in _all_topics(pipeline)}
     for stream in pipeline.streams.values():
         endings = ("_late",) if stream.kind == "events" else ("_history", "_ledger")
-        names |= {f"{stream.from_}{ending}" for ending in endings} | {f"{table}_history" for table in stream.known_in}
+        names |= {f"{stream.from_}{ending}" for ending in endings} | {
+            f"{table}_history" for table in stream.further_tables
+        }
     return frozenset(name.lower() for name in names)
 
 
@@ -194,7 +196,7 @@ def _all_topics(pipeline: Pipeline) -> list[Topic]:
 def _tables_of(source: PostgresSource, pipeline: Pipeline) -> tuple[str, ...]:
     """Bronze tables of a database that the pipeline names: those of streams, and those listed for the source."""
     named = [stream.from_ for stream in pipeline.streams.values()]
-    named += [table for stream in pipeline.streams.values() for table in stream.known_in]
+    named += [table for stream in pipeline.streams.values() for table in stream.further_tables]
     ours = [table for table in named if source_of(table, pipeline) == source.name]
     return tuple(dict.fromkeys([*ours, *_listed(source, pipeline)]))
 

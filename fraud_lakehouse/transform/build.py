@@ -10,7 +10,8 @@ from dataclasses import replace
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.transform.build_result import NodeResult
 from fraud_lakehouse.transform.compiled import CompiledProject, Model, Test
-from fraud_lakehouse.transform.executor import Built, Executor
+from fraud_lakehouse.transform.executor import Executor
+from fraud_lakehouse.transform.writer import Commit
 
 _ATTEMPTS = 3
 
@@ -42,7 +43,7 @@ def build_models(
         elif not model.is_stored:
             results[model.unique_id] = _result(model, "success")
         else:
-            _build(executor, project, model, results, absent, full_refresh=full_refresh)
+            results[model.unique_id] = _build(executor, model, full_refresh=full_refresh)
     return [_with_sources(project, result) for result in results.values()]
 
 
@@ -65,32 +66,18 @@ def _waits(model: Model, failed: Collection[str], *, has_any: bool) -> bool:
     return bool(parents & set(failed)) if has_any else bool(parents) and parents.issubset(failed)
 
 
-def _build(
-    executor: Executor,
-    project: CompiledProject,
-    model: Model,
-    results: dict[str, NodeResult],
-    absent: Collection[str],
-    *,
-    full_refresh: bool,
-) -> None:
-    """Build one stored model; a view that fails when it is read gets that as its result."""
-    ids = {view.name: view.unique_id for view in project.named(model.must_read)}
-    failed = {unique_id for unique_id, result in results.items() if not result.ok}
-    views = [view for view in model.must_read if ids[view] not in failed and ids[view] not in absent]
+def _build(executor: Executor, model: Model, *, full_refresh: bool) -> NodeResult:
+    """Build one stored model."""
     began = time.monotonic()
     try:
-        built = _built(executor, model, views, full_refresh=full_refresh)
+        commit = _committed(executor, model, full_refresh=full_refresh)
     except Exception as error:  # noqa: BLE001  whatever it is, it is this model's
-        results[model.unique_id] = replace(_result(model, "error", began), message=str(error))
-        return
-    for view in project.named(built.failed_views):
-        results[view.unique_id] = replace(_result(view, "error"), message=built.failed_views[view.name])
-    rows, version = (built.commit.rows, built.commit.version) if built.commit is not None else (0, None)
-    results[model.unique_id] = replace(_result(model, "success", began), rows=rows, version=version)
+        return replace(_result(model, "error", began), message=str(error))
+    rows, version = (commit.rows, commit.version) if commit is not None else (0, None)
+    return replace(_result(model, "success", began), rows=rows, version=version)
 
 
-def _built(executor: Executor, model: Model, views: Collection[str], *, full_refresh: bool) -> Built:
+def _committed(executor: Executor, model: Model, *, full_refresh: bool) -> Commit | None:
     """Build a model, again from the new state where another process was first: it may be on another machine.
 
     Raises:
@@ -98,8 +85,8 @@ def _built(executor: Executor, model: Model, views: Collection[str], *, full_ref
     """
     for _ in range(_ATTEMPTS - 1):
         with suppress(ConcurrentWriterError):
-            return executor.build(model, full_refresh=full_refresh, views=views)
-    return executor.build(model, full_refresh=full_refresh, views=views)
+            return executor.build(model, full_refresh=full_refresh)
+    return executor.build(model, full_refresh=full_refresh)
 
 
 def _test(executor: Executor, test: Test) -> NodeResult:

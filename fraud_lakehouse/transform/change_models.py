@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from fraud_lakehouse.features.streams import PaymentStream
-from fraud_lakehouse.transform.stream_models import EXCLUDED, Column, StreamModel, tested
+from fraud_lakehouse.transform.stream_models import EXCLUDED, RATE, Column, StreamModel, rates_argument, tested
 
 
 def change_models(stream: PaymentStream, source: Callable[[str], str], captured: Collection[str]) -> list[StreamModel]:
@@ -28,7 +28,7 @@ def change_models(stream: PaymentStream, source: Callable[[str], str], captured:
             ledger,
             "silver",
             hot,
-            f"change_ledger({name!r}, {events})",
+            f"change_ledger({name!r}, {events}{rates_argument(stream, source)})",
             f"The {event}s of the stream {name} as a ledger in commit order: a version that opens is +1 for its "
             f"{stream.entity}, one that an update, delete or truncate closes is -1 with its old values. "
             f"One row per opened or closed version of a {event}.",
@@ -92,7 +92,7 @@ _POSITION: list[Column] = [
 
 def _ledger_columns(stream: PaymentStream) -> list[Column]:
     ids, key, others = _columns(stream)
-    entity, amount = stream.entity, f"Amount of that version in {stream.currency}; may be null."
+    amount = f"Amount of that version in {stream.currency}; may be null."
     label = (
         [{"name": stream.label, "data_type": _kind(stream, stream.label), "description": "Its label."}]
         if stream.label
@@ -107,25 +107,11 @@ def _ledger_columns(stream: PaymentStream) -> list[Column]:
         *label,
         {"name": "weight", "data_type": "integer", "description": "1 opened, -1 closed."},
         *EXCLUDED,
+        *([RATE] if stream.rates is not None else []),
         {
             "name": "amount_text",
             "data_type": "varchar",
             "description": "The amount as the source wrote it, where it does not fit.",
-        },
-        {
-            "name": f"{entity}_entry",
-            "data_type": "bigint",
-            "description": f"Number of the entry among those of the {entity}.",
-        },
-        {
-            "name": f"{entity}_count",
-            "data_type": "bigint",
-            "description": f"The {entity}'s {stream.event}s with an amount after it.",
-        },
-        {
-            "name": f"{entity}_amount",
-            "data_type": "decimal(38, 9)",
-            "description": f"Sum of the {entity}'s amounts after it.",
         },
         *_POSITION,
         {"name": "_op", "data_type": "varchar", "description": "{{ doc('op') }}"},

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.definitions import Definitions
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.compiled import HOT, CompiledProject, Input, Model, Source, Test, Variant, named_tables
@@ -183,7 +184,7 @@ def _calls(file: Path) -> dict[str, list[Input]]:
     return found
 
 
-_READ = ("seen", "index", "value")
+_READ = ("seen", "index", "value", "scored", "fired")
 """Kinds of inputs whose SQL reads tables when the model is run."""
 
 _NOT_OF_INPUT = ("parents", "full_refresh", "keep_rows", "only_compiled", "answer")
@@ -213,7 +214,8 @@ def _project(
         )
         for node in manifest["sources"].values()
     ]
-    return CompiledProject(models, tests, sources)
+    catalogue = variables.get("catalogue")
+    return CompiledProject(models, tests, sources, Catalogue.of_plain(json.loads(catalogue)) if catalogue else None)
 
 
 class _Reading:
@@ -248,7 +250,6 @@ class _Reading:
             columns=_columns(node),
             has_source_types=bool(config.get("source_types")),
             keeps_rows=config.get("full_refresh") is False,
-            must_read=config.get("must_read", []),
             definitions=self._definitions.get(node["name"], {}),
             is_generated="captured" in node["fqn"],
             full=self._variant(node, "full"),
@@ -274,18 +275,22 @@ class _Reading:
 
     def _variant(self, node: Mapping[str, Any], variant: str) -> Variant:
         unique_id = node["unique_id"]
-        sql, inputs = self._nodes[variant][unique_id].compiled_code, self._calls[variant].get(unique_id, [])
-        texts = [sql, *(text for one in inputs if one.kind in _READ for text in _texts(one.call))]
-        return Variant(sql, inputs, self._tables(texts, node))
+        sql, own = self._nodes[variant][unique_id].compiled_code, self._calls[variant].get(unique_id, [])
+        texts = [sql, *(text for one in own if one.kind in _READ for text in _texts(one.call))]
+        below = [one for view in self._views(node) for one in self._variant(view, "incremental").inputs]
+        return Variant(sql, [*below, *own], self._tables(texts, node))
 
     def _tables(self, texts: Iterable[str], node: Mapping[str, Any]) -> list[Key]:
         """The stored tables that texts name, and those that views below the node read."""
         found = {key for text in texts for key in named_tables(text) if key in self._known}
-        for parent in node["depends_on"]["nodes"]:
-            below = self._described.get(parent)
-            if below is not None and below["resource_type"] == "model" and below["config"]["materialized"] != STORED:
-                found.update(self._variant(below, "incremental").tables)
+        for view in self._views(node):
+            found.update(self._variant(view, "incremental").tables)
         return sorted(found)
+
+    def _views(self, node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The views that a node reads."""
+        below = [self._described[parent] for parent in node["depends_on"]["nodes"] if parent in self._described]
+        return [one for one in below if _is(one, "model") and one["config"]["materialized"] != STORED]
 
 
 def _texts(value: Any) -> Iterable[str]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.transform.handles import Key
 
 _RELATION = re.compile(r'(?:"memory"\.)?"(\w+)"\."((?:[^"]|"")+)"')
@@ -40,7 +41,8 @@ class Variant:
     """A model's SQL, for all rows or for new ones.
 
     Args:
-        inputs: in the order in which they are filled: one may read those before it.
+        inputs: of the SQL and of the views below it, in the order in which they are filled: one may read those before
+            it.
         tables: stored tables that the SQL, its inputs or the views below it read as they are now.
     """
 
@@ -62,7 +64,6 @@ class Model:
         columns: declared name and type of each column; of a table with a source's own types none counts.
         has_source_types: the columns are those of a source's table.
         keeps_rows: its rows are never built anew (alerts).
-        must_read: the views whose reading its commit stands for (rules).
         definitions: numbers of the features it computes.
         is_generated: made for a captured table, not written by a person.
     """
@@ -78,7 +79,6 @@ class Model:
     columns: Mapping[str, str]
     has_source_types: bool
     keeps_rows: bool
-    must_read: Sequence[str]
     definitions: Mapping[str, int]
     is_generated: bool
     full: Variant
@@ -124,11 +124,15 @@ class Source:
 
 @dataclass(frozen=True)
 class CompiledProject:
-    """All there is to run; `models` in an order in which each comes after those it reads."""
+    """All there is to run; `models` in an order in which each comes after those it reads.
+
+    `catalogue`: the features of its streams; None: it has no streams.
+    """
 
     models: Sequence[Model] = ()
     tests: Sequence[Test] = ()
     sources: Sequence[Source] = ()
+    catalogue: Catalogue | None = None
     _by_id: dict[str, Model] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -146,6 +150,7 @@ class CompiledProject:
             [_model(one) for one in told["models"]],
             [Test(**{**one, "tables": _keys(one["tables"])}) for one in told["tests"]],
             [Source(**{**one, "key": _key(one["key"])}) for one in told["sources"]],
+            Catalogue.of_plain(told["catalogue"]) if told["catalogue"] else None,
         )
 
     def save(self, path: Path) -> None:
@@ -154,6 +159,7 @@ class CompiledProject:
             "models": [asdict(model) for model in self.models],
             "tests": [asdict(test) for test in self.tests],
             "sources": [asdict(source) for source in self.sources],
+            "catalogue": self.catalogue.plain() if self.catalogue else None,
         }
         path.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
 

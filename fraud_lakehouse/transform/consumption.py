@@ -7,18 +7,14 @@ table id, or a rewrite after the position, which makes its reader start over.
 
 An upstream whose newest rewrite only computed the same rows anew has no row that its readers lack, though they may say
 something else. A reader that keeps its rows goes on behind such a rewrite.
-
-A view that the consumer reads through (a rule) and that failed, or was not built, is left out: the consumer's position
-moves on, and a position of the view's own, `rows:gold/features:<table id>:<view>`, keeps where it stopped. Its next
-build reads from there and sets that position to `CAUGHT_UP`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import product
+from typing import TYPE_CHECKING
 
 from deltalake import DeltaTable, Transaction
 
@@ -29,7 +25,10 @@ from fraud_lakehouse.transform import definitions, old_positions
 from fraud_lakehouse.transform.definitions import VersionOf
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
-from fraud_lakehouse.transform.old_positions import CAUGHT_UP
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.transform.fired import Fired
+    from fraud_lakehouse.transform.scored import Scored
 
 
 @dataclass
@@ -83,8 +82,8 @@ class Plan:
     """What one build of a consumer reads, and the handle it must commit on (that is the fence).
 
     `values`: of queries, by the names that its SQL has for them. `definitions`: of the features it computes.
-    `version_of` answers for the target's transactions; `recorded` are those of the commit. `views`: positions to commit
-    of single views, by transaction id. `numbered`: whether its rows get commit numbers.
+    `version_of` answers for the target's transactions; `recorded` are those of the commit. `numbered`: whether its rows
+    get commit numbers.
     """
 
     consumer: Key
@@ -94,18 +93,23 @@ class Plan:
     numbered: bool = True
     reads: dict[Key, Read] = field(default_factory=dict)
     indexed: Indexed | None = None
+    scored: Scored | None = None
+    fired: list[Fired] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
     definitions: Mapping[str, int] = field(default_factory=dict)
     version_of: VersionOf | None = None
     recorded: list[Transaction] = field(default_factory=list)
     asked: set[Key] = field(default_factory=set)
-    readers: set[str] = field(default_factory=set)
-    views: dict[str, int] = field(default_factory=dict)
 
     @property
     def has_new_rows(self) -> bool:
-        """Whether any upstream asked for has rows this consumer, or a view of it, has not seen."""
-        return bool(self.views) or any(self.reads[key].has_rows for key in self.asked)
+        """Whether any upstream asked for has rows this consumer has not seen."""
+        return any(self.reads[key].has_rows for key in self.asked)
+
+    @property
+    def has_registered(self) -> bool:
+        """Whether its SQL reads relations that only the cursor of the build knows."""
+        return self.indexed is not None or self.scored is not None or bool(self.fired)
 
     @property
     def before(self) -> Commits:
@@ -140,16 +144,14 @@ class Plan:
             read = self.reads[key]
             out.append(Transaction(app_id(key), read.until))
             out.append(Transaction(app_id(key, read.table), read.until))
-        out += [Transaction(name, number) for name, number in self.views.items()]
         self.recorded = out
         return out
 
 
-def app_id(upstream: Key, table: DeltaTable | None = None, view: str | None = None) -> str:
-    """Transaction id of an upstream, with the table's identity where one is given, and the view's name likewise."""
+def app_id(upstream: Key, table: DeltaTable | None = None) -> str:
+    """Transaction id of an upstream, with the table's identity where one is given."""
     name = f"rows:{upstream[0]}/{upstream[1]}"
-    name = f"{name}:{table.metadata().id}" if table is not None else name
-    return f"{name}:{view}" if view is not None else name
+    return f"{name}:{table.metadata().id}" if table is not None else name
 
 
 class Consumption:
@@ -182,13 +184,8 @@ class Consumption:
             plan.incremental = False
         return plan
 
-    def ask(self, plan: Plan, upstream: Key, reader: str) -> Read | None:
-        """The part of `upstream` this build reads; None where there is no such table yet.
-
-        Args:
-            reader: the consumer, or the view it reads through.
-        """
-        plan.readers.add(reader)
+    def ask(self, plan: Plan, upstream: Key) -> Read | None:
+        """The part of `upstream` this build reads; None where there is no such table yet."""
         if upstream not in plan.reads:
             table = self._handles.get(upstream)
             if table is None:
@@ -198,28 +195,7 @@ class Consumption:
         plan.asked.add(upstream)
         if not plan.incremental and read.after >= 0:
             read = plan.reads[upstream] = read.between(NOTHING, read.until)
-        stopped = self._stopped_at(plan, upstream, reader) if reader != plan.consumer[1] else None
-        if stopped is None:
-            return read
-        plan.views[app_id(upstream, read.table, reader)] = CAUGHT_UP
-        return self._since(plan, read.table, stopped)
-
-    def leave_out(self, plan: Plan, views: Iterable[str]) -> None:
-        """Build without these views: their positions stay, while the consumer's move on."""
-        for view, upstream in product(views, plan.asked):
-            read = plan.reads[upstream]
-            name = app_id(upstream, read.table, view)
-            plan.views.pop(name, None)
-            if read.until > read.after and self._stopped_at(plan, upstream, view) is None:
-                plan.views[name] = read.after
-
-    def _stopped_at(self, plan: Plan, upstream: Key, view: str) -> int | None:
-        """The number that a view was left out after, if it has not caught up since."""
-        if plan.target is None:
-            return None
-        read = plan.reads[upstream]
-        position = self._reached(plan, upstream, read.table, view)
-        return position if position is not None and position < read.after else None
+        return read
 
     def _has_read(self, plan: Plan, upstream: Key) -> bool:
         """Whether the consumer has read some table of this name."""
@@ -227,11 +203,11 @@ class Consumption:
         names = app_id(upstream), old_positions.app_id(upstream)
         return any(plan.version_of(name) is not None for name in names)
 
-    def _reached(self, plan: Plan, upstream: Key, table: DeltaTable, view: str | None = None) -> int | None:
+    def _reached(self, plan: Plan, upstream: Key, table: DeltaTable) -> int | None:
         """The position in an upstream table that the consumer's table holds."""
         assert plan.version_of is not None
-        position = plan.version_of(app_id(upstream, table, view))
-        return old_positions.position(plan.version_of, upstream, table, view) if position is None else position
+        position = plan.version_of(app_id(upstream, table))
+        return old_positions.position(plan.version_of, upstream, table) if position is None else position
 
     def _read(self, plan: Plan, upstream: Key, table: DeltaTable) -> Read:
         position = self._reached(plan, upstream, table) if plan.target is not None else None

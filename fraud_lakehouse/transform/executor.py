@@ -6,9 +6,9 @@ whatever it knows comes from the lake again, so a process may end at any moment.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ import duckdb
 from deltalake import DeltaTable
 from duckdb import DuckDBPyConnection
 
-from fraud_lakehouse.errors import LakehouseError, TransformError
+from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.storage import object_store
 from fraud_lakehouse.storage.commit_numbers import steps
 from fraud_lakehouse.storage.lake import Lake
@@ -28,26 +28,13 @@ from fraud_lakehouse.transform.handles import Handles, Key, Mark, log_folder_mar
 from fraud_lakehouse.transform.inputs import NewRows
 from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed, without_number
 from fraud_lakehouse.transform.relations import Relations
+from fraud_lakehouse.transform.rulebook import RuleBook
 from fraud_lakehouse.transform.scan import Columns, columns
 from fraud_lakehouse.transform.values import with_values
-from fraud_lakehouse.transform.views import failing_views, only
 
 MOST_EMPTY_BUILDS = 64  # commits an empty result may lie behind before its position is committed alone
 MOST_MERGED_ROWS = 1_000_000  # of an upstream whose new rows are merged in one commit: a merge is held in memory
 BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a build of one model did.
-
-    Args:
-        commit: None where there was nothing to write.
-        failed_views: of the views it reads through, those that failed on some row, and why.
-    """
-
-    commit: writer.Commit | None
-    failed_views: Mapping[str, str] = field(default_factory=dict)
 
 
 class Executor:
@@ -55,9 +42,10 @@ class Executor:
 
     Args:
         connection: DuckDB, in memory and all its own; default: a new one, as for checking a project.
+        rules: the rules of its streams; default: there are none.
     """
 
-    def __init__(self, lake: Lake, connection: DuckDBPyConnection | None = None) -> None:
+    def __init__(self, lake: Lake, connection: DuckDBPyConnection | None = None, rules: RuleBook | None = None) -> None:
         self._lake = lake
         self._connection = connection or duckdb.connect()
         object_store.register(self._connection, lake.root)
@@ -67,7 +55,9 @@ class Executor:
         self._built: dict[Key, Any] = {}
         self._unchanged: dict[Key, Any] = {}  # marks of the logs that a model without news was built from
         self._project = CompiledProject()
-        self.relations = Relations(self._connection, self._handles, self._consumption)
+        self.rules = rules or RuleBook()
+        """The rules of the project's streams."""
+        self.relations = Relations(self._connection, self._handles, self._consumption, self.rules)
         """What SQL reads by name."""
 
     def use(self, project: CompiledProject) -> None:
@@ -81,53 +71,40 @@ class Executor:
         """Give back all memory."""
         self._connection.close()
 
-    def build(self, model: Model, *, full_refresh: bool = False, views: Collection[str] | None = None) -> Built:
-        """Build a stored model from the rows it has not read yet, or from all of them, into at most one commit.
-
-        Args:
-            views: of the views it must read, those to read now; the others' positions stay. Default: all.
+    def build(self, model: Model, *, full_refresh: bool = False) -> writer.Commit | None:
+        """Build a stored model from the rows it has not read yet, or from all of them; None: nothing to write.
 
         Raises:
             LakehouseError, duckdb.Error: it failed; nothing was committed.
         """
-        present = [view for view in model.must_read if views is None or view in views]
-        if model.must_read and not present:
-            raise TransformError(
-                f"{model.name} is to be built without {', '.join(sorted(model.must_read))}: there is nothing to read",
-                "build these with it",
-            )
         marks = self._marks(model)
         if not full_refresh and marks is not None and self._unchanged.get(model.key) == marks:
-            return Built(None)
-        built = self.run(self._planned(model, present, full_refresh=full_refresh), model, present)
-        if built.commit is None:
+            return None
+        commit = self.run(self._planned(model, full_refresh=full_refresh), model)
+        if commit is None:
             self._unchanged[model.key] = marks
-        return built
+        return commit
 
-    def run(self, plan: Plan, model: Model, views: Sequence[str] = ()) -> Built:
-        """Build a model as planned.
-
-        Args:
-            views: of the views it must read, those to read now.
+    def run(self, plan: Plan, model: Model) -> writer.Commit | None:
+        """Build a model as planned; None: nothing to write.
 
         Raises:
             LakehouseError, duckdb.Error: it failed; nothing was committed.
         """
         progress()
         plan.definitions = model.definitions
-        self._consumption.leave_out(plan, set(model.must_read) - set(views))
         inputs = self._inputs_seen(model)
         if self._is_settled(model, plan, inputs):
             self._settle(plan)
-            return Built(None)
-        built = self._run_parts(model, plan, views)
-        if built.commit is None:
+            return None
+        commit = self._run_parts(model, plan)
+        if commit is None:
             self._settle(plan)
         elif not plan.asked:
-            self._built[model.key] = inputs, built.commit.version
+            self._built[model.key] = inputs, commit.version
         if plan.target is not None:
             self._handles.committed(model.key, plan.target)
-        return built
+        return commit
 
     def plan(self, consumer: Key, upstreams: Sequence[Key], *, full_refresh: bool, keep_rows: bool) -> Plan:
         """How a table is built now: from new rows, or from all of them (`Consumption.plan`)."""
@@ -153,9 +130,9 @@ class Executor:
 
     def warm(self, model: Model) -> None:
         """Read into memory what a build from new rows needs of the past; nothing is written."""
-        plan = self._planned(model, model.must_read, full_refresh=False)
+        plan = self._planned(model, full_refresh=False)
         if plan.target is not None and plan.incremental:
-            self._fill(plan, model, model.must_read)
+            self._fill(plan, model)
 
     def check(self, model: Model) -> None:
         """Check that a model's SQL runs on tables with the declared columns; used over a lake that has none.
@@ -170,7 +147,7 @@ class Executor:
                 return
             for incremental in (False, True):
                 plan = Plan(model.key, None, incremental=incremental, keep_rows=model.keeps_rows)
-                described = self._describe(model, plan, self._fill(plan, model, model.must_read))
+                described = self._describe(model, plan, self._fill(plan, model))
                 if model.has_source_types:
                     self.relations.declare(model.key, described)
         except duckdb.Error as error:
@@ -179,21 +156,18 @@ class Executor:
     def failing_rows(self, test: Test) -> tuple[int, bool, bool]:
         """How many rows a data test finds, and whether it then fails, and warns."""
         self.relations.show_tables(test.tables)
-        for parent in test.parents:
-            below = self._project.find(parent)
-            if below is not None and not below.is_stored:
-                self.relations.show_view(below)
+        self.relations.show_views(test.parents)
         counted = f"select {test.calculation} as failures from ({test.sql}\n) as failing"
         conditions = f"failures, failures {test.error_if}, failures {test.warn_if}"
         found = self._connection.cursor().execute(f"select {conditions} from ({counted})").fetchone()
         assert found is not None
         return int(found[0] or 0), bool(found[1]), bool(found[2])
 
-    def _planned(self, model: Model, views: Collection[str], *, full_refresh: bool) -> Plan:
+    def _planned(self, model: Model, *, full_refresh: bool) -> Plan:
         """How a model is built now; what it reads is in place as far as that decides."""
-        upstreams = self._upstreams(model, views)
+        upstreams = self._upstreams(model)
         plan = self.plan(model.key, upstreams, full_refresh=full_refresh, keep_rows=model.keeps_rows)
-        self._ask(plan, model, views)
+        self._ask(plan, model)
         conditions = {one.kind: one.call for one in model.incremental.inputs if one.kind in ("stored", "full_when")}
         if plan.incremental and conditions:
             queries = conditions.get("full_when", {}).get("queries", []) if plan.has_new_rows else []
@@ -201,15 +175,14 @@ class Executor:
                 self.relations.show_inputs(plan, [one for one in model.incremental.inputs if one.kind == "new_rows"])
             if not self.goes_on(plan, conditions.get("stored"), queries):
                 plan = self.plan(model.key, upstreams, full_refresh=True, keep_rows=model.keeps_rows)
-                self._ask(plan, model, views)
+                self._ask(plan, model)
         return plan
 
-    def _ask(self, plan: Plan, model: Model, views: Collection[str]) -> None:
+    def _ask(self, plan: Plan, model: Model) -> None:
         """Have the plan read what the model names new rows of."""
-        for one in (*self._variant(model, plan).inputs, *self.relations.inputs_of(views)):
+        for one in self._variant(model, plan).inputs:
             if one.kind == "new_rows":
-                new = NewRows.of(one.call)
-                self._consumption.ask(plan, new.upstream, new.reader)
+                self._consumption.ask(plan, NewRows.of(one.call).upstream)
 
     @staticmethod
     def _variant(model: Model, plan: Plan) -> Variant:
@@ -217,16 +190,15 @@ class Executor:
 
     def _marks(self, model: Model) -> list[Mark] | None:
         """Marks of the logs of a model's table and of all it reads; None where there is no telling."""
-        if model.must_read:
-            return None  # it reads through views, which may have been left out
-        keys = [model.key, *model.full.tables, *model.incremental.tables, *self._upstreams(model, ())]
+        keys = [model.key, *model.full.tables, *model.incremental.tables, *self._upstreams(model)]
         marks = [log_folder_mark(self._lake, key) for key in dict.fromkeys(keys)]
         found = [mark for mark in marks if mark is not None]
         return found if len(found) == len(marks) else None
 
-    def _upstreams(self, model: Model, views: Collection[str]) -> list[Key]:
-        """The tables of which a model, or one of these views below it, reads new rows."""
-        named = [*model.full.inputs, *model.incremental.inputs, *self.relations.inputs_of(views)]
+    @staticmethod
+    def _upstreams(model: Model) -> list[Key]:
+        """The tables of which a model reads new rows."""
+        named = [*model.full.inputs, *model.incremental.inputs]
         return list(dict.fromkeys(NewRows.of(one.call).upstream for one in named if one.kind == "new_rows"))
 
     def _is_settled(self, model: Model, plan: Plan, inputs: Any) -> bool:
@@ -245,61 +217,42 @@ class Executor:
             versions.append((key, "", -1) if table is None else (key, str(table.metadata().id), table.version()))
         return model.full.sql, tuple(versions)
 
-    def _run_parts(self, model: Model, plan: Plan, views: Sequence[str]) -> Built:
+    def _run_parts(self, model: Model, plan: Plan) -> writer.Commit | None:
         """Run a model; a merge that is far behind in several commits, each with its own position."""
-        if not (plan.incremental and model.strategy == "merge" and len(plan.asked) == 1 and not plan.views):
-            return self._run_views(model, plan, views)
+        if not (plan.incremental and model.strategy == "merge" and len(plan.asked) == 1):
+            return self._run(model, plan)
         (upstream,) = plan.asked
         whole, rows, last = plan.reads[upstream], 0, None
         parts = list(steps(whole.table, whole.after, whole.until, MOST_MERGED_ROWS))
         if len(parts) == 1:
-            return self._run_views(model, plan, views)
+            return self._run(model, plan)
         for after, until in pairwise([whole.after, *parts]):
             whole.check_not_rewritten(upstream)
             plan.reads[upstream] = whole.between(after, until)
-            commit = self._run_views(model, plan, views).commit
+            commit = self._run(model, plan)
             if commit is None:
                 self._consumption.remember(plan)
             else:
                 rows, last = rows + commit.rows, commit
             progress()
-        return Built(replace(last, rows=rows) if last is not None else None)
+        return replace(last, rows=rows) if last is not None else None
 
-    def _run_views(self, model: Model, plan: Plan, present: Sequence[str]) -> Built:
-        """Run a model. Of the views it reads through, those that fail on some row are left out until they work."""
-        sql = self._fill(plan, model, present)
-        cursor = self._connection.cursor()
-        failing = self.relations.show_views(present)
-        working = [view for view in present if view not in failing]
-        if failing and not working:
-            raise TransformError(next(iter(failing.values())), f"correct {', '.join(failing)}")
-        try:
-            if not failing:
-                return Built(self._run(cursor, model, plan, only(cursor, model, sql, present)))
-        except LakehouseError:
-            raise
-        except Exception:
-            failing = failing_views(cursor, model, sql, present)
-            working = [view for view in present if view not in failing]
-            if not failing or not working:
-                raise
-        self._consumption.leave_out(plan, failing)
-        return Built(self._run(cursor, model, plan, only(cursor, model, sql, working)), failing)
-
-    def _fill(self, plan: Plan, model: Model, views: Collection[str]) -> str:
+    def _fill(self, plan: Plan, model: Model) -> str:
         """Put all that the model's SQL reads by name in place; answers the SQL, with the values it names put in."""
         variant = self._variant(model, plan)
         # Other processes may have committed since the plan was made: a view that is older than the new rows would, say,
         # give a watermark that does not know them, and no later build would notice.
         self.relations.show_tables(variant.tables)
-        self.relations.show_inputs(plan, [*self.relations.inputs_of(views), *variant.inputs])
+        self.relations.show_inputs(plan, variant.inputs)
+        self.relations.show_views(model.parents)
         # The SQL may end with a comment, which would go on over what is put around it.
         return f"{with_values(variant.sql, plan.values)}\n"
 
-    def _run(self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str) -> writer.Commit | None:
-        """Run the SQL, now that all it reads is in place, into one commit."""
+    def _run(self, model: Model, plan: Plan) -> writer.Commit | None:
+        """Run a model's SQL, with all it reads in place, into one commit."""
+        sql, cursor = self._fill(plan, model), self._connection.cursor()
         before = plan.target.version() if plan.target is not None else -1
-        with self.relations.indexed(cursor, plan), writer.refusals(plan):
+        with self.relations.registered(cursor, plan), writer.refusals(plan):
             commit = self._write(cursor, model, plan, sql, self._queries.columns(cursor, sql))
         if commit is not None:
             self._consumption.record(plan, before, commit.version)
@@ -308,24 +261,26 @@ class Executor:
     def _describe(self, model: Model, plan: Plan, sql: str) -> Columns:
         """The columns of the SQL, as they are stored; no row is read."""
         cursor = self._connection.cursor()
-        with self.relations.indexed(cursor, plan):
+        with self.relations.registered(cursor, plan):
             names, sql = without_number([name for name, _ in self._queries.columns(cursor, sql)], sql)
-            return self._queries.columns(cursor, self._typed(model, sql, names))
+            return self._queries.columns(cursor, self._typed(model, plan, sql, names))
 
     @staticmethod
-    def _typed(model: Model, sql: str, names: list[str]) -> str:
-        return sql if model.has_source_types else typed(sql, names, dict(model.columns), model.name)
+    def _typed(model: Model, plan: Plan, sql: str, names: list[str]) -> str:
+        if model.has_source_types:
+            return sql
+        return typed(sql, names, dict(model.columns), model.name, may_have_more=plan.scored is not None)
 
     def _write(
         self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, described: list[tuple[str, str]]
     ) -> writer.Commit | None:
         names, sql = without_number([name for name, _ in described], sql)
         plan.numbered = not model.has_source_types or "_lsn" in names  # a replica has its source's columns alone
-        sql = self._typed(model, sql, names)
+        sql = self._typed(model, plan, sql, names)
         rows = min(100_000, BATCH_VALUES // len(names))
         stored = stored_only(sql, names)
         if plan.incremental and model.strategy != "overwrite":
-            is_kept = not model.has_source_types and plan.indexed is None  # an index's rows are this cursor's alone
+            is_kept = not model.has_source_types and not plan.has_registered
             merges = model.strategy == "merge"
             relation = self._queries.relation(cursor, sql if merges else stored, is_kept=is_kept)
             if merges:
@@ -335,7 +290,7 @@ class Executor:
         known = {} if model.has_source_types else model.columns
         kinds = {name: known.get(name, "") for name in names if name not in INTERNAL}
         # Rows of an index come batch by batch: the other writer works at the same time, the engine's would not.
-        is_new = plan.indexed is None and (plan.target is None or model.strategy != "overwrite")
+        is_new = not plan.has_registered and (plan.target is None or model.strategy != "overwrite")
         found = [kinds[name] or kind for name, kind in described if name in kinds]
         if is_new and writer.can_replace(self._lake, plan, cursor, stored, found):
             return writer.replace(self._lake, plan, cursor, stored, list(kinds.values()))
@@ -343,7 +298,7 @@ class Executor:
 
     def _settle(self, plan: Plan) -> None:
         """Nothing committed: keep the positions in memory, and commit them once one lies far behind its upstream."""
-        if plan.views or not all(self._consumption.is_recorded(plan, key) for key in plan.asked):
+        if not all(self._consumption.is_recorded(plan, key) for key in plan.asked):
             writer.progress(plan)
         self._consumption.remember(plan)
         committed = {key: self._consumption.committed(plan, key) for key in plan.asked}

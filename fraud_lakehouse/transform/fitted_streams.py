@@ -1,6 +1,7 @@
-"""Whether captured tables have what streams of changes say of them.
+"""Whether captured tables have what streams say of them.
 
-Such a stream reads a captured table, whose columns are known once it is captured. A stream that does not fit its table,
+A stream of changes reads a captured table, whose columns are known once it is captured; so does any stream a table of
+rates. A stream that does not fit its table,
 or has none yet, has no models; all others have theirs.
 """
 
@@ -14,9 +15,10 @@ from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.transform.captured import Captured
+from fraud_lakehouse.transform.rates import NUMBER, with_rates
 
-_NUMBER = re.compile(r"tinyint|smallint|integer|bigint|float|double|decimal\(\d+,\s*\d+\)")
 _TIME = re.compile("timestamp|timestamptz|date")
+_TEXT = re.compile("varchar")
 _OF_ENTRIES = frozenset({"weight", "amount_text", "is_amount_excluded", "is_time_excluded"})
 _OF_VECTORS = _OF_ENTRIES | {
     "given_time",
@@ -46,7 +48,7 @@ def fitted_catalogue(
     built: dict[str, PaymentStream] = {}
     problems = []
     for name, stream in catalogue.streams.items():
-        if stream.kind != "changes":
+        if name in own and stream.kind != "changes":
             built[name] = stream
         elif name in own:
             table = captured.get(tables.get(stream.table, ""))
@@ -62,14 +64,18 @@ def fitted_catalogue(
 
 
 def fitted(stream: PaymentStream, captured: Mapping[str, Captured]) -> PaymentStream | None:
-    """The stream with the types of its columns; None while its table is not captured.
+    """The stream with the types of its columns; None while its table is not captured, if it is of changes.
 
     Raises:
-        TransformError: the captured table does not have what the stream says; it names stream, table and column.
+        TransformError: a captured table does not have what the stream says, or rates are not captured; it names stream,
+            table and column.
     """
+    if stream.kind != "changes":
+        return with_rates(stream, captured)
     table = captured.get(stream.table)
     if table is None:
         return None
+    stream = with_rates(stream, captured)
     kinds = {name: kind for name, kind in table.columns if name in table.present or not table.present}
     entity = stream.entities[stream.entity]
     _check_columns(stream, kinds)
@@ -78,7 +84,9 @@ def fitted(stream: PaymentStream, captured: Mapping[str, Captured]) -> PaymentSt
         raise _wrong(
             stream, f"the id {stream.id} is not the key of bronze/{stream.table}, which is {key}", "name the key"
         )
-    _check(stream, "amount", stream.amount, kinds, _NUMBER, "a number")
+    _check(stream, "amount", stream.amount, kinds, NUMBER, "a number")
+    if stream.rates is not None:
+        _check(stream, "currency", stream.rates.code, kinds, _TEXT, "a text")
     _check(stream, "time", stream.time, kinds, _TIME, "a timestamp or a date")
     if len(entity.key) > 1:
         raise _wrong(stream, f"its first entity {stream.entity} has a key of several columns", "put another one first")
@@ -106,6 +114,7 @@ def _used(stream: PaymentStream) -> dict[str, str]:
     """The columns that a stream names, each with what for."""
     used = {stream.id: "id", stream.time: "time", stream.amount: "amount"}
     used |= {stream.label: "label"} if stream.label else {}
+    used |= {stream.rates.code: "currency"} if stream.rates else {}
     for name, entity in stream.entities.items():
         used |= dict.fromkeys(entity.key, f"key of {name}")
     return used

@@ -54,14 +54,19 @@ def generate(
     files = models_of(captured, own)
     if catalogue is None:
         return Generated(files, None, tables, [])
+    for name, stream in catalogue.streams.items():
+        if name not in streams.own and stream.kind == "events":
+            check_stream(stream)
     catalogue, problems = fitted_catalogue(catalogue, streams.own, tables, captured)
     further = [stream for name, stream in catalogue.streams.items() if name not in streams.own]
-    models = stream_models(further)
+
+    def source(table: str) -> str:
+        return "bronze" if table in own else "captured" if captured[table].key else "streams"
+
+    models = stream_models(further, source)
     for stream in further:
         if stream.kind == "changes":
-            models += change_models(stream, lambda table: "bronze" if table in own else "captured", captured)
-        else:
-            check_stream(stream)
+            models += change_models(stream, source, captured)
     check_tables(shipped, models)
     check_models(shipped, catalogue, {model.name: model.columns for model in models})
     files |= documented_models(shipped, catalogue) | files_of(models, further, catalogue)

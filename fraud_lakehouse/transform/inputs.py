@@ -3,6 +3,8 @@
 - `new_rows`: the rows of a table that the consumer has not read yet (macro new_rows).
 - `seen`: what it has read before, kept in memory (macros seen_rows, seen_totals, seen_by_key; `mirrored.py`).
 - `index`: rows with what an index over them says (macro indexed_rows; `indexed.py`).
+- `scored`: new payments with what was known as each arrived (macro scored_payments; `scored.py`).
+- `fired`: payments on which rules fire (macro fired_rows; `fired.py`).
 - `value`: the one value of a query, put into the SQL as a literal (macro query_value; `values.py`).
 """
 
@@ -13,9 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.transform.fired import Fired
 from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.mirrored import Mirrored
+from fraud_lakehouse.transform.scored import Scored
 from fraud_lakehouse.transform.values import Value
 
 NEW_ROWS_SCHEMA = "new_rows"
@@ -60,6 +64,10 @@ def name_of(kind: str, call: Mapping[str, Any]) -> str:
         return Mirrored.of(dict(call)).relation
     if kind == "index":
         return quoted(Indexed.of(dict(call)).name)
+    if kind == "scored":
+        return quoted(Scored.of(call).name)
+    if kind == "fired":
+        return quoted(Fired.of(call).name)
     if kind == "value":
         return Value.of(dict(call)).name
     raise ValueError(f"unknown kind of input {kind!r}")

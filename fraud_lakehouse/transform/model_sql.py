@@ -49,11 +49,15 @@ class Queries:
         return self._relations[sql]
 
 
-def typed(sql: str, actual: list[str], declared: dict[str, str], model: str) -> str:
-    """The model's SQL with each declared column cast to its declared type: the table's schema never drifts."""
+def typed(sql: str, actual: list[str], declared: dict[str, str], model: str, *, may_have_more: bool = False) -> str:
+    """The model's SQL with each declared column cast to its declared type: the table's schema never drifts.
+
+    Args:
+        may_have_more: whether columns that are not declared stay as they are.
+    """
     if not declared:
         return sql
-    unknown = [name for name in actual if name not in declared and name not in INTERNAL]
+    unknown = [name for name in actual if name not in declared and name not in INTERNAL and not may_have_more]
     absent = [name for name in declared if name not in actual]
     if unknown or absent:
         raise TransformError(

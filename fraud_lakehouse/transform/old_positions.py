@@ -18,32 +18,21 @@ from fraud_lakehouse.storage import durable
 from fraud_lakehouse.storage.commit_numbers import COMMITS, NOTHING, newest
 from fraud_lakehouse.storage.lake import table_root
 
-CAUGHT_UP = 2**62
-"""Position of a view that was left out once and has read everything since; the same in both forms."""
 
-
-def app_id(upstream: tuple[str, str], table: DeltaTable | None = None, view: str | None = None) -> str:
+def app_id(upstream: tuple[str, str], table: DeltaTable | None = None) -> str:
     """Transaction id under which 0.1 kept a position."""
     name = f"reads:{upstream[0]}/{upstream[1]}"
-    name = f"{name}:{table.metadata().id}" if table is not None else name
-    return f"{name}:{view}" if view is not None else name
+    return f"{name}:{table.metadata().id}" if table is not None else name
 
 
-def position(
-    version_of: Callable[[str], int | None], upstream: tuple[str, str], table: DeltaTable, view: str | None = None
-) -> int | None:
+def position(version_of: Callable[[str], int | None], upstream: tuple[str, str], table: DeltaTable) -> int | None:
     """The commit number that a reader's old position stands for; None: there is none, or it cannot be known.
-
-    A view whose position cannot be known has read nothing (-1).
 
     Args:
         version_of: gives the transactions of the reader's table.
     """
-    version = version_of(app_id(upstream, table, view))
-    if version is None or version >= CAUGHT_UP:
-        return version
-    number = number_at(table, version)
-    return NOTHING if number is None and view is not None else number
+    version = version_of(app_id(upstream, table))
+    return None if version is None else number_at(table, version)
 
 
 def number_at(table: DeltaTable, version: int) -> int | None:

@@ -8,6 +8,7 @@ runs it: what the macros name meanwhile is collected with the model's plan, and 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from dbt.adapters.duckdb.utils import TargetConfig
 from dbt.flags import get_flags
 from duckdb import DuckDBPyConnection
 
-from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.storage.lake import LAYERS, Lake
 from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model, Source, Variant, named_tables
@@ -28,6 +29,8 @@ from fraud_lakehouse.transform.executor import Executor
 from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.inputs import NewRows, answer_of, name_of
 from fraud_lakehouse.transform.project import shipped_variables
+from fraud_lakehouse.transform.rulebook import RuleBook
+from fraud_lakehouse.transform.streams import pipeline_folder
 
 
 @dataclass
@@ -48,7 +51,9 @@ class Plugin(BasePlugin):
 
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Prepare the in-memory database."""
-        self._executor = Executor(self._lake, conn)
+        settings = load_settings(lake=self._lake.root)
+        rules = RuleBook(pipeline_folder(settings, Path(get_flags().PROJECT_DIR)), settings.max_amount)  # type: ignore[no-untyped-call]
+        self._executor = Executor(self._lake, conn, rules)
 
     def store(self, target_config: TargetConfig) -> None:
         """Carry out one call of a macro."""
@@ -83,7 +88,10 @@ class Plugin(BasePlugin):
         sources = [
             Source("", key, table["columns"], table["is_ours"]) for key, table in zip(keys, call["tables"], strict=True)
         ]
-        self._executor.use(CompiledProject(sources=sources))
+        catalogue = self._settings.get("catalogue")
+        self._executor.use(
+            CompiledProject(sources=sources, catalogue=Catalogue.of_plain(json.loads(catalogue)) if catalogue else None)
+        )
         self._executor.relations.show_tables(keys)
 
     def _model(self, call: dict[str, Any]) -> _Rendered:
@@ -127,20 +135,9 @@ class Plugin(BasePlugin):
         consumer: Key = (call["consumer"][0], call["consumer"][1])
         rendered = self._model(call)
         del self._rendered[consumer]
-        views = [view for view in call["must_read"] if view in rendered.plan.readers]
-        if call["must_read"] and not views:
-            raise TransformError(
-                f"{consumer[1]} was selected without {', '.join(sorted(call['must_read']))}: there is nothing to read",
-                f"select +{consumer[1]}",
-            )
-        built = self._executor.run(rendered.plan, _model_of(call, rendered.inputs), views)
+        commit = self._executor.run(rendered.plan, _model_of(call, rendered.inputs))
         self._executor.relations.show_tables([consumer])
-        if built.failed_views:
-            raise TransformError(
-                "; ".join(f"{view} failed: {why}" for view, why in built.failed_views.items()),
-                f"{consumer[1]} was built from the others; correct {', '.join(built.failed_views)}",
-            )
-        return built.commit.rows if built.commit is not None else 0
+        return commit.rows if commit is not None else 0
 
 
 def _model_of(call: dict[str, Any], inputs: list[Input]) -> Model:
@@ -160,7 +157,6 @@ def _model_of(call: dict[str, Any], inputs: list[Input]) -> Model:
         columns=call["columns"],
         has_source_types=not call["columns"],
         keeps_rows=bool(call["keep_rows"]),
-        must_read=call["must_read"],
         definitions=call["definitions"],
         is_generated=False,
         full=variant,

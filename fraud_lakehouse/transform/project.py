@@ -30,6 +30,8 @@ from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.features.entries import WINDOWED
 from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.ingest.idle_partitions import REFERENCE, Windows
+from fraud_lakehouse.rules import FOLDER as RULES
+from fraud_lakehouse.rules import Rules, load_rules, scopes_of
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.binding import check_models
@@ -113,6 +115,15 @@ class Preparation:
         self._seen: tuple[Stamp, Path, Stamp, dict[str, Captured]] | None = None
         self._plan = _Plan(Path(), {}, PreparedProject(Path()))
 
+    @property
+    def pipeline(self) -> Path:
+        """The pipeline folder.
+
+        Raises:
+            TransformError: there is none.
+        """
+        return pipeline_folder(self._settings, self._shipped or shipped_project())
+
     def planned(self) -> PreparedProject:
         """Which project it would be now, parsed or not.
 
@@ -159,13 +170,14 @@ class Preparation:
         except OSError:
             return None
         prepared = PreparedProject(self._settings.cache_dir / "dbt" / name)
-        return prepared if name and prepared.is_prepared else None
+        # one that another version of the code has compiled is not read
+        return prepared if name.endswith(f"-{_code()}") and prepared.is_prepared else None
 
     def _planned(self) -> _Plan:
         with _going_away():
             shipped = self._shipped or shipped_project()
             folder = pipeline_folder(self._settings, shipped)
-            seen = stamp_of(shipped), folder, stamp_of(folder), self._tables.now()
+            seen = stamp_of(shipped), folder, stamp_of(folder, but=RULES), self._tables.now()
             if self._seen != seen:
                 self._plan = _plan(self._settings, shipped, *seen)
                 self._seen = seen
@@ -212,7 +224,7 @@ def _plan(
     settings: Settings, shipped: Path, stamp: Stamp, pipeline: Path, declared: Stamp, captured: dict[str, Captured]
 ) -> _Plan:
     made = generate(shipped, captured, *_declared(shipped, stamp, pipeline, declared))
-    for problem in made.problems:
+    for problem in made.problems if captured else ():  # of a lake without tables, or of none, it is no news
         log.warning("%s", problem)
     files = made.files | {f"pipeline/{name}": (pipeline / name).read_text("utf-8") for name, *_ in declared.marks}
     variables = variables_of(settings, captured, made.tables, made.catalogue)
@@ -274,7 +286,7 @@ def current_catalogue(settings: Settings, shipped: Path | None = None) -> Catalo
 def _current(settings: Settings, shipped: Path | None) -> tuple[ProjectStreams, Catalogue | None]:
     shipped = shipped or shipped_project()
     folder = pipeline_folder(settings, shipped)
-    return _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))
+    return _declared(shipped, stamp_of(shipped), folder, stamp_of(folder, but=RULES))
 
 
 def check_pipeline(settings: Settings, folder: Path) -> None:
@@ -284,7 +296,21 @@ def check_pipeline(settings: Settings, folder: Path) -> None:
         TransformError: they cannot; it names the stream, feature or column.
     """
     shipped = shipped_project()
-    _plan(settings, shipped, stamp_of(shipped), folder, stamp_of(folder), {})
+    _plan(settings, shipped, stamp_of(shipped), folder, stamp_of(folder, but=RULES), {})
+
+
+def current_rules(settings: Settings, shipped: Path | None = None) -> Rules:
+    """The rules of the pipeline folder, on the streams of the project.
+
+    Args:
+        shipped: the dbt project; default: the one that came with the package.
+
+    Raises:
+        TransformError: as `current_catalogue`.
+    """
+    shipped = shipped or shipped_project()
+    catalogue = current_catalogue(settings, shipped)
+    return load_rules(pipeline_folder(settings, shipped), scopes_of(catalogue, settings.max_amount))
 
 
 def current_streams(settings: Settings, shipped: Path | None = None) -> dict[str, PaymentStream]:
@@ -363,7 +389,7 @@ def shipped_variables(settings: Settings, shipped: Path) -> dict[str, Any]:
                 "run the prepared project, which knows the captured tables (docs/operations.md, dbt by hand)",
             )
     folder = pipeline_folder(settings, shipped)
-    streams, catalogue = _declared(shipped, stamp_of(shipped), folder, stamp_of(folder))
+    streams, catalogue = _declared(shipped, stamp_of(shipped), folder, stamp_of(folder, but=RULES))
     files = {}
     if catalogue is not None:
         catalogue, _ = fitted_catalogue(catalogue.of_streams(streams.own), streams.own, tables, captured)

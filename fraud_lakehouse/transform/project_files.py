@@ -29,15 +29,18 @@ class Stamp:
     is_settled: bool
 
 
-def stamp_of(project: Path) -> Stamp:
+def stamp_of(project: Path, but: str = "") -> Stamp:
     """The stamp of a project now; nothing is read.
+
+    Args:
+        but: the name of a folder that does not count.
 
     Raises:
         FileNotFoundError: a file went away meanwhile.
     """
     root, marks = str(project), []
     for folder, folders, names in os.walk(root):
-        others = ignored(folder, [*folders, *names])
+        others = ignored(folder, [*folders, *names]) | {but}
         folders[:] = sorted(name for name in folders if name not in others)
         for name in sorted(name for name in names if name not in others):
             path = os.path.join(folder, name)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import duckdb
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.sql_text import quoted
@@ -16,12 +15,15 @@ from fraud_lakehouse.storage.lake import LAYERS
 from fraud_lakehouse.storage.schemas import COMMIT
 from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model
 from fraud_lakehouse.transform.consumption import Consumption, Plan
+from fraud_lakehouse.transform.fired import Fired
 from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.inputs import NEW_ROWS_SCHEMA, NewRows
 from fraud_lakehouse.transform.mirror import Mirrors
 from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
+from fraud_lakehouse.transform.rulebook import RuleBook, further_columns
 from fraud_lakehouse.transform.scan import Columns, columns, empty_sql, rows_sql, snapshot_sql
+from fraud_lakehouse.transform.scored import Engines, Scored
 from fraud_lakehouse.transform.values import Value
 
 SCHEMAS = (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA)
@@ -30,13 +32,17 @@ SCHEMAS = (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA)
 class Relations:
     """The relations of one connection, for the models of one project at a time (`use`)."""
 
-    def __init__(self, connection: DuckDBPyConnection, handles: Handles, consumption: Consumption) -> None:
+    def __init__(
+        self, connection: DuckDBPyConnection, handles: Handles, consumption: Consumption, rules: RuleBook
+    ) -> None:
         for schema in SCHEMAS:
             connection.execute(f"create schema if not exists {schema}")
         self._connection = connection
         self._handles = handles
         self._consumption = consumption
         self._mirrors = Mirrors(connection)
+        self._engines = Engines()
+        self._rules = rules
         self._project = CompiledProject()
         self._declared: dict[Key, Columns] = {}
         self._growing: dict[Key, Columns] = {}  # declared columns, of tables that get them with their next rows
@@ -53,6 +59,7 @@ class Relations:
             columns = dict(self._declared[key])
             self._declared[key] = list((columns | {COMMIT: "bigint"}).items()) if columns else []
         self._growing = {key: self._declared[key] for key in ours}
+        self._rules.use(project.catalogue)
 
     def declared(self, key: Key) -> Columns:
         """The columns that the project declares for a table; none for one it does not know."""
@@ -70,12 +77,20 @@ class Relations:
         """Put a view on each table in place, at its newest version; an empty one where there is no such table."""
         for key in tables:
             relation = f"{quoted(key[0])}.{quoted(key[1])}"
-            growing = self._growing.get(key, [])
+            growing = self._grows_by(key)
             if (table := self._handles.get(key)) is not None:
                 made_of = str(table.metadata().id), table.version(), growing
                 self._show(relation, made_of, partial(snapshot_sql, table, growing))
-            elif declared := self._declared.get(key):
+            elif declared := self._all_declared(key):
                 self._show(relation, declared, partial(empty_sql, declared))
+
+    def _grows_by(self, key: Key) -> Columns:
+        """Columns that a table gets with its next rows, if it does not have them."""
+        further = self._rules.columns_of(key)
+        return [*self._growing.get(key, []), *further] if further else self._growing.get(key, [])
+
+    def _all_declared(self, key: Key) -> Columns:
+        return [*self._declared.get(key, []), *self._rules.columns_of(key)]
 
     def show_inputs(self, plan: Plan, inputs: Iterable[Input]) -> None:
         """Put inputs in place, in their order: one may read those before it."""
@@ -86,23 +101,20 @@ class Relations:
                 self._show_seen(plan, Mirrored.of(dict(one.call)))
             elif one.kind == "index":
                 plan.indexed = Indexed.of(dict(one.call))
+            elif one.kind == "scored":
+                plan.scored = Scored.of(one.call)
+                plan.values[further_columns(one.call["stream"])] = self._rules.further_columns(one.call["stream"])
+            elif one.kind == "fired":
+                plan.fired.append(Fired.of(one.call))
             elif one.kind == "value":
                 value = Value.of(dict(one.call))
                 plan.values[value.name] = value.literal(self._connection.cursor())
 
-    def inputs_of(self, views: Collection[str]) -> list[Input]:
-        """What views name, of which a consumer reads."""
-        return [one for view in self._project.named(views) for one in view.incremental.inputs]
-
-    def show_views(self, views: Collection[str]) -> dict[str, str]:
-        """Put views in place; answers those that cannot be, and why."""
-        failing = {}
-        for model in self._project.named(views):
-            try:
-                self.show_view(model)
-            except duckdb.Error as error:
-                failing[model.name] = str(error)
-        return failing
+    @contextmanager
+    def registered(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
+        """With what a model's SQL names that only this cursor knows."""
+        with self.indexed(cursor, plan), self.scored(cursor, plan), self.fired(cursor, plan):
+            yield
 
     @contextmanager
     def indexed(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
@@ -116,13 +128,45 @@ class Relations:
         finally:
             plan.indexed.forget(cursor)
 
+    @contextmanager
+    def scored(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
+        """With the scored payments that a model's SQL names, if it does; they are stored when nothing is raised."""
+        if plan.scored is None:
+            yield
+            return
+        wanted, further = self._rules.of_stream(plan.scored.stream)
+        rows = self._engines.answer(cursor, plan, plan.scored, wanted, further)
+        cursor.register(plan.scored.name, rows)
+        try:
+            yield
+        finally:
+            cursor.unregister(plan.scored.name)
+            rows.close()
+        self._engines.stored(plan, plan.scored)
+
+    @contextmanager
+    def fired(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
+        """With the payments on which rules fire, where a model's SQL names such."""
+        for one in plan.fired:
+            rules = self._rules.rules(one.stream, one.state, one.on)
+            cursor.register(one.name, one.rows(cursor, rules, plan.values))
+        try:
+            yield
+        finally:
+            for one in plan.fired:
+                cursor.unregister(one.name)
+
+    def show_views(self, nodes: Iterable[str]) -> None:
+        """The views among these nodes (unique ids)."""
+        for node in nodes:
+            model = self._project.find(node)
+            if model is not None and not model.is_stored:
+                self.show_view(model)
+
     def show_view(self, model: Model) -> None:
         """The view that a model is, anew where what it reads has other columns than before."""
         self.show_tables(model.incremental.tables)
-        for parent in model.parents:
-            below = self._project.find(parent)
-            if below is not None and not below.is_stored:
-                self.show_view(below)
+        self.show_views(model.parents)
         upstreams = [NewRows.of(one.call).upstream for one in model.incremental.inputs if one.kind == "new_rows"]
         tables = [self._handles.get(key) for key in (*model.incremental.tables, *upstreams)]
         made_of = model.incremental.sql, [columns(table) if table is not None else None for table in tables]
@@ -135,13 +179,11 @@ class Relations:
             self._shown[relation] = made_of
 
     def show_new_rows(self, plan: Plan, new: NewRows) -> None:
-        """A view on the rows of an upstream that the consumer, or the view it reads through, has not read."""
-        growing = self._growing.get(new.upstream, [])
-        read = self._consumption.ask(plan, new.upstream, new.reader)
-        if read is None:
-            sql = empty_sql(self._declared.get(new.upstream, []))
-        else:
-            sql = rows_sql(read.table, read.rows, growing)
+        """A view on the rows of an upstream that the consumer has not read."""
+        growing = self._grows_by(new.upstream)
+        read = self._consumption.ask(plan, new.upstream)
+        declared = self._all_declared(new.upstream)
+        sql = empty_sql(declared) if read is None else rows_sql(read.table, read.rows, growing)
         self._show(new.relation, sql, lambda: sql)
 
     def _show_seen(self, plan: Plan, seen: Mirrored) -> None:

@@ -19,6 +19,7 @@ from fraud_lakehouse.transform.executor import Executor
 from fraud_lakehouse.transform.lanes import UNTESTED, models_of
 from fraud_lakehouse.transform.project import Preparation, PreparedProject
 from fraud_lakehouse.transform.rendering import document, render
+from fraud_lakehouse.transform.rulebook import RuleBook
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -170,6 +171,11 @@ class Transformer:
         """
         return document(self.project, self.settings, folder)
 
+    @property
+    def mistakes(self) -> dict[str, str]:
+        """What is wrong with rules that are not evaluated because of it, by the rule's name."""
+        return self._open.rules.mistakes if self._open is not None else {}
+
     def close(self) -> None:
         """Give back all memory."""
         if self._open is not None:
@@ -183,7 +189,8 @@ class Transformer:
             connection = duckdb.connect(":memory:", config=options(self.settings, lake))
             for name, value in SESSION.items():
                 connection.execute(f"set {name} = '{value}'")
-            self._open = Executor(lake, connection)
+            rules = RuleBook(self._preparation.pipeline, self.settings.max_amount)
+            self._open = Executor(lake, connection, rules)
             self._open.use(self.compiled)
         return self._open
 
@@ -191,6 +198,7 @@ class Transformer:
         self, models: list[Model], *, tests: bool, full_refresh: bool, left_out: Collection[str] = ()
     ) -> BuildResult:
         began = time.monotonic()
+        self._executor.rules.refresh()
         if not self._is_noted:
             self._preparation.note_used(self.project)
             self._is_noted = True

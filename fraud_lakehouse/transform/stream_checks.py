@@ -60,8 +60,9 @@ def check_stream(stream: PaymentStream) -> None:
                 f"{where}: {role} names the column {column!r}, as models call one of their own",
                 "give the field another name in sources.yml, with its own as path: `other_name: {path: …, type: …}`",
             )
+    of_rows = _OF_ROWS | ({stream.original_amount.lower()} if stream.rates is not None else set())
     for column in stream.fields:
-        if column.lower() in _OF_ROWS:
+        if column.lower() in of_rows:
             raise TransformError(
                 f"sources.yml, table {stream.table}: the field {column!r} is called like a column of the silver table",
                 "give it another name, with its own as path: `other_name: {path: …, type: …}`",
@@ -111,6 +112,8 @@ def check_tables(project: Path, models: Iterable[StreamModel]) -> None:
 
 def _columns(stream: PaymentStream) -> Iterator[tuple[str, str]]:
     yield from (("id", stream.id), ("time", stream.time), ("amount", stream.amount))
+    if stream.rates is not None:
+        yield "currency", stream.rates.code
     for name, entity in stream.entities.items():
         for column in entity.key:
             yield f"entity {name!r}", column

@@ -5,7 +5,7 @@ What the models compute is in the macros, dbt_project/macros/events.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +42,13 @@ class StreamModel:
         return f"models/{self.layer}/streams/{self.name}.sql"
 
 
-def stream_models(streams: Iterable[PaymentStream]) -> list[StreamModel]:
-    """The models of streams that have no files."""
-    return [model for stream in streams if stream.kind == "events" for model in event_models(stream)]
+def stream_models(streams: Iterable[PaymentStream], source: Callable[[str], str]) -> list[StreamModel]:
+    """The models of streams of events that have no files.
+
+    Args:
+        source: the dbt source of a captured table.
+    """
+    return [model for stream in streams if stream.kind == "events" for model in event_models(stream, source)]
 
 
 def files_of(models: Sequence[StreamModel], streams: Sequence[PaymentStream], catalogue: Catalogue) -> dict[str, str]:
@@ -61,14 +65,15 @@ def files_of(models: Sequence[StreamModel], streams: Sequence[PaymentStream], ca
         files[model.path] = f"{{{{ config(**{model.config!r}) }}}}\n{{{{ {model.call} }}}}\n"
         files[model.path.removesuffix("sql") + "yml"] = _yaml({"version": 2, "models": [described]})
     tables = [_bronze(stream) for stream in streams if stream.kind == "events"]
+    tables += _topics_of_rates(streams)
     if tables:
         sources = {"version": 2, "sources": [{"name": "streams", "schema": "bronze", "tables": tables}]}
         files["models/silver/streams/sources.yml"] = _yaml(sources)
     return files
 
 
-def event_models(stream: PaymentStream) -> list[StreamModel]:
-    """The models of a stream of events."""
+def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[StreamModel]:
+    """The models of a stream of events; `source`: the dbt source of a captured table."""
     name, late = stream.name, stream.late
     assert late is not None
     rows = f"ref({stream.rows!r})"
@@ -79,7 +84,7 @@ def event_models(stream: PaymentStream) -> list[StreamModel]:
             stream.rows,
             "silver",
             hot,
-            f"event_rows({name!r}, source('streams', {stream.table!r}))",
+            f"event_rows({name!r}, source('streams', {stream.table!r}){rates_argument(stream, source)})",
             f"Readable {stream.event}s of the stream {name}. One that was sent twice counts once: the first arrival "
             f"stays. Records without {stream.id} get topic/partition/offset as theirs. "
             f"One row per distinct {stream.id}.",
@@ -120,6 +125,11 @@ def event_models(stream: PaymentStream) -> list[StreamModel]:
     ]
 
 
+def rates_argument(stream: PaymentStream, source: Callable[[str], str]) -> str:
+    """The rates as a further argument of a macro's call; nothing where all amounts are of one currency."""
+    return f", rates=source({source(stream.rates.table)!r}, {stream.rates.table!r})" if stream.rates else ""
+
+
 _POSITIONS: list[Column] = [
     {"name": "_topic", "data_type": "varchar", "description": "{{ doc('kafka_topic') }}"},
     {"name": "_partition", "data_type": "integer", "description": "{{ doc('kafka_partition') }}"},
@@ -153,20 +163,45 @@ _OF_RECORDS: list[Column] = [
 ]
 
 
+RATE: Column = {
+    "name": "_rate",
+    "data_type": "double",
+    "description": "What one unit of its currency was worth when it was converted; null: no rate was known.",
+}
+"""By what an amount was converted."""
+
+
 def row_type(stream: PaymentStream, column: str) -> str:
     """The type of a declared column in the stream's rows: an id is text, a time is UTC without a zone."""
     if column == stream.id:
         return "varchar"
+    if stream.rates is not None and column == stream.amount:
+        return "decimal(38, 9)"
     return "timestamp" if column == stream.time else stream.fields[column]
 
 
 def _bronze(stream: PaymentStream) -> Column:
-    declared = [{"name": name, "data_type": kind, "quote": True} for name, kind in stream.fields.items()]
+    return _topic(stream.table, f"those of the stream {stream.name}", stream.fields)
+
+
+def _topic(table: str, what: str, fields: Mapping[str, str]) -> Column:
+    declared = [{"name": name, "data_type": kind, "quote": True} for name, kind in fields.items()]
     return {
-        "name": stream.table,
-        "description": f"Records of a topic: those of the stream {stream.name}. One row per record.",
+        "name": table,
+        "description": f"Records of a topic: {what}. One row per record.",
         "columns": [*declared, *_POSITIONS, *_TIMES, *_OF_RECORDS],
     }
+
+
+def _topics_of_rates(streams: Sequence[PaymentStream]) -> list[Column]:
+    """Topics with rates, but for those of streams."""
+    fields: dict[str, dict[str, str]] = {}
+    for rates in (stream.rates for stream in streams if stream.rates is not None):
+        if not rates.key:
+            fields.setdefault(rates.table, {}).update(rates.fields)
+    for stream in streams:
+        fields.pop(stream.table, None)
+    return [_topic(table, "dated rates of currencies", columns) for table, columns in fields.items()]
 
 
 def _declared(stream: PaymentStream, *columns: str) -> list[Column]:
@@ -194,7 +229,15 @@ def _row_columns(stream: PaymentStream) -> list[Column]:
     others = [name for name in stream.fields if name != stream.id]
     number = {"name": "_bronze_commit", "data_type": "bigint", "description": "{{ doc('bronze_commit') }}"}
     fields = tested(_declared(stream, stream.id, *others), "unique", "not_null")
-    return [*fields, *EXCLUDED, *_POSITIONS, *_TIMES, number]
+    return [*fields, *_converted_columns(stream), *EXCLUDED, *_POSITIONS, *_TIMES, number]
+
+
+def _converted_columns(stream: PaymentStream) -> list[Column]:
+    """The amount as it was sent, and the rate, where amounts are converted."""
+    if stream.rates is None:
+        return []
+    kind, text = stream.fields[stream.amount], f"The amount as it was sent, in the currency {stream.rates.code}."
+    return [{"name": stream.original_amount, "data_type": kind, "description": text}, RATE]
 
 
 def _late_columns(stream: PaymentStream) -> list[Column]:

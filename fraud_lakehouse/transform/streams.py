@@ -111,6 +111,12 @@ def _check_own(stream: PaymentStream, models: dict[str, str]) -> None:
             f"that the dbt project has are about {models['rows']} (kind {kind})",
             "give the stream another name: its models are then generated",
         )
+    if stream.rates is not None:
+        raise TransformError(
+            f"streams.yml, {stream.name}: it has amounts of several currencies, which the models of this name that the "
+            "dbt project has do not convert",
+            "give the stream another name, and a topic's table too: its models are then generated",
+        )
     if stream.kind == "changes" and stream.is_declared:
         wanted, found = (_columns(one) for one in (_loaded(_SHIPPED).streams[stream.name], stream))
         if found != wanted:

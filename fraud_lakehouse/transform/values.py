@@ -15,7 +15,7 @@ from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.sql_text import literal
 
-_NAMES = re.compile(r"lake_value_[0-9a-f]{12}")
+_NAMES = re.compile(r"lake_value_[0-9a-f]{12}|lake_further_\w+|lake_fired_\w+")
 
 
 @dataclass(frozen=True)

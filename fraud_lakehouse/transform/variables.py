@@ -5,6 +5,7 @@ A prepared project has them in its dbt_project.yml. The shipped project, run as 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ def variables_of(
     found = settings_variables(settings)
     if catalogue is not None:
         found |= catalogue.variables() | {"feature_definitions": definitions_of(catalogue, found)}
+        found["catalogue"] = json.dumps(catalogue.plain())
     described = {}
     for name, table in tables.items():
         found[f"{name}_table"] = table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -186,10 +187,10 @@ def payments(first: int, count: int) -> list[Row]:
 
 def velocity(project: Path, most: int) -> None:
     """The rule fires on more than `most` transactions in ten minutes."""
-    path = project / "dbt_project.yml"
-    content = yaml.safe_load(path.read_text())
-    content["vars"]["rules"]["velocity"]["max_count"] = most
-    path.write_text(yaml.safe_dump(content))
+    path = project / "pipeline/rules/velocity.yml"
+    text, changed = re.subn(r"max_count: \d+", f"max_count: {most}", path.read_text())
+    assert changed == 1
+    path.write_text(text)
 
 
 def fired(lake: SmallLake) -> list[str]:

@@ -75,8 +75,9 @@ def test_models_compile_to_the_same_sql_over_any_lake(
     found = compiled(lake.transformer.project, lake.root, tmp_path, *options)
     models = lake.transformer.compiled.models
     assert len([model for model in models if model.name.startswith("captured_prices")]) == 2
-    assert len(models) > 30
+    assert len(models) > 25
     for model in models:
         assert found[model.name] == (model.full if options else model.incremental).sql.strip(), model.name
     assert ("seen." in found["card_transactions"]) == (options == ())
-    assert 'new_rows."gold.alerts through rule_velocity <- gold.card_transaction_features"' in found["rule_velocity"]
+    assert '"live rules of card_payments on arrival"' in found["alerts"]
+    assert 'new_rows."gold.alerts <- gold.vector_firings"' in found["alerts"]

@@ -1,4 +1,4 @@
-"""The `delta` materialization on a six-model project: what is read, what is committed, what survives."""
+"""The `delta` materialization on a five-model project: what is read, what is committed, what survives."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_a_rival_build_of_the_same_model_is_refused(mini: Mini) -> None:
     ]
     rows = pa.table({"id": [7], "half": [3.5], "amount": [7.0]})
     for plan in plans:
-        Consumption(Handles(lake)).ask(plan, ("silver", "cards"), "features")
+        Consumption(Handles(lake)).ask(plan, ("silver", "cards"))
     assert writer.append(lake, plans[0], rows.to_reader()) is not None
     with pytest.raises(ConcurrentWriterError, match="another process"):
         writer.append(lake, plans[1], rows.to_reader())
@@ -320,7 +320,7 @@ def test_documentation_is_one_page_with_the_tables_columns(mini: Mini, tmp_path:
     mini.build()
     page = mini.transformer.documentation(tmp_path / "docs").read_text()
     assert "<html" in page
-    assert "rule_big" in page
+    assert "model.fraud_lakehouse.features" in page
 
 
 @settings(max_examples=6, deadline=None)

@@ -42,7 +42,7 @@ BANK_KEYS = {
     ("gold", "transaction_feature_vectors"): ("transaction_id",),
 }
 GIVEN = {
-    *("amt", "amount", "amount_text", "is_amount_excluded", "is_time_excluded", "user_entry", "version"),
+    *("amt", "amount", "amount_text", "is_amount_excluded", "is_time_excluded", "version"),
     *("known_at", "scored_at", "landed_at", "_ingested_at", "alert_id", "fired_at", "_commit"),
 }
 """Columns that say what was given, or when it was computed."""

@@ -160,65 +160,6 @@ def test_card_transactions_that_fail_stop_no_alert_of_the_bank(lake: FaultyLake)
     assert lake.owed() == set()
 
 
-@pytest.mark.parametrize("is_warm", [True, False], ids=["warm", "first build"])
-def test_a_rule_that_fails_stops_no_other_rule(lake: FaultyLake, *, is_warm: bool) -> None:
-    if is_warm:
-        lake.warm()
-    lake.project.fail("rule_velocity")
-    lake.pay(BAD, 50.0)
-    lake.swipe(5000.0)
-    velocity = {alert for alert in lake.owed() if alert[0] == "velocity"}
-    result = lake.cycle()
-
-    assert error_ids(result) == ["model.fraud_lakehouse.rule_velocity"]
-    assert failed(result) == {"rule_velocity": ["card_transactions", "transactions", "users"]}
-    assert result.rows("alerts") > 0 and lake.owed() == velocity
-    for _ in range(3):
-        lake.pay(5000.0)
-        velocity |= {("velocity", f"{lake.number}")}
-        assert not lake.cycle(without=error_ids(result)).failed
-        assert lake.owed() == velocity
-    lake.swipe(20.0)  # a build that records no alert keeps where the rule stopped too
-    lake.cycle(without=error_ids(result))
-    assert failed(lake.cycle()).keys() == {"rule_velocity"}
-    lake.project.mend("rule_velocity")
-    assert not lake.cycle().failed
-    assert lake.owed() == set()
-    lake.warm()
-
-
-def test_where_a_failing_rule_stopped_survives_the_process(lake: FaultyLake) -> None:
-    lake.warm()
-    lake.project.fail("rule_velocity")
-    lake.swipe(BAD)
-    result = lake.cycle()
-    for _ in range(2):
-        lake.swipe(20.0)
-        lake.cycle(without=error_ids(result))
-    lake.transformer.close()  # what another process starts with
-    lake.swipe(20.0)
-    assert failed(lake.cycle()).keys() == {"rule_velocity"}
-    lake.project.mend("rule_velocity")
-    lake.cycle()
-    assert lake.owed() == set()
-
-
-def test_a_ledger_and_a_rule_that_fail_together_leave_the_other_rules_of_the_cards(lake: FaultyLake) -> None:
-    lake.warm()
-    lake.project.fail("transactions_ledger")
-    lake.project.fail("rule_velocity")
-    lake.pay(BAD)
-    lake.swipe(BAD)
-    owed = lake.owed()
-    assert {"transactions_ledger", "rule_velocity"} <= failed(lake.cycle()).keys()
-    lake.project.mend("transactions_ledger")
-    lake.cycle()
-    assert lake.owed() == {alert for alert in owed if alert[0] == "velocity"}
-    lake.project.mend("rule_velocity")
-    lake.cycle()
-    assert lake.owed() == set()
-
-
 def test_a_table_of_one_source_that_fails_stops_no_replica_of_the_other(lake: FaultyLake) -> None:
     lake.pay(BAD)
     lake.swipe(5000.0)
@@ -260,7 +201,6 @@ def test_a_dagster_run_records_and_reports_what_does_not_read_the_failed_model(l
     assert {"gold/alerts", "gold/card_transaction_features", "silver/users"} <= built(result)
     assert "silver/transactions_ledger" not in built(result)
     hot = [f"gold/{name}" for name in ("alerts", "transaction_features", "card_transaction_features")]
-    hot += [f"gold/rule_{name}" for name in ("velocity", "unknown_user", "amount_above_mean", "amount_below_mean")]
     hot += ["silver/transactions_ledger", "silver/card_transactions"]
     lake.swipe(5000.0)
     assert "gold/alerts" in built(run(*hot)) and lake.owed() == bank, "some models, chosen by hand"

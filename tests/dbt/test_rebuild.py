@@ -20,6 +20,7 @@ from fraud_lakehouse.transform.rebuild import rebuild
 from tests.dbt.small_lake import Row, SmallLake
 
 VECTORS, OVER, HOT = "card_feature_vectors", "user_trans_amt_last_360min", "card_transaction_features"
+SPINE = f"{OVER}_windowed_spine"
 START = datetime(2024, 1, 1)  # noqa: DTZ001 event times have no zone
 KEPT = [
     {"name": "user_amt_{aggregate}_1h", "stream": "card_payments", "entity": "user", "measure": "amt", "owner": "o"}
@@ -117,7 +118,7 @@ def test_what_the_catalogue_has_changed_is_named_until_it_is_rebuilt(
     "name, said",
     [
         ("alerts", "gold/alerts keeps its rows"),
-        ("rule_velocity", "gold/rule_velocity is a view"),
+        (SPINE, f"gold/{SPINE} is a view"),
         ("card_feature_vector", "there is no model 'card_feature_vector'\n.*gold/card_feature_vectors"),
         ("silver/user", "there is no model 'silver/user'\n.*silver/users"),
     ],

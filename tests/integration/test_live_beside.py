@@ -140,13 +140,13 @@ def test_sql_that_does_not_hold_is_refused_by_the_model_and_taken_once_it_is_men
     project: Path, tmp_path: Path, database: str
 ) -> None:
     settings = landed(database, tmp_path)
-    gold = project / "models" / "gold"
-    rule, alerts = gold / "rule_unknown_user.sql", gold / "alerts.sql"
+    models = project / "models"
     with closing(Transformer(settings, project)) as hot, closing(Transformer(settings, project)) as beside:
         assert hot.follow() and beside.reload()
-        for model in (rule, alerts):
+        for model in (models / "silver" / "card_transactions_late.sql", models / "gold" / "alerts.sql"):
             good = model.read_text()
-            model.write_text(good.replace("select * from", "select no_such_column, * from"))
+            config, sql = good.split("}}", 1)
+            model.write_text(f"{config}}}}}\nselect no_such_column, * from ({sql}) as built")
             for _ in range(2):  # the second time from memory
                 with pytest.raises(TransformError, match=rf"(?s){model.stem}.*no_such_column"):
                     beside.reload()
@@ -161,10 +161,10 @@ def test_sql_that_does_not_hold_is_refused_by_the_model_and_taken_once_it_is_men
         assert not hot.build_lane("hot").failed
 
 
-def test_a_first_start_with_a_broken_rule_says_so_and_uses_nothing(project: Path, tmp_path: Path) -> None:
-    rule = project / "models" / "gold" / "rule_unknown_user.sql"
-    rule.write_text(rule.read_text().replace("user_exists = false", "no_such_column = false"))
+def test_a_first_start_with_a_broken_model_says_so_and_uses_nothing(project: Path, tmp_path: Path) -> None:
+    model = project / "models" / "gold" / "alerts.sql"
+    model.write_text(model.read_text() + "\nwhere no_such_column = false")
     with closing(Transformer(load_settings(lake=str(tmp_path / "lake")), project)) as first:
-        with pytest.raises(TransformError, match=r"(?s)rule_unknown_user.*no_such_column"):
+        with pytest.raises(TransformError, match=r"(?s)alerts.*no_such_column"):
             first.follow()
         assert not first.is_ready

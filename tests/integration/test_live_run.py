@@ -234,42 +234,69 @@ def test_a_live_process_that_is_stopped_is_replaced_and_harms_nothing_when_it_go
     assert Counter(map(str, rows)) == Counter(fired)
 
 
-@pytest.fixture
-def product(tmp_path: Path) -> Path:
-    """A copy of the package with its dbt project and pipeline, to be changed."""
-    for name in ("fraud_lakehouse", "dbt_project", "pipeline"):
-        shutil.copytree(ROOT / name, tmp_path / "product" / name, ignore=shutil.ignore_patterns("target", "logs"))
-    return tmp_path / "product"
+RULE = """\
+description: One card pays in two merchant categories within 60 seconds.
+streams: [card_payments]
+entity: card
+state: live
+severity: high
+features:
+  categories: {aggregate: distinct, measure: category, window: 60 seconds}
+when: categories >= 2
+reason: "{categories} categories within a minute"
+"""
 
 
-def test_a_broken_rule_is_refused_by_a_running_loop_and_taken_once_it_is_mended(
-    bank: psycopg.Connection[Any], database: str, product: Path, tmp_path: Path
+@pytest.mark.kafka
+def test_a_rule_dropped_into_the_folder_of_a_running_process_fires_on_the_next_payment(
+    kafka: Broker, tmp_path: Path
 ) -> None:
-    rule, project = product / "dbt_project/models/gold/rule_unknown_user.sql", product / "dbt_project/dbt_project.yml"
-    good = rule.read_text()
-    settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database, cache=tmp_path / "cache")
+    """A broken edit of it is refused with its error, and the version before goes on."""
+    topic = kafka.new_topic()
+    folder = tmp_path / "pipeline"
+    shutil.copytree(ROOT / "pipeline", folder)
+    rule = folder / "rules" / "two_categories.yml"
+    numbers = iter(range(60))
 
-    def version(transaction: str) -> int | None:
-        """Of the rule that raised an alert of a transaction; None: there is none."""
-        if not Lake.at(settings.lake).exists("gold", "alerts"):
-            return None
-        found = pl.read_delta(f"{settings.lake}/gold/alerts").filter(transaction_id=transaction)
-        return int(found["rule_version"][0]) if found.height else None
+    with Receiver() as receiver:
+        settings = load_settings(
+            lake=str(tmp_path / "lake"),
+            kafka_bootstrap_servers=kafka.bootstrap,
+            kafka_topic=topic,
+            pipeline=folder,
+            alert_urls=receiver.url,
+        )
 
-    def alerted(live: Process) -> int | None:
-        """The version of the rule that raises an alert of a new transaction."""
-        transaction = unknown_user(bank)
-        until(lambda: version(transaction), "an alert", live)
-        return version(transaction)
+        def pay(number: int, category: str) -> str:
+            """A payment by the card of this number, a second after the one before; its id."""
+            payment = card(next(numbers), cc_num=number, category=category)
+            kafka.publish(topic, [encode(payment)])
+            return payment.trans_num
 
-    with Process(settings, tmp_path / "live", product) as live:
-        assert alerted(live) == 1
-        rule.write_text(good.replace("user_exists = false", "no_such_column = false"))
-        project.write_text(project.read_text().replace("unknown_user: {version: 1", "unknown_user: {version: 2"))
-        until(lambda: "('project', " in live.said, "the change is refused", live)
-        assert "model rule_unknown_user cannot run" in live.said and "no_such_column" in live.said
-        assert "('model " not in live.said, "no model of the hot lane failed"
-        assert alerted(live) == 1
-        rule.write_text(good)
-        until(lambda: alerted(live) == 2, "the mended change is used", live)
-        until(lambda: "('project', " not in live.said.splitlines()[-1], "nothing is told any more", live)
+        def fired() -> list[tuple[str, str, str]]:
+            found = [one for one in list(receiver.received) if one.get("rule") == "two_categories"]
+            return [(one["entity_type"], one["entity_id"], one["transaction_id"]) for one in found]
+
+        def are_scored() -> int:
+            lake = Lake.at(settings.lake)
+            name = "card_transaction_features"
+            return pl.read_delta(lake.uri("gold", name)).height if lake.exists("gold", name) else 0
+
+        with Process(settings, tmp_path / "live") as live:
+            pay(7, "food")
+            until(lambda: are_scored() == 1, "the first payment is scored", live)
+            rule.write_text(RULE)
+            wanted = [("card", "7", pay(7, "travel"))]
+            until(lambda: fired() == wanted, "the new rule has fired, with what it knows of before", live)
+            rule.write_text(RULE.replace("categories >= 2", "categoriez >= 2"))
+            pay(8, "food")
+            wanted.append(("card", "8", pay(8, "travel")))
+            until(lambda: fired() == wanted, "the version before has fired", live)
+            until(lambda: "('rule two_categories', " in live.said, "the edit is refused", live)
+            assert "rules/two_categories.yml:8" in live.said and "categories" in live.said
+            rule.write_text(RULE.replace("categories >= 2", "categories >= 3"))
+            pay(9, "food")
+            pay(9, "travel")
+            wanted.append(("card", "9", pay(9, "fuel")))
+            until(lambda: fired() == wanted, "the mended edit has fired", live)
+            assert "('rule " not in live.said.splitlines()[-1]

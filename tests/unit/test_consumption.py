@@ -30,7 +30,7 @@ class Reader:
 
     def plan(self) -> Plan:
         plan = self.consumption.plan(READER, [UPSTREAM], full_refresh=False, keep_rows=False)
-        self.consumption.ask(plan, UPSTREAM, "features")
+        self.consumption.ask(plan, UPSTREAM)
         return plan
 
     def build(self, *, rival: int | None = None) -> None:

@@ -165,7 +165,7 @@ def test_orders_and_payments_of_a_web_shop(tmp_path: Path) -> None:
     assert (payments.time, payments.amount) == ("created", "amount")
     assert list(payments.entities) == ["card"]  # every payment has an order of its own, which has no past
     streams = (tmp_path / "streams.yml").read_text()
-    assert "  # currency: {column: currency, rates: THE_TABLE}" in entry(streams, "shop_order_payments")
+    assert "  # currency: {column: currency, rates: THE_TABLE, to: USD}" in entry(streams, "shop_order_payments")
     assert "  # time: paid_at" in entry(streams, "shop_payments")
     assert "  timezone: UTC # created has no zone" in entry(streams, "shop_payments")
     assert "# shop_product_payments:" in streams

@@ -24,7 +24,7 @@ MEASURES: dict[str, Any] = {
 }
 TABLES: dict[str, Any] = {
     "hot": {"past": "arrived", "key": ["user_id"]},
-    "ledger": {"past": "committed", "key": ["user_id"], "entries": 100},
+    "ledger": {"past": "committed", "key": ["user_id"]},
 }
 ENTRY: dict[str, Any] = {
     "name": "{entity}_travel_{aggregate}", "stream": "cards", "entity": "user", "measure": "amt",

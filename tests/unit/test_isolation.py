@@ -16,9 +16,9 @@ PROJECT = {
     "late": ["cards"],
     "bank_features": ["bronze.users", "ledger"],
     "card_features": ["cards"],
-    "rule": ["bank_features", "card_features"],
-    "bank_rule": ["bank_features"],
-    "alerts": ["rule", "bank_rule"],
+    "scores": ["bank_features", "card_features"],
+    "bank_scores": ["bank_features"],
+    "alerts": ["scores", "bank_scores"],
 }
 SOURCES = ["source 0", "source 1", "source 2"]
 
@@ -26,9 +26,9 @@ SOURCES = ["source 0", "source 1", "source 2"]
 def test_what_reads_something_else_than_the_failed_model_is_built() -> None:
     assert unbuildable(project_of(PROJECT), {"ledger"}) == {"ledger"}
     assert unbuildable(project_of(PROJECT), {"cards"}) == {"cards", "late", "card_features"}
-    assert unbuildable(project_of(PROJECT), {"ledger", "bank_features"}) == {"ledger", "bank_features", "bank_rule"}
-    assert unbuildable(project_of(PROJECT), {"rule"}) == {"rule"}
-    assert unbuildable(project_of(PROJECT), {"rule", "bank_rule"}) == {"rule", "bank_rule", "alerts"}
+    assert unbuildable(project_of(PROJECT), {"ledger", "bank_features"}) == {"ledger", "bank_features", "bank_scores"}
+    assert unbuildable(project_of(PROJECT), {"scores"}) == {"scores"}
+    assert unbuildable(project_of(PROJECT), {"scores", "bank_scores"}) == {"scores", "bank_scores", "alerts"}
     assert unbuildable(project_of(PROJECT), set()) == set()
 
 
@@ -37,7 +37,7 @@ def sources_of(model: str) -> set[str]:
 
 
 def test_the_sources_of_a_model_are_those_of_all_it_reads() -> None:
-    assert sources_of("bank_rule") == {"bronze.transactions", "bronze.users"}
+    assert sources_of("bank_scores") == {"bronze.transactions", "bronze.users"}
     assert sources_of("alerts") == {"bronze.transactions", "bronze.users", "bronze.card_transactions"}
     assert sources_of("late") == {"bronze.card_transactions"}
 

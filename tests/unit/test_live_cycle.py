@@ -34,6 +34,10 @@ class ScriptedModels:
         self.broken: dict[str, str] = {}
         self.asked: list[str] = []
 
+    @property
+    def mistakes(self) -> dict[str, str]:
+        return {}
+
     def follow(self) -> bool:
         """No change."""
         return False

@@ -14,7 +14,7 @@ from fraud_lakehouse.storage import durable
 from fraud_lakehouse.storage.appender import Appender
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform import old_positions
-from fraud_lakehouse.transform.old_positions import CAUGHT_UP, number_at
+from fraud_lakehouse.transform.old_positions import number_at
 from tests.published import OVER, SCHEMAS, Row, identity, over_row
 
 SCHEMA: dict[str, pl.DataType] = {"x": pl.Int64()}
@@ -64,13 +64,11 @@ def test_what_the_log_no_longer_tells_is_unknown(table: Table) -> None:
     assert number_at(table.handle, handle.version()) == 1
 
 
-def test_a_view_that_was_left_out_reads_everything_where_its_position_is_unknown(table: Table) -> None:
+def test_a_position_is_found_by_the_table_it_is_about(table: Table) -> None:
     handle = table.handle
-    for kept, number in ((3, 0), (1, -1), (CAUGHT_UP, CAUGHT_UP)):
-        stored = {old_positions.app_id(UPSTREAM, handle, "rule"): kept}
-        assert old_positions.position(stored.get, UPSTREAM, handle, "rule") == number
+    for kept, number in ((3, 0), (1, None)):
         stored = {old_positions.app_id(UPSTREAM, handle): kept}
-        assert old_positions.position(stored.get, UPSTREAM, handle) == (None if kept == 1 else number)
+        assert old_positions.position(stored.get, UPSTREAM, handle) == number
     assert old_positions.position({}.get, UPSTREAM, handle) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from fraud_lakehouse.pipeline import (
     Pipeline,
     PipelineError,
     PostgresSource,
+    Rates,
     default_folder,
     load_pipeline,
 )
@@ -84,8 +86,11 @@ def test_a_duration_is_seconds_or_a_text(tmp_path: Path, written: str, seconds: 
 
 
 def test_a_currency_may_be_a_column_with_rates(tmp_path: Path) -> None:
-    streams = STREAMS + "  currency: {column: cur, rates: orders}\n"
-    assert load(tmp_path, streams=streams).streams["wires"].currency == CurrencyColumn(column="cur", rates="orders")
+    streams = STREAMS + "  currency: {column: cur, rates: orders, to: EUR}\n"
+    wires = load(tmp_path, streams=streams).streams["wires"]
+    named = {"table": "orders", "currency": "currency", "from": "valid_from", "rate": "rate"}
+    assert wires.currency == CurrencyColumn(column="cur", rates=Rates.model_validate(named), to="EUR")
+    assert wires.further_tables == ["orders"]
 
 
 def test_an_anchor_repeats_a_value(tmp_path: Path) -> None:
@@ -185,7 +190,7 @@ def test_the_command_counts_what_is_declared(
 ) -> None:
     monkeypatch.setenv("FRAUD_PIPELINE", str(fitting(tmp_path)))
     assert check(monkeypatch) == 0
-    assert capsys.readouterr().out == "2 sources, 2 streams: no mistakes\n"
+    assert re.fullmatch(r"2 sources, 2 streams, \d+ rules: no mistakes\n", capsys.readouterr().out)
 
 
 def test_the_command_checks_what_models_need(

@@ -149,10 +149,54 @@ STREAM_MISTAKES = [
     ),
     ("time: at", "time: at\n  timezone: ../UTC", r":13: wires.timezone: found '../UTC'"),
     ("time: at", "time: at\n  currency: usd", r":13: wires.currency: found 'usd', expected a code of three capital"),
-    ("time: at", "time: at\n  currency: {column: cur}", r":13: wires.currency: the key 'rates' is missing"),
-    ("time: at", "time: at\n  currency: {column: cu, rates: orders}", r":13: wires.currency.column: .*mean cur\?"),
-    ("time: at", "time: at\n  currency: {column: fraud, rates: orders}", r":13: .*'fraud' of type boolean, .*string"),
-    ("time: at", "time: at\n  currency: {column: cur, rates: rate}", r":13: wires.currency.rates: found 'rate'"),
+    ("time: at", "time: at\n  currency: {column: cur, to: EUR}", r":13: wires.currency: the key 'rates' is missing"),
+    ("time: at", "time: at\n  currency: {column: cur, rates: orders}", r":13: wires.currency: the key 'to' is missing"),
+    ("time: at", "time: at\n  currency: {column: cur, rates: orders, to: eur}", r":13: .*.to: found 'eur', .*capital"),
+    (
+        "time: at",
+        "time: at\n  currency: {column: cu, rates: orders, to: EUR}",
+        r":13: wires.currency.column: .*mean cur\?",
+    ),
+    (
+        "time: at",
+        "time: at\n  currency: {column: fraud, rates: orders, to: EUR}",
+        r":13: .*'fraud' of type boolean, .*string",
+    ),
+    (
+        "time: at",
+        "time: at\n  currency: {column: cur, rates: rate, to: EUR}",
+        r":13: wires.currency.rates: found 'rate'",
+    ),
+    (
+        "time: at",
+        "time: at\n  currency: {column: cur, rates: 5, to: EUR}",
+        r":13: wires.currency.rates: found the value 5, .*, or a mapping with table, currency, from and rate",
+    ),
+    (
+        "time: at",
+        "time: at\n  currency: {column: cur, rates: {table: wires, currency: cur, form: at, rate: amt}, to: EUR}",
+        r":13: wires.currency.rates(.form: unknown key, .*mean from\?|: found 'valid_from', expected a field)",
+    ),
+    (
+        "time: at",
+        "time: at\n  currency: {column: cur, rates: {table: wires, currency: cur, from: at, rate: am}, to: EUR}",
+        r":13: wires.currency.rates.rate: found 'am', expected a field of 'wires': .*; did you mean amt\?",
+    ),
+    (
+        "time: at",
+        "time: at\n  currency: {column: cur, rates: {table: wires, currency: cur, from: at, rate: cur}, to: EUR}",
+        r":13: wires.currency.rates.rate: found 'cur' of type string, .*int32",
+    ),
+    (
+        "time: at",
+        "time: at\n  currency: {column: cur, rates: {table: wires, currency: cur, from: at}, to: EUR}",
+        r":13: wires.currency.rates: found 'rate', expected a field of 'wires'",
+    ),
+    (
+        "time: at",
+        "time: at\n  currency: {column: cur, rates: {table: wire}, to: EUR}",
+        r":13: wires.currency.rates.table: found 'wire', .*; did you mean wires\?",
+    ),
     ("time: at", "time: at\n  max_amount: 0", r":13: wires.max_amount: found the value 0, expected a number above 0"),
     ("time: at", "time: at\n  max_amount: 1e999", r":13: wires.max_amount: found the value inf, expected a number"),
     ("time: at", "time: at\n  max_amount: true", r":13: wires.max_amount: found the value true, expected a number"),
@@ -195,7 +239,7 @@ def test_an_unknown_key_may_be_any_text(tmp_path: Path, key: str) -> None:
     sources = changed(SOURCES, "dsn_env: SHOP_DSN", f"dsn_env: SHOP_DSN\n  '{key}': 1")
     [found] = mistakes(tmp_path, sources)
     assert re.match(r"sources.yml:4: shop\S+ unknown key", found)
-    currency = f"time: at\n  currency: {{column: cur, rates: orders, '{key}': 1}}"
+    currency = f"time: at\n  currency: {{column: cur, rates: orders, to: EUR, '{key}': 1}}"
     [found] = mistakes(tmp_path, streams=changed(STREAMS, "time: at", currency))
     assert re.match(r"streams.yml:13: wires.currency\S+ unknown key", found)
 

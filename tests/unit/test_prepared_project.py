@@ -120,8 +120,8 @@ def test_what_was_read_within_a_tick_of_its_change_is_read_once_more(
     first = preparation.planned()
     model.write_text("select 2 as one")
 
-    def seen_as(stamp: Stamp) -> Callable[[Path], Stamp]:
-        return lambda folder: stamp if folder == shipped else stamp_of(folder)
+    def seen_as(stamp: Stamp) -> Callable[..., Stamp]:
+        return lambda folder, but="": stamp if folder == shipped else stamp_of(folder, but)
 
     monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", seen_as(seen))  # the same tick
     assert preparation.planned() == first

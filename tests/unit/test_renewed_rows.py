@@ -37,7 +37,7 @@ class Tables:
         """A build of the reader, with what it reads asked for."""
         consumption = Consumption(Handles(self.lake))
         plan = consumption.plan(READER, [UPSTREAM], full_refresh=full_refresh, keep_rows=keep_rows)
-        consumption.ask(plan, UPSTREAM, "features")
+        consumption.ask(plan, UPSTREAM)
         return plan
 
     def read(self, plan: Plan) -> list[int]:

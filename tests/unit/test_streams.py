@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from fraud_lakehouse.errors import TransformError
+from fraud_lakehouse.features.streams import Rates
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.transform.captured import Captured
 from fraud_lakehouse.transform.project import shipped_project
+from fraud_lakehouse.transform.rates import with_rates
 from fraud_lakehouse.transform.stream_checks import check_stream, check_tables
 from fraud_lakehouse.transform.stream_models import files_of, stream_models
 from fraud_lakehouse.transform.streams import declared_catalogue, pipeline_folder, project_streams
@@ -22,6 +25,8 @@ shop:
   topics:
     - {topic: orders, table: orders, fields: {ref: int64, paid: timestamp, total: double, buyer: string, code: string}}
 """
+RATES = "    - {topic: fx, table: fx, fields: {currency: string, valid_from: timestamp, rate: double}}\n"
+RATE = Rates(code="category", table="fx", currency="currency", valid_from="valid_from", rate="rate")
 ORDERS = "orders: {from: orders, kind: events, id: ref, time: paid, amount: total, entities: {buyer: buyer}}\n"
 
 
@@ -53,7 +58,7 @@ def test_a_further_stream_has_models_of_its_own_names_and_the_shipped_ones_stay(
 def test_generated_models_declare_their_columns_and_tests(tmp_path: Path) -> None:
     found = project_streams(shipped_project(), folder(tmp_path))
     catalogue = declared_catalogue(tmp_path, found)
-    models = stream_models(found.generated)
+    models = stream_models(found.generated, lambda _table: "captured")
     files = files_of(models, found.generated, catalogue)
     [rows] = yaml.safe_load(files["models/silver/streams/orders.yml"])["models"]
     kinds = {column["name"]: column["data_type"] for column in rows["columns"]}
@@ -67,6 +72,57 @@ def test_generated_models_declare_their_columns_and_tests(tmp_path: Path) -> Non
     )
     [source] = yaml.safe_load(files["models/silver/streams/sources.yml"])["sources"]
     assert {"ref", "_commit", "_error", "_offset"} <= {column["name"] for column in source["tables"][0]["columns"]}
+
+
+def test_a_topic_of_rates_is_a_source_of_the_models(tmp_path: Path) -> None:
+    several = ORDERS.replace("entities", "currency: {column: code, rates: fx, to: EUR}, entities")
+    root = folder(tmp_path, several)
+    (root / "sources.yml").write_text(f"{SOURCES.rstrip()}\n{RATES}")
+    found = project_streams(shipped_project(), root)
+    [orders] = found.generated
+    assert (orders.currency, orders.rates.columns if orders.rates else None) == (
+        "EUR",
+        ["currency", "valid_from", "rate"],
+    )
+    kinds = [("currency", "varchar"), ("valid_from", "timestamp"), ("rate", "double")]
+    orders = with_rates(orders, {"fx": Captured([], [], kinds)})
+    models = stream_models([orders], lambda _table: "streams")
+    assert models[0].call == "event_rows('orders', source('streams', 'orders'), rates=source('streams', 'fx'))"
+    files = files_of(models, [orders], declared_catalogue(tmp_path, found))
+    [source] = yaml.safe_load(files["models/silver/streams/sources.yml"])["sources"]
+    assert [table["name"] for table in source["tables"]] == ["orders", "fx"]
+    assert {"rate", "_commit", "_error"} <= {column["name"] for column in source["tables"][1]["columns"]}
+    [rows] = yaml.safe_load(files["models/silver/streams/orders.yml"])["models"]
+    columns = {column["name"]: column["data_type"] for column in rows["columns"]}
+    assert (columns["total"], columns["total_original"], columns["_rate"]) == ("decimal(38, 9)", "double", "double")
+
+
+@pytest.mark.parametrize(
+    "captured, told",
+    [
+        ({}, "its table of rates, bronze/fx, is not captured yet"),
+        ({"rte": "double"}, "there is no column rate of the table of rates, bronze/fx, .*; did you mean rte?"),
+        ({"rate": "varchar"}, "the column rate of the table of rates, bronze/fx, is varchar, expected a number"),
+        ({"rate": "double", "currency": "integer"}, "the column currency of .* is integer, expected a text"),
+        ({"rate": "double", "valid_from": "bigint"}, "the column valid_from of .* is bigint, expected a date"),
+    ],
+)
+def test_a_table_of_rates_that_does_not_fit_is_named(captured: dict[str, str], told: str) -> None:
+    kinds = {"currency": "varchar", "valid_from": "date"} | captured
+    tables = {"fx": Captured([], [], list(kinds.items()))} if captured else {}
+    with pytest.raises(TransformError, match=rf"streams\.yml, cards: {told}"):
+        with_rates(stream(rates=RATE), tables)
+
+
+@pytest.mark.parametrize("name", ["bank_payments", "card_payments"])
+def test_models_that_are_files_of_the_project_convert_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sources.yml").write_text((PIPELINE / "sources.yml").read_text())
+    declared = (PIPELINE / "streams.yml").read_text()
+    before, named, after = declared.partition(f"\n{name}:")
+    several = after.replace("currency: USD", "currency: {column: category, rates: fx, to: USD}", 1)
+    (tmp_path / "streams.yml").write_text(before + named + several)
+    with pytest.raises(TransformError, match=f"{name}: it has amounts of several currencies"):
+        project_streams(shipped_project(), tmp_path)
 
 
 def test_a_project_without_models_of_streams_has_no_streams(tmp_path: Path) -> None:
@@ -87,10 +143,6 @@ def test_the_folder_is_the_projects_own_else_that_of_the_settings(tmp_path: Path
     "streams, told",
     [
         (ORDERS.replace("orders: {", "card_payments: {"), "card_payments: it is from orders .* another name"),
-        (
-            ORDERS.replace("entities", "currency: {column: code, rates: orders}, entities"),
-            "its currency is the column 'code', and amounts of several currencies are not converted",
-        ),
         (ORDERS.replace("amount: total", "amount: totl"), r"streams\.yml:1: .*'totl'.*did you mean total\?"),
         (
             ORDERS + "orders_late: {from: t, kind: changes, id: a, time: b, amount: c, entities: {d: e}}\n",
@@ -115,6 +167,10 @@ def test_what_is_wrong_with_a_stream_is_named(tmp_path: Path, streams: str, told
             {"entities": {"user": {"key": ["card", "PAID"], "about": "u"}}},
             "entity 'user' has 'PAID' in its key.* the time",
         ),
+        (
+            {"fields": {"amt_Original": "double"}, "rates": RATE},
+            "table payments: the field 'amt_Original' is called like a column of the silver table",
+        ),
         ({"fields": {"is_time_excluded": "boolean"}}, "table payments: the field 'is_time_excluded' is called like"),
     ],
 )
@@ -133,4 +189,4 @@ def test_a_generated_model_is_not_called_like_one_of_the_project() -> None:
     )
     taken = taken.model_copy(update={"fields": taken.fields | {"user_id": "bigint", "card": "varchar"}})
     with pytest.raises(TransformError, match="stream cards would have the table silver/user_avg, as the model models/"):
-        check_tables(shipped_project(), stream_models([taken]))
+        check_tables(shipped_project(), stream_models([taken], lambda _table: "captured"))

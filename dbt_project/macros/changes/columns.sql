@@ -30,22 +30,6 @@
     {%- for name in carried_columns(stream).values() %}, {{ relation ~ '.' if relation }}{{ name }}{% endfor %}
 {%- endmacro %}
 
-{#- The columns of the ledger that count an entity's entries: name in the models -> name in the ledger. -#}
-{% macro running_columns(stream) %}
-    {{ return({
-        'entity_entry': stream.entity ~ '_entry',
-        'entity_count': stream.entity ~ '_count',
-        'entity_amount': stream.entity ~ '_amount',
-    }) }}
-{% endmacro %}
-
-{#- They and whose they are. -#}
-{% macro running_keyed(stream) %}
-    {%- set named = running_columns(stream) -%}
-    {%- do named.update({'entity_id': entity_column(stream)}) -%}
-    {{ return(named) }}
-{% endmacro %}
-
 {#- The columns whose value an update may leave out because it did not change (large texts): own name -> name in the
     models. -#}
 {% macro text_columns(stream) %}
@@ -74,7 +58,6 @@
     {%- for name in ['weight', 'is_amount_excluded', 'is_time_excluded', '_lsn', '_seq'] -%}
         {%- do kept.update({name: name}) -%}
     {%- endfor -%}
-    {%- do kept.update({'entity_entry': running_columns(stream).entity_entry}) -%}
     {{ return(kept) }}
 {% endmacro %}
 
@@ -83,9 +66,6 @@
     (
         select
             {%- for name, own in role_columns(stream).items() %}
-            {{ own }} as {{ name }},
-            {%- endfor %}
-            {%- for name, own in running_columns(stream).items() %}
             {{ own }} as {{ name }},
             {%- endfor %}
             weight, is_amount_excluded, is_time_excluded, amount_text, _lsn, _seq, _op, _committed_at, _ingested_at

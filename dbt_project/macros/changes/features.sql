@@ -1,87 +1,65 @@
-{#- The fast-path features of a payment as of its commit, computed from the ledger up to there. `name`: of the stream;
+{#- The fast-path features of a payment as of its commit: what its table had just before. `name`: of the stream;
     `ledger`: its ledger; `known`: the bronze table that knows its entity (exists_in), if there is one. -#}
 {% macro change_features(name, ledger, known=none) %}
 {%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
 {%- set stream = stream_of(name) -%}
 {%- set incremental = is_incremental_build() -%}
-{%- set new_ledger = counted_entries(new_entries(stream, new_rows(ledger))) -%}
-{%- set features = features_of(stream.features) -%}
-{%- set parts = arrival_parts(features) -%}
+{%- set new_ledger = new_rows(ledger) -%}
+{%- set own = role_columns(stream).values() | list -%}
+{%- set payments = scored_payments(
+    stream,
+    ledger,
+    new_ledger,
+    sql=ledger_entries(stream, new_ledger, known, incremental),
+    history='select * from ' ~ new_ledger,
+    order='_lsn, _seq, weight, ' ~ quoted(stream.id),
+    columns=own + ['is_amount_excluded', 'is_time_excluded', 'amount_text', 'user_exists', '_lsn', '_seq', '_op', '_committed_at', '_ingested_at'],
+) %}
+
+select
+    {{ sql_text(stream.source_text) }} as source,
+    cast({{ stream.id }} as string) as transaction_id,
+    {{ entity_column(stream) }},
+    {%- if stream.rates %}
+    cast({{ stream.amount }} as double) as amount,
+    {%- else %}
+    {#- a double holds more than the ledger's decimal #}
+    coalesce(cast({{ stream.amount }} as double), {{ try_cast('amount_text', 'double') }}) as amount,
+    {%- endif %}
+    {{ stream.time }} as event_time,
+    _committed_at as source_committed_at,
+    _ingested_at as landed_at,
+    _op as op,
+    coalesce(is_amount_excluded, false) as is_amount_excluded,
+    coalesce(is_time_excluded, false) as is_time_excluded,
+    {{- scored_features(features_of(stream.features)) }}
+    user_exists,
+    current_timestamp as scored_at,
+    _lsn,
+    _seq
+    {{ further_columns(stream) }}
+from {{ payments }} as payments
+{% endmacro %}
+
+{#- New entries of the ledger, those that begin a version with user_exists. -#}
+{% macro ledger_entries(stream, new_ledger, known, incremental) -%}
+{% if not known -%}
+select entries.*, cast(null as boolean) as user_exists from {{ new_ledger }} as entries
+{%- else -%}
 with new_entries as (
 
-    select * from {{ new_ledger }} as entries
+    select entries.*, {{ entity_column(stream) }} as entity_id from {{ new_ledger }} as entries
 
 ),
 
-{% if known -%}
 {{ presence_events(stream, known, incremental) }},
 
-{% endif -%}
-{%- for seconds in part_windows(parts) -%}
-{{ ledger_window(
-    stream, ledger, seconds, parts | selectattr(2, 'equalto', seconds) | list, new_ledger, incremental
-) }},
+{{ presence(stream, incremental) }}
 
-{% endfor -%}
-evaluated as (
-
-    select
-        new_entries.transaction_id,
-        new_entries.entity_id,
-        {#- a double holds more than the ledger's decimal -#}
-        coalesce(cast(new_entries.given_amount as double), {{ try_cast('new_entries.amount_text', 'double') }}) as amount,
-        new_entries.given_time as event_time,
-        coalesce(new_entries.is_amount_excluded, false) as is_amount_excluded,
-        coalesce(new_entries.is_time_excluded, false) as is_time_excluded,
-        {%- for total, measure, seconds in parts %}
-        {%- set name = part_name(total, measure, seconds) %}
-        {%- if seconds is none %}
-        coalesce({{ before_entry(total, 'new_entries') }}, 0) as {{ name }},
-        {%- else %}
-        case when new_entries.event_time is null then 0 else {{ of_entry(total, measure, 'new_entries') }} end
-        + coalesce(last_{{ seconds }}.{{ name }}, 0) as {{ name }},
-        {%- endif %}
-        {%- endfor %}
-        new_entries._lsn,
-        new_entries._seq,
-        new_entries._op,
-        new_entries._committed_at,
-        new_entries._ingested_at
-    from new_entries
-    {%- for seconds in part_windows(parts) %}
-    left join last_{{ seconds }}
-        on new_entries.entity_id = last_{{ seconds }}.entity_id
-        and new_entries.entity_entry = last_{{ seconds }}.entity_entry
-    {%- endfor %}
-    where new_entries.weight = 1
-
-),
-
-{% if known -%}
-{{ presence(parts, incremental) }},
-
-{% endif -%}
-features as (
-
-    select
-        {{ sql_text(stream.source_text) }} as source,
-        cast(transaction_id as string) as transaction_id,
-        entity_id as {{ entity_column(stream) }},
-        amount,
-        event_time,
-        _committed_at as source_committed_at,
-        _ingested_at as landed_at,
-        _op as op,
-        is_amount_excluded,
-        is_time_excluded,
-        {{- arrival_features(features) }}
-        {{ 'entity_exists' if known else 'cast(null as boolean)' }} as user_exists,
-        current_timestamp as scored_at,
-        _lsn,
-        _seq
-    from {{ 'decided' if known else 'evaluated' }}
-
-)
-
-select * from features
-{% endmacro %}
+select new_entries.*, decided.user_exists
+from new_entries
+left join decided
+    on new_entries.weight = 1 and new_entries._lsn = decided._lsn and new_entries._seq = decided._seq
+    and new_entries.{{ stream.id }} is not distinct from decided.transaction_id
+{%- endif %}
+{%- endmacro %}

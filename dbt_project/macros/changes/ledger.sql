@@ -1,6 +1,7 @@
 {#- The ledger of a stream of changes, in commit order: a version of a payment that opens is +1 for its entity, one that is
-    closed by an update, a delete or a truncate is -1. `name`: of the stream; `events`: the bronze table. -#}
-{% macro change_ledger(name, events) %}
+    closed by an update, a delete or a truncate is -1. `name`: of the stream; `events`: the bronze table; `rates`: that of
+    rates, of a stream with amounts of several currencies (macros/rates.sql). -#}
+{% macro change_ledger(name, events, rates=none) %}
 {%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
 {%- set stream = stream_of(name) -%}
 {%- set incremental = is_incremental_build() -%}
@@ -9,8 +10,6 @@
 {%- set others = carried_columns(stream) -%}
 {%- set texts = text_columns(stream) -%}
 {%- set resolved = 'filled' if texts else 'events' -%}
-{#- Only amounts and sums stored before amounts were excluded are larger. They do not count: more would overflow. -#}
-{%- set most = 1e24 -%}
 with {{ 'recursive ' if texts }}new_events as (
 
     select * from {{ changes }}{{ ' where false' if not stream.is_declared }}
@@ -76,7 +75,12 @@ typed_events as (
         {%- for own, name in others.items() %}
         {{ try_cast(own, stream_type(stream, own)) }} as {{ name }},
         {%- endfor %}
+        {%- if stream.rates %}
+        {{ stream.amount }} as sent_amount,
+        {{ currency_code(stream.rates.code) }} as currency,
+        {%- else %}
         {{ try_cast(stream.amount, 'decimal(38, 9)') }} as amount,
+        {%- endif %}
         {{ utc_time(stream.time, stream.fields.get(stream.time, 'timestamp'), stream.timezone) }} as event_time,
         {{ stream.amount }} is not null or {{ is_in_text(stream.amount) }} as has_amount,
         {{ stream.time }} is not null or {{ is_in_text(stream.time) }} as has_time,
@@ -89,7 +93,23 @@ typed_events as (
     where _op <> 't'
 
 ),
+{% if stream.rates %}
+{{ rates_at(stream.rates, rates, '(select currency, event_time as moment from typed_events) as payments') }},
 
+rated_events as (
+
+    select typed_events.*, {{ rate_for(stream, 'typed_events.currency') }} as _rate
+    from typed_events
+    left join rate_of on typed_events.currency = rate_of.currency and typed_events.event_time = rate_of.moment
+
+),
+
+converted_events as (
+
+    select rated_events.*, {{ converted_amount('sent_amount', '_rate') }} as amount from rated_events
+
+),
+{% endif %}
 events as (
 
     select
@@ -102,8 +122,9 @@ events as (
         {{ excludes_time('event_time', 'has_time', 'coalesce(_committed_at, _ingested_at)', stream) }} as is_time_excluded,
         amount_text,
         _op, _lsn, _seq, _committed_at, _ingested_at, true as is_new
+        {{- ', _rate' if stream.rates }}
         {{- ', _unchanged, cast(null as string) as _lake_key_text' if texts }}
-    from typed_events
+    from {{ 'converted_events' if stream.rates else 'typed_events' }}
     {%- if incremental %}
 
     union all
@@ -114,6 +135,7 @@ events as (
         coalesce(is_time_excluded, false) as is_time_excluded,
         null as amount_text,
         'r' as _op, _lsn, _seq, null as _committed_at, null as _ingested_at, false as is_new
+        {{- ', cast(null as double) as _rate' if stream.rates }}
         {{- ', null as _unchanged, null as _lake_key_text' if texts }}
     from stored_entries
     where recency = 1 and weight = 1
@@ -224,7 +246,7 @@ entries as (
 
     select
         transaction_id, entity_id, amount, event_time{{ carried(stream) }}, is_amount_excluded, is_time_excluded, amount_text,
-        1 as weight, _lsn, _seq, _op, _committed_at, _ingested_at
+        1 as weight, _lsn, _seq, _op, _committed_at, _ingested_at{{ ', _rate' if stream.rates }}
     from versions
     where is_new
 
@@ -238,86 +260,28 @@ entries as (
         case when is_truncated then 't' else next_op end as _op,
         case when is_truncated then truncated_at else next_committed_at end as _committed_at,
         case when is_truncated then truncate_ingested_at else next_ingested_at end as _ingested_at
+        {{- ', cast(null as double) as _rate' if stream.rates }}
     from versions
     where is_truncated or next_lsn is not null
 
 ),
-{% if incremental %}
-entity_states as (
-
-    select
-        stored.entity_id,
-        stored.entity_entry,
-        case when not {{ is_plausible('stored.entity_amount', most) }} then 0 else stored.entity_count end as entity_count,
-        case when not {{ is_plausible('stored.entity_amount', most) }} then 0 else stored.entity_amount end as entity_amount
-    from {{ seen_totals(
-        this,
-        key=['entity_id'],
-        columns=running_keyed(stream),
-        totals={
-            'entity_count': 'max_by(entity_count, entity_entry)',
-            'entity_amount': 'max_by(entity_amount, entity_entry)',
-            'entity_entry': 'max(entity_entry)',
-        },
-    ) }} as stored
-    where stored.entity_id in (select entity_id from entries where entity_id is not null)
-
-),
-{% endif %}
-counted as (
-
-    select
-        entries.*,
-        case
-            when not is_amount_excluded and not is_time_excluded and {{ is_plausible('amount', most) }} then amount
-        end as counted_amount
-    from entries
-
-),
-
-running as (
-
-    select
-        counted.*,
-        row_number() over (
-            partition by entity_id order by _lsn, _seq, weight, transaction_id
-        ) as entity_entry,
-        sum(case when counted_amount is null then 0 else weight end) over (
-            partition by entity_id order by _lsn, _seq, weight, transaction_id
-            rows between unbounded preceding and current row
-        ) as entity_count,
-        sum(case when weight = 1 then counted_amount else -counted_amount end) over (
-            partition by entity_id order by _lsn, _seq, weight, transaction_id
-            rows between unbounded preceding and current row
-        ) as entity_amount
-    from counted
-
-),
-
 ledger as (
 
     select
         {%- for name, own in role_columns(stream).items() %}
-        running.{{ name }} as {{ own }},
+        {{ name }} as {{ own }},
         {%- endfor %}
-        running.weight,
-        running.is_amount_excluded,
-        running.is_time_excluded,
-        running.amount_text,
-        {%- for name, own in running_columns(stream).items() %}
-        {%- set counted = 'running.' ~ name if name == 'entity_entry' else 'coalesce(running.' ~ name ~ ', 0)' %}
-        case when running.entity_id is not null
-            then {{ counted }}{{ ' + coalesce(entity_states.' ~ name ~ ', 0)' if incremental }} end as {{ own }},
-        {%- endfor %}
-        running._lsn,
-        running._seq,
-        running._op,
-        running._committed_at,
-        running._ingested_at
-    from running
-    {%- if incremental %}
-    left join entity_states on running.entity_id = entity_states.entity_id
-    {%- endif %}
+        weight,
+        is_amount_excluded,
+        is_time_excluded,
+        amount_text,
+        {{- '\n        _rate,' if stream.rates }}
+        _lsn,
+        _seq,
+        _op,
+        _committed_at,
+        _ingested_at
+    from entries
 
 )
 

@@ -44,30 +44,17 @@ new_entities as (
 {%- endif %}
 {%- endmacro %}
 
-{#- CTEs from `evaluated` to `decided`: its rows with entity_exists. `parts`: the totals they carry. -#}
-{% macro presence(parts, incremental) -%}
+{#- CTEs up to `decided`: of each entry that begins a version, whether its entity existed (user_exists). -#}
+{% macro presence(stream, incremental) -%}
 timeline as (
 
-    select evaluated.*, 1 as kind, cast(null as boolean) as is_present
-    from evaluated
+    select {{ stream.id }} as transaction_id, entity_id, _lsn, _seq, 1 as kind, cast(null as boolean) as is_present
+    from new_entries
+    where weight = 1
 
     union all
 
-    select
-        null as transaction_id,
-        entity_id,
-        null as amount,
-        null as event_time,
-        null as is_amount_excluded,
-        null as is_time_excluded
-        {{- part_columns(parts, 'null') }},
-        _lsn,
-        _seq,
-        _op,
-        null as _committed_at,
-        null as _ingested_at,
-        0 as kind,
-        _op <> 'd' as is_present
+    select null as transaction_id, entity_id, _lsn, _seq, 0 as kind, _op <> 'd' as is_present
     from entity_events
     where _op <> 't'
     {%- if incremental %}
@@ -90,7 +77,9 @@ with_presence as (
 decided as (
 
     select
-        with_presence.*,
+        with_presence.transaction_id,
+        with_presence._lsn,
+        with_presence._seq,
         case
             when known_since._lsn is null or {{ is_before('with_presence', 'known_since') }} then null
             when with_presence.entity_id is null then false
@@ -103,7 +92,7 @@ decided as (
                 ),
                 false
             )
-        end as entity_exists
+        end as user_exists
     from with_presence
     left join known_since on true
     left join truncates

@@ -1,7 +1,7 @@
 {#- `materialized: delta`: run the model in DuckDB, commit its rows to Delta together with its reading
     positions, and leave a view on the new version for the models downstream.
-    Configs: strategy (overwrite, append, merge), unique_key (merge), must_read (views whose reading this
-    model's commit stands for), source_types (columns are as the source has them, not as declared). -#}
+    Configs: strategy (overwrite, append, merge), unique_key (merge), source_types (columns are as the source has
+    them, not as declared). -#}
 {% materialization delta, adapter='duckdb' %}
     {%- set target_relation = this.incorporate(type='view') -%}
     {{ run_hooks(pre_hooks) }}
@@ -14,7 +14,6 @@
         'source_types': config.get('source_types', false),
         'strategy': config.get('strategy', 'overwrite'),
         'unique_key': [key] if key is string else key,
-        'must_read': config.get('must_read', []),
         'definitions': setting('feature_definitions', {}).get(model.name, {}),
     }) -%}
     {%- set rows = lake_call('write', call) -%}

@@ -1,14 +1,17 @@
 {#- The model of a stream's events: readable records with typed fields, each payment once. `records`: the bronze table.
     The id is text, the time UTC without a zone; an unreadable one is null.
     time: SQL of the event time instead of that of the stream's time zone. derived: name -> SQL over the records, of
-    which `replaced` makes columns: name -> SQL of a column instead of the field itself. In both _event_time is the time. -#}
-{% macro event_rows(name, records, time=none, derived={}, replaced={}) -%}
+    which `replaced` makes columns: name -> SQL of a column instead of the field itself. In both _event_time is the time.
+    rates: the bronze table of rates, of a stream with amounts of several currencies (macros/rates.sql). -#}
+{% macro event_rows(name, records, time=none, derived={}, replaced={}, rates=none) -%}
 {%- set stream = stream_of(name) -%}
 {%- if not execute -%}{{ return('') }}{%- endif -%}
 {%- set position = "_topic || '/' || cast(_partition as string) || '/' || cast(_offset as string)" -%}
 {%- set identity = 'coalesce(cast(' ~ stream.id ~ ' as string), ' ~ position ~ ')' -%}
 {%- set event_time = time or utc_time(stream.time, stream.fields[stream.time], stream.timezone) -%}
 {%- set new_records = new_rows(records) -%}
+{%- set untyped = 'derived' if derived else 'first_arrivals' -%}
+{%- set amount = '_converted_amount' if stream.rates else stream.amount -%}
 
 with records as (
 
@@ -96,15 +99,42 @@ derived as (
 
 ),
 {% endif %}
+{%- if stream.rates %}
+coded as (
+
+    select {{ untyped }}.*, {{ currency_code(stream.rates.code) }} as _currency_code from {{ untyped }}
+
+),
+
+{{ rates_at(stream.rates, rates, '(select _currency_code as currency, _event_time as moment from coded) as payments') }},
+
+rated as (
+
+    select coded.*, {{ rate_for(stream, 'coded._currency_code') }} as _rate
+    from coded
+    left join rate_of on coded._currency_code = rate_of.currency and coded._event_time = rate_of.moment
+
+),
+
+converted as (
+
+    select rated.*, {{ converted_amount(stream.amount, '_rate') }} as _converted_amount from rated
+
+),
+{% endif %}
 typed as (
 
     select
         _identity as {{ stream.id }},
         _event_time as {{ stream.time }},
         {%- for field in stream.fields if field not in [stream.id, stream.time] %}
-        {{ replaced.get(field, quoted(field)) }} as {{ quoted(field) }},
+        {{ amount if field == stream.amount and stream.rates else replaced.get(field, quoted(field)) }} as {{ quoted(field) }},
         {%- endfor %}
-        {{ excludes_amount(stream.amount, stream.amount ~ ' is not null', stream) }} as is_amount_excluded,
+        {%- if stream.rates %}
+        {{ stream.amount }} as {{ stream.amount }}_original,
+        _rate,
+        {%- endif %}
+        {{ excludes_amount(amount, stream.amount ~ ' is not null', stream) }} as is_amount_excluded,
         {{ excludes_time('_event_time', '_event_time is not null', 'coalesce(_timestamp, _ingested_at)', stream) }}
         as is_time_excluded,
         _topic,
@@ -113,7 +143,7 @@ typed as (
         _timestamp,
         _ingested_at,
         _bronze_commit
-    from {{ 'derived' if derived else 'first_arrivals' }}
+    from {{ 'converted' if stream.rates else untyped }}
 
 )
 

@@ -3,7 +3,7 @@
 with features as (
 
     {% for stream in payment_streams().values() %}
-    select cast(source_committed_at as date) as day, user_exists from {{ ref(stream.features) }}
+    select cast(source_committed_at as date) as day from {{ ref(stream.features) }}
     {{ 'union all' if not loop.last }}
     {%- endfor %}
 
@@ -16,16 +16,14 @@ alerts as (
 ),
 
 rules as (
-    {% for rule in var('rules') %}
-    select '{{ rule }}' as rule
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
+
+    select distinct rule from alerts
 
 ),
 
 transactions_by_day as (
 
-    select day, count(*) as transactions, count(user_exists) as transactions_with_user_check
+    select day, count(*) as transactions
     from features
     where day is not null
     group by day
@@ -45,10 +43,7 @@ report as (
     select
         transactions_by_day.day,
         rules.rule,
-        case
-            when rules.rule = 'unknown_user' then transactions_by_day.transactions_with_user_check
-            else transactions_by_day.transactions
-        end as transactions,
+        transactions_by_day.transactions,
         coalesce(alerts_by_day.alerts, 0) as alerts,
         coalesce(alerts_by_day.alerted_amount, 0) as alerted_amount
     from transactions_by_day

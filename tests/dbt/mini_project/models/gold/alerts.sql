@@ -1,4 +1,5 @@
-{{ config(strategy='append', full_refresh=false, must_read=['rule_big']) }}
+{{ config(strategy='append', full_refresh=false) }}
 select id, current_timestamp as fired_at
-from {{ ref('rule_big') }}
-{% if is_incremental_build() %} where id not in (select id from {{ this }}) {% endif %}
+from {{ new_rows(ref('features')) }}
+where amount > 100
+{% if is_incremental_build() %} and id not in (select id from {{ this }}) {% endif %}

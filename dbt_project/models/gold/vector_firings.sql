@@ -1,0 +1,3 @@
+{{ config(strategy='append', tags=['features'], full_refresh=false) }}
+
+{{ fired_on_vectors() }}

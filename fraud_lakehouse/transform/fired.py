@@ -1,0 +1,100 @@
+"""Payments on which rules fire: what `fired_rows` in a model names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from fraud_lakehouse.rules import evaluator, fires_sql
+from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.storage.lease import progress
+from fraud_lakehouse.transform.values import with_values
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.rules import StreamRule
+
+BATCH_ROWS = 50_000
+MOST_ROWS = 20_000
+"""More payments are first reduced to those on which some rule fires, by DuckDB: planning that takes it longer than
+evaluating a few payments takes Python."""
+_UTC = pa.timestamp("us", "UTC")
+COLUMNS = pa.schema(
+    [
+        ("source", pa.string()),
+        ("stream", pa.string()),
+        ("transaction_id", pa.string()),
+        ("user_id", pa.int64()),
+        ("amount", pa.float64()),
+        ("event_time", pa.timestamp("us")),
+        ("source_committed_at", _UTC),
+        ("landed_at", _UTC),
+        ("scored_at", _UTC),
+        ("position", pa.int64()),
+        ("sub_position", pa.int64()),
+    ]
+)
+FIRINGS = pa.field("firings", pa.string())
+
+
+@dataclass(frozen=True)
+class Fired:
+    """The payments of `sql` on which those rules of a stream fire that are in a state and evaluated `on` them."""
+
+    stream: str
+    state: str
+    on: str
+    sql: str
+
+    @staticmethod
+    def of(call: Mapping[str, Any]) -> Fired:
+        """From a macro's call."""
+        return Fired(call["stream"], call["state"], call["on"], call["sql"])
+
+    @property
+    def name(self) -> str:
+        """The relation's name, which only the cursor of a build knows."""
+        return f"{self.state} rules of {self.stream} on {self.on}"
+
+    def rows(self, cursor: DuckDBPyConnection, rules: Sequence[StreamRule], values: Mapping[str, str]) -> pa.Table:
+        """The payments, with `firings`: a JSON list of the rules that fire on each.
+
+        Args:
+            values: literals for the names of values in the SQL.
+        """
+        found = [pa.table({field.name: pa.array([], field.type) for field in [*COLUMNS, FIRINGS]})]
+        if not rules:
+            return found[0]
+        payments = f"({with_values(self.sql, values)}) as payments"
+        ((count,),) = cursor.execute(f"select count(*) from {payments}").fetchall()
+        selected = ", ".join(
+            f"cast({quoted(field.name)} as {_TYPES[field.type]}) as {quoted(field.name)}" for field in COLUMNS
+        )
+        seen = sorted({name for rule in rules for name in rule.seen})
+        further = "".join(f", {quoted(name)} as {quoted('seen ' + name)}" for name in seen)
+        where = f" where {fires_sql(rules)}" if count > MOST_ROWS else ""
+        reader = cursor.sql(f"select {selected}{further} from {payments}{where}").to_arrow_reader(BATCH_ROWS)
+        evaluate = evaluator(rules)
+        for batch in reader if count else ():
+            values_seen = [batch.column(f"seen {name}").to_pylist() for name in seen]
+            firings = [evaluate(dict(zip(seen, row, strict=True))) for row in zip(*values_seen, strict=True)]
+            fired = [number for number, one in enumerate(firings) if one]
+            texts = [json.dumps(firings[number], separators=(",", ":"), ensure_ascii=False) for number in fired]
+            kept = batch.select(COLUMNS.names).take(pa.array(fired, pa.int64()))
+            table = pa.Table.from_batches([kept]).cast(COLUMNS)
+            found.append(table.append_column(FIRINGS, pa.array(texts, pa.string())))
+            progress()
+        return pa.concat_tables(found)
+
+
+_TYPES = {
+    pa.string(): "varchar",
+    pa.int64(): "bigint",
+    pa.float64(): "double",
+    pa.timestamp("us"): "timestamp",
+    _UTC: "timestamptz",
+}

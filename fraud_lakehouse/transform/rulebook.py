@@ -1,0 +1,206 @@
+"""The rules of a project's streams as a model's SQL needs them: which features, which columns, which expression.
+
+Rule files are no part of the compiled project: they are read again when one of them changes, so that a rule works from
+the next build on. The columns that rules need are stored with a payment's other features.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlglot
+from sqlglot import exp
+
+from fraud_lakehouse.features.needs import columns_of
+from fraud_lakehouse.features.requested import (
+    EngineInput,
+    FeatureRequest,
+    counted,
+    engine_input,
+    of_catalogue,
+    of_feature,
+)
+from fraud_lakehouse.rules import Rules, load_rules, rules_folder, scopes_of
+from fraud_lakehouse.rules.scope import FACTS
+from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.transform.project_files import Stamp, stamp_of
+from fraud_lakehouse.transform.scored import feature_column
+
+if TYPE_CHECKING:
+    from fraud_lakehouse.features.catalogue import Catalogue, Feature
+    from fraud_lakehouse.features.streams import PaymentStream
+    from fraud_lakehouse.rules import StreamRule
+    from fraud_lakehouse.transform.handles import Key
+    from fraud_lakehouse.transform.scan import Columns
+
+ANY = "any"
+"""Of the state of rules: live or shadow."""
+log = logging.getLogger(__name__)
+NAMED = frozenset({*FACTS, "amount", "event_time", "user_id"})
+"""Columns that rules see of every stream, whatever its own are called."""
+
+
+def further_columns(stream: str) -> str:
+    """What stands in a model's SQL for the columns that rules of a stream need besides those of its features' table."""
+    return f"lake_further_{stream}"
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """What the rules of one stream need.
+
+    Args:
+        engine: what the engine computes, that of the catalogue too.
+        read: columns of a payment that the columns below are computed from.
+        columns: further columns of the table of features: name -> SQL.
+        types: their types.
+    """
+
+    engine: EngineInput
+    read: Sequence[str]
+    columns: Mapping[str, str]
+    types: Mapping[str, str]
+
+
+class RuleBook:
+    """The rules of the streams of one project at a time (`use`).
+
+    Args:
+        folder: the pipeline folder; None: there are no rules.
+        max_amount: the limit of amounts for streams without one of their own.
+    """
+
+    def __init__(self, folder: Path | None = None, max_amount: float = 0.0) -> None:
+        self._folder = folder
+        self._max_amount = max_amount
+        self._catalogue: Catalogue | None = None
+        self._stamp: Stamp | None = None
+        self._rules = Rules(Path(), is_own=False)
+        self._needed: dict[str, _Needed] = {}
+
+    @property
+    def mistakes(self) -> dict[str, str]:
+        """What is wrong with rules that are not evaluated as their files say, by the rule's name."""
+        in_force = dict.fromkeys(self._rules.rules, " (the version before is in force)")
+        return {name: problem + in_force.get(name, "") for name, problem in self._rules.problems.items()}
+
+    def use(self, catalogue: Catalogue | None) -> None:
+        """Know the streams and features of this catalogue from now on."""
+        if catalogue != self._catalogue:
+            self._rules = Rules(Path(), is_own=False)
+        self._catalogue = catalogue
+        self._stamp = None
+        self._needed.clear()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the rules again if a file has changed; for the beginning of a build, which then sees the same ones."""
+        if self._folder is None or self._catalogue is None:
+            self._rules = Rules(Path(), is_own=False)
+            self._needed.clear()
+            return
+        folder, _ = rules_folder(self._folder)
+        try:
+            stamp = stamp_of(folder)
+        except FileNotFoundError:
+            return  # a file went away meanwhile: at the next build
+        if stamp == self._stamp and stamp.is_settled:
+            return
+        before = self.mistakes
+        rules = load_rules(self._folder, scopes_of(self._catalogue, self._max_amount)).with_former(self._rules)
+        if rules != self._rules:
+            self._rules = rules
+            self._needed.clear()
+        self._stamp = stamp
+        for name, mistake in self.mistakes.items():
+            if before.get(name) != mistake:
+                log.error("rule %s: %s", name, mistake)
+
+    def of_stream(self, name: str) -> tuple[EngineInput, Sequence[str]]:
+        """What the engine is to compute of a stream's payments, and the columns of a payment that rules need."""
+        needed = self._of(name)
+        return needed.engine, needed.read
+
+    def further_columns(self, name: str) -> str:
+        """SQL of the further columns of a stream's table of features, behind others."""
+        return "".join(f", {sql} as {quoted(column)}" for column, sql in self._of(name).columns.items())
+
+    def rules(self, stream: str, state: str, on: str) -> list[StreamRule]:
+        """The rules of a stream that are in a state (ANY: live or shadow)."""
+        return [rule for rule in self._rules.of_stream(stream, on) if state in (ANY, rule.rule.state)]
+
+    def columns_of(self, key: Key) -> Columns:
+        """Name and type of the columns that a table of features has because of rules."""
+        streams = self._catalogue.streams.values() if self._catalogue is not None else ()
+        for stream in streams:
+            if key == ("gold", stream.features):
+                return list(self._of(stream.name).types.items())
+        return []
+
+    def _of(self, name: str) -> _Needed:
+        assert self._catalogue is not None
+        if name not in self._needed:
+            stream = self._catalogue.streams[name]
+            self._needed[name] = _needed(stream, self._catalogue, self._rules.of_stream(name))
+        return self._needed[name]
+
+
+def _needed(stream: PaymentStream, catalogue: Catalogue, rules: Sequence[StreamRule]) -> _Needed:
+    requests = of_catalogue(catalogue, stream)
+    stored = {request.name for request in requests}
+    known = {feature.name: feature for feature in catalogue.of_table(stream.vectors)}
+    columns: dict[str, str] = {}
+    types: dict[str, str] = {}
+    read: dict[str, None] = {}
+
+    def compute(request: FeatureRequest) -> None:
+        if request.name not in {one.name for one in requests}:
+            requests.append(request)
+
+    for rule in rules:
+        for one in rule.requests:
+            compute(one)
+            columns[one.name] = quoted(feature_column(one.name))
+            types[one.name] = one.sql_type
+        for name, kind in rule.features.items():
+            if name in stored:
+                continue
+            feature, types[name] = known[name], kind
+            if feature.expression is None:
+                compute(of_feature(feature))
+                columns[name] = quoted(feature_column(name))
+            else:
+                columns[name], used, of_payment = _derived(stream, feature, known)
+                for other in used:
+                    compute(of_feature(other))
+                read |= dict.fromkeys(of_payment)
+        for name, kind in rule.columns.items():
+            if name not in NAMED and name not in stream.entities[stream.entity].key:
+                columns[name], types[name] = quoted(name), kind
+                read[name] = None
+    return _Needed(engine_input(stream, requests), list(read), columns, types)
+
+
+def _derived(
+    stream: PaymentStream, feature: Feature, known: Mapping[str, Feature]
+) -> tuple[str, list[Feature], set[str]]:
+    """SQL of a feature that is computed from others; these, and the columns of a payment that it needs."""
+    used: list[Feature] = []
+    of_payment: set[str] = set()
+
+    def replaced(node: exp.Expr) -> exp.Expr:
+        if not isinstance(node, exp.Column):
+            return node
+        if node.name in known:
+            used.append(known[node.name])
+            return exp.column(feature_column(node.name), quoted=True)
+        measure = stream.measures[node.name].expression
+        of_payment.update(columns_of(measure))
+        return exp.paren(sqlglot.parse_one(counted(stream, measure), dialect="duckdb"))
+
+    tree = sqlglot.parse_one(str(feature.expression), dialect="duckdb").transform(replaced)
+    return tree.sql(dialect="duckdb"), used, of_payment

@@ -1,1 +1,0 @@
-select id from {{ new_rows(ref('features'), consumer='alerts') }} where amount > 100
