@@ -58,11 +58,10 @@ def checked_rules(settings: Settings, folder: Path) -> tuple[Rules, list[Mistake
     Raises:
         TransformError: the folder's features are wrong; it says where.
     """
-    from fraud_lakehouse.rules import load_rules, run_examples, scopes_of
-    from fraud_lakehouse.transform.project import current_catalogue
+    from fraud_lakehouse.rules import run_examples
+    from fraud_lakehouse.transform.project import current_rules
 
-    catalogue = current_catalogue(settings.model_copy(update={"pipeline": folder}))
-    rules = load_rules(folder, scopes_of(catalogue, settings.max_amount))
+    rules = current_rules(settings.model_copy(update={"pipeline": folder}))
     return rules, sorted([*rules.all_mistakes(), *(run_examples(rules) if rules.is_own else [])])
 
 

@@ -19,13 +19,13 @@ from typing import Any
 import yaml
 
 from fraud_lakehouse.errors import TransformError
-from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.definitions import Definitions
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.compiled import HOT, CompiledProject, Input, Model, Source, Test, Variant, named_tables
 from fraud_lakehouse.transform.executor import Executor
 from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.inputs import NewRows
+from fraud_lakehouse.transform.variables import catalogue_of
 
 STORED = "delta"
 """The materialization of a model that is a table."""
@@ -214,8 +214,7 @@ def _project(
         )
         for node in manifest["sources"].values()
     ]
-    catalogue = variables.get("catalogue")
-    return CompiledProject(models, tests, sources, Catalogue.of_plain(json.loads(catalogue)) if catalogue else None)
+    return CompiledProject(models, tests, sources, catalogue_of(variables))
 
 
 class _Reading:

@@ -8,7 +8,6 @@ runs it: what the macros name meanwhile is collected with the model's plan, and 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,6 @@ from dbt.adapters.duckdb.utils import TargetConfig
 from dbt.flags import get_flags
 from duckdb import DuckDBPyConnection
 
-from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.storage.lake import LAYERS, Lake
 from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model, Source, Variant, named_tables
@@ -31,6 +29,7 @@ from fraud_lakehouse.transform.inputs import NewRows, answer_of, name_of
 from fraud_lakehouse.transform.project import shipped_variables
 from fraud_lakehouse.transform.rulebook import RuleBook
 from fraud_lakehouse.transform.streams import pipeline_folder
+from fraud_lakehouse.transform.variables import catalogue_of
 
 
 @dataclass
@@ -88,10 +87,7 @@ class Plugin(BasePlugin):
         sources = [
             Source("", key, table["columns"], table["is_ours"]) for key, table in zip(keys, call["tables"], strict=True)
         ]
-        catalogue = self._settings.get("catalogue")
-        self._executor.use(
-            CompiledProject(sources=sources, catalogue=Catalogue.of_plain(json.loads(catalogue)) if catalogue else None)
-        )
+        self._executor.use(CompiledProject(sources=sources, catalogue=catalogue_of(self._settings)))
         self._executor.relations.show_tables(keys)
 
     def _model(self, call: dict[str, Any]) -> _Rendered:

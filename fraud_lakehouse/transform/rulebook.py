@@ -18,7 +18,6 @@ from sqlglot import exp
 from fraud_lakehouse.features.needs import columns_of
 from fraud_lakehouse.features.requested import (
     EngineInput,
-    FeatureRequest,
     counted,
     engine_input,
     of_catalogue,
@@ -150,20 +149,16 @@ class RuleBook:
 
 
 def _needed(stream: PaymentStream, catalogue: Catalogue, rules: Sequence[StreamRule]) -> _Needed:
-    requests = of_catalogue(catalogue, stream)
-    stored = {request.name for request in requests}
+    requests = {request.name: request for request in of_catalogue(catalogue, stream)}
+    stored = set(requests)
     known = {feature.name: feature for feature in catalogue.of_table(stream.vectors)}
     columns: dict[str, str] = {}
     types: dict[str, str] = {}
     read: dict[str, None] = {}
 
-    def compute(request: FeatureRequest) -> None:
-        if request.name not in {one.name for one in requests}:
-            requests.append(request)
-
     for rule in rules:
         for one in rule.requests:
-            compute(one)
+            requests.setdefault(one.name, one)
             columns[one.name] = quoted(feature_column(one.name))
             types[one.name] = one.sql_type
         for name, kind in rule.features.items():
@@ -171,18 +166,18 @@ def _needed(stream: PaymentStream, catalogue: Catalogue, rules: Sequence[StreamR
                 continue
             feature, types[name] = known[name], kind
             if feature.expression is None:
-                compute(of_feature(feature))
+                requests.setdefault(name, of_feature(feature))
                 columns[name] = quoted(feature_column(name))
             else:
                 columns[name], used, of_payment = _derived(stream, feature, known)
                 for other in used:
-                    compute(of_feature(other))
+                    requests.setdefault(other.name, of_feature(other))
                 read |= dict.fromkeys(of_payment)
         for name, kind in rule.columns.items():
             if name not in NAMED and name not in stream.entities[stream.entity].key:
                 columns[name], types[name] = quoted(name), kind
                 read[name] = None
-    return _Needed(engine_input(stream, requests), list(read), columns, types)
+    return _Needed(engine_input(stream, requests.values()), list(read), columns, types)
 
 
 def _derived(

@@ -117,7 +117,7 @@ class Engines:
             for feature in wanted.features:
                 rows = rows.append_column(feature_column(feature.name), pa.array([], feature_type(feature)))
             return rows.to_reader()
-        held = self._ready(cursor, plan, scored, wanted, read, new)
+        held = self._ready(cursor, plan, scored, wanted, read)
         held.until = None
         batches = _scored(cursor.cursor().sql(query).to_arrow_reader(BATCH_ROWS), held, names)
         first = next(batches)
@@ -135,19 +135,16 @@ class Engines:
             held.engine.evict(before)
             held.horizon = before
 
-    def _ready(
-        self, cursor: DuckDBPyConnection, plan: Plan, scored: Scored, wanted: EngineInput, read: Read, new: str
-    ) -> _Held:
+    def _ready(self, cursor: DuckDBPyConnection, plan: Plan, scored: Scored, wanted: EngineInput, read: Read) -> _Held:
         """The engine, with just the rows that the model has read before."""
         from fraud_lakehouse.features.engine import FeatureEngine  # its kernels take a second to come
 
         after = read.after if plan.incremental else NOTHING
-        oldest = _value(
-            cursor,
-            f"select min(_at) from (select {', '.join(_inputs(wanted))} from {new}) as rows where _at > {NO_TIME}",
-        )
-        # an update may be of a payment however old
-        kept = FOREVER if wanted.kind == "changes" else (wanted.longest + MARGIN_SECONDS) * MICROSECONDS
+        kept, oldest = (wanted.longest + MARGIN_SECONDS) * MICROSECONDS, None
+        if wanted.kind == "changes":
+            kept = FOREVER  # an update may be of a payment however old
+        else:
+            oldest = _value(cursor, f"select min(_at) from {_counting(wanted, scored.history)} where _at > {NO_TIME}")
         held = self._held.get(scored.consumer)
         if held is not None and held.input == wanted and (held.table, held.until) == _position(read, after):
             if oldest is None or oldest - wanted.longest * MICROSECONDS >= held.horizon:
@@ -172,8 +169,7 @@ def _load(cursor: DuckDBPyConnection, scored: Scored, held: _Held, read: Read, o
     """Fill an engine with the rows that were read before, those beyond every window as totals."""
     before = read.between(NOTHING, read.after)
     rows = scored.history.replace(scored.rows, f"({rows_sql(before.table, before.rows)})")
-    named = f"(select {held.input.named} from ({rows}) as payments) as payments"
-    inputs = f"(select {', '.join(_inputs(held.input))} from {named}) as inputs"
+    inputs = _counting(held.input, rows)
     held.newest = _value(cursor, f"select max(_at) from {inputs} where _at > {NO_TIME}") or 0
     needed = held.newest - held.kept
     held.horizon = needed if oldest is None else min(needed, oldest - held.input.longest * MICROSECONDS)
@@ -235,6 +231,12 @@ def _nothing(schema: pa.Schema) -> pa.RecordBatch:
 
 def _inputs(wanted: EngineInput) -> list[str]:
     return [f"{sql} as {quoted(name)}" for name, sql in wanted.columns.items()]
+
+
+def _counting(wanted: EngineInput, rows: str) -> str:
+    """The columns that the engine needs, of rows that only count."""
+    named = f"(select {wanted.named} from ({rows}) as payments) as payments"
+    return f"(select {', '.join(_inputs(wanted))} from {named}) as inputs"
 
 
 def _position(read: Read, number: int) -> tuple[str, int]:

@@ -36,6 +36,12 @@ def variables_of(
     return found | {"captured_columns": described}
 
 
+def catalogue_of(variables: Mapping[str, Any]) -> Catalogue | None:
+    """The catalogue that the vars of a project have; None: it has no streams."""
+    text = variables.get("catalogue")
+    return Catalogue.of_plain(json.loads(text)) if text else None
+
+
 def settings_variables(settings: Settings) -> dict[str, Any]:
     """Those of the settings."""
     return {

@@ -48,9 +48,3 @@ from {{ payments }} as payments
         ) as _newest_time
     from (select *, {{ bronze_commit() }} as _arrival_commit from {{ relation }}) as payments
 {%- endmacro %}
-
-{#- The columns of an event that go with its features; `stored`: as the stream's rows have them. -#}
-{% macro columns_of_arrived(stream, stored=false) -%}
-    {{ event_columns(stream) | join(', ') }},
-    _topic, _partition, _offset, _timestamp, _ingested_at, {{ bronze_commit() ~ ' as ' if stored }}_bronze_commit
-{%- endmacro %}
