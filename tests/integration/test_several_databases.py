@@ -175,7 +175,8 @@ def test_both_databases_are_captured_with_positions_of_their_own(databases: Data
     slots = {postgres_source(databases.settings, name).slot for name in ("bank", "shop")}
     assert slots == {"fraud_lakehouse", "fraud_lakehouse_shop"}
     for source in collect(databases.settings).sources:
-        assert (source.lag_bytes, source.error, source.slot_health and source.slot_health["level"]) == (0, None, "ok")
+        assert (source.error, source.slot_health and source.slot_health["level"]) == (None, "ok")
+        assert source.lag_bytes is not None and source.lag_bytes < 1_000  # a server writes some records by itself
         assert source.last_batch is not None
     audit = Audit(databases.lake)
     assert [[row.event for row in audit.rows(name)] for name in ("bank", "shop")] == [["registered", "snapshot"]] * 2
