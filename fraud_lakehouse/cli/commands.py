@@ -68,6 +68,7 @@ def demo(
 @app.command("catch-up")
 def catch_up() -> None:
     """Run cycles until the sources are drained and every layer is built."""
+    give_memory_back()
     from fraud_lakehouse.live import Cycle, CycleResult
     from fraud_lakehouse.storage.lake import Lake
     from fraud_lakehouse.transform.definitions import outdated_features

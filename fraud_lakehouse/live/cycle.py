@@ -232,6 +232,7 @@ class Cycle:
         for part in (self._alerts, self._follow):
             part.due = 0.0
             built.append(self._build(part, self._deliver))
+        self.transformer.close()  # what alerts need in memory: the other models need the room
         with writer_lock(self.settings.work_dir, TURN_SECONDS, BESIDE, self._deliver):
             built.append(self.transformer.build_lane("rest"))
         log_failures(self.transformer.build_lane("hot_tests"))

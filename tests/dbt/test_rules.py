@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from fraud_lakehouse.transform import fired
 from fraud_lakehouse.transform.project import current_catalogue
 from tests.catalogues import PIPELINE
 from tests.dbt.small_lake import Row, SmallLake
@@ -221,6 +222,33 @@ def test_features_of_rules_are_the_same_warm_and_cold(lake: SmallLake, folder: P
 
     assert {"card_amt_max_30d", "user_amt_z_30d", "user_merchant_is_first"} <= set(cold[0])
     assert plain(warm) == plain(cold)
+
+
+def test_many_payments_fire_as_few_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database evaluates rules on many payments, Python on few: the shipped rules find and say the same."""
+    rng, at, payments = random.Random(9), 0.0, []
+    for _ in range(200):
+        at += rng.choice([1.0, 20.0, 3_600.0])
+        payments.append(
+            {"at": at, "amt": rng.choice([0.5, 12.34, 99.99, 4000.0, math.nan, 3e12]), "merchant": rng.choice("ab'")}
+            | {"cc_num": rng.choice([1, 2, None]), "category": rng.choice(["x", 'y"', None])}
+        )
+    found = []
+    for most_rows in (-1, 1_000):
+        monkeypatch.setattr(fired, "MOST_ROWS", most_rows)
+        lake = SmallLake(tmp_path / str(most_rows), pipeline=PIPELINE)
+        Cards(lake).land(*payments)
+        lake.build("hot")
+        lake.transformer.close()
+        rows = [row for table in ("alerts", "shadow_alerts") for row in lake.rows("gold", table)]
+        found.append(
+            {
+                (row["rule"], row["transaction_id"]): (row["entity_id"], row["score"], json.loads(row["evidence"]))
+                for row in rows
+            }
+        )
+    assert len({rule for rule, _ in found[0]}) >= 8
+    assert found[0] == found[1]
 
 
 def test_what_is_older_than_every_window_counts_in_totals_and_late_payments_find_it(lake: SmallLake) -> None:

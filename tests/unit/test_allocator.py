@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-OURS = "narenas:1,lg_tcache_max:8,dirty_decay_ms:1000,muzzy_decay_ms:0"
+OURS = "narenas:1,lg_tcache_max:8,dirty_decay_ms:100,muzzy_decay_ms:0"
 SAY = "import os, sys; import {module}; {then}; print(os.environ.get('_RJEM_MALLOC_CONF'), 'polars' in sys.modules)"
 
 SAY_IT = SAY.format(module="fraud_lakehouse.cli.commands", then="fraud_lakehouse.cli.commands.give_memory_back()")
