@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 
 PROJECT_SECONDS = 2.0  # between two looks whether the project has changed
 HOT_SECONDS = 30.0  # a hot build at least this often: another process may have landed rows and died before building
-FOLLOW_SECONDS = 3.0  # how long the models beside the alerts wait while there are always new rows to score
+FOLLOW_SECONDS = 1.0  # from one build of the models after the alerts to the next, which payments wait for
+BUSY_FOLLOW_SECONDS = 3.0  # the same while there are always new rows to score
 GIVE_WAY_SECONDS = 1.0  # between two builds of a standby: the cycle builds what has waited for the turn
 DELIVER_SECONDS = 0.2  # between two looks for alerts to deliver while another process has the turn
 AFTER_FAILURE_SECONDS = (1.0, 2.0, 5.0, 10.0)
@@ -166,9 +167,10 @@ class Cycle:
         """After the alerts: the other models of the hot lane, if they are due; returns the result with their build.
 
         Args:
-            is_busy: rows wait to be scored; these models then wait for up to `FOLLOW_SECONDS`.
+            is_busy: rows wait to be scored; these models then wait for up to `BUSY_FOLLOW_SECONDS`.
         """
-        if not self._follow.is_due or (is_busy and time.monotonic() < self._follow.built_at + FOLLOW_SECONDS):
+        pause = BUSY_FOLLOW_SECONDS if is_busy else FOLLOW_SECONDS
+        if not self._follow.is_due or time.monotonic() < self._follow.built_at + pause:
             return result
         seconds: dict[str, float] = {}
         with _timed(seconds, "follow"):

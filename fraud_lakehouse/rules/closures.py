@@ -188,32 +188,23 @@ _SINGLE: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _and(args: list[Compiled]) -> Compiled:
-    def compute(row: Row) -> Any:
-        found: bool | None = True
-        for one in args:
-            value = one(row)
-            if value is False:
-                return False
-            if value is None:
-                found = None
-        return found
+def _logical(decisive: bool) -> Callable[[list[Compiled]], Compiled]:
+    """`and`, which a false value decides, or `or`, which a true one does; null where nothing decides and one is null."""
 
-    return compute
+    def of(args: list[Compiled]) -> Compiled:
+        def compute(row: Row) -> Any:
+            found: bool | None = not decisive
+            for one in args:
+                value = one(row)
+                if value is decisive:
+                    return decisive
+                if value is None:
+                    found = None
+            return found
 
+        return compute
 
-def _or(args: list[Compiled]) -> Compiled:
-    def compute(row: Row) -> Any:
-        found: bool | None = False
-        for one in args:
-            value = one(row)
-            if value is True:
-                return True
-            if value is None:
-                found = None
-        return found
-
-    return compute
+    return of
 
 
 def _concat(args: list[Compiled]) -> Compiled:
@@ -272,8 +263,8 @@ def _case(args: list[Compiled]) -> Compiled:
 
 
 _SPECIAL: dict[str, Callable[[list[Compiled]], Compiled]] = {
-    "and": _and,
-    "or": _or,
+    "and": _logical(False),
+    "or": _logical(True),
     "between": _between,
     "concat": _concat,
     "coalesce": _coalesce,

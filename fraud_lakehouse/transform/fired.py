@@ -12,13 +12,11 @@ from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.rules import evaluator, fired_sql, fires_sql
 from fraud_lakehouse.sql_text import quoted
-from fraud_lakehouse.storage.lease import progress
 from fraud_lakehouse.transform.values import with_values
 
 if TYPE_CHECKING:
     from fraud_lakehouse.rules import StreamRule
 
-BATCH_ROWS = 50_000
 MOST_ROWS = 20_000
 """More payments are evaluated by DuckDB: planning that takes it longer than evaluating a few payments takes Python."""
 _UTC = pa.timestamp("us", "UTC")
@@ -65,30 +63,25 @@ class Fired:
         Args:
             values: literals for the names of values in the SQL.
         """
-        found = [pa.table({field.name: pa.array([], field.type) for field in [*COLUMNS, FIRINGS]})]
         if not rules:
-            return found[0]
+            return pa.table({field.name: pa.array([], field.type) for field in [*COLUMNS, FIRINGS]})
         payments = f"({with_values(self.sql, values)}) as payments"
-        ((count,),) = cursor.execute(f"select count(*) from {payments}").fetchall()
         selected = ", ".join(
             f"cast({quoted(field.name)} as {_TYPES[field.type]}) as {quoted(field.name)}" for field in COLUMNS
         )
-        if count > MOST_ROWS:
-            query = f"select {selected}, {fired_sql(rules)} as firings from {payments} where {fires_sql(rules)}"
-            return cursor.sql(query).to_arrow_table()
         seen = sorted({name for rule in rules for name in rule.seen})
         further = "".join(f", {quoted(name)} as {quoted('seen ' + name)}" for name in seen)
+        few = cursor.sql(f"select {selected}{further} from {payments} limit {MOST_ROWS + 1}").to_arrow_table()
+        if few.num_rows > MOST_ROWS:
+            query = f"select {selected}, {fired_sql(rules)} as firings from {payments} where {fires_sql(rules)}"
+            return cursor.sql(query).to_arrow_table()
+        values_seen = [few.column(f"seen {name}").to_pylist() for name in seen]
         evaluate = evaluator(rules)
-        for batch in cursor.sql(f"select {selected}{further} from {payments}").to_arrow_reader(BATCH_ROWS):
-            values_seen = [batch.column(f"seen {name}").to_pylist() for name in seen]
-            firings = [evaluate(dict(zip(seen, row, strict=True))) for row in zip(*values_seen, strict=True)]
-            fired = [number for number, one in enumerate(firings) if one]
-            texts = [json.dumps(firings[number], separators=(",", ":"), ensure_ascii=False) for number in fired]
-            kept = batch.select(COLUMNS.names).take(pa.array(fired, pa.int64()))
-            table = pa.Table.from_batches([kept]).cast(COLUMNS)
-            found.append(table.append_column(FIRINGS, pa.array(texts, pa.string())))
-            progress()
-        return pa.concat_tables(found)
+        firings = [evaluate(dict(zip(seen, row, strict=True))) for row in zip(*values_seen, strict=True)]
+        fired = [number for number, one in enumerate(firings) if one]
+        texts = [json.dumps(firings[number], separators=(",", ":"), ensure_ascii=False) for number in fired]
+        kept = few.select(COLUMNS.names).take(pa.array(fired, pa.int64())).cast(COLUMNS)
+        return kept.append_column(FIRINGS, pa.array(texts, pa.string()))
 
 
 _TYPES = {

@@ -28,7 +28,7 @@ from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.inputs import NewRows, answer_of, name_of
 from fraud_lakehouse.transform.project import shipped_variables
 from fraud_lakehouse.transform.rulebook import RuleBook
-from fraud_lakehouse.transform.streams import pipeline_folder
+from fraud_lakehouse.transform.streams import folder_with_rules
 from fraud_lakehouse.transform.variables import catalogue_of
 
 
@@ -51,7 +51,7 @@ class Plugin(BasePlugin):
     def configure_connection(self, conn: DuckDBPyConnection) -> None:
         """Prepare the in-memory database."""
         settings = load_settings(lake=self._lake.root)
-        rules = RuleBook(pipeline_folder(settings, Path(get_flags().PROJECT_DIR)), settings.max_amount)  # type: ignore[no-untyped-call]
+        rules = RuleBook(folder_with_rules(settings, Path(get_flags().PROJECT_DIR)), settings.max_amount)  # type: ignore[no-untyped-call]
         self._executor = Executor(self._lake, conn, rules)
 
     def store(self, target_config: TargetConfig) -> None:

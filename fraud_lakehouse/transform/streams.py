@@ -44,8 +44,22 @@ def pipeline_folder(settings: Settings, project: Path) -> Path:
         TransformError: there is none.
     """
     own = project / "pipeline"
-    if own.is_dir():
-        return own
+    return own if own.is_dir() else _folder(settings)
+
+
+def folder_with_rules(settings: Settings, project: Path) -> Path:
+    """The pipeline folder whose rules a dbt project evaluates: its own if it has rules, else that of the settings.
+
+    A prepared project has none of its own: rules change without a new one.
+
+    Raises:
+        TransformError: there is none.
+    """
+    own = project / "pipeline"
+    return own if (own / "rules").is_dir() else _folder(settings)
+
+
+def _folder(settings: Settings) -> Path:
     try:
         return settings.pipeline or default_folder(os.environ)
     except LakehouseError as error:

@@ -15,7 +15,7 @@ from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.rates import with_rates
 from fraud_lakehouse.transform.stream_checks import check_stream, check_tables
 from fraud_lakehouse.transform.stream_models import files_of, stream_models
-from fraud_lakehouse.transform.streams import declared_catalogue, pipeline_folder, project_streams
+from fraud_lakehouse.transform.streams import declared_catalogue, folder_with_rules, pipeline_folder, project_streams
 from tests.catalogues import PIPELINE, stream
 
 SOURCES = """
@@ -137,6 +137,9 @@ def test_the_folder_is_the_projects_own_else_that_of_the_settings(tmp_path: Path
     assert pipeline_folder(settings, project) == named
     (project / "pipeline").mkdir()
     assert pipeline_folder(settings, project) == project / "pipeline"
+    assert folder_with_rules(settings, project) == named, "a prepared project has declarations, but no rules"
+    (project / "pipeline" / "rules").mkdir()
+    assert folder_with_rules(settings, project) == project / "pipeline"
 
 
 @pytest.mark.parametrize(
