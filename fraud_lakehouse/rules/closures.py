@@ -189,7 +189,7 @@ _SINGLE: dict[str, Callable[[Any], Any]] = {
 
 
 def _logical(decisive: bool) -> Callable[[list[Compiled]], Compiled]:
-    """`and`, which a false value decides, or `or`, which a true one does; null where nothing decides and one is null."""
+    """`and`, which a false value decides, or `or`, which a true one does; else null where one is null."""
 
     def of(args: list[Compiled]) -> Compiled:
         def compute(row: Row) -> Any:
