@@ -114,7 +114,7 @@ def live_cycle(cycle: Cycle, dsn: str, times: int) -> dict[str, float]:
             landed = cycle.capture()
             while not landed:
                 landed = cycle.capture()
-            cycle.follow(cycle.run(landed), is_busy=True)
+            cycle.follow(cycle.run(landed), pause=BUSY_FOLLOW_SECONDS)
             taken.append(time.monotonic() - started)
             spent.append(time.process_time() - cpu)
             started = time.monotonic()

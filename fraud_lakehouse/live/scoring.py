@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fraud_lakehouse.ingest.landed import Landed
 from fraud_lakehouse.live.backlog import Backlog
-from fraud_lakehouse.live.cycle import Cycle, CycleResult
+from fraud_lakehouse.live.cycle import BUSY_FOLLOW_SECONDS, FOLLOW_SECONDS, Cycle, CycleResult
 
 
 class Scoring:
@@ -37,4 +37,5 @@ class Scoring:
             scored = [batch for batch in self._unscored if batch.table not in result.unscored]
             self._backlog.scored(scored, {batch.source for batch in waiting})
             self._unscored = waiting
-        return replace(self._cycle.follow(result, is_busy=is_busy()), behind=self._backlog.now())
+        pause = BUSY_FOLLOW_SECONDS if is_busy() else FOLLOW_SECONDS
+        return replace(self._cycle.follow(result, pause=pause), behind=self._backlog.now())

@@ -122,7 +122,7 @@ def never() -> bool:
 def test_failing_hot_models_are_problems_until_they_are_well_again(make: Make, models: ScriptedModels) -> None:
     models.broken = {"alerts": "Binder Error: no such column", "follow": "Out of Memory"}
     with make(Backlogged(0)) as cycle:
-        result = cycle.follow(cycle.run([landed("transactions", 1, 0, 1)]), is_busy=False)
+        result = cycle.follow(cycle.run([landed("transactions", 1, 0, 1)]))
         waits = "(rows of transactions wait for it)"
         assert result.problems == {
             "model alerts": f"Binder Error: no such column {waits}",
@@ -131,7 +131,7 @@ def test_failing_hot_models_are_problems_until_they_are_well_again(make: Make, m
         assert not result.is_scored
         models.broken = {}
         cycle._alerts.due = cycle._follow.due = 0.0
-        result = cycle.follow(cycle.run([]), is_busy=False)
+        result = cycle.follow(cycle.run([]))
         assert result.problems == {} and result.is_scored
 
 
