@@ -164,7 +164,7 @@ def test_rows_of_a_source_whose_model_fails_stay_unscored_and_those_of_the_other
 
         def behind(*batches: Landed) -> dict[str, int]:
             backlog.landed(batches)
-            result = scoring.run(batches, is_shared=False, is_busy=lambda: False)
+            result = scoring.run(batches, is_shared=False)
             return {source: one.rows for source, one in result.behind.items()}
 
         assert behind(landed("transactions", 5, 0, 1), landed("card_transactions", 7, 0, 1)) == {
