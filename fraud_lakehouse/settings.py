@@ -1,4 +1,4 @@
-"""Every setting, typed, from the environment: the only module that reads it.
+"""Every setting, typed, read from the environment. No other module reads settings from it.
 
 Nothing here opens a file or a connection. Secrets (`postgres_dsn`, `alert_urls`) never show in `repr`.
 """
@@ -19,9 +19,9 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """The product's settings; the environment variable of a field is FRAUD_<FIELD>.
+    """The product's settings. The environment variable of a field is FRAUD_<FIELD>.
 
-    A source whose setting is absent is not there: no `postgres_dsn`, no PostgreSQL capture.
+    A source whose setting is absent is not captured: no `postgres_dsn`, no PostgreSQL capture.
     """
 
     model_config = SettingsConfigDict(env_prefix="FRAUD_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     idle_seconds: float = Field(
         60.0, ge=0, description="seconds without rows until a partition holds no watermark back"
     )
-    replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the replica lane when live")
+    replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the deferred models when live")
     late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
     label_delay: int = Field(
         604_800, ge=0, le=10 * 366 * 86_400, description="seconds from a card payment until its fraud label is known"
@@ -122,11 +122,11 @@ class Settings(BaseSettings):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def environment(self) -> dict[str, str]:
-        """The environment variables that give these settings to a child process, secrets included."""
+        """The environment variables that pass these settings to a child process, secrets included."""
         return {f"FRAUD_{name.upper()}": _text(getattr(self, name)) for name in type(self).model_fields}
 
     def variables(self) -> dict[str, str]:
-        """The environment with these settings in it, secrets included: a pipeline names variables of its own too."""
+        """The environment with these settings in it, secrets included: a pipeline also names other variables."""
         return {name: text for name, text in {**os.environ, **self.environment()}.items() if text}
 
     @property
@@ -151,7 +151,7 @@ class Settings(BaseSettings):
 
 
 def _text(value: Any) -> str:
-    """A setting as its variable holds it; an empty variable stands for the default."""
+    """A setting as the text of its variable; empty stands for the default."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, tuple):
