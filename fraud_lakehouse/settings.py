@@ -71,7 +71,7 @@ class Settings(BaseSettings):
         description="seconds an event time may lie after its record's own timestamp; 0: no limit",
     )
     idle_seconds: float = Field(
-        60.0, ge=0, description="seconds without rows until a partition holds no watermark back"
+        60.0, ge=0, description="seconds without rows after which a partition no longer delays the watermark"
     )
     replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the deferred models when live")
     late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         604_800, ge=0, le=10 * 366 * 86_400, description="seconds from a card payment until its fraud label is known"
     )
     window_idle_seconds: float = Field(
-        0.0, ge=0, description="seconds without rows until a partition keeps no window open; 0: it always does"
+        0.0, ge=0, description="seconds without rows after which a partition keeps no window open; 0: it always does"
     )
     window_spine: bool = Field(False, description="true or false: whether windows with zero counts are stored")
     late_share: float = Field(
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     alert_seconds: float = Field(
         10.0, gt=0, description="seconds from commit to alert that 99 of 100 may take before a check warns"
     )
-    alert_burst: int = Field(20, ge=1, description="alerts delivered one by one per round; the rest as a digest")
+    alert_burst: int = Field(20, ge=1, description="alerts delivered one by one per round; others as one digest")
 
     @field_validator("postgres_tables", mode="before")
     @classmethod

@@ -58,10 +58,10 @@ def deliver(settings: Settings) -> str:
         report = delivery.deliver_pending(wait=DELIVER_SECONDS)
     finally:
         delivery.close()
-    said = f"{report.delivered} alerts delivered, {report.digested} in digests, {report.pending} pending."
+    summary = f"{report.delivered} alerts delivered, {report.digested} in digests, {report.pending} pending."
     if report.failed:
-        raise DestinationError(f"{said} {'; '.join(report.notes)}")
-    return said
+        raise DestinationError(f"{summary} {'; '.join(report.notes)}")
+    return summary
 
 
 def failure_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -100,9 +100,9 @@ def problem_of(failure: dg.DagsterEvent, steps: Sequence[dg.DagsterEvent]) -> st
         failure: the run's failure, which names its steps; the only event of a run whose process was killed.
         steps: the failures of its steps.
     """
-    said = [step.step_failure_data.user_failure_data for step in steps]
+    failures = [step.step_failure_data.user_failure_data for step in steps]
     lines = []
-    for one in said:
+    for one in failures:
         if one is not None and one.description:
             fix = one.metadata.get("what to do")
             lines.append(one.description + (f"\nWhat to do: {fix.value}" if fix is not None else ""))
@@ -131,6 +131,6 @@ def notify(settings: Settings, message: Message) -> None:
     found = destinations(settings)
     with ThreadPoolExecutor(max_workers=len(found)) as pool:
         errors = list(pool.map(lambda one: one.send(message), found))
-    refused = {one.name: error for one, error in zip(found, errors, strict=True) if error is not None}
-    if refused:
-        raise DestinationError("; ".join(f"{name}: {error}" for name, error in refused.items()))
+    rejected = {one.name: error for one, error in zip(found, errors, strict=True) if error is not None}
+    if rejected:
+        raise DestinationError("; ".join(f"{name}: {error}" for name, error in rejected.items()))

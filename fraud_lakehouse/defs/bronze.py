@@ -99,17 +99,17 @@ def drain(
         ConcurrentWriterError: repeated commit conflicts: two writers work against each other.
     """
     landed: list[Landed] = []
-    refused = 0
+    conflicts = 0
     for _ in range(max_batches):
         try:
             with writing():
                 batch = step(max_rows)
         except ConcurrentWriterError:
-            refused += 1
-            if refused >= MOST_REFUSALS:
+            conflicts += 1
+            if conflicts >= MOST_REFUSALS:
                 raise
             continue
-        refused = 0
+        conflicts = 0
         was_full = sum(one.rows for one in batch) >= max_rows
         if not batch or (landed and not was_full):
             return [*landed, *batch], True

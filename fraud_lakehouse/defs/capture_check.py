@@ -81,9 +81,9 @@ def newest_evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey) -> Evalu
     found = newest.get_dagster_event().asset_check_evaluation_data
     if found.passed:
         return Evaluated(newest.timestamp, None)
-    said = {name: str(found.metadata[name].value) for name in ("problem", "what to do")}
+    texts = {name: str(found.metadata[name].value) for name in ("problem", "what to do")}
     is_gap = found.severity == dg.AssetCheckSeverity.ERROR
-    return Evaluated(newest.timestamp, Trouble(said["problem"], said["what to do"], is_gap))
+    return Evaluated(newest.timestamp, Trouble(texts["problem"], texts["what to do"], is_gap))
 
 
 def recorded_gap(lake: Lake, source: str) -> Trouble | None:

@@ -75,18 +75,18 @@ def tables_sensor(settings: "Settings", read: Read) -> dg.SensorDefinition:
     )
     def watch_tables(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         known = known_by_source(context.cursor)
-        said = []
+        lines = []
         for config, _ in checked_databases(settings):
             try:
                 found = read(config, settings)
             except LakehouseError as error:
-                said.append(
+                lines.append(
                     f"Cannot read which tables of {config.name} are captured: {error.problem}. {error.fix}".strip()
                 )
                 continue
             before = known.get(config.name, {"problems": {}, "number": 0})
             problems = {one.table: one.problem for one in found}
-            said.append("; ".join(problems.values()) or f"Every table of {config.name} is captured.")
+            lines.append("; ".join(problems.values()) or f"Every table of {config.name} is captured.")
             if problems != before["problems"]:
                 number = before["number"] + 1
                 if settings.alert_urls:
@@ -94,7 +94,7 @@ def tables_sensor(settings: "Settings", read: Read) -> dg.SensorDefinition:
                     notify(settings, tables_message(config.name, found, again, number))
                 known[config.name] = {"problems": problems, "number": number}
                 context.update_cursor(json.dumps(known))
-        return dg.SkipReason(" ".join(said) or "No PostgreSQL source is configured, so there are no tables to capture.")
+        return dg.SkipReason(" ".join(lines) or "No PostgreSQL source is configured, so there are no tables.")
 
     return watch_tables
 

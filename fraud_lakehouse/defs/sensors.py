@@ -173,11 +173,11 @@ def next_live_run(alive: Sequence[dg.RunRecord], newest: Sequence[dg.RunRecord],
 def _why_none_takes_over(alive: Sequence[dg.RunRecord], now: float) -> str | None:
     """Why no run should take over from the current live run; None if one should."""
     run, started = alive[0].dagster_run, alive[0].start_time
-    said = f"Live run {run.run_id[:8]} is {run.status.value.lower()}."
+    state = f"Live run {run.run_id[:8]} is {run.status.value.lower()}."
     if len(alive) > 1:
-        return f"{said} It follows {alive[1].dagster_run.run_id[:8]}."
+        return f"{state} It follows {alive[1].dagster_run.run_id[:8]}."
     is_over = started is not None and now - started >= LIVE_SECONDS
-    return None if run.status == dg.DagsterRunStatus.STARTED and is_over else said
+    return None if run.status == dg.DagsterRunStatus.STARTED and is_over else state
 
 
 def janitor_sensor(settings: Settings) -> dg.SensorDefinition:

@@ -80,16 +80,16 @@ def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
     )
     def watch_slot(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         known = known_by_source(context.cursor)
-        said = []
+        lines = []
         for config, _ in checked_databases(settings):
             try:
                 health = look(config, settings)
             except LakehouseError as error:
-                said.append(f"Cannot read the slot of {config.name}: {error.problem}. {error.fix}".strip())
+                lines.append(f"Cannot read the slot of {config.name}: {error.problem}. {error.fix}".strip())
                 continue
             before = known.get(config.name, {"level": "ok", "number": 0})
             level = health.level.value
-            said.append(
+            lines.append(
                 f"The slot of {config.name} is {level}{': ' if health.reasons else '.'}{'; '.join(health.reasons)}"
             )
             if level != before["level"]:
@@ -97,7 +97,7 @@ def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
                 if settings.alert_urls:
                     notify(settings, slot_message(config, health, before["number"] + 1))
                 context.update_cursor(json.dumps(known))
-        return dg.SkipReason(" ".join(said) or "No PostgreSQL source is configured, so there is no slot.")
+        return dg.SkipReason(" ".join(lines) or "No PostgreSQL source is configured, so there is no slot.")
 
     return watch_slot
 

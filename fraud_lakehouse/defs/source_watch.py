@@ -39,20 +39,20 @@ def watch_sensor(settings: "Settings") -> dg.SensorDefinition:
         " unreachable, and when it is captured again.",
     )
     def watch_sources(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        told: dict[str, dict[str, Any]] = known_by_source(context.cursor)
-        said = []
+        states: dict[str, dict[str, Any]] = known_by_source(context.cursor)
+        lines = []
         for config, asset in checked_sources(settings):
             source = config.name
             found = newest_evaluation(context.instance, asset)
             if found is None:
                 continue
-            before = told.get(source, _UNTOLD)
-            after = told[source] = next_state(before, found)
+            before = states.get(source, _UNTOLD)
+            after = states[source] = next_state(before, found)
             if settings.alert_urls and after["number"] > before["number"]:
                 notify(settings, source_message(source, after["level"], found, after["number"]))
-            said.append(f"{source}: {found.trouble.problem if found.trouble else 'captured'}")
-        context.update_cursor(json.dumps(told))
-        return dg.SkipReason("; ".join(said) or "Nothing has been captured yet.")
+            lines.append(f"{source}: {found.trouble.problem if found.trouble else 'captured'}")
+        context.update_cursor(json.dumps(states))
+        return dg.SkipReason("; ".join(lines) or "Nothing has been captured yet.")
 
     return watch_sources
 

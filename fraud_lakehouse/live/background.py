@@ -163,15 +163,15 @@ class Beside:
 
     def _read(self, lines: TextIO) -> None:
         for line in lines:
-            said: dict[str, Any] = json.loads(line)
+            message: dict[str, Any] = json.loads(line)
             with self._lock:
                 self._silent = 0.0
-                if not said:
+                if not message:
                     continue
-                self._problems = said["problems"]
-                if "nodes" in said:
-                    nodes = [NodeResult(**node) for node in said["nodes"]]
-                    self._built.append(BuildResult(nodes, said["seconds"]))
+                self._problems = message["problems"]
+                if "nodes" in message:
+                    nodes = [NodeResult(**node) for node in message["nodes"]]
+                    self._built.append(BuildResult(nodes, message["seconds"]))
                     self._starts = 0
 
 

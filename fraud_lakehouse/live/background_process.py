@@ -115,7 +115,7 @@ class _Work:
         self._daily = DailyUpkeep(Lake.at(settings.lake))
         self._observations = NewRows(Lake.at(settings.lake), OBSERVATIONS)
         self._problems: dict[str, str] = {}
-        self._broken: dict[str, dict[str, str]] = {}  # by lane
+        self._broken: dict[str, dict[str, str]] = {}  # by tier
         self._rest = Rest(settings.work_dir)
         self._failures = 0
 
@@ -148,7 +148,7 @@ class _Work:
         self._changes.changed.clear()
         began, used = time.monotonic(), time.process_time()
         for lane in LANES:
-            told: dict[str, Any] = {}
+            built: dict[str, Any] = {}
             try:
                 with self._turn():
                     result = self._transformer.build_lane(lane)
@@ -156,8 +156,8 @@ class _Work:
                 self._broken[lane] = {f"lane {lane}": str(error)}
             else:
                 self._broken[lane] = broken_models(result.failed_models)
-                told = {"seconds": result.seconds, "nodes": [asdict(node) for node in result.nodes]}
-            self._tell(told)
+                built = {"seconds": result.seconds, "nodes": [asdict(node) for node in result.nodes]}
+            self._tell(built)
             self._go_on()
         worked = max(time.monotonic() - began, time.process_time() - used)
         pause = max(self._settings.replica_interval, self._settings.update_delay)

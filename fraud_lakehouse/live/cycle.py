@@ -239,7 +239,7 @@ class Cycle:
         with writer_lock(self.settings.work_dir, TURN_SECONDS, BESIDE, self._deliver):
             built.append(self.transformer.build_lane("rest"))
         log_failures(self.transformer.build_lane("hot_tests"))
-        while (told := self.delivery.deliver_pending(wait=10.0)).pending and (told.delivered or told.digested):
+        while (sent := self.delivery.deliver_pending(wait=10.0)).pending and (sent.delivered or sent.digested):
             pass  # a delivery round does not include alerts recorded after it began: run another
         publish_features(self.settings, self.lake)
         for error in errors.values():

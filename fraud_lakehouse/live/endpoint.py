@@ -50,15 +50,15 @@ class Endpoint:
             self._thread = None
 
     def _serve(self) -> None:
-        told_at: float | None = time.monotonic() + PATIENCE_SECONDS
+        warn_at: float | None = time.monotonic() + PATIENCE_SECONDS
         while self._is_wanted():
             try:
                 server, thread = start_http_server(self._port, addr=self._host, registry=self._registry)
             except OSError as error:
-                if told_at is not None and time.monotonic() >= told_at:
+                if warn_at is not None and time.monotonic() >= warn_at:
                     where, why = f"{self._host}:{self._port}", error.strerror or error
                     log.warning("no metrics on %s: %s; free it, or set FRAUD_METRICS_PORT to another", where, why)
-                    told_at = None
+                    warn_at = None
                 self._closing.wait(RETRY_SECONDS)
                 continue
             while self._is_wanted():

@@ -19,7 +19,7 @@ from fraud_lakehouse.live.source import Source
 
 LOOK_SECONDS = 5.0  # longest time between steps, with data or without: lets the server recycle other tables' log
 WAKE_SECONDS = 0.2  # how long a thread waits for data before it checks whether it should end
-BACKLOG_SECONDS = 5.0  # how often a source is asked for its backlog
+BACKLOG_SECONDS = 5.0  # between two requests for a source's backlog
 AWAY_SECONDS = 15.0  # without an answer, after which the source is reported as unreachable
 PACE_SECONDS = 0.3  # between two commits of a source: with smaller batches, commit overhead exceeds the latency gained
 LONGEST_PACE_SECONDS = 1.0  # the same while the loop is busy with earlier batches

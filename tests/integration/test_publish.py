@@ -269,7 +269,7 @@ def _offset_after(stand: Stand, topic: str, partition: int, count: int) -> int:
 def test_a_topic_that_others_wrote_to_is_not_begun_silently(stand: Stand) -> None:
     stand.add(range(3))
     stand.broker.publish(stand.prefix + OVER.name, [b"{}"])
-    with pytest.raises(PositionUnclearError, match="has held records"):
+    with pytest.raises(PositionUnclearError, match="has had records"):
         stand.publish()
     assert told(read_back(stand.broker.bootstrap, stand.prefix + TUMBLE.name)), "the other topic does not wait for it"
 

@@ -97,17 +97,17 @@ class Publisher:
         if not due:
             return []
         with writer_lock(self._settings.work_dir, TURN_SECONDS, TURN):
-            done, troubles = [], []
+            done, errors = [], []
             for topic in due:
                 try:
                     done.append(self._catch_up(topic, stop))
                 except PublishError as error:
                     self._forget(topic)
-                    troubles.append(error)
+                    errors.append(error)
                     if not self._open().is_open:
                         break
-            if troubles:
-                raise troubles[0]
+            if errors:
+                raise errors[0]
             return done
 
     def close(self) -> None:

@@ -26,10 +26,10 @@ def differences(rows: pl.DataFrame, content: Content, topic: FeatureTopic) -> pl
         last values with `is_deleted` set and the next version. `is_deleted` is always a column.
     """
     table = rows if "is_deleted" in rows.columns else rows.with_columns(is_deleted=pl.lit(False))
-    told = _as_table(content.newest, rows, topic)
+    published = _as_table(content.newest, rows, topic)
     keys = list(topic.key)
     values = {"_mean": MEAN, "_count": COUNT, "_deleted": "is_deleted"}
-    last = told.select(*keys, **{name: pl.col(column) for name, column in values.items()})
+    last = published.select(*keys, **{name: pl.col(column) for name, column in values.items()})
     both = table.join(last, on=keys, how="left", nulls_equal=True)
     same_mean = pl.col(MEAN).eq_missing(pl.col("_mean")) | (
         (pl.col(MEAN) - pl.col("_mean")).abs() <= TOLERANCE * pl.max_horizontal(pl.col(MEAN).abs(), pl.lit(1.0))
@@ -41,7 +41,7 @@ def differences(rows: pl.DataFrame, content: Content, topic: FeatureTopic) -> pl
         table.columns
     )
     gone = (
-        told.filter(~pl.col("is_deleted"))
+        published.filter(~pl.col("is_deleted"))
         .join(table, on=keys, how="anti", nulls_equal=True)
         .with_columns(pl.lit(True).alias("is_deleted"), pl.col("version") + 1)
         .select(pl.col(name).cast(table.schema[name]) for name in table.columns)

@@ -159,9 +159,9 @@ class Transactions:
             failpoint("publish.before_commit")
             producer.commit_transaction(COMMIT_SECONDS)
         except KafkaException as error:
-            told = self._error(error, topic)
+            problem = self._error(error, topic)
             self._give_up(producer, is_fatal=reason_of(error).fatal())
-            raise told from None
+            raise problem from None
         except BaseException:
             self._give_up(producer)
             raise
