@@ -66,7 +66,7 @@ def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefiniti
 
 
 def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
-    """The sensor that notifies the alert destinations when the slot's level gets worse, and when it is healthy again.
+    """The sensor that notifies the alert destinations when the slot's level changes.
 
     Per source, the cursor stores the level sent last. A message that no destination accepted is sent again at the next
     tick.

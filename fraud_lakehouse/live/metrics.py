@@ -82,7 +82,7 @@ class Metrics:
             "fraud_slot_retained_bytes", "Bytes of log that the PostgreSQL server retains for the replication slot"
         )
         self._away = self._gauge(
-            "fraud_source_away_seconds", "Seconds since a source that is unreachable reported its backlog; else 0"
+            "fraud_source_away_seconds", "Seconds since an unreachable source reported its backlog; 0 while it responds"
         )
         self._endpoint = Endpoint(host, port, self._registry, has_turn) if port else None
 

@@ -107,7 +107,7 @@ class Source:
             return None
 
     def tell(self, backlog: Backlog) -> None:
-        """Record in a backlog what the source still has, if it answers; its last answer stays otherwise."""
+        """Record in a backlog what the source still has, if it answers; otherwise its last answer grows old."""
         if (waiting := self.backlog()) is not None:
             backlog.at_source(self.name, waiting, self.ingest.position())
 
