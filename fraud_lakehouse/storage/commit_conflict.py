@@ -12,7 +12,7 @@ _LEFT_BEHIND = re.compile(
     r"|File not found: \S*_delta_log/\d{20}\."
 )
 """The handle is so old that its checkpoint, its entries or later ones are gone from the log."""
-_MADE_BEFORE = "already exists at that location"  # another writer created the table first
+_MADE_BEFORE = "able already exists at"  # another writer created the table first
 
 
 def is_refused(error: Exception) -> bool:
