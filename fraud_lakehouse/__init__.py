@@ -1,1 +1,1 @@
-"""A fraud lakehouse: change data and card streams land exactly once in Delta, dbt turns them into alerts."""
+"""A fraud lakehouse: change data and card streams are ingested exactly once into Delta, dbt turns them into alerts."""

@@ -1,7 +1,7 @@
-"""The whole Dagster wiring on one screen: `defs` is what Dagster loads, `build_definitions` what tests share with it.
+"""The whole Dagster wiring on one screen. Dagster loads `defs`; tests share `build_definitions` with it.
 
-Loading opens no connection: it reads the settings, lists a local lake's tables and parses the dbt project when
-that changed.
+Loading opens no connection: it reads the settings, lists the tables of a local lake and parses the dbt project if it
+changed.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def build_definitions(
 
     Args:
         settings: default: from the environment.
-        parts: how the working parts are made; default: the product's.
+        parts: factories of the resource's components; default: the product's.
         manifest: the dbt manifest; default: of the project prepared for the settings' lake.
 
     Raises:
         SettingsError: a setting has a wrong value.
-        TransformError: dbt refuses the project.
+        TransformError: dbt cannot parse the project.
     """
     settings, parts = settings or load_settings(), parts or Parts()
     from fraud_lakehouse.transform.project import (

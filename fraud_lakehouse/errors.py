@@ -1,10 +1,10 @@
-"""The errors a person sees: each names the thing, what was expected and what to do.
+"""The errors a person sees. Each names the thing, what was expected and what to do.
 
-Every error raised on purpose derives from `LakehouseError`; the command line prints it without a
-traceback. Anything else that escapes is a defect and keeps its traceback.
+Every error raised on purpose derives from `LakehouseError`; the command line prints it without a traceback. Any other
+exception is a defect and keeps its traceback.
 
-A class that sets `exit_code` begins a family: its subclasses end the command with the same code. `EXIT_CODES` is the
-list of all codes; `fraud-lakehouse --help` prints it and docs/operations.md repeats it.
+A class that sets `exit_code` begins a family: its subclasses exit with the same code. `EXIT_CODES` lists all codes;
+`fraud-lakehouse --help` prints it and docs/operations.md repeats it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EXIT_CODES = {
     70: "a defect of this program; its traceback is printed",
     130: "interrupted (Ctrl-C) before there was anything to finish",
 }
-"""What `fraud-lakehouse` exits with, by code."""
+"""Meaning of each exit code of `fraud-lakehouse`."""
 
 DEFECT = 70
 """Exit code of an error nobody raised on purpose (EX_SOFTWARE of sysexits.h)."""
@@ -59,7 +59,7 @@ class SourceError(LakehouseError):
 
 
 class GapError(LakehouseError):
-    """Rows between our position and the source's are gone: capture stops rather than skip them."""
+    """Rows between our position and the source's are gone: capture stops instead of skipping them."""
 
     exit_code = 4
 
@@ -71,7 +71,7 @@ class LakeError(LakehouseError):
 
 
 class ConcurrentWriterError(LakeError):
-    """Another writer committed on the same source first; our commit was refused by the fence."""
+    """Another writer committed for the same source first; the fence rejected our commit."""
 
     exit_code = 6
 
@@ -83,10 +83,10 @@ class TransformError(LakehouseError):
 
 
 class InputFileError(LakehouseError):
-    """A file that was given cannot be read, or does not hold what it should."""
+    """An input file cannot be read, or its content is not as expected."""
 
     exit_code = 9
 
 
 class LabelsError(InputFileError):
-    """Labels, or what is asked of them, cannot be used to tell features."""
+    """Labels, or the request for them, cannot be used to compute features."""

@@ -1,4 +1,4 @@
-"""Every setting, typed, from the environment: the only module that reads it.
+"""Every setting, typed, read from the environment. No other module reads settings from it.
 
 Nothing here opens a file or a connection. Secrets (`postgres_dsn`, `alert_urls`) never show in `repr`.
 """
@@ -19,9 +19,9 @@ CommaList = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """The product's settings; the environment variable of a field is FRAUD_<FIELD>.
+    """The product's settings. The environment variable of a field is FRAUD_<FIELD>.
 
-    A source whose setting is absent is not there: no `postgres_dsn`, no PostgreSQL capture.
+    A source whose setting is absent is not captured: no `postgres_dsn`, no PostgreSQL capture.
     """
 
     model_config = SettingsConfigDict(env_prefix="FRAUD_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -71,15 +71,15 @@ class Settings(BaseSettings):
         description="seconds an event time may lie after its record's own timestamp; 0: no limit",
     )
     idle_seconds: float = Field(
-        60.0, ge=0, description="seconds without rows until a partition holds no watermark back"
+        60.0, ge=0, description="seconds without rows after which a partition no longer delays the watermark"
     )
-    replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the replica lane when live")
+    replica_interval: float = Field(10.0, ge=0, description="seconds between builds of the deferred models when live")
     late_rows: Literal["drop", "correct"] = Field("drop", description="what a closed window does with late rows")
     label_delay: int = Field(
         604_800, ge=0, le=10 * 366 * 86_400, description="seconds from a card payment until its fraud label is known"
     )
     window_idle_seconds: float = Field(
-        0.0, ge=0, description="seconds without rows until a partition keeps no window open; 0: it always does"
+        0.0, ge=0, description="seconds without rows after which a partition keeps no window open; 0: it always does"
     )
     window_spine: bool = Field(False, description="true or false: whether windows with zero counts are stored")
     late_share: float = Field(
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     alert_seconds: float = Field(
         10.0, gt=0, description="seconds from commit to alert that 99 of 100 may take before a check warns"
     )
-    alert_burst: int = Field(20, ge=1, description="alerts delivered one by one per round; the rest as a digest")
+    alert_burst: int = Field(20, ge=1, description="alerts delivered one by one per round; others as one digest")
 
     @field_validator("postgres_tables", mode="before")
     @classmethod
@@ -122,11 +122,11 @@ class Settings(BaseSettings):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     def environment(self) -> dict[str, str]:
-        """The environment variables that give these settings to a child process, secrets included."""
+        """The environment variables that pass these settings to a child process, secrets included."""
         return {f"FRAUD_{name.upper()}": _text(getattr(self, name)) for name in type(self).model_fields}
 
     def variables(self) -> dict[str, str]:
-        """The environment with these settings in it, secrets included: a pipeline names variables of its own too."""
+        """The environment with these settings in it, secrets included: a pipeline also names other variables."""
         return {name: text for name, text in {**os.environ, **self.environment()}.items() if text}
 
     @property
@@ -151,7 +151,7 @@ class Settings(BaseSettings):
 
 
 def _text(value: Any) -> str:
-    """A setting as its variable holds it; an empty variable stands for the default."""
+    """A setting as the text of its variable; empty stands for the default."""
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, tuple):

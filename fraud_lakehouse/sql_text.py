@@ -1,4 +1,4 @@
-"""Names and texts as SQL spells them, the same in PostgreSQL and DuckDB."""
+"""Names and texts in SQL syntax that PostgreSQL and DuckDB share."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def literal(text: str) -> str:
 
 
 def listed_tables(text: str) -> tuple[str, ...]:
-    """The items of a comma list of `[schema.]table`, as they are written; commas within double quotes are letters.
+    """The items of a comma list of `[schema.]table`, as written. A comma within double quotes belongs to the name.
 
     Raises:
-        ValueError: names the place from which on it is no such list.
+        ValueError: names the text from which on it is not such a list.
     """
     items, at = [], 0
     while at < len(text):
@@ -39,16 +39,16 @@ def listed_tables(text: str) -> tuple[str, ...]:
 
 
 def qualified(table: str) -> tuple[str, str]:
-    """Schema (public if there is none) and name of `[schema.]table`, each as it is or in double quotes.
+    """Schema (public if there is none) and name of `[schema.]table`, each plain or in double quotes.
 
-    What is not quoted is taken as it is spelt, upper case too; the schema ends at the first dot.
+    An unquoted name keeps its case. The schema ends at the first dot.
 
     Raises:
         ValueError: it is not of that form.
     """
     found = _TABLE.fullmatch(table)
     if found is None:
-        raise ValueError(f"{table!r} is not [schema.]table, each as it is or in double quotes as in SQL")
+        raise ValueError(f"{table!r} is not [schema.]table, each plain or in double quotes as in SQL")
     return _unquoted(found[1] or "public"), _unquoted(found[2])
 
 

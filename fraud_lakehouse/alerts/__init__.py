@@ -1,1 +1,1 @@
-"""Recorded alerts on their way to people: outbox, messages, delivery. The rules are dbt models."""
+"""Delivery of recorded alerts: outbox, messages, destinations. The rules themselves are dbt models."""

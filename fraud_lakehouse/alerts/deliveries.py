@@ -1,8 +1,8 @@
-"""gold/alert_deliveries: one row per attempt to hand an alert to a destination. Appended to, never changed.
+"""gold/alert_deliveries: one row per attempt to deliver an alert to a destination. Append-only.
 
 Columns: `alert_id`, `destination` (its name without secrets), `attempt` (1 = first), `attempted_at` (UTC), `status`
-('delivered' | 'failed' | 'digest': delivered as part of a digest), `error` (why it failed, else null). A digest
-that fails is one 'failed' row, of the alert with the highest score in it.
+('delivered' | 'failed' | 'digest': delivered as part of a digest), `error` (why it failed, else null). A failed digest
+is one 'failed' row, for its alert with the highest score.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fraud_lakehouse.storage.lake import Lake, scan
 
 TABLE = ("gold", "alert_deliveries")
 DONE = ("delivered", "digest")
-_COMMITS = "deliveries"  # app id that fences the commits of two processes, of which one was stopped and replaced
+_COMMITS = "deliveries"  # app id: of two processes, one of which was stopped and replaced, Delta rejects one's commit
 COLUMNS: dict[str, pl.DataType] = {
     "alert_id": pl.String(),
     "destination": pl.String(),
@@ -42,14 +42,14 @@ class Attempt(NamedTuple):
 
 
 class DeliveryLog:
-    """Appends attempts; for one thread at a time."""
+    """Appends attempts. Not thread-safe."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._appender: Appender | None = None
 
     def missing(self, attempts: Sequence[Attempt]) -> list[Attempt]:
-        """Those of the attempts that the table has not."""
+        """The attempts that the table does not have yet."""
         if not attempts or not self._lake.exists(*TABLE):
             return list(attempts)
         names = ["alert_id", "destination", "attempt"]
@@ -58,9 +58,10 @@ class DeliveryLog:
         return [one for one in attempts if (one.alert_id, one.destination, one.attempt) not in known]
 
     def append(self, attempts: Sequence[Attempt]) -> None:
-        """Record attempts in one Delta commit, on disk when this returns. Creates the table when it is not there.
+        """Record attempts in one durable Delta commit. Creates the table if it does not exist.
 
-        What another process has recorded since our last commit (it replaced us, and read the journal) is left out.
+        Attempts that another process has recorded since our last commit (it replaced us and read the journal) are
+        omitted.
 
         Raises:
             LakeError: the lake cannot be written; nothing was recorded.
@@ -68,7 +69,7 @@ class DeliveryLog:
         if self._appender is None:
             self._appender = Appender.open(self._lake, *TABLE, COLUMNS)
         while attempts:
-            try:  # the position too is refused, of a process that was suspended until the log was cleaned
+            try:  # reading the position also raises if this process was suspended until the log was cleaned
                 commits = self._appender.position(_COMMITS) or 0
                 self._appender.append(
                     pl.DataFrame(list(attempts), schema=COLUMNS, orient="row"), {_COMMITS: commits + 1}

@@ -1,12 +1,12 @@
-"""Hand recorded alerts to their destinations: each once, none waiting for another's dead destination.
+"""Deliver recorded alerts to their destinations: each once; a failing destination delays no other.
 
-Alerts are recorded in gold/alerts before anything here sees them. Each attempt is noted on local disk (journal.py) as
-soon as the destination has answered, and committed to gold/alert_deliveries within half a second. So an alert reaches
-a destination at least once, and exactly once unless its answer is lost (none within 4 s for most services, or not all
-of it within 15 s, see sending.py) or the process dies between the answer and the note of it. The alert_id is the
-idempotency key by which a receiver can drop such a repeat. Processes of one machine take turns (`delivery.lock`), so
-that no two send the same alert. One that was stopped in its turn and replaced sends nothing more when it goes on,
-except the message it was in.
+Alerts are recorded in gold/alerts before anything here reads them. As soon as a destination has answered, the attempt
+is written to local disk (journal.py); within half a second it is committed to gold/alert_deliveries. So an alert
+reaches a destination at least once. It is sent again only if the answer is lost (none within 4 s for most services, or
+an incomplete one within 15 s, see sending.py), or if the process dies between the answer and the journal. The alert_id
+is the idempotency key by which a receiver can drop the repeat. The lock `delivery.lock` ensures that two processes of a
+machine never send the same alert. A process that was stopped while it held the lock, and replaced, sends nothing more
+when it resumes, except the message it was sending.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from fraud_lakehouse.storage.writer_lock import process_lock
 
 log = logging.getLogger(__name__)
 
-DIGEST_ALERTS = 10_000  # of one message: what waited for a dead destination is brought into memory bit by bit
-RECORD_SECONDS = 0.5  # of attempts: a commit of each would take most of a round
+DIGEST_ALERTS = 10_000  # per message: the backlog of a failed destination is loaded into memory in pieces
+RECORD_SECONDS = 0.5  # between commits of attempts: one commit per attempt would take most of a round
 
 
 @dataclass(frozen=True)
 class DeliveryReport:
     """What happened since the previous report, counted per alert and destination.
 
-    `delivered` one by one, `digested` as part of a digest, `failed` attempts, `pending` still to go; `notes` are
-    sentences for people: no destination, why one failed. `seconds`: of each that arrived, from the source's commit on.
+    `delivered` one by one, `digested` as part of a digest, `failed` attempts, `pending` alerts; `notes` are sentences
+    for people: no destination, why one failed. `seconds`: from the source's commit to delivery, per delivered alert.
     """
 
     delivered: int = 0
@@ -56,7 +56,7 @@ class DeliveryReport:
     seconds: tuple[float, ...] = ()
 
     def after(self, earlier: DeliveryReport) -> DeliveryReport:
-        """This report and the one before it as one."""
+        """This report merged with the previous one."""
         return DeliveryReport(
             earlier.delivered + self.delivered,
             earlier.failed + self.failed,
@@ -71,11 +71,11 @@ class Delivery:
     """Delivers the alerts of a lake to the settings' destinations.
 
     Args:
-        backoff: when a failed destination, and a failed alert, is tried again.
-        clock: gives the time, UTC.
+        backoff: when a failed destination, or a failed alert, is tried again.
+        clock: returns the current time, UTC.
 
     Raises:
-        SettingsError: an entry of FRAUD_ALERT_URLS is wrong.
+        SettingsError: an entry of FRAUD_ALERT_URLS is invalid.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class Delivery:
         self._journal = Journal(settings.work_dir / f"deliveries-{crc32(lake.root.encode()):08x}.jsonl")
         self._lock_path = settings.work_dir / "delivery.lock"
         self._turn: ExitStack | None = None
-        self._lease: Lease | None = None  # of the turn
+        self._lease: Lease | None = None  # of the lock
         self._rounds: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
         self._commit = threading.Lock()
         self._buffer = threading.Lock()
-        self._unrecorded: list[Attempt] = []  # while there is one, the turn is kept
+        self._unrecorded: list[Attempt] = []  # while it is not empty, the lock is kept
         self._record_due = 0.0
         self._recorded: list[Attempt] = []
         self._seconds: list[float] = []
@@ -107,12 +107,15 @@ class Delivery:
     def deliver_pending(self, wait: float = 1.0) -> DeliveryReport:
         """Start a round for each idle destination with due alerts; wait at most `wait` seconds for them.
 
-        A round sends the due alerts; of more than `alert_burst` the highest scores one by one and the others, at most
-        `DIGEST_ALERTS`, as one digest. It ends at the first failure, to be tried again later. A round not finished in
-        time goes on in the background and is in a later report; its destination gets no second round meanwhile.
+        A round sends the due alerts. If there are more than `alert_burst`, those with the highest scores are sent one
+        by one and the others, at most `DIGEST_ALERTS`, as one digest. A round ends at the first failure, to be retried
+        later. An unfinished round continues in the background and appears in a later report; until it ends, its
+        destination gets no other round.
 
         Raises:
-            LakeError: the tables cannot be read, or an answered attempt can be neither noted nor recorded.
+            LakeError: the tables cannot be read, or an answered attempt can be neither journaled nor recorded.
+        """
+        """
         """
         if not self._destinations:
             return DeliveryReport(notes=("no destination configured (FRAUD_ALERT_URLS)",))
@@ -126,7 +129,7 @@ class Delivery:
             self._end_turn()
 
     def _deliver(self, wait: float) -> DeliveryReport:
-        idle = [one for one in self._destinations if not self._is_running(one.name)]  # before the tables are read
+        idle = [one for one in self._destinations if not self._is_running(one.name)]  # before reading the tables
         self._record()
         self._outbox.refresh()
         now = self._clock()
@@ -139,13 +142,13 @@ class Delivery:
         return self._report()
 
     def close(self, wait: float = 5.0) -> None:
-        """Let no further message begin, and wait at most `wait` seconds for those under way."""
+        """Start no further message, and wait at most `wait` seconds for those in progress."""
         self._closing.set()
         self._join(wait)
-        self._end_turn()  # else with the process; what is not recorded then is in the journal
+        self._end_turn()  # otherwise the end of the process releases the lock; unrecorded attempts are in the journal
 
     def _take_turn(self) -> None:
-        """Hold the lake's delivery lock until no message of ours is under way."""
+        """Acquire the lake's delivery lock, unless this process holds it; it is kept while messages are in progress."""
         if self._turn is not None and not self._is_ours:
             self._turn.close()
             self._turn = None
@@ -157,15 +160,15 @@ class Delivery:
 
     @property
     def _is_ours(self) -> bool:
-        """Whether nobody has taken our turn over, which somebody does when this process has not answered for long."""
+        """Whether this process still holds the lock; another takes it over if this one does not respond for long."""
         return self._lease is not None and self._lease.is_ours
 
     def _may_send(self, lease: Lease | None) -> bool:
-        """Whether another message of a round may begin, which began with this lease."""
+        """Whether a round that began with this lease may send another message."""
         return lease is not None and lease.is_ours and not self._closing.is_set()
 
     def _recover(self) -> None:
-        """Record what a process noted that died before it had recorded it."""
+        """Record what a process journaled and did not record before it died."""
         if noted := self._journal.read():
             if missing := self._log.missing(noted):
                 self._log.append(missing)
@@ -201,7 +204,7 @@ class Delivery:
             self._send_all(destination, due, tries, lease)
         except LakeError as error:
             log.warning("alerts for %s wait: %s", destination.name, error)
-        with suppress(LakeError):  # kept: the next deliver_pending raises it before anything is sent
+        with suppress(LakeError):  # attempts are kept: the next deliver_pending raises it before it sends anything
             self._record()
 
     def _send_all(
@@ -211,7 +214,7 @@ class Delivery:
         singles = sorted(
             self._outbox.rows.of(ranked.head(self._burst)).iter_rows(named=True),
             key=lambda alert: _attempts(tries, alert["alert_id"]),
-        )  # stable: one that keeps failing comes last, so that it holds nothing up
+        )  # stable sort: an alert that keeps failing comes last, so that it delays no other
         for alert in singles:
             if not self._may_send(lease):
                 return
@@ -228,7 +231,7 @@ class Delivery:
                 self._time(rest["source_committed_at"].to_list())
 
     def _time(self, committed: Sequence[datetime | None]) -> None:
-        """Note how long alerts that have arrived took from their source's commit."""
+        """Record the time from the source's commit to delivery."""
         now = self._clock()
         with self._buffer:
             self._seconds.extend((now - one).total_seconds() for one in committed if one is not None)
@@ -251,12 +254,12 @@ class Delivery:
             self._note_attempts(rows)
             if time.monotonic() >= self._record_due:
                 self._record()
-        except LakeError:  # kept: the next deliver_pending raises it before anything is sent
+        except LakeError:  # attempts are kept: the next deliver_pending raises it before it sends anything
             return False
         return error is None
 
     def _note_attempts(self, attempts: Sequence[Attempt]) -> None:
-        """Put attempts into the journal, to be recorded soon; where it cannot be written they are recorded now."""
+        """Write attempts to the journal, to be recorded soon; without a journal they are recorded at once."""
         with self._buffer:
             self._unrecorded.extend(attempts)
             try:
@@ -268,7 +271,7 @@ class Delivery:
         failpoint("alerts.after_journal")
 
     def _record(self) -> None:
-        """Commit the attempts noted by all rounds; on failure they stay to be committed."""
+        """Commit the attempts of all rounds; after a failure they are kept for the next commit."""
         with self._commit:
             with self._buffer:
                 batch = list(self._unrecorded)
@@ -306,5 +309,5 @@ class Delivery:
 
 
 def _attempts(tries: Mapping[str, Tries], alert_id: str) -> int:
-    """Failed attempts so far."""
+    """Number of failed attempts so far."""
     return tries[alert_id].attempt if alert_id in tries else 0

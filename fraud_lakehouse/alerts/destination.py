@@ -1,8 +1,8 @@
-"""One place alerts go: an Apprise URL, its name without secrets, and the sending of one message.
+"""One destination of alerts: an Apprise URL, its name without secrets, and the sending of one message.
 
-Which alert goes when is not decided here. Apprise's own log never leaves this module: its lines may quote a
-URL, which for chat services is the credential; what it says about a failure is returned scrubbed. What bounds a
-sending is in sending.py, what makes text harmless in plain_text.py.
+`delivery.py` decides which alert is sent when. Apprise's own log never leaves this module: its lines may quote a URL,
+which for chat services is the credential; failure reasons taken from it are scrubbed. `sending.py` limits each attempt;
+`plain_text.py` neutralises text.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.settings import Settings
 
 _ERROR_LENGTH = 500
-_VERBATIM = ("JSON", "XML", "Form", "Syslog", "Remote Syslog")  # read by programs: nothing in them is markup
+_VERBATIM = ("JSON", "XML", "Form", "Syslog", "Remote Syslog")  # read by programs: their text needs no neutralising
 
 
 class Destination:
-    """A place alerts go.
+    """A destination of alerts.
 
     `name` is `scheme://host:port#fingerprint`, without user, password, path or tokens. The fingerprint (32 bits of a
-    hash of the URL without its password) tells two channels of one host apart and stays when the password changes.
+    hash of the URL without its password) distinguishes two channels of one host, and stays when the password changes.
 
     Raises:
-        ValueError: Apprise does not know the scheme or lacks a part of the URL.
+        ValueError: Apprise does not know the scheme, or a part of the URL is missing.
     """
 
     def __init__(self, url: str) -> None:
@@ -44,7 +44,7 @@ class Destination:
             app_desc="fraud_lakehouse alerts",
             secure_logging=True,
             storage_mode=apprise.PersistentStoreMode.MEMORY,
-            service_timeout=0,  # sending.py bounds a send: one that Apprise abandons could still arrive
+            service_timeout=0,  # sending.py limits each attempt: a send that Apprise abandons could still arrive
             http_redirects=False,
             allow_templates=False,
         )
@@ -67,11 +67,11 @@ class Destination:
         return f"Destination({self.name})"
 
     def send(self, message: Message) -> str | None:
-        """Send one message and wait for the answer; returns None when accepted, else the reason without secrets.
+        """Send one message and wait for the answer; returns None if accepted, else the reason without secrets.
 
-        For json:// and jsons:// the payload's fields stand beside title and message in the JSON object, and the key
-        is in the header Idempotency-Key as well. Other services get the text, whose last line is the key. Returns
-        within `sending.SECONDS`, give or take a second, whatever the destination does.
+        For json:// and jsons:// the payload's fields are in the JSON object next to title and message, and the key is
+        also in the header Idempotency-Key. Other services get the text, whose last line is the key. Returns within
+        about `sending.SECONDS`, whatever the destination does.
         """
         return Sending().run(lambda: self._notify(message))
 
@@ -98,7 +98,7 @@ class Destination:
 
     def _redacted(self, url: str) -> str:
         scheme = self._plugin.url(privacy=True).split("://", 1)[0]
-        token = self._plugin.template_tokens.get("host")  # elsewhere Apprise's `host` holds the first token
+        token = self._plugin.template_tokens.get("host")  # without it, Apprise's `host` contains the first token
         host = self._plugin.host if token and not token.get("private") and self._plugin.host else ""
         port = f":{self._plugin.port}" if host and self._plugin.port else ""
         authority, slash, rest = url.partition("://")[2].partition("/")
@@ -119,16 +119,16 @@ class Destination:
 
 
 def destinations(settings: Settings) -> tuple[Destination, ...]:
-    """The configured destinations, each once, in the order given.
+    """The configured destinations without duplicates, in the order given.
 
     Raises:
-        SettingsError: names FRAUD_ALERT_URLS and the number of the wrong entry (1 = first), never its text.
+        SettingsError: names FRAUD_ALERT_URLS and the number of the invalid entry (1 = first), never its text.
     """
     found: dict[str, Destination] = {}
     for number, url in enumerate(settings.alert_urls, start=1):
         try:
             destination = Destination(url.get_secret_value())
-        except Exception:  # noqa: BLE001 - Apprise plugins raise what they like, and may quote the URL
+        except Exception:  # noqa: BLE001 - Apprise plugins raise any exception, and may quote the URL
             raise SettingsError(
                 f"FRAUD_ALERT_URLS: entry {number} of {len(settings.alert_urls)} is not a URL that Apprise knows, "
                 "or a part of it is missing",
@@ -140,9 +140,9 @@ def destinations(settings: Settings) -> tuple[Destination, ...]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Load a URL without Apprise printing it; afterwards only its warnings remain, and only for results.
+    """Load a URL without output from Apprise; afterwards only its warnings remain, and only for results.
 
-    Its lines below WARNING, and the HTTP client's, quote URLs; what it loads imports modules Python deprecates.
+    Log lines below WARNING, and the HTTP client's, quote URLs. Some of Apprise's modules are deprecated in Python.
     """
     log, http = logging.getLogger("apprise"), logging.getLogger("urllib3.connectionpool")
     log.propagate = False

@@ -1,7 +1,7 @@
-"""Answers of destinations on local disk, until gold/alert_deliveries has them: a line costs a millisecond, a commit 15.
+"""Answers of destinations on local disk, until they are in gold/alert_deliveries: a line takes 1 ms, a commit 15 ms.
 
-Only who holds the lake's delivery turn uses it. Losing the file repeats the alerts of the last half second, under the
-same `alert_id`; nothing else depends on it.
+Only the holder of the lake's delivery lock uses it. If the file is lost, the alerts of the last half second are sent
+again under the same `alert_id`; nothing else depends on it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from fraud_lakehouse.errors import LakeError
 
 
 class Journal:
-    """A file of attempts, one JSON array a line."""
+    """A file of attempts, one JSON array per line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def add(self, attempts: Sequence[Attempt]) -> None:
-        """Append attempts; on disk when this returns.
+        """Append attempts, durably.
 
         Raises:
             LakeError: the file cannot be written.
@@ -38,7 +38,7 @@ class Journal:
             raise self._unwritable(error) from None
 
     def replace(self, attempts: Sequence[Attempt]) -> None:
-        """Hold exactly these attempts; the others are in the lake.
+        """Keep exactly these attempts; the others are in the lake.
 
         Raises:
             LakeError: the file cannot be written.
@@ -54,7 +54,7 @@ class Journal:
             raise self._unwritable(error) from None
 
     def read(self) -> list[Attempt]:
-        """What a process left that died before its commit; a torn last line is an answer that was not noted."""
+        """Attempts of a process that died before its commit; a torn last line is an answer that was not journaled."""
         try:
             lines = self._path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:

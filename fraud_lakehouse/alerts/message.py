@@ -1,7 +1,7 @@
 """What an analyst reads and a webhook receives: an alert, or a digest of many, as title, text and JSON.
 
-Knows nothing of where it goes. Amounts are shown as stored (the source's currency), times in UTC. In title and text a
-value never makes a line of its own, however hostile it is; the payload has every value as it is.
+Knows no destination. Amounts are shown as stored (in the source's currency), times in UTC. In title and text a value
+never starts a line of its own, however hostile it is; the payload has every value unchanged.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Urgency = Literal["info", "warning", "failure"]
 _URGENCY: dict[str, Urgency] = {"critical": "failure", "high": "failure", "medium": "warning"}
 _DIGEST_IDS = 1000
 _DIGEST_VALUE_LENGTH = 50
-_LINE_LENGTH = 400  # with it and the length of a value, an alert's text fits into the shortest chat message, 2,000
+_LINE_LENGTH = 400  # so that an alert's text fits into the shortest chat message, 2,000 characters
 
 
 @dataclass(frozen=True)
 class Message:
     """One notification.
 
-    `key` is the idempotency key: the alert_id, or for a digest the hash of the alert_ids in it. `payload` is
-    JSON-serialisable and carries the key as "alert_id" (alert) or "digest_id" (digest).
+    `key` is the idempotency key: the alert_id, or for a digest the hash of its alert_ids. `payload` can be serialised
+    as JSON and has the key as "alert_id" (alert) or "digest_id" (digest).
     """
 
     key: str
@@ -42,7 +42,7 @@ class Message:
 
 
 def alert_message(alert: Mapping[str, Any]) -> Message:
-    """The message of one row of gold/alerts (design §3, plus user_id and amount)."""
+    """The message for one row of gold/alerts, optionally with user_id and amount."""
     evidence = _evidence(alert.get("evidence"))
     who = _entity(alert)
     amount = alert.get("amount", evidence.get("amount"))
@@ -117,7 +117,7 @@ def _evidence(text: Any) -> dict[str, Any]:
 
 
 def _finite(number: str) -> float | str:
-    """A JSON number; as text where only infinity is near it, which JSON does not know."""
+    """A JSON number; text if it is infinite as a float, which JSON cannot represent."""
     value = float(number)
     return value if math.isfinite(value) else number
 
@@ -137,13 +137,13 @@ def _rule_words(rule: Any) -> str:
 
 
 def _reason(rule: str, evidence: Mapping[str, Any]) -> str:
-    """The sentence the rule wrote into its evidence, or else the evidence's terms."""
+    """The sentence that the rule wrote into its evidence, or else the evidence's values."""
     terms = ", ".join(f"{name} = {_number(value)}" for name, value in evidence.items())
     return str(evidence.get("reason") or terms or _rule_words(rule))
 
 
 def _normal(evidence: Mapping[str, Any]) -> str:
-    """The customer's earlier payments; empty where the rule does not look at them."""
+    """The customer's earlier payments; empty if the rule does not use them."""
     mean, count = evidence.get("prior_mean"), evidence.get("prior_count")
     if count == 0:
         return "not known, no earlier payment"
@@ -171,7 +171,7 @@ def _time(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value JSON knows: times as ISO 8601, decimals and other types as text; NaN and infinity as text."""
+    """A value as JSON can represent it: times as ISO 8601; decimals, other types, NaN and infinity as text."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):

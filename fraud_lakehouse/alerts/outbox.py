@@ -1,7 +1,7 @@
-"""What still has to go to each destination, and when: gold/alerts without gold/alert_deliveries, kept up to date.
+"""What must still be sent to each destination, and when: gold/alerts minus gold/alert_deliveries, kept up to date.
 
-All of it is derived from the two tables, so a restart continues where the last process was. Reading costs by new
-rows; a table that lost or rewrote rows is read again whole.
+All state is derived from the two tables, so a restart continues where the last process stopped. The cost of a refresh
+depends on new rows; a table that lost or rewrote rows is read again in full.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from fraud_lakehouse.storage.new_rows import NewRows
 
 ALERTS = ("gold", "alerts")
 PENDING = ("alert_id", "score", "fired_at")
-_CHUNKS = 64  # of a frame that grows bit by bit, before it is made one again
+_CHUNKS = 64  # of a growing frame, before it is made contiguous
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """When what failed is tried again, in seconds.
+    """When a failed send is retried, in seconds.
 
     Args:
-        first: after the first failure; doubled with each that follows.
-        longest: at most, for an alert.
-        rest: at most, for a destination: so long a new alert waits for it.
+        first: after the first failure; doubled after each further one.
+        longest: maximum for an alert.
+        rest: maximum for a destination, and so the longest delay of a new alert.
     """
 
     first: float = 5.0
@@ -39,11 +39,11 @@ class Backoff:
     rest: float = 30.0
 
     def until(self, failures: int, last: datetime) -> datetime:
-        """When an alert that has failed so often may be tried again."""
+        """When an alert with this many failures may be retried."""
         return last + timedelta(seconds=min(self.longest, self._doubled(failures)))
 
     def rested(self, alerts: int, last: datetime) -> datetime:
-        """When a destination may be tried again that has failed for so many alerts, at least two, in a row."""
+        """When a destination may be retried that has failed for so many different alerts in a row (at least two)."""
         return last + timedelta(seconds=min(self.rest, self._doubled(alerts - 1)))
 
     def _doubled(self, failures: int) -> float:
@@ -55,11 +55,11 @@ class Tries:
     """Failed attempts of an alert at a destination.
 
     Args:
-        attempt: number of the last one.
-        last: when that was.
-        streak: how often the destination had accepted something before it.
-        inside: failures since it did last.
-        before: between how many of its successes, earlier, the alert had failed too.
+        attempt: number of the last attempt.
+        last: time of the last attempt.
+        streak: the destination's number of accepted messages at that time.
+        inside: failures of the alert since the destination's last success.
+        before: number of earlier intervals between two successes in which the alert had failed too.
     """
 
     attempt: int
@@ -69,29 +69,29 @@ class Tries:
     before: int = 0
 
     def again(self, attempt: int, at: datetime, streak: int) -> Tries:
-        """With one more failure."""
+        """These tries with one more failure."""
         if streak == self.streak:
             return replace(self, attempt=attempt, last=at, inside=self.inside + 1)
         return Tries(attempt, at, streak, before=self.before + 1)
 
     def failures(self, streak: int) -> int:
-        """How many count against the alert: what the destination did not accept from others either counts once."""
+        """Failures that count against the alert: in an interval in which no message was accepted, only one counts."""
         return self.before + (self.inside if streak == self.streak else 1)
 
 
 @dataclass
 class Queue:
-    """One destination's part of the alerts.
+    """The alerts of one destination.
 
-    An alert that fails while the destination accepts others is backed off alone. The destination as a whole is once
-    two different alerts have failed in a row, and then only for so long that a new alert is tried soon.
+    An alert that fails while the destination accepts others is backed off alone. If two different alerts fail in a row,
+    the whole destination is backed off, but only so long that a new alert is tried soon.
 
     Args:
-        pending: columns `PENDING` of gold/alerts, of those that have not got there.
-        tries: failed attempts, by alert_id, of those among them that have any.
-        streak: how often the destination has accepted something.
-        failures, failing: attempts that failed since it did last, and of how many different alerts.
-        last_failed_at: when the last failed.
+        pending: columns `PENDING` of gold/alerts, for alerts not yet delivered.
+        tries: failed attempts of pending alerts, by alert_id.
+        streak: number of messages that the destination has accepted.
+        failures, failing: failed attempts since the last success, and the number of different alerts among them.
+        last_failed_at: time of the last failure.
     """
 
     pending: pl.DataFrame = field(default_factory=pl.DataFrame)
@@ -102,7 +102,7 @@ class Queue:
     last_failed_at: datetime | None = None
 
     def due(self, now: datetime, backoff: Backoff) -> pl.DataFrame:
-        """The pending alerts whose time has come; none while the destination as a whole is backing off."""
+        """The pending alerts that are due; none while the whole destination is backed off."""
         if self.pending.is_empty():
             return self.pending
         if (rested := self._rested(backoff)) is not None and now < rested:
@@ -111,18 +111,18 @@ class Queue:
         return self.pending.filter(~pl.col("alert_id").is_in(waiting)) if waiting else self.pending
 
     def next_try(self, alert_id: str, backoff: Backoff) -> datetime | None:
-        """When an alert that has failed may be tried again; None when it has not failed, or has arrived since."""
+        """When a failed alert may be retried; None if it has not failed, or was delivered since."""
         if alert_id not in self.tries:
             return None
         return max(filter(None, (self._until(alert_id, backoff), self._rested(backoff))))
 
     def add(self, rows: pl.DataFrame) -> None:
-        """More alerts wait; columns `PENDING`."""
+        """Add pending alerts; columns `PENDING`."""
         frame = pl.concat([self.pending, rows], how="vertical_relaxed") if self.pending.width else rows
         self.pending = frame.rechunk() if frame.n_chunks() > _CHUNKS else frame
 
     def apply(self, rows: pl.DataFrame) -> None:
-        """Take in this destination's new rows of gold/alert_deliveries."""
+        """Process this destination's new rows of gold/alert_deliveries."""
         is_done = pl.col("status").is_in(deliveries.DONE)
         done, failed = rows.filter(is_done), rows.filter(~is_done)
         accepted = done["attempted_at"].sort()
@@ -157,7 +157,7 @@ class Queue:
 
 
 class Outbox:
-    """The queues of the given destination names over a lake; `rows` gives the whole alerts of what is pending."""
+    """The queues of a lake's destinations, by name; `rows` returns the full rows of pending alerts."""
 
     def __init__(self, lake: Lake, names: Sequence[str]) -> None:
         self._lake = lake
@@ -167,9 +167,9 @@ class Outbox:
         self.rows = AlertRows(lake, ALERTS)
 
     def refresh(self) -> None:
-        """Take in what was committed to both tables since the last call.
+        """Process what was committed to both tables since the last call.
 
-        Deliveries are read first, so every alert they name is among the alerts read after them or before.
+        Deliveries are read first, so every alert that they name is among the alerts read by now.
 
         Raises:
             LakeError: a table cannot be read; the next call reads both from the start.
@@ -198,7 +198,7 @@ class Outbox:
             return
         attempts = attempted.rows.collect() if attempted.rows is not None else pl.DataFrame(schema=deliveries.COLUMNS)
         alerts = raised.rows
-        if alerts is not None and not is_first:  # the first time it is all there ever was: what waits is read when due
+        if alerts is not None and not is_first:  # the first read is the whole history: only ids are kept of it
             new = alerts.collect()
             self.rows.keep(new)
             alerts = new.lazy()

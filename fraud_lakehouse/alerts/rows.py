@@ -1,4 +1,4 @@
-"""Whole alerts for messages: the newest are kept in memory, older ones are read from their table again."""
+"""Full alert rows for messages: the newest are kept in memory, older ones are read again from their table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import polars as pl
 from fraud_lakehouse.storage.errors import lake_errors
 from fraud_lakehouse.storage.lake import Lake, scan
 
-KEPT = 5_000  # rows, about 1 KB each; whoever waits longer waits for a destination that fails
+KEPT = 5_000  # rows, about 1 KB each; only alerts for a failing destination are pending for longer
 
 
 class AlertRows:
-    """Rows of an alerts table by alert_id. One thread keeps, any may ask."""
+    """Rows of an alerts table by alert_id. One thread adds rows, any thread may read."""
 
     def __init__(self, lake: Lake, table: tuple[str, str]) -> None:
         self._lake = lake
@@ -19,23 +19,23 @@ class AlertRows:
         self._kept = pl.DataFrame(schema={"alert_id": pl.String()})
 
     def keep(self, rows: pl.DataFrame) -> None:
-        """Keep rows of the table, the newest that there are."""
+        """Keep new rows of the table."""
         self._kept = pl.concat([self._kept, rows], how="diagonal_relaxed").tail(KEPT).rechunk()
 
     def forget(self) -> None:
-        """The table is another one."""
+        """Discard all rows: the table was replaced."""
         self._kept = self._kept.clear()
 
     def of(self, wanted: pl.DataFrame) -> pl.DataFrame:
-        """The rows of these alerts, in their order.
+        """The rows of these alerts, in this order.
 
         Args:
-            wanted: columns alert_id and fired_at, which spares looking into the files of other times.
+            wanted: columns alert_id and fired_at; fired_at limits which files are read.
 
         Raises:
             LakeError: the table cannot be read.
         """
-        kept = self._kept  # which another thread may replace
+        kept = self._kept  # another thread may replace it
         found = _ordered(wanted, kept)
         if found.height == wanted.height:
             return found

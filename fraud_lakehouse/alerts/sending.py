@@ -1,9 +1,9 @@
-"""One attempt to send a message: bounded in time and in what is read, and no redirect is followed.
+"""One attempt to send a message, limited in time and in the bytes read. No redirect is followed.
 
-Apprise's plugins bound each read, not the whole: an answer that drips never ends. So an attempt runs in a thread of
-its own, and when its time is over every connection it has opened is shut down, which ends what waits on them, HTTP or
-not. What waits for something else, a name server for example, is abandoned; it can open no connection any more.
-Proxies of the environment (HTTPS_PROXY, NO_PROXY) are used: they are the operator's.
+Apprise's plugins limit each read, not the whole attempt: an answer that drips never ends. So an attempt runs in a
+thread of its own. When its time is over, every connection it has opened is shut down, whatever the protocol, which ends
+the reads. An attempt that waits for something else, such as a name server, is abandoned; it can open no connection any
+more. Proxies from the environment (HTTPS_PROXY, NO_PROXY) are used: the operator has set them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 
 import requests
 
-SECONDS = 15.0  # for connecting, sending and the whole answer
-ANSWER_BYTES = 64 * 1024  # read of an answer's body; no service says more in it
+SECONDS = 15.0  # to connect, send and read the whole answer
+ANSWER_BYTES = 64 * 1024  # read of an answer's body; no service needs more
 _CHUNK = 8 * 1024
-_END_SECONDS = 1.0  # for a plugin to notice that its connections are gone
+_END_SECONDS = 1.0  # for a plugin to notice that its connections are shut down
 
 
 class Sending:
-    """Runs one attempt; `problem` is why it failed, where that is known here."""
+    """Runs one attempt; `problem` is why it failed, if this class knows."""
 
     def __init__(self) -> None:
         self.problem: str | None = None
@@ -38,18 +38,18 @@ class Sending:
         self._connections: list[int] = []
 
     def run(self, send: Callable[[], str | None]) -> str | None:
-        """Return what `send` returns, None for a message that was accepted or else the reason, within SECONDS."""
+        """Return within SECONDS what `send` returns: None for an accepted message, else the reason."""
         thread = threading.Thread(target=self._work, args=(send,), name="alert attempt", daemon=True)
         thread.start()
         thread.join(SECONDS)
         if thread.is_alive():
             self._end()
             thread.join(_END_SECONDS)
-            return self.problem  # whatever it says now: a connection that is shut down looks like the answer's end
+            return self.problem  # any result is ignored: a connection that is shut down looks like the answer's end
         return self._answer and (self.problem or self._answer)
 
     def connecting(self, connection: socket.socket) -> None:
-        """Keep a connection that is about to be opened, to shut it down in time.
+        """Register a connection that is about to be opened, so that it can be shut down.
 
         Raises:
             TimeoutError: the attempt is over.
@@ -82,9 +82,9 @@ _running: ContextVar[Sending | None] = ContextVar("sending", default=None)
 
 
 def guard(plugin: Any) -> None:
-    """Let an Apprise plugin send only within the bounds of the attempt that runs it."""
+    """Make an Apprise plugin send only within the limits of the attempt that runs it."""
     _watch_connections()
-    throttle = plugin.throttle  # sleeps for as long as a service's answer says
+    throttle = plugin.throttle  # sleeps as long as a service's answer demands
     plugin.throttle = lambda last_io=None, wait=None: throttle(last_io, wait and min(wait, SECONDS))
     for name, module in list(sys.modules.items()):
         if name.startswith("apprise.") and vars(module).get("requests") is requests:
@@ -97,14 +97,14 @@ def _watch_connections() -> None:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    """Python reports each connection here before it is opened, whatever library opens it."""
+    """Called by Python before each connection is opened, by whatever library."""
     if event == "socket.connect" and (sending := _running.get()) is not None:
         sending.connecting(args[0])
 
 
 @cache
 def _bounded_requests() -> ModuleType:
-    """The module `requests`, but no request follows a redirect or reads more than ANSWER_BYTES of an answer."""
+    """The module `requests`, except that no redirect is followed and at most ANSWER_BYTES of an answer are read."""
     module = ModuleType("requests")
     vars(module).update({name: value for name, value in vars(requests).items() if not name.startswith("__")})
     methods = {method: partial(_request, method.upper()) for method in ("get", "post", "put", "patch", "delete")}
@@ -116,7 +116,7 @@ def _request(method: str, url: str, **options: Any) -> requests.Response:
     """Like `requests.request`.
 
     Raises:
-        requests.RequestException: as there; also for an answer that redirects.
+        requests.RequestException: as `requests.request`; also for a redirect.
     """
     bounds = {"allow_redirects": False, "stream": True}
     with requests.Session() as session, session.request(method, url, **{**options, **bounds}) as answer:
@@ -130,5 +130,5 @@ def _request(method: str, url: str, **options: Any) -> requests.Response:
             content += chunk
             if len(content) >= ANSWER_BYTES:
                 break
-    answer._content = bytes(content[:ANSWER_BYTES])  # what `answer.content` gives
+    answer._content = bytes(content[:ANSWER_BYTES])  # the value of `answer.content`
     return answer

@@ -1,4 +1,4 @@
-"""How long newly recorded alerts took: from the source's commit until landed, scored and recorded."""
+"""Latency of newly recorded alerts: from the source's commit until ingested, scored and recorded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNTIL = {"landed": "landed_at", "scored": "scored_at", "recorded": "fired_at"}
 
 
 class AlertTimes:
-    """Gives each alert's times once; alerts that were there before the first call are left out."""
+    """Reports each alert's times once; alerts recorded before the first call are ignored."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
@@ -20,7 +20,7 @@ class AlertTimes:
             self._alerts.skip()
 
     def take(self) -> dict[str, list[float]]:
-        """Seconds from the source's commit to "landed", "scored", "recorded", of the alerts since the last call.
+        """Seconds from the source's commit to "landed", "scored", "recorded", for the alerts since the last call.
 
         Raises:
             LakeError: the table cannot be read.

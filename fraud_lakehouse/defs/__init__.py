@@ -1,19 +1,19 @@
 """What Dagster loads: assets, checks, sensors, schedules. Each is a few lines around a plain function.
 
-Nothing here knows how to capture, land, transform or detect; `definitions.py` puts the parts together.
+Nothing here knows how to capture, ingest, transform or detect. `definitions.py` assembles the pieces.
 """
 
 from __future__ import annotations
 
 from fraud_lakehouse.allocator import give_memory_back
 
-give_memory_back()  # the first module of the product that a run imports
+give_memory_back()  # here, because a run imports this module of the product first
 
 OWNERS = ["team:fraud-platform"]
 
-# Batch runs take turns: dagster.yaml gives every pool one run at a time. Live runs take turns in `live/standby.py`.
+# Batch runs are serialised: dagster.yaml allows one run at a time per pool. `live/standby.py` serialises live runs.
 LAKE_POOL = "lake"
 
 UPDATE_JOB = "update"
 LIVE_JOB = "live"
-LIVE_SECONDS = 900.0  # after which the next live run takes over, whose start costs 15 s of processor time
+LIVE_SECONDS = 900.0  # until the next live run takes over; starting one costs 15 s of processor time

@@ -1,6 +1,6 @@
-"""Sensors that bring alerts and failures to people: a safety net beside the cycle, which delivers its own.
+"""Sensors that bring alerts and failures to people. A live run delivers its alerts itself; these cover the other runs.
 
-How a message is sent, retried and recorded is in `detect/`.
+`alerts/` sends, retries and records messages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DELIVER_SECONDS = 20.0
 
 
 class DestinationError(Exception):
-    """A destination did not take a message; the attempt is recorded and will be repeated."""
+    """A destination did not accept a message; the sensor's next tick tries again."""
 
 
 def alert_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -33,7 +33,7 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
         name="deliver_alerts",
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Delivers recorded alerts that are still pending; fails, with the reason, if a destination does.",
+        description="Delivers pending alerts; fails, with the reason, if a destination does.",
     )
     def deliver_alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         if not settings.alert_urls:
@@ -46,10 +46,10 @@ def alert_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def deliver(settings: Settings) -> str:
-    """Deliver what is pending and answer with a sentence.
+    """Deliver pending alerts; returns a summary sentence.
 
     Raises:
-        DestinationError: a destination failed; the others got theirs.
+        DestinationError: a destination failed; the others received their alerts.
     """
     from fraud_lakehouse.alerts.delivery import Delivery
 
@@ -58,25 +58,25 @@ def deliver(settings: Settings) -> str:
         report = delivery.deliver_pending(wait=DELIVER_SECONDS)
     finally:
         delivery.close()
-    said = f"{report.delivered} alerts delivered, {report.digested} in digests, {report.pending} pending."
+    summary = f"{report.delivered} alerts delivered, {report.digested} in digests, {report.pending} pending."
     if report.failed:
-        raise DestinationError(f"{said} {'; '.join(report.notes)}")
-    return said
+        raise DestinationError(f"{summary} {'; '.join(report.notes)}")
+    return summary
 
 
 def failure_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that tells the alert destinations when a run failed."""
+    """The sensor that notifies the alert destinations of a failed run."""
 
     @dg.run_failure_sensor(
         name="report_failed_runs",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Sends a failed run's error to FRAUD_ALERT_URLS; of failures in a row, the first.",
+        description="Sends a failed run's error to FRAUD_ALERT_URLS; for consecutive failures, only the first.",
     )
     def report_failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         if not settings.alert_urls:
             return dg.SkipReason("FRAUD_ALERT_URLS is not set.")
         if failed_before(context.instance, context.dagster_run):
-            return dg.SkipReason(f"The run of {context.dagster_run.job_name} before this one failed too, and was told.")
+            return dg.SkipReason(f"The previous run of {context.dagster_run.job_name} failed too, and was reported.")
         problem = problem_of(context.failure_event, context.get_step_failure_events())
         notify(settings, failure_message(context.dagster_run, problem))
         return None
@@ -85,7 +85,7 @@ def failure_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def failed_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether the job's last run that ended before this one failed."""
+    """Whether the previous finished run of the job failed."""
     recent = instance.get_runs(dg.RunsFilter(job_name=run.job_name), limit=20)
     ids = [one.run_id for one in recent]
     older = recent[ids.index(run.run_id) + 1 :] if run.run_id in ids else []
@@ -94,15 +94,15 @@ def failed_before(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 
 
 def problem_of(failure: dg.DagsterEvent, steps: Sequence[dg.DagsterEvent]) -> str:
-    """What went wrong, in the words of the steps that failed: what their errors say, and what to do.
+    """The errors of the failed steps, and what to do.
 
     Args:
-        failure: the run's failure, which names its steps; it is all there is of a run whose process was killed.
+        failure: the run's failure, which names its steps; the only event of a run whose process was killed.
         steps: the failures of its steps.
     """
-    said = [step.step_failure_data.user_failure_data for step in steps]
+    failures = [step.step_failure_data.user_failure_data for step in steps]
     lines = []
-    for one in said:
+    for one in failures:
         if one is not None and one.description:
             fix = one.metadata.get("what to do")
             lines.append(one.description + (f"\nWhat to do: {fix.value}" if fix is not None else ""))
@@ -110,7 +110,7 @@ def problem_of(failure: dg.DagsterEvent, steps: Sequence[dg.DagsterEvent]) -> st
 
 
 def failure_message(run: dg.DagsterRun, problem: str) -> Message:
-    """What a failed run says to people; its run id is the idempotency key."""
+    """The notification about a failed run; its run id is the idempotency key."""
     return Message(
         key=run.run_id,
         title=f"[pipeline] run of {run.job_name} failed",
@@ -121,16 +121,16 @@ def failure_message(run: dg.DagsterRun, problem: str) -> Message:
 
 
 def notify(settings: Settings, message: Message) -> None:
-    """Send one message to every destination, to all at once.
+    """Send one message to all destinations in parallel.
 
     Raises:
-        DestinationError: names those that did not take it, after all were tried.
+        DestinationError: names those that did not accept it, after all were tried.
     """
     from fraud_lakehouse.alerts.destination import destinations
 
     found = destinations(settings)
     with ThreadPoolExecutor(max_workers=len(found)) as pool:
         errors = list(pool.map(lambda one: one.send(message), found))
-    refused = {one.name: error for one, error in zip(found, errors, strict=True) if error is not None}
-    if refused:
-        raise DestinationError("; ".join(f"{name}: {error}" for name, error in refused.items()))
+    rejected = {one.name: error for one, error in zip(found, errors, strict=True) if error is not None}
+    if rejected:
+        raise DestinationError("; ".join(f"{name}: {error}" for name, error in rejected.items()))

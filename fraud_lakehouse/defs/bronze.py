@@ -1,7 +1,7 @@
-"""The bronze assets: materializing one pulls its source's micro-batches into the lake until it is drained.
+"""The bronze assets: materializing one ingests its source's micro-batches until the source is drained.
 
-One step per source, because a source's tables advance together. A source whose setting is absent is not there:
-its tables are shown, as far as the models read them, but cannot be materialized.
+There is one step per source, because a source's tables advance together. The tables of a source without its setting are
+shown, as far as models read them, but cannot be materialized.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
 
 SOURCES = "sources"
-"""First part of the asset keys of sources none of whose tables the pipeline names."""
+"""First part of the asset keys of sources without tables that the pipeline names."""
 MOST_REFUSALS = 10
-TURN_SECONDS = 0.1  # who waits for the writer's lock looks every 0.05 s
+TURN_SECONDS = 0.1  # a process that waits for the writer lock polls every 0.05 s
 Writing = Callable[[], AbstractContextManager[None]]
 
 
 class DrainConfig(dg.Config):
-    """How much one materialization may pull, in micro-batches."""
+    """Maximum of one materialization, in micro-batches."""
 
     max_batches: int = 1_000
 
 
 def bronze_tables(settings: "Settings") -> dict[DeclaredSource, list[str]]:
-    """Bronze tables by source: those that the pipeline names, and those that are in the lake already.
+    """Bronze tables by source: those that the pipeline names, and those that already exist in the lake.
 
-    A table in the lake is of the source that created it, whichever the pipeline takes it for.
+    A table in the lake belongs to the source that created it, whatever the pipeline declares.
     """
     return _tables(settings, declared_sources(settings))
 
@@ -53,7 +53,7 @@ def bronze_tables(settings: "Settings") -> dict[DeclaredSource, list[str]]:
 def _tables(
     settings: "Settings", sources: Sequence[DeclaredSource], among: Collection[str] | None = None
 ) -> dict[DeclaredSource, list[str]]:
-    """Of tables in the lake only those `among` the given, if any are."""
+    """Bronze tables by source; with `among`, tables of the lake count only if they are in it."""
     owned = _owned(Lake.at(settings.lake), sources, among)
     others = {name: set().union(*(owned[one] for one in owned if one != name)) for name in owned}
     found: dict[DeclaredSource, list[str]] = {}
@@ -64,12 +64,12 @@ def _tables(
 
 
 def _owned(lake: Lake, sources: Sequence[DeclaredSource], among: Collection[str] | None) -> dict[str, set[str]]:
-    """By source, the tables of the lake that it created."""
+    """The tables of the lake that each source created."""
     topics = {table for source in sources if source.kind == "kafka" for table in source.tables}
     databases = [source for source in sources if source.kind == "postgres"]
     owned: dict[str, set[str]] = {source.name: set() for source in sources}
     for source in databases:
-        if len(databases) == 1:  # the names alone: a lake may have a thousand
+        if len(databases) == 1:  # names are enough: a lake may have a thousand tables
             owned[source.name] = set(lake.tables("bronze")) - topics
         elif isinstance(source.config, PostgresConfig):
             owned[source.name] = set(recorded_names(lake, source.config, among).values()) - topics
@@ -84,32 +84,32 @@ def bronze_key(table: str) -> dg.AssetKey:
 def drain(
     step: Callable[[int], Sequence["Landed"]], max_rows: int, max_batches: int, writing: Writing = nullcontext
 ) -> tuple[list["Landed"], bool]:
-    """Land micro-batches until the source has no more or `max_batches` are in, taking the writer's lock for each.
+    """Ingest micro-batches until the source has no more or `max_batches` are in, under the writer lock for each.
 
-    A batch that is not full, after the first (which may be a snapshot), has caught up with the source: a source that
-    never rests does not hold a run for ever.
+    A batch that is not full, after the first (which may be a snapshot), has caught up with the source. So a source that
+    is never idle does not keep a run going for ever.
 
-    A commit refused by the fence means that another writer (the live run) landed those rows first: nothing is
-    lost, and the next step continues from its position.
+    A commit conflict means that another writer (the live run) ingested those rows first: nothing is lost, and the next
+    step continues from its position.
 
     Returns:
-        What landed, and whether it caught up.
+        the ingested batches, and whether they caught up.
 
     Raises:
-        ConcurrentWriterError: refused again and again: two writers are left running against each other.
+        ConcurrentWriterError: repeated commit conflicts: two writers work against each other.
     """
     landed: list[Landed] = []
-    refused = 0
+    conflicts = 0
     for _ in range(max_batches):
         try:
             with writing():
                 batch = step(max_rows)
         except ConcurrentWriterError:
-            refused += 1
-            if refused >= MOST_REFUSALS:
+            conflicts += 1
+            if conflicts >= MOST_REFUSALS:
                 raise
             continue
-        refused = 0
+        conflicts = 0
         was_full = sum(one.rows for one in batch) >= max_rows
         if not batch or (landed and not was_full):
             return [*landed, *batch], True
@@ -119,38 +119,38 @@ def drain(
 
 
 def source_key(source: DeclaredSource, tables: Sequence[str]) -> dg.AssetKey:
-    """The asset that a source's own checks are on: the first of its tables that the pipeline names, or the source."""
+    """The asset of a source's own checks: the first of its tables that the pipeline names, else the source itself."""
     named = [table for table in source.tables if table in tables]
     return bronze_key(named[0]) if named else table_key(SOURCES, source.name)
 
 
 def checked_sources(settings: "Settings") -> list[tuple[SourceConfig, dg.AssetKey]]:
-    """The configured sources, each with the asset that its own checks are on."""
+    """The configured sources, each with the asset of its own checks."""
     sources = declared_sources(settings)
     tables = _tables(settings, sources, {table for source in sources for table in source.tables})
     return [(source.config, source_key(source, names)) for source, names in tables.items() if source.config is not None]
 
 
 def checked_databases(settings: "Settings") -> list[tuple[PostgresConfig, dg.AssetKey]]:
-    """Those of PostgreSQL."""
+    """The configured PostgreSQL sources, each with the asset of its own checks."""
     return [(config, key) for config, key in checked_sources(settings) if isinstance(config, PostgresConfig)]
 
 
 def bronze_assets(settings: "Settings") -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """The bronze layer: a step for each configured source, bare specs for the tables of the others."""
+    """The bronze layer: one step per configured source, bare specs for the tables of the others."""
     assets: list[dg.AssetsDefinition | dg.AssetSpec] = []
     for source, tables in bronze_tables(settings).items():
         specs = [_spec(source, table) for table in tables]
         key = source_key(source, tables)
         if key.path[0] == SOURCES:
-            specs.append(_described(source, key, f"The source {source.name}, none of whose tables the pipeline names."))
+            specs.append(_described(source, key, f"The source {source.name}; the pipeline names none of its tables."))
         assets.extend([_source_step(source, key, tables, specs)] if source.config is not None else specs)
     return assets
 
 
 def _spec(source: DeclaredSource, table: str) -> dg.AssetSpec:
     what = (
-        "Kafka records as they arrived, one row per record; unreadable ones with their bytes and the reason."
+        "Kafka records as they came, one row per record; unreadable ones with their bytes and the reason."
         if source.kind == "kafka"
         else f"Change events of the PostgreSQL table {table.replace('__', '.')}, one row per event."
     )

@@ -1,7 +1,7 @@
-"""The check `capture` of each source: whether its changes come in, and if not, why and who is to do something.
+"""The check `capture` of each source: whether it is captured, and if not, why and what to do.
 
-Whoever captures evaluates it: a live run while it runs, a batch run at the end of its capture, and the tick that looks
-for new data. What people are told of it is in `source_watch.py`.
+Whatever captures evaluates it: a live run while it runs, a batch run at the end of its capture, and the sensor that
+polls for new data. `source_watch.py` notifies people of it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 
 CHECK = "capture"
-REPEAT_SECONDS = 60.0  # an evaluation that says what the one before it said
-ASKED_SECONDS = 30.0  # after which a source of which a live run knows no problem has been asked
-_NEWEST = 20  # evaluations: a run has one, which it renews
+REPEAT_SECONDS = 60.0  # between two evaluations with the same result
+ASKED_SECONDS = 30.0  # by then a live run has polled every source: one without a problem is captured
+_NEWEST = 20  # evaluations to read: a run has one record, which it updates
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a source is not captured, and what to do; `is_gap`: rows are gone, and only a person can say how to go on."""
+    """Why a source is not captured, and what to do; `is_gap`: rows are gone, and a person must decide."""
 
     problem: str
     fix: str
@@ -33,30 +33,30 @@ class Trouble:
 
     @staticmethod
     def of(error: LakehouseError) -> Trouble:
-        """What an error says."""
+        """The problem that an error describes."""
         return Trouble(error.problem, error.fix, isinstance(error, GapError))
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation: when (seconds since the epoch), and the trouble; None: the source was captured."""
+    """An evaluation: its time (seconds since the epoch) and the problem; None: the source was captured."""
 
     at: float
     trouble: Trouble | None
 
 
 def capture_spec(source: str, asset: dg.AssetKey) -> dg.AssetCheckSpec:
-    """The check of a source, which its capture step evaluates; it never blocks: what has landed is to be built."""
+    """The check of a source, evaluated by its capture step. It never blocks: ingested rows are still built."""
     return dg.AssetCheckSpec(
         CHECK,
         asset=asset,
         blocking=False,
-        description=f"The changes of {source} come in: it answers, allows what is needed, and nothing of it was lost.",
+        description=f"{source} is captured: it responds, grants what is needed, and no change was lost.",
     )
 
 
 def capture_evaluation(asset: dg.AssetKey, trouble: Trouble | None) -> dg.AssetCheckEvaluation:
-    """The check, evaluated: a gap is an error, a source that does not answer a warning."""
+    """The evaluated check: a gap is an error, an unreachable source a warning."""
     return dg.AssetCheckEvaluation(
         asset_key=asset,
         check_name=CHECK,
@@ -69,7 +69,7 @@ def capture_evaluation(asset: dg.AssetKey, trouble: Trouble | None) -> dg.AssetC
 
 
 def newest_evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey) -> Evaluated | None:
-    """What the check said last; None where it was never evaluated."""
+    """The check's newest evaluation; None if it was never evaluated."""
     records = instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(asset, CHECK), limit=_NEWEST
     )
@@ -81,13 +81,13 @@ def newest_evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey) -> Evalu
     found = newest.get_dagster_event().asset_check_evaluation_data
     if found.passed:
         return Evaluated(newest.timestamp, None)
-    said = {name: str(found.metadata[name].value) for name in ("problem", "what to do")}
+    texts = {name: str(found.metadata[name].value) for name in ("problem", "what to do")}
     is_gap = found.severity == dg.AssetCheckSeverity.ERROR
-    return Evaluated(newest.timestamp, Trouble(said["problem"], said["what to do"], is_gap))
+    return Evaluated(newest.timestamp, Trouble(texts["problem"], texts["what to do"], is_gap))
 
 
 def recorded_gap(lake: Lake, source: str) -> Trouble | None:
-    """The gap in control/audit that capture has not resumed from; None where there is none."""
+    """The gap in control/audit from which capture has not resumed; None if there is none."""
     if not lake.exists("control", "audit"):
         return None
     row = Audit(lake).stopped(source)
@@ -97,9 +97,9 @@ def recorded_gap(lake: Lake, source: str) -> Trouble | None:
 def report_look(
     instance: dg.DagsterInstance, lake: Lake, source: str, asset: dg.AssetKey, trouble: Trouble | None
 ) -> None:
-    """Evaluate the check for a tick that looked at a source: when its answer changes, and of trouble every minute.
+    """Evaluate the check for a sensor's poll: when the result changes and, while there is a problem, every minute.
 
-    A look sees less than a capture: a gap that a run has found is over only when capture has resumed.
+    A poll sees less than a capture: a gap that a run has found ends only when capture has resumed.
     """
     last = newest_evaluation(instance, asset)
     if trouble is None and (last is None or last.trouble is None):
@@ -114,10 +114,10 @@ def report_look(
 
 @contextmanager
 def failing_check(asset: dg.AssetKey, emit: Callable[[dg.AssetCheckEvaluation], None]) -> Iterator[None]:
-    """Emit the failed check for an error of the source that ends the block.
+    """Emit the failed check for a source's error that ends the block.
 
     Raises:
-        SourceError, GapError: as the block.
+        SourceError, GapError: raised by the block.
     """
     try:
         yield
@@ -127,11 +127,11 @@ def failing_check(asset: dg.AssetKey, emit: Callable[[dg.AssetCheckEvaluation], 
 
 
 class LiveCaptureChecks:
-    """Evaluates the checks for a live run, from the problems of its cycles: at once when one comes or goes.
+    """Evaluates the checks for a live run from the problems of its cycles, at once when a problem begins or ends.
 
     Args:
-        sources: by configured source, the asset of its check.
-        clock: seconds; never goes back.
+        sources: configured source -> asset of its check.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -144,10 +144,10 @@ class LiveCaptureChecks:
         self._is_troubled = dict.fromkeys(sources, False)
 
     def evaluations(self, problems: Mapping[str, str]) -> Iterator[dg.AssetCheckEvaluation]:
-        """Those that are due.
+        """The checks that are due.
 
         Args:
-            problems: by source, why it gave nothing in a cycle since the last call; others' are ignored.
+            problems: source -> problem in a cycle since the last call; other components are ignored.
         """
         now = self._clock()
         for source, was_troubled in self._is_troubled.items():

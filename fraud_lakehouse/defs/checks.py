@@ -1,6 +1,6 @@
-"""Asset checks on gold/alerts that say what a dbt test cannot: fraud findings with their evidence, drift, delay.
+"""Asset checks on gold/alerts that dbt tests cannot express: fraud findings with their evidence, drift, latency.
 
-They never block: real fraud must not stop the pipeline. What is looked at and when it passes is decided in `detect/`.
+They never block: real fraud must not stop the pipeline. `checks/` decides what is evaluated and what passes.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -38,17 +38,17 @@ def rule_check_name(rule: str) -> str:
 
 
 def alert_checks(rules: Mapping[str, str]) -> dg.AssetChecksDefinition:
-    """On gold/alerts, none blocking: one per rule, the share of transactions with alerts, delay, backlog, mistakes.
+    """Non-blocking checks on gold/alerts: one per rule, share of transactions with alerts, latency, backlog, mistakes.
 
     Args:
-        rules: names and descriptions of those that are live.
+        rules: name -> description of each live rule.
     """
     specs = [
         dg.AssetCheckSpec(
             rule_check_name(rule),
             asset=ALERTS_KEY,
             blocking=False,
-            description=f"{description.strip()} Passes without an alert within the last hour; else: how many, on whom.",
+            description=f"{description.strip()} Passes if there is no alert in the last hour; else: how many, on whom.",
         )
         for rule, description in rules.items()
     ]
@@ -56,7 +56,7 @@ def alert_checks(rules: Mapping[str, str]) -> dg.AssetChecksDefinition:
         DRIFT,
         asset=ALERTS_KEY,
         blocking=False,
-        description="The share of transactions that raise alerts is what it was in the last 24 hours.",
+        description="The share of transactions that raise alerts is as in the last 24 hours.",
     )
 
     latency = dg.AssetCheckSpec(
@@ -77,7 +77,7 @@ def alert_checks(rules: Mapping[str, str]) -> dg.AssetChecksDefinition:
         RULES,
         asset=ALERTS_KEY,
         blocking=False,
-        description="Every file of pipeline/rules is a rule that can be evaluated.",
+        description="Every file of pipeline/rules is a valid rule.",
     )
 
     @dg.multi_asset_check(name="findings", specs=[*specs, drift, latency, behind, mistakes], can_subset=True)
@@ -93,7 +93,7 @@ def alert_checks(rules: Mapping[str, str]) -> dg.AssetChecksDefinition:
 
 
 def alert_evaluations(lake: Lake, rules: Sequence[str], settings: "Settings") -> Iterator[dg.AssetCheckEvaluation]:
-    """Every check on gold/alerts, evaluated now; the live run logs these as they are."""
+    """Every check on gold/alerts, evaluated now; the live run logs the results as they are."""
     from fraud_lakehouse.checks.anomaly_rate import evaluate_drift
     from fraud_lakehouse.checks.findings import evaluate_rules
     from fraud_lakehouse.checks.lag import keeping_up
@@ -129,13 +129,13 @@ def finding_metadata(finding: "Finding") -> dict[str, Any]:
 
 
 def drift_metadata(drift: "RateDrift") -> dict[str, Any]:
-    """Why the rate has or has not drifted, with the numbers; rates are alerts per evaluated transaction."""
+    """Why the rate counts as drifted or not, with the numbers; rates are alerts per evaluated transaction."""
     numbers = {name: value for name, value in drift.evidence().items() if isinstance(value, int | float)}
     return {"reason": drift.reason, **{name: value for name, value in numbers.items() if not isinstance(value, bool)}}
 
 
 def latency_metadata(latency: "Latency") -> dict[str, Any]:
-    """How long the alerts took, in seconds, against the limit."""
+    """The latency of the alerts, in seconds, and the limit."""
     times = {"p50": latency.p50, "p99": latency.p99, "longest": latency.longest}
     return {
         "alerts": latency.alerts,
@@ -146,7 +146,7 @@ def latency_metadata(latency: "Latency") -> dict[str, Any]:
 
 
 def behind_metadata(behind: "KeepingUp") -> dict[str, Any]:
-    """By how much the live cycle is behind: seconds, and rows that are not scored, by source."""
+    """How far the live cycle is behind, by source: seconds, and unscored rows."""
     if not behind.running:
         return {"live cycle": "none runs", "limit": behind.limit}
     return {

@@ -1,6 +1,6 @@
-"""The checks of what later layers rely on: columns, positions, quarantined share. What passes: `checks/contracts.py`.
+"""The checks of what later layers rely on: columns, positions, quarantined share. Evaluated by `checks/contracts.py`.
 
-In a batch run they block the models that come after; a live run, which has built by then, evaluates a table a round.
+In a batch run they block later models. A live run, which has built by then, evaluates one table per round.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -20,16 +20,16 @@ from fraud_lakehouse.storage.lake import Lake
 if TYPE_CHECKING:
     from fraud_lakehouse.checks.contracts import ContractResult
 
-LIVE_ROWS = 200_000  # of the newest that a live run looks at: 0.03 s of processor time, 0.2 s of one large file
+LIVE_ROWS = 200_000  # newest rows that a live run reads: 0.03 s of processor time, 0.2 s from one large file
 _CONTRACTS = {
-    "columns": "The columns that later layers read exist with a type they may have.",
-    "positions": "No position is there twice and no batch reaches back behind another.",
+    "columns": "The columns that later layers read exist, with a permitted type.",
+    "positions": "No position occurs twice, and no batch begins before the end of an earlier one.",
     "quarantine": "At most 5 % of the newest records are unreadable.",
 }
 
 
 class Contracted(NamedTuple):
-    """A table with contracts: of one that comes from a topic, the topic; whether the pipeline's streams name it."""
+    """A table with contracts: its topic, if it comes from one; whether the pipeline's streams name it."""
 
     layer: str
     name: str
@@ -40,11 +40,11 @@ class Contracted(NamedTuple):
 def contracted_tables(
     bronze: Sequence[str], silver: Sequence[str], topics: Mapping[str, TopicConfig], declared: Collection[str]
 ) -> list[Contracted]:
-    """The tables with a contract: of bronze all, of silver those whose columns are fixed.
+    """The tables with a contract: all of bronze, and those of silver whose columns are fixed.
 
     Args:
-        topics: by the tables of bronze that come from them.
-        declared: the tables of bronze that streams are about.
+        topics: bronze table -> its topic.
+        declared: bronze tables that streams read.
     """
     from fraud_lakehouse.checks.contracts import required_columns
 
@@ -58,14 +58,14 @@ def contracted_tables(
 
 
 def contract_checks(tables: Sequence[Contracted]) -> list[dg.AssetChecksDefinition]:
-    """Blocking checks of these tables, a step for each layer."""
+    """Blocking checks of these tables, one step per layer."""
     return [_contracts(layer, [one for one in tables if one.layer == layer]) for layer in ("bronze", "silver")]
 
 
 class ContractRounds:
-    """Evaluates the contracts of one table at each call, and of all of them in turn: no alert waits long for it.
+    """Evaluates the contracts of one table per call, of all tables in rotation, so that no alert waits long.
 
-    The first is any of them: a live run ends before it has come to the last of many.
+    It starts with a random table: a live run may end before it has evaluated all of many.
     """
 
     def __init__(self, lake: Lake, tables: Sequence[Contracted]) -> None:
@@ -74,7 +74,7 @@ class ContractRounds:
         self._at = secrets.randbelow(len(tables)) if tables else 0
 
     def evaluations(self) -> Iterator[dg.AssetCheckEvaluation]:
-        """The checks of the table whose turn it is."""
+        """The checks of the next table."""
         if not self._tables:
             return
         table = self._tables[self._at]
@@ -94,8 +94,8 @@ class ContractRounds:
 
 
 def contract_result(key: dg.AssetCheckKey, found: "ContractResult | None") -> dg.AssetCheckResult:
-    """A contract's outcome with its problems; one that could not be looked at has not passed."""
-    problems = list(found.problems) if found else ["not looked at, because the table's columns are wrong"]
+    """A contract's result with its problems; a contract that could not be evaluated has not passed."""
+    problems = list(found.problems) if found else ["not evaluated, because the table's columns are wrong"]
     numbers = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in _numbers(found)}
     return dg.AssetCheckResult(
         asset_key=key.asset_key,

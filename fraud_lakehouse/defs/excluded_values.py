@@ -1,4 +1,4 @@
-"""The checks on amounts and event times that count nowhere. What counts them is `checks/excluded_values.py`."""
+"""The checks on amounts and event times that are excluded from features. `checks/excluded_values.py` counts them."""
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
@@ -23,7 +23,7 @@ Streams = Collection[PaymentStream]
 
 
 def excluded_evaluations(lake: Lake, settings: "Settings", streams: Streams) -> Iterator[dg.AssetCheckEvaluation]:
-    """The check of each stream, evaluated now; the live run logs them as they are."""
+    """The check of each stream, evaluated now; the live run logs the results as they are."""
     for stream in streams:
         found = evaluate_excluded_values(lake, stream)
         yield dg.AssetCheckEvaluation(
@@ -37,7 +37,7 @@ def excluded_evaluations(lake: Lake, settings: "Settings", streams: Streams) -> 
 
 
 def excluded_metadata(found: "ExcludedValues", settings: "Settings", stream: PaymentStream) -> dict[str, Any]:
-    """Counts, the limits, and a few of the payments."""
+    """Counts, limits, and a few of the payments."""
     return {
         "amounts excluded": found.amounts,
         "event times excluded": found.times,
@@ -49,7 +49,7 @@ def excluded_metadata(found: "ExcludedValues", settings: "Settings", stream: Pay
 
 
 def excluded_checks(streams: Streams) -> list[dg.AssetChecksDefinition]:
-    """The non-blocking check `excluded_values` on the table of silver that says it of each stream."""
+    """The non-blocking check `excluded_values` on the silver table that records each stream's exclusions."""
     return [_check(stream) for stream in streams]
 
 
@@ -58,8 +58,8 @@ def _check(stream: PaymentStream) -> dg.AssetChecksDefinition:
         asset=table_key("silver", checked_table(stream)),
         name=CHECK,
         blocking=False,
-        description="No payment of the last hour had an amount beyond the largest that counts (FRAUD_MAX_AMOUNT), "
-        "or an event time too far ahead of its record's own timestamp (FRAUD_MAX_FUTURE).",
+        description="No payment of the last hour had an amount beyond the largest that features count "
+        "(FRAUD_MAX_AMOUNT), or an event time too far ahead of its record's own timestamp (FRAUD_MAX_FUTURE).",
     )
     def excluded_values(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
         (evaluation,) = excluded_evaluations(lakehouse.lake, lakehouse.settings, [stream])

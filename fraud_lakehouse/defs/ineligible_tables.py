@@ -1,6 +1,6 @@
-"""Tables that are not captured, in Dagster: a check on a bronze asset, and a sensor that sends a message of each.
+"""Ineligible tables in Dagster: a check on a bronze asset, and a sensor that sends a message about each.
 
-Which they are, and why, is decided in `ingest/ineligible_tables.py`.
+`ingest/ineligible_tables.py` decides which tables are ineligible, and why.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -28,7 +28,7 @@ Read = Callable[[PostgresConfig, "Settings"], "Sequence[IneligibleTable]"]
 
 
 def tables_evaluation(settings: "Settings", read: Read) -> Iterator[dg.AssetCheckEvaluation]:
-    """The check of each configured database, evaluated now. The live run logs it as it is."""
+    """The check of each configured database, evaluated now. The live run logs the result as it is."""
     return (_evaluated(config, asset, settings, read) for config, asset in checked_databases(settings))
 
 
@@ -52,7 +52,7 @@ def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefiniti
         asset=asset,
         name=CHECK,
         blocking=False,
-        description="Every table that was asked for is captured; names those that are not, with reason and remedy.",
+        description="Every requested table is captured; names those that are not, with reason and remedy.",
     )
     def tables_captured(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
         return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.tables))
@@ -61,10 +61,10 @@ def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefiniti
 
 
 def tables_sensor(settings: "Settings", read: Read) -> dg.SensorDefinition:
-    """The sensor that sends a message when a table is not captured, when the reason changes, and when it is again.
+    """The sensor that sends a message when a table becomes ineligible, the reason changes, or it is captured again.
 
-    The cursor has by source the problem reported last of each table, and the number of messages; one that was not taken
-    is sent again.
+    Per source, the cursor stores the problem last reported for each table, and the number of messages. A message that
+    no destination accepted is sent again.
     """
 
     @dg.sensor(
@@ -75,18 +75,18 @@ def tables_sensor(settings: "Settings", read: Read) -> dg.SensorDefinition:
     )
     def watch_tables(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         known = known_by_source(context.cursor)
-        said = []
+        lines = []
         for config, _ in checked_databases(settings):
             try:
                 found = read(config, settings)
             except LakehouseError as error:
-                said.append(
+                lines.append(
                     f"Cannot read which tables of {config.name} are captured: {error.problem}. {error.fix}".strip()
                 )
                 continue
             before = known.get(config.name, {"problems": {}, "number": 0})
             problems = {one.table: one.problem for one in found}
-            said.append("; ".join(problems.values()) or f"Every table of {config.name} is captured.")
+            lines.append("; ".join(problems.values()) or f"Every table of {config.name} is captured.")
             if problems != before["problems"]:
                 number = before["number"] + 1
                 if settings.alert_urls:
@@ -94,23 +94,23 @@ def tables_sensor(settings: "Settings", read: Read) -> dg.SensorDefinition:
                     notify(settings, tables_message(config.name, found, again, number))
                 known[config.name] = {"problems": problems, "number": number}
                 context.update_cursor(json.dumps(known))
-        return dg.SkipReason(" ".join(said) or "No PostgreSQL source is configured, so there are no tables to capture.")
+        return dg.SkipReason(" ".join(lines) or "No PostgreSQL source is configured, so there are no tables.")
 
     return watch_tables
 
 
 def tables_message(source: str, found: "Sequence[IneligibleTable]", again: Sequence[str], number: int) -> Message:
-    """The message about tables that are not captured.
+    """The message about ineligible tables.
 
     Args:
         source: the database's name.
-        found: all of them.
-        again: those that were not, and are captured again.
+        found: all ineligible tables.
+        again: tables that are captured again.
         number: counts the messages, so that each has an idempotency key of its own.
     """
     names = ", ".join(one.table for one in found)
     lines = [f"{one.table}: {one.problem}\nWhat to do: {one.fix}" for one in found]
-    lines += [f"{table} is captured again; what it lacked was made good." for table in again]
+    lines += [f"{table} is captured again, with the rows that it lacked." for table in again]
     return Message(
         key=f"tables:{source}:{number}",
         title=f"[pipeline] not captured: {names}" if found else f"[pipeline] every table of {source} is captured",

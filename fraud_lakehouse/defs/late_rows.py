@@ -1,4 +1,4 @@
-"""The checks on late payments of streams of events. What counts is decided in `checks/late_rows.py`."""
+"""The checks on late payments of event streams. `checks/late_rows.py` counts them."""
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
 
@@ -23,7 +23,7 @@ Streams = Collection[PaymentStream]
 
 
 def late_evaluations(lake: Lake, settings: "Settings", streams: Streams) -> Iterator[dg.AssetCheckEvaluation]:
-    """The check of each stream of events, evaluated now; the live run logs them as they are."""
+    """The check of each event stream, evaluated now; the live run logs the results as they are."""
     for stream in (one for one in streams if one.late is not None):
         found = evaluate_late_rows(lake, stream, settings.late_share)
         yield dg.AssetCheckEvaluation(
@@ -37,7 +37,7 @@ def late_evaluations(lake: Lake, settings: "Settings", streams: Streams) -> Iter
 
 
 def late_metadata(found: "LateRows") -> dict[str, Any]:
-    """Counts, share, and seconds of the worst; what there is nothing of is left out."""
+    """Counts, share, and greatest lateness in seconds; unknown values are omitted."""
     measured = {"share": found.share, "worst seconds late": found.worst_seconds}
     return {
         "late": found.late,
@@ -50,7 +50,7 @@ def late_metadata(found: "LateRows") -> dict[str, Any]:
 
 
 def late_checks(streams: Streams) -> list[dg.AssetChecksDefinition]:
-    """The non-blocking check `late_rows` on the rows of each stream of events."""
+    """The non-blocking check `late_rows` on the rows of each event stream."""
     return [_check(stream) for stream in streams if stream.late is not None]
 
 

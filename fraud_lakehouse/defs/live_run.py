@@ -1,7 +1,7 @@
-"""The live run: one Dagster run that repeats the cycle for a few minutes and reports as it goes.
+"""The live run: one Dagster run that repeats the cycle for some minutes and reports as it goes.
 
-What happens in a cycle is in `live/`. Here: when to stop, and what of it Dagster is told (at most every
-`report_seconds`, because each event costs about 12 ms), from a thread that no alert waits for.
+`live/` defines the cycle. This module decides when to stop and what to report to Dagster. Reports come from a thread
+that no alert waits for, at most every `report_seconds`, because each event costs about 12 ms.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-QUIET_SECONDS = 300.0  # between two evaluations of the checks while there is nothing new to look at
-ALERTS_SECONDS = 60.0  # the hot lane is reported at least this often, so that its freshness is known on a quiet day
+QUIET_SECONDS = 300.0  # between two evaluations of the checks while nothing is new
+ALERTS_SECONDS = 60.0  # longest time between reports of gold/alerts, so that it counts as fresh on a quiet day
 
 
 class LiveConfig(dg.Config):
-    """How long a live run lasts, how often it reports and, while there is news, evaluates the checks, in seconds."""
+    """How long a live run lasts, how often it reports and, while something is new, evaluates the checks, in seconds."""
 
     run_seconds: float = LIVE_SECONDS
     report_seconds: float = 10.0
@@ -56,14 +56,14 @@ class LiveConfig(dg.Config):
 
 
 class LiveReport:
-    """Collects what cycles did and turns it into Dagster events, at most every `seconds`.
+    """Collects the results of cycles and reports them as Dagster events, at most every `seconds`.
 
     Args:
         keys: asset key of each model by its dbt unique id.
-        emit: takes each event.
-        say, warn: take each line for the run's log.
-        alert_seconds: how far the cycle may be behind a source before the log says so.
-        checks: evaluates, from the problems of the cycles, what there is to say of the sources.
+        emit: called with each event.
+        say, warn: called with each line for the run's log.
+        alert_seconds: how far the cycle may be behind a source before this is logged.
+        checks: evaluates the checks of the sources from the problems of the cycles.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class LiveReport:
         self._clear()
 
     def add(self, result: "CycleResult") -> None:
-        """Take in one cycle, and report when it is time."""
+        """Add one cycle, and report if a report is due."""
         self._cycles += 1
         for batch in result.landed:
             self._landed[batch.table].append(batch)
@@ -123,7 +123,7 @@ class LiveReport:
                 self._warn(f"{source} is behind: {behind}")
         for part, problem in self._problems.items():
             self._warn(f"{part}: {problem}")
-        if self._cycles:  # else it is not known that there is no problem
+        if self._cycles:  # without a cycle, it is unknown whether there are problems
             for evaluation in self._checks(self._problems):
                 self._emit(evaluation)
         self._clear()
@@ -139,15 +139,15 @@ class LiveReport:
 
 
 class Reporter:
-    """A thread that reports cycles and evaluates checks. What fails in it is logged: no alert waits for a report.
+    """A thread that reports cycles and evaluates checks. Its errors are logged: no alert waits for a report.
 
-    The checks are evaluated while cycles have news, once more after the last that had, and now and then.
+    The checks are evaluated while cycles have news, once more after the last such cycle, and every few minutes.
 
     Args:
-        report: takes each cycle.
-        check: evaluates the checks and emits them.
-        seconds: how often, while there is news.
-        alert_seconds: from when on it is news how far the cycle is behind a source.
+        report: receives each cycle.
+        check: evaluates the checks and emits the results.
+        seconds: between two evaluations while there is news.
+        alert_seconds: how far the cycle may be behind a source before this counts as news.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Reporter:
         self._thread = threading.Thread(target=self._follow, name="report", daemon=True)
 
     def add(self, result: "CycleResult") -> None:
-        """Take in one cycle; returns at once."""
+        """Add one cycle; returns at once."""
         self._cycles.put(result)
 
     def __enter__(self) -> "Reporter":
@@ -186,7 +186,7 @@ class Reporter:
                         self._check()
                         quiet_due = time.monotonic() + QUIET_SECONDS
             except Exception:
-                log.exception("this report is left out; the cycle goes on")
+                log.exception("this report is skipped; the cycle continues")
         self._report.flush()
 
     def _is_news(self, result: "CycleResult") -> bool:
@@ -195,15 +195,15 @@ class Reporter:
 
 
 def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Sequence[Contracted]) -> dg.JobDefinition:
-    """The job `live`: one op that repeats the cycle until its time is over and the next run stands by.
+    """The job `live`: one op that repeats the cycle until its time is over and the next run waits.
 
     Args:
         keys: asset key of each model by its dbt unique id.
         rules: names of the rules.
-        contracted: layer and name of the tables whose contracts are evaluated.
+        contracted: the tables whose contracts are evaluated.
     """
 
-    @dg.op(name="repeat_cycle", description="Repeats capture, land, build, deliver; wakes on data.")
+    @dg.op(name="repeat_cycle", description="Repeats capture, ingest, build, deliver; wakes on data.")
     def repeat_cycle(
         context: dg.OpExecutionContext, config: LiveConfig, lakehouse: dg.ResourceParam[Lakehouse]
     ) -> None:
@@ -227,8 +227,8 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Seq
         def check() -> None:
             try:
                 _check()
-            except (PipelineError, TransformError) as error:  # the cycle goes on as it was
-                context.log.warning("the checks of sources and streams wait for the pipeline folder: %s", error)
+            except (PipelineError, TransformError) as error:  # the cycle continues with the active project
+                context.log.warning("the checks of sources and streams wait for a valid pipeline folder: %s", error)
 
         def _check() -> None:
             began = time.monotonic()
@@ -244,7 +244,7 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Seq
             for evaluation in contracts.evaluations():
                 context.log_event(evaluation)  # type: ignore[arg-type]
                 if not evaluation.passed:
-                    context.log.error("%s does not hold: %s", _named(evaluation), evaluation.description)
+                    context.log.error("%s is violated: %s", _named(evaluation), evaluation.description)
             metrics.observe("check", time.monotonic() - began)
 
         metrics = Metrics.of(settings)
@@ -260,7 +260,7 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Seq
     @dg.job(
         name=LIVE_JOB,
         executor_def=dg.in_process_executor,
-        description="The micro-batch cycle, kept warm; the sensor keep_live starts the next, which takes over warm.",
+        description="The micro-batch cycle in one long run; the sensor keep_live starts its successor in advance.",
     )
     def live() -> None:
         repeat_cycle()
@@ -270,7 +270,7 @@ def live_job(keys: dict[str, dg.AssetKey], rules: Sequence[str], contracted: Seq
 
 @contextmanager
 def finish_cycle_first() -> Iterator[threading.Event]:
-    """Within the block, a request to stop (SIGINT, SIGTERM) sets the event; after it, it is handed on to Dagster."""
+    """Within the block, a request to stop (SIGINT, SIGTERM) sets the event; afterwards Dagster receives the signal."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupted

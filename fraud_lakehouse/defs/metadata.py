@@ -1,7 +1,7 @@
 """What a materialization shows in Dagster: counts, positions, versions and a small preview.
 
-Previews are kept in Dagster's event log for longer than the rows in the lake and are seen by everyone who may
-open the UI, so columns about persons are masked.
+Dagster's event log keeps previews longer than the lake keeps the rows, and everyone who may open the UI sees them. So
+personal columns are masked.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def markdown_table(frame: pl.DataFrame) -> str:
 def table_metadata(lake: Lake, layer: str, table: str) -> dict[str, Any]:
     """Rows, version, files and a preview of a Delta table as it is now; empty if there is no such table.
 
-    The row count comes from the files' statistics, so its cost does not depend on the table's size.
+    The row count comes from file statistics, so its cost does not depend on the table's size.
     """
     if not lake.exists(layer, table):
         return {}
@@ -61,7 +61,7 @@ def table_metadata(lake: Lake, layer: str, table: str) -> dict[str, Any]:
 
 
 def landed_metadata(landed: Sequence[Landed]) -> dict[str, Any]:
-    """What micro-batches brought into one bronze table: rows, range of positions, newest commit, seconds."""
+    """What micro-batches added to one bronze table: rows, range of positions, newest commit, seconds."""
     if not landed:
         return {"rows": 0}
     newest = max((batch.newest_committed_at for batch in landed if batch.newest_committed_at), default=None)
@@ -77,16 +77,16 @@ def landed_metadata(landed: Sequence[Landed]) -> dict[str, Any]:
 
 
 def check_result(evaluation: dg.AssetCheckEvaluation) -> dg.AssetCheckResult:
-    """What a check returns, of an evaluation that the live run logs as it is."""
+    """The check result of an evaluation, which the live run logs as it is."""
     return dg.AssetCheckResult(passed=evaluation.passed, severity=evaluation.severity, metadata=evaluation.metadata)
 
 
 Assessed = tuple[bool, dg.AssetCheckSeverity, dict[str, Any]]
-"""Whether a check has passed, how bad it is if not, and its evidence."""
+"""Whether a check passed, its severity if not, and its evidence."""
 
 
 def evaluated(asset: dg.AssetKey, check: str, assess: Callable[[], Assessed]) -> dg.AssetCheckEvaluation:
-    """A check of a source that blocks nothing, evaluated; a warning where the source cannot be asked."""
+    """A source's non-blocking check, evaluated; a warning if the source cannot be reached."""
     try:
         passed, severity, metadata = assess()
     except LakehouseError as error:
@@ -98,7 +98,7 @@ def evaluated(asset: dg.AssetKey, check: str, assess: Callable[[], Assessed]) ->
 
 
 def known_by_source(cursor: str | None) -> dict[str, Any]:
-    """What a sensor's cursor holds by source. One of version 0.1 has the old names, or is of the one database."""
+    """A sensor's cursor, by source. Cursors of version 0.1 have old names, or belong to the only database."""
     held = json.loads(cursor) if cursor else {}
     if isinstance(held.get("number"), int):
         return {"bank": held}

@@ -1,6 +1,6 @@
-"""The check `open_transactions` on each topic's bronze table: no Kafka transaction hangs in front of committed records.
+"""The check `open_transactions` on each topic's bronze table: no hanging Kafka transaction hides committed records.
 
-What hangs is decided in `checks/open_transactions.py`.
+`checks/open_transactions.py` decides which transactions hang.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -24,7 +24,7 @@ Find = Callable[[TopicConfig, "Settings"], Sequence["TransactionHealth"]]
 
 
 def transactions_evaluation(settings: "Settings", find: Find) -> Iterator[dg.AssetCheckEvaluation]:
-    """The check of each configured topic, evaluated now. The live run logs it as it is."""
+    """The check of each configured topic, evaluated now. The live run logs the result as it is."""
     return (_evaluated(config, asset, settings, find) for config, asset in _topics(settings))
 
 
@@ -58,8 +58,8 @@ def _check(config: TopicConfig, asset: dg.AssetKey) -> dg.AssetChecksDefinition:
         asset=asset,
         name=CHECK,
         blocking=False,
-        description="No transaction has been open for longer than FRAUD_KAFKA_TRANSACTION_SECONDS: what others have"
-        " committed behind it cannot be read.",
+        description="No transaction has been open for longer than FRAUD_KAFKA_TRANSACTION_SECONDS: records that others"
+        " committed after it cannot be read.",
     )
     def open_transactions(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
         return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.transactions))

@@ -1,7 +1,7 @@
-"""What a sensor sees of a source: whether it holds data beyond the lake's position, and that range as a name.
+"""What a sensor sees of a source: whether it has data beyond the lake's position, and that range as a name.
 
-A topic that holds none may be due for an observation (ingest/idle_partitions.py): a run makes it, models build on it.
-Positions only, never rows. The range names the run that will land it, so the same data twice is one run.
+Only positions are read, never rows. The range names the run that will ingest it, so the same data twice is one run. For
+a topic without new data, a heartbeat may be due (ingest/idle_partitions.py): a run records it, and models use it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from fraud_lakehouse.storage.lake import Lake
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
 
-RETRY_SECONDS = 3_600.0  # between runs that try a table again whose changes are left out
+RETRY_SECONDS = 3_600.0  # between runs that retry an ineligible table
 MOST_PARTITIONS_NAMED = 8
 IDLE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class NewData:
-    """A range of positions a source holds and the lake does not.
+    """A range of positions that a source has and the lake does not.
 
-    `subject` is the source or topic; `range` is `0/16B3748-0/16B5F10` or `0:100-250,1:90-200`; of a topic
-    that holds none, and is to be observed for it, `idle-2026-01-02T03:04:05.006000+00:00`.
+    `subject` is the source or topic; `range` is `0/16B3748-0/16B5F10` or `0:100-250,1:90-200`; for a topic without new
+    data whose heartbeat is due, it is `idle-2026-01-02T03:04:05.006000+00:00`.
     """
 
     subject: str
@@ -40,7 +40,7 @@ class NewData:
 
     @property
     def run_key(self) -> str:
-        """The name of the run that lands this range."""
+        """The name of the run that ingests this range."""
         return f"{self.subject}:{self.range}"
 
 
@@ -50,7 +50,7 @@ def lsn_range(start: int, end: int) -> str:
 
 
 def offset_range(offsets: dict[int, tuple[int, int]]) -> str:
-    """A range of offsets per partition; of many partitions the count of records and a digest of all ranges."""
+    """A range of offsets per partition; for many partitions, the number of records and a digest of all ranges."""
     parts = [f"{partition}:{start}-{end}" for partition, (start, end) in sorted(offsets.items()) if end > start]
     if len(parts) <= MOST_PARTITIONS_NAMED:
         return ",".join(parts)
@@ -59,11 +59,11 @@ def offset_range(offsets: dict[int, tuple[int, int]]) -> str:
 
 
 def new_data(config: SourceConfig, settings: Settings) -> NewData | None:
-    """What a source holds beyond the lake; None if nothing.
+    """The data that a source has beyond the lake; None if there is none.
 
     Raises:
         GapError: rows beyond the lake's position are gone, or the source is another one; recorded in control/audit.
-        LakehouseError: the source or the lake cannot be asked.
+        LakehouseError: the source or the lake cannot be read.
     """
     lake = Lake.at(settings.lake)
     while True:
@@ -75,7 +75,7 @@ def new_data(config: SourceConfig, settings: Settings) -> NewData | None:
             return _new_in_kafka(settings, lake, config)
         except GapError:
             if _batches_version(lake) != version:
-                continue  # another process landed, and acknowledged, what this look still expected: look again
+                continue  # another process has meanwhile ingested and acknowledged what was expected here: poll again
             with Audit(lake).gaps(config.name):
                 raise
 
@@ -85,9 +85,9 @@ def _batches_version(lake: Lake) -> int | None:
 
 
 def _new_in_postgres(settings: Settings, lake: Lake, config: PostgresConfig) -> NewData | None:
-    """From the lake's position to the end of the first transaction beyond it: the same however much follows.
+    """The range from the lake's position to the end of the first transaction beyond it, however much follows.
 
-    Log of other tables alone counts once it is more than IDLE_BYTES: a run lets the server recycle it.
+    Log of other tables counts only if it is more than IDLE_BYTES: a run lets the server recycle it.
     """
     from fraud_lakehouse.ingest.ineligible_tables import ineligible
     from fraud_lakehouse.ingest.postgres import open_capture
@@ -117,7 +117,7 @@ def _new_in_postgres(settings: Settings, lake: Lake, config: PostgresConfig) -> 
         changes = capture.changes(known, position, max_rows=1, waiting=left_out)
         try:
             pieces = sum(1 for _ in changes)
-        except TableFailedError as error:  # the run goes on without it
+        except TableFailedError as error:  # the run continues without this table
             return NewData(config.name, f"{_lsn(position)}-without-{error.name}")
         if changes.end_lsn == position or not (pieces or changes.end_lsn < end):
             return None
@@ -125,7 +125,7 @@ def _new_in_postgres(settings: Settings, lake: Lake, config: PostgresConfig) -> 
 
 
 def _new_in_kafka(settings: Settings, lake: Lake, config: TopicConfig) -> NewData | None:
-    """From the lake's next offset to the end, of each partition with new records; without any, a due observation."""
+    """The range from the lake's next offset to the end, per partition with new records; else a due heartbeat."""
     from fraud_lakehouse.ingest.idle_partitions import IdlePartitions
     from fraud_lakehouse.sources.kafka.capture import KafkaCapture
     from fraud_lakehouse.transform.project import current_windows

@@ -1,6 +1,6 @@
-"""The topics features are published to, as assets: materializing one publishes what is pending, and shows the position.
+"""The topics to which features are published, as assets: materializing one publishes pending rows.
 
-There are none unless FRAUD_PUBLISH_FEATURES is on. In live running the process beside the cycle publishes.
+There are none unless FRAUD_PUBLISH_FEATURES is on. During a live run, the background worker publishes.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -32,7 +32,7 @@ def published_assets(settings: "Settings") -> list[dg.AssetsDefinition]:
         dg.AssetSpec(
             key=keys[topic.name],
             deps=[table_key("gold", topic.table)],
-            description=f"Kafka topic {topic.name}. One message per row of gold/{topic.table}, each once.",
+            description=f"Kafka topic {topic.name}. One message per row of gold/{topic.table}, exactly once.",
             group_name=LAYER,
             owners=OWNERS,
             kinds={"kafka"},
@@ -51,7 +51,7 @@ def published_assets(settings: "Settings") -> list[dg.AssetsDefinition]:
 
 
 def published_metadata(done: "Published | None") -> dict[str, Any]:
-    """Rows published now and in all, and up to which commit of the table; a table that is not there yet has none."""
+    """Rows published now and in total, and the position in the table; zero rows if the table does not exist."""
     if done is None:
         return {"rows": 0}
     position = done.position

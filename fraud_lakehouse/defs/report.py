@@ -1,6 +1,6 @@
-"""The daily report: the model gold/daily_report, built once a day on its own.
+"""The daily report: the model gold/daily_report, built once a day by a schedule.
 
-What it says is in the dbt model; runs of the replica lane refresh it too.
+The dbt model defines its content. Builds of the deferred models refresh it too.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ CRON = "15 0 * * *"
 
 
 def report_schedule() -> dg.ScheduleDefinition:
-    """Builds the report at 00:15 UTC, when the day it reports is over."""
+    """Builds the report at 00:15 UTC, for the day that has just ended."""
     job = dg.define_asset_job(
         "daily_report",
         selection=dg.AssetSelection.assets(REPORT_KEY),
-        description="Builds gold/daily_report from the tables as they are.",
+        description="Builds gold/daily_report from the current tables.",
         executor_def=dg.in_process_executor,
     )
     return dg.ScheduleDefinition(

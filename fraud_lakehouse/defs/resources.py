@@ -1,6 +1,6 @@
-"""What a run works with: the settings, the lake and, opened on first use and once per run, the working parts.
+"""What a run works with: the settings, the lake, and components that are opened on first use, once per run.
 
-The parts' constructors are values (`Parts`), so that tests hand in their own. Nothing is opened at import.
+The components' factories are values (`Parts`), so that tests can pass their own. Nothing is opened at import.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ if TYPE_CHECKING:
     from fraud_lakehouse.transform.build_result import BuildResult
 
 
-KAFKA_PATIENCE = 0.5  # seconds a step waits for a first record before it calls the topic drained
+KAFKA_PATIENCE = 0.5  # seconds a step waits for the first record before it treats the topic as drained
 
 
 @dataclass(frozen=True)
 class Ingest:
-    """One source tied to the lake: `step(max_rows)` lands one micro-batch; empty when the source is drained."""
+    """One source tied to the lake: `step(max_rows)` ingests one micro-batch; it is empty if the source is drained."""
 
     step: Callable[[int], Sequence[Landed]]
     close: Callable[[], None]
 
 
 class Builder(Protocol):
-    """What builds models (`Transformer`)."""
+    """Interface of what builds models (`Transformer`)."""
 
     def names(self, lane: str) -> list[str]:
-        """Names of the models of a lane."""
+        """Names of the models of a tier."""
 
     def warm_up(self, names: Collection[str]) -> None:
-        """Do what a build of these models needs and no turn is needed for."""
+        """Do the part of a build of these models that needs no lock."""
 
     def build(self, names: Collection[str], *, tests: bool = True) -> BuildResult:
-        """Build these models, and run their data tests unless told otherwise."""
+        """Build these models and, with `tests`, run their data tests."""
 
     def test(self, names: Collection[str]) -> BuildResult:
         """Run the data tests of these models."""
@@ -103,7 +103,7 @@ def _slot_health(config: PostgresConfig, settings: Settings) -> SlotHealth:
         while not found.exists:
             awaited = awaited_position(lake, config.name, capture.app_id)
             found = capture.retention()
-            # A resync says so before it drops the slot and makes it anew: it is lost only where nobody has begun one.
+            # A resync records its start before it drops and recreates the slot; otherwise the slot is lost.
             if not found.exists and awaited_position(lake, config.name, capture.app_id) == awaited:
                 return assess(found, allowed, awaited)
         return assess(found, allowed, None)
@@ -131,7 +131,7 @@ Repeat = Callable[["Settings", Callable[[], bool], Callable[[], bool], Callable[
 
 @dataclass(frozen=True)
 class Parts:
-    """How each working part is made; the defaults are the product's."""
+    """Factories of the components; the defaults are the product's."""
 
     ingest: Callable[[SourceConfig, Settings, Lake], Ingest] = field(default=_ingest)
     builder: Callable[[Settings], Builder] = field(default=_builder)
@@ -145,7 +145,7 @@ class Parts:
 
 @dataclass
 class Lakehouse:
-    """A run's handle on the product. Steps of one run share the parts (all steps run in one process).
+    """A run's access to the product. The steps of a run share the components (all run in one process).
 
     Args:
         lease: the run's lock, if it has one.
@@ -168,29 +168,29 @@ class Lakehouse:
         return self._once(source, lambda: self.parts.ingest(config, self.settings, self.lake))  # type: ignore[no-any-return]
 
     def builder(self) -> Builder:
-        """What builds models, opened at its first use."""
+        """The builder of models, opened on first use."""
         return self._once("builder", lambda: self.parts.builder(self.settings))  # type: ignore[no-any-return]
 
     def repeat(
         self, stop: Callable[[], bool], is_over: Callable[[], bool], report: Callable[[CycleResult], None]
     ) -> None:
-        """Repeat the micro-batch cycle until `stop()`, or `is_over()` and a successor stands by.
+        """Repeat the micro-batch cycle until `stop()`, or until `is_over()` and a successor waits.
 
-        `report` takes what each cycle did.
+        `report` is called with the result of each cycle.
 
         Raises:
-            LeaseLostError: the run did not answer for a while, and was given up.
+            LeaseLostError: the run did not respond for a while and was replaced.
         """
         self.parts.repeat(self.settings, lambda: stop() or self._is_given_up, is_over, report)
         self._check_lease()
 
     @contextmanager
     def writing(self, part: str) -> Iterator[None]:
-        """Take the turn of a part of the work (a source, HOT or BESIDE), which the live run takes for each batch too.
+        """Hold the lock of a part of the work (a source, HOT or BESIDE), which the live run holds for each batch too.
 
         Raises:
-            LeaseLostError: the run did not answer for a while, and was given up.
-            ConcurrentWriterError: another process held it for TURN_SECONDS.
+            LeaseLostError: the run did not respond for a while and was replaced.
+            ConcurrentWriterError: another process held the lock for TURN_SECONDS.
         """
         self._check_lease()
         with writer_lock(self.settings.work_dir, TURN_SECONDS, part):
@@ -220,7 +220,7 @@ class Lakehouse:
 def lakehouse_resource(settings: Settings, parts: Parts) -> dg.ResourceDefinition:
     """The resource `lakehouse`: one `Lakehouse` per run, closed with it."""
 
-    @dg.resource(description="Settings, lake and working parts of one run.")
+    @dg.resource(description="Settings, lake and components of one run.")
     def lakehouse(context: dg.InitResourceContext) -> Iterator[Lakehouse]:
         lease = hold_lock(settings, context.run.run_id) if context.run else None
         handle = Lakehouse(settings, parts, lease)
@@ -234,10 +234,10 @@ def lakehouse_resource(settings: Settings, parts: Parts) -> dg.ResourceDefinitio
 
 @contextmanager
 def stated_failures() -> Iterator[None]:
-    """Turn an error a person can act on into a step failure that says what to do.
+    """Raise an error that a person can act on as a step failure that says what to do.
 
     Raises:
-        dagster.Failure: instead of any LakehouseError; a retry of the step would not help.
+        dagster.Failure: instead of any LakehouseError; retrying the step would not help.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Proof that a run's process is alive: a lock that ends with the process, with a heartbeat (storage/lease.py).
+"""Proves that a run's process is alive: a lock that ends with the process, with a heartbeat (storage/lease.py).
 
-Dagster's default launcher cannot tell a killed run from a slow one once its code server is gone too (machine
-restarted, demo killed), nor a stopped one ever; such a run would stay "started" and hold its pool for ever.
+Dagster's default launcher cannot distinguish a killed run from a slow one once its code server is gone too (machine
+restarted, demo killed), and never notices a stopped one. Such a run would stay "started" and occupy its pool for ever.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ def _path(settings: Settings, run_id: str) -> Path:
 
 
 def hold_lock(settings: Settings, run_id: str) -> Lease:
-    """Hold the run's lock until this process is gone: nobody is to release it.
+    """Hold the run's lock until this process ends; nothing releases it earlier.
 
-    Longer than the run's last step: Dagster writes what became of a run after its resources are closed. So a lock
-    that is free means that nothing more will be written.
+    Dagster writes the run's final status after its resources are closed. So a free lock means that nothing more will
+    be written.
     """
     return create(_path(settings, run_id))
 
 
 def lock_state(settings: Settings, run_id: str) -> State:
-    """Whether a process holds the run's lock.
+    """The state of the run's lock.
 
-    "hung": its process does not answer; "free": its process is gone; "absent": its first step has not begun.
+    "held": by a process that responds; "hung": by one that does not; "free": the process has ended; "absent": the run's
+    first step has not begun.
     """
     path = _path(settings, run_id)
-    if not path.exists():  # first: a file that appears is locked
+    if not path.exists():  # check this first: a lock file is locked before it appears
         return "absent"
     found = holder(path)
     if found is None:
@@ -43,11 +44,11 @@ def lock_state(settings: Settings, run_id: str) -> State:
 
 
 def free_locks(settings: Settings) -> list[str]:
-    """The ids of runs whose process is gone and whose lock has not been forgotten."""
+    """Ids of the runs whose process has ended and whose lock file still exists."""
     ids = sorted(path.stem for path in (settings.work_dir / "runs").glob("*.lock"))
     return [run_id for run_id in ids if lock_state(settings, run_id) == "free"]
 
 
 def forget_lock(settings: Settings, run_id: str) -> None:
-    """Remove the lock of a run that has ended, or is given up: its process, should it go on, finds that out by it."""
+    """Remove the lock of a run that has ended or was replaced; a process that resumes later notices it."""
     _path(settings, run_id).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Sensors that see new data and request runs, keep the live run going, and notice runs whose process is gone.
+"""Sensors that detect new data and request runs, keep the live run going, and detect runs whose process has ended.
 
-Positions decide, cursors are hints for people. How data is captured is not known here.
+Positions decide; cursors are only hints for people. How data is captured is not known here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Tick = dg.RunRequest | dg.SkipReason
 RANGE_TAG = "fraud/range"
 SOURCE_TAG = "fraud/source"
-# Not NOT_STARTED: such a run was created and, its daemon killed, never submitted. Asked for again, it is submitted.
+# Without NOT_STARTED: such a run was created, but its daemon was killed before submitting it. A new request submits it.
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.STARTING,
@@ -41,7 +41,7 @@ UNFINISHED = [
 SUBMITTED = [status for status in dg.DagsterRunStatus if status != dg.DagsterRunStatus.NOT_STARTED]
 GRACE_SECONDS = 120.0  # between "started" and the first step, on a busy machine
 LIVE_TICK_SECONDS = 5
-WATCH_SECONDS = 4.0  # of these: Dagster evaluates no sensor more often, and a killed live run must not wait for that
+WATCH_SECONDS = 4.0  # of each tick: Dagster ticks no more often, and a killed live run must be replaced sooner
 WATCH_SLICE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 120.0
 
@@ -49,7 +49,7 @@ LONGEST_PAUSE_SECONDS = 120.0
 def request_for(
     instance: dg.DagsterInstance, source: str, data: NewData, selection: Sequence[dg.AssetKey]
 ) -> dg.RunRequest:
-    """The run that lands a range. The run key is the range; of a range whose run failed, also the attempt's number."""
+    """The run that ingests a range. The run key is the range and, if earlier runs failed, the attempt's number."""
     earlier = len(instance.get_runs(dg.RunsFilter(tags={RANGE_TAG: data.run_key}, statuses=SUBMITTED)))
     key = data.run_key if not earlier else f"{data.run_key}#{earlier + 1}"
     return dg.RunRequest(run_key=key, tags={RANGE_TAG: data.run_key, SOURCE_TAG: source}, asset_selection=[*selection])
@@ -65,7 +65,7 @@ def source_sensor(
     """The sensor of one source: new data requests a run of its bronze tables and all models.
 
     Args:
-        asset: the one of the source's own checks.
+        asset: the asset of the source's own checks.
         selection: what a run materializes.
     """
     name, config = source.name, source.config
@@ -76,23 +76,23 @@ def source_sensor(
         job_name=UPDATE_JOB,
         minimum_interval_seconds=max(5, int(delay)),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Requests a run when {name} holds data the lake has not; every {delay:g} seconds.",
+        description=f"Requests a run when {name} has data that the lake lacks; every {delay:g} seconds.",
     )
     def new_data_sensor(context: dg.SensorEvaluationContext) -> Tick:
         if config is None:
             return dg.SkipReason(f"{source.variable} is not set, so there is no source {name}.")
         if is_live(configured_sources(settings).values()):
-            return dg.SkipReason("A source has no update delay: the live run captures all of them.")
+            return dg.SkipReason("A source has no update delay: the live run captures all sources.")
         pulling = dg.RunsFilter(tags={SOURCE_TAG: name}, statuses=UNFINISHED)
         if runs := context.instance.get_runs(pulling, limit=1):
-            return dg.SkipReason(f"Run {runs[0].run_id[:8]} is landing {runs[0].tags[RANGE_TAG]}.")
+            return dg.SkipReason(f"Run {runs[0].run_id[:8]} is ingesting {runs[0].tags[RANGE_TAG]}.")
         try:
             data = look(config, settings)
         except (SourceError, GapError) as error:
             report_look(context.instance, Lake.at(settings.lake), name, asset, Trouble.of(error))
             if isinstance(error, GapError):
                 raise
-            return dg.SkipReason(f"Cannot look at {name}: {error.problem}. {error.fix}".strip())
+            return dg.SkipReason(f"Cannot poll {name}: {error.problem}. {error.fix}".strip())
         report_look(context.instance, Lake.at(settings.lake), name, asset, None)
         if data is None:
             return dg.SkipReason(f"Nothing new in {name}.")
@@ -110,14 +110,14 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
         job_name=LIVE_JOB,
         minimum_interval_seconds=LIVE_TICK_SECONDS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Keeps one live run going while FRAUD_UPDATE_DELAY is 0. One whose time is over is followed by the"
-        " next without a gap: it ends when that one stands by. A killed one is replaced at once, one that hangs within"
-        " some seconds.",
+        description="Keeps one live run going while FRAUD_UPDATE_DELAY is 0. When its time is over, the next one takes"
+        " over without a gap: the first ends when its successor waits. A killed run is replaced at once, one that hangs"
+        " within seconds.",
     )
     def keep_live(context: dg.SensorEvaluationContext) -> Tick:
         if why := why_no_live(settings):
             stopped = stop_live_runs(context.instance)
-            return dg.SkipReason(" ".join([why, *(f"Live run {run[:8]} is told to stop." for run in stopped)]))
+            return dg.SkipReason(" ".join([why, *(f"Live run {run[:8]} is being stopped." for run in stopped)]))
         started = context.instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=[dg.DagsterRunStatus.STARTED]))
         watch_over(settings, [run.run_id for run in started])
         bury_dead_runs(context.instance, settings)
@@ -129,7 +129,7 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def why_no_live(settings: Settings) -> str | None:
-    """Why the settings have no live run; None where they have one."""
+    """Why there is no live run with these settings; None if there is one."""
     sources = declared_sources(settings)
     configs = [source.config for source in sources if source.config is not None]
     if not configs:
@@ -140,9 +140,9 @@ def why_no_live(settings: Settings) -> str | None:
 
 
 def stop_live_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Stop live runs as the UI does: each ends with its cycle. Answers their ids, but not of those that are stopping.
+    """Stop live runs as the UI does: each ends after its cycle. Returns the ids of those not being stopped already.
 
-    Their processes were started with the settings of then, and go on until they are told.
+    Their processes have the settings of their start and continue until they are stopped.
     """
     going = [status for status in UNFINISHED if status != dg.DagsterRunStatus.CANCELING]
     runs = [run.run_id for run in instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=going))]
@@ -152,10 +152,10 @@ def stop_live_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def next_live_run(alive: Sequence[dg.RunRecord], newest: Sequence[dg.RunRecord], now: float) -> Tick:
-    """The live run to start now: the first, one that takes over or one that replaces a lost one; or why there is none.
+    """The live run to start now: the first, a successor, or a replacement for a lost one; or why there is none.
 
-    Its run key names the live run that was newest before it, whatever has become of that one. So a standby that was
-    lost is replaced while its predecessor still lives, and what is asked twice of the same state is one run.
+    Its run key names the newest live run before it, whatever its state. So a lost standby is replaced while its
+    predecessor still runs, and two requests in the same state are one run.
 
     Args:
         alive: live runs that have not ended, newest first.
@@ -171,23 +171,23 @@ def next_live_run(alive: Sequence[dg.RunRecord], newest: Sequence[dg.RunRecord],
 
 
 def _why_none_takes_over(alive: Sequence[dg.RunRecord], now: float) -> str | None:
-    """Why no run is to take over from the live ones; None when it is time."""
+    """Why no run should take over from the current live run; None if one should."""
     run, started = alive[0].dagster_run, alive[0].start_time
-    said = f"Live run {run.run_id[:8]} is {run.status.value.lower()}."
+    state = f"Live run {run.run_id[:8]} is {run.status.value.lower()}."
     if len(alive) > 1:
-        return f"{said} It follows {alive[1].dagster_run.run_id[:8]}."
+        return f"{state} It follows {alive[1].dagster_run.run_id[:8]}."
     is_over = started is not None and now - started >= LIVE_SECONDS
-    return None if run.status == dg.DagsterRunStatus.STARTED and is_over else said
+    return None if run.status == dg.DagsterRunStatus.STARTED and is_over else state
 
 
 def janitor_sensor(settings: Settings) -> dg.SensorDefinition:
-    """The sensor that ends runs whose process is gone, so that they do not hold their pool for ever."""
+    """The sensor that ends runs whose process has ended, so that they do not occupy their pool for ever."""
 
     @dg.sensor(
         name="end_dead_runs",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Marks runs as failed whose process does not answer, or was killed together with what would have"
+        description="Marks a run as failed if its process does not respond, or was killed together with what would have"
         " reported it.",
     )
     def end_dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
@@ -199,11 +199,11 @@ def janitor_sensor(settings: Settings) -> dg.SensorDefinition:
 
 
 def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float | None = None) -> list[str]:
-    """Mark started runs as failed whose process is gone or hangs, those being stopped as canceled; answers their ids.
+    """Mark started runs without a working process as failed, those being stopped as canceled; returns their ids.
 
-    A run without a lock is given GRACE_SECONDS to reach its first step. One that ended in order is none of them: its
-    process has the lock until Dagster has written the end, which is asked for after the lock. A process that hangs and
-    goes on later finds that its lock was removed, and ends.
+    A run without a lock has GRACE_SECONDS to reach its first step. A run that ended normally is not affected: its
+    process holds the lock until Dagster has written the end, and the status is read after the lock. A process that
+    hung and resumes later finds its lock removed, and ends.
     """
     clock = time.time() if now is None else now
     dead = []
@@ -217,7 +217,7 @@ def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float 
             if current is None or current.is_finished:
                 continue
             if current.status == dg.DagsterRunStatus.CANCELING:
-                instance.report_run_canceled(run, "The run's process was gone before it could be stopped in order.")
+                instance.report_run_canceled(run, "The run's process ended before it could be stopped normally.")
             else:
                 instance.report_run_failed(run, _ENDS[state])
             forget_lock(settings, run.run_id)
@@ -226,14 +226,14 @@ def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float 
 
 
 _ENDS = {
-    "hung": "The run's process does not answer (stopped, swapped out or stuck): what it held is taken over.",
+    "hung": "The run's process does not respond (stopped, swapped out or stuck): its locks are taken over.",
     "free": "The run's process is gone (killed, or its machine restarted).",
     "absent": "The run's process is gone (killed, or its machine restarted).",
 }
 
 
 def forget_ended_runs(instance: dg.DagsterInstance, settings: Settings) -> None:
-    """Remove the locks of runs that have ended, and of those whose history was deleted."""
+    """Remove the locks of runs that have ended, or whose history was deleted."""
     for run_id in free_locks(settings):
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
@@ -241,7 +241,7 @@ def forget_ended_runs(instance: dg.DagsterInstance, settings: Settings) -> None:
 
 
 def watch_over(settings: Settings, run_ids: Sequence[str], seconds: float = WATCH_SECONDS) -> None:
-    """Return as soon as the process of one of these runs is gone or hangs, none of them runs, or the time is over."""
+    """Return when the process of one of these runs has ended or hangs, none of them runs, or the time is over."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         states = [lock_state(settings, run_id) for run_id in run_ids]

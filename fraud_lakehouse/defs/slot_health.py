@@ -1,6 +1,6 @@
-"""The replication slot's health in Dagster: a check on a bronze asset, and a sensor that tells people in time.
+"""The replication slot's health in Dagster: a check on a bronze asset, and a sensor that notifies people in time.
 
-What is healthy is decided in `checks/slot_health.py`.
+`checks/slot_health.py` decides what is healthy.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -28,7 +28,7 @@ Look = Callable[[PostgresConfig, "Settings"], "SlotHealth"]
 
 
 def slot_evaluation(settings: "Settings", look: Look) -> Iterator[dg.AssetCheckEvaluation]:
-    """The check of each configured database, evaluated now. The live run logs it as it is."""
+    """The check of each configured database, evaluated now. The live run logs the result as it is."""
     return (_evaluated(config, asset, settings, look) for config, asset in checked_databases(settings))
 
 
@@ -42,7 +42,7 @@ def _assessed(health: "SlotHealth") -> Assessed:
 
 
 def health_metadata(health: "SlotHealth") -> dict[str, Any]:
-    """The evidence: reasons, retained bytes, limits, status; what is unknown is left out."""
+    """The evidence: reasons, retained bytes, limits, status; unknown values are omitted."""
     shown = {name: value for name, value in health.evidence().items() if value is not None and name != "reasons"}
     return {**shown, "reasons": dg.MetadataValue.md("\n".join(f"- {one}" for one in health.reasons))}
 
@@ -57,7 +57,7 @@ def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefiniti
         asset=asset,
         name=CHECK,
         blocking=False,
-        description="The server is far from giving the replication slot up: log retained, what is left, how long idle.",
+        description="The server will not invalidate the replication slot soon: log retained, what is left, idle time.",
     )
     def slot_retention(lakehouse: dg.ResourceParam[Lakehouse]) -> dg.AssetCheckResult:
         return check_result(_evaluated(config, asset, lakehouse.settings, lakehouse.parts.slot))
@@ -66,29 +66,30 @@ def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefiniti
 
 
 def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
-    """The sensor that tells the alert destinations when the slot gets into danger, when it gets worse, when it is over.
+    """The sensor that notifies the alert destinations when the slot's level changes.
 
-    The cursor has by source the level that was sent last; a message that was not taken is sent again at the next tick.
+    Per source, the cursor stores the level sent last. A message that no destination accepted is sent again at the next
+    tick.
     """
 
     @dg.sensor(
         name="watch_slot",
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Sends a warning to FRAUD_ALERT_URLS long before the server gives the replication slot up.",
+        description="Warns FRAUD_ALERT_URLS long before the server invalidates the replication slot.",
     )
     def watch_slot(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         known = known_by_source(context.cursor)
-        said = []
+        lines = []
         for config, _ in checked_databases(settings):
             try:
                 health = look(config, settings)
             except LakehouseError as error:
-                said.append(f"Cannot read the slot of {config.name}: {error.problem}. {error.fix}".strip())
+                lines.append(f"Cannot read the slot of {config.name}: {error.problem}. {error.fix}".strip())
                 continue
             before = known.get(config.name, {"level": "ok", "number": 0})
             level = health.level.value
-            said.append(
+            lines.append(
                 f"The slot of {config.name} is {level}{': ' if health.reasons else '.'}{'; '.join(health.reasons)}"
             )
             if level != before["level"]:
@@ -96,24 +97,24 @@ def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
                 if settings.alert_urls:
                     notify(settings, slot_message(config, health, before["number"] + 1))
                 context.update_cursor(json.dumps(known))
-        return dg.SkipReason(" ".join(said) or "No PostgreSQL source is configured, so there is no slot.")
+        return dg.SkipReason(" ".join(lines) or "No PostgreSQL source is configured, so there is no slot.")
 
     return watch_slot
 
 
 def slot_message(config: PostgresConfig, health: "SlotHealth", number: int) -> Message:
-    """What people are told of a slot whose level changed.
+    """The notification about a slot whose level changed.
 
     Args:
-        number: counts the changes told, so that each message has an idempotency key of its own.
+        number: counts the notifications, so that each has an idempotency key of its own.
     """
     slot, level = config.slot, health.level.value
     titles = {
-        "ok": f"[pipeline] replication slot {slot} is well again",
-        "warning": f"[pipeline] replication slot {slot} keeps much log",
+        "ok": f"[pipeline] replication slot {slot} is healthy again",
+        "warning": f"[pipeline] replication slot {slot} retains much log",
         "error": f"[pipeline] replication slot {slot} is {'lost' if health.lost else 'in danger'}",
     }
-    body = "\n".join(health.reasons) or "The server keeps little log for it."
+    body = "\n".join(health.reasons) or "The server retains little log for it."
     urgency = {"ok": "info", "warning": "warning", "error": "failure"}
     return Message(
         key=f"slot:{config.name}:{slot}:{number}:{level}",

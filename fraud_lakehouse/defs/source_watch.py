@@ -1,6 +1,6 @@
-"""The sensor that tells people of a source that is not captured: at once of a gap, after minutes of one that is away.
+"""The sensor that notifies people of a source that is not captured: at once of a gap, after 5 minutes if unreachable.
 
-What it goes by is the check of `capture_check.py`; the replication slot has a watch of its own (`slot_health.py`).
+It uses the check of `capture_check.py`; `slot_health.py` watches the replication slot.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -19,7 +19,7 @@ from fraud_lakehouse.defs.metadata import known_by_source
 if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
 
-LASTING_SECONDS = 300.0  # a restart of a server is over by then
+LASTING_SECONDS = 300.0  # by then, the restart of a server is over
 LEVELS = ("well", "away", "stopped")
 _UNTOLD: dict[str, Any] = {"level": "well", "since": None, "number": 0}
 
@@ -27,38 +27,38 @@ _UNTOLD: dict[str, Any] = {"level": "well", "since": None, "number": 0}
 def watch_sensor(settings: "Settings") -> dg.SensorDefinition:
     """The sensor `watch_sources`.
 
-    Its cursor holds by source the level told last (of LEVELS), since when the source gives nothing, and how many
-    messages there were; a message that was not taken is sent again at the next tick.
+    Per source, its cursor stores the level reported last (of LEVELS), since when the source is not captured, and the
+    number of messages. A message that no destination accepted is sent again at the next tick.
     """
 
     @dg.sensor(
         name="watch_sources",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells FRAUD_ALERT_URLS of a source with a gap at once, of one that is away after 5 minutes, and"
-        " when it is captured again.",
+        description="Notifies FRAUD_ALERT_URLS at once of a source with a gap, after 5 minutes of one that is"
+        " unreachable, and when it is captured again.",
     )
     def watch_sources(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        told: dict[str, dict[str, Any]] = known_by_source(context.cursor)
-        said = []
+        states: dict[str, dict[str, Any]] = known_by_source(context.cursor)
+        lines = []
         for config, asset in checked_sources(settings):
             source = config.name
             found = newest_evaluation(context.instance, asset)
             if found is None:
                 continue
-            before = told.get(source, _UNTOLD)
-            after = told[source] = next_state(before, found)
+            before = states.get(source, _UNTOLD)
+            after = states[source] = next_state(before, found)
             if settings.alert_urls and after["number"] > before["number"]:
                 notify(settings, source_message(source, after["level"], found, after["number"]))
-            said.append(f"{source}: {found.trouble.problem if found.trouble else 'captured'}")
-        context.update_cursor(json.dumps(told))
-        return dg.SkipReason("; ".join(said) or "Nothing was captured yet.")
+            lines.append(f"{source}: {found.trouble.problem if found.trouble else 'captured'}")
+        context.update_cursor(json.dumps(states))
+        return dg.SkipReason("; ".join(lines) or "Nothing has been captured yet.")
 
     return watch_sources
 
 
 def next_state(before: dict[str, Any], found: Evaluated) -> dict[str, Any]:
-    """What the cursor holds of a source after an evaluation; `number` grows when people are to be told."""
+    """The cursor's state of a source after an evaluation; `number` grows if people should be notified."""
     if found.trouble is None:
         is_news = before["level"] != "well"
         return {"level": "well", "since": None, "number": before["number"] + is_news}
@@ -73,7 +73,7 @@ def next_state(before: dict[str, Any], found: Evaluated) -> dict[str, Any]:
 
 
 def source_message(source: str, level: str, found: Evaluated, number: int) -> Message:
-    """What people are told of a source whose level changed.
+    """The notification about a source whose level changed.
 
     Args:
         number: counts the messages, so that each has an idempotency key of its own.
@@ -81,13 +81,13 @@ def source_message(source: str, level: str, found: Evaluated, number: int) -> Me
     problem, fix = (found.trouble.problem, found.trouble.fix) if found.trouble else ("", "")
     titles = {
         "well": f"[pipeline] {source} is captured again",
-        "away": f"[pipeline] {source} gives nothing",
+        "away": f"[pipeline] {source} is unreachable",
         "stopped": f"[pipeline] capture of {source} has stopped and needs a person",
     }
     bodies = {
-        "well": "It goes on after the last row that landed.",
-        "away": f"{problem}\nWhat to do: {fix}\nIt is tried again all the time; nothing is skipped.",
-        "stopped": f"{problem}\nWhat to do: {fix}\nNothing more of it is landed until then; nothing is skipped.",
+        "well": "Capture continues after the last ingested row.",
+        "away": f"{problem}\nWhat to do: {fix}\nCapture is retried; nothing is skipped.",
+        "stopped": f"{problem}\nWhat to do: {fix}\nUntil then none of its rows are ingested; nothing is skipped.",
     }
     urgency = {"well": "info", "away": "warning", "stopped": "failure"}
     return Message(

@@ -1,7 +1,7 @@
-"""The dbt models as assets, their tests as asset checks; a run builds them by the executor, in its own process.
+"""The dbt models as assets, their tests as asset checks. A run builds them with the executor, in its own process.
 
-Specs come from the manifest through dagster-dbt. Its command line is not used: a dbt subprocess costs seconds
-more than the build itself.
+Specs come from the manifest through dagster-dbt. Its command line is not used: a dbt subprocess takes seconds longer
+than the build itself.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 
 Manifest = Mapping[str, Any]
-STORED = "delta"  # the materialization that leaves a table; others are views inside a build
+STORED = "delta"  # the materialization that stores a table; others are views within a build
 REPORT_KEY = dg.AssetKey(["gold", "daily_report"])
 ALERTS_KEY = dg.AssetKey(["gold", "alerts"])
-# The live run reports gold/alerts every minute, also when nothing came; other tables only when they have new rows.
+# The live run reports gold/alerts every minute, even without new rows; other tables only with new rows.
 LIVE_FRESHNESS = dg.FreshnessPolicy.time_window(timedelta(minutes=5), warn_window=timedelta(minutes=2))
 REPORT_FRESHNESS = dg.FreshnessPolicy.cron("0 1 * * *", lower_bound_delta=timedelta(hours=1), timezone="UTC")
 
 
 def load_manifest(path: Path) -> Manifest:
-    """A dbt manifest read from its file."""
+    """Read a dbt manifest from its file."""
     manifest: Manifest = json.loads(path.read_text())
     return manifest
 
@@ -55,7 +55,7 @@ def transform_assets(manifest: Manifest, *, is_live: bool) -> dg.AssetsDefinitio
     """One step that builds any selection of the models.
 
     Args:
-        is_live: a live run is to report gold/alerts all the time, rows or not; it is stale without.
+        is_live: whether a live run should report gold/alerts continuously, so that it is stale otherwise.
     """
     from dagster_dbt import dbt_assets
 
@@ -91,7 +91,7 @@ def transform_assets(manifest: Manifest, *, is_live: bool) -> dg.AssetsDefinitio
             node.name for node in built.nodes if node.resource_type == "model" and node.unique_id not in keys
         ]:
             context.log.info("Reload the code location to see the newly captured: %s", ", ".join(unseen))
-        context.log.info("%d dbt nodes in %.2f s, %d not well", len(built.nodes), built.seconds, len(built.failed))
+        context.log.info("%d dbt nodes in %.2f s, %d failed", len(built.nodes), built.seconds, len(built.failed))
         if built.failed:
             raise dg.Failure(
                 "; ".join(f"{node.name}: {node.reason}" for node in built.failed[:5]),
@@ -103,13 +103,14 @@ def transform_assets(manifest: Manifest, *, is_live: bool) -> dg.AssetsDefinitio
 
 
 def build_in_turns(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], *, everything: bool) -> "BuildResult":
-    """Build models in the turn of their lane, the hot one first: a long build of the others delays no alert.
+    """Build models under the lock of their tier, the fast path first: a long build of the others delays no alert.
 
-    Tests of hot models run after their turn, as the live cycle builds them without: they may read the whole history.
+    Tests of fast-path models run after their lock is released, because they may read the whole history; the live cycle
+    builds without tests.
 
     Args:
         wanted: manifest nodes of the models.
-        everything: they are all there are; models of newly captured tables are then built too.
+        everything: whether all models are selected; models of newly captured tables are then built too.
     """
     from fraud_lakehouse.transform.build_result import BuildResult
 
@@ -120,7 +121,7 @@ def build_in_turns(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], *,
     if everything:
         lanes = {HOT: builder.names("hot"), BESIDE: builder.names("rest")}
     if lanes[HOT]:
-        builder.warm_up(lanes[HOT])  # compiled, and read before the turn that alerts wait for is taken
+        builder.warm_up(lanes[HOT])  # compile and load state before acquiring the lock that alerts wait for
     built = []
     for lane, names in lanes.items():
         if not names:
@@ -128,14 +129,14 @@ def build_in_turns(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], *,
         with lakehouse.writing(lane):
             built.append(builder.build(names, tests=lane != HOT))
         if lane == HOT:
-            built.append(builder.test(names))  # reads only: without the turn
-    # A test on models of both lanes runs with each; what it says after the second is what holds.
+            built.append(builder.test(names))  # reads only: needs no lock
+    # A test on models of both tiers runs with each; the second result counts.
     nodes = {node.unique_id: node for one in built for node in one.nodes}
     return BuildResult(list(nodes.values()), sum(one.seconds for one in built))
 
 
 def model_metadata(lake: "Lake", props: Mapping[str, Any], node: "NodeResult") -> dict[str, Any]:
-    """What a build did to one model (rows, version, seconds) and, if it is stored, the table as it is now."""
+    """Result of a model's build (rows, version, seconds) and, if it is stored, the table as it is now."""
     layer, table = _table(props)
     stored = props["config"]["materialized"] == STORED
     return {
@@ -147,7 +148,7 @@ def model_metadata(lake: "Lake", props: Mapping[str, Any], node: "NodeResult") -
 
 
 def check_result(node: "NodeResult", key: dg.AssetCheckKey) -> dg.AssetCheckResult:
-    """A dbt test's outcome with its evidence; a test that could not run has not passed."""
+    """A dbt test's result with its evidence; a test that could not run has not passed."""
     warns = node.status == "warn"
     return dg.AssetCheckResult(
         asset_key=key.asset_key,
@@ -190,7 +191,7 @@ def _translator(*, is_live: bool) -> "DagsterDbtTranslator":
             spec = super().get_asset_spec(manifest, unique_id, project)
             stored = self.get_resource_props(manifest, unique_id)["config"].get("materialized") == STORED
             kinds = {"dbt", "deltalake" if stored else "view"}
-            deps = [dep for dep in spec.deps if dep.asset_key.path[0] != "control"]  # tables of control are no assets
+            deps = [dep for dep in spec.deps if dep.asset_key.path[0] != "control"]  # control tables are not assets
             if policy := freshness.get(spec.key):
                 return spec.replace_attributes(kinds=kinds, deps=deps, freshness_policy=policy)
             return spec.replace_attributes(kinds=kinds, deps=deps)

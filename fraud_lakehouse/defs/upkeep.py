@@ -1,6 +1,6 @@
-"""Upkeep of the lake's tables once a day: what it did to each is an observation of that table's asset.
+"""Daily maintenance of the lake's tables; the result for each is an observation of that table's asset.
 
-What upkeep is (merge, checkpoint, cut the log, vacuum) is in `storage/maintenance.py`.
+`storage/maintenance.py` does the work: merge, checkpoint, clean the log, vacuum.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of the functions it decorates.
@@ -26,7 +26,7 @@ def upkeep_schedule() -> dg.ScheduleDefinition:
     """The job `upkeep`, at 03:30 UTC."""
 
     @dg.op(
-        pool=LAKE_POOL, description="Merges files, checkpoints, cuts the log and vacuums, one table after the other."
+        pool=LAKE_POOL, description="Merges files, checkpoints, cleans the log and vacuums, one table after the other."
     )
     def maintain_tables(context: dg.OpExecutionContext, lakehouse: dg.ResourceParam[Lakehouse]) -> None:
         from fraud_lakehouse.storage.maintenance import maintain_table
@@ -37,7 +37,7 @@ def upkeep_schedule() -> dg.ScheduleDefinition:
                 with (
                     stated_failures(),
                     lakehouse.writing(BESIDE),
-                ):  # the fence refuses the upkeep of a table that is written meanwhile
+                ):  # the fence rejects the maintenance of a table that is written meanwhile
                     done = maintain_table(lake, layer, table)
                 if layer in SHOWN:
                     context.log_event(dg.AssetObservation(table_key(layer, table), metadata=upkeep_metadata(done)))
@@ -46,7 +46,7 @@ def upkeep_schedule() -> dg.ScheduleDefinition:
     @dg.job(
         name="upkeep",
         executor_def=dg.in_process_executor,
-        description="Keeps the Delta tables small and quick; what readers see does not change.",
+        description="Keeps the Delta tables small and fast; readers see no change.",
     )
     def upkeep() -> None:
         maintain_tables()
@@ -57,12 +57,12 @@ def upkeep_schedule() -> dg.ScheduleDefinition:
         cron_schedule=CRON,
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description="Upkeep while the day is quiet (UTC).",
+        description="Maintenance at a quiet time of day (UTC).",
     )
 
 
 def upkeep_metadata(done: "Upkeep") -> dict[str, Any]:
-    """A table before and after."""
+    """The table before and after."""
     return {
         "files before": done.files_before,
         "files after": done.files_after,

@@ -1,6 +1,6 @@
-"""The micro-batch cycle, used by every way of running it: capture (1), land (2), build (3), deliver (4).
+"""The micro-batch cycle, shared by every way of running it: capture (1), ingest (2), build (3), deliver (4).
 
-`cycle.py` is one cycle step by step; `loop.py` repeats it with everything that must not delay an alert beside it.
+`cycle.py` is one cycle, step by step. `loop.py` repeats it; work that must not delay an alert runs in the background.
 """
 
 from fraud_lakehouse.live.cycle import Cycle, CycleResult

@@ -1,8 +1,8 @@
-"""What no alert waits for, in a process of its own: here the parent's handle, in `beside_process.py` what it does.
+"""The parent's side of the background worker, which does the work that alerts never wait for (background_process.py).
 
-The process ends with its parent (its standard input closes), and is started again should it die or hang.
-Talk: the parent writes a line for each change; the child answers one JSON object a line: `problems` by part, and of a
-build its `nodes` and `seconds`. An empty object is a heartbeat.
+The worker ends with its parent (its standard input closes), and is restarted if it dies or hangs.
+Protocol: the parent writes one line per change. The worker writes one JSON object a line: `problems` by component and,
+after a build, its `nodes` and `seconds`. An empty object is a heartbeat.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 log = logging.getLogger(__name__)
 
 _RESTART_SECONDS = (0.0, 2.0, 10.0, 60.0)
-GRACE_SECONDS = 30.0  # for the build it is in, once it is told to end; what is cut off is built by the next process
+GRACE_SECONDS = 30.0  # to finish its current build when it should end; the next process repeats an interrupted build
 _TERMINATE_SECONDS = 5.0
-STOPPED_SECONDS = 10.0  # without a heartbeat of a process that is stopped, after which it is killed
-SILENT_SECONDS = 300.0  # the same of one that is not: on a busy machine it gets next to nothing (`nice` 19)
+STOPPED_SECONDS = 10.0  # without a heartbeat, after which a stopped process is killed
+SILENT_SECONDS = 300.0  # the same for one that is not stopped: on a busy machine it hardly runs (`nice` 19)
 
 
 class Beside:
-    """The parent's handle: says what has changed, takes what was built. A context manager.
+    """Starts and supervises the worker, notifies it of changes, collects its builds. A context manager.
 
-    The process starts at the first call, which is after the first alerts: imports beside them would delay them.
+    The worker starts at the first call, which is after the first alerts: its imports would delay them.
 
     Args:
-        settings: handed to the process by its environment.
+        settings: passed to the worker through its environment.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,7 +50,7 @@ class Beside:
         self._starts = 0
         self._start_at = 0.0
         self._is_stale = True
-        self._silent = 0.0  # seconds without a line of it
+        self._silent = 0.0  # seconds since its last line
         self._checked_at = 0.0
 
     def __enter__(self) -> Beside:
@@ -67,17 +67,17 @@ class Beside:
 
     @property
     def pid(self) -> int | None:
-        """The process, None while there is none."""
+        """Pid of the worker; None if it does not run."""
         return self._process.pid if self._process is not None else None
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong there, by part (live/problems.py)."""
+        """The worker's current problems, by component (live/problems.py)."""
         with self._lock:
             return dict(self._problems)
 
     def note_change(self) -> None:
-        """Tell that there are new rows."""
+        """Notify the worker that there are new rows."""
         self._is_stale = True
         self._keep_running()
         if self._process is None:
@@ -88,10 +88,10 @@ class Beside:
             self._process.stdin.flush()
             self._is_stale = False
         except BrokenPipeError:
-            return  # it has died: the next one is told
+            return  # it has died: the next process is notified
 
     def take(self) -> list[BuildResult]:
-        """What was built since the last call; also where a process that died is started again."""
+        """The builds since the last call. Also restarts a worker that died."""
         self._keep_running()
         with self._lock:
             built, self._built = self._built, []
@@ -102,7 +102,7 @@ class Beside:
             if self._process.poll() is None:
                 self._kill_if_silent(self._process)
                 return
-            problem = f"the process beside the cycle ended with code {self._process.returncode}; it is started again"
+            problem = f"the background worker ended with code {self._process.returncode}; it is started again"
             log.error("%s", problem)
             self._bury(self._process)
             with self._lock:
@@ -128,7 +128,7 @@ class Beside:
             self.note_change()
 
     def _kill_if_silent(self, process: subprocess.Popen[str]) -> None:
-        """End a process that hangs; a later call finds it dead. Nobody waits for it here.
+        """Kill a worker that hangs, without waiting for its end; a later call finds it dead.
 
         Only time in which this process itself was running counts as silence.
         """
@@ -138,20 +138,20 @@ class Beside:
             silent = self._silent
         self._checked_at = now
         if silent > SILENT_SECONDS or (silent > STOPPED_SECONDS and _is_stopped(process.pid)):
-            log.error("the background worker has not answered for %.0f s (stopped, or stuck): it is killed", silent)
+            log.error("the background worker has not responded for %.0f s (stopped, or stuck): it is killed", silent)
             process.kill()
 
     def _bury(self, process: subprocess.Popen[str], grace: float | None = None) -> None:
-        """Wait for its end, or put one to it after `grace` seconds, and close what led to it.
+        """Wait for the worker's end, terminate it after `grace` seconds, and close its pipes.
 
-        Each of its commits is whole or not there, so it may be ended at any point.
+        Each of its commits is atomic, so it may be ended at any point.
         """
         for end, seconds in ((process.terminate, grace), (process.kill, _TERMINATE_SECONDS)):
             try:
                 process.wait(seconds)
                 break
             except subprocess.TimeoutExpired:
-                log.warning("the process beside the cycle does not end by itself: it is ended")
+                log.warning("the background worker does not end by itself: it is terminated")
                 end()
         process.wait()
         if self._reader is not None:
@@ -163,15 +163,15 @@ class Beside:
 
     def _read(self, lines: TextIO) -> None:
         for line in lines:
-            said: dict[str, Any] = json.loads(line)
+            message: dict[str, Any] = json.loads(line)
             with self._lock:
                 self._silent = 0.0
-                if not said:
+                if not message:
                     continue
-                self._problems = said["problems"]
-                if "nodes" in said:
-                    nodes = [NodeResult(**node) for node in said["nodes"]]
-                    self._built.append(BuildResult(nodes, said["seconds"]))
+                self._problems = message["problems"]
+                if "nodes" in message:
+                    nodes = [NodeResult(**node) for node in message["nodes"]]
+                    self._built.append(BuildResult(nodes, message["seconds"]))
                     self._starts = 0
 
 

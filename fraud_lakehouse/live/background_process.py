@@ -1,7 +1,7 @@
-"""The process beside the cycle: the replica and the features lane, when there is something new, and daily upkeep.
+"""The background worker: builds deferred models when something is new, and does daily maintenance.
 
-It compiles a changed dbt project too, so that the hot lane takes it over without waiting for dbt. It yields the
-processor to the cycle. How the cycle talks to it is in `beside.py`.
+It also compiles a changed dbt project, so that the fast path can adopt it without waiting for dbt. It runs at low
+priority, so that the cycle gets the processor first. `background.py` is the cycle's side of it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from fraud_lakehouse.transform.runner import Transformer
 
 LANES = ("replica", "features")
 PROJECT_SECONDS = 2.0
-AFTER_FAILURE_SECONDS = (5.0, 15.0, 60.0, 300.0)  # until lanes with a broken model are built again
+AFTER_FAILURE_SECONDS = (5.0, 15.0, 60.0, 300.0)  # until a tier with a failed model is built again
 _NICE = 19
 
 
 class _Changes(threading.Thread):
-    """Reads the parent's lines: `changed` is set by each, `ended` when the parent is gone."""
+    """Reads the parent's lines: each sets `changed`; the end of the parent sets `ended`."""
 
     def __init__(self, lines: TextIO) -> None:
         super().__init__(name="changes", daemon=True)
@@ -54,7 +54,7 @@ class _Changes(threading.Thread):
 
 
 class _Answers:
-    """What this process says to its parent: a JSON object a line, and an empty one as a heartbeat while it goes on."""
+    """Sends messages to the parent: one JSON object a line, and an empty object as a heartbeat."""
 
     def __init__(self, say: TextIO) -> None:
         self._say = say
@@ -72,25 +72,25 @@ class _Answers:
         """Write one object.
 
         Raises:
-            BrokenPipeError: the parent is gone.
+            BrokenPipeError: the parent has ended.
         """
         with self._lock:
             self._say.write(json.dumps(answer) + "\n")
             self._say.flush()
 
     def _beat(self) -> None:
-        with suppress(BrokenPipeError, ValueError):  # the parent is gone, or the stream is closed
+        with suppress(BrokenPipeError, ValueError):  # the parent has ended, or the stream is closed
             while not self._ended.wait(BEAT_SECONDS):
                 if not is_stuck():
                     self.send({})
 
 
 class _EndedError(Exception):
-    """The parent is gone, or wants this process to end."""
+    """The parent has ended, or wants this process to end."""
 
 
 def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishLane) -> None:
-    """Build the lanes after a change, at most every `replica_interval` seconds, until `lines` ends."""
+    """Build deferred models after a change, at most every `replica_interval` seconds, until `lines` ends."""
     changes = _Changes(lines)
     changes.start()
     with (
@@ -105,7 +105,7 @@ def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishLan
 
 
 class _Work:
-    """What is done again and again, and what is wrong with it."""
+    """The repeated work of the background worker, and its current problems."""
 
     def __init__(self, settings: Settings, transformer: Transformer, changes: _Changes, answers: _Answers) -> None:
         self._settings = settings
@@ -115,18 +115,18 @@ class _Work:
         self._daily = DailyUpkeep(Lake.at(settings.lake))
         self._observations = NewRows(Lake.at(settings.lake), OBSERVATIONS)
         self._problems: dict[str, str] = {}
-        self._broken: dict[str, dict[str, str]] = {}  # by lane
+        self._broken: dict[str, dict[str, str]] = {}  # by tier
         self._rest = Rest(settings.work_dir)
         self._failures = 0
 
     def step(self, unpublished: str | None) -> None:
-        """Build the lanes if they are due, else look after the tables and wait a moment.
+        """Build the deferred models if they are due; otherwise maintain tables and wait a moment.
 
         Args:
             unpublished: why features are not published.
 
         Raises:
-            _EndedError: the parent is gone.
+            _EndedError: the parent has ended.
         """
         self._go_on()
         self._note("publish", unpublished)
@@ -148,7 +148,7 @@ class _Work:
         self._changes.changed.clear()
         began, used = time.monotonic(), time.process_time()
         for lane in LANES:
-            told: dict[str, Any] = {}
+            built: dict[str, Any] = {}
             try:
                 with self._turn():
                     result = self._transformer.build_lane(lane)
@@ -156,13 +156,13 @@ class _Work:
                 self._broken[lane] = {f"lane {lane}": str(error)}
             else:
                 self._broken[lane] = broken_models(result.failed_models)
-                told = {"seconds": result.seconds, "nodes": [asdict(node) for node in result.nodes]}
-            self._tell(told)
+                built = {"seconds": result.seconds, "nodes": [asdict(node) for node in result.nodes]}
+            self._tell(built)
             self._go_on()
         worked = max(time.monotonic() - began, time.process_time() - used)
         pause = max(self._settings.replica_interval, self._settings.update_delay)
         if any(self._broken.values()):
-            self._changes.changed.set()  # to be built again
+            self._changes.changed.set()  # so that they are built again
             pause = max(pause, AFTER_FAILURE_SECONDS[min(self._failures, len(AFTER_FAILURE_SECONDS) - 1)])
             self._failures += 1
         else:
@@ -170,7 +170,7 @@ class _Work:
         self._rest.begin(worked, pause)
 
     def _accept(self) -> bool:
-        """Take over a changed project, or note why it is refused."""
+        """Adopt a changed project, or record why it is invalid."""
         try:
             is_new = self._transformer.reload()
         except LakehouseError as error:
@@ -180,7 +180,7 @@ class _Work:
         return is_new
 
     def _time_has_passed(self) -> bool:
-        """Whether a topic was observed to have nothing more: feature vectors wait for that, and no row tells of it."""
+        """Whether a topic was found idle: feature vectors wait for that, and no row signals it."""
         try:
             found = self._observations.read()
         except LakehouseError as error:
@@ -190,7 +190,7 @@ class _Work:
         return found.rows is not None or not found.only_new
 
     def _keep_up(self, *, idle: bool) -> None:
-        """Maintain a table, if it is time for one."""
+        """Maintain a table if one is due."""
         try:
             with self._turn():
                 self._daily.step(idle=idle)
@@ -219,10 +219,10 @@ class _Work:
 
 
 def main() -> None:
-    """The process: settings from the environment, changes from standard input, answers on standard output."""
+    """Run the worker: settings from the environment, changes from standard input, messages to standard output."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     os.nice(_NICE)
-    answers, sys.stdout = sys.stdout, sys.stderr  # dbt prints: nothing of it may get between the answers
+    answers, sys.stdout = sys.stdout, sys.stderr  # dbt prints to standard output: it must not mix with the messages
     settings = load_settings()
     if settings.failpoint:
         arm_from(settings.failpoint)

@@ -1,6 +1,6 @@
-"""How far the cycle is behind each source: rows landed and not scored yet, and what the source still holds.
+"""How far the cycle is behind each source: rows ingested and not yet scored, and rows still in the source.
 
-Threads that land and the loop that scores share it. What is too far behind is judged in `checks/lag.py`.
+Shared by the threads that ingest and the loop that scores. `checks/lag.py` decides what is too far behind.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from fraud_lakehouse.ingest.base import Waiting
 from fraud_lakehouse.ingest.landed import Landed
 
-ASKS = 720  # answers that are remembered of a source: an hour
+ASKS = 720  # answers kept per source: one hour
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Behind:
     """How far a source is behind.
 
     Args:
-        seconds: age of the oldest row that is known not to be scored: since its commit, or, while it is still in the
-            source, since the source was first seen to hold it; 0: none is known.
-        rows: landed in bronze, not scored.
-        source_rows, source_bytes, retained_bytes: not landed, and what the server keeps, when the source was asked
-            last; None where the source counts no such thing.
-        away_since: when the source said last what it holds (UTC), if that is longer ago than it should be: it is away,
-            waits for a person, or is busy with one batch, and how far it is behind is not known. Else None.
-        delay: seconds between reads that were asked for (`update_delay`).
+        seconds: age of the oldest row known to be unscored: since its commit or, while it is still in the source,
+            since it was first seen there; 0: no such row is known.
+        rows: ingested into bronze, not scored.
+        source_rows, source_bytes, retained_bytes: not ingested, and what the server retains, as of the source's last
+            answer; None if the source does not count it.
+        away_since: time of the source's last answer (UTC) if it is overdue: the source is unreachable, waits for a
+            person, or is busy with one batch, and its backlog is unknown. Else None.
+        delay: configured seconds between reads (`update_delay`).
     """
 
     seconds: float
@@ -43,11 +43,11 @@ class Behind:
     delay: float = 0.0
 
     def exceeds(self, limit: float) -> bool:
-        """Whether it is not known that every row older than `limit` seconds, and the delay, is scored."""
+        """Whether a row older than `limit` seconds plus the delay may be unscored."""
         return self.seconds > limit + self.delay or self.away_since is not None
 
     def plain(self) -> dict[str, Any]:
-        """The fields as JSON knows them; times as ISO 8601."""
+        """The fields as JSON values; times as ISO 8601."""
         return asdict(self) | {"away_since": self.away_since and self.away_since.isoformat()}
 
     def __str__(self) -> str:
@@ -59,12 +59,12 @@ class Behind:
 
 
 class Backlog:
-    """Takes in what was landed and what was scored; says how far each source is behind.
+    """Records what was ingested and scored; computes how far behind each source is.
 
     Args:
-        sources: by the name of those that are asked from now on, seconds between reads.
-        away_after: seconds without an answer, beyond those, after which a source counts as unreachable.
-        at: now (UTC, default: the clock), as for every call that takes it.
+        sources: names of the sources that will be polled -> seconds between reads.
+        away_after: seconds without an answer, in addition to those, after which a source counts as unreachable.
+        at: now (UTC, default: the clock), as in every call that takes it.
     """
 
     def __init__(
@@ -76,17 +76,17 @@ class Backlog:
         self._failing: Collection[str] = ()
 
     def landed(self, batches: Sequence[Landed], at: datetime | None = None) -> None:
-        """Rows came to bronze."""
+        """Record batches ingested into bronze."""
         at = at or datetime.now(UTC)
         with self._lock:
             for batch in batches:
                 self._source(batch.source, at).land(batch, at)
 
     def scored(self, batches: Sequence[Landed], failing: Collection[str] = ()) -> None:
-        """The hot lane has read these batches, all of which were landed.
+        """Record that the fast path has read these batches, all of them ingested before.
 
         Args:
-            failing: sources of which other batches wait for a model that failed.
+            failing: sources with other batches that wait for a failed model.
         """
         with self._lock:
             self._failing = failing
@@ -94,27 +94,27 @@ class Backlog:
                 self._sources[batch.source].score(batch)
 
     def is_full(self, source: str, rows: int) -> bool:
-        """Whether `rows` rows of a source wait to be scored: more are better left in the source, which has them safe.
+        """Whether `rows` rows of a source wait to be scored; further rows then stay in the source, where they are safe.
 
-        Never while a model that reads them fails: the source must not keep its log until a person has come.
+        Never true while a model that reads them fails: the source must not retain its log until somebody repairs it.
         """
         with self._lock:
             is_known = source in self._sources and source not in self._failing
             return is_known and self._sources[source].rows >= rows
 
     def at_source(self, source: str, waiting: Waiting, position: Mapping[str, int], at: datetime | None = None) -> None:
-        """What a source has answered that it still has, and up to where each part of it has been read."""
+        """Record a source's answer: what it still has, and up to where each part of it has been read."""
         at = at or datetime.now(UTC)
         with self._lock:
             self._source(source, at).answer(waiting, position, at)
 
     def read(self, source: str, position: Mapping[str, int]) -> None:
-        """Each part of a source has been read up to here, and what was to be landed of it is landed."""
+        """Record up to where each part of a source has been read and ingested."""
         with self._lock:
             self._source(source, datetime.now(UTC)).read(position)
 
     def now(self, at: datetime | None = None) -> Mapping[str, Behind]:
-        """By source, how far it is behind."""
+        """How far behind each source is, by name."""
         at = at or datetime.now(UTC)
         with self._lock:
             return {name: source.behind(at, self._away_after) for name, source in sorted(self._sources.items())}
@@ -126,17 +126,17 @@ class Backlog:
 
 
 class _Source:
-    """What is known of one source."""
+    """State of one source."""
 
     def __init__(self, at: datetime, delay: float = 0.0) -> None:
         self.rows = 0
         self._delay = delay
-        self._unscored: deque[tuple[Landed, datetime]] = deque()  # with the commit of its oldest row
+        self._unscored: deque[tuple[Landed, datetime]] = deque()  # with the commit time of its oldest row
         self._answered_at = at
         self._waiting = Waiting()
         self._unread: deque[tuple[datetime, Mapping[str, int]]] = deque(maxlen=ASKS)
-        """Answers by time, as long as what the source had then has not all been read: the ends of what was left."""
-        self._newest: tuple[datetime, datetime] | None = None  # when a batch was landed last, and its newest commit
+        """Answers by time, until everything the source had then is read: the end positions of the unread parts."""
+        self._newest: tuple[datetime, datetime] | None = None  # when a batch was ingested last, and its newest commit
 
     def land(self, batch: Landed, at: datetime) -> None:
         self.rows += batch.rows
@@ -172,12 +172,12 @@ class _Source:
         )
 
     def _oldest(self) -> datetime | None:
-        """Since when the oldest row waits; None when none is known to."""
+        """Since when the oldest row waits; None if no waiting row is known."""
         known = [since for _, since in self._unscored]
         if self._unread:
             since = self._unread[0][0]
             known.append(since)
-            # Landed since then, so it is of what was waiting then, and what is still there was committed after it.
+            # A batch ingested since then held rows that waited then; whatever still waits was committed after it.
             if self._newest is not None and self._newest[0] >= since:
                 known.append(self._newest[1])
         return min(known, default=None)

@@ -1,8 +1,8 @@
-"""One micro-batch cycle: capture (1), land (2), build (3), deliver (4).
+"""One micro-batch cycle: capture (1), ingest (2), build (3), deliver (4).
 
-Order and guarantee: rows are durable in bronze before their source is told so; models commit what they read
-with what they wrote; an alert is recorded before it is delivered. A cycle killed anywhere is continued by
-the next one, in this process or another.
+Order and guarantee: rows are durable in bronze before they are acknowledged to their source; models commit what they
+read with what they wrote; an alert is recorded before it is delivered. A cycle killed at any point is continued by the
+next one, in this process or another.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from fraud_lakehouse.transform.runner import Transformer
 
 log = logging.getLogger(__name__)
 
-PROJECT_SECONDS = 2.0  # between two looks whether the project has changed
-HOT_SECONDS = 30.0  # a hot build at least this often: another process may have landed rows and died before building
-FOLLOW_SECONDS = 1.0  # from one build of the models after the alerts to the next, which payments wait for
-BUSY_FOLLOW_SECONDS = 3.0  # the same while there are always new rows to score
-GIVE_WAY_SECONDS = 1.0  # between two builds of a standby: the cycle builds what has waited for the turn
-DELIVER_SECONDS = 0.2  # between two looks for alerts to deliver while another process has the turn
+PROJECT_SECONDS = 2.0  # between two checks whether the project has changed
+HOT_SECONDS = 30.0  # longest time between fast-path builds: a process may have ingested rows and died before building
+FOLLOW_SECONDS = 1.0  # between two builds of the follow-up models; payments wait during such a build
+BUSY_FOLLOW_SECONDS = 3.0  # the same while new rows keep coming
+GIVE_WAY_SECONDS = 1.0  # between two builds of a standby, so that the running cycle can acquire the lock
+DELIVER_SECONDS = 0.2  # between two polls for alerts to deliver while another process holds the lock
 AFTER_FAILURE_SECONDS = (1.0, 2.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True)
 class CycleResult:
-    """What one cycle did; seconds by step (capture, build, deliver, follow).
+    """Result of one cycle; seconds by step (capture, build, deliver, follow).
 
-    `alert_seconds`: of alerts, from the source's commit until "landed", "scored", "recorded" and "delivered".
-    `problems`: what is wrong now, by part (live/problems.py). `unscored`: bronze tables with rows that were not scored,
-    because a model that reads them failed.
+    `alert_seconds`: for alerts, from the source's commit to "landed", "scored", "recorded" and "delivered".
+    `problems`: current problem by component (live/problems.py). `unscored`: bronze tables with rows that were not
+    scored because a model that reads them failed.
     """
 
     landed: list[Landed] = field(default_factory=list)
@@ -62,17 +62,17 @@ class CycleResult:
 
     @property
     def is_scored(self) -> bool:
-        """Whether every row landed before it has been scored."""
+        """Whether every row ingested before this cycle has been scored."""
         return bool(self.builds) and not self.unscored
 
     @property
     def has_rows(self) -> bool:
-        """Whether rows were landed, or written by a model."""
+        """Whether rows were ingested, or written by a model."""
         return bool(self.landed) or any(node.rows for build in self.builds for node in build.nodes)
 
     @property
     def rows(self) -> int:
-        """Rows landed in bronze."""
+        """Rows ingested into bronze."""
         return sum(batch.rows for batch in self.landed)
 
     @property
@@ -104,17 +104,18 @@ class Cycle:
             )
         self._alerts, self._follow = _Part("alerts"), _Part("follow")
         self._project_due = 0.0
-        self._early = DeliveryReport()  # what was delivered while the turn was waited for
+        self._early = DeliveryReport()  # what was delivered while waiting for the lock
         self._deliver_due = 0.0
 
     def capture(
         self, errors: dict[str, BaseException] | None = None, only: Collection[str] | None = None
     ) -> list[Landed]:
-        """Land at most one micro-batch of each source, one after the other; none waits for one that fails.
+        """Ingest at most one micro-batch of each source, one after the other; a failing source does not stop others.
 
         Args:
-            only: names of these sources; default: all.
-            errors: takes each source's first error, after which it is left alone; without, it is asked again later.
+            only: names of the sources to read; default: all.
+            errors: receives each source's first error, after which the source is skipped; without it, the source is
+                retried later.
 
         Raises:
             LakeError: the lake cannot be written.
@@ -128,16 +129,16 @@ class Cycle:
             except BaseException as error:
                 if errors is None or not is_of_source(error):
                     raise
-                log.error("%s: %s", source.name, error)  # noqa: TRY400  it is raised when the others are done
+                log.error("%s: %s", source.name, error)  # noqa: TRY400  the caller raises it after the other sources
                 errors[source.name] = error
         return landed
 
     def run(self, landed: Sequence[Landed], *, is_shared: bool = False, wait: float = 0.0) -> CycleResult:
-        """What follows rows landed in bronze: scoring them if there are new ones, and the alerts. Then call `follow`.
+        """Score new rows, if there are any, and deliver alerts. Call `follow` afterwards.
 
         Args:
-            landed: the batches.
-            is_shared: another process has landed some as well.
+            landed: the batches ingested.
+            is_shared: whether another process has ingested rows as well.
             wait: seconds to wait for the answers of alert destinations.
         """
         seconds: dict[str, float] = {}
@@ -154,20 +155,20 @@ class Cycle:
         return CycleResult(list(landed), builds, delivery, self.problems, seconds, times, unscored=unscored)
 
     def _build_alerts(self, meanwhile: Callable[[], None] = lambda: None) -> BuildResult:
-        """Build what alerts are made from, in the hot lane's turn; the others do not wait for models that failed.
+        """Build the models that alerts depend on, under the fast path's lock; a failed model does not stop the others.
 
         Raises:
-            TransformError: dbt cannot run, or the project is refused and none was accepted before.
+            TransformError: dbt cannot run, or the project is invalid and none was active before.
         """
         self._take_over_project()
         self._follow.is_stale = True
         return self._build(self._alerts, meanwhile)
 
     def follow(self, result: CycleResult, *, pause: float = 0.0) -> CycleResult:
-        """After the alerts: the other models of the hot lane, if they are due; returns the result with their build.
+        """Build the follow-up models if they are due; returns the result with their build added.
 
         Args:
-            pause: seconds that must have passed since they were built last.
+            pause: seconds that must have passed since their last build.
         """
         if not self._follow.is_due or time.monotonic() < self._follow.built_at + pause:
             return result
@@ -178,7 +179,7 @@ class Cycle:
         return replace(result, builds=builds, seconds=result.seconds | seconds, problems=self.problems)
 
     def _build(self, part: _Part, meanwhile: Callable[[], None] = lambda: None) -> BuildResult:
-        """Build a part of the hot lane; `meanwhile` is called while another process has the turn."""
+        """Build one part of the fast path; `meanwhile` is called while another process holds the lock."""
         with writer_lock(self.settings.work_dir, TURN_SECONDS, HOT, meanwhile):
             without = part.paused
             result = self.transformer.build_lane(part.lane, without=without)
@@ -187,16 +188,16 @@ class Cycle:
         return result
 
     def _deliver(self) -> None:
-        """Deliver what another process records in its turn: a standby that warms up, a run."""
+        """Deliver the alerts that another process (a standby or a batch run) records while it holds the lock."""
         progress()
         if time.monotonic() >= self._deliver_due:
             self._early = self.delivery.deliver_pending(0.0).after(self._early)
             self._deliver_due = time.monotonic() + DELIVER_SECONDS
 
     def warm_up(self) -> None:
-        """Read what builds need into memory, and build, so that the first micro-batch costs what any other does.
+        """Load what builds need into memory, and build once, so that the first micro-batch costs as much as any other.
 
-        As much as possible without the turn, which the cycle that runs meanwhile needs: much history takes long.
+        As much as possible runs without the lock, which the running cycle needs: a long history takes long to load.
         """
         self._take_over_project()
         self.transformer.warm_up()
@@ -205,13 +206,13 @@ class Cycle:
         self._build(self._follow)
 
     def catch_up(self, report: Callable[[CycleResult], None] = lambda result: None) -> None:
-        """Run cycles until all that the sources had at the beginning is ingested, then build all layers and deliver.
+        """Run cycles until everything the sources had at the beginning is ingested; then build all layers and deliver.
 
-        What fails is raised when everything that does not need it is done; at once where no source can be captured.
+        An error is raised after all work that does not depend on it; at once if no source can be captured.
 
         Raises:
-            GapError, SourceError: of a source; nothing is lost by it.
-            TransformError: a model failed, or the project is refused.
+            GapError, SourceError: a source failed; no row is lost.
+            TransformError: a model failed, or the project is invalid.
             PublishError: features could not be published.
         """
         errors: dict[str, BaseException] = {}
@@ -224,21 +225,21 @@ class Cycle:
                 raise next(iter(errors.values()))
             result = self.follow(self.run(landed), pause=BUSY_FOLLOW_SECONDS if landed else 0.0)
             report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
-            # The first may be a snapshot, which says nothing of the log behind it.
+            # The first batch may be a snapshot, which does not show how much log follows it.
             if not landed or (number and not may_have_more(landed, began, self.settings.batch_rows)):
                 break
         self.transformer.reload()
-        # One turn at a time, and in the hot one no test: the alerts of a live cycle beside wait for it.
+        # One lock at a time, and no tests under the fast path's lock: a live cycle's alerts would wait for them.
         built = []
         for part in (self._alerts, self._follow):
             part.due = 0.0
             built.append(self._build(part, self._deliver))
-        self.transformer.close()  # what alerts need in memory: the other models need the room
+        self.transformer.close()  # frees the memory of the fast path's state for the deferred models
         with writer_lock(self.settings.work_dir, TURN_SECONDS, BESIDE, self._deliver):
             built.append(self.transformer.build_lane("rest"))
         log_failures(self.transformer.build_lane("hot_tests"))
-        while (told := self.delivery.deliver_pending(wait=10.0)).pending and (told.delivered or told.digested):
-            pass  # a round that was under way took none of the newest: they are the next round's
+        while (sent := self.delivery.deliver_pending(wait=10.0)).pending and (sent.delivered or sent.digested):
+            pass  # a delivery round does not include alerts recorded after it began: run another
         publish_features(self.settings, self.lake)
         for error in errors.values():
             raise error
@@ -247,7 +248,7 @@ class Cycle:
 
     @property
     def problems(self) -> dict[str, str]:
-        """What is wrong at the moment, by part: a source that gives nothing, a model that cannot be built, a rule."""
+        """Current problem by component: a source that delivers nothing, a model that cannot be built, a rule."""
         sources = {source.name: source.problem for source in self.sources if source.problem}
         rules = {f"rule {name}": why for name, why in self.transformer.mistakes.items()}
         return {**sources, **rules, **broken_models([*self._alerts.failed.values(), *self._follow.failed.values()])}
@@ -266,18 +267,18 @@ class Cycle:
         self.close()
 
     def _take_over_project(self) -> None:
-        """Use a changed dbt project once the process beside has accepted it; the first one is accepted here."""
+        """Use a changed dbt project once the background worker has validated it; the first one is validated here."""
         if time.monotonic() >= self._project_due:
             if self.transformer.follow():
-                self._alerts.due = self._follow.due = 0.0  # it may have what failed corrected
+                self._alerts.due = self._follow.due = 0.0  # the change may have corrected the failed models
             self._project_due = time.monotonic() + PROJECT_SECONDS
 
 
 @dataclass
 class _Part:
-    """A part of the hot lane: whether there are new rows for it, when it was built, what failed, how often in a row.
+    """Build state of one part of the fast path: whether new rows wait, when it was built, what failed, how often.
 
-    Models that failed are built again when `due`; until then the part is built without them, as rows come.
+    Failed models are built again when `due`; until then, the part is built without them as rows come.
     """
 
     lane: str
@@ -289,22 +290,22 @@ class _Part:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is to be built now."""
+        """Whether this part should be built now."""
         return self.is_stale or time.monotonic() >= self.due
 
     @property
     def paused(self) -> list[str]:
-        """Ids of the models that failed and whose pause is not over."""
+        """Ids of the failed models that wait for their next attempt."""
         failed = [model for model, node in self.failed.items() if node.status == "error"]
         return failed if time.monotonic() < self.due else []
 
     @property
     def unread(self) -> frozenset[str]:
-        """The bronze tables that models which failed have not read."""
+        """Bronze tables with rows that failed models have not read."""
         return frozenset(table for node in self.failed.values() for table in node.sources)
 
     def note(self, result: BuildResult, without: Collection[str]) -> None:
-        """It was built, `without` the models that were paused."""
+        """Record a build `without` the paused models."""
         self.is_stale = False
         self.built_at = time.monotonic()
         failed = {node.unique_id: node for node in result.failed_models}
@@ -317,7 +318,7 @@ class _Part:
 
 
 def log_failures(result: BuildResult) -> None:
-    """A line for each node that is not well."""
+    """Log one line for each failed node."""
     for node in result.failed:
         log.error("%s %s: %s", node.name, node.status, node.message)
 

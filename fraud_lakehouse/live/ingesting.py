@@ -1,7 +1,7 @@
-"""A thread for each source that lands its rows as they come, so that none waits for another, nor for a build.
+"""One thread per source ingests its rows as they come, so that no source waits for another or for a build.
 
-A snapshot of one source, a server that is away or a slow build holds up neither the other source nor the alerts of
-what is in bronze already.
+A snapshot of one source, an unreachable server or a slow build delays neither another source nor the alerts for rows
+already in bronze.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from fraud_lakehouse.ingest import Landed
 from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.live.source import Source
 
-LOOK_SECONDS = 5.0  # a step at least this often, whether there is data or not: log of others the server may recycle
-WAKE_SECONDS = 0.2  # how long a thread waits for data before it looks whether it should end
-BACKLOG_SECONDS = 5.0  # how often a source is asked what it still has
-AWAY_SECONDS = 15.0  # without an answer to that, after which the source is told as away
-PACE_SECONDS = 0.3  # from one commit of a source to the next: smaller batches cost more than the half of it they save
-LONGEST_PACE_SECONDS = 1.0  # the same while the loop is busy with what was landed before
-GATHER_SECONDS = 0.1  # how long a batch waits for that of another source which is being landed
-_NEWEST_SHARE = 0.3  # of a newest duration in the one that is expected
+LOOK_SECONDS = 5.0  # longest time between steps, with data or without: lets the server recycle other tables' log
+WAKE_SECONDS = 0.2  # how long a thread waits for data before it checks whether it should end
+BACKLOG_SECONDS = 5.0  # between two requests for a source's backlog
+AWAY_SECONDS = 15.0  # without an answer, after which the source is reported as unreachable
+PACE_SECONDS = 0.3  # between two commits of a source: with smaller batches, commit overhead exceeds the latency gained
+LONGEST_PACE_SECONDS = 1.0  # the same while the loop is busy with earlier batches
+GATHER_SECONDS = 0.1  # how long a batch waits for another source's batch that is being ingested
+_NEWEST_SHARE = 0.3  # weight of the newest duration in the moving average
 
 
 class Landings:
-    """What the threads have landed and the loop has not taken yet."""
+    """Batches that the threads have ingested and the loop has not taken yet."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._is_wanted = False
         self._landing = 0
         self._taken_at = 0.0
-        self._busy_seconds = 0.0  # how long the loop was busy with a batch, lately
+        self._busy_seconds = 0.0  # moving average of how long the loop is busy with a batch
         self._landed: list[Landed] = []
         self._is_shared = False
         self._error: BaseException | None = None
 
     @contextmanager
     def landing(self) -> Iterator[None]:
-        """Within the block a batch is being landed, to be `put`."""
+        """Context in which a batch is being ingested, to be `put`."""
         with self._changed:
             self._landing += 1
         try:
@@ -53,7 +53,7 @@ class Landings:
                 self._changed.notify_all()
 
     def put(self, landed: Sequence[Landed], *, is_shared: bool = False) -> None:
-        """Add batches; `is_shared`: the lake has more that is new, of another process or of time that has passed."""
+        """Add batches. `is_shared`: the lake has other news: rows of another process, or an idle topic."""
         with self._changed:
             self._landed += landed
             self._is_shared |= is_shared
@@ -61,7 +61,7 @@ class Landings:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether there is something to take."""
+        """Whether a batch waits to be taken."""
         with self._changed:
             return bool(self._landed) or self._is_shared
 
@@ -72,10 +72,10 @@ class Landings:
             self._changed.notify_all()
 
     def take(self, timeout: float) -> tuple[list[Landed], bool]:
-        """Everything landed since the last call, waiting at most `timeout` seconds for the first; and `is_shared`.
+        """Everything ingested since the last call, waiting at most `timeout` seconds for the first; and `is_shared`.
 
         Raises:
-            LakeError: a thread could not write the lake (or whatever else ended it).
+            LakeError: a thread could not write the lake. Other errors that ended a thread are raised as they are.
         """
         with self._changed:
             if self._taken_at:
@@ -95,9 +95,9 @@ class Landings:
             return landed, is_shared
 
     def wait_for_demand(self, lead: float, until: float) -> None:
-        """Wait until the loop has nothing to do, or is about to in `lead` seconds; at most `until` (monotonic clock).
+        """Wait until the loop is idle or will be in `lead` seconds, at most until `until` (monotonic clock).
 
-        A batch landed earlier would only wait, and the rows that came after it for another one.
+        A batch ingested earlier would only wait, and later rows would need another batch.
         """
         with self._changed:
             while not (self._is_wanted or self._error):
@@ -109,12 +109,12 @@ class Landings:
 
 
 class Capturing:
-    """A context in which the sources are captured by threads.
+    """Captures the sources in threads while the context is open.
 
     Args:
         sources: what to capture; nobody else may use them meanwhile.
-        work: folder of the turns.
-        rows: about the most rows of a micro-batch; so many that are not scored yet hold up the landing of more.
+        work: folder of the locks.
+        rows: approximate maximum of a micro-batch; ingestion also pauses while this many rows are unscored.
     """
 
     def __init__(self, sources: Sequence[Source], work: Path, rows: int) -> None:
@@ -141,13 +141,13 @@ class Capturing:
     def _follow(self, source: Source) -> None:
         try:
             self._capture(source)
-        except BaseException as error:  # noqa: BLE001  # the loop raises it; a panic of a Rust library is no Exception
+        except BaseException as error:  # noqa: BLE001  # the loop raises it; a Rust library's panic is not an Exception
             self.landings.fail(error)
 
     def _capture(self, source: Source) -> None:
         look_at, ask_at, lead = 0.0, 0.0, 0.0
         drain_at = 0.0
-        drain: tuple[float, datetime] | None = None  # under way: when the next one is due, when it began
+        drain: tuple[float, datetime] | None = None  # in progress: when the next one is due, when this one began
         while not self._ending.is_set():
             if time.monotonic() < drain_at and not source.problem:
                 self._ending.wait(WAKE_SECONDS)
@@ -159,7 +159,7 @@ class Capturing:
             if is_full or not source.is_ready:
                 self._ending.wait(WAKE_SECONDS)
                 continue
-            # After an error a step finds out whether all is well again.
+            # After an error, a step finds out whether the source works again.
             has_data = source.wait(WAKE_SECONDS) or source.problem
             if not has_data and time.monotonic() < min(look_at, source.ingest.due):
                 self.backlog.read(source.name, source.ingest.position())
@@ -182,18 +182,18 @@ class Capturing:
                 lead += _NEWEST_SHARE * (time.monotonic() - began - lead)
             if not may_have_more(landed, drain[1], self._rows):
                 drain_at, drain = drain[0], None
-            if sum(batch.rows for batch in landed) < self._rows:  # a full batch means that more is there
+            if sum(batch.rows for batch in landed) < self._rows:  # after a full batch, more rows are waiting
                 self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))
                 self.landings.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)
 
 
 def may_have_more(landed: Sequence[Landed], began: datetime, rows: int) -> bool:
-    """Whether sources may have more of what they had when a drain began; what comes later is the next one's.
+    """Whether sources may have more of the rows they had when a drain began; later rows belong to the next drain.
 
     Args:
         landed: the batches of a step.
-        began: when the drain did (UTC).
-        rows: of a full micro-batch.
+        began: start of the drain (UTC).
+        rows: size of a full micro-batch.
     """
     is_full = sum(batch.rows for batch in landed) >= rows
     return is_full or any(batch.newest_committed_at is None or batch.newest_committed_at < began for batch in landed)

@@ -1,7 +1,7 @@
-"""The cycle where every source has an update delay: each is drained once in its own, in cycles of a micro-batch each.
+"""The cycle if every source has an update delay: each is drained once per delay, in cycles of one micro-batch each.
 
-In between alerts are delivered again where that failed, failed models are built again, and a source that was away is
-drained as soon as it may be asked again.
+In between, failed deliveries and failed models are retried, and an unreachable source is drained as soon as it may be
+polled again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fraud_lakehouse.live.source import Source
 
 
 class Intervals:
-    """Knows when each source is to be drained, and does it.
+    """Schedules and runs the drain of each source.
 
     Args:
         cycle: each of its sources has an update delay.
@@ -33,11 +33,11 @@ class Intervals:
 
     @property
     def is_time(self) -> bool:
-        """Whether a source is to be drained now."""
+        """Whether a source should be drained now."""
         return bool(self._now())
 
     def cycles(self, stop: Callable[[], bool]) -> Iterator[CycleResult]:
-        """The cycles that are to be run now: those of a drain if it is time for one, else one without ingestion."""
+        """The cycles to run now: those of a drain if one is due, else one without ingestion."""
         if not (now := self._now()):
             yield self._scoring.run([], is_shared=False)
             return
@@ -54,14 +54,14 @@ class Intervals:
                     source.tell(self._backlog)
             has_more = may_have_more(landed, began, self._cycle.settings.batch_rows)
             pause = (lambda: BUSY_FOLLOW_SECONDS) if has_more else (lambda: 0.0)
-            # The first of a drain builds in any case: another process may have landed rows.
+            # The first cycle of a drain always builds: another process may have ingested rows.
             yield self._scoring.run(landed, is_shared=is_first, pause=pause)
             if not has_more:
                 return
             is_first = False
 
     def _now(self) -> list[Source]:
-        """Sources whose time has come, and those that failed and may be tried again."""
+        """Sources that are due, and failed ones that may be retried."""
         at = time.monotonic()
         sources = self._cycle.sources
         return [one for one in sources if at >= self._due[one.name] or (one.problem and one.is_ready)]

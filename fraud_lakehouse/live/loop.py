@@ -1,4 +1,4 @@
-"""The cycle repeated: sources landed by threads, the hot lane and the alerts here, everything else beside it."""
+"""Repeats the cycle: threads ingest, this loop runs the fast path and delivers alerts, a worker does all else."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fraud_lakehouse.live.intervals import Intervals
 from fraud_lakehouse.live.scoring import Scoring
 from fraud_lakehouse.storage.lease import progress, watched
 
-IDLE_SECONDS = 1.0  # a cycle at least this often: an alert whose destination failed is due again
-SLICE_SECONDS = 0.2  # how long `stop` may go unheard
+IDLE_SECONDS = 1.0  # longest time between cycles: an alert whose destination failed becomes due again
+SLICE_SECONDS = 0.2  # longest time between checks of `stop`
 
 
 def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
-    """Repeat cycles, waking on data, until `stop()`; the cycle under way is finished first.
+    """Repeat cycles, waking on data, until `stop()`; the current cycle is finished first.
 
-    A source with a gap ends nothing, even where it is the only one: it goes on once the command that its problem names
-    was run, by whichever process. Where every source has an update delay, each is drained once in it (intervals.py).
+    A source with a gap does not end the loop, even if it is the only one: it continues after the command named in its
+    problem was run, by any process. If every source has an update delay, each is drained once per delay (intervals.py).
     A loop that makes no progress loses the leases of its process (storage/lease.py).
 
     Args:
-        beside: works beside the cycle; the caller ends it, and decides what waits for its end.
+        beside: the background worker; the caller ends it, and decides what waits for its end.
 
     Raises:
         LakeError: the lake cannot be written.
@@ -70,7 +70,7 @@ def _at_intervals(
 
 
 def _finish(cycle: Cycle, beside: Beside, result: CycleResult, report: Callable[[CycleResult], None]) -> None:
-    # A build without rows is the look every half minute whether another process left some: no news for those beside.
+    # A build without rows is the check every half minute for rows of other processes: the worker has nothing to do.
     if result.has_rows:
         beside.note_change()
     built = beside.take()

@@ -1,6 +1,6 @@
-"""What the live cycle measures of itself: histograms and gauges for Prometheus, and a summary for `status`.
+"""What the live cycle measures: histograms and gauges for Prometheus, and a summary for `status`.
 
-Times are seconds. Nothing here is needed to go on: a failure to show a figure never stops the cycle.
+Times are seconds. A failure to write or serve metrics never stops the cycle.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from fraud_lakehouse.storage.writer_lock import is_ours
 log = logging.getLogger(__name__)
 
 BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-KEPT = 1000  # newest observations of each time that the summary's percentiles are of
+KEPT = 1000  # newest values of each time, for the summary's percentiles
 WRITE_SECONDS = 5.0
 
 
 class Metrics:
-    """Takes in cycles; leaves a summary in `<work>/live.json`, and serves them once there is one.
+    """Records cycles, writes a summary to `<work>/live.json`, and serves the metrics after the first cycle.
 
-    The port belongs to the process that has the live turn: one that stands by has no cycle to tell of yet, and one that
-    has handed over lets go of it.
+    The port belongs to the process that holds the live lock: a standby has no cycle to report yet, and a process that
+    has handed over releases the port.
 
     Args:
         work: folder of the summary (`settings.work_dir`).
-        host, port: where Prometheus reads; port 0: nowhere.
-        has_turn: whether this process has the live turn.
+        host, port: address of the Prometheus endpoint; port 0: none.
+        has_turn: whether this process holds the live lock.
     """
 
     def __init__(
@@ -58,42 +58,42 @@ class Metrics:
         )
         self._alert = Histogram(
             "fraud_alert_seconds",
-            "Seconds of an alert from the source's commit to landed, scored, recorded and delivered",
+            "Seconds from the source's commit until an alert is landed (ingested), scored, recorded and delivered",
             ["until"],
             buckets=BUCKETS,
             registry=self._registry,
         )
-        self._rows = Counter("fraud_rows_landed", "Rows landed in bronze", ["table"], registry=self._registry)
+        self._rows = Counter("fraud_rows_landed", "Rows ingested into bronze", ["table"], registry=self._registry)
         self._alerts = Counter("fraud_alerts_recorded", "Alerts recorded", registry=self._registry)
         self._cycles = Counter("fraud_cycles", "Cycles", registry=self._registry)
         self._errors = Counter(
-            "fraud_errors", "Cycles in which a part had a problem", ["part"], registry=self._registry
+            "fraud_errors", "Cycles in which a component had a problem", ["part"], registry=self._registry
         )
         self._lag = self._gauge(
-            "fraud_source_behind_seconds", "Age of a source's oldest row known not to be scored; 0 when none is"
+            "fraud_source_behind_seconds", "Age of a source's oldest row known to be unscored; 0 if there is none"
         )
         self._lag_rows = self._gauge(
-            "fraud_source_behind_rows", "Rows of a source that are not scored: landed, and still in the source", "where"
+            "fraud_source_behind_rows", "Unscored rows of a source: ingested (landed), and still in the source", "where"
         )
         self._lag_bytes = self._gauge(
-            "fraud_source_behind_bytes", "Bytes of PostgreSQL's log beyond what is landed, other tables' included"
+            "fraud_source_behind_bytes", "Bytes of PostgreSQL's log not yet ingested, other tables' changes included"
         )
         self._slot = self._gauge(
-            "fraud_slot_retained_bytes", "Bytes of log that the PostgreSQL server keeps for the replication slot"
+            "fraud_slot_retained_bytes", "Bytes of log that the PostgreSQL server retains for the replication slot"
         )
         self._away = self._gauge(
-            "fraud_source_away_seconds", "How long a source has not said what it holds; 0 while it answers"
+            "fraud_source_away_seconds", "Seconds since an unreachable source reported its backlog; 0 while it responds"
         )
         self._endpoint = Endpoint(host, port, self._registry, has_turn) if port else None
 
     @staticmethod
     def of(settings: Settings) -> Metrics:
-        """Metrics served where the settings say."""
+        """Metrics served at the address of the settings."""
         work = settings.work_dir
         return Metrics(work, settings.metrics_host, settings.metrics_port, lambda: is_ours(work / "live.lock"))
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Release the port."""
         if self._endpoint is not None:
             self._endpoint.close()
 
@@ -104,7 +104,7 @@ class Metrics:
         self.close()
 
     def note(self, result: CycleResult) -> None:
-        """Take in one cycle, when it has ended."""
+        """Record one finished cycle."""
         self._count("cycles", 1)
         self._cycles.inc()
         for batch in result.landed:
@@ -132,16 +132,16 @@ class Metrics:
             self.write()
 
     def observe(self, step: str, seconds: float) -> None:
-        """One time of a step: capture, build, check, deliver, follow; total: from the source's commit to the alert."""
+        """Record one duration of a step: capture, build, check, deliver, follow; total: source's commit to alert."""
         self._seconds.labels(step).observe(seconds)
         self._keep(step, seconds)
 
     def summary(self) -> dict[str, Any]:
-        """Counts since the start, who is behind, percentiles of the newest 1,000 of each time, and histograms of all.
+        """Counts since the start, backlogs, percentiles of the newest 1,000 of each time, and histograms of all.
 
         Keys: pid, since, at, cycles, rows, alerts, errors; seconds: {time: {count, p50, p95, p99, max}}; histograms:
-        {step: {upper bound: observations up to it}}; behind: {source: the fields of `Behind`, times as ISO 8601};
-        problems: {part: what is wrong with it} (live/problems.py).
+        {step: {upper bound: cumulative count}}; behind: {source: the fields of `Behind`, times as ISO 8601}; problems:
+        {component: its problem} (live/problems.py).
         """
         return {
             "pid": os.getpid(),
@@ -155,7 +155,7 @@ class Metrics:
         }
 
     def write(self) -> None:
-        """Leave the summary for `status`, in one piece."""
+        """Write the summary for `status`, atomically."""
         self._write_due = time.monotonic() + WRITE_SECONDS
         unseen = self._path.with_suffix(f".{os.getpid()}")
         try:
@@ -195,7 +195,7 @@ class Metrics:
 
 
 def percentiles(values: list[float]) -> Mapping[str, float]:
-    """Count, median, 95th and 99th percentile (nearest rank) and greatest of at least one value."""
+    """Count, median, 95th and 99th percentile (nearest rank) and maximum of at least one value."""
     ranked = sorted(values)
     last = len(ranked) - 1
     found = {f"p{part}": ranked[min(last, int(part / 100 * len(ranked)))] for part in (50, 95, 99)}

@@ -1,8 +1,8 @@
-"""What is wrong in parts of the live cycle, in words for people, until the part is well again.
+"""Current problems of the live cycle's components, described for people; each stays until the component works again.
 
-Parts are a source's name, "model <name>", "rule <name>", "project" (a change of it was refused), and of the process
-beside "publish", "upkeep", "observations" (control/idle_partitions cannot be read), "lane <name>" (not built at all)
-and "beside" (it died).
+Components are a source's name, "model <name>", "rule <name>" and "project" (a change of it is invalid). The background
+worker has "publish", "upkeep", "observations" (control/idle_partitions cannot be read), "lane <name>" (a tier was not
+built at all) and "beside" (the worker died).
 """
 
 from __future__ import annotations
@@ -15,6 +15,6 @@ from fraud_lakehouse.transform.build_result import NodeResult
 def broken_models(failed: Iterable[NodeResult]) -> dict[str, str]:
     """By "model <name>": why a model failed, or that it was skipped because of another, and whose rows wait for it.
 
-    A failing test is none of them: it leaves the rows where they belong, and its evidence is the check's.
+    Failing tests are not included: they do not stop rows, and the asset check has their evidence.
     """
     return {f"model {node.name}": node.reason for node in failed}

@@ -1,4 +1,4 @@
-"""What follows rows landed in bronze, and what of them is scored then: the part of a cycle that every loop has."""
+"""The part of a cycle that every loop shares: score the ingested rows and update the backlog."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fraud_lakehouse.live.cycle import Cycle, CycleResult
 
 
 class Scoring:
-    """Runs cycles over what others land, and tells the backlog what came of it.
+    """Runs cycles over ingested batches and records in the backlog what was scored.
 
     Args:
-        backlog: knows what has landed.
+        backlog: knows which batches are ingested.
     """
 
     def __init__(self, cycle: Cycle, backlog: Backlog) -> None:
@@ -25,12 +25,12 @@ class Scoring:
     def run(
         self, landed: Sequence[Landed], *, is_shared: bool, pause: Callable[[], float] = lambda: 0.0
     ) -> CycleResult:
-        """Score what has landed, deliver, and build what is due beside the alerts; tells how far behind that leaves.
+        """Score ingested rows, deliver alerts, build due follow-up models. The result has the remaining backlog.
 
         Args:
             landed: the new batches.
-            is_shared: another process has landed some as well.
-            pause: seconds from one build of the models after the alerts to the next; called after the alerts.
+            is_shared: whether another process has ingested rows as well.
+            pause: seconds from one build of the follow-up models to the next; called after the alerts.
         """
         result = self._cycle.run(landed, is_shared=is_shared)
         self._unscored += landed

@@ -1,7 +1,7 @@
-"""One source as the cycle sees it: whether it can be asked, one guarded step, and why it gives nothing.
+"""One source as the cycle uses it: whether it may be polled, one guarded step, and its current problem.
 
-A source that is away is asked again after growing pauses, and so is one that fails for a reason nobody thought of: that
-is a defect, logged with its traceback. One with a gap waits for a person. None of them stops another.
+An unreachable source is retried after growing pauses, and so is one with an unexpected error, which is a defect and
+logged with its traceback. A source with a gap waits for a person. No source stops another.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from fraud_lakehouse.transform.project import current_windows
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
-GAP_SECONDS = 5.0  # until a source with a gap is tried again: within it a command that resumes it takes effect
-BUSY_SECONDS = 0.2  # how long a live step waits for another process that is landing this source
+GAP_SECONDS = 5.0  # until a source with a gap is retried: a command that resumes it takes effect within this time
+BUSY_SECONDS = 0.2  # how long a live step waits for another process that ingests this source
 
 
 @dataclass
 class Source:
-    """One source: `problem` is why it gives nothing now.
+    """One source; `problem` is why it delivers nothing now.
 
-    `is_shared` is true after a step in which another process was landing the same source: its rows are in bronze
-    without our having landed them.
+    `is_shared` is true after a step in which another process was ingesting the same source: bronze may have rows that
+    this process did not ingest.
     """
 
     ingest: SourceIngest
@@ -50,15 +50,15 @@ class Source:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it may be asked now."""
+        """Whether it may be polled now."""
         return time.monotonic() >= self.retry_at
 
     def land(self, work: Path, rows: int, *, strict: bool = False) -> list[Landed]:
-        """Land at most one micro-batch of about `rows` rows, in this source's turn; a defect is noted as its problem.
+        """Ingest one micro-batch of at most about `rows` rows under this source's lock.
 
         Args:
-            work: folder of the turns (`settings.work_dir`).
-            strict: raise the source's error instead of noting it, and wait for the turn.
+            work: folder of the locks (`settings.work_dir`).
+            strict: raise the source's error and wait for the lock; otherwise the error is recorded as `problem`.
 
         Raises:
             LakeError: the lake cannot be written.
@@ -85,35 +85,35 @@ class Source:
         return landed
 
     def wait(self, timeout: float) -> bool:
-        """Whether there is data, waiting at most `timeout` seconds; an error is noted and means no."""
+        """Whether there is data, waiting at most `timeout` seconds; an error is recorded and means no."""
         try:
             return self.ingest.wait(timeout)
         except BaseException as error:
             if not is_of_source(error):
                 raise
             if is_defect(error):
-                self.ingest.close()  # the next step goes on from the lake's position, as a new process does
+                self.ingest.close()  # the next step continues from the lake's position, as a new process would
             self._note(error)
             return False
 
     def backlog(self) -> Waiting | None:
-        """What the source still has beyond what was landed; None when it does not answer."""
+        """What the source still has beyond what is ingested; None if it does not answer."""
         try:
             return self.ingest.waiting()
         except BaseException as error:
             if not is_of_source(error):
                 raise
-            log.info("%s does not say how far it is behind: %s", self.name, error, exc_info=is_defect(error))
+            log.info("the backlog of %s is unknown: %s", self.name, error, exc_info=is_defect(error))
             return None
 
     def tell(self, backlog: Backlog) -> None:
-        """Let a backlog know what the source still has, if it answers; else its last answer grows old."""
+        """Record in a backlog what the source still has, if it answers; otherwise its last answer grows old."""
         if (waiting := self.backlog()) is not None:
             backlog.at_source(self.name, waiting, self.ingest.position())
 
     def _note(self, error: BaseException) -> None:
         self.problem = f"{type(error).__name__}: {error}" if is_defect(error) else str(error)
-        # Only a person can say that a gap is acceptable: whether somebody has is found out by trying again.
+        # Only a person can accept a gap; the next attempt finds out whether somebody has.
         pauses = (GAP_SECONDS,) if isinstance(error, GapError) else RETRY_SECONDS
         self.retry_at = time.monotonic() + pauses[min(self.failures, len(pauses) - 1)]
         self.failures += 1
@@ -123,17 +123,17 @@ class Source:
 
 
 def is_defect(error: BaseException) -> bool:
-    """Whether it is an error that nobody raised on purpose; a panic of a Rust library is no Exception."""
+    """Whether it is an error that nobody raised on purpose; a panic of a Rust library is not an Exception."""
     return not isinstance(error, (LakehouseError, KeyboardInterrupt, SystemExit))
 
 
 def is_of_source(error: BaseException) -> bool:
-    """Whether an error of a step is its source's alone; one of the lake, or a request to end, is everybody's."""
+    """Whether a step's error concerns only its source; errors of the lake and requests to end concern everything."""
     return is_defect(error) or isinstance(error, (SourceError, GapError, ConcurrentWriterError))
 
 
 def sources(settings: Settings, lake: Lake) -> list[Source]:
-    """The configured sources; nothing is connected yet.
+    """The configured sources; none is connected yet.
 
     Raises:
         PipelineError, SettingsError: the pipeline or a connection has mistakes.

@@ -1,8 +1,8 @@
-"""One live cycle a lake: a second one stands by, warm, and goes on where the first one stopped, was killed or hangs.
+"""One live cycle per lake. A second process waits as a standby and continues when the first one stops, dies or hangs.
 
-So a live run is followed by the next without a gap, and a killed one is replaced at once wherever a standby waits; one
-that hangs, within some seconds. Should it go on later, it finds that it was replaced, and ends.
-Correctness does not rest on it: two cycles at once would only take turns and be refused by the fences.
+So one live run follows another without a gap. A standby replaces a killed process at once, and one that hangs within
+seconds. If the hung process resumes, it finds that it was replaced, and ends.
+Correctness does not depend on this: two cycles at once would only wait for each other's locks and conflict in commits.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ def run_live(
     *,
     is_over: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Repeat the cycle, once nobody else does, until `stop()`.
+    """Repeat the cycle until `stop()`, as soon as no other process runs it.
 
     Args:
-        is_over: whether the time of this process is over: it then ends as soon as a successor stands by, not before.
+        is_over: whether this process should hand over: it then ends as soon as a successor waits, not before.
 
     Raises:
-        LeaseLostError: this process was stopped, swapped out or stuck, and another one goes on.
+        LeaseLostError: this process was stopped, swapped out or stuck, and another one has taken over.
         LakeError: the lake cannot be written.
     """
-    # The process beside is waited for last: the build it is in would keep the successor for seconds from the turn, and
-    # from delivering alerts, which the cycle's end lets go of.
+    # The worker is awaited last: its current build can take long. By then the cycle's end has released the lock and
+    # the delivery of alerts to the successor.
     with Beside(settings) as beside, Cycle(settings) as cycle:
         if is_held(settings.work_dir / "live.lock"):
-            cycle.warm_up()  # else rows are landed meanwhile: a restart after a kill does not wait for dbt's imports
+            cycle.warm_up()  # without a predecessor, ingestion starts first: it need not wait for dbt's imports
         with live_turn(settings.work_dir, stop) as lease:
             if lease is None:
                 return
@@ -58,7 +58,7 @@ def run_live(
 
 @contextmanager
 def live_turn(work: Path, stop: Callable[[], bool]) -> Iterator[Lease | None]:
-    """Wait until no other live cycle runs; None if `stop()` came first. Who waits is known by `live.queue`."""
+    """Wait until no other live cycle runs; None if `stop()` came first. A waiting process holds `live.queue`."""
     with ExitStack() as held:
         lease = None
         with ExitStack() as queued:

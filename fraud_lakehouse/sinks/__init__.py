@@ -1,1 +1,1 @@
-"""Where results go: rows of the lake's tables to other systems, exactly once where the target allows it."""
+"""Sinks: rows of the lake's tables to other systems, exactly once if the target allows it."""

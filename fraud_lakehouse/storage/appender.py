@@ -1,11 +1,10 @@
-"""One Delta table that rows are appended to: fenced positions, durable commits. Knows no source.
+"""One Delta table to which rows are appended: fenced positions, durable commits. Knows no source.
 
 A local append is: Parquet files written and fsynced -> one commit with the rows AND the positions -> commit fsynced.
-In this order no power loss can leave a position without its rows; with the commit first it could.
+In this order a power loss cannot leave a position without its rows; with the commit first it could.
 
-Rows get the number of their commit in the column `_commit` (commit_numbers.py). No clock, compaction or change of
-process has a part in it: ordered by it, rows are as they were committed. A table that lacks the column gets it with the
-next rows.
+Rows get the number of their commit in the column `_commit` (commit_numbers.py). It depends on no clock, compaction or
+change of process: sorted by it, rows are in commit order. A table that lacks the column gets it with the next rows.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_lo
 
 
 class Appender:
-    """A warm handle on one table, for one thread.
+    """An open handle on one table, for one thread.
 
-    The positions that `position` gives are those of the handle; `append` commits on the same handle, so a rival's
-    commit of one of the same app_ids in between is refused by Delta (the fence).
+    `position` returns positions as of the handle, and `append` commits on the same handle. So Delta rejects the commit
+    if another writer has committed one of the same app_ids in between (the fence).
     """
 
     def __init__(self, lake: Lake, layer: str, name: str, handle: DeltaTable, *, numbered: bool = True) -> None:
@@ -49,7 +48,7 @@ class Appender:
         self._positions: dict[str, int | None] = {}  # those read at version `_positions_at`
         self._positions_at = handle.version()
         self._staging = Staging(self.path if lake.is_local else None)
-        # A process killed between commit and fsync leaves its newest commit to be made durable by the next one.
+        # A process killed between commit and fsync leaves its newest commit for the next one to make durable.
         self._durable = max(handle.version() - 1, -1)
         with lake_errors(lake, layer, name):
             self._sync_log()
@@ -68,8 +67,8 @@ class Appender:
         """Open the table, or create it with these columns (all nullable) and table properties.
 
         Args:
-            properties: of a table that is created.
-            numbered: whether rows get `_commit`. Of two writers of a table that do, one at a time commits.
+            properties: for a table that is created.
+            numbered: whether rows get `_commit`. Writers that number their rows conflict with each other.
 
         Raises:
             LakeError: the lake cannot be read or written.
@@ -79,7 +78,7 @@ class Appender:
 
     @property
     def version(self) -> int:
-        """The Delta version the handle is at."""
+        """The Delta version of the handle."""
         return self._handle.version()
 
     @property
@@ -100,19 +99,19 @@ class Appender:
         """
         if self._positions_at != self.version:
             self._positions, self._positions_at = {}, self.version
-        if app_id not in self._positions:  # the handle searches the log each time: 0.2 ms
+        if app_id not in self._positions:  # the handle searches the log at each call: 0.2 ms
             with self._fenced():
                 self._positions[app_id] = self._handle.transaction_version(app_id)
         return self._positions[app_id]
 
     @property
     def newest_commit(self) -> int:
-        """Number of the newest commit with rows, as of this handle; 0 where none is numbered."""
+        """Number of the newest commit with rows, as of this handle; 0 if no commit is numbered."""
         found = self.position(commit_numbers.COMMITS)
         return commit_numbers.newest(self._handle) if found is None else found
 
     def refresh(self) -> None:
-        """Bring the handle to the newest version.
+        """Update the handle to the newest version.
 
         Raises:
             LakeError: the lake cannot be read.
@@ -122,7 +121,7 @@ class Appender:
             with self._fenced():
                 self._handle.update_incremental()
         except ConcurrentWriterError:
-            return  # its entries are gone from the log: the table was opened anew
+            return  # its entries are gone from the log: the table was reopened
         if self._handle.version() != before:
             self._schema = schemas.frame_schema(self._handle.schema())
 
@@ -134,7 +133,7 @@ class Appender:
     def append(self, frame: pl.DataFrame, positions: Mapping[str, int]) -> int:
         """Commit rows and positions together, durably; a frame without rows commits only the positions.
 
-        Columns the table lacks are added to it first (older rows read null); columns the frame lacks are null.
+        Columns that the table lacks are added first (null in older rows); columns that the frame lacks are null.
 
         Returns:
             the Delta version that contains the rows.
@@ -148,13 +147,13 @@ class Appender:
         return self.commit(positions)
 
     def stage(self, frame: pl.DataFrame) -> None:
-        """Write rows for the next `commit`, durably, where no reader sees them; nothing for a frame without rows.
+        """Write rows durably for the next `commit`, invisible to readers; does nothing for a frame without rows.
 
-        Columns the table lacks are added to it first (older rows read null); columns the frame lacks are null.
+        Columns that the table lacks are added first (null in older rows); columns that the frame lacks are null.
 
         Raises:
-            ConcurrentWriterError: a column is missing, and another writer committed since the handle's version.
-            LakeError: the rows could not be written; those staged before are still there.
+            ConcurrentWriterError: a column had to be added, and another writer committed since the handle's version.
+            LakeError: the rows could not be written; rows staged before are still there.
         """
         number = self._next_number if self._is_numbered else None
         if number is not None:
@@ -188,7 +187,7 @@ class Appender:
             return self.version
 
     def discard(self) -> None:
-        """Forget what was staged since the last commit."""
+        """Discard what was staged since the last commit."""
         self._number = None
         self._staging.discard()
 
@@ -213,7 +212,7 @@ class Appender:
         return {name: value for name, value in self._handle.metadata().configuration.items() if value is not None}
 
     def set_properties(self, values: Mapping[str, str]) -> None:
-        """Set table properties, those that have another value, in one commit.
+        """Set table properties in one commit, unless they have these values.
 
         Raises:
             ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
@@ -223,7 +222,7 @@ class Appender:
                 self._sync_log()
 
     def reshape(self, columns: schemas.FrameSchema, *, rewrite: bool) -> bool:
-        """Add the columns that the table lacks; with `rewrite`, give those of another type theirs.
+        """Add the columns that the table lacks; with `rewrite`, change the type of existing ones.
 
         Returns:
             whether the table was changed.
@@ -240,12 +239,12 @@ class Appender:
 
     @property
     def _next_number(self) -> int:
-        """Of the commit to come, as of the handle: frames staged for one commit have one."""
+        """Number of the next commit, as of the handle; frames staged for one commit share it."""
         return self._number or self.newest_commit + 1
 
     def _commit(self, positions: Mapping[str, int]) -> None:
         number, self._number = self._number, None
-        if number is not None and number != self._next_number:  # the handle was refreshed past a rival's commit
+        if number is not None and number != self._next_number:  # the handle was refreshed past another writer's commit
             self._staging.discard()
             raise ConcurrentWriterError(
                 f"another writer committed to {self.layer}/{self.name} after rows were staged",
@@ -258,7 +257,7 @@ class Appender:
             self._commit_files(commit)
         else:
             frame = self._staging.take_frames(pl.Schema(self._schema))
-            rows = frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # else with views, which not every reader takes
+            rows = frame.to_arrow(compat_level=pl.CompatLevel.oldest())  # not every reader supports view types
             write_deltalake(self._handle, rows, mode="append", commit_properties=commit)
         failpoint(f"{self.layer}.after_commit")
         if not self.lake.is_local:
@@ -290,7 +289,7 @@ class Appender:
         durable.check_not_left_behind(self.path, before)
 
     def _sync_log(self) -> None:
-        """fsync the log entries up to the handle's version that this writer has not made durable yet."""
+        """fsync the log entries up to the handle's version that this writer has not yet made durable."""
         if self.lake.is_local and self._durable < self.version:
             for version in range(self._durable + 1, self.version + 1):
                 durable.sync_commit(self.path, version)
@@ -298,7 +297,7 @@ class Appender:
 
     @contextmanager
     def _fenced(self) -> Iterator[None]:
-        """Turn a refused commit into ConcurrentWriterError, with the table opened anew for the next attempt."""
+        """Raise a commit conflict as ConcurrentWriterError, and reopen the table for the next attempt."""
         before = self._handle.version()
         try:
             with lake_errors(self.lake, self.layer, self.name):
@@ -309,8 +308,8 @@ class Appender:
             raise
 
     def _reopen(self) -> None:
-        """Open the table anew: what the handle was opened from may be gone from the log."""
-        with suppress(DeltaError, OSError):  # the error that brought us here says what is wrong
+        """Reopen the table: the log may no longer have what the handle was opened from."""
+        with suppress(DeltaError, OSError):  # the error being handled describes the problem
             self._handle = DeltaTable(self._handle.table_uri)
             self._schema = schemas.frame_schema(self._handle.schema())
 
@@ -318,9 +317,9 @@ class Appender:
 def open_or_create(
     lake: Lake, layer: str, name: str, schema: schemas.FrameSchema, properties: Mapping[str, str] | None = None
 ) -> DeltaTable:
-    """A handle on the table's newest version; the table is created, durably, if it is not there.
+    """A handle at the table's newest version; the table is created, durably, if it does not exist.
 
-    A newest log entry torn by a power loss is set aside first (it was never acknowledged).
+    A newest log entry torn by a power loss is moved out of the log first (it was never acknowledged).
 
     Raises:
         LakeError: the lake cannot be read or written.

@@ -1,7 +1,7 @@
-"""`control/audit`: what an auditor asks about a source, and the source identities the lake knows.
+"""`control/audit`: what happened to each source, and the source identities that the lake knows.
 
-A source is registered with its identity when it is first captured. The same setting leading to another identity (a
-restored database, a recreated topic) is a gap: capture stops until an operator accepts the new identity.
+A source is registered with its identity when it is first captured. If the same setting later leads to another identity
+(a restored database, a recreated topic), that is a gap: capture stops until an operator accepts the new identity.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.schemas import AUDIT, COMMIT
 
 IDENTITY_EVENTS = ("registered", "accepted", "resync_started")
-"""Events whose row holds a source's identity; the newest counts."""
+"""Events whose row contains a source's identity; the newest counts."""
 ORDERS = ("accepted", "resync_started", "slot_forgotten")
-"""Events by which an operator gives up the source's position of that moment: how to begin again from there."""
+"""Operator actions that abandon the source's position at that time and begin again from there."""
 RENAMED = {"postgres": "bank", "kafka": "cards"}
-"""Sources by their names in version 0.1, which had two without names; rows of then are read as of these."""
+"""Current names of the two sources of version 0.1; its rows are read under these names."""
 _ATTEMPTS = 20
 
 
@@ -41,10 +41,10 @@ class AuditRow:
 
 
 class Audit:
-    """The table, with a warm handle and its rows kept in memory (a handful per year).
+    """The table, with an open handle and its rows in memory (a handful per year).
 
     Args:
-        renamed: by a name that older rows have, the name of the same source now.
+        renamed: former name of a source -> its name now.
     """
 
     def __init__(self, lake: Lake, renamed: Mapping[str, str] | None = None) -> None:
@@ -64,16 +64,16 @@ class Audit:
             self._rows_version = version
 
     def _append(self, row: pl.DataFrame) -> int:
-        """Append a row behind those of other writers, which may be first a few times."""
+        """Append a row; retry if other writers commit first."""
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._appender.append(row, {})
-            except ConcurrentWriterError:  # the handle is at the rival's commit now
+            except ConcurrentWriterError:  # the handle is at the other writer's commit now
                 continue
         return self._appender.append(row, {})
 
     def rows(self, source: str) -> list[AuditRow]:
-        """A source's rows in the order of their commits, including those of other writers."""
+        """A source's rows in commit order, including those of other writers."""
         self._appender.refresh()
         if self._rows_version != self._appender.version:
             frame = self._appender.read()
@@ -88,12 +88,12 @@ class Audit:
         return [row for row in self._rows if row.source == wanted]
 
     def known(self, source: str, scope: str = "") -> AuditRow | None:
-        """The newest registration or acceptance of a source; `scope` tells apart e.g. two topics."""
+        """The newest registration or acceptance of a source; `scope` distinguishes e.g. two topics."""
         events = [r for r in self.rows(source) if r.event in IDENTITY_EVENTS]
         return next((row for row in reversed(events) if row.detail.get("scope", "") == scope), None)
 
     def check(self, source: str, identity: str, changed: GapError, scope: str = "") -> None:
-        """Register the identity the first time; afterwards raise `changed` if it is another one."""
+        """Register the identity the first time; afterwards raise `changed` if it differs."""
         known = self.known(source, scope)
         if known is None:
             self.record(source, "registered", {"identity": identity, "scope": scope})
@@ -101,7 +101,7 @@ class Audit:
             raise changed
 
     def order(self, source: str, identity: str, position: int | None) -> str | None:
-        """The newest of `ORDERS`, if the source is still where it was when it was given; else None."""
+        """The newest operator action (`ORDERS`) if identity and position are still those it was recorded for."""
         given = next((row for row in reversed(self.rows(source)) if row.event in ORDERS), None)
         if given is None or given.detail["identity"] != identity or given.detail.get("position") != position:
             return None
@@ -109,7 +109,7 @@ class Audit:
 
     @contextmanager
     def gaps(self, source: str) -> Iterator[None]:
-        """Write an audit row for a GapError before it goes on, once and not at every retry.
+        """Record a GapError once, not at every retry, and raise it again.
 
         The event is the error's class in snake case: `slot_lost` for SlotLostError, `gap` for GapError.
         """
@@ -125,17 +125,17 @@ class Audit:
     def _record_gap(self, source: str, error: GapError) -> None:
         event = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__.removesuffix("Error")).lower()
         stopped = self.stopped(source)
-        if stopped is not None and stopped.event == event:  # its words name the log's end, which moves on
+        if stopped is not None and stopped.event == event:  # the message names the log's end, which moves
             return
         self.record(source, event, {"problem": error.problem, "fix": error.fix, "gap": True})
 
     def stopped(self, source: str) -> AuditRow | None:
-        """The row of the gap at which capture of a source stopped; None unless it is the newest."""
+        """The row of the gap at which capture of a source stopped; None if a newer row exists."""
         rows = self.rows(source)
         return rows[-1] if rows and rows[-1].detail.get("gap") else None
 
     def resumed(self, source: str) -> None:
-        """Record that capture works again, if the newest row says that it stopped."""
+        """Record that capture works again, if the newest row records a stop."""
         rows = self.rows(source)
         if rows and (rows[-1].detail.get("gap") or rows[-1].event == "accepted"):
             self.record(source, "resumed", {})

@@ -1,4 +1,4 @@
-"""How Delta says that another writer was first: the commit is not in the table, and may be tried from its new state."""
+"""Recognises Delta's commit conflicts: the commit was not applied and may be retried from the table's new state."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _LEFT_BEHIND = re.compile(
     r"Invalid table version|Expected contiguous commit files|_delta_log/\d{20}\.\S*(json|parquet) not found"
     r"|File not found: \S*_delta_log/\d{20}\."
 )
-"""A handle so old that the log no longer has its checkpoint, its entries or those after them."""
-_MADE_BEFORE = "able already exists at"  # the table, when it was to be made
+"""The handle is so old that its checkpoint, its entries or later ones are gone from the log."""
+_MADE_BEFORE = "able already exists at"  # another writer created the table first
 
 
 def is_refused(error: Exception) -> bool:
-    """Whether Delta refused a commit for another writer's sake: nothing of it is in the table.
+    """Whether an error is a commit conflict: another writer was first and the commit was not applied.
 
-    A log entry that went away while the log was read may come as an OSError of the storage.
+    A log entry that disappears while the log is read may surface as an OSError of the storage.
     """
     text = str(error)
     if not isinstance(error, CommitFailedError):

@@ -1,11 +1,11 @@
-"""Commit numbers: which rows came into a Delta table since a reader's position. Knows no reader.
+"""Commit numbers: which rows were added to a Delta table since a reader's position. Knows no reader.
 
 Each commit that changes rows has a number, one more than the last. Its rows have it in the column `_commit`, and the
-commit itself has it as an app transaction: of two writers that would give the same one, Delta refuses the second. A
-position is such a number: rows with a greater `_commit` are new. Moving rows between files keeps their numbers, so
-neither old log entries nor old versions are needed, and any engine can read the same rows.
+commit itself has it as an app transaction: if two writers use the same number, Delta rejects the second. A position is
+such a number: rows with a greater `_commit` are new. Moving rows between files keeps their numbers, so neither old log
+entries nor old versions are needed, and any engine can read the same rows.
 
-Rows older than numbers have none and count as 0; position -1 comes before every row. A one-to-one replica has exactly
+Rows older than numbering have none and count as 0; position -1 comes before every row. A one-to-one replica has exactly
 its source's columns and so no `_commit`: there each commit counts as a rewrite.
 """
 
@@ -27,9 +27,9 @@ from fraud_lakehouse.storage.schemas import COMMIT
 COMMITS = "fraud_lakehouse:commits"
 """App transaction: number of the newest commit that changed rows."""
 REWRITTEN = "fraud_lakehouse:rewritten"
-"""App transaction: number of the newest commit that changed or removed rows that were there."""
+"""App transaction: number of the newest commit that changed or removed existing rows."""
 SAME_ROWS = "fraud_lakehouse:same_rows_since"
-"""App transaction: that commit only computed anew the rows there were since this number."""
+"""App transaction: since this number, rewrites have only recomputed the rows that existed."""
 
 NOTHING = -1
 """The position of a reader that has read no row."""
@@ -37,17 +37,17 @@ NOTHING = -1
 
 @dataclass(frozen=True)
 class Commits:
-    """The numbers of one version of a table: see `COMMITS`, `REWRITTEN`, `SAME_ROWS`; 0 where there is none."""
+    """The numbers of one version of a table: see `COMMITS`, `REWRITTEN`, `SAME_ROWS`; 0 if there is none."""
 
     newest: int = 0
     rewritten: int = 0
     same_rows_since: int = 0
 
     def position_of(self, after: int, *, keeps_rows: bool) -> int | None:
-        """Where a reader at position `after` goes on; None: rows it has read were changed, and it starts over.
+        """Where a reader at position `after` continues; None: rows it has read were changed, so it starts over.
 
         Args:
-            keeps_rows: whether rows that were only computed anew are none to read again.
+            keeps_rows: whether the reader skips rows that were only recomputed.
         """
         if after < 0 or after >= self.rewritten:
             return after
@@ -61,7 +61,7 @@ class Commits:
         """The numbers after a commit that changes or removes rows.
 
         Args:
-            same_rows: whether it computes the rows anew that the table has, and no others.
+            same_rows: whether the commit recomputes exactly the rows that the table has.
         """
         since = self.newest + 1
         if same_rows:
@@ -70,7 +70,7 @@ class Commits:
         return Commits(self.newest + 1, self.newest + 1, since)
 
     def transactions(self, before: Commits) -> list[Transaction]:
-        """What the commit that leads here from `before` has to record."""
+        """The app transactions of the commit that leads from `before` to these numbers."""
         found = [Transaction(COMMITS, self.newest)]
         if self.rewritten != before.rewritten:
             found += [Transaction(REWRITTEN, self.rewritten), Transaction(SAME_ROWS, self.same_rows_since)]
@@ -81,7 +81,7 @@ class Commits:
 class Rows:
     """Rows with `after < _commit <= until`.
 
-    `files` (paths or URIs) hold them, and other rows too unless `is_exact`.
+    `files` (paths or URIs) contain them, and other rows too unless `is_exact`.
     """
 
     files: list[str]
@@ -91,7 +91,7 @@ class Rows:
 
     @property
     def sql(self) -> str:
-        """The condition in SQL over the files' columns; empty where every row of the files is meant."""
+        """The condition in SQL over the files' columns; empty if every row of the files belongs."""
         return (
             "" if self.is_exact else f"coalesce({COMMIT}, 0) > {self.after} and coalesce({COMMIT}, 0) <= {self.until}"
         )
@@ -114,7 +114,7 @@ def commits_of(table: DeltaTable) -> Commits:
 
 
 def remember(table: DeltaTable, commits: Commits) -> None:
-    """Take the numbers of the handle's version as known: whoever has committed it need not ask the log."""
+    """Store the numbers of the handle's version: whoever committed it need not read the log."""
     _known(table).commits = commits
 
 
@@ -124,14 +124,14 @@ def newest(table: DeltaTable) -> int:
 
 
 def is_numbered(table: DeltaTable) -> bool:
-    """Whether rows have numbers, or would have."""
+    """Whether the table has commit numbers."""
     return any(field.name == COMMIT for field in table.schema().fields)
 
 
 def rows_since(table: DeltaTable, after: int, until: int | None = None) -> Rows:
-    """The rows that commits after number `after` brought, up to `until` (default: the newest).
+    """The rows of commits after number `after`, up to `until` (default: the newest).
 
-    Of a table without numbers these are all rows or none.
+    For a table without numbers these are all rows or none.
     """
     known, last = _files_of(table), newest(table)
     until = last if until is None else until
@@ -143,9 +143,9 @@ def rows_since(table: DeltaTable, after: int, until: int | None = None) -> Rows:
 
 
 def steps(table: DeltaTable, after: int, until: int, most: int) -> Iterator[int]:
-    """Numbers at which to stop on the way from `after` to `until`, each with at most `most` rows since the one before.
+    """Numbers at which to stop between `after` and `until`, each with at most `most` rows since the previous one.
 
-    A commit with more rows is a step of its own. The last is `until`.
+    A commit with more rows is a step of its own. The last step is `until`.
     """
     rows = rows_since(table, after, until)
     counted = {file.path: file.rows for file in _files_of(table)}
@@ -163,7 +163,7 @@ def steps(table: DeltaTable, after: int, until: int, most: int) -> Iterator[int]
 
 @dataclass(frozen=True)
 class _File:
-    """A data file and the range of its rows' numbers."""
+    """A data file and the range of its rows' commit numbers."""
 
     path: str
     rows: int
@@ -173,7 +173,7 @@ class _File:
 
 @dataclass
 class _Known:
-    """What a version of a table says, as far as it was asked for: that takes milliseconds each time."""
+    """Cached facts about one version of a table, filled on first use: each takes milliseconds to read."""
 
     version: int
     commits: Commits | None = None
@@ -181,7 +181,7 @@ class _Known:
 
 
 _KNOWN: dict[int, tuple[ref[DeltaTable], _Known]] = {}
-"""Of each open handle, by its id."""
+"""Per open handle, by its id."""
 
 
 def _known(table: DeltaTable) -> _Known:
@@ -200,7 +200,7 @@ def _forget(key: int, gone: ref[DeltaTable]) -> None:
 
 def _commits(table: DeltaTable) -> Commits:
     found = table.transaction_version(COMMITS)
-    if found is None:  # a column older than the table's own numbers may have some: they count as read
+    if found is None:  # a `_commit` column older than the table's own numbering may have values: continue after them
         return Commits(max((file.greatest for file in _files_of(table) if file.greatest < _ANY), default=0))
     rewritten, same = (table.transaction_version(name) or 0 for name in (REWRITTEN, SAME_ROWS))
     return Commits(found, rewritten, same)
@@ -213,7 +213,7 @@ def _files_of(table: DeltaTable) -> Sequence[_File]:
     return known.files
 
 
-_ANY = 2**62  # the greatest number of a file of which nothing is known
+_ANY = 2**62  # the greatest number of a file without statistics
 
 
 def _files(table: DeltaTable, *, has_numbers: bool) -> Iterator[_File]:
@@ -234,7 +234,7 @@ def _files(table: DeltaTable, *, has_numbers: bool) -> Iterator[_File]:
 
 @lru_cache(maxsize=65_536)
 def _bounds(file: str) -> tuple[int, int]:
-    """Least and greatest number in a file that the log has no statistics of: any, unless its own footer tells."""
+    """Least and greatest number in a file without statistics in the log, from its footer; else the whole range."""
     if "://" in file:
         return 0, _ANY
     metadata: Any = pq.read_metadata(file)

@@ -1,12 +1,12 @@
-"""Merging small files of a table: one durable Parquet file in their place, the same rows, one commit.
+"""Merging small files of a table into one durable Parquet file with the same rows, in one commit.
 
-Written and fsynced before the commit that takes the small files out, so that a power loss cannot leave a table whose
-rows are only in a file that never reached the disk (delta-rs' own compaction does not fsync, and writes views, which
-not every reader takes). The small files stay for readers of older versions until a vacuum. The commit says that no
-data changed: readers of new rows see none.
+The file is written and fsynced before the commit that removes the small ones. So a power loss cannot leave rows only in
+a file that never reached the disk. (delta-rs' own compaction does not fsync, and writes view types, which not every
+reader supports.) The small files stay for readers of older versions until a vacuum. The commit is marked as changing no
+data, so readers of new rows see none.
 
-delta-rs (1.6.6) accepts two commits that take out the same files, its own compaction included, and rows are doubled.
-So a rewrite is accepted only as the very next version after the one it read (`ONLY_NEXT`): that is the fence.
+delta-rs (1.6.6) accepts two commits that remove the same files, its own compaction included, and so doubles rows.
+Therefore a rewrite must be the very next version after the one it read (`ONLY_NEXT`): that is the fence.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from fraud_lakehouse.storage.lake import file_path, scan_files
 from fraud_lakehouse.storage.parquet import upload_parquet, write_parquet
 
 MERGED_BYTES = 64 * 1024 * 1024
-"""About how large a merged file becomes; in memory it is some ten times that."""
+"""Approximate size of a merged file; in memory it needs about ten times that."""
 
 
 ONLY_NEXT = CommitProperties(max_commit_retries=0)
-"""Refuse the commit if anybody committed since the handle's version."""
+"""Reject the commit if another writer committed since the handle's version."""
 
 
 def only_next(transactions: Sequence[Transaction]) -> CommitProperties:
-    """The same for a commit with app transactions."""
+    """`ONLY_NEXT` for a commit with app transactions."""
     return CommitProperties(app_transactions=list(transactions), max_commit_retries=0)
 
 
 @dataclass(frozen=True)
 class Tier:
-    """Files from `least` bytes up to below `most` are merged when there are `many` of them."""
+    """Files of at least `least` and less than `most` bytes are merged when there are `many` of them."""
 
     least: int
     most: int
@@ -53,10 +53,10 @@ def merge_small_files(handle: DeltaTable, root: Path | None, tier: Tier) -> int:
     Args:
         handle: the table; stays at its version (update it afterwards).
         root: the folder of a local table, None on an object store.
-        tier: which files.
+        tier: which files to merge.
 
     Returns:
-        number of files that were replaced; each commit replaces about 64 MB at most.
+        number of files replaced; each commit replaces about 64 MB at most.
 
     Raises:
         CommitFailedError: another writer committed first; nothing changed.

@@ -1,7 +1,7 @@
 """fsync of what a Delta commit wrote: data files, log entries, checkpoints and their folders. Local lakes only.
 
-delta-rs never calls fsync: after a power loss a commit it reported can be an empty file. An object store is durable
-when its PUT returns, so nothing here is called for one.
+delta-rs never calls fsync: after a power loss a commit it reported can be an empty file. A PUT to an object store is
+durable when it returns, so remote lakes need nothing here.
 """
 
 from __future__ import annotations
@@ -43,14 +43,17 @@ def log_entry(root: Path, version: int) -> Path:
 
 
 def sync_commit(root: Path, version: int) -> None:
-    """fsync the log entry of one version whose data files are durable already (log cleanup may have removed it)."""
+    """fsync the log entry of one version whose data files are durable already. Log cleanup may have removed the entry.
+
+    The folder is fsynced in either case.
+    """
     if log_entry(root, version).exists():
         sync_file(log_entry(root, version))
     sync_folder(root / LOG)
 
 
 def sync_new_folder(root: Path) -> None:
-    """fsync the folder of a table that was just created and those above it, up to the lake's root's parent."""
+    """fsync the folder of a table that was just created and its parents, up to the parent of the lake's root."""
     for folder in (root, *list(root.parents)[:3]):
         sync_folder(folder)
 
@@ -66,7 +69,7 @@ def sync_checkpoint(root: Path, version: int) -> None:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of JSON lines: str.splitlines would also break them at U+2028 and the like, which a name may have."""
+    """The lines of a JSON Lines text. `str.splitlines` would also split at U+2028, which a name may contain."""
     return [line for line in text.split("\n") if line]
 
 
@@ -74,7 +77,7 @@ def sync_versions(root: Path, first: int, last: int) -> None:
     """fsync the versions `first`..`last` and every data file they add."""
     for version in range(first, last + 1):
         entry = log_entry(root, version)
-        if not entry.exists():  # trimmed by another process, which has replaced this one meanwhile
+        if not entry.exists():  # cleaned by the process that has replaced this one
             continue
         for line in lines_of(entry.read_text(encoding="utf-8")):
             added = json.loads(line).get("add")
@@ -86,39 +89,39 @@ def sync_versions(root: Path, first: int, last: int) -> None:
 
 
 def mark_removed(files: Iterable[str]) -> None:
-    """Note by their times that a commit took data files out of a table: from now on a vacuum keeps them for a while."""
+    """Touch data files that a commit removed from a table: vacuum counts their retention from now."""
     for file in files:
-        with suppress(OSError):  # vacuumed by another process, or another user's
+        with suppress(OSError):  # already vacuumed by another process, or owned by another user
             os.utime(file)
 
 
 def check_not_left_behind(root: Path, version: int) -> None:
-    """Refuse a commit that was made on a version whose entry has gone from the log meanwhile.
+    """Raise if the entry of the version on which a commit was based is no longer in the log.
 
-    Delta refuses a handle that old. But a process that was suspended within the commit itself, after Delta had listed
-    the log, would add an entry before all that is there: no reader sees it.
+    Delta itself rejects a handle that old. But a process suspended inside the commit, after Delta had listed the log,
+    would add an entry before all existing ones, where no reader sees it.
 
     Args:
-        version: that the handle had before the commit.
+        version: the version of the handle before the commit.
 
     Raises:
-        ConcurrentWriterError: nothing of the commit counts.
+        ConcurrentWriterError: the commit has no effect.
     """
     if not log_entry(root, version).exists():
         raise ConcurrentWriterError(
-            f"the log of {root} was cleaned beyond version {version} during a commit: other writers were faster",
-            "nothing is lost: the positions are read again, and the commit is made anew unless it is there",
+            f"the log of {root} was cleaned beyond version {version} during a commit: other writers committed first",
+            "nothing is lost: the next cycle reads the positions again and commits what is missing",
         )
 
 
 def set_aside_torn_commit(root: Path) -> Path | None:
-    """Move the newest log entry out of the log if a power loss left it empty or cut short.
+    """Move the newest log entry out of the log if a power loss left it empty or truncated.
 
-    Safe because a source is acknowledged only after its commit was fsynced: a torn commit was never acknowledged, so
-    its rows are read from the source again.
+    This is safe because a source is acknowledged only after its commit was fsynced. A torn commit was never
+    acknowledged, so its rows are read from the source again.
 
     Returns:
-        where the entry went (kept for inspection), or None if the newest entry is whole.
+        the entry's new path (kept for inspection), or None if the newest entry is complete.
     """
     folder = root / LOG
     if not folder.is_dir():
@@ -133,9 +136,9 @@ def set_aside_torn_commit(root: Path) -> Path | None:
 
 
 def _is_whole(entry: Path) -> bool:
-    """Whether the last line of a log entry is a JSON object (entries are written front to back in one go)."""
+    """Whether the last line of a log entry is a JSON object (entries are written front to back in one write)."""
     with entry.open("rb") as file:
-        last = file.read().rstrip(b"\n").rpartition(b"\n")[2]  # of a wide table it may be long
+        last = file.read().rstrip(b"\n").rpartition(b"\n")[2]  # long for a wide table
     try:
         return isinstance(json.loads(last), dict)
     except ValueError:

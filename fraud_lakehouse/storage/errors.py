@@ -1,4 +1,4 @@
-"""What storage and Delta raise, as an error that names the table and what to do."""
+"""Translates storage and Delta exceptions into errors that name the table and what to do."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from fraud_lakehouse.storage.commit_conflict import is_refused
 from fraud_lakehouse.storage.lake import Lake
 
 _NO_SPACE = ("No space left", "File too large", "Disk quota exceeded", "Invalid thrift: transport error")
-"""The last is what polars says of a Parquet footer that did not fit."""
+"""Messages of a full disk; polars reports the last one when a Parquet footer did not fit."""
 
 
 @contextmanager
 def lake_errors(lake: Lake, layer: str, name: str) -> Iterator[None]:
-    """Turn what storage and Delta raise into LakeError, naming the table and what to do."""
+    """Raise exceptions of storage and Delta as a LakeError that names the table and what to do.
+
+    Raises:
+        ConcurrentWriterError: another writer committed first.
+        LakeError: any other failure.
+    """
     table = f"{layer}/{name}"
     try:
         yield

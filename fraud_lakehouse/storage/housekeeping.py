@@ -1,10 +1,10 @@
-"""What a writer does for its own local table, so that it stays quick to commit to, to open and to read.
+"""Maintenance that a writer does for its own local table, so that commits, opens and reads stay fast.
 
-After every twentieth commit a checkpoint, and a new handle from it: a commit reads the log since the checkpoint its
-handle was opened at (processor time of a small one: 6 ms after 20, 19 ms after 100, 23 ms after 160). After every
-hundredth more: small files are merged in tiers (a row is rewritten about three times until its file is large) and old
-log entries are removed. All of it is flushed, and nothing of it changes a row.
-Once a day `maintenance.py` does more. A remote table is left to delta-rs, and to that.
+After every 20th commit it writes a checkpoint and opens a new handle from it. A commit reads the log since the
+checkpoint from which its handle was opened: a small one takes 6 ms of processor time after 20 commits, 19 ms after 100,
+23 ms after 160. After every 100th commit it also removes old log entries and merges small files in tiers: a row is
+rewritten about three times until its file is large. Everything is flushed, and no row changes.
+`maintenance.py` does more once a day. For a remote table, delta-rs and `maintenance.py` do all of it.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ MEBIBYTE = 1024 * 1024
 
 TIERS = (Tier(0, MEBIBYTE, 32), Tier(MEBIBYTE, 8 * MEBIBYTE, 8))
 LOG_MINUTES = 10
-"""How long log entries stay. Every open and every commit lists them: 1 ms at 200, 11 ms at 10,000, 170 ms at 86,400 (a
-day of one commit a second). So a table with one commit a second has 600 to 700; readers of new rows need none of them.
+"""Retention of log entries. Every open and every commit lists them: 1 ms for 200, 11 ms for 10,000, 170 ms for 86,400
+(a day at one commit a second). At that rate a table has 600 to 700. Readers of new rows need none of them.
 """
-INDEXED_COLUMNS = 32  # the first columns, of which Delta writers keep statistics unless a table names others
+INDEXED_COLUMNS = 32  # Delta writers keep statistics of the first 32 columns unless a table names others
 
 
 def properties(*, local: bool, columns: int) -> dict[str, str | None]:
     """Properties of a table.
 
-    A local table's checkpoints forget removed files after an hour: a week of them, 86,400 a day at one commit a second,
-    makes each checkpoint 6 MB and each open 16 ms slower. Our vacuum does not need them; a foreign one on a local lake
-    must be told to keep 168 hours. A remote table is vacuumed by delta-rs, which needs them for that long.
+    Checkpoints of a local table forget removed files after an hour. A week of them (86,400 a day at one commit a
+    second) would make each checkpoint 6 MB and each open 16 ms slower. Our vacuum does not need them; another program
+    that vacuums a local lake must be configured to keep 168 hours. delta-rs vacuums remote tables and needs them.
 
     Args:
-        columns: how many the table has. A wide one has statistics of commit numbers alone (commit_numbers.py).
+        columns: number of the table's columns. A wide table has statistics of commit numbers only (commit_numbers.py).
     """
     found: dict[str, str | None] = {
-        "delta.checkpointInterval": str(HOUSE_INTERVAL),  # what delta-rs goes by on remote ones
+        "delta.checkpointInterval": str(HOUSE_INTERVAL),  # delta-rs follows it for remote tables
         "delta.logRetentionDuration": f"interval {LOG_MINUTES} minutes",
     }
     if local:
@@ -58,19 +58,19 @@ def properties(*, local: bool, columns: int) -> dict[str, str | None]:
 
 
 def is_due(before: int, now: int) -> bool:
-    """Whether the commits from version `before` to `now` passed one that asks for a checkpoint and a new handle."""
+    """Whether a checkpoint and a new handle became due between version `before` and `now`."""
     return _passed(CHECKPOINT_INTERVAL, before, now)
 
 
 def keep_house(handle: DeltaTable, root: Path, before: int) -> DeltaTable:
-    """Checkpoint a local table, and each hundredth time merge files and clean the log.
+    """Checkpoint a local table; every 100th commit, also merge files and clean the log.
 
     Args:
-        handle: at the newest version, which is durable; it is moved on.
-        before: the version before the commits that made it due.
+        handle: at the newest version, which is durable; its version advances.
+        before: the version before the commits that made maintenance due.
 
     Returns:
-        a handle opened anew.
+        a newly opened handle.
     """
     is_hundredth = _passed(HOUSE_INTERVAL, before, handle.version())
     if is_hundredth:
@@ -85,7 +85,7 @@ def keep_house(handle: DeltaTable, root: Path, before: int) -> DeltaTable:
 
 
 def update_properties(handle: DeltaTable, root: Path) -> None:
-    """Give a local table the properties that a new one has; the handle moves on.
+    """Give a local table the properties of a new one; the handle's version advances.
 
     Raises:
         ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
@@ -95,11 +95,11 @@ def update_properties(handle: DeltaTable, root: Path) -> None:
 
 
 def clean_log(handle: DeltaTable) -> None:
-    """Remove the entries of a table that are older than its retention and that a flushed checkpoint stands for.
+    """Remove log entries that are older than the table's retention and covered by a flushed checkpoint.
 
     delta-rs (1.6.6) removes what lies below the newest checkpoint of which all earlier entries are old enough. A
-    process that is killed meanwhile leaves some, for the next time. Entries from a clock that went ahead stay until it
-    is past them, and so do those before them.
+    process killed meanwhile leaves some for the next call. Entries with a timestamp in the future stay until that time
+    has passed, and so do all earlier ones.
     """
     failpoint("log.before_clean")
     handle.cleanup_metadata()
@@ -107,14 +107,14 @@ def clean_log(handle: DeltaTable) -> None:
 
 
 def _passed(interval: int, before: int, now: int) -> bool:
-    return now // interval > max(before, 0) // interval  # a table that has just been made asks for nothing
+    return now // interval > max(before, 0) // interval  # nothing is due for a table that was just created
 
 
 def merge_durably(handle: DeltaTable, root: Path | None, tier: Tier) -> bool:
-    """Merge the files of a tier once and, of a local table, flush the commit.
+    """Merge the files of a tier once; flush the commit of a local table.
 
     Returns:
-        whether files were merged; not if there are few, or if another writer's commit came in between.
+        whether files were merged: not if there are few, or if another writer committed meanwhile.
     """
     before = handle.version()
     try:

@@ -1,4 +1,4 @@
-"""The lake: where each layer's Delta tables lie and how they are opened. Knows no schema and writes no row."""
+"""The lake: where each layer's Delta tables are and how they are opened. Knows no schema and writes no row."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def file_path(table: DeltaTable, path: str) -> str:
 
 
 def data_files(table: DeltaTable) -> list[str]:
-    """Paths (local lakes) or URIs of the handle's version, as any Parquet reader takes them."""
+    """Paths (local lakes) or URIs of the data files of the handle's version, readable by any Parquet reader."""
     return [uri if _is_remote(uri) else unquote(uri.removeprefix("file://")) for uri in table.file_uris()]
 
 
 def scan(table: DeltaTable) -> pl.LazyFrame:
-    """The rows of the handle's version, also where delta-rs encodes the path, which polars does not read."""
+    """The rows of the handle's version, including paths that delta-rs encodes and polars cannot read."""
     if "%" not in table.table_uri or _is_remote(table.table_uri):
         return pl.scan_delta(table)
     return scan_files(table, data_files(table))
 
 
 def scan_files(table: DeltaTable, files: Sequence[str]) -> pl.LazyFrame:
-    """The rows of some of a table's files (paths or URIs), with the table's columns."""
+    """The rows of a selection of a table's files (paths or URIs), with the table's columns."""
     schema = frame_schema(table.schema())
     if not files:
         return pl.LazyFrame(schema=schema)
@@ -78,7 +78,7 @@ class Lake:
         """The lake at a path (made absolute) or URI.
 
         Raises:
-            LakeError: no Delta table can lie there.
+            LakeError: the path cannot contain Delta tables.
         """
         text = str(location)
         if "[" in text or "]" in text:
@@ -104,7 +104,7 @@ class Lake:
         return bool(DeltaTable.is_deltatable(self.uri(layer, table)))
 
     def open(self, layer: str, table: str) -> DeltaTable:
-        """A handle on the newest version.
+        """A handle at the newest version.
 
         Raises:
             LakeError: there is no such table.
@@ -131,10 +131,10 @@ class Lake:
         return sorted(name for name in os.listdir(folder) if os.path.isdir(f"{folder}/{name}/_delta_log"))
 
     def check_writable(self) -> None:
-        """Create the root and prove that a file can be written there.
+        """Create the root and verify that a file can be written there.
 
         Raises:
-            LakeError: it cannot.
+            LakeError: the root cannot be written.
         """
         name = f".writable-{os.getpid()}"
         if not self.is_local:
@@ -148,5 +148,5 @@ class Lake:
         except OSError as error:
             raise LakeError(
                 f"the lake at {self.root} cannot be written: {error.strerror or error}",
-                "point FRAUD_LAKE at a folder this user may write, or correct its rights",
+                "point FRAUD_LAKE at a folder this user may write, or correct its permissions",
             ) from None

@@ -1,13 +1,13 @@
-"""Lock files of one machine that a process holds as long as it lives and answers: a lock with a heartbeat.
+"""Lock files with a heartbeat, between the processes of one machine.
 
-The kernel releases the lock of a process that ends. One that is stopped, swapped out or stuck keeps it, but its
-heartbeat grows old: after `LEASE_SECONDS` whoever waits puts a lock file of its own in place of that one. The process
-that was replaced finds, when it goes on, that its lease is no longer `is_ours`.
+The kernel releases the lock of a process that ends. A process that is stopped, swapped out or stuck keeps its lock, but
+its heartbeat grows old: after `LEASE_SECONDS` a waiting process replaces the lock file with its own. When the replaced
+process resumes, its lease is no longer `is_ours`.
 
-The heartbeat is written by a thread, on the monotonic clock that all processes of a machine share: steps of the wall
-clock do not count, nor does the time in which the machine sleeps. A process whose loop is `watched` is stuck, and its
-heartbeats stop, once the loop has made no `progress` for `STUCK_SECONDS`. Correctness does not depend on leases: a
-process that was replaced by mistake is refused by the fence in the Delta commit.
+A thread writes the heartbeat. It uses the monotonic clock, which all processes of a machine share: neither steps of the
+wall clock nor the machine's sleep count. If the loop of a `watched` process makes no `progress` for `STUCK_SECONDS`,
+the process is stuck and its heartbeat stops. Correctness does not depend on leases: if a process is replaced by
+mistake, the fence in the Delta commit rejects its commits.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 
-LEASE_SECONDS = 10.0  # age of a heartbeat from which its process is replaced: a starved process still runs by then
-STUCK_SECONDS = 600.0  # without progress of a watched loop; one large model of a first build may take minutes
+LEASE_SECONDS = 10.0  # heartbeat age from which a process is replaced; a starved process still beats within it
+STUCK_SECONDS = 600.0  # without progress of a watched loop; a large model's first build may take minutes
 BEAT_SECONDS = 1.0
 _CONFIRM_SECONDS = 1.5  # an old heartbeat is read twice: its process may have been stopped together with the reader
 _BEAT_BYTES = 64
@@ -33,7 +33,7 @@ clock: Callable[[], float] = time.monotonic
 
 
 class LeaseLostError(ConcurrentWriterError):
-    """Another process has replaced this one, which had not answered for a while.
+    """Another process has replaced this one, which had not responded for a while.
 
     Args:
         what: names this process.
@@ -41,14 +41,14 @@ class LeaseLostError(ConcurrentWriterError):
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"{what} had not answered for {LEASE_SECONDS:.0f} s and was replaced by another process",
-            "nothing is lost; unless somebody stopped it, see to the memory and the load of this machine",
+            f"{what} did not respond for {LEASE_SECONDS:.0f} s and was replaced by another process",
+            "nothing is lost; unless somebody stopped it, check the memory and the load of this machine",
         )
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock file: the process, and the age of its newest heartbeat in seconds."""
+    """The holder of a lock file: its pid, and the age of its newest heartbeat in seconds."""
 
     pid: int
     age: float
@@ -68,15 +68,15 @@ class Lease:
 
     @property
     def is_ours(self) -> bool:
-        """Whether nobody has taken the lease over, or removed it."""
+        """Whether nobody has replaced or removed the lock file."""
         return _is_file(self._descriptor, self.path)
 
     def renew(self) -> None:
-        """Write a heartbeat of now."""
+        """Write a current heartbeat."""
         _write_beat(self._descriptor)
 
     def release(self) -> None:
-        """Let go of the lock; no pid stays in the file."""
+        """Release the lock and remove the pid from the file."""
         _heart.forget(self)
         with suppress(OSError):
             os.ftruncate(self._descriptor, 0)
@@ -84,7 +84,7 @@ class Lease:
 
 
 def acquire(path: Path) -> Lease | None:
-    """Lock a file, unless a process that answers holds it.
+    """Lock a file; None if a process that responds holds it.
 
     Raises:
         LakeError: the folder cannot be written.
@@ -98,7 +98,7 @@ def acquire(path: Path) -> Lease | None:
 
 
 def create(path: Path) -> Lease:
-    """Put a locked file in place of whatever has this name: nobody ever sees it unlocked.
+    """Put a locked file in the place of any file of this name: nobody ever sees it unlocked.
 
     Raises:
         LakeError: the folder cannot be written, or another process is creating the same file.
@@ -114,7 +114,7 @@ def create(path: Path) -> Lease:
 
 
 def holder(path: Path) -> Holder | None:
-    """Who holds a lock file; None when nobody does."""
+    """The holder of a lock file; None if it is free."""
     with suppress(FileNotFoundError), _opened(path) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -124,7 +124,7 @@ def holder(path: Path) -> Holder | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process that answers holds a lock file."""
+    """Whether a process that responds holds a lock file."""
     found = holder(path)
     return found is not None and not found.is_hung
 
@@ -135,13 +135,13 @@ def is_ours(path: Path) -> bool:
 
 
 def progress() -> None:
-    """Note that the watched loop, if there is one, goes on; called by its steps, and by each model that is built."""
+    """Record that the watched loop, if any, makes progress; called by its steps and after each model build."""
     _heart.progress_at = clock()
 
 
 @contextmanager
 def watched() -> Iterator[None]:
-    """Within the block this process counts as stuck, and beats no more, while there is no `progress`."""
+    """Within the block, this process counts as stuck and its heartbeat stops while there is no `progress`."""
     progress()
     _heart.watches += 1
     try:
@@ -187,7 +187,7 @@ class _Heart:
                 continue
             with self._lock:
                 for lease in self._leases:
-                    with suppress(OSError):  # a full disk: the lease may be taken over, which harms nothing
+                    with suppress(OSError):  # a full disk: the lease may be taken over, which does no harm
                         lease.renew()
 
 
@@ -206,7 +206,7 @@ def _begin(path: Path, descriptor: int) -> Lease:
 
 
 def _lock(path: Path) -> int | None:
-    """The file, created if needed and locked; None where another process has it, or has just replaced it."""
+    """The file's descriptor, created if needed and locked; None if another process has locked or just replaced it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,13 +220,13 @@ def _lock(path: Path) -> int | None:
 
 
 def _replace_hung(path: Path) -> int | None:
-    """Put a file that we have locked in place of one whose holder is hung; None where it is not, or is replaced.
+    """Replace the lock file of a hung holder with one that we have locked; None if it is not hung, or was replaced.
 
-    Of several that wait, the one that has locked `<path>.next` may replace the file.
+    If several processes wait, the one that has locked `<path>.next` may replace the file.
     """
     with suppress(FileNotFoundError), _opened(path) as seen:
         beat = os.pread(seen, _BEAT_BYTES, 0)
-        if not beat.strip():  # stopped before its first heartbeat: it is given one, which grows old
+        if not beat.strip():  # stopped before its first heartbeat: write one for it, which grows old
             _write_beat(seen, pid=0)
             return None
         if not _parsed(beat).is_hung:
@@ -260,7 +260,7 @@ def _next(path: Path) -> Path:
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
-    """Whether the open file is the one of this name."""
+    """Whether the open file is the one with this name."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -273,7 +273,7 @@ def _write_beat(descriptor: int, pid: int | None = None) -> None:
 
 
 def _parsed(beat: bytes) -> Holder:
-    """Of a file that has no heartbeat yet, or one of another machine's clock, the age is 0."""
+    """The holder from a heartbeat; the age is 0 if there is none yet, or if it uses another machine's clock."""
     try:
         pid, at = beat.split()
         return Holder(int(pid), max(0.0, round(clock() - float(at), 1)))

@@ -1,7 +1,7 @@
-"""Upkeep of Delta tables once a day: merge files, checkpoint, clean the log, vacuum. Run in the writer's turn.
+"""Daily maintenance of Delta tables: merge files, checkpoint, clean the log, vacuum. Requires the writer lock.
 
-Never changes a row. A data file that is taken out of a table stays for 168 hours, for those who are reading it. What a
-writer does by itself every hundred commits is in `housekeeping.py`.
+No row changes. A data file removed from a table is kept for 168 hours, for readers of older versions.
+`housekeeping.py` has what a writer does by itself every hundred commits.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ LEAST_RETENTION_HOURS = 168
 MARKER = "_upkeep"
 FEW_FILES = 8
 SMALL_BYTES = 32 * housekeeping.MEBIBYTE
-_MOST_MERGES = 32  # of 64 MB: what is left of a very large table waits for the next day, and other writers do not
-_PAST = "_past"  # a folder in which version 0.1 kept what it had cut from the log
+_MOST_MERGES = 32  # of 64 MB each; a very large table continues the next day, so that other writers do not wait long
+_PAST = "_past"  # a folder in which version 0.1 kept the entries it had removed from the log
 
 
 @dataclass(frozen=True)
 class Upkeep:
-    """What upkeep did to one table.
+    """Result of the maintenance of one table.
 
-    Files and bytes are those of the newest version; entries are files of the log.
+    Files and bytes are those of the newest version; entries are files in the log.
     """
 
     layer: str
@@ -54,16 +54,16 @@ class Upkeep:
 def maintain(
     lake: Lake, layers: tuple[str, ...] = LAYERS, retention_hours: int = LEAST_RETENTION_HOURS
 ) -> list[Upkeep]:
-    """Do the upkeep of every table of these layers, one after the other.
+    """Maintain every table of these layers, one after the other.
 
     Args:
         lake: the lake.
         layers: folders of the lake.
-        retention_hours: age from which unreferenced files are deleted, at least 168.
+        retention_hours: age from which unreferenced files are deleted; at least 168.
 
     Raises:
         ValueError: retention under 168 hours.
-        LakeError: a table could not be read or written; tables before it are done.
+        LakeError: a table could not be read or written; the tables before it are maintained.
     """
     return [maintain_table(lake, layer, name, retention_hours) for layer in layers for name in lake.tables(layer)]
 
@@ -111,11 +111,11 @@ def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEA
 
 
 class DailyUpkeep:
-    """Upkeep for a process that no schedule runs beside: a table a call, each table once a day.
+    """Maintenance for a process without a scheduler: one table per call, each table once a day.
 
-    Whoever did a table last, this or a schedule, has left the time on it (`<table>/_upkeep`): nothing is done twice.
-    A new table's day begins when it is created. Of a remote lake only what this process did is known: a table's first
-    day begins with the process.
+    The time of the last maintenance, by this process or a schedule, is stored with the table (`<table>/_upkeep`), so
+    nothing is done twice. The first day of a new table begins when it is created. For a remote lake only this process's
+    own maintenance is known: a table's first day begins when the process starts.
     """
 
     def __init__(self, lake: Lake, every_hours: float = 25.0, look_every: float = 60.0) -> None:
@@ -127,13 +127,13 @@ class DailyUpkeep:
         self._done: dict[tuple[str, str], float] = {}
 
     def step(self, *, idle: bool) -> Upkeep | None:
-        """Maintain the table that has waited longest, if one is due; call it in the writer's turn.
+        """Maintain the table that has waited longest, if one is due. The caller holds the writer lock.
 
         Args:
-            idle: whether nothing else is to be done now; a busy process puts a table off for one more day at most.
+            idle: whether the process has no other work; a busy process defers a table by one more day at most.
 
         Returns:
-            what was done, or None: nothing was due, or it is not time to look yet.
+            the result, or None if no table was due or the poll interval has not passed.
 
         Raises:
             LakeError: the table could not be read or written.
@@ -152,7 +152,7 @@ class DailyUpkeep:
         return maintain_table(self._lake, layer, name)
 
     def _done_at(self, layer: str, name: str) -> float:
-        """When a table's upkeep was last done, or it was created, seconds since 1970; 0 where neither is known."""
+        """When a table was last maintained, or else created, in seconds since 1970; 0 if neither is known."""
         if not self._lake.is_local:
             return self._done.get((layer, name), self._began)
         root = Path(self._lake.uri(layer, name))
@@ -163,7 +163,7 @@ class DailyUpkeep:
 
 
 def _tidy(handle: DeltaTable, root: Path) -> None:
-    """Properties, merges, checkpoint and log of a local table; the handle moves on."""
+    """Set properties, merge, checkpoint and clean the log of a local table; the handle's version advances."""
     housekeeping.update_properties(handle, root)
     _merge(handle, root)
     housekeeping.checkpoint(handle, root)
@@ -171,7 +171,7 @@ def _tidy(handle: DeltaTable, root: Path) -> None:
 
 
 def _merge(handle: DeltaTable, root: Path | None) -> None:
-    """Merge small files until few are left; the handle moves on."""
+    """Merge small files until few are left; the handle's version advances."""
     merges, many = 0, FEW_FILES + 1
     while merges < _MOST_MERGES and housekeeping.merge_durably(handle, root, Tier(0, SMALL_BYTES, many)):
         merges, many = merges + 1, 2
@@ -179,9 +179,9 @@ def _merge(handle: DeltaTable, root: Path | None) -> None:
 
 
 def _vacuum(handle: DeltaTable, root: Path, since: float) -> list[int]:
-    """Delete the data files that are not in the table and were written, or taken out of it, before `since`.
+    """Delete data files that are not in the table and were written to, or removed from, it before `since`.
 
-    The time of a file is when that was last (`durable.mark_removed`). Returns their sizes in bytes.
+    The modification time of a file is the later of the two (`durable.mark_removed`). Returns their sizes in bytes.
     """
     handle.update_incremental()
     needed = _names(handle)

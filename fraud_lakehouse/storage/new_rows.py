@@ -1,4 +1,4 @@
-"""A Delta table read bit by bit: each call gives the rows added since the one before. Knows no table by name."""
+"""Incremental reads of a Delta table: each call returns the rows added since the previous call."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fraud_lakehouse.storage.lake import Lake, scan
 
 @dataclass(frozen=True)
 class Rows:
-    """What a read found; `only_new` is false when it is the whole table again and what was read before is void."""
+    """Result of a read. If `only_new` is false, rows read before are void and the next read returns the whole table."""
 
     rows: pl.LazyFrame | None
     only_new: bool
 
 
 class NewRows:
-    """Reads one table; costs by new rows, and two file lookups where there are none (local lakes)."""
+    """Reads one table. The cost depends on new rows; if there are none, on two file lookups (local lakes)."""
 
     def __init__(self, lake: Lake, table: tuple[str, str]) -> None:
         self._lake = lake
@@ -28,18 +28,18 @@ class NewRows:
         self.forget()
 
     def forget(self) -> None:
-        """Let the next read begin at the start."""
+        """Make the next read begin at the start."""
         self._id: str | None = None
         self._version = -1
         self._number = NOTHING
 
     @property
     def is_at_start(self) -> bool:
-        """Whether the next read gives every row there is."""
+        """Whether the next read returns every row."""
         return self._id is None
 
     def skip(self) -> None:
-        """Take the rows there are as read."""
+        """Treat all existing rows as read."""
         self.read()
 
     def read(self) -> Rows:

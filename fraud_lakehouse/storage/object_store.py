@@ -21,7 +21,7 @@ SCHEME = "s3"
 
 
 def subfolders(uri: str) -> list[str]:
-    """Names of the folders right below a URI, sorted; none where nothing lies there.
+    """Names of the folders directly below a URI, sorted; empty if there are none.
 
     Raises:
         LakeError: the object store cannot be read.
@@ -34,10 +34,10 @@ def subfolders(uri: str) -> list[str]:
 
 
 def check_writable(uri: str, name: str) -> None:
-    """Prove that an object can be written below a URI.
+    """Verify that an object can be written below a URI.
 
     Raises:
-        LakeError: it cannot.
+        LakeError: no object can be written there.
     """
     client, path = _client(uri), f"{_path(uri)}/{name}"
     try:
@@ -49,7 +49,7 @@ def check_writable(uri: str, name: str) -> None:
 
 
 def register(connection: DuckDBPyConnection, location: str) -> None:
-    """Let a DuckDB connection read what lies at a location by its URIs; a path needs nothing."""
+    """Let a DuckDB connection read URIs of an object store; does nothing for a local path."""
     if "://" not in location:
         return
     from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]

@@ -1,4 +1,4 @@
-"""Writing one Parquet data file of a table, durably, with the Delta action that adds it."""
+"""Writes one durable Parquet data file of a table and returns the Delta action that adds it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fraud_lakehouse.storage import durable, schemas
 
 
 def write_parquet(root: Path, frame: pl.DataFrame, *, new_rows: bool = True) -> AddAction:
-    """Write and fsync a file in the table's folder; a file that fails half way is removed.
+    """Write and fsync a file in the table's folder; an incomplete file is removed.
 
     Args:
         root: the table's folder.
         frame: exactly the table's columns.
-        new_rows: whether the rows are new to the table (False: they are moved from other files).
+        new_rows: whether the rows are new to the table (False: they come from its other files).
     """
     path = root / _new_name()
     try:
@@ -35,7 +35,7 @@ def write_parquet(root: Path, frame: pl.DataFrame, *, new_rows: bool = True) -> 
 
 
 def upload_parquet(table: DeltaTable, frame: pl.DataFrame, *, new_rows: bool = True) -> AddAction:
-    """The same of a table on an object store, with the table's own credentials."""
+    """Write a file of a table on an object store, with the table's own credentials."""
     name, content = _new_name(), io.BytesIO()
     frame.write_parquet(content, compression="zstd", compression_level=1)
     file = DeltaFileSystemHandler.from_table(table._table).open_output_stream(name)

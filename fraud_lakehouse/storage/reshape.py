@@ -1,6 +1,6 @@
-"""Other columns for a table that has rows: added, or rewritten in another type. One durable commit.
+"""Schema changes of a table that has rows: add columns, or rewrite them in another type. One durable commit each.
 
-A commit here is accepted only as the very next version (`ONLY_NEXT`): positions read on the handle stay what they were.
+Delta accepts such a commit only as the very next version (`ONLY_NEXT`), so positions read on the handle stay valid.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_lo
 
 
 def reshape(handle: DeltaTable, own: schemas.FrameSchema, columns: schemas.FrameSchema, *, rewrite: bool) -> bool:
-    """Add the columns that the table lacks, and rewrite it if others have another type; whether that was so.
+    """Add columns that the table lacks, and rewrite the table if columns have another type.
+
+    Returns:
+        whether the table was changed.
 
     Args:
-        handle: the table; is at the commit's version afterwards.
-        own: the table's columns.
-        columns: some of its columns, or new ones, with the types they should have.
-        rewrite: whether columns of another type get theirs; otherwise types stay.
+        handle: the table; afterwards at the commit's version.
+        own: the table's current columns.
+        columns: existing or new columns, with the types they should have.
+        rewrite: whether existing columns get these types; otherwise they keep their own.
 
     Raises:
         CommitFailedError: another writer committed since the handle's version; nothing changed.
@@ -51,16 +54,16 @@ def reshape(handle: DeltaTable, own: schemas.FrameSchema, columns: schemas.Frame
 
 
 def _add_columns(handle: DeltaTable, columns: schemas.FrameSchema) -> None:
-    """Add columns, null in the rows that are there."""
+    """Add columns; they are null in existing rows."""
     fields = [Field(field.name, field.type, nullable=True) for field in schemas.delta_schema(columns).fields]
     handle.alter.add_columns(fields, commit_properties=ONLY_NEXT, post_commithook_properties=_NO_HOOKS)
 
 
 def _rewrite(handle: DeltaTable, root: Path, schema: schemas.FrameSchema) -> None:
-    """Rewrite every file of a local table with these columns, one in memory at a time.
+    """Rewrite every file of a local table with these columns, holding one file in memory at a time.
 
-    Values that their new type cannot hold are null, and kept in `_text`. Readers of new rows start over (the commit
-    is a rewrite), readers of older versions still find the old files.
+    Values that the new type cannot represent are null and kept in `_text`. Readers of new rows start over (the commit
+    is a rewrite); readers of older versions still find the old files.
     """
     version = handle.version()
     commit = _rewriting(handle)
@@ -87,7 +90,7 @@ def _rewrite(handle: DeltaTable, root: Path, schema: schemas.FrameSchema) -> Non
 
 
 def _overwrite(handle: DeltaTable, schema: schemas.FrameSchema) -> None:
-    """The same of a table on an object store, where the Delta library writes the files."""
+    """Rewrite a table on an object store, where delta-rs writes the files."""
     columns = pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     batches = (
         batch
@@ -105,7 +108,7 @@ def _overwrite(handle: DeltaTable, schema: schemas.FrameSchema) -> None:
 
 
 def _rewriting(handle: DeltaTable) -> CommitProperties:
-    """Of a commit that changes rows, which keep their numbers."""
+    """Properties of a commit that rewrites rows without changing their commit numbers."""
     before = commits_of(handle)
     return only_next(before.after_rewrite().transactions(before))
 

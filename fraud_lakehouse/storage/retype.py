@@ -1,7 +1,7 @@
-"""Values of one column type as values of another: for rows that were captured before the source changed the type.
+"""Converts values to another column type, for rows captured before the source changed the type.
 
-What the new type cannot hold is null there and kept as text beside; nothing is rounded or cut silently. The source's
-own conversion (ALTER TABLE ... USING) may be another one: a resync brings its results.
+A value that the new type cannot represent is null and kept as text in `_text`; nothing is silently rounded or cut. The
+source's own conversion (ALTER TABLE ... USING) may differ: a resync copies its results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TRUE, _FALSE = ("t", "true", "yes", "on", "1"), ("f", "false", "no", "off", "0"
 
 
 def retyped(values: pl.Series, kind: pl.DataType) -> pl.Series:
-    """The values in another type, null where they have none there."""
+    """The values in another type; null where that type cannot represent them."""
     if values.dtype == kind:
         return values
     if kind == pl.String():
@@ -29,7 +29,7 @@ def retyped(values: pl.Series, kind: pl.DataType) -> pl.Series:
 
 
 def lossy(values: pl.Series, typed: pl.Series) -> pl.Series:
-    """Where `typed`, made by `retyped`, says something else than the values did."""
+    """Where `typed`, the result of `retyped`, differs from the values."""
     if values.dtype == typed.dtype:
         return pl.Series([False]).new_from_index(0, len(values))
     back = retyped(typed, values.dtype)
@@ -37,7 +37,7 @@ def lossy(values: pl.Series, typed: pl.Series) -> pl.Series:
 
 
 def as_text(values: pl.Series) -> pl.Series:
-    """The values as PostgreSQL writes them (instants with the offset of UTC)."""
+    """The values in PostgreSQL's text format (timestamps with the offset of UTC)."""
     if values.dtype == pl.Binary():
         return "\\x" + values.bin.encode("hex")
     if isinstance(values.dtype, pl.Datetime):
@@ -63,9 +63,9 @@ def _parsed(texts: pl.Series, kind: pl.DataType) -> pl.Series:
 
 
 def fitted(frame: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """The frame with exactly the columns and types of `schema`, which may have `_text`; columns it lacks are null.
+    """The frame with exactly the columns and types of `schema`, which may have `_text`; missing columns are null.
 
-    Columns are taken by name, one at a time: a name such as `^.*$` is a pattern to polars' expressions.
+    Columns are selected one by one: polars expressions take a name such as `^.*$` for a pattern.
     """
     columns, kept = [], {}
     for name, kind in schema.items():
@@ -86,7 +86,7 @@ def fitted(frame: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFra
 
 
 def with_texts(texts: pl.Series, kept: Mapping[str, pl.Series]) -> pl.Series:
-    """The JSON objects of `_text` with more columns in them; of each, the text where it is not null (few rows)."""
+    """The JSON objects of `_text` with more keys: each name, where its text is not null (few rows)."""
     known = texts.to_list()
     for name, values in kept.items():
         for row in values.is_not_null().arg_true().to_list():

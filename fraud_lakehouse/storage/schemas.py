@@ -1,6 +1,6 @@
-"""Schemas of what lands: the control tables, and the rules by which a frame takes the shape of its table.
+"""Schemas of the control tables, and how a frame is made to fit its table.
 
-Column types of a source's own columns are the capture's business; here a frame is only made to fit.
+Capture decides the types of a source's own columns.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def delta_schema(schema: FrameSchema) -> Schema:
 
 
 def delta_types(schema: FrameSchema) -> dict[str, str]:
-    """Delta's name of each column's type."""
+    """Delta's type name of each column."""
     return {field["name"]: str(field["type"]) for field in json.loads(delta_schema(schema).to_json())["fields"]}
 
 
@@ -88,7 +88,7 @@ def _polars_type(delta_type: str) -> pl.DataType:
 
 
 def with_ingestion(schema: FrameSchema) -> dict[str, pl.DataType]:
-    """The schema with `_ingested_at` and `_commit` behind the source's own time (`_committed_at`, `_timestamp`)."""
+    """The schema with `_ingested_at` and `_commit` after the source's own time (`_committed_at`, `_timestamp`)."""
     added: dict[str, pl.DataType] = {INGESTED_AT: UTC_MICROSECONDS, COMMIT: pl.Int64()}
     result: dict[str, pl.DataType] = {}
     for name, kind in schema.items():
@@ -99,13 +99,13 @@ def with_ingestion(schema: FrameSchema) -> dict[str, pl.DataType]:
 
 
 def fit(frame: pl.DataFrame, schema: FrameSchema) -> pl.DataFrame:
-    """The frame with exactly the columns and types of `schema`; columns it lacks are null.
+    """The frame with exactly the columns and types of `schema`; missing columns are null.
 
-    A column whose type in the source has changed since the table was created is cast; a value that does not fit the
-    table's type is null there and kept as text in `_text`, so nothing is lost.
+    Values of a column whose type in the source has changed are cast. A value that does not fit the table's type is null
+    and kept as text in `_text`, so nothing is lost.
 
     Raises:
-        ValueError: the frame has a column that the schema has not.
+        ValueError: the frame has a column that the schema lacks.
     """
     if unknown := [name for name in frame.columns if name not in schema]:
         raise ValueError(f"columns not in the table: {', '.join(unknown)}")
@@ -113,7 +113,7 @@ def fit(frame: pl.DataFrame, schema: FrameSchema) -> pl.DataFrame:
 
 
 def statistics(frame: pl.DataFrame) -> str:
-    """Delta file statistics: row count, null counts, and the least and greatest of integers, dates and instants."""
+    """Delta file statistics: row count, null counts, and minimum and maximum of integers, dates and timestamps."""
     ranged = [name for name, kind in frame.schema.items() if kind.is_integer() or kind.is_temporal()]
     found = frame.select(
         *(cs.by_name(name).null_count().alias(f"nulls {name}") for name in frame.columns),
@@ -141,7 +141,7 @@ def statistics(frame: pl.DataFrame) -> str:
 
 
 def _stated(kind: pl.DataType, value: pl.Expr) -> pl.Expr:
-    """A bound as the Delta protocol writes it: instants and dates as ISO text."""
+    """A bound in the Delta protocol's form: timestamps and dates as ISO text."""
     if isinstance(kind, pl.Datetime):
         return value.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("Z" if kind.time_zone else ""))
     return value.cast(pl.String) if kind.is_temporal() else value

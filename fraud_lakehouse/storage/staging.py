@@ -1,4 +1,4 @@
-"""Rows of one table that are written but not committed: no reader sees them before the commit that names the files."""
+"""Rows of one table that are written but not committed: readers see them only after the commit that names the files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fraud_lakehouse.storage.parquet import write_parquet
 
 
 class Staging:
-    """Frames on their way into a table, each of exactly the table's columns at that time.
+    """Frames to be committed to a table, each with exactly the table's columns at that time.
 
-    Of a local table each is a durable Parquet file at once; a process that dies leaves it to vacuum. On an object
-    store the frames wait in memory, since delta-rs writes files and commit in one go there.
+    For a local table each frame becomes a durable Parquet file at once; if the process dies, vacuum deletes it. For an
+    object store the frames stay in memory, since delta-rs writes files and commit together there.
 
     Args:
         root: the folder of a local table, None on an object store.
@@ -26,10 +26,10 @@ class Staging:
         self._frames: list[pl.DataFrame] = []
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Take a frame.
+        """Stage a frame.
 
         Raises:
-            OSError, polars.exceptions.PolarsError: it could not be written; nothing is left of it.
+            OSError, polars.exceptions.PolarsError: it could not be written; no partial file is left.
         """
         if self._root is None:
             self._frames.append(frame)
@@ -37,22 +37,22 @@ class Staging:
             self._files.append(write_parquet(self._root, frame))
 
     def take_files(self) -> list[AddAction]:
-        """The files of a local table, for one commit; they are staged no more."""
+        """Remove and return the staged files of a local table, for one commit."""
         files, self._files = self._files, []
         return files
 
     def take_frames(self, schema: pl.Schema) -> pl.DataFrame:
-        """The frames for an object store's commit, as one; they are staged no more."""
+        """Remove the staged frames and return them as one, for a commit to an object store."""
         frames, self._frames = self._frames, []
         return pl.concat([pl.DataFrame(schema=schema), *frames], how="diagonal")
 
     def discard(self) -> None:
-        """Remove what is staged."""
+        """Delete everything staged."""
         self._frames = []
         self.remove(self.take_files())
 
     def remove(self, files: list[AddAction]) -> None:
-        """Remove files that no commit names."""
+        """Delete files that no commit names."""
         assert self._root is not None or not files
         for file in files:
             (Path(self._root or ".") / file.path).unlink(missing_ok=True)

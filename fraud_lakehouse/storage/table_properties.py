@@ -1,8 +1,8 @@
-"""Changing a table's properties without asking more of its readers.
+"""Changes a table's properties without requiring more of its readers.
 
-On a table with a timestamp that has no zone, delta-rs' own `set_table_properties` (1.6.6) adds the reader feature
-`variantType`, which no column uses and which older engines refuse. So the commit on a local table is written here: the
-metadata as it is, with other properties, and a protocol without that feature where it is there already.
+On a table with a timestamp without time zone, delta-rs' own `set_table_properties` (1.6.6) adds the reader feature
+`variantType`, which no column uses and older engines reject. So this module writes the commit of a local table itself:
+the same metadata with other properties, and a protocol without that feature if it is present.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_lo
 
 
 def set_properties(handle: DeltaTable, root: Path | None, values: Mapping[str, str]) -> bool:
-    """Give a table these properties, and mend its protocol, in one durable commit; whether one was needed.
+    """Set these properties, and remove the unused feature from the protocol, in one durable commit.
+
+    Returns:
+        whether a commit was needed.
 
     Args:
-        handle: the table; is at the commit's version afterwards.
-        root: the folder of a local table; None: delta-rs does it.
+        handle: the table; afterwards at the commit's version.
+        root: the folder of a local table; None: delta-rs sets the properties.
 
     Raises:
         ConcurrentWriterError: another writer committed since the handle's version; nothing changed.
@@ -60,7 +63,7 @@ def set_properties(handle: DeltaTable, root: Path | None, values: Mapping[str, s
     # Not escaped: delta-rs 1.6.6 reads the escape of U+20000 and most later characters as another one.
     _commit(root, version, "".join(json.dumps(action, ensure_ascii=False) + "\n" for action in actions))
     durable.check_not_left_behind(root, version - 1)
-    handle.load_as_version(version)  # and no further: positions read on the handle stay what they were
+    handle.load_as_version(version)  # not the newest: positions read on the handle must stay valid
     return True
 
 
@@ -90,7 +93,7 @@ def _metadata(handle: DeltaTable, properties: Mapping[str, str | None]) -> dict[
 
 
 def _commit(root: Path, version: int, text: str) -> None:
-    """Add a log entry, whole, durably, and only if there is none of this version (as delta-rs does: by a link)."""
+    """Add a complete, durable log entry, unless this version exists (by a hard link, as delta-rs does)."""
     unseen = root / durable.LOG / f"_commit_{uuid4()}.json.tmp"
     unseen.write_text(text, encoding="utf-8")
     try:

@@ -1,8 +1,8 @@
-"""Courtesy locks between the processes of one machine, so that a second one waits instead of being refused.
+"""Advisory locks between the processes of one machine, so that a second writer waits instead of failing.
 
-Each part of the work has a turn of its own, so that a long batch run, a backfill or the replica lane never stands in
-the way of an alert: landing of each source, the hot lane, and everything beside it. Correctness never depends on
-turns (the fence is in the Delta commit). The lock of a holder that dies or hangs is free again (lease.py).
+Each source's ingestion has a lock, the fast path has one, and everything else has one. So a long batch run, a backfill
+or a build of deferred models never delays an alert. Correctness does not depend on these locks: the fence is in the
+Delta commit. The lock of a process that dies or hangs becomes free (lease.py).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from fraud_lakehouse.storage.lease import LEASE_SECONDS, Lease, acquire, holder,
 
 __all__ = ["BESIDE", "HOT", "TURN_SECONDS", "TurnTakenError", "is_held", "is_ours", "process_lock", "writer_lock"]
 
-TURN_SECONDS = 600.0  # how long a cycle or run waits for its turn: a catch-up may be under way
-HOT = "hot"  # the models that alerts come from
-BESIDE = "beside"  # every other model, and upkeep
+TURN_SECONDS = 600.0  # how long a cycle or run waits for its lock: a catch-up may be in progress
+HOT = "hot"  # the models that alerts depend on
+BESIDE = "beside"  # every other model, and maintenance
 _POLL_SECONDS = 0.02
 
 
 class TurnTakenError(ConcurrentWriterError):
-    """Another process has the turn, and did not end it in the time given."""
+    """Another process holds the lock and did not release it in time."""
 
 
 def _nothing() -> None:
@@ -37,16 +37,16 @@ def writer_lock(
 ) -> Iterator[Lease]:
     """Hold `<folder>/<part>.lock` for the length of the block.
 
-    Who waits holds `<part>.queue` meanwhile: a busy cycle, which takes the lock again at once, queues behind it.
+    A waiting process holds `<part>.queue`, so that a busy cycle cannot take the lock again before it.
 
     Args:
         folder: local folder (`settings.work_dir`), created if needed.
         timeout: seconds to wait for another holder; 0 tries once.
-        part: a source's name ("bank", "cards") for landing its rows, HOT or BESIDE.
-        meanwhile: called again and again until the turn is free; what it raises gives the waiting up.
+        part: a source's name ("bank", "cards") for its ingestion, HOT or BESIDE.
+        meanwhile: called repeatedly until the lock is free; an exception from it ends the wait.
 
     Raises:
-        TurnTakenError: another process still holds it; names its pid.
+        TurnTakenError: another process still holds the lock; names its pid.
         LakeError: the folder cannot be written.
     """
     deadline = time.monotonic() + timeout
@@ -65,8 +65,8 @@ def process_lock(
     """Hold one lock file for the length of the block.
 
     Args:
-        activity: what its holder does, for the message of who does not get it.
-        meanwhile: called again and again until the lock is free.
+        activity: what the holder does, for the error message of a process that cannot acquire the lock.
+        meanwhile: called repeatedly until the lock is free.
 
     Raises:
         TurnTakenError: another process still holds it after `timeout` seconds; names its pid.

@@ -155,7 +155,7 @@ def test_live_runs_are_stopped_once_the_settings_have_none(
     other = Ticks(stand(**changes), "keep_live", live.instance)
     requests, why = other.tick()
     assert requests == [] and sorted(told) == sorted([first.run_id, standby.run_id])
-    assert f"Live run {first.run_id[:8]} is told to stop." in why
+    assert f"Live run {first.run_id[:8]} is being stopped." in why
     other.tick()
     assert len(told) == 2, "once each"
     for run in (first, standby):

@@ -93,6 +93,6 @@ def test_a_slot_that_was_given_up_is_not_well_again_when_it_is_dropped(
         titles = [one["title"] for one in receiver.received]
     assert titles == [
         "[pipeline] replication slot fraud_lakehouse is lost",
-        "[pipeline] replication slot fraud_lakehouse is well again",
+        "[pipeline] replication slot fraud_lakehouse is healthy again",
     ]
     assert said == "The slot of bank is ok."

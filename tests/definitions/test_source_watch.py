@@ -135,7 +135,7 @@ def test_without_destinations_or_captures_nothing_is_sent(
     stand: Callable[..., Any], instance: dg.DagsterInstance
 ) -> None:
     made = stand()
-    assert _tick(made, instance, None)[0] == "Nothing was captured yet."
+    assert _tick(made, instance, None)[0] == "Nothing has been captured yet."
     _look(made, instance, AWAY)
     assert _tick(made, instance, None)[0] == "bank: no answer from db:5432"
 

@@ -171,7 +171,7 @@ def test_a_slot_that_was_dropped_is_recorded_and_told_until_a_resync(
         resync(settings, lake, [])
         assert _read(settings, "bronze/transactions").height == 2
         _tick(definitions, instance, "new_data_bank")
-        assert watch() == ["[pipeline] bank is captured again", f"{slot} is well again"]
+        assert watch() == ["[pipeline] bank is captured again", f"{slot} is healthy again"]
 
 
 @pytest.mark.postgres

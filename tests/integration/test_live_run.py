@@ -218,7 +218,7 @@ def test_a_live_process_that_is_stopped_is_replaced_and_harms_nothing_when_it_go
             first.process.send_signal(signal.SIGCONT)
             until_the_second_alerts()
             first.end()
-            assert "had not answered" in first.said
+            assert "did not respond" in first.said
             until_the_second_alerts()
         # rows written last, and the second process has ended: what is left is landed and delivered
         with Cycle(settings) as cycle:

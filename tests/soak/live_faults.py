@@ -56,7 +56,7 @@ def killed_beside_at(point: str) -> LiveFault:
         Rest(life.stand.home / "work").end()  # it is to build at once
         product = life.live(point)
         with life.stand.working():
-            product.wait_for("the process beside the cycle ended with code -9")
+            product.wait_for("the background worker ended with code -9")
             assert product.running, product.output
         life.end()  # each process beside it is armed
         life.live()

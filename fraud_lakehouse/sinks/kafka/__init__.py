@@ -1,1 +1,1 @@
-"""Feature rows to Kafka topics, each exactly once for a read_committed consumer."""
+"""Publishes feature rows to Kafka topics, each exactly once for a read_committed consumer."""

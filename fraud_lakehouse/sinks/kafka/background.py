@@ -1,6 +1,6 @@
-"""Publishing beside the live cycle: a thread that looks for new rows every second, and holds nobody up.
+"""Publishing in the background worker: a thread that polls for new rows every second.
 
-A broker that is away, or refuses, is a problem for people to read; it is tried again, with growing pauses.
+An unreachable broker, or one that rejects the client, is reported as a problem and retried with growing pauses.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from fraud_lakehouse.storage.lake import Lake
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 1.0  # a look at a local lake costs four file lookups
+LOOK_SECONDS = 1.0  # polling a local lake costs four file lookups
 REMOTE_LOOK_SECONDS = 10.0
 PAUSES = (1.0, 5.0, 30.0, 60.0)
 _LAST_TRANSACTION_SECONDS = 5.0
 
 
 class PublishLane:
-    """The thread; does nothing where publishing is not switched on. A context manager."""
+    """The publishing thread; does nothing if publishing is switched off. A context manager."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
         self.problem: str | None = None
-        """Why features are not published at the moment, for people."""
+        """Why features are not published now, for people."""
 
     def __enter__(self) -> PublishLane:
         if self._settings.publish_features:
@@ -40,7 +40,7 @@ class PublishLane:
     def __exit__(self, *exception: object) -> None:
         self._ended.set()
         if self._settings.publish_features:
-            self._thread.join(_LAST_TRANSACTION_SECONDS)  # what is cut off is not committed, and published later
+            self._thread.join(_LAST_TRANSACTION_SECONDS)  # an interrupted transaction is aborted and published later
 
     def _run(self) -> None:
         publisher: Publisher | None = None
@@ -50,7 +50,7 @@ class PublishLane:
                 publisher = publisher or Publisher(self._settings, Lake.at(self._settings.lake))
                 publisher.step(self._ended.is_set)
             except FencedError as error:
-                # a catch-up or a run of Dagster's came in between, once: it is over when we have the turn again
+                # A catch-up or a Dagster run published in between. Once is normal; it is over when we have the lock.
                 self.problem = str(error) if failures else None
                 self._ended.wait(PAUSES[min(failures, len(PAUSES) - 1)])
                 failures += 1

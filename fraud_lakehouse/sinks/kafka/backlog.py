@@ -1,7 +1,8 @@
-"""Rows of a `_versions` table that are not published yet, in an order that is the same whenever they are read.
+"""Unpublished rows of a `_versions` table, in an order that is the same at every read.
 
-A stretch is the rows between two commit numbers: by event time, then key and version, which are unique. Merging small
-files keeps the numbers, so it changes no stretch. A table built anew or set back has no stretch from here.
+A range is the rows between two commit numbers, ordered by event time, then key and version, which are unique. Merging
+small files keeps commit numbers, so it changes no range. If a table was rebuilt or restored, no range continues from
+the old position.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from fraud_lakehouse.transform.old_positions import number_at
 
 GOLD = "gold"
 READ_ROWS = 200_000
-"""Rows sorted and held at a time; a larger stretch is read in several passes."""
+"""Rows sorted and kept in memory at a time; a larger range is read in several passes."""
 
 
 class DiscontinuityError(Exception):
-    """There is no telling which rows were added since the position; says why."""
+    """It is unknown which rows were added since the position; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """What comes after `position`: the rest of the stretch up to commit `until`.
+    """What comes after `position`: the rest of the range up to commit `until`.
 
-    `rows` is the whole stretch, unordered; None: nothing was added. `version`: the table's, when that was so.
+    `rows` is the whole range, unordered; None: nothing was added. `version` is the table's Delta version at that time.
     """
 
     topic: FeatureTopic
@@ -42,9 +43,9 @@ class Backlog:
     version: int
 
     def pieces(self, most: int) -> Iterator[tuple[pl.DataFrame, Position]]:
-        """The rows in their order, at most `most` at a time, each with the position after it.
+        """The rows in order, at most `most` at a time, each piece with the position after it.
 
-        The last piece finishes the stretch; it may be without rows.
+        The last piece completes the range; it may have no rows.
         """
         if self.rows is None:
             return
@@ -80,23 +81,23 @@ class Backlog:
 
 
 def begin(lake: Lake, topic: FeatureTopic, *, epoch: int = 0, published: int = 0) -> Position:
-    """The position before the first row of the table as it is now."""
+    """The position before the table's first row."""
     return Position(table_id(lake.open(GOLD, topic.table)), epoch=epoch, published=published)
 
 
 def end(lake: Lake, topic: FeatureTopic, *, epoch: int = 0, published: int = 0) -> Position:
-    """The position behind the last row of the table as it is now."""
+    """The position after the table's last row at this time."""
     table = lake.open(GOLD, topic.table)
     return Position(table_id(table), newest(table), epoch=epoch, published=published)
 
 
 def table_id(table: DeltaTable) -> str:
-    """The table's identity; one made anew in the same folder has another."""
+    """The table's identity; a table recreated in the same folder has another."""
     return str(table.metadata().id)
 
 
 def is_newest(lake: Lake, topic: FeatureTopic, version: int) -> bool:
-    """Whether a local table is known to have nothing newer; costs two file lookups instead of an open."""
+    """Whether a local table is known to have no newer version; costs two file lookups instead of an open."""
     if version < 0 or not lake.is_local:
         return False
     log = Path(lake.uri(GOLD, topic.table)) / "_delta_log"
@@ -107,18 +108,18 @@ def backlog(lake: Lake, topic: FeatureTopic, position: Position) -> Backlog:
     """What comes after a position.
 
     Raises:
-        DiscontinuityError: the table was built anew or set back since.
+        DiscontinuityError: the table was rebuilt or restored since.
     """
     table = lake.open(GOLD, topic.table)
     if table_id(table) != position.table:
-        raise DiscontinuityError(f"{topic.table} was made anew")
+        raise DiscontinuityError(f"{topic.table} was created anew")
     if position.version is not None:
         position = _converted(table, topic, position)
     commits = commits_of(table)
     if commits.newest < position.newest:
-        raise DiscontinuityError(f"{topic.table} is at commit {commits.newest}, before {position.newest}: set back")
+        raise DiscontinuityError(f"{topic.table} is at commit {commits.newest}, before {position.newest}: restored")
     if 0 <= position.newest < commits.rewritten:
-        raise DiscontinuityError(f"{topic.table} was built anew")
+        raise DiscontinuityError(f"{topic.table} was rebuilt")
     until = commits.newest if position.until is None else position.until
     rows = rows_since(table, position.commit, until)
     found = _columns(rows.scan(table), topic) if rows.files else None
@@ -126,17 +127,17 @@ def backlog(lake: Lake, topic: FeatureTopic, position: Position) -> Backlog:
 
 
 def newest_versions(lake: Lake, topic: FeatureTopic) -> tuple[pl.DataFrame, Position]:
-    """The newest version of each key, in the order of the table's rows, and the position behind all rows."""
+    """The newest version of each key, in the order of the table's rows, and the position after all rows."""
     table = lake.open(GOLD, topic.table)
     last = _columns(scan(table), topic).sort("version").unique(list(topic.key), keep="last", maintain_order=False)
     return last.sort(topic.order, nulls_last=True).collect(), Position(table_id(table), newest(table))
 
 
 def _converted(table: DeltaTable, topic: FeatureTopic, position: Position) -> Position:
-    """A position that version 0.1 wrote, as commit numbers.
+    """A position that version 0.1 wrote, converted to commit numbers.
 
     Raises:
-        DiscontinuityError: which rows came after it is not known, or a stretch other than the first was under way.
+        DiscontinuityError: it is unknown which rows came after it, or a range other than the first was incomplete.
     """
     assert position.version is not None
     commit = number_at(table, position.version)

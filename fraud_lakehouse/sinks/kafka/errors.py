@@ -1,4 +1,4 @@
-"""Why features are not published, each with what to do. None of these stops capture, models or alerts."""
+"""Why features are not published, each with its remedy. None of these errors stops capture, models or alerts."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from fraud_lakehouse.sources.kafka.config import reason_of
 
 
 class PublishError(LakehouseError):
-    """Features could not be published; what is pending follows when it can be."""
+    """Features could not be published; pending rows follow when they can be."""
 
     exit_code = 8
 
 
 class TransactionsUnsupportedError(PublishError):
-    """The broker cannot do transactions, or does not keep what is committed with an offset."""
+    """The broker does not support transactions, or does not store an offset's metadata."""
 
 
 class OutputTopicMissingError(PublishError):
-    """The topic does not exist and the broker does not create topics by itself."""
+    """The topic does not exist and the broker does not create topics automatically."""
 
 
 class PublishNotAllowedError(PublishError):
-    """The broker refuses this user."""
+    """The broker does not authorise this user."""
 
 
 class FencedError(PublishError):
@@ -33,7 +33,7 @@ class FencedError(PublishError):
 
 
 class PositionUnclearError(PublishError):
-    """It cannot be told which rows were published: going on would publish rows twice, or leave rows out."""
+    """It is unknown which rows were published: continuing would publish rows twice, or omit rows."""
 
 
 _FENCED = {
@@ -58,19 +58,19 @@ _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaErr
 
 
 def publish_error(failure: KafkaException, bootstrap: str, topic: str, identity: str, group: str) -> PublishError:
-    """What librdkafka raised, as an error that names the thing and what to do.
+    """Translate an error of librdkafka into one that names the thing and what to do.
 
     Args:
-        topic: the topic under way; several names where it is not one.
+        topic: the topic being published; several names if there are several.
         identity: the transactional id.
-        group: the consumer group that holds the position.
+        group: the consumer group that stores the position.
     """
     reason = reason_of(failure)
     code, text = reason.code(), reason.str()
     if code in _FENCED:
         return FencedError(
             f"publishing to {topic} was taken over by another process of this lake ({text})",
-            "nothing is published twice; if it goes on, two processes run on this lake: stop one of them",
+            "nothing is published twice; if this recurs, two processes run on this lake: stop one of them",
         )
     if code in _REFUSED:
         right = _REFUSED[code].format(topic=topic, group=group, identity=identity)
@@ -80,24 +80,24 @@ def publish_error(failure: KafkaException, bootstrap: str, topic: str, identity:
         )
     if code in _UNSUPPORTED:
         return TransactionsUnsupportedError(
-            f"the broker at {bootstrap} has no transactions: {text}",
+            f"the broker at {bootstrap} does not support transactions: {text}",
             "publish to Apache Kafka 0.11 or later, or set FRAUD_PUBLISH_FEATURES=false",
         )
     if code in _ABSENT:
         return missing_topic(bootstrap, topic)
     return PublishError(
-        f"Kafka at {bootstrap} did not take features for {topic}: {text}",
-        "see the broker's log; it is tried again, and nothing is published twice",
+        f"Kafka at {bootstrap} did not accept features for {topic}: {text}",
+        "see the broker's log; publishing is retried, and nothing is published twice",
     )
 
 
 def refuse(error: KafkaError) -> NoReturn:
-    """Raise what librdkafka gave back as a value."""
+    """Raise an error that librdkafka returned as a value."""
     raise KafkaException(error)
 
 
 def missing_topic(bootstrap: str, topic: str) -> OutputTopicMissingError:
-    """The broker answers but has no such topic."""
+    """The broker responds but has no such topic."""
     return OutputTopicMissingError(
         f"Kafka at {bootstrap} has no topic {topic!r}",
         f"create it: kafka-topics.sh --bootstrap-server {bootstrap} --create --topic {topic} --partitions 1",
@@ -105,17 +105,17 @@ def missing_topic(bootstrap: str, topic: str) -> OutputTopicMissingError:
 
 
 def no_metadata(bootstrap: str, topic: str) -> TransactionsUnsupportedError:
-    """The broker gave back an offset without what was committed with it."""
+    """The broker returned an offset without its metadata."""
     return TransactionsUnsupportedError(
-        f"the broker at {bootstrap} lost what was committed with the offset of {topic}",
-        "publish to one that keeps an offset's metadata, as Apache Kafka does, or set FRAUD_PUBLISH_FEATURES=false",
+        f"the broker at {bootstrap} lost the metadata committed with the offset of {topic}",
+        "publish to a broker that stores it, as Apache Kafka does, or set FRAUD_PUBLISH_FEATURES=false",
     )
 
 
 def unclear(topic: str, why: str) -> PositionUnclearError:
-    """Which rows were published cannot be told; a person decides."""
+    """It is unknown which rows were published; a person decides."""
     return PositionUnclearError(
-        f"which features topic {topic} holds cannot be told: {why}",
-        "decide, then run `fraud-lakehouse publish --from CHOICE`: `now` (the rows there are count as published), "
-        "`topic` (what the topic holds counts, the rest is published) or `start` (everything is published, again)",
+        f"it is unknown which features are in topic {topic}: {why}",
+        "decide, then run `fraud-lakehouse publish --from CHOICE`: `now` (all existing rows count as published), "
+        "`topic` (what is in the topic counts, the others are published) or `start` (everything is published again)",
     )

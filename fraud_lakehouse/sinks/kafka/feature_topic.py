@@ -1,6 +1,7 @@
 """The two topics of the reference features: which table each comes from, and how a row becomes a message.
 
-Body keys and their order are the reference's; what a correction adds (version, withdrawal, epoch) is in headers.
+The keys of the body and their order are the reference's; facts about corrections (version, deletion, epoch) are in the
+headers.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Headers = list[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class Message:
-    """One record: key (None: the row has no user), JSON body, headers."""
+    """One record: key (None if the row has no user), JSON body, headers."""
 
     key: bytes | None
     value: bytes
@@ -31,14 +32,14 @@ class Message:
 
 @dataclass(frozen=True)
 class FeatureTopic:
-    """A `_versions` table of layer gold and the topic its rows go to.
+    """A `_versions` table of layer gold and the topic to which its rows are published.
 
     Args:
-        table: the table; its rows have a version each.
+        table: the table; each of its rows has a version.
         name: the topic.
-        body: columns of the JSON body, in its order.
-        key: columns that say what a row is a version of; they and `version` are unique.
-        time: the event time that rows are ordered by.
+        body: columns of the JSON body, in order.
+        key: columns that identify what a row is a version of; together with `version` they are unique.
+        time: the event time by which rows are ordered.
     """
 
     table: str
@@ -49,7 +50,7 @@ class FeatureTopic:
 
     @property
     def order(self) -> list[str]:
-        """Columns of a total order of rows: event time first, then what they are a version of."""
+        """Columns of a total order of the rows: event time, then key and version."""
         return [self.time, *(name for name in self.key if name != self.time), "version"]
 
     @property
@@ -62,12 +63,12 @@ class FeatureTopic:
         return [] if "trans_num" in self.key else ["is_deleted"]
 
     def messages(self, rows: pl.DataFrame, lake: str, epoch: int) -> Iterator[Message]:
-        """The rows as messages, in their order.
+        """The rows as messages, in order.
 
         Args:
             rows: columns as in `columns`.
             lake: identity of the lake, for a header.
-            epoch: how often the table was built anew; 0 has no header.
+            epoch: how often the table was rebuilt; for 0 there is no header.
         """
         shown = rows.with_columns(_text(name).alias(name) for name in self.body if rows.schema[name].is_temporal())
         constant: Headers = [(LAKE, lake.encode())] + ([(EPOCH, str(epoch).encode())] if epoch else [])
@@ -86,7 +87,7 @@ class FeatureTopic:
 
 
 def feature_topics(prefix: str) -> list[FeatureTopic]:
-    """The topics, each named with the prefix of the settings."""
+    """The topics, their names prefixed as in the settings."""
     over, tumble = "user_trans_amt_last_360min", "user_trans_amt_last_360min_windowed"
     return [
         FeatureTopic(
@@ -112,7 +113,7 @@ def text_headers(headers: Any) -> Mapping[str, str]:
 
 
 def _text(name: str) -> pl.Expr:
-    """A time as the reference writes it; a fraction of a second, which the reference never has, is kept."""
+    """A time in the reference's format; a fraction of a second, which the reference never has, is kept."""
     moment = pl.col(name)
     whole, exact = moment.dt.strftime(TIME), moment.dt.strftime(f"{TIME}%.6f")
     return pl.when(moment.dt.microsecond() == 0).then(whole).otherwise(exact)

@@ -1,6 +1,6 @@
-"""How far one topic is published: a value that is committed to Kafka inside the transaction of the messages.
+"""How far one topic is published: committed to Kafka in the same transaction as the messages.
 
-The group's offset of partition 0 is the number of rows published; its metadata says up to where, as JSON.
+The group's offset of partition 0 is the number of rows published; its metadata, as JSON, is the position in the table.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ _SHORT = {"table": "t", "commit": "c", "until": "u", "time": "m", "at_time": "k"
 
 @dataclass(frozen=True)
 class Position:
-    """Rows of a `_versions` table that are published.
+    """Which rows of a `_versions` table are published.
 
     Args:
-        table: the Delta table's id: a table made anew has another.
-        commit: every row of the table's commits up to this number is published; -1: not every row of any.
-        until: a stretch under way: the rows of later commits up to this one, in their order; None: none is.
-        time: of the stretch, event time of the last row published, in microseconds since 1970.
-        at_time: of the stretch, how many rows of that event time are published.
-        epoch: how often the table was built anew since it was first published.
-        published: messages so far, of all epochs.
-        version: of a position that version 0.1 wrote, a Delta version in place of `commit`, as `until` is one then.
+        table: the Delta table's id; a recreated table has another.
+        commit: every row of the table's commits up to this number is published; -1: no commit completely.
+        until: the range in progress: rows of later commits up to this one, in order; None: no range.
+        time: event time of the range's last published row, in microseconds since 1970.
+        at_time: number of the range's published rows with that event time.
+        epoch: how often the table was rebuilt since it was first published.
+        published: messages so far, in all epochs.
+        version: only in a position written by version 0.1: a Delta version instead of `commit`; `until` is one too.
     """
 
     table: str
@@ -38,14 +38,14 @@ class Position:
 
     @property
     def newest(self) -> int:
-        """The newest commit this knows of."""
+        """The newest commit that this position names."""
         return max(self.commit, self.until if self.until is not None else -1)
 
     def after(self, times: list[int], until: int) -> Position:
-        """The position when rows with these event times, in order, are published too.
+        """The position after rows with these event times, in order, are published too.
 
         Args:
-            until: the commit that the stretch reaches.
+            until: the last commit of the range.
         """
         if not times:
             return replace(self, until=until)
@@ -56,17 +56,17 @@ class Position:
         return replace(self, until=until, time=last, at_time=same, published=self.published + len(times))
 
     def finished(self, commit: int) -> Position:
-        """The position when the stretch up to `commit` is published whole."""
+        """The position after the whole range up to `commit` is published."""
         return replace(self, commit=commit, until=None, time=None, at_time=0)
 
     def text(self) -> str:
-        """What is committed beside the offset; under 200 bytes."""
+        """The offset's metadata; under 200 bytes."""
         values = {short: getattr(self, name) for name, short in _SHORT.items()}
         return json.dumps({name: value for name, value in values.items() if value is not None}, separators=(",", ":"))
 
     @staticmethod
     def parse(text: str, published: int) -> Position:
-        """The position of a committed offset and its metadata.
+        """The position from a committed offset and its metadata.
 
         Raises:
             ValueError: this program did not write it.

@@ -1,8 +1,8 @@
-"""Publishing: each row of the `_versions` tables to its topic, exactly once for a `read_committed` consumer.
+"""Publishes each row of the `_versions` tables to its topic, exactly once for a `read_committed` consumer.
 
-Order and guarantee: a transaction holds rows in their order and the position behind them. Whatever is killed, the next
-process ends what was open, reads the position and goes on behind it. Which rows there are never depends on how they are
-cut into transactions.
+Order and guarantee: a transaction contains rows in order and the position after them. Whenever a process is killed, the
+next one aborts the open transaction, reads the position and continues from it. The messages do not depend on how rows
+are divided into transactions.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ log = logging.getLogger(__name__)
 
 TURN = "publish"
 ROWS = 10_000
-"""Rows of a transaction at most."""
+"""Maximum rows of a transaction."""
 RENEW_SECONDS = 24 * 3600.0
-"""A broker forgets offsets that nobody commits for a week (offsets.retention.minutes): they are committed again."""
+"""Brokers delete offsets not committed for a week (offsets.retention.minutes), so they are committed again in time."""
 
 Choice = Literal["now", "topic", "start"]
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a step did to one topic: rows published, and the position now."""
+    """Result of a step for one topic: rows published, and the new position."""
 
     topic: str
     rows: int
@@ -62,10 +62,10 @@ class Publisher:
     """Publishes the features of one lake. A context manager.
 
     Args:
-        choice: what to do with a topic whose position is unclear, a person's decision; None: an error.
+        choice: a person's decision for a topic whose position is unclear; None: raise an error.
 
     Raises:
-        SettingsError: publishing is not switched on, or there is no Kafka.
+        SettingsError: publishing is switched off, or Kafka is not configured.
     """
 
     def __init__(self, settings: Settings, lake: Lake, choice: Choice | None = None) -> None:
@@ -80,38 +80,38 @@ class Publisher:
         self._audit: Audit | None = None
         self._lake_id = ""
         self._positions: dict[str, Position] = {}
-        self._versions: dict[str, int] = {}  # of the tables, all of whose rows are published
+        self._versions: dict[str, int] = {}  # Delta versions of which all rows are published, by topic
         self._renewed: dict[str, float] = {}
 
     def step(self, stop: Callable[[], bool] = lambda: False) -> list[Published]:
-        """Publish what is there now; a topic that cannot be published keeps no other waiting.
+        """Publish all pending rows; a topic that fails does not delay the others.
 
         Args:
-            stop: asked between transactions.
+            stop: checked between transactions.
 
         Raises:
-            PublishError: of the first topic in trouble; what others have was published.
+            PublishError: the first topic's that failed; the other topics are published.
             LakeError: the lake cannot be read.
         """
         due = [topic for topic in self.topics if self._is_due(topic)]
         if not due:
             return []
         with writer_lock(self._settings.work_dir, TURN_SECONDS, TURN):
-            done, troubles = [], []
+            done, errors = [], []
             for topic in due:
                 try:
                     done.append(self._catch_up(topic, stop))
                 except PublishError as error:
                     self._forget(topic)
-                    troubles.append(error)
+                    errors.append(error)
                     if not self._open().is_open:
                         break
-            if troubles:
-                raise troubles[0]
+            if errors:
+                raise errors[0]
             return done
 
     def close(self) -> None:
-        """Let go of the broker."""
+        """Close the connections to the broker."""
         if self._transactions is not None:
             self._transactions.close()
         self._positions.clear()
@@ -146,13 +146,13 @@ class Publisher:
         return Published(topic.name, position.published - begun.published, position)
 
     def _first(self, topic: FeatureTopic) -> Position:
-        """The position in Kafka; of a topic that never held a record the beginning, committed before any message."""
+        """The position in Kafka; for a topic that never had a record the beginning, committed before any message."""
         transactions = self._open()
         transactions.find(topic.name)
         position = transactions.position(topic.name)
         if position is None:
             if not transactions.is_untouched(topic.name):
-                raise unclear(topic.name, "it has held records, and no position of this lake")
+                raise unclear(topic.name, "it has had records, but no position of this lake")
             position = begin(self._lake, topic)
             self._commit(topic, None, position)
             if transactions.position(topic.name) != position:
@@ -163,7 +163,7 @@ class Publisher:
         return position
 
     def _follow(self, topic: FeatureTopic, position: Position, stop: Callable[[], bool]) -> None:
-        """Publish stretch after stretch until the table's newest commit."""
+        """Publish range after range up to the table's newest commit."""
         while not stop():
             try:
                 found = backlog(self._lake, topic, position)
@@ -189,10 +189,10 @@ class Publisher:
                 return
 
     def _begin_epoch(self, topic: FeatureTopic, position: Position, reason: str) -> bool:
-        """Publish how a table built anew differs from its topic; False while it has no rows yet.
+        """Publish the differences between a rebuilt table and its topic; False while the table has no rows.
 
         Raises:
-            PositionUnclearError: the topic does not hold every message any more.
+            PositionUnclearError: the topic no longer has every message.
         """
         rows, behind = newest_versions(self._lake, topic)
         if rows.is_empty():
@@ -200,7 +200,7 @@ class Publisher:
         content = self._content(topic)
         if content.count != position.published:
             raise unclear(
-                topic.name, f"{reason}, and of {position.published:,} messages the topic holds {content.count:,}"
+                topic.name, f"{reason}, and of {position.published:,} messages {content.count:,} are in the topic"
             )
         self._publish_differences(topic, rows, behind, content, position)
         self._record(topic, "publishing_rebuilt", self._positions[topic.name], reason=reason)
@@ -209,10 +209,10 @@ class Publisher:
     def _publish_differences(
         self, topic: FeatureTopic, rows: pl.DataFrame, behind: Position, content: Content, position: Position | None
     ) -> None:
-        """Publish what the topic lacks.
+        """Publish the rows that the topic lacks.
 
-        Killed in between, a position of no table stands: the differences are looked for again, and what was published
-        by then is none.
+        If the process is killed meanwhile, the stored position names no table. The differences are then computed again,
+        and what was published by then is not among them.
         """
         epoch = _next_epoch(content, position)
         wanted = differences(rows, content, topic)
@@ -223,7 +223,7 @@ class Publisher:
         self._commit(topic, None, replace(behind, epoch=epoch, published=until.published))
 
     def _decide(self, topic: FeatureTopic, choice: Choice, error: PublishError) -> Position:
-        """Begin where a person says; returns the position before anything is published."""
+        """Begin where a person decided; returns the position before anything is published."""
         transactions = self._open()
         transactions.open()
         content = self._content(topic)
@@ -233,7 +233,7 @@ class Publisher:
             self._commit(topic, None, begun)
         elif choice == "now":
             rows, _ = newest_versions(self._lake, topic)
-            # rows the topic lacks count as published: a later rebuild must not find the topic complete
+            # Rows that the topic lacks count as published: a later rebuild must not take the topic for complete.
             counted = content.count + max(rows.height, 1)
             begun = end(self._lake, topic, epoch=epoch, published=counted)
             self._commit(topic, None, begun)
@@ -261,7 +261,7 @@ class Publisher:
         return self._transactions
 
     def _forget(self, topic: FeatureTopic) -> None:
-        """After trouble: positions are read again once the producer is open again."""
+        """After an error: positions are read again when the producer is open again."""
         if self._open().is_open:
             self._positions.pop(topic.name, None)
         else:
@@ -275,7 +275,7 @@ class Publisher:
 
 
 def publish_features(settings: Settings, lake: Lake) -> list[Published]:
-    """Publish what is there and let go of the broker; nothing where publishing is not switched on.
+    """Publish all pending rows and close the connections; does nothing if publishing is switched off.
 
     Raises:
         PublishError, LakeError: as `Publisher.step`.

@@ -1,4 +1,4 @@
-"""What a topic holds of a lake's features, read back: how a table built anew is told from what was published."""
+"""Reads back what a topic contains of a lake's features, to compare a rebuilt table with it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Content:
     """The lake's messages in a topic.
 
     Args:
-        count: how many there are.
-        newest: the newest of each key: the body's columns (times as text), `trans_num` where it is the key, `epoch`,
-            `version`, `is_deleted`.
+        count: number of messages.
+        newest: the newest message of each key: the body's columns (times as text), `trans_num` if it is the key,
+            `epoch`, `version`, `is_deleted`.
     """
 
     count: int
@@ -47,7 +47,7 @@ def read_topic(clients: KafkaClients, topic: FeatureTopic, group: str, lake: str
     """Read the whole topic as a `read_committed` consumer and keep what this lake published.
 
     Raises:
-        PublishError: the broker does not answer, or does not allow reading.
+        PublishError: the broker does not respond, or does not allow reading.
     """
     consumer = clients.consumer(group)
     rows: list[dict[str, Any]] = []
@@ -70,7 +70,7 @@ def read_topic(clients: KafkaClients, topic: FeatureTopic, group: str, lake: str
     except KafkaException as error:
         raise PublishError(
             f"topic {topic.name} could not be read back from {clients.bootstrap}: {error.args[0].str()}",
-            f"allow this user READ on the topic {topic.name}; it is tried again",
+            f"allow this user READ on the topic {topic.name}; publishing is retried",
         ) from None
     finally:
         consumer.close()

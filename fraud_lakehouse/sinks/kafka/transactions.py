@@ -1,7 +1,7 @@
-"""One transactional producer, and the position it commits with the messages: both are there, or neither.
+"""A transactional producer, and the position that it commits with the messages: both or neither.
 
-The transactional id is the lake's: a second process that opens it ends what the first has open, and the first can
-commit nothing more. Order of a transaction: messages, position, commit.
+The transactional id belongs to the lake: a second process that opens it aborts the first one's transaction, and the
+first can commit nothing more. Order in a transaction: messages, position, commit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class Transactions:
-    """Publishes for one lake. Opened on first use; after any error the next use opens it anew.
+    """Publishes for one lake. Opened on first use, and again at the next use after an error.
 
     Args:
         lake_id: identity of the lake.
@@ -43,15 +43,15 @@ class Transactions:
         self.identity = f"fraud_lakehouse.{lake_id}"
         """The transactional id."""
         self.group = f"fraud_lakehouse_published.{lake_id}"
-        """The consumer group whose offsets are the positions; nobody joins it."""
+        """The consumer group whose offsets are the positions; it has no members."""
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
 
     def open(self) -> None:
-        """Take publishing over: what another process of this lake has open is aborted, and it cannot commit.
+        """Take over publishing: another process of this lake has its transaction aborted and can no longer commit.
 
         Raises:
-            PublishError: the broker is away, has no transactions, or refuses.
+            PublishError: the broker is unreachable, has no transactions, or rejects the client.
         """
         if self._producer is not None:
             return
@@ -64,15 +64,15 @@ class Transactions:
 
     @property
     def is_open(self) -> bool:
-        """Whether the producer is there, so that positions read since hold."""
+        """Whether the producer is open, so that positions read since are valid."""
         return self._producer is not None
 
     def find(self, topic: str) -> None:
-        """Look for a topic; a broker that creates topics by itself is given the time to.
+        """Wait for a topic: a broker that creates topics automatically needs a moment.
 
         Raises:
-            OutputTopicMissingError: there is none.
-            PublishError: the broker does not answer, or does not show it to this user.
+            OutputTopicMissingError: there is no such topic.
+            PublishError: the broker does not respond, or does not show the topic to this user.
         """
         assert self._producer is not None, "open first"
         deadline = time.monotonic() + _CREATED_SECONDS
@@ -90,10 +90,10 @@ class Transactions:
             time.sleep(_AGAIN_SECONDS)
 
     def position(self, topic: str) -> Position | None:
-        """What is published, as committed; None: never anything. Waits for transactions that are being decided.
+        """The committed position; None: nothing was ever published. Waits for transactions that are being completed.
 
         Raises:
-            PublishError: no answer, or an answer that this program did not write.
+            PublishError: the broker does not respond, or this program did not write the position.
         """
         found = self._committed(topic)
         if found.offset < 0:
@@ -106,7 +106,7 @@ class Transactions:
             raise unclear(topic, f"the offset of group {self.group} was not written by this program") from None
 
     def _committed(self, topic: str) -> TopicPartition:
-        """The group's offset; a broker that has just started is given the time to find who keeps it."""
+        """The group's offset; retries while a broker that has just started elects the group's coordinator."""
         deadline = time.monotonic() + ANSWER_SECONDS
         while True:
             try:
@@ -121,10 +121,10 @@ class Transactions:
                 return found
 
     def is_untouched(self, topic: str) -> bool:
-        """Whether the topic never held a record.
+        """Whether the topic never had a record.
 
         Raises:
-            PublishError: no answer.
+            PublishError: the broker does not respond.
         """
         consumer = self._offsets()
         try:
@@ -138,10 +138,10 @@ class Transactions:
         return not any(ends)
 
     def publish(self, messages: Mapping[str, Iterable[Message]], positions: Mapping[str, Position]) -> None:
-        """Messages and positions in one transaction, by topic.
+        """Publish messages and positions, by topic, in one transaction.
 
         Raises:
-            PublishError: nothing of it is there, or (no answer to the commit) all of it: the position tells.
+            PublishError: nothing was published or, if the commit got no response, perhaps all: the position shows it.
         """
         assert self._producer is not None, "open first"
         producer, topic = self._producer, " and ".join(positions)
@@ -159,16 +159,16 @@ class Transactions:
             failpoint("publish.before_commit")
             producer.commit_transaction(COMMIT_SECONDS)
         except KafkaException as error:
-            told = self._error(error, topic)
+            problem = self._error(error, topic)
             self._give_up(producer, is_fatal=reason_of(error).fatal())
-            raise told from None
+            raise problem from None
         except BaseException:
             self._give_up(producer)
             raise
         failpoint("publish.after_commit")
 
     def close(self) -> None:
-        """Let go of the broker; an open transaction is aborted by the next one that opens, or by the broker."""
+        """Close the connections; an open transaction is aborted by the next process that opens, or by the broker."""
         self._producer = None
         if self._consumer is not None:
             self._consumer.close()
@@ -183,7 +183,7 @@ class Transactions:
                 if time.monotonic() > deadline:
                     raise PublishError(
                         f"Kafka at {self._clients.bootstrap} takes no features for {topic}: {self._clients.last_error}",
-                        "see the broker's log; it is tried again, and nothing is published twice",
+                        "see the broker's log; publishing is retried, and nothing is published twice",
                     ) from None
                 producer.poll(0.1)
             else:
@@ -191,7 +191,7 @@ class Transactions:
                 return
 
     def _give_up(self, producer: Producer, *, is_fatal: bool = False) -> None:
-        """Abort what is open, and use this producer no more: who opens next learns what was committed."""
+        """Abort the open transaction and discard this producer: the next one reads what was committed."""
         self._producer = None
         producer.purge()
         if not is_fatal:
