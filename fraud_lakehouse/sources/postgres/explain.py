@@ -1,6 +1,7 @@
-"""What a refusal of PostgreSQL, or of a connection pooler in front of it, means: its cause and what mends it.
+"""The cause and the fix of an error of PostgreSQL, or of a connection pooler in front of it.
 
-While connecting, libpq gives no SQLSTATE: the words decide. Afterwards the SQLSTATE does. Connects to nothing.
+While connecting, libpq gives no SQLSTATE, so the text of the error decides; afterwards the SQLSTATE does. Makes no
+connections.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ _POOLER = re.compile(
     r"|client_login_timeout|no more connections allowed|bouncer config error|odyssey: |RDS Proxy"
 )
 _POOLED_SESSION = ("26000", "42P05")
-"""A prepared statement that is not there, or is there already: another session's server connection."""
+"""A prepared statement is missing or exists already: a pooler gave us another session's server connection."""
 
 
 @dataclass(frozen=True)
 class Login:
-    """Who connects to what, for people and for the statements they are given.
+    """The user and the database, for messages and the statements in them.
 
     Args:
         place: `host:port/database as user`.
@@ -55,7 +56,7 @@ class Login:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """What words of the server mean: the error, what is wrong (after "PostgreSQL at ..."), and what mends it."""
+    """How to report an error text: the error class, the problem (after "PostgreSQL at ..."), and the fix."""
 
     words: str
     kind: type[SourceError]
@@ -205,11 +206,11 @@ _SILENT = _Refusal(
 
 
 def connect_error(words: str, login: Login, shown: str | None = None) -> SourceError:
-    """Why a connection was not made.
+    """Why connecting failed.
 
     Args:
-        words: what libpq says.
-        shown: the same without our password; default: `words`.
+        words: libpq's message.
+        shown: the message without our password; default: `words`.
     """
     shown = words if shown is None else shown
     if _POOLER.search(words):
@@ -222,10 +223,10 @@ def connect_error(words: str, login: Login, shown: str | None = None) -> SourceE
 
 
 def query_error(error: psycopg.Error, login: Login, shown: str) -> SourceError:
-    """Why a statement failed on a connection that was made.
+    """Why a statement failed.
 
     Args:
-        shown: the server's words without our password.
+        shown: the server's message without our password.
     """
     state = error.sqlstate or ""
     if state in _POOLED_SESSION or _POOLER.search(shown):
@@ -272,10 +273,10 @@ def pooler_error(login: Login, words: str) -> PostgresPoolerError:
 
 
 def read_only_error(place: str, words: str, reset: str) -> PostgresReadOnlyError:
-    """The error for a session in which the server lets nothing be written.
+    """The error for a read-only session.
 
     Args:
-        reset: the statement that ends it, up to the setting's name.
+        reset: the statement that resets it, without the setting's name.
     """
     return PostgresReadOnlyError(
         f"sessions of PostgreSQL at {place} are read-only (default_transaction_read_only is on): {words}",
@@ -284,13 +285,13 @@ def read_only_error(place: str, words: str, reset: str) -> PostgresReadOnlyError
 
 
 def is_lost(error: psycopg.Error) -> bool:
-    """Whether the connection is gone (a restart, a cut line), so that a new one may succeed."""
+    """Whether the connection was lost (a restart, a network failure), so that a new one may succeed."""
     state = error.sqlstate or ""
     return isinstance(error, psycopg.OperationalError) and (not state or state.startswith(("57P", "08")))
 
 
 def _grant(words: str, login: Login) -> str:
-    """The statement that gives the right that the server's words name."""
+    """The GRANT statement for the missing right that the server's message names."""
     user = quoted(login.user)
     found = re.search(r"permission denied for (table|relation|view|schema|database|function) (\S+)", words)
     if found is None:
