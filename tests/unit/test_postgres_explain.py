@@ -132,7 +132,7 @@ def slot() -> ReplicationSlot:
         ("idle_timeout", "nobody read it", "raise idle_replication_slot_timeout"),
         ("wal_level_insufficient", "wal_level other than logical", "ALTER SYSTEM SET wal_level = logical"),
         ("rows_removed", "catalog rows", "run `fraud-lakehouse resync`"),
-        ("of_a_later_version", "no reason we know", "run `fraud-lakehouse resync`"),
+        ("of_a_later_version", "unknown reason", "run `fraud-lakehouse resync`"),
     ],
 )
 def test_each_way_of_losing_a_slot(slot: ReplicationSlot, reason: str | None, happened: str, prevents: str) -> None:

@@ -65,7 +65,7 @@ class _Refusal:
 
 
 _CORRECT_LOGIN = "correct the user or the password in FRAUD_POSTGRES_DSN"
-_ENDED = "end connections nobody needs (pg_stat_activity), or"
+_ENDED = "end unused connections (pg_stat_activity), or"
 _REFUSALS = (
     _Refusal(
         "too many connections for role",
@@ -89,7 +89,7 @@ _REFUSALS = (
         "max_wal_senders|max_replication_slots",
         ServerLimitError,
         "has no replication connection left",
-        "end replication connections nobody needs (pg_stat_replication), or raise max_wal_senders and restart the"
+        "end unused replication connections (pg_stat_replication), or raise max_wal_senders and restart the"
         " server; it is tried again",
     ),
     _Refusal(
@@ -144,7 +144,7 @@ _REFUSALS = (
     _Refusal(
         "requires a valid client certificate|certificate authentication failed",
         PostgresTlsError,
-        "wants a client certificate",
+        "requires a client certificate",
         "name one with sslcert and sslkey in FRAUD_POSTGRES_DSN",
     ),
     _Refusal(
@@ -175,8 +175,8 @@ _REFUSALS = (
         "certificate|SSL error|SSL SYSCALL|sslrootcert|private key",
         PostgresTlsError,
         "cannot be reached by TLS",
-        "check sslmode and sslrootcert in FRAUD_POSTGRES_DSN: the file has to hold the authority that signed the"
-        " server's certificate, and the host has to be one the certificate names",
+        "check sslmode and sslrootcert in FRAUD_POSTGRES_DSN: the file must contain the authority that signed the"
+        " server's certificate, and the certificate must name the host",
     ),
     _Refusal(
         "invalid response to SSL negotiation|expected authentication request",
@@ -187,21 +187,21 @@ _REFUSALS = (
     _Refusal(
         "could not translate host name",
         PostgresUnreachableError,
-        "cannot be reached: its name is not known",
-        "correct the host in FRAUD_POSTGRES_DSN, or see to the name service",
+        "cannot be reached: its host name is unknown",
+        "correct the host in FRAUD_POSTGRES_DSN, or fix DNS",
     ),
 )
 _UNKNOWN = _Refusal(
     "FATAL",
     SourceError,
     "refuses the connection",
-    "see what it says, and the server's log; it is tried again",
+    "see the message, and the server's log; it is tried again",
 )
 _SILENT = _Refusal(
     "",
     PostgresUnreachableError,
     "cannot be reached",
-    "check host and port in FRAUD_POSTGRES_DSN, that the server runs, and that no firewall is between",
+    "check host and port in FRAUD_POSTGRES_DSN, that the server runs, and that no firewall blocks it",
 )
 
 
@@ -249,7 +249,7 @@ def query_error(error: psycopg.Error, login: Login, shown: str) -> SourceError:
     if state.startswith("53"):
         return ServerLimitError(
             f"PostgreSQL at {login.place} has reached a limit ({state}): {shown}",
-            "raise what it names, or end what takes it up; it is tried again",
+            "raise that limit, or end what uses it up; it is tried again",
         )
     if isinstance(error, errors.QueryCanceled):
         return SourceError(

@@ -90,7 +90,7 @@ class Shape:
     def silent_change(self, before: Shape) -> str | None:
         """Why rows may have changed since `before` without a message in the log; None if there is no sign of it."""
         if self.oid != before.oid:
-            return f"the table was dropped and created anew (oid {before.oid}, now {self.oid})"
+            return f"the table was dropped and recreated (oid {before.oid}, now {self.oid})"
         if self.key != before.key:
             return f"its key is now {', '.join(self.key)}"
         for number, column in self.columns.items():
@@ -100,7 +100,7 @@ class Shape:
             if old.name != column.name:
                 return f"column {old.name} was renamed to {column.name}"
             if (old.type, old.modifier) != (column.type, column.modifier):
-                return f"column {column.name} has another type"
+                return f"the type of column {column.name} changed"
         if gone := [column.name for number, column in before.columns.items() if number not in self.columns]:
             return f"column {gone[0]} was dropped"
         return self._silent_move(before)

@@ -96,7 +96,7 @@ class PostgresLink:
         system_id, timeline = system_id_of(connection), timeline_number(connection)
         if not timeline:
             raise PostgresStandbyError(
-                f"PostgreSQL at {self._connector.place} is a standby, which has no slot of ours",
+                f"PostgreSQL at {self._connector.place} is a standby, which does not have our slot",
                 "point FRAUD_POSTGRES_DSN at the primary; once this one is promoted, capture goes on with it",
             )
         if self._system_id is not None:
@@ -107,7 +107,7 @@ class PostgresLink:
     def _check_timeline(self, timeline: int) -> None:
         if self._timeline not in (None, timeline):
             raise TimelineChangedError(
-                f"PostgreSQL at {self._connector.place} is on timeline {timeline}, a moment ago it was on"
+                f"PostgreSQL at {self._connector.place} is on timeline {timeline}, before it was on"
                 f" {self._timeline}: a standby was promoted, or the server was restored",
-                "nothing: the next attempt begins with all checks",
+                "nothing to do: the next attempt repeats all checks",
             )

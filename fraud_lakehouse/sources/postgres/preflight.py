@@ -94,5 +94,5 @@ def check_identity(known: str, now: str) -> None:
         raise SourceIdentityError(
             f"the server behind FRAUD_POSTGRES_DSN is another one: system identifier {now} instead of {known}",
             "point it back at the old server; or capture this one: `fraud-lakehouse accept-source postgres`"
-            " (a new snapshot replaces what bronze has of the old one)",
+            " (a new snapshot replaces the old server's rows in bronze)",
         )

@@ -110,7 +110,7 @@ def _set_where(connection: psycopg.Connection[Any]) -> tuple[str, str]:
 def unpublished_error(table: TableInfo, publication: str) -> SourceTableError:
     """The error for a captured table that is no longer in the publication."""
     return SourceTableError(
-        f"table {table.source_name} is in publication {publication} no more: it was dropped and created anew,"
-        " or taken out; its changes since then are not in the log",
-        "the next look at the catalog publishes it and lands what the lake lacks; at once: `fraud-lakehouse resync`",
+        f"table {table.source_name} is no longer in publication {publication}: it was dropped and recreated,"
+        " or removed from it; its changes since then are not in the log",
+        "capture publishes and resyncs it at the next check of the catalog; at once: `fraud-lakehouse resync`",
     )

@@ -29,9 +29,9 @@ from fraud_lakehouse.sources.postgres.slot_state import SlotState, format_lsn, l
 from fraud_lakehouse.sql_text import literal, quoted
 
 _T = TypeVar("_T")
-_RESYNC = "run `fraud-lakehouse resync`: it makes the slot anew and lands what the lake lacks; no row is removed"
+_RESYNC = "run `fraud-lakehouse resync`: it recreates the slot and ingests what the lake lacks; no row is removed"
 _OWN_SLOT = (
-    "choose another name in FRAUD_POSTGRES_SLOT (a lake that was filled through this one then goes on with"
+    "choose another name in FRAUD_POSTGRES_SLOT (a lake that was filled through this one then continues with"
     " `fraud-lakehouse resync`)"
 )
 _START_OVER = "`fraud-lakehouse accept-source postgres` begins again with a new snapshot"
@@ -126,9 +126,9 @@ class ReplicationSlot:
                 f"replication slot {self.name} was acknowledged up to {format_lsn(state.confirmed)}"
                 f" (it keeps log from {lsn_or_none(state.restart)}), but the lake has only {format_lsn(position)}: "
                 + (
-                    "it was dropped and created anew, or another lake reads it"
+                    "it was dropped and recreated, or another lake reads it"
                     if anew
-                    else "another reader used it, or the lake was set back"
+                    else "another reader used it, or the lake was restored to an earlier state"
                 ),
                 f"give each lake a slot of its own (FRAUD_POSTGRES_SLOT), then {_RESYNC}",
             )
@@ -142,7 +142,7 @@ class ReplicationSlot:
         """
         self.check_ours(state, position)
         if state.wal_status == "lost":
-            why, mend = _LOSSES.get(state.invalidation_reason or "wal_removed", ("it gave no reason we know", ""))
+            why, mend = _LOSSES.get(state.invalidation_reason or "wal_removed", ("unknown reason", ""))
             raise SlotLostError(
                 f"replication slot {self.name} was invalidated by the server ({state.invalidation_reason or 'lost'}):"
                 f" {why} ({state.places(position)})",

@@ -118,7 +118,7 @@ def _check_foreign(name: str, tables: Mapping[str, TableInfo]) -> None:
     """A table without a position is either not captured (but published), or it lacks its snapshot."""
     if name in tables:
         raise TableWithoutPositionError(
-            f"table {tables[name].source_name} has changes in the log, but no snapshot of it was landed",
+            f"table {tables[name].source_name} has changes in the log, but no snapshot of it was ingested",
             "run `fraud-lakehouse catch-up`: it takes the snapshot first",
         )
 

@@ -132,7 +132,7 @@ def _full_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise LakeError(
-            f"a large transaction of the source cannot be kept in {folder}: {error.strerror or error}",
+            f"a large transaction of the source cannot be buffered in {folder}: {error.strerror or error}",
             "free space there, or point FRAUD_WORK at another folder; the transaction is then read again",
         ) from error
 

@@ -143,7 +143,7 @@ def _unchanged(relation: Relation, columns: Sequence[TupleColumn]) -> pl.Series:
 
 
 def texts_beside(lossy: dict[str, pl.Series], height: int) -> pl.Series:
-    """Per row, a JSON object column -> text of the values that no typed column can represent; null if there are none."""
+    """Per row, a JSON object column -> text of values that no typed column can represent; null if there are none."""
     if not lossy:
         return pl.Series([], dtype=pl.String).clear(height)
     texts: dict[int, dict[str, str]] = {}
