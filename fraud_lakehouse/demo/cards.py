@@ -118,7 +118,7 @@ class CardStream:
         hour = int(self._clock % 86400) // 3600
         clock = self._clock + chance.expovariate(1.0) * self._step * _MEAN_BUSY / _BUSY[hour]
         if self._planned and self._planned[0].at <= clock:
-            return self._misuse(heapq.heappop(self._planned))  # the gap is drawn anew: exponential gaps may be
+            return self._misuse(heapq.heappop(self._planned))  # the next call draws a new gap
         self._clock = clock
         at_night = hour < 4
         # There are fewer records at night, but as many fraud cases per hour as by day.

@@ -182,7 +182,7 @@ def _run(cycle: Cycle, stopper: Stopper, progress: Progress, generators: Service
 
 
 def _drain(cycle: Cycle, stopper: Stopper, progress: Progress) -> None:
-    """Cycles until every row generated has landed, then every layer."""
+    """Run cycles until every generated row is ingested, then build every layer."""
     deadline = time.monotonic() + _DRAIN_SECONDS
     while progress.missing() and time.monotonic() < deadline and not stopper.hurry.is_set():
         progress.note(cycle.follow(cycle.run(cycle.capture()), is_busy=False))

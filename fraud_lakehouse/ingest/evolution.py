@@ -206,7 +206,7 @@ def _unpublished(table: BronzeTable, member: str | None) -> str | None:
         return "it is no longer in the publication"
     known = table.properties.get(MEMBER_PROPERTY)  # older lakes have none
     is_same = known in (None, member) or member.startswith(f"{known}/")  # older lakes have a shorter epoch
-    return None if is_same else "it was removed from the publication meanwhile, or the publication was altered"
+    return None if is_same else "it was removed from the publication, or the publication was altered"
 
 
 def _source_columns(table: BronzeTable) -> dict[str, pl.DataType]:

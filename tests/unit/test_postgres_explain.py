@@ -45,7 +45,7 @@ LOGIN = Login("db:5432/Bank as cap", 'ca"p', "Bank")
         ("session is read-only", PostgresReadOnlyError, "target_session_attrs"),
         ("server does not support SSL, but SSL was required", PostgresTlsError, "ssl = on"),
         ("SSL error: certificate verify failed", PostgresTlsError, "sslrootcert"),
-        ('server certificate for "a" does not match host name "b"', PostgresTlsError, "the certificate must name the host"),
+        ('server certificate for "a" does not match host name "b"', PostgresTlsError, "certificate must name the host"),
         ("FATAL:  connection requires a valid client certificate", PostgresTlsError, "sslcert"),
         ('FATAL:  password authentication failed for user "pgbouncer"', PostgresLoginError, "VALID UNTIL"),
         ("fe_sendauth: no password supplied", PostgresLoginError, "the password"),

@@ -20,7 +20,7 @@ def acknowledge(connector: PostgresConnector, slot: str, publications: str, lsn:
     Raises:
         psycopg.errors.ObjectInUse: another process uses the slot; psycopg.Error: by SQLSTATE.
     """
-    # Each call needs a connection: a second START_REPLICATION on the same one reads no status message.
+    # Each call opens a new connection: a second START_REPLICATION on the same one reads no status message.
     with closing(connector.connect(replication=True)) as walsender:
         raw = walsender.pgconn
         options = sql.SQL("(proto_version '1', publication_names {})").format(sql.Literal(publications))
