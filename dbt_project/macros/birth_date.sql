@@ -1,5 +1,5 @@
-{#- A date of birth from m/d/yy, m/d/yyyy or yyyy-mm-dd text; null for anything else. A year of two digits is the
-    latest one that is not after `as_of` (a date): nobody is born in the future. -#}
+{#- A date of birth from m/d/yy, m/d/yyyy or yyyy-mm-dd text; null for anything else. A two-digit year is the
+    latest one that is not after `as_of` (a date), since birth dates are not in the future. -#}
 {% macro birth_date(text, as_of) -%}
     case
         when {{ text }} like '%/%/%' and length(split_part({{ text }}, '/', 3)) = 2 then

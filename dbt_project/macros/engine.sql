@@ -1,11 +1,11 @@
-{#- What differs between engines. Models and the other macros use only these and SQL that DuckDB and Spark share. -#}
+{#- Differences between engines. Models and other macros only use these and SQL common to DuckDB and Spark. -#}
 
-{#- The value in another type; null where it does not fit. -#}
+{#- The value cast to another type; null if it does not fit. -#}
 {% macro try_cast(value, type) %}{{ return(adapter.dispatch('try_cast')(value, type)) }}{% endmacro %}
 {% macro default__try_cast(value, type) %}try_cast({{ value }} as {{ type }}){% endmacro %}
 
-{#- Whether a number is neither infinite nor NaN; null for null. No comparison in DuckDB: statistics of a Parquet file leave
-    NaN out, and it trusts them. -#}
+{#- Whether a number is neither infinite nor NaN; null for null. Not by comparison in DuckDB, which trusts Parquet
+    statistics, and these ignore NaN. -#}
 {% macro is_finite(number) %}{{ return(adapter.dispatch('is_finite')(number)) }}{% endmacro %}
 {% macro default__is_finite(number) %}isfinite(cast({{ number }} as double)){% endmacro %}
 {% macro spark__is_finite(number) %}(abs(cast({{ number }} as double)) <= 1.7976931348623157e308D){% endmacro %}
@@ -19,7 +19,7 @@
     to_json(named_struct({% for name, value in pairs %}'{{ name }}', {{ value }}{{ ', ' if not loop.last }}{% endfor %}))
 {%- endmacro %}
 
-{#- The string under `name` in a JSON object (text); null where there is none. -#}
+{#- The string under `name` in a JSON object (text); null if there is none. -#}
 {% macro json_text(object, name) %}{{ return(adapter.dispatch('json_text')(object, name)) }}{% endmacro %}
 {% macro default__json_text(object, name) -%}
     json_extract_string({{ object }}, {{ sql_text('/' ~ (name | replace('~', '~0') | replace('/', '~1'))) }})
@@ -28,7 +28,7 @@
     element_at(from_json({{ object }}, 'map<string,string>'), {{ sql_text(name) }})
 {%- endmacro %}
 
-{#- A JSON object as text, from [name, string] pairs, of the strings that are not null; null where all are. -#}
+{#- A JSON object as text, from [name, string] pairs without nulls; null if all are null. -#}
 {% macro json_texts(pairs) %}{{ return(adapter.dispatch('json_texts')(pairs)) }}{% endmacro %}
 {% macro default__json_texts(pairs) -%}
     nullif(cast(json_merge_patch('{}', json_object({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %})) as string), '{}')
@@ -37,7 +37,7 @@
     nullif(to_json(map_filter(map({% for name, value in pairs %}{{ sql_text(name) }}, {{ value }}{{ ', ' if not loop.last }}{% endfor %}), (name, text) -> text is not null)), '{}')
 {%- endmacro %}
 
-{#- Such a JSON object (null: an empty one) with the strings of another one; null where both are. -#}
+{#- Such a JSON object (null: an empty one) merged with another one; null if both are null. -#}
 {% macro json_merged(one, other) %}{{ return(adapter.dispatch('json_merged')(one, other)) }}{% endmacro %}
 {% macro default__json_merged(one, other) -%}
     case
@@ -68,7 +68,7 @@
     >>'))
 {%- endmacro %}
 
-{#- The start of the window of `seconds`, aligned to the epoch, that holds `time`. -#}
+{#- The start of the window of `seconds`, aligned to the epoch, that contains `time`. -#}
 {% macro window_floor(time, seconds) %}{{ return(adapter.dispatch('window_floor')(time, seconds)) }}{% endmacro %}
 {% macro default__window_floor(time, seconds) -%}
     time_bucket(interval {{ seconds }} seconds, {{ time }}, timestamp '1970-01-01 00:00:00')
@@ -86,7 +86,7 @@
     last_value({{ value }}) ignore nulls over ({{ window }} rows between unbounded preceding and current row)
 {%- endmacro %}
 
-{#- Seconds from one timestamp to another, with their fraction. -#}
+{#- Seconds from one timestamp to another, with fraction. -#}
 {% macro seconds_between(earlier, later) %}{{ return(adapter.dispatch('seconds_between')(earlier, later)) }}{% endmacro %}
 {% macro default__seconds_between(earlier, later) -%}
     (epoch({{ later }}) - epoch({{ earlier }}))
@@ -95,7 +95,7 @@
     ((unix_micros(cast({{ later }} as timestamp)) - unix_micros(cast({{ earlier }} as timestamp))) / 1e6)
 {%- endmacro %}
 
-{#- The timestamp so many microseconds (a bigint) later. -#}
+{#- The timestamp a number of microseconds (a bigint) later. -#}
 {% macro later_by(time, microseconds) %}{{ return(adapter.dispatch('later_by')(time, microseconds)) }}{% endmacro %}
 {% macro default__later_by(time, microseconds) -%}
     {{ time }} + to_microseconds({{ microseconds }})

@@ -1,10 +1,10 @@
-{#- Every version of every row of a captured table, with the times of the commits that opened and closed it.
-    Args: relation: the bronze table; key: its key columns.
-    Adds valid_from, valid_to (null: current), is_deleted (the version ended by a delete or truncate) and the
-    position _lsn, _seq of the event that opened it; key + _lsn + _seq is unique. `_text` is as in bronze, by the source's
-    names: the texts of values that their columns cannot hold.
-    A source's own column of such a name is called source_<name>. Columns it has dropped stay: older versions had them.
-    An incremental build looks only at the keys of new events and their open versions. -#}
+{#- Every version of every row of a captured table, with the times of the commits that opened and closed it. Args:
+    relation: the bronze table; key: its key columns.
+    Adds valid_from, valid_to (null: current), is_deleted (the version ended by a delete or truncate) and the position
+    _lsn, _seq of the event that opened it; key + _lsn + _seq is unique. `_text` is as in bronze, by the source's names:
+    the texts of values that their columns cannot represent.
+    A source column with one of these names becomes source_<name>. Dropped columns stay, since older versions have them.
+    An incremental build reads only the keys of new events and their open versions. -#}
 {% macro history(relation, key) %}
 {%- set columns = source_columns(relation) -%}
 {%- set stored_as = history_names(columns) -%}
@@ -143,7 +143,7 @@ versions as (
 select * from versions
 {% endmacro %}
 
-{#- Values of the events that have a row, by their position: some columns of it. -#}
+{#- Some columns of the events that have a row, by position. -#}
 {% macro history_values(new_events, columns, incremental) -%}
     select {{ column_list(columns, 'new_events') }}, _lsn, _seq, _text
     from {{ new_events }} as new_events
@@ -157,7 +157,7 @@ select * from versions
     {%- endif %}
 {%- endmacro %}
 
-{#- The names of a source's columns in its history. -#}
+{#- The names of a source's columns in the history. -#}
 {% macro history_names(columns) %}
     {%- set names = [] -%}
     {%- for name in columns -%}

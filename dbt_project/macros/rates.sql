@@ -1,13 +1,14 @@
 {#- Amounts of several currencies, converted into one by the dated rates that a stream declares (features/streams.py,
-    Rates). A rate holds from its time until that of the next one of its currency. Codes are compared without regard to
-    case and surrounding blanks. -#}
+    Rates). A rate is valid from its time until the next one of its currency. Codes are compared ignoring case and
+    surrounding blanks. -#}
 
-{#- CTEs up to rate_of: `currency`, `moment` and the `rate` then, as it is known now. Nothing of a currency without a rate.
-    `table`: the bronze table of the rates; `payments`: a relation with `currency` (a currency_code) and `moment`. -#}
+{#- CTEs up to rate_of: `currency`, `moment` and the `rate` at that moment, as known now. No rows for a currency without
+    a rate. `table`: the bronze table of the rates; `payments`: a relation with `currency` (a currency_code) and
+    `moment`. -#}
 {% macro rates_at(rates, table, payments) -%}
 {{ captured_rates(rates, table) if rates.key else sent_rates(rates, table) }},
 
--- one that is no positive number is kept: no earlier rate holds any longer
+-- a rate that is not a positive number is kept, because it ends the validity of earlier rates
 known_rates as (
 
     select currency, valid_from, case when rate > 0 and {{ is_finite('rate') }} then rate end as rate
@@ -50,7 +51,7 @@ rate_of as (
 )
 {%- endmacro %}
 
-{#- CTEs up to dated_rates, of a table in PostgreSQL: its rows as they are now, of two of one time the newer. -#}
+{#- CTEs up to dated_rates, for a table in PostgreSQL: its current rows; of two with the same time, the newer. -#}
 {% macro captured_rates(rates, table) -%}
 {%- set columns = rate_columns(rates) -%}
 {%- do columns.update({'_op': '_op', '_lsn': '_lsn', '_seq': '_seq'}) -%}
@@ -88,7 +89,7 @@ dated_rates as (
 )
 {%- endmacro %}
 
-{#- The same of a topic: of two records of one time the later. -#}
+{#- The same for a topic: of two records with the same time, the later. -#}
 {% macro sent_rates(rates, table) -%}
 {%- set columns = rate_columns(rates) -%}
 {%- for name in ['_ingested_at', '_topic', '_partition', '_offset'] -%}{%- do columns.update({name: name}) -%}{%- endfor -%}
@@ -105,7 +106,7 @@ dated_rates as (
 )
 {%- endmacro %}
 
-{#- What is kept of a rate. -#}
+{#- The columns of a rate. -#}
 {% macro rate_columns(rates) %}
     {{ return({
         'currency': currency_code(quoted(rates.currency)),
@@ -114,15 +115,15 @@ dated_rates as (
     }) }}
 {% endmacro %}
 
-{#- A currency as it is compared. -#}
+{#- A currency code, normalised for comparison. -#}
 {% macro currency_code(column) %}{{ return('upper(trim(' ~ column ~ '))') }}{% endmacro %}
 
-{#- The rate of a payment: 1 of the currency that amounts are converted into, else that of its row in rate_of. -#}
+{#- The rate of a payment: 1 for the currency that amounts are converted into, else from its row in rate_of. -#}
 {% macro rate_for(stream, currency) -%}
     case when {{ currency }} = {{ sql_text(stream.currency) }} then cast(1 as double) else rate_of.rate end
 {%- endmacro %}
 
-{#- An amount by its rate; null without a rate, and where it does not fit. -#}
+{#- An amount times its rate; null without a rate, or if it does not fit. -#}
 {% macro converted_amount(amount, rate) -%}
     case
         when {{ rate }} = 1 then {{ try_cast(amount, 'decimal(38, 9)') }}

@@ -1,11 +1,11 @@
-{#- Shared by replica.sql and history.sql: change events read as the rows they describe. A table may have 1,600 columns:
-    which events count is decided on `events`, which has only the key, _op, _lsn, _seq, _unchanged and _lake_key_text.
-    Whole rows are read once, at the end (`resolved`), and joined by their position (_lsn, _seq).
-    A key is told by its columns and by _lake_key_text: of values that their column cannot hold (infinity, a date before
-    Christ, more digits than a decimal has) it is null or rounded, and alike for keys that are not. -#}
+{#- Shared by replica.sql and history.sql: turns change events into the rows they describe. A table may have 1,600
+    columns, so `events`, which decides which events count, has only the key, _op, _lsn, _seq, _unchanged and
+    _lake_key_text. Whole rows are read once, at the end (`resolved`), joined by position (_lsn, _seq). A key consists
+    of its columns and _lake_key_text. A value that its column cannot represent (infinity, a date BC, more digits than a
+    decimal has) is null or rounded there, so that different keys may look equal. -#}
 
-{#- Names of the source's own columns in a bronze relation, those it has dropped included; `present`: the names of
-    those it has. A unit test's input is no relation that has any: there the columns of the tested model count. -#}
+{#- Names of the source's columns in a bronze relation, including dropped ones; `present`: the names of the current
+    ones. In a unit test, the columns of the tested model, since its input is not a relation. -#}
 {% macro source_columns(relation, present=none) %}
     {%- if present and not lake_is_unit_test() -%}{{ return(present) }}{%- endif -%}
     {%- set meta = ['_op', '_lsn', '_seq', '_committed_at', '_ingested_at', '_commit', '_unchanged', '_text'] -%}
@@ -22,8 +22,7 @@
     {{ return(names | reject('in', meta) | list) }}
 {% endmacro %}
 
-{#- The columns of a bronze relation as the project declares them, name -> type: those that were captured, or those of
-    its yml. -#}
+{#- The declared columns of a bronze relation, name -> type: the captured ones, or those of its yml. -#}
 {% macro declared_columns(relation) %}
     {%- set captured = setting('captured_columns', {}) -%}
     {%- if relation.identifier in captured -%}{{ return(captured[relation.identifier]) }}{%- endif -%}
@@ -33,23 +32,23 @@
     {{ return({}) }}
 {% endmacro %}
 
-{#- `prefix.name, ...`, quoted: names come from the source and may be anything. -#}
+{#- `prefix.name, ...`, quoted, because names from the source are arbitrary. -#}
 {% macro column_list(names, prefix) -%}
     {% for name in names %}{{ prefix }}.{{ quoted(name) }}{{ ', ' if not loop.last }}{% endfor %}
 {%- endmacro %}
 
-{#- Whether only new events are to be read, and the stored rows can be gone on with: they have to have the columns
-    (under their names `stored_as`) in the types of bronze, and with `exactly` no others and in this order.
-    What macros add to rows on the way is called `_lake_...`, which no column of a source is. -#}
+{#- Whether an incremental build can continue from the stored rows: they must have the columns (under their names
+    `stored_as`) in the types of bronze, and with `exactly` no others and in this order.
+    Columns that macros add are called `_lake_...`, which no source column is. -#}
 {% macro is_incremental_replay(relation, columns, stored_as, exactly=false) %}
     {%- set names = {} -%}
     {%- for name in columns -%}{%- do names.update({name: stored_as[loop.index0]}) -%}{%- endfor -%}
     {{ return(is_incremental_build(stored={'source': relation, 'names': names, 'exactly': exactly})) }}
 {% endmacro %}
 
-{#- Queries that all have a row where `this`, which has no `_text`, cannot tell which of its rows new events are about:
-    the key columns of one are those of another row too, or were in the past. Ordinary keys need the first one only, which
-    reads the new rows alone; a decimal may have been rounded in the past. -#}
+{#- Queries that all return a row if `this`, which has no `_text`, cannot identify its rows that new events affect:
+    another row has, or had, the same key columns. Ordinary keys need only the first query, which reads only new rows; a
+    decimal may have been rounded in the past. -#}
 {% macro keys_alike(relation, key, new_rows_of) %}
     {%- set rounded = [] -%}
     {%- if execute and not lake_is_unit_test() -%}
@@ -95,14 +94,14 @@
     {{ return([alike] if rounded else [has_texts, alike]) }}
 {% endmacro %}
 
-{#- The texts of a key's values that their columns cannot hold, as a JSON object; null for an ordinary key. -#}
+{#- The texts of a key's values that their columns cannot represent, as a JSON object; null for an ordinary key. -#}
 {% macro key_text(key, prefix) -%}
     {%- set texts = [] -%}
     {%- for name in key -%}{%- do texts.append([name, json_text(prefix ~ '._text', name)]) -%}{%- endfor -%}
     case when {{ prefix }}._text is not null then {{ json_texts(texts) }} end
 {%- endmacro %}
 
-{#- What tells the rows of one key from others: its columns and _lake_key_text. -#}
+{#- The complete key: its columns and _lake_key_text. -#}
 {% macro key_columns(key, prefix) -%}
     {{ column_list(key, prefix) }}, {{ prefix }}._lake_key_text
 {%- endmacro %}
@@ -126,12 +125,12 @@
     {%- endfor %}
 {%- endmacro %}
 
-{#- Whether one position in the log lies before another. -#}
+{#- Whether one position in the log is before another. -#}
 {% macro is_before(left, right) -%}
     ({{ left }}._lsn < {{ right }}._lsn or ({{ left }}._lsn = {{ right }}._lsn and {{ left }}._seq < {{ right }}._seq))
 {%- endmacro %}
 
-{#- The rows of `values` (columns, _lsn, _seq, _text) with the values that were not sent. -#}
+{#- The rows of `values` (columns, _lsn, _seq, _text), with the values that were not sent filled in. -#}
 {% macro resolved_rows(columns, unsent, values) -%}
     {%- if not unsent -%}
     {{ values }}
@@ -153,12 +152,12 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- Put back the values that an update did not send because they had not changed (large values stored aside), of the
-    columns `unsent`. Reads `events`, `truncates` and `sent_values` (the columns, _lsn, _seq, _text); the result is
-    `filled_events`, by _lsn and _seq.
-    The value is that of the row's previous version, which a changed key has under the old key: `d` (old key)
-    and `u` (new key) then have consecutive _seq. A life is what one key holds from insert to delete; a chain
-    is the lives one row went through. Only keys with such events are read. A value's text in _text goes with it. -#}
+{#- Restores values of the columns `unsent` that an update did not send because they had not changed (TOAST values).
+    Reads `events`, `truncates` and `sent_values` (the columns, _lsn, _seq, _text); the result is `filled_events`, by
+    _lsn and _seq.
+    The value is from the row's previous version. After a change of the key, that version has the old key: `d` (old key)
+    and `u` (new key) have consecutive _seq. A life is the period of one key from insert to delete; a chain is the
+    sequence of lives of one row. Only keys with such events are read. A value's text in _text is restored with it. -#}
 {% macro resolve_unchanged(unsent, key) %}
 {%- set texts = [] -%}
 {%- for name in unsent -%}
@@ -327,7 +326,7 @@ filled_events as (
 )
 {%- endmacro %}
 
-{#- Of the values that an event did not send, the one of column `name`. -#}
+{#- The restored value of column `name`. -#}
 {% macro value_of(name, value) -%}
     max(case when sourced_values._lake_name = {{ sql_text(name) }} then {{ value }} end)
 {%- endmacro %}

@@ -1,7 +1,7 @@
-{#- The current rows of a captured table, one to one: exactly its columns, deletes gone.
-    Args: relation: the bronze table; key: its key columns; present: the columns the source has, in its order.
-    An incremental build looks only at the keys of new events: their stored row stands for all earlier events. Where the
-    stored rows cannot tell which is meant (keys_alike), all events are read again.
+{#- The current rows of a captured table, one to one: exactly its columns, without deleted rows.
+    Args: relation: the bronze table; key: its key columns; present: the source's current columns, in order.
+    An incremental build reads only the keys of new events: their stored row represents all earlier events. If stored
+    rows are ambiguous (keys_alike), all events are read again.
     Rows to be removed from the target have `_delete`. -#}
 {% macro replica(relation, key, present=none) %}
 {%- set columns = source_columns(relation, present) -%}
@@ -129,7 +129,7 @@ select {{ column_list(columns, 'current_rows') }} from current_rows
 {%- endif %}
 {% endmacro %}
 
-{#- Values of the events that have a row, by their position: some columns of it. -#}
+{#- Some columns of the events that have a row, by position. -#}
 {% macro replica_values(new_events, columns, incremental) -%}
     select {{ column_list(columns, 'new_events') }}, _lsn, _seq, _text
     from {{ new_events }} as new_events

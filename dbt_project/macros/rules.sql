@@ -1,13 +1,13 @@
-{#- Rules are files of the pipeline folder (pipeline/rules). A stream's rules are one expression over its feature rows; which
-    one is known when the model is run (fraud_lakehouse/transform/rulebook.py). -#}
+{#- Rules are files of the pipeline folder (pipeline/rules). A stream's rules are one expression over its feature rows,
+    which is known when the model is run (fraud_lakehouse/transform/rulebook.py). -#}
 
-{#- The streams by name. While dbt parses, those whose models it can see. -#}
+{#- The streams by name. While dbt parses, those whose models are files. -#}
 {% macro payment_streams() %}
     {{ return(setting('streams') or var('stream_models')) }}
 {% endmacro %}
 
-{#- The models of alerts: what the rules in this state (live or shadow) find in new rows of features, and what those on
-    vectors have found. The latter is no `ref`: vectors are built after alerts, which then read it the next time. -#}
+{#- The models of alerts: firings of the rules in this state (live or shadow) on new rows of features, and on vectors.
+    The latter are not a `ref`: vectors are built after alerts, and the next build of alerts reads them. -#}
 {% macro fired_alerts(state) -%}
 with evaluated as (
     {% for name, stream in payment_streams().items() %}
@@ -96,7 +96,7 @@ new_alerts as (
 select * from new_alerts
 {%- endmacro %}
 
-{#- The model of what rules on vectors have found: they are evaluated once a payment's vector is built. -#}
+{#- The model of firings on vectors: such rules are evaluated once a payment's vector is built. -#}
 {% macro fired_on_vectors() -%}
     {%- for name, stream in payment_streams().items() %}
     {{- '\n\nunion all\n\n' if not loop.first }}
@@ -131,10 +131,10 @@ select * from new_alerts
     {%- endfor %}
 {%- endmacro %}
 
-{#- Columns of vectors that those of a payment take the place of. -#}
+{#- Columns of vectors that are replaced by those of the payment. -#}
 {% macro vector_columns(stream) %}{{ return(['is_amount_excluded', 'version', 'known_at']) }}{% endmacro %}
 
-{#- In which order a stream's payments were committed or arrived, as columns of its features. -#}
+{#- The commit or arrival order of a stream's payments, as columns of its features. -#}
 {% macro positions_of(stream) %}
     {{ return(['_lsn', '_seq'] if stream.kind == 'changes' else ['_offset', '_partition']) }}
 {% endmacro %}
@@ -147,13 +147,13 @@ select * from new_alerts
     ]) }}
 {% endmacro %}
 
-{#- A SELECT of them: of the rows of a relation, which has all that the rules need, those on which rules in this state fire. -#}
+{#- A SELECT of them: the rows on which rules in this state fire, of a relation that has all that the rules need. -#}
 {% macro evaluated_rows(name, stream, relation, state, on='arrival') -%}
     select {{ evaluated_columns() | join(', ') }}
     from {{ fired_rows(name, state, on, payments_as_rules_see_them(name, stream, relation)) }} as evaluated
 {%- endmacro %}
 
-{#- An amount that is no finite number is null. user_id is the key of an entity named user that is a whole number. -#}
+{#- An amount that is not a finite number is null. user_id is the key of an entity named user, if it is an integer. -#}
 {% macro payments_as_rules_see_them(name, stream, relation) -%}
     {%- set key = fast_path_key(stream) -%}
     {%- set is_user = stream.entity == 'user' and key | length == 1 and stream_type(stream, key[0]) == 'bigint' -%}
@@ -170,7 +170,7 @@ select * from new_alerts
     from {{ relation }} as payments
 {%- endmacro %}
 
-{#- Name and type of what is known of a rule that fired. -#}
+{#- Name and type of the attributes of a firing. -#}
 {% macro firing_fields() %}
     {{ return({
         'rule': 'varchar', 'state': 'varchar', 'rule_version': 'varchar', 'severity': 'varchar', 'weight': 'double',
@@ -178,7 +178,7 @@ select * from new_alerts
     }) }}
 {% endmacro %}
 
-{#- A relation of the payments of an SQL on which rules in this state fire, with `firings`, a JSON list of these. -#}
+{#- A relation of the payments (from SQL) on which rules in this state fire, with `firings`, a JSON list of these. -#}
 {% macro fired_rows(stream, state, on, sql) %}
     {%- if lake_is_unit_test() -%}
         {{ return('(select payments.*, ' ~ given_firings() ~ ' as firings from (' ~ sql ~ ') as payments)') }}
@@ -188,10 +188,10 @@ select * from new_alerts
     {{ return(lake_call('fired', call)) }}
 {% endmacro %}
 
-{#- In a unit test, the firings of a payment: for the test to say. -#}
+{#- In a unit test, the firings of a payment, as the test sets them. -#}
 {% macro given_firings() %}{{ return('cast(null as varchar)') }}{% endmacro %}
 
-{#- A number; null for one that is infinite or no number. -#}
+{#- A number; null if it is infinite or NaN. -#}
 {% macro finite(number) -%}
     case when {{ is_finite(number) }} then {{ number }} end
 {%- endmacro %}

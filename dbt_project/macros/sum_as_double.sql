@@ -1,5 +1,5 @@
 {#- The sum of a column of `relation` (the replica of a captured table), as a double: exact before the cast. Decimals
-    so large that ten thousand million of them would not fit the sum's type are added up as doubles instead. -#}
+    so large that ten billion of them could overflow the sum's type are summed as doubles instead. -#}
 {% macro sum_as_double(column, relation) -%}
     {%- set small = [] -%}
     {%- set kind = setting('captured_columns', {}).get(relation.identifier, {}).get(column, '') -%}

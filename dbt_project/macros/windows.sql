@@ -1,8 +1,9 @@
-{#- Event-time windows by name, with the meaning they have in streaming SQL. Sizes are whole seconds; windows are
-    aligned to the epoch, start included, end excluded. tumble, hop and cumulate give a relation: the rows of
-    `relation` (a table or CTE), one for each window they fall into, with window_start and window_end added. -#}
+{#- Event-time windows as in streaming SQL. Sizes are whole seconds; windows are aligned to the epoch, start included,
+    end excluded. tumble, hop and cumulate return a relation: each row of `relation` (a table or CTE) once for each
+    window that contains it, with window_start and window_end. -#}
 
-{#- OVER: `aggregate` over the rows of the same key with time in [t - seconds, t]: both ends and equal times in. -#}
+{#- OVER: `aggregate` over the rows of the same key with time in [t - seconds, t], both ends and equal times
+    included. -#}
 {% macro over_range(aggregate, key, time, seconds) -%}
     {{ aggregate }} over ({{ over_frame(key, time, seconds) }})
 {%- endmacro %}
@@ -45,10 +46,10 @@
     )
 {%- endmacro %}
 
-{#- CUMULATE: within each window of `seconds`, one that grows by `step` seconds at a time. -#}
+{#- CUMULATE: within each window of `seconds`, windows that grow in steps of `step` seconds. -#}
 {% macro cumulate(relation, time, step, seconds) -%}
     {%- if seconds % step != 0 -%}
-        {{ exceptions.raise_compiler_error("cumulate: seconds must be a multiple of step") }}
+        {{ exceptions.raise_compiler_error("cumulate: `seconds` must be a multiple of `step`") }}
     {%- endif -%}
     (
         select *

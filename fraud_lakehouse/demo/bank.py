@@ -1,7 +1,7 @@
-"""The demo's bank: a PostgreSQL database whose transactions are inserted, updated and deleted all the time.
+"""The demo's bank: a PostgreSQL database with continuous inserts, updates and deletes of transactions.
 
-`operation` is the pure core: the n-th operation of a seed is always the same, so a second start continues
-the same stream. `BankWriter` applies operations; it decides nothing but which live row is meant.
+`operation` is pure: the n-th operation of a seed is always the same, so a restart continues the same stream.
+`BankWriter` applies operations and only decides which existing row is meant.
 Mix, amounts and dates follow the public reference generator (insert 70 %, delete 20 %, update 10 %).
 """
 
@@ -24,8 +24,8 @@ _logger = logging.getLogger(__name__)
 
 USERS = 20
 UNKNOWN_USER_SHARE = 0.005
-_TICK = 0.05  # seconds between two looks at what is due
-_GROUP = 50  # most operations of one database transaction
+_TICK = 0.05  # seconds between checks of what is due
+_GROUP = 50  # maximum operations per database transaction
 
 _TABLES = f"""
 create table if not exists public.users (
@@ -48,7 +48,7 @@ Ivo Marchetti, Jana Kowalska, Kofi Mensah, Lea Fontaine, Mateo Rojas, Nadia Rahm
 Quentin Leroy, Rosa Delgado, Sven Aalto, Tomasz Zielinski
 """
 
-# One statement, one transaction: a row and its truth are committed together or not at all.
+# One statement: a row and its truth are committed together or not at all.
 _APPLY = {
     "insert": "with changed as (insert into public.transactions (user_id, transaction_date, amount)"
     " values (%(user_id)s, %(date)s, %(amount)s) returning transaction_id)",
@@ -67,8 +67,8 @@ _RECORD = (
 class Operation:
     """One operation on the table of transactions.
 
-    `pick` in [0, 1) says which live row an update or delete means. A delete has values too: it becomes an insert
-    when there is no row left. `anomaly` is "large", "testing", "unknown_user" or None.
+    `pick` in [0, 1) selects the existing row to update or delete. A delete has values too: it becomes an insert if
+    there are no rows. `anomaly` is "large", "testing", "unknown_user" or None.
     """
 
     number: int
@@ -86,7 +86,7 @@ def operation(seed: int, number: int, until: datetime) -> Operation:
     Args:
         seed: of the stream.
         number: of the operation, from 0.
-        until: naive UTC; dates lie between the first day of its year (at least 90 days back) and it.
+        until: naive UTC; dates are between the first day of its year (at least 90 days back) and this.
     """
     chance = random.Random(seed * 1_000_003 + number)
     share, pick, size, place = chance.random(), chance.random(), chance.random(), chance.random()
@@ -107,7 +107,7 @@ def operation(seed: int, number: int, until: datetime) -> Operation:
 
 
 class BankWriter:
-    """Applies the stream of a seed to a database, each operation once, whatever happens to the connection.
+    """Applies the stream of a seed to a database, each operation exactly once, even if the connection is lost.
 
     Args:
         dsn: connection string of the demo's database.
@@ -123,11 +123,11 @@ class BankWriter:
         self._next = 0
 
     def prepare(self) -> None:
-        """Create the tables and the 20 users where they are missing, and learn what is there."""
+        """Create the tables and the 20 users if they are missing, and read the current rows."""
         self.close()
         self._connection = psycopg.connect(self._dsn, autocommit=True, connect_timeout=10)
         with self._connection.transaction():
-            self._connection.execute("select pg_advisory_xact_lock(20, 20)")  # two starts at once: one creates
+            self._connection.execute("select pg_advisory_xact_lock(20, 20)")  # of two concurrent starts, one creates
             self._connection.execute(_TABLES)
             names = " ".join(_NAMES.split()).split(", ")
             users = [(name, f"{name.lower().replace(' ', '.')}@example.com") for name in names]
@@ -142,7 +142,7 @@ class BankWriter:
         """Apply the next `count` operations, up to 50 in one transaction.
 
         Raises:
-            psycopg.OperationalError: the connection is lost; `prepare` finds out what was committed.
+            psycopg.OperationalError: the connection is lost; `prepare` determines what was committed.
         """
         if self._connection is None:
             self.prepare()
@@ -154,13 +154,13 @@ class BankWriter:
             count -= _GROUP
 
     def run(self, rate: float, stop: threading.Event) -> None:
-        """Write `rate` operations per second until told to stop; reconnects after a lost connection."""
+        """Write `rate` operations per second until `stop` is set; reconnects after a lost connection."""
         pause = 0.1
         start, done = time.monotonic(), 0
         while not stop.is_set():
             due = int((time.monotonic() - start) * rate) - done
             try:
-                self.write(min(due, max(_GROUP, int(rate))))  # after an outage: at most a second's worth at once
+                self.write(min(due, max(_GROUP, int(rate))))  # after an outage, at most one second's operations at once
                 pause = 0.1
             except psycopg.OperationalError as error:
                 _logger.warning("connection to the bank lost, trying again in %.1f s: %s", pause, error)
@@ -181,7 +181,7 @@ class BankWriter:
         try:
             self.prepare()
         except psycopg.OperationalError:
-            self.close()  # the next write tries again
+            self.close()  # the next write reconnects
 
     def _apply(self, wanted: Operation) -> None:
         assert self._connection is not None
@@ -198,7 +198,7 @@ class BankWriter:
         }
         row = self._connection.execute(_APPLY[kind] + _RECORD, values).fetchone()
         if row is None:
-            raise psycopg.OperationalError(f"transaction {values['id']} was deleted by somebody else")
+            raise psycopg.OperationalError(f"transaction {values['id']} was deleted by another session")
         self._next += 1
         if kind == "insert":
             self._live.append(row[0])

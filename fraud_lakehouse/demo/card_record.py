@@ -1,4 +1,4 @@
-"""The card record that demo and replay publish, as the shipped `pipeline/sources.yml` declares it."""
+"""The card record published by demo and replay, as declared in the shipped `pipeline/sources.yml`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class CardTransaction(msgspec.Struct, gc=False):
-    """One record; the order of the fields is the order of the keys when written.
+    """One record; fields are in the order of the written keys.
 
     `amt` takes integers as well as decimals; `is_fraud` is 0 or 1.
     """
@@ -37,9 +37,9 @@ FIELDS = CardTransaction.__struct_fields__
 
 
 def stable_user_id(last: str, first: str, dob: str) -> int:
-    """The user's 64-bit signed id: BLAKE2b-64 of the three texts, each ended by a zero byte, big endian.
+    """The user's 64-bit signed id: BLAKE2b-64 of the three texts, each terminated by a zero byte, big-endian.
 
-    The same on every machine and in every version; `dob` is taken as the text it came as.
+    The same on every machine and in every version; `dob` is the original text.
     """
     text = "".join(f"{part}\0" for part in (last, first, dob))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)

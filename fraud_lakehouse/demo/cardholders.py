@@ -1,4 +1,4 @@
-"""The people of the card stream: stable identities, what they usually spend and where. No time and no fraud here."""
+"""The card holders of the stream: identities, usual amounts and merchants. Time and fraud are in cards.py."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _names(text: str) -> list[str]:
     return " ".join(text.split()).split(", ")
 
 
-# What a purchase of a category costs, as a multiple of what the person usually spends.
+# The price of a purchase by category, as a multiple of the person's usual amount.
 CATEGORIES = {
     "entertainment": 0.95,
     "food_dining": 0.85,
@@ -78,12 +78,12 @@ class Cardholder:
     shops: list[tuple[str, str]]
 
     def amount(self, chance: random.Random, category: str) -> float:
-        """An everyday amount: log-normal around what the person spends in the category."""
+        """A usual amount: log-normal around the person's typical amount in the category."""
         return round(self.usual * CATEGORIES[category] * chance.lognormvariate(0.0, _SPREAD), 2)
 
 
 def cardholders(seed: int, count: int) -> list[Cardholder]:
-    """The first `count` people of a seed; the n-th is the same whatever the count."""
+    """The first `count` people of a seed; the n-th does not depend on `count`."""
     found: list[Cardholder] = []
     identities: set[tuple[str, str, str]] = set()
     chance = random.Random(f"cardholders {seed}")

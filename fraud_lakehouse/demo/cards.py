@@ -1,7 +1,7 @@
 """The demo's labelled stream of card transactions, with fraud in it. Pure: no broker, no clock, no file.
 
-Event time runs faster than the clock on the wall (default 900 times), so that windows of 360 minutes close while
-one looks on, and faster still at night, when people buy little. Records come sorted but for 10 seconds.
+Event time is faster than wall time (by default 900 times), so that windows of 360 minutes close during the demo. It is
+even faster at night, when there are few purchases. Records are out of order by at most 10 seconds.
 
 Fraud cases, each several purchases on one card: `large` (many times the usual), `burst` (a dozen and more within
 minutes), `testing` (cents, then a large one), `night` (between midnight and five, above the usual).
@@ -19,9 +19,9 @@ from functools import cache
 from fraud_lakehouse.demo.card_record import CardTransaction
 from fraud_lakehouse.demo.cardholders import MERCHANTS, Cardholder, cardholders
 
-BLOCK = 1024  # records between two checkpoints
+BLOCK = 1024  # records between checkpoints
 SPEED_UP = 900.0  # event seconds per wall second
-_JITTER = 10.0  # seconds an event may come out of order; the product allows 15
+_JITTER = 10.0  # seconds an event may be out of order; the allowed lateness is 15
 _CASES_PER_RECORD = 0.003
 _BEGIN = datetime(2012, 1, 1, 8, tzinfo=UTC).timestamp()
 _BUSY = [0.12] * 5 + [0.3, 0.6, 0.9] + [1.2] * 4 + [1.5, 1.4] + [1.3] * 4 + [1.6, 1.6, 1.4, 1.1, 0.7, 0.35]
@@ -30,7 +30,7 @@ _MEAN_BUSY = sum(_BUSY) / 24
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """A record and, for a fraudulent one, its kind of fraud and its case."""
+    """A record; for a fraudulent one, also its kind of fraud and its case."""
 
     record: CardTransaction
     kind: str | None = None
@@ -39,7 +39,7 @@ class Purchase:
 
 @dataclass(order=True, slots=True)
 class Planned:
-    """A fraudulent purchase to come; `at` is event time in seconds since 1970 UTC."""
+    """A planned fraudulent purchase; `at` is event time in seconds since 1970 UTC."""
 
     at: float
     order: int
@@ -51,14 +51,14 @@ class Planned:
 
 @dataclass
 class Checkpoint:
-    """Where a stream stands at the start of a block: enough to go on exactly as if it had not stopped.
+    """The state of a stream at the start of a block, from which it continues as if it had not stopped.
 
     Args:
-        number: records made before, a multiple of BLOCK unless the stream was re-timed.
+        number: records generated before, a multiple of BLOCK unless the rate was changed.
         clock: event time, seconds since 1970 UTC.
         people: number of cardholders.
         step: mean event seconds between records.
-        planned: purchases of cases under way.
+        planned: planned purchases of current fraud cases.
     """
 
     number: int
@@ -71,7 +71,7 @@ class Checkpoint:
 def first_checkpoint(rate: float) -> Checkpoint:
     """The beginning of a stream of `rate` records per wall second.
 
-    There are three people per record and second (at least 200): nobody comes near a velocity rule by shopping.
+    There are three people per record and second (at least 200), so that usual shopping triggers no velocity rule.
     """
     return Checkpoint(0, _BEGIN, max(200, round(3 * rate)), SPEED_UP / rate, [])
 
@@ -96,11 +96,11 @@ class CardStream:
         self._reseed()
 
     def checkpoint(self) -> Checkpoint:
-        """Where the stream stands; exact at multiples of BLOCK, and after `retime`."""
+        """The current state; exact at multiples of BLOCK, and after `retime`."""
         return Checkpoint(self.number, self._clock, len(self._people), self._step, sorted(self._planned))
 
     def retime(self, rate: float) -> Checkpoint:
-        """Go on at another rate, with more people if it is higher; gives the checkpoint of the change."""
+        """Continue at another rate, with more people if it is higher; returns the checkpoint of the change."""
         changed = first_checkpoint(rate)
         self._step = changed.step
         self._people = _people(self._seed, max(len(self._people), changed.people))
@@ -118,10 +118,10 @@ class CardStream:
         hour = int(self._clock % 86400) // 3600
         clock = self._clock + chance.expovariate(1.0) * self._step * _MEAN_BUSY / _BUSY[hour]
         if self._planned and self._planned[0].at <= clock:
-            return self._misuse(heapq.heappop(self._planned))  # the gap is drawn anew: exponential gaps may be
+            return self._misuse(heapq.heappop(self._planned))  # the next call draws a new gap
         self._clock = clock
         at_night = hour < 4
-        # Few records are made at night; cases are as frequent per hour as by day.
+        # There are fewer records at night, but as many fraud cases per hour as by day.
         if chance.random() < _CASES_PER_RECORD * (8 if at_night else 1):
             self._plan(at_night)
         person = self._people[int(chance.random() * len(self._people))]

@@ -1,8 +1,8 @@
 """The demo from start to stop: embedded servers, generators, the live cycle, Dagster and the dbt docs.
 
-Order of the start: servers, tables, one cycle (the backfill), generators, and only then what is merely looked at.
-Order of the stop: what writes first, then the cycle drains both sources, then the servers; so nothing that was
-generated is missing in the lake, though the embedded Kafka keeps its log in memory only.
+Start order: servers, tables, one cycle (the backfill), generators, and last the user interfaces.
+Stop order: generators, then the cycle drains both sources, then the servers. So the lake has everything that was
+generated, although the embedded Kafka keeps its log only in memory.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _DRAIN_SECONDS = 60.0
 
 @dataclass
 class Stopper:
-    """Set by the first signal or when the time is over; `hurry` by the second signal."""
+    """`stop` is set by the first signal or after the time limit, `hurry` by the second signal."""
 
     stop: threading.Event = field(default_factory=threading.Event)
     hurry: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
     def after(self, seconds: float | None) -> Iterator[None]:
-        """Within the block: stop when so many seconds are over; None: never."""
+        """Inside the block: stop after this many seconds; None: never."""
         timer = threading.Timer(threading.TIMEOUT_MAX if seconds is None else seconds, self.stop.set)
         timer.daemon = True
         timer.start()
@@ -61,28 +61,28 @@ class Stopper:
             timer.join()
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Stop; the second time, hurry; the third time, at once."""
+        """First call: stop; second: hurry; third: exit at once."""
         if self.hurry.is_set():
             raise KeyboardInterrupt
         if self.stop.is_set():
             self.hurry.set()
             typer.echo("stopping without draining the sources")
         else:
-            typer.echo("stopping: generators first, then what is under way (Ctrl-C again to hurry)")
+            typer.echo("stopping: generators first, then the current cycle (Ctrl-C again to hurry)")
         self.stop.set()
 
 
 def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
-    """Run the demo until Ctrl-C, SIGTERM or `seconds` of generating are over; answers the exit code.
+    """Run the demo until Ctrl-C, SIGTERM or after `seconds` of generating; returns the exit code.
 
     Args:
-        home: everything lies in this folder, the lake in `<home>/lake`; a second run continues where it was.
-        seconds: how long to generate; None: until told to stop.
-        rate: operations and records a second, each source.
-        ui: whether Dagster and the dbt docs are started.
+        home: folder of all files, with the lake in `<home>/lake`; the next run continues from there.
+        seconds: how long to generate; None: until stopped.
+        rate: operations and records per second, for each source.
+        ui: whether to start Dagster and the dbt docs.
 
     Raises:
-        LakehouseError: the folder is in use by another demo, a server or a child does not come up, a gap.
+        LakehouseError: another demo uses the folder, a server or child process does not start, or there is a gap.
     """
     begun, home, stopper = time.monotonic(), home.resolve(), Stopper()
     with HomeLock(home), _signals(stopper), ExitStack() as stack:
@@ -96,7 +96,7 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
         progress = Progress(cycle.lake, bank, cards, typer.echo, begun)
         stack.callback(progress.stop)
         begin = distinct_cards(cycle.lake)
-        while cycle.capture():  # the backfill, and what a killed demo left; nothing moves yet
+        while cycle.capture():  # the backfill, and the backlog of a killed demo; no generator runs yet
             pass
         progress.backfilled()
         progress.start()
@@ -106,7 +106,7 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
             children.callback(generators.stop)
             generators.start(guard)
             children.enter_context(stopper.after(seconds))
-            if ui:  # the first alert need not share the processor with three services that start
+            if ui:  # so that starting services does not delay the first alert
                 children.callback(Interface(home, env, guard, stopper.stop, progress.first_alert).stop)
             _run(cycle, stopper, progress, generators)
         progress.stop()
@@ -124,7 +124,7 @@ def _generators(home: Path, rate: float, begin: int, env: dict[str, str]) -> Ser
 
 
 def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
-    """Start both servers side by side while this thread imports what the cycle needs."""
+    """Start both servers concurrently while this thread imports the modules of the cycle."""
     postgres, kafka = EmbeddedPostgres(home), EmbeddedKafka(home / "kafka")
     stack.callback(postgres.stop)
     stack.callback(kafka.stop)
@@ -135,21 +135,21 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
         dsn, bootstrap = (each.result() for each in starting)
     assert postgres.pid is not None
     guard.guard(postgres.pid, signal.SIGINT)
-    # One partition: 15 s of allowed lateness are 17 ms at this speed of event time, less than partitions differ by.
+    # One partition: at this speed of event time, partitions differ by more than the allowed lateness of 15 s.
     kafka.create_topic(TOPIC, 1)
     with closing(BankWriter(dsn)) as bank:
         bank.prepare()
     return load_settings(
         lake=str(home / "lake"),
         work=home / "work",
-        pipeline=shipped_folder(),  # the demo writes to the shipped sources only, whatever this user has declared
+        pipeline=shipped_folder(),  # the demo only writes to the shipped sources, not to the user's
         postgres_dsn=dsn,
         postgres_tables=(),
         kafka_bootstrap_servers=bootstrap,
         kafka_topic=TOPIC,
         kafka_config_file=None,
-        max_future=0.0,  # event times run ahead of the clock
-        publish_features=False,  # the embedded broker cannot abort a transaction, nor keep a position
+        max_future=0.0,  # event times are ahead of the clock
+        publish_features=False,  # the embedded broker supports neither aborted transactions nor committed positions
         update_delay=0.0,
     )
 
@@ -160,7 +160,7 @@ def _cycle(settings: Settings, stack: ExitStack) -> Cycle:
 
     lake = Lake.at(settings.lake)
     if lake.exists("bronze", "card_transactions"):
-        accept(settings, lake, "cards")  # our own broker keeps no log over a restart: its topic is always a new one
+        accept(settings, lake, "cards")  # the embedded broker loses its log at a restart, so its topic is always new
     return stack.enter_context(Cycle(settings))
 
 
@@ -182,7 +182,7 @@ def _run(cycle: Cycle, stopper: Stopper, progress: Progress, generators: Service
 
 
 def _drain(cycle: Cycle, stopper: Stopper, progress: Progress) -> None:
-    """Cycles until every row generated has landed, then every layer."""
+    """Run cycles until every generated row is ingested, then build every layer."""
     deadline = time.monotonic() + _DRAIN_SECONDS
     while progress.missing() and time.monotonic() < deadline and not stopper.hurry.is_set():
         progress.note(cycle.follow(cycle.run(cycle.capture())))

@@ -1,7 +1,7 @@
-"""Both generators at work: the bank's operations into PostgreSQL, the card stream into Kafka.
+"""Runs both generators: the bank's operations into PostgreSQL, the card stream into Kafka.
 
-As a program (`python -m fraud_lakehouse.demo.generate`) it is the demo's child process; the same function
-serves `fraud-lakehouse generate`, which fills sources of one's own.
+As a program (`python -m fraud_lakehouse.demo.generate`) it is the demo's child process. `fraud-lakehouse generate` uses
+the same function to fill the user's sources.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _log = logging.getLogger(__name__)
 
 
 class CardWriter:
-    """Publishes the card stream; records first, their truth and the progress when the broker has taken them.
+    """Publishes the card stream; writes truth and progress once the broker has acknowledged the records.
 
     Args:
-        settings: name the broker and the topic, which is created with one partition where it does not exist.
-        truth: where truth, checkpoints and progress are kept.
+        settings: name the broker and the topic, which is created with one partition if it does not exist.
+        truth: stores truth, checkpoints and progress.
         rate: records per second.
-        begin: number of records not to send again; they are made and thrown away. None: go on after the last one sent.
+        begin: number of records to generate but not send. None: continue after the last one sent.
 
     Raises:
         SourceError: the broker cannot be reached.
@@ -54,7 +54,7 @@ class CardWriter:
         try:
             source.describe()
         except TopicMissingError:
-            # One partition: 15 s of allowed lateness are 17 ms at this speed of event time; partitions differ by more.
+            # One partition: at this speed of event time, partitions differ by more than the allowed lateness of 15 s.
             source.create()
         finally:
             source.close()
@@ -66,10 +66,10 @@ class CardWriter:
         self._stream = self._resume(seed, truth.generated().rows if begin is None else begin)
 
     def write(self, count: int, stop: threading.Event) -> None:
-        """Publish the next `count` records; returns once the broker has them, or when told to stop.
+        """Publish the next `count` records; returns once the broker has acknowledged them, or when `stop` is set.
 
         Raises:
-            SourceError: the broker refused a record.
+            SourceError: the broker rejected a record.
         """
         millisecond = time.time_ns() // 1_000_000
         now = datetime.fromtimestamp(millisecond / 1000, UTC)
@@ -82,19 +82,19 @@ class CardWriter:
                 self._truth.add_checkpoint(self._stream.checkpoint())
         while self._producer.flush(0.2) > 0:
             if stop.is_set() and self._producer.flush(5.0) > 0:
-                return  # the broker is away: what it has not taken is made again at the next start
+                return  # the broker is unreachable: the next start generates the unacknowledged records again
         if self._failed is not None:
-            raise SourceError(f"Kafka refused a record: {self._failed.str()}", "see the broker's log")
+            raise SourceError(f"Kafka rejected a record: {self._failed.str()}", "see the broker's log")
         self._truth.append(anomalies)
         self._truth.save_progress(Generated(self._stream.number, now))
 
     def run(self, stop: threading.Event) -> None:
-        """Publish at the rate until told to stop."""
+        """Publish at the rate until `stop` is set."""
         start, done = time.monotonic(), 0
         while not stop.is_set():
             due = int((time.monotonic() - start) * self._rate) - done
             if due > 0:
-                self.write(min(due, max(1, int(self._rate))), stop)  # after an outage: a second's worth at once
+                self.write(min(due, max(1, int(self._rate))), stop)  # after an outage, one second's records at once
                 done += due
             stop.wait(_TICK if self._rate > 1 / _TICK else min(1 / self._rate, 0.5))
 
@@ -116,7 +116,7 @@ class CardWriter:
         while True:
             try:
                 self._producer.produce(self._topic, value, timestamp=timestamp, on_delivery=self._delivered)
-            except BufferError:  # the queue is full: let the broker take some
+            except BufferError:  # the queue is full: wait for the broker
                 self._producer.poll(0.1)
             else:
                 return
@@ -128,18 +128,18 @@ class CardWriter:
 def run_generators(
     settings: Settings, rate: float, stop: threading.Event, home: Path | None = None, begin: int | None = None
 ) -> None:
-    """Write to every configured source, `rate` operations or records a second each, until `stop` is set.
+    """Write to every configured source, `rate` operations or records per second each, until `stop` is set.
 
     Args:
         settings: name the sources.
-        rate: operations and records a second.
+        rate: operations and records per second.
         stop: ends both.
-        home: truth and progress are kept in `<home>/truth`; default: the work folder.
-        begin: number of card records that are in the lake and are not sent again (see `CardWriter`).
+        home: stores truth and progress in `<home>/truth`; default: the work folder.
+        begin: number of card records already in the lake, not to be sent again (see `CardWriter`).
 
     Raises:
         SettingsError: no source is configured.
-        SourceError: Kafka refused a record.
+        SourceError: Kafka rejected a record.
     """
     works: list[Callable[[], None]] = []
     if settings.postgres_dsn is not None:
@@ -154,7 +154,7 @@ def run_generators(
     with ThreadPoolExecutor(len(works)) as pool:
         running = [pool.submit(work) for work in works]
         wait(running, return_when=FIRST_EXCEPTION)
-        stop.set()  # one that failed ends the other
+        stop.set()  # a failure of one ends the other
         for each in running:
             each.result()
 
@@ -163,7 +163,7 @@ def main() -> None:
     """Generate until SIGTERM or SIGINT; the sources come from the environment (FRAUD_...)."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rate", type=float, default=50.0, help="operations and records per second")
-    parser.add_argument("--home", type=Path, help="truth and progress lie in its folder truth")
+    parser.add_argument("--home", type=Path, help="folder for truth and progress, in its subfolder truth")
     parser.add_argument("--begin", type=int, help="card records not to send again")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

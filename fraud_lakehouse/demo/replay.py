@@ -1,7 +1,6 @@
 """`fraud-lakehouse replay`: publish a Sparkov-shaped CSV file to Kafka as 12-field JSON records.
 
-The whole file is checked before the first record is published: what Kafka has taken cannot be taken back. The demo's
-own card stream is not made here.
+The whole file is checked before the first record is published, because published records cannot be withdrawn.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from fraud_lakehouse.sources.kafka.config import KafkaClients, reason_of, shippe
 from fraud_lakehouse.sources.kafka.topic import KafkaSource, TopicMissingError
 
 COLUMNS = tuple(name for name in FIELDS if name not in ("zipcode", "user_id"))
-"""Columns the file must have, beside `zip` (or `zipcode`); others are left out. `user_id` is computed."""
+"""Required columns, in addition to `zip` (or `zipcode`); others are ignored. `user_id` is computed."""
 
 STUCK_SECONDS = 30.0
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}", re.ASCII)
@@ -43,7 +42,7 @@ class ReplayFileError(InputFileError):
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What was done: records acknowledged by the broker, the topic, wall time in seconds."""
+    """The result: records acknowledged by the broker, the topic, wall time in seconds."""
 
     published: int
     topic: str
@@ -51,20 +50,23 @@ class ReplayResult:
 
 
 def replay(settings: Settings, path: Path, rate: float | None = None, topic: str | None = None) -> ReplayResult:
-    """Publish the file's rows in their order and wait until the broker acknowledged each.
+    """Publish the file's rows in order and wait until the broker has acknowledged each.
 
     Args:
-        settings: where Kafka is.
+        settings: the connection to Kafka.
         path: a CSV file with a header; columns as in `COLUMNS`.
-        rate: records a second; None is as fast as possible.
-        topic: default `settings.kafka_topic`; created with one partition where it does not exist.
+        rate: records per second; None is as fast as possible.
+        topic: default `settings.kafka_topic`; created with one partition if it does not exist.
 
     Raises:
         ReplayFileError: the file is absent, not CSV, lacks a column or has a wrong value; names line and column.
-        SourceError: the broker does not answer, or did not take every record (says how many it took).
+        SourceError: the broker is unreachable, or did not acknowledge every record (gives the number it did).
     """
     if rate is not None and not rate > 0:
-        raise SettingsError(f"--rate {rate:g}: expected a number of records a second above 0", "leave it out for all")
+        raise SettingsError(
+            f"--rate {rate:g}: expected a number of records per second above 0",
+            "omit it to publish as fast as possible",
+        )
     path, topic = Path(path), topic or settings.kafka_topic
     clients = KafkaClients(shipped_topic(settings))
     for _ in records(path):
@@ -98,7 +100,7 @@ def records(path: Path) -> Iterator[CardTransaction]:
                 if len(row) != len(header):
                     raise ReplayFileError(
                         f"{path}, line {line}: {len(row)} fields where the header has {len(header)}",
-                        "expected comma-separated values, quoted where a value holds a comma",
+                        "expected comma-separated values, quoted if a value contains a comma",
                     )
                 yield _record(path, line, {name: row[place] for name, place in places.items()})
     except OSError as error:
@@ -111,7 +113,7 @@ def records(path: Path) -> Iterator[CardTransaction]:
 
 
 def _places(path: Path, header: list[str]) -> dict[str, int]:
-    """Place in a row of each field that is read from the file."""
+    """Index in a row of each field that is read from the file."""
     found = {name: header.index(name) for name in COLUMNS if name in header}
     missing = [name for name in COLUMNS if name not in found]
     zipcode = next((name for name in ("zip", "zipcode") if name in header), None)
@@ -134,7 +136,7 @@ def _record(path: Path, line: int, values: dict[str, str]) -> CardTransaction:
         record = msgspec.convert({**values, "user_id": user_id}, CardTransaction, strict=False)
     except msgspec.ValidationError as error:
         raise _wrong(path, line, str(error).rpartition("$.")[2].strip("`"), values) from None
-    if not math.isfinite(record.amt):  # JSON has no such number
+    if not math.isfinite(record.amt):  # not representable in JSON
         raise _wrong(path, line, "amt", values)
     if not _is_time(record.trans_date_trans_time):
         raise _wrong(path, line, "trans_date_trans_time", values)
@@ -155,7 +157,7 @@ def _wrong(path: Path, line: int, column: str, values: dict[str, str]) -> Replay
     return ReplayFileError(
         f"{path}, line {line}, column {column}: expected {_EXPECTED.get(column, 'text')}, "
         f"got {values.get(column, '')[:80]!r}",
-        "correct the line; nothing of the file was published",
+        "correct the line; no record was published",
     )
 
 
@@ -171,7 +173,7 @@ class _Publisher:
         self._heard = time.monotonic()
 
     def publish(self, rows: Iterable[CardTransaction], rate: float | None) -> int:
-        """Publish all, not faster than `rate` a second, and wait for every acknowledgement; how many there were."""
+        """Publish all, at most `rate` per second, wait for every acknowledgement and return their number."""
         started = time.monotonic()
         for record in rows:
             if rate is not None:
@@ -202,13 +204,13 @@ class _Publisher:
 
     def _acknowledged(self, error: KafkaError | None, _message: object) -> None:
         if error is not None:
-            raise self._not_taken(error.str())  # comes out of the poll that called us
+            raise self._not_taken(error.str())  # propagates through the poll that called us
         self._delivered += 1
 
     def _not_taken(self, reason: str) -> SourceError:
-        self._producer.purge()  # nothing more of the file follows after the error
+        self._producer.purge()  # publish nothing more after the error
         return SourceError(
             f"Kafka at {self._clients.bootstrap} took {self._delivered} records for topic {self._topic!r}, "
-            f"then no more: {reason}",
-            "see the broker's log; published again, the same records have the same trans_num",
+            f"then failed: {reason}",
+            "see the broker's log, then replay again: records keep their trans_num, so none is counted twice",
         )

@@ -1,7 +1,7 @@
-"""How well the alerts do: precision and recall so far, from gold/alerts and the generators' ground truth.
+"""Precision and recall of the alerts so far, from gold/alerts and the generators' ground truth.
 
-Counted per transaction, however many rules fired on it. A transaction is due once everything that was generated
-up to then has been landed and scored; recall is over the due ones only, so lag is not counted as missed fraud.
+Counted per transaction, however many rules fired on it. A transaction is due once everything generated up to it has
+been ingested and scored. Recall is over due transactions only, so lag does not count as missed fraud.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Scoreboard:
     """Keeps the score of one lake; each refresh reads only the alerts and the truth that are new.
 
     Args:
-        lake: where gold/alerts lies.
+        lake: has gold/alerts.
         truths: ground truth by source.
     """
 
@@ -81,10 +81,10 @@ class Scoreboard:
         return len(self._known)
 
     def refresh(self, scored_until: Mapping[str, datetime]) -> list[dict[str, Any]]:
-        """Take over what is new; answers the new alerts, oldest first.
+        """Read new alerts and truth; returns the new alerts, oldest first.
 
         Args:
-            scored_until: by source, the time (UTC) up to which everything generated has been landed and scored.
+            scored_until: by source, the time (UTC) up to which everything generated has been ingested and scored.
         """
         fresh = self._new_alerts()
         for alert in fresh:
@@ -115,7 +115,7 @@ class Scoreboard:
         unread = sorted(files - self._files)
         if not unread:
             return []
-        # A compacted file repeats alerts that are known: their ids decide.
+        # A compacted file repeats known alerts, which are recognised by id.
         frame = pl.concat([pl.read_parquet(file, columns=_COLUMNS) for file in unread]).sort("fired_at", "alert_id")
         self._files = files
         fresh = [alert for alert in frame.iter_rows(named=True) if alert["alert_id"] not in self._known]
@@ -124,7 +124,7 @@ class Scoreboard:
 
 
 def describe(alert: Mapping[str, Any]) -> str:
-    """An alert in one line: rule, whom, how much and the evidence."""
+    """An alert in one line: rule, transaction, user, amount and evidence."""
     amount = "" if alert["amount"] is None else f", amount {alert['amount']:,.2f}"
     return (
         f"{alert['rule']} on {alert['source']} transaction {alert['transaction_id']}"
@@ -133,5 +133,5 @@ def describe(alert: Mapping[str, Any]) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as "93 %", or a dash while there is none."""
+    """A share as "93 %", or a dash if it is None."""
     return "-" if share is None else f"{share:.0%}".replace("%", " %")

@@ -1,7 +1,7 @@
-"""The demo's child processes: started by readiness, stopped without orphans. What they do is not known here.
+"""The demo's child processes: started with a check for readiness, stopped without orphans.
 
-Each child leads a session of its own, so Ctrl-C in the terminal reaches the demo alone, which stops them in order.
-Should the demo be killed, the watchdog (see `watchdog`) ends them.
+Each child leads a separate session, so Ctrl-C in the terminal reaches only the demo, which stops them in order.
+If the demo is killed, the watchdog (see `watchdog`) ends them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fraud_lakehouse.demo import watchdog
 from fraud_lakehouse.errors import LakehouseError
 
 HOST = "127.0.0.1"
-_NICE = 5  # the cycle comes first
+_NICE = 5  # lower priority than the cycle
 
 
 class ServiceError(LakehouseError):
@@ -28,7 +28,7 @@ class ServiceError(LakehouseError):
 
 
 class Watchdog:
-    """Handle on the watchdog process; its end of the pipe closes with us, however we end."""
+    """The watchdog process; its pipe closes when we end, even after kill -9."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -40,15 +40,15 @@ class Watchdog:
         )
 
     def guard(self, pid: int, how: signal.Signals = signal.SIGTERM) -> None:
-        """End this process and its session with us; `how` is the signal that asks it to end."""
+        """End this process and its session when we end, with the signal `how`."""
         self._order(f"+ {pid} {int(how)}")
 
     def release(self, pid: int) -> None:
-        """Do no longer."""
+        """Stop guarding this process."""
         self._order(f"- {pid}")
 
     def close(self) -> None:
-        """End the watchdog; whatever is still guarded is ended too."""
+        """End the watchdog and everything that is still guarded."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -62,12 +62,12 @@ class Service:
     """One child process.
 
     Args:
-        name: what it is called in messages and of its log file.
+        name: its name in messages.
         command: program and arguments.
-        log: file its output is appended to.
-        ready: answers whether it can be used; asked again and again after the start.
+        log: file to which its output is appended.
+        ready: returns whether it can be used; polled after the start.
         env: its environment; default: ours.
-        nice: whether it yields the processor to the demo's own work.
+        nice: whether it has lower priority than the demo's cycle.
     """
 
     def __init__(
@@ -96,12 +96,12 @@ class Service:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs, and after the stop."""
+        """Its exit code; None while it runs, and after `stop`."""
         return self._process.poll() if self._process else None
 
     def start(self, guard: Watchdog) -> None:
@@ -122,7 +122,7 @@ class Service:
             os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)
 
     def wait_ready(self, timeout: float, stop: threading.Event) -> bool:
-        """Wait until it can be used; False if `stop` was set meanwhile.
+        """Wait until it is ready; False if `stop` was set meanwhile.
 
         Raises:
             ServiceError: it ended, or was not ready in time; quotes the end of its log.
@@ -138,12 +138,12 @@ class Service:
         return True
 
     def ask_to_stop(self) -> None:
-        """Ask it to end; returns at once."""
+        """Request that it ends; returns at once."""
         if self._process is not None and self.running:
             self._process.terminate()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Ask it to end, then insist; returns when no process of its session is left."""
+        """Request that it ends, then kill it; returns once no process of its session is left."""
         if self._process is None:
             return
         self.ask_to_stop()
@@ -153,7 +153,7 @@ class Service:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        while left := watchdog.session(pid):  # its own children, should it have left any
+        while left := watchdog.session(pid):  # children that it left running
             for each in left:
                 watchdog.end(each, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
             time.sleep(0.05)
@@ -176,4 +176,4 @@ def free_port(preferred: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise ServiceError("no TCP port of 127.0.0.1 is free", "close programs that hold ports")
+    raise ServiceError("no TCP port of 127.0.0.1 is free", "close programs that use ports")

@@ -1,7 +1,7 @@
 """The ground truth of the demo: which rows its generators made anomalous. No pipeline code reads it.
 
-Bank truth lies in PostgreSQL's schema `demo_truth` (capture discovers `public` only), written by the same
-statement as the row itself; card truth in `<home>/truth/cards.jsonl`, written after the broker took the records.
+The bank's truth is in PostgreSQL's schema `demo_truth` (capture only discovers `public`), written by the same statement
+as the row. The cards' truth is in `<home>/truth/cards.jsonl`, written once the broker has acknowledged the records.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ create table if not exists demo_truth.operations (
 class Anomaly(msgspec.Struct, frozen=True):
     """One transaction that a generator made anomalous.
 
-    `kind` is the way ("large", "testing", ...), `case` names the fraud case it is part of, `at` (UTC) is when
-    it was generated, never later than the source's own time of it.
+    `kind` is the kind of anomaly ("large", "testing", ...), `case` its fraud case, and `at` (UTC) when it was
+    generated, never later than the source's time.
     """
 
     transaction_id: str
@@ -47,26 +47,26 @@ class Anomaly(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Generated:
-    """How many operations or records a generator has made, and by which time (UTC) it had made them."""
+    """How many operations or records a generator has made, and when (UTC) it had made them."""
 
     rows: int = 0
     until: datetime | None = None
 
 
 class Truth(Protocol):
-    """Ground truth of one source, read little by little."""
+    """Ground truth of one source, read incrementally."""
 
     source: str
 
     def read_new(self) -> list[Anomaly]:
-        """Anomalies known since the last call, in the order of their generation."""
+        """New anomalies since the last call, in order of generation."""
 
     def generated(self) -> Generated:
-        """What has been generated so far."""
+        """How much has been generated so far."""
 
 
 class BankTruth:
-    """Reads `demo_truth.operations`; a lost connection is opened anew at the next call.
+    """Reads `demo_truth.operations`; reconnects at the next call after a lost connection.
 
     Args:
         dsn: the demo bank's connection string.
@@ -91,7 +91,7 @@ class BankTruth:
         return [Anomaly(key, kind, f"operation {number}", at.astimezone(UTC)) for number, key, kind, at in rows]
 
     def generated(self) -> Generated:
-        """How many operations were applied, and by when."""
+        """How many operations were applied, and when."""
         # The last row by the primary key: numbers have no gaps.
         rows = self._query("select number + 1, at from demo_truth.operations order by number desc limit 1")
         return Generated(rows[0][0], rows[0][1].astimezone(UTC)) if rows else Generated()
@@ -113,7 +113,7 @@ class BankTruth:
 
 
 class CardTruth:
-    """The card generator's files in `<home>/truth`: its anomalies, its checkpoints and how far it is.
+    """The card generator's files in `<home>/truth`: its anomalies, checkpoints and progress.
 
     Args:
         home: the demo's folder.
@@ -129,11 +129,11 @@ class CardTruth:
         self._offset = 0
 
     def append(self, anomalies: Iterable[Anomaly]) -> None:
-        """Add anomalies whose records the broker has taken."""
+        """Add anomalies whose records the broker has acknowledged."""
         self._append(self._anomalies, anomalies)
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Keep a place from which the stream can be made again."""
+        """Store a checkpoint from which the stream can be generated again."""
         self._append(self._checkpoints, [checkpoint])
 
     def checkpoint_before(self, number: int) -> Checkpoint | None:
@@ -147,7 +147,7 @@ class CardTruth:
         return max((each for each in found if each.number <= number), key=lambda each: each.number, default=None)
 
     def forget_after(self, number: int) -> None:
-        """Drop the checkpoints beyond `number` records: they belong to a course the stream will not take."""
+        """Drop the checkpoints beyond `number` records, which are invalid after a change of the rate."""
         if not self._checkpoints.exists():
             return
         lines = self._checkpoints.read_bytes().rpartition(b"\n")[0].splitlines()
@@ -157,14 +157,14 @@ class CardTruth:
         os.replace(draft, self._checkpoints)
 
     def save_progress(self, progress: Generated) -> None:
-        """Replace the note of how far the generator is."""
+        """Store the generator's progress."""
         self._folder.mkdir(parents=True, exist_ok=True)
         draft = self._progress.with_suffix(".new")
         draft.write_bytes(msgspec.json.encode(progress))
         os.replace(draft, self._progress)
 
     def read_new(self) -> list[Anomaly]:
-        """Anomalies since the last call; one made again after a crash comes again."""
+        """Anomalies since the last call; after a crash, regenerated ones are repeated."""
         if not self._anomalies.exists():
             return []
         with self._anomalies.open("rb") as file:
@@ -174,7 +174,7 @@ class CardTruth:
         return [msgspec.json.decode(line, type=Anomaly) for line in whole.splitlines()]
 
     def generated(self) -> Generated:
-        """How many records the broker has taken, and by when."""
+        """How many records the broker has acknowledged, and when."""
         if not self._progress.exists():
             return Generated()
         return msgspec.json.decode(self._progress.read_bytes(), type=Generated)

@@ -1,9 +1,9 @@
-"""A tiny process that ends the demo's children when the demo itself is gone, kill -9 included.
+"""A small process that ends the demo's children when the demo itself has ended, even after kill -9.
 
-Run by path with the bare interpreter (`-I -S`): it imports nothing but the standard library's smallest parts.
-Its orders come over standard input, one a line: `+ <pid> <signal>` guards a process and its session,
-`- <pid>` forgets it. The end of the input means that the demo is gone: every process still guarded gets its
-signal, and ten seconds later SIGKILL.
+Run by path with the bare interpreter (`-I -S`), so it only imports small modules of the standard library. Reads
+commands from standard input, one per line: `+ <pid> <signal>` guards a process and its session, `- <pid>` stops
+guarding it. When the input ends, the demo has ended: every guarded process gets its signal, and ten seconds later
+SIGKILL.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _GRACE_SECONDS = 10.0
 
 
 def started(pid: int) -> str | None:
-    """When a process was started (clock ticks since boot, as text), or None if it is gone: tells a reused pid."""
+    """When a process was started (clock ticks since boot, as text), or None if it has ended; detects a reused pid."""
     fields = _stat(pid)
     return fields[19] if fields and fields[0] != "Z" else None
 
 
 def session(leader: int) -> list[int]:
-    """Living processes of a session, the leader among them."""
+    """Running processes of a session, including the leader."""
     found = []
     for entry in os.listdir("/proc"):
         fields = _stat(int(entry)) if entry.isdigit() else None
@@ -34,7 +34,7 @@ def session(leader: int) -> list[int]:
 
 
 def end(pid: int, how: int) -> None:
-    """Send a signal; a process that is gone already is fine."""
+    """Send a signal; ignores a process that has already ended."""
     try:
         os.kill(pid, how)
     except ProcessLookupError:
@@ -42,7 +42,7 @@ def end(pid: int, how: int) -> None:
 
 
 def watch(orders: Iterable[str]) -> dict[int, tuple[int, str]]:
-    """Follow the orders to their end; answers what is guarded then: pid -> (signal, start time)."""
+    """Process commands until the input ends; returns what is still guarded: pid -> (signal, start time)."""
     guarded: dict[int, tuple[int, str]] = {}
     for order in orders:
         what, pid, *how = order.split()
@@ -54,7 +54,7 @@ def watch(orders: Iterable[str]) -> dict[int, tuple[int, str]]:
 
 
 def main() -> None:
-    """Guard until the input ends, then clear up."""
+    """Guard until the input ends, then end the guarded processes."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     guarded = watch(sys.stdin)

@@ -1,7 +1,7 @@
 """Inspect servers and propose a pipeline folder for them.
 
-What belongs here: what servers have (names, types, keys, counts), guesses from that, and the proposal's text. What does
-not: capturing anything. No value of a row, and no connection, is in a proposal.
+Here: facts about servers (names, types, keys, counts), guesses from them, and the proposal's text. Not here: capture.
+A proposal contains no values of rows and no connection strings.
 """
 
 from fraud_lakehouse.discovery.folder import file_texts, present_entries, write_folder

@@ -21,12 +21,12 @@ _SECRET = re.compile(r"(^|_)(password|passwd|pwd|passphrase|secret|token|session
 
 @dataclass(frozen=True)
 class _Judged:
-    """A table with what it could be.
+    """A table and its possible uses.
 
     Args:
         bronze: its name in bronze.
-        why_not: why it cannot be captured; empty: it can.
-        why_no_stream: why it cannot be a stream though it can be captured.
+        why_not: why it cannot be captured; empty if it can.
+        why_no_stream: why it can be captured but cannot be a stream.
     """
 
     table: Table
@@ -42,7 +42,7 @@ class _Judged:
 
     @property
     def secrets(self) -> list[str]:
-        """Columns whose values should not be copied without need."""
+        """Columns with sensitive values, which should be copied only if needed."""
         return [column.name for column in self.table.columns if _SECRET.search(words_of(column.name))]
 
 
@@ -55,14 +55,14 @@ def propose_database(
     bronze: Names,
     streams: Names,
 ) -> tuple[Entry | None, list[Entry], list[str]]:
-    """The source of a database (None where there is one already), its streams, and notes.
+    """The source of a database (None if one is declared), its streams, and notes.
 
     Args:
         reader: the declared source that reads this database.
         name, prefix: of the source.
-        read: bronze tables that are streams already.
-        bronze: bronze tables that are taken; those of this database are added.
-        streams: as for `bronze`, names of streams.
+        read: bronze tables that are already streams.
+        bronze: names of bronze tables in use; this database's are added.
+        streams: names of streams in use; this database's are added.
     """
     judged = _judge(database.tables, prefix, bronze, reader is None)
     worthy = [one for one in judged if one.bronze not in read and (one.is_stream or is_worth_a_comment(one.roles))]
@@ -96,10 +96,10 @@ def propose_database(
 
 
 def _judge(tables: Sequence[Table], prefix: str, bronze: Names, is_new: bool) -> list[_Judged]:
-    """The tables, in their order. Those that look most like payments come first to their names.
+    """The tables, in order. Those that look most like payments choose their names first.
 
     Args:
-        bronze: names that are taken; those of tables are added, and those that are made of streams.
+        bronze: names in use; those of these tables and of their streams' models are added.
         is_new: whether no declared source captures them yet.
     """
     judged: list[_Judged] = []
@@ -109,15 +109,15 @@ def _judge(tables: Sequence[Table], prefix: str, bronze: Names, is_new: bool) ->
         wanted, own = bronze_of(prefix, table.schema, table.name), bronze_name(table.schema, table.name, prefix)
         why_not, why_no_stream = table.problem, ""
         if not (table.schema + table.name).isprintable():
-            why_not = why_not or "its name has characters that cannot be written here"
+            why_not = why_not or "its name has characters that cannot be written in YAML"
         elif is_new and wanted in bronze:
-            why_not = why_not or f"the bronze table {wanted} is another one's; give this source another prefix"
+            why_not = why_not or f"the name bronze/{wanted} is in use; give this source another prefix"
         elif own != wanted or wanted in made:
             why_no_stream = (
                 f"its table in bronze cannot be called {wanted}: rename it, or read it through another source"
             )
         elif any(name in of_streams for name in made_of(wanted)):
-            why_no_stream = f"a stream is called like a table that is made of {wanted}: rename one of the two"
+            why_no_stream = f"a stream has the name of a table that is computed from {wanted}: rename one of the two"
         one = _Judged(table, own, roles, why_not, why_no_stream)
         if not why_not:
             bronze.add(wanted)
@@ -137,7 +137,7 @@ def _covered(reader: PostgresSource, judged: Sequence[_Judged]) -> set[str]:
 
 
 def _captured(judged: Sequence[_Judged], worthy: Sequence[_Judged]) -> set[str]:
-    """The bronze tables to capture: those of streams and those that they refer to; of a database without, all."""
+    """The bronze tables to capture: those of streams and those they refer to, or all if there are no streams."""
     able = [one for one in judged if not one.why_not]
     of_streams = {one.bronze for one in worthy if not one.why_not}
     if not of_streams:
@@ -147,7 +147,7 @@ def _captured(judged: Sequence[_Judged], worthy: Sequence[_Judged]) -> set[str]:
 
 
 def _referred(worthy: Sequence[_Judged]) -> dict[tuple[str, str], str]:
-    """The tables that streams refer to, each with the column that does."""
+    """The tables that streams refer to, each with the referring column."""
     found: dict[tuple[str, str], str] = {}
     for one in worthy:
         for column in one.table.columns:
@@ -171,7 +171,7 @@ def _source(
     ]
     lines += [choice(f"before it can be captured: {plain(problem)}", "", 1) for problem in database.problems]
     if prefix:
-        lines.append(line(f"prefix: {prefix}", "what bronze tables begin with: another source may have their names", 1))
+        lines.append(line(f"prefix: {prefix}", "prefix of its bronze tables; another source may have their names", 1))
     lines.append(line("tables:", depth=1))
     referred = _referred(worthy)
     ordered = sorted(judged, key=lambda one: (one.bronze not in captured, bool(one.why_not)))

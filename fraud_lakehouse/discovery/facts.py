@@ -1,4 +1,4 @@
-"""What discovery knows of a database and of a cluster: names, types, keys and counts. Never a value."""
+"""What discovery knows about a database or cluster: names, types, keys and counts. Never values."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal["number", "money", "text", "time", "zoned", "flag", "other"]
-"""What a column can be used as: `number` has no decimals, `money` may have; `zoned` is a time with its zone."""
+"""What a column can be used as: `number` has no decimals, `money` may have; `zoned` is a time with a zone."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A column that has keys of another table.
+    """A reference: a column with the keys of another table.
 
     Args:
         table: schema and name of the other table.
-        enforced: whether a foreign key sees to it; otherwise it is taken from the names.
-        is_known: of one taken from names, whether all sampled values were there; None: not sampled.
+        enforced: whether a foreign key enforces it; otherwise it is guessed from names.
+        is_known: for a guess, whether all sampled values exist in the other table; None if not sampled.
     """
 
     table: tuple[str, str]
@@ -30,9 +30,9 @@ class Sample:
     """Counts of a column's values in a sample of rows.
 
     Args:
-        rows: how many rows were sampled.
-        filled: how many of them have a value.
-        distinct: how many values they have; 0 where they were not compared.
+        rows: sampled rows.
+        filled: rows with a value.
+        distinct: distinct values; 0 if they were not counted.
         are_flags: whether all are 0 or 1, or of a boolean type.
     """
 
@@ -43,12 +43,12 @@ class Sample:
 
     @property
     def is_unique(self) -> bool | None:
-        """Whether no value is there twice; None where the sample is too small to say."""
+        """Whether every value is unique; None if the sample is too small."""
         return None if self.filled < 20 else self.distinct == self.filled
 
     @property
     def is_constant(self) -> bool:
-        """Whether all have the same value; not where the sample is too small to say."""
+        """Whether all have the same value; False if the sample is too small."""
         return self.filled >= 20 and self.distinct == 1
 
 
@@ -58,8 +58,8 @@ class Column:
 
     Args:
         name: in the lake.
-        type: for people, as the source has it.
-        is_bare: whether models can name it: SQL needs no quotes for it.
+        type: the source's type, for display.
+        is_bare: whether SQL can name it without quotes, as models do.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Table:
     """A table of a database.
 
     Args:
-        key: columns of its primary key (or replica identity); empty: none.
-        rows: the server's estimate; None where it has none.
-        problem: why it cannot be captured, with the remedy; empty: it can.
-        order: tables are named in the lake in this order.
+        key: columns of its primary key (or replica identity); empty if none.
+        rows: the server's estimate; None if it has none.
+        problem: why it is ineligible, with the fix; empty if it is eligible.
+        order: the order in which tables get their names in the lake.
     """
 
     schema: str
@@ -103,8 +103,8 @@ class Database:
 
     Args:
         variable: the environment variable of its connection.
-        name: what the server calls it.
-        problems: what keeps all of it from being captured, each with its remedy.
+        name: its name on the server.
+        problems: what prevents capturing any of it, each with its fix.
     """
 
     variable: str
@@ -119,10 +119,10 @@ class JsonField:
 
     Args:
         path: keys from the outside in.
-        type: of `sources.yml`; empty where it cannot be declared.
-        unit: of a time that is a number.
-        present: records that have a value there.
-        note: what else is to be known about it, or why it cannot be declared.
+        type: as in `sources.yml`; empty if it cannot be declared.
+        unit: unit of a numeric time.
+        present: number of records with a value there.
+        note: a remark, or why it cannot be declared.
     """
 
     path: tuple[str, ...]
@@ -136,12 +136,12 @@ class JsonField:
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic of a cluster, and what a sample of its records is like.
+    """A topic of a cluster, and a summary of sampled records.
 
     Args:
-        format: `json`; `debezium`, `avro`, `other`; `none`: it has no records.
-        records: how many were sampled.
-        unlike: how many of them are of another format.
+        format: `json`, `debezium`, `avro`, `other`, or `none` if it has no records.
+        records: sampled records.
+        unlike: sampled records of another format.
     """
 
     name: str
@@ -154,7 +154,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Kafka cluster. `config_variable` names the variable of its properties file; empty: none."""
+    """A Kafka cluster. `config_variable`: the environment variable of its properties file, empty if none."""
 
     variable: str
     config_variable: str

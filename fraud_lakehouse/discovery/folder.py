@@ -1,4 +1,4 @@
-"""The proposal as the files of a pipeline folder. Nothing is written that `pipeline check` would not pass."""
+"""The proposal as files of a pipeline folder. Writes only what passes `pipeline check`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SOURCES, STREAMS = "sources.yml", "streams.yml"
 _FILES = (SOURCES, STREAMS)
 _HEADERS = {
     SOURCES: """\
-# Where rows come from, as `fraud-lakehouse discover` found it. What is commented out is not captured.
-# Connections never stand here: dsn_env and servers_env name the environment variable that has the connection.
+# Where rows come from, as found by `fraud-lakehouse discover`. Entries in comments are not captured.
+# Connections are never written here: dsn_env and servers_env name the environment variable that has the connection.
 """,
     STREAMS: """\
-# Which of these rows are payments, and what their columns mean, as `fraud-lakehouse discover` guesses it.
-# Each line says why; a commented line below one is another choice. `fraud-lakehouse pipeline check` reports mistakes.
+# Which of these rows are payments, and what their columns mean, as guessed by `fraud-lakehouse discover`.
+# Each line has the reason; a commented line below it is an alternative. Check it with `fraud-lakehouse pipeline check`.
 """,
 }
 _ADDED = "# Added by `fraud-lakehouse discover`.\n"
@@ -29,11 +29,11 @@ _NONE = re.compile(r"^\{\}[ \t]*(#.*)?\n?", re.MULTILINE)
 
 
 class ProposalError(LakehouseError):
-    """The proposal does not fit the folder."""
+    """The proposal conflicts with the folder."""
 
 
 def present_entries(folder: Path, environment: Mapping[str, str]) -> Pipeline | None:
-    """What a folder declares; None where it has neither file.
+    """What a folder declares; None if it has neither file.
 
     Raises:
         PipelineError: its files have mistakes, or there is only one of them.
@@ -44,7 +44,7 @@ def present_entries(folder: Path, environment: Mapping[str, str]) -> Pipeline | 
 
 
 def file_texts(proposal: Proposal, folder: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """The files' texts by name; a file that a folder has keeps its own, and new entries come behind it.
+    """The files' texts by name; new entries are appended to existing files.
 
     Raises:
         ProposalError: entries cannot be appended to a file as it is written.
@@ -57,14 +57,14 @@ def file_texts(proposal: Proposal, folder: Path | None, environment: Mapping[str
         mistakes = find_mistakes(Path(scratch), environment)
     if mistakes:
         raise ProposalError(
-            "the proposal and the entries that are there do not fit each other: " + "; ".join(map(str, mistakes)),
+            "the proposal conflicts with the existing entries: " + "; ".join(map(str, mistakes)),
             "write it into a new folder, and copy what you need",
         )
     return texts
 
 
 def write_folder(folder: Path, texts: Mapping[str, str]) -> list[Path]:
-    """Write the files; returns what was written. Without a features.yml of its own a folder has the shipped features.
+    """Write the files and return them. A folder without features.yml uses the shipped features.
 
     Raises:
         LakehouseError: the folder cannot be written.
@@ -85,13 +85,11 @@ def write_folder(folder: Path, texts: Mapping[str, str]) -> list[Path]:
 
 
 def _text(name: str, entries: Sequence[Entry], path: Path | None) -> str:
-    """A file's text: what it holds, then the entries; `{}` where there is none."""
+    """A file's text: its current content, then the entries; `{}` if there are none."""
     added = "\n".join(map(str, entries))
     if path is None or not path.exists():
         is_empty = not any(entry.is_proposed for entry in entries)
-        nothing = (
-            "\n{} # nothing is proposed; delete this line when you take the # out of an entry\n" if is_empty else ""
-        )
+        nothing = "\n{} # nothing is proposed; delete this line when you uncomment an entry\n" if is_empty else ""
         return _HEADERS[name] + nothing + (f"\n{added}" if added else "")
     text = path.read_text(encoding="utf-8-sig")
     if not entries:

@@ -1,4 +1,4 @@
-"""Which servers to inspect, and the proposal for what they have. One that cannot be read does not stop the others."""
+"""Which servers to inspect, and the proposal for them. A server that cannot be read does not stop the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class Servers:
-    """The environment variables of the connections to inspect; those of clusters each with its properties file's."""
+    """The environment variables of the connections to inspect; for clusters, also of the properties file."""
 
     databases: tuple[str, ...]
     clusters: dict[str, str]
@@ -29,24 +29,24 @@ class Servers:
 
 @dataclass
 class Inspection:
-    """What was found: the proposal, and the errors of what could not be read."""
+    """The result: the proposal, and the errors of servers that could not be read."""
 
     proposal: Proposal
     errors: list[LakehouseError] = field(default_factory=list)
 
     @property
     def is_useful(self) -> bool:
-        """Whether there is a proposal to show: not where nothing could be read."""
+        """Whether there is a proposal to show; False if no server could be read."""
         return bool(self.proposal.sources or self.proposal.streams or not self.errors)
 
 
 def servers_of(
     postgres: Sequence[str], kafka: Sequence[str], pipeline: Pipeline | None, environment: Mapping[str, str]
 ) -> Servers:
-    """The connections that are named; where none is, those of the pipeline and FRAUD_* that are set.
+    """The named connections; if none is named, those of the pipeline and FRAUD_* that are set.
 
     Raises:
-        SettingsError: one that is named is not set, or none is.
+        SettingsError: a named variable is not set, or there is no connection.
     """
     sources = pipeline.sources.values() if pipeline else ()
     files = {one.servers_env: one.config_file_env for one in sources if isinstance(one, KafkaSource)}
@@ -54,7 +54,7 @@ def servers_of(
         for variable in (*postgres, *kafka):
             if not _VARIABLE.fullmatch(variable):
                 raise SettingsError(
-                    "--postgres and --kafka are names of environment variables, and one is no name (not repeated here)",
+                    "--postgres and --kafka take names of environment variables; one is not a name (not shown here)",
                     "export the connection, such as SHOP_DSN=..., and name the variable: --postgres SHOP_DSN",
                 )
             if not environment.get(variable):
@@ -67,7 +67,7 @@ def servers_of(
     if not databases and not clusters:
         raise SettingsError(
             "no connection is set: there is nothing to inspect",
-            f"export {_DSN} or {_SERVERS}, or name variables of your own: --postgres SHOP_DSN --kafka WIRES_SERVERS",
+            f"export {_DSN} or {_SERVERS}, or name your variables: --postgres SHOP_DSN --kafka WIRES_SERVERS",
         )
     with_files = {one: files.get(one) or _file_variable(one) for one in dict.fromkeys(clusters)}
     return Servers(
@@ -77,7 +77,7 @@ def servers_of(
 
 
 def _file_variable(servers: str) -> str:
-    """The variable of a properties file that goes with one of servers: WIRES_CONFIG_FILE with WIRES_SERVERS."""
+    """The properties file's variable for a servers variable: WIRES_CONFIG_FILE for WIRES_SERVERS."""
     if servers == _SERVERS:
         return _CONFIG_FILE
     return re.sub(r"_?(BOOTSTRAP_)?(SERVERS?|BROKERS?)$", "", servers) + "_CONFIG_FILE"
@@ -94,8 +94,8 @@ def inspect_servers(
 
     Args:
         present: what the folder declares already.
-        sample: the most rows or records of a table or topic that are sampled.
-        shipped: the pipeline folder of the checkout.
+        sample: maximum number of rows or records to sample per table or topic.
+        shipped: the shipped pipeline folder.
     """
     databases: list[Database] = []
     clusters: list[Cluster] = []
@@ -123,7 +123,7 @@ def inspect_servers(
 
 
 def _publication(variable: str, present: Pipeline | None, environment: Mapping[str, str]) -> str:
-    """What a database is read through: the publication of its source, else the one that it will have."""
+    """The publication of a database's source, or the one that a new source will have."""
     for source in present.sources.values() if present else ():
         if isinstance(source, PostgresSource) and source.dsn_env == variable:
             return source.publication
@@ -133,7 +133,7 @@ def _publication(variable: str, present: Pipeline | None, environment: Mapping[s
 
 
 def shipped_names(shipped: Path) -> frozenset[str]:
-    """Names that the project's own models and streams have."""
+    """Names of the project's models and streams."""
     models = shipped.parent / "dbt_project" / "models"
     return frozenset(path.stem for path in models.rglob("*.sql")) | _shipped_streams(shipped)
 

@@ -1,4 +1,4 @@
-"""Sampled values of a topic: their format, and the fields of JSON ones with types. Keeps no value."""
+"""Sampled values of a topic: their format, and the typed fields of JSON objects. Keeps no values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import msgspec
 from fraud_lakehouse.discovery.facts import JsonField, Topic
 
 Format = Literal["json", "debezium", "avro", "other"]
-_AVRO_HEADER = 5  # bytes before a value of a schema registry: a zero, then the schema's number
-_MOST_FIELDS = 500  # paths that are counted; a topic with more has keys that are data
+_AVRO_HEADER = 5  # bytes before a schema registry's value: a zero, then the schema id
+_MOST_FIELDS = 500  # maximum paths to count; a topic with more uses data as keys
 _INT64 = 2**63
 _LONGEST = 38  # digits of a decimal
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,9})?)?(?P<zone>Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII)
@@ -27,13 +27,13 @@ _UNFIT_KEY = re.compile(r'[."\\]')
 
 
 def words_of(name: str) -> str:
-    """A name as lower-case words with _ between them: `senderId` is `sender_id`."""
+    """A name in snake case: `senderId` is `sender_id`."""
     parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_")
 
 
 def topic_of(name: str, partitions: int, values: Sequence[bytes | None]) -> Topic:
-    """What a sample of a topic's values is like; values that are null (tombstones) are left out."""
+    """A summary of sampled values, without nulls (tombstones)."""
     there = [value for value in values if value is not None]
     if not there:
         return Topic(name, partitions, "none")
@@ -46,7 +46,7 @@ def topic_of(name: str, partitions: int, values: Sequence[bytes | None]) -> Topi
 
 
 def _read(value: bytes) -> tuple[Format, dict[str, Any] | None]:
-    """A value's format, and the object that it is."""
+    """A value's format, and the decoded object."""
     if value[:1] == b"\0" and len(value) > _AVRO_HEADER:
         return "avro", None
     try:
@@ -83,7 +83,7 @@ def _fields(records: Sequence[dict[str, Any]]) -> Iterable[JsonField]:
             continue
         found = _field(path, one, len(records))
         if any(path[:depth] in mixed for depth in range(1, len(path))):
-            found = replace(found, type="", unit="", note="it is not always in an object")
+            found = replace(found, type="", unit="", note="its parent is not always an object")
         yield found
 
 
@@ -133,7 +133,7 @@ def _field(path: tuple[str, ...], seen: _Seen, records: int) -> JsonField:
     if not all(key and key.isprintable() and not _UNFIT_KEY.search(key) and not key.isdecimal() for key in path):
         kind, note = "", "a path cannot name this key"
     elif kind == "int64" and _NAMED_TIME.search(words_of(path[-1])) and (unit := _unit(seen)):
-        kind, note = "timestamptz", f"a number that reads as a time in {unit} since 1970"
+        kind, note = "timestamptz", f"a number that looks like a time in {unit} since 1970"
     are_flags = kind == "boolean" or (kind == "int64" and seen.values <= {0, 1})
     if 0 < seen.present < records:
         note = f"{note}; " if note else ""
@@ -142,7 +142,7 @@ def _field(path: tuple[str, ...], seen: _Seen, records: int) -> JsonField:
 
 
 def _type_of(seen: _Seen) -> tuple[str, str]:
-    """The type, empty where no declared one fits all values, and a note."""
+    """The type (empty if none fits all values), and a note."""
     kinds = seen.kinds
     if not kinds:
         return "", "null in all records"
@@ -161,7 +161,7 @@ def _type_of(seen: _Seen) -> tuple[str, str]:
         return "double", ""
     if kinds == {"int64", "integer"} and seen.longest <= _LONGEST:
         return f"decimal({_LONGEST},0)", "some are larger than 64 bits"
-    return "", f"values of several types ({', '.join(sorted(kinds))}), of which no declared type reads all"
+    return "", f"values of several types ({', '.join(sorted(kinds))}), which no declared type can read"
 
 
 def _unit(seen: _Seen) -> str:

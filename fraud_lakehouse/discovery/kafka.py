@@ -1,6 +1,6 @@
-"""Facts of a Kafka cluster: its topics, and what the last records of each are like.
+"""Facts about a Kafka cluster: its topics, and a summary of the last records of each.
 
-No group is joined and no offset is committed. A topic's sample has a limit of records, bytes and time.
+Joins no consumer group and commits no offsets. A sample is limited in records, bytes and time.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Report = Callable[[SourceError], None]
 def read_cluster(
     variable: str, servers: str, config_variable: str, config_file: str, sample: int, report: Report
 ) -> Cluster:
-    """What a cluster has.
+    """The facts about a cluster.
 
     Args:
         variable, config_variable: the environment variables of its servers and of its properties file.
-        sample: the most records of a topic that are sampled.
-        report: is given the error of a topic that cannot be read.
+        sample: maximum number of records to sample per topic.
+        report: called with the error of a topic that cannot be read.
 
     Raises:
         SourceError, SettingsError: the cluster cannot be reached.
@@ -71,7 +71,7 @@ def _clients(variable: str, servers: str, config_variable: str, config_file: str
 
 
 def _topics(clients: KafkaClients) -> Mapping[str, int]:
-    """The topics of people, with their partitions."""
+    """The topics that are not internal, with their partitions."""
     try:
         found = clients.admin().list_topics(timeout=ANSWER_SECONDS).topics
     except KafkaException as error:
@@ -92,7 +92,7 @@ def _sample(clients: KafkaClients, consumer: Consumer, topic: str, partitions: i
     source = KafkaSource(clients, topic)
     starts, ends = source.starts(range(partitions)), source.ends(range(partitions))
     share = -(-most // max(partitions, 1))
-    # A broker may name the first offset of its last batch as the end: a partition that seems empty is read as well.
+    # A broker may report the first offset of its last batch as the end, so partitions that seem empty are read too.
     offsets = {number: max(starts[number], ends[number] - share) for number in starts}
     consumer.assign([TopicPartition(topic, number, offset) for number, offset in offsets.items()])
     values: dict[int, list[bytes | None]] = {number: [] for number in offsets}

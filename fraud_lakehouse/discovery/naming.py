@@ -1,4 +1,4 @@
-"""Names for what is proposed: sources, streams, topics' tables and fields. Each is new, and one that models can use."""
+"""Names for proposed sources, streams, topics' tables and fields: unused, and valid in models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import duckdb
 from fraud_lakehouse.discovery.json_fields import words_of
 
 STREAM_TABLES = ("", "_features", "_vectors", "_ledger")
-"""What names of a stream and of its tables end with."""
+"""Suffixes of the names of a stream and its tables."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _GENERAL = re.compile(
@@ -24,7 +24,7 @@ _LAKES_OWN = frozenset(
     " is_deleted is_evaluated is_needed changed_at given_time weight amount_text window_start window_end watermark"
     " seconds_late reason".split()
 )
-"""Columns that the models of streams have of their own."""
+"""Columns that the models of streams add."""
 
 
 @lru_cache(maxsize=1)
@@ -35,13 +35,13 @@ def _reserved_words() -> frozenset[str]:
 
 
 def is_bare(column: str) -> bool:
-    """Whether models can compute from a column of this name."""
+    """Whether models can use a column of this name."""
     is_plain = bool(_NAME.fullmatch(column)) and column.isascii()
     return is_plain and column.lower() not in _reserved_words() | _LAKES_OWN
 
 
 class Names:
-    """Gives names that are not taken yet, in lower case; what is given is taken.
+    """Gives out unused names in lower case, and marks them as used.
 
     Args:
         taken: names in use.
@@ -57,14 +57,14 @@ class Names:
         return iter(self._taken)
 
     def add(self, *names: str) -> None:
-        """Take names as they are."""
+        """Mark names as used."""
         self._taken |= {name.casefold() for name in names}
 
     def take(self, wanted: str, longest: int = 40, with_endings: Iterable[str] = ("",)) -> str:
-        """A name of a-z, 0-9 and _ that begins with a letter, as the wanted one where possible.
+        """A name of a-z, 0-9 and _ that begins with a letter; the wanted one if possible.
 
         Args:
-            with_endings: what must also be free behind the name.
+            with_endings: suffixes with which the name must also be unused.
         """
         endings = tuple(with_endings)
         base = words_of(wanted)
@@ -78,7 +78,7 @@ class Names:
 
 
 def source_name(variable: str, database: str = "") -> str:
-    """A name for a source: what its variable says, else the database's name."""
+    """A name for a source: from its variable, else the database's name."""
     words = _GENERAL.sub("", words_of(variable)).strip("_")
     if words:
         return words
@@ -88,10 +88,10 @@ def source_name(variable: str, database: str = "") -> str:
 
 
 def field_names(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """Columns for fields: the keys of their paths joined by _; each once without regard to case."""
+    """Columns for fields: the keys of their paths joined by _, unique ignoring case."""
     given: dict[tuple[str, ...], str] = {}
     taken: set[str] = set()
-    for path in sorted(paths, key=len):  # those at the top keep their names
+    for path in sorted(paths, key=len):  # top-level fields keep their names
         short, long = (_column(keys) for keys in (_without_wrappers(path), path))
         name, number = short if short.casefold() not in taken else long, 2
         while name.casefold() in taken:
@@ -102,7 +102,7 @@ def field_names(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
 
 
 def _without_wrappers(path: tuple[str, ...]) -> tuple[str, ...]:
-    """A path without what only says that an object follows: sender_details.id is sender.id."""
+    """A path without words that only mean "object": sender_details.id becomes sender.id."""
     return (*(_WRAPPER.sub("", key) or key for key in path[:-1]), path[-1])
 
 
@@ -113,16 +113,16 @@ def _column(keys: tuple[str, ...]) -> str:
 
 
 def stream_name(source: str, table: str, is_only: bool) -> str:
-    """What a stream is called: `<source>_payments` of a source with one, else after its table."""
+    """A stream's name: `<source>_payments` if the source has only one, else after its table."""
     stem = re.sub(r"_?payments?$", "", words_of(table))
     return f"{source if is_only or not stem else stem}_payments"
 
 
 def bronze_of(prefix: str, schema: str, table: str) -> str:
-    """A captured table's name in bronze, as `pipeline check` knows it."""
+    """A captured table's name in bronze, as in `pipeline check`."""
     return prefix + (table if schema == "public" else f"{schema}__{table}")
 
 
 def made_of(table: str) -> set[str]:
-    """The bronze names that nothing else may have once a table is a stream: its own, and those made of it."""
+    """The names reserved by a stream: its bronze table's, and those of its models."""
     return {table, f"{table}_history", f"{table}_ledger", f"{table}_late"}

@@ -1,6 +1,6 @@
-"""Facts of a PostgreSQL database: its catalog, and counts of a few sampled rows. No value leaves the server.
+"""Facts about a PostgreSQL database: its catalog, and counts over sampled rows. No value leaves the server.
 
-Nothing is written there and no table is read as a whole: a sample has a limit of rows and of time.
+Writes nothing and reads no whole table: a sample is limited in rows and time.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from fraud_lakehouse.sources.postgres.types import ColumnType
 from fraud_lakehouse.sql_text import quoted
 
 _SAMPLE_SECONDS = 5
-_ALL_SECONDS = 60  # after which further tables are judged without a sample
-_WHOLE_BLOCKS = 10_000  # rows up to which a sample needs no choice of blocks
+_ALL_SECONDS = 60  # afterwards, further tables are not sampled
+_WHOLE_BLOCKS = 10_000  # smaller tables are sampled without TABLESAMPLE
 
 _TABLES = """
 select n.nspname, c.relname, c.oid::int8, nullif(c.reltuples, -1)::int8
@@ -75,12 +75,12 @@ select o.conrelid::int8, a.attname, n.nspname, c.relname, b.attname
 
 
 def read_database(variable: str, dsn: str, publication: str, sample: int) -> Database:
-    """What a database has.
+    """The facts about a database.
 
     Args:
-        variable: the environment variable that the connection string comes from.
-        publication: of the source that reads it, or would.
-        sample: the most rows of a table that are sampled.
+        variable: the environment variable of the connection string.
+        publication: of the source that reads it or will read it.
+        sample: maximum number of rows to sample per table.
 
     Raises:
         SourceError, SettingsError: it cannot be reached.
@@ -108,17 +108,17 @@ def _problems(connection: psycopg.Connection[Any]) -> list[str]:
 
 
 def sentence(error: LakehouseError) -> str:
-    """An error and its remedy in one line."""
+    """An error and its fix in one line."""
     return " ".join((f"{error.problem} -> {error.fix}" if error.fix else error.problem).split())
 
 
 def _remedy(error: LakehouseError) -> str:
-    """As `sentence`, without the advice to leave a table out: that is proposed already."""
+    """As `sentence`, without the advice to leave the table out: the proposal does so."""
     return sentence(LakehouseError(error.problem, error.fix.partition(", or leave it out")[0]))
 
 
 def _tables(connection: psycopg.Connection[Any], config: PostgresConfig) -> list[Table]:
-    """The tables with their columns and references, and why one cannot be captured."""
+    """The tables with their columns, references and eligibility."""
     found = [row for row in connection.execute(_TABLES).fetchall() if is_text(row[0]) and is_text(row[1])]
     oids = [row[2] for row in found]
     listed = [f"{quoted(schema)}.{quoted(table)}" for schema, table, *_ in found]
@@ -146,7 +146,7 @@ def _tables(connection: psycopg.Connection[Any], config: PostgresConfig) -> list
 
 
 def _problem(problems: Mapping[str, str], schema: str, table: str, columns: Sequence[Column]) -> str:
-    """Why a table cannot be captured; of one without a key, with the statement that gives it one."""
+    """Why a table is ineligible; without a key, with the statement that adds one."""
     problem = problems.get(f"{schema}.{table}", "")
     if "has no primary key" not in problem:
         return problem
@@ -184,7 +184,7 @@ def _columns(
 
 
 def kind_of(kind: ColumnType) -> Kind:
-    """What a column of a type can be used as, by its type in the lake."""
+    """What a column can be used as, by its type in the lake."""
     dtype = kind.dtype
     if dtype.is_integer():
         return "number"
@@ -200,7 +200,7 @@ def kind_of(kind: ColumnType) -> Kind:
 
 
 def with_references(tables: Sequence[Table]) -> list[Table]:
-    """The tables with the references that names suggest: a column called like another table's only key, or after it."""
+    """The tables with guessed references: a column named like another table's single key, or after that table."""
     by_name: dict[str, list[Table]] = {}
     for table in tables:
         if len(table.key) == 1:
@@ -224,7 +224,7 @@ def _referring(column: Column, table: Table, by_name: Mapping[str, Sequence[Tabl
 
 
 def _called_after(table: str) -> Iterable[str]:
-    """Names of columns with keys of a table: `user_id` for the tables user, users and auth_user."""
+    """Names of columns that may refer to a table: `user_id` for the tables user, users and auth_user."""
     for name in {table, table.rpartition("_")[2]}:
         yield f"{name}_id"
         yield f"{name.removesuffix('s')}_id"
@@ -237,7 +237,7 @@ def _key_kind(table: Table) -> Kind | None:
 def _sampled(
     connection: psycopg.Connection[Any], table: Table, keys: Mapping[tuple[str, str], tuple[str, ...]], most: int
 ) -> Table:
-    """The table with counts of its columns, where it could be payments; as it is where it cannot be read in time."""
+    """The table with counts of its columns, if it could be payments; unchanged if sampling times out."""
     if roles_of_table(table.name, table.columns, table.key).score == 0:
         return table
     columns = [one for one in table.columns if is_worth_sampling(one)]
@@ -273,7 +273,7 @@ def _in_fours(values: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 def _counts(column: Column, keys: Mapping[tuple[str, str], tuple[str, ...]]) -> list[sql.Composable]:
-    """Of a column: values, distinct ones, whether all are 0 or 1, and those that its reference leads to."""
+    """For a column: count of values, of distinct values, whether all are 0 or 1, and values found by its reference."""
     name = sql.Identifier("sampled", column.name)
     counts: list[sql.Composable] = [
         sql.SQL("count({})").format(name),

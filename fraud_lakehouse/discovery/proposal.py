@@ -1,6 +1,6 @@
-"""From facts to the entries of `sources.yml` and `streams.yml`. Connects to nothing and reads no file.
+"""From facts to the entries of `sources.yml` and `streams.yml`. Makes no connections and reads no files.
 
-Of a folder that has entries already none is changed: a source that reads a connection there is used as it is.
+Existing entries of a folder are never changed: an existing source of a connection is reused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fraud_lakehouse.sql_text import qualified
 
 @dataclass
 class Proposal:
-    """What to write; `notes` are what a person should know besides."""
+    """What to write; `notes` are remarks for the user."""
 
     sources: list[Entry] = field(default_factory=list)
     streams: list[Entry] = field(default_factory=list)
@@ -36,8 +36,8 @@ def propose(
     """The entries for databases and clusters.
 
     Args:
-        sources, streams: those that the folder has already.
-        shipped: names that streams and models of the project itself have.
+        sources, streams: the folder's existing ones.
+        shipped: names of the project's streams and models.
     """
     proposal = Proposal()
     present = _bronze_tables(sources, streams)
@@ -67,7 +67,7 @@ def propose(
 
 
 def _bronze_tables(sources: Sequence[Source], streams: Sequence[Stream]) -> set[str]:
-    """Bronze tables that the folder's entries name, and those made of them."""
+    """Bronze tables that the folder's entries name, and the tables computed from them."""
     names = {name for stream in streams for name in made_of(stream.from_)}
     for source in sources:
         if isinstance(source, KafkaSource):

@@ -1,6 +1,6 @@
 """Which columns of a table or topic could be a payment's id, time, amount, entities and label, and why.
 
-It goes by names, types, keys and counts. A score says how much the rows look like payments.
+Based on names, types, keys and counts. A score estimates how much the rows look like payments.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from fraud_lakehouse.discovery.facts import Column
 from fraud_lakehouse.discovery.json_fields import words_of
 
 IS_STREAM = 8
-"""The score from which on rows are taken for payments."""
+"""Minimum score of rows proposed as payments."""
 
 IS_CANDIDATE = 6
-"""The score from which on they are proposed as a commented choice."""
+"""Minimum score of rows proposed in a comment."""
 
 _MOST_ENTITIES = 5
-_UNIQUE = 0.95  # of sampled records have an id of their own; the others may have been sent twice
+_UNIQUE = 0.95  # share of sampled records with a unique id; the others may have been sent twice
 _PAYMENT = re.compile(
     r"(^|_)(payments?|transactions?|trans|txns?|tx|transfers?|wires?|orders?|purchases?|charges?|invoices?|sales?"
     r"|checkouts?|deposits?|withdrawals?|settlements?|refunds?|payouts?|bets?|topups?|history|ledger|postings?)(_|$)"
@@ -46,19 +46,19 @@ _ENTITIES = (
     (2, re.compile(r"(^|_)(device|ip|ip_address|phone|email|terminal|bank)$")),
     (1, re.compile(r"(^|_)(category|mcc)$")),
 )
-"""By rank, what a name without its _id ends with."""
+"""By rank, suffixes of names without _id."""
 _OTHER_SIDE = re.compile(r"(^|_)(receiver|payee|beneficiary|creditor|recipient|to)_")
 _NAMED_AFTER_ID = re.compile(r"(^|_)(id|uuid|guid|num|number|no|nr|key|ref|reference|code|last4)$")
 _NO_ENTITY = re.compile(r"(^|_)(status|state|type|kind|currency|note|comment|description|evaluation|message|version)$")
 _ID = re.compile(r"(^|_)(id|uuid|guid|num|number|no|ref|reference|key)$")
 _LABEL = re.compile(r"^(is_?)?(fraud|fraudulent|chargeback|charged_back|disputed)(_flag|_label)?$")
 _CURRENCY = re.compile(r"(^|_)(currency|ccy|curr?)(_(code|iso))?$")
-_OF_FEATURES = {"transaction_id", "event_time", "amount"}  # columns that features of a stream have of their own
+_OF_FEATURES = {"transaction_id", "event_time", "amount"}  # columns that a stream's features add
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A column for a role, with the reason and a rank (the highest is proposed)."""
+    """A candidate column for a role, with the reason and a rank (the highest is proposed)."""
 
     column: Column
     why: str
@@ -74,10 +74,10 @@ class EntityChoice(Choice):
 
 @dataclass
 class Roles:
-    """Candidates for each role, the best first.
+    """Candidates for each role, best first.
 
     Args:
-        missing: what keeps the rows from being a stream.
+        missing: what the rows lack to be a stream.
     """
 
     id: list[Choice] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Roles:
 
     @property
     def has_all(self) -> bool:
-        """Whether there is a column for each role that a stream needs."""
+        """Whether there is a column for each required role."""
         return bool(self.id and self.time and self.amount and self.entities)
 
 
@@ -106,7 +106,7 @@ def roles_of_table(name: str, columns: Sequence[Column], key: Sequence[str]) -> 
         found = [column for column in columns if column.name == key[0]]
         roles.id = [Choice(column, "the primary key") for column in found if column.is_bare]
         if not roles.id:
-            roles.missing.append(f"its key {key[0]} is no name that SQL reads without quotes")
+            roles.missing.append(f"its key {key[0]} needs quotes in SQL")
     elif len(key) > 1:
         roles.missing.append(f"its key has {len(key)} columns ({', '.join(key)}), and a stream needs a key of one")
     else:
@@ -115,7 +115,7 @@ def roles_of_table(name: str, columns: Sequence[Column], key: Sequence[str]) -> 
 
 
 def roles_of_topic(name: str, columns: Sequence[Column]) -> Roles:
-    """The roles of a topic's fields; its id is recognised by names and counts."""
+    """The roles of a topic's fields; the id is guessed from names and counts."""
     roles = Roles()
     for column in columns:
         words = words_of(column.name)
@@ -234,20 +234,20 @@ def _entities(columns: Sequence[Column]) -> list[EntityChoice]:
 
 
 def split_entities(entities: Sequence[EntityChoice]) -> tuple[list[EntityChoice], list[EntityChoice]]:
-    """Those that are proposed, and those that are left as commented choices; the first is always proposed."""
+    """The proposed ones, and the alternatives for comments; the first is always proposed."""
     good = [one for index, one in enumerate(entities) if index == 0 or one.rank > 0][:_MOST_ENTITIES]
     return good, [one for one in entities if one not in good]
 
 
 def _named(words: str) -> int:
-    """How much a name is that of who pays; 0: of nobody."""
+    """How likely a name is that of the payer; 0 if it is not."""
     stem = _NAMED_AFTER_ID.sub("", words)
     rank = next((rank for rank, pattern in _ENTITIES if pattern.search(stem)), 0)
     return min(rank, 3) if _OTHER_SIDE.search(words) else rank
 
 
 def is_worth_sampling(column: Column) -> bool:
-    """Whether counts of a column's values could matter: as an entity or as a label."""
+    """Whether the column could be an entity or a label, so that counts of its values matter."""
     words = words_of(column.name)
     is_named = bool(_NAMED_AFTER_ID.search(words) or _LABEL.search(words))
     is_named |= _named(words) > 0
@@ -261,17 +261,17 @@ def _repeats(column: Column) -> bool:
 def _reason(column: Column, named: int) -> str:
     parts = []
     if column.reference is not None:
-        how = "refers to" if column.reference.enforced else "by its name it refers to"
+        how = "refers to" if column.reference.enforced else "by its name, refers to"
         parts.append(f"{how} {'.'.join(column.reference.table).removeprefix('public.')}")
     elif named:
-        parts.append("its name says whom or what it identifies")
+        parts.append("named like an entity")
     else:
         parts.append("named like an id of something else")
     sample = column.sample
     if sample.distinct:
         parts.append(f"{sample.distinct} values in {sample.filled} sampled rows")
     if column.unique or sample.is_unique:
-        parts.append("never the same twice, so it has no past to compare with")
+        parts.append("always different, so there is no history to compare with")
     elif sample.is_constant:
         parts.append("always the same")
     if column.nullable:

@@ -13,11 +13,11 @@ _KINDS = {
     "changes": "rows of a PostgreSQL table may be updated and deleted",
     "events": "records of a topic arrive once and are never changed",
 }
-_MOST_CHOICES = 5  # further candidates of a role that are listed
+_MOST_CHOICES = 5  # maximum further candidates listed per role
 _PLACEHOLDER = "A_COLUMN"
 
 Known = Callable[[Reference], str]
-"""The bronze table that a reference leads to, where it is captured; else nothing."""
+"""The bronze table that a reference points to, if it is captured."""
 
 
 def stream_entry(
@@ -33,16 +33,16 @@ def stream_entry(
     Args:
         table: its bronze table.
         known: see `Known`.
-        problems: what keeps it from being a stream, besides what its roles lack.
+        problems: what prevents it from being a stream, other than missing roles.
     """
     missing = [*problems] or roles.missing
     is_proposed = roles.has_all and not missing and roles.score >= IS_STREAM
     if missing:
         why = "not a stream yet: " + "; ".join(missing)
     elif is_proposed:
-        why = f"looks like payments (score {roles.score}; from {IS_STREAM} on it is proposed)"
+        why = f"looks like payments (score {roles.score}; proposed from {IS_STREAM})"
     else:
-        why = f"may be payments (score {roles.score}; from {IS_STREAM} on it is proposed): remove '# ' if it is"
+        why = f"may be payments (score {roles.score}; proposed from {IS_STREAM}): remove '# ' if it is"
     lines = [
         line(f"{scalar(name)}:"),
         line(f"from: {scalar(table)}", why, 1),
@@ -59,7 +59,7 @@ def stream_entry(
 
 
 def is_worth_a_comment(roles: Roles) -> bool:
-    """Whether rows that are no stream are shown as a commented choice."""
+    """Whether rows that are not a stream are shown in a comment."""
     return roles.score >= IS_CANDIDATE
 
 
@@ -76,15 +76,15 @@ def _timezone(roles: Roles) -> list[str]:
         return []
     column = roles.time[0].column.name
     return [
-        line("timezone: UTC", f"{column} has no zone, and UTC is a guess", 1),
-        choice("timezone: Europe/Paris", "or where the clocks are that wrote it", 1),
+        line("timezone: UTC", f"{column} has no zone; UTC is a guess", 1),
+        choice("timezone: Europe/Paris", "or the zone in which it was recorded", 1),
     ]
 
 
 def _currency(columns: Sequence[Column]) -> list[str]:
     if not columns:
-        return [line("currency: USD", "no column has it, and USD is a guess: correct it", 1)]
-    why = f"a guess: {columns[0].name} has each payment's own. With a captured table of dated rates:"
+        return [line("currency: USD", "no column has it; USD is a guess: correct it", 1)]
+    why = f"a guess: {columns[0].name} has each payment's currency. With a captured table of dated rates:"
     mapping = flow({"column": columns[0].name, "rates": "THE_TABLE", "to": "USD"})
     return [line("currency: USD", why, 1), choice(f"currency: {mapping}", "", 1)]
 
@@ -94,7 +94,7 @@ def _entities(entities: Sequence[EntityChoice], known: Known) -> list[str]:
         why = "none was found: name the column that says who pays"
         return [line(f"entities: {{user: {_PLACEHOLDER}}}", why, 1)]
     chosen, others = split_entities(entities)
-    lines = [line("entities:", "the first is whom alerts are about", 1)]
+    lines = [line("entities:", "alerts are about the first", 1)]
     lines += [_entity(one, known, line) for one in chosen]
     return lines + [_entity(one, known, choice) for one in others[:_MOST_CHOICES]]
 
@@ -105,7 +105,7 @@ def _entity(entity: EntityChoice, known: Known, write: Callable[[str, str, int],
     if reference is not None and not reference.enforced and (table := known(reference)):
         if reference.is_known:
             value = flow({"key": key, "exists_in": {"table": table, "column": reference.column}})
-            why += "; all sampled values are there, so one that is not is unknown"
+            why += "; all sampled values exist there, so a missing one is unknown"
         elif reference.is_known is False:
-            why += "; not all sampled values are there"
+            why += "; not all sampled values exist there"
     return write(f"{scalar(entity.name)}: {value}", why, 2)

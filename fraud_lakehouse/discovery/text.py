@@ -1,4 +1,4 @@
-"""Entries of the pipeline's files as text, each line with its comment. What is not proposed is commented out."""
+"""Entries of the pipeline's files as text, each line with its comment. Alternatives are commented out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fraud_lakehouse.sql_text import quoted
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\([0-9, ]+\))?")
-_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # what some reader of YAML takes for a value
+_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}  # some YAML readers take these for values
 _PLAIN_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 
 
@@ -20,7 +20,7 @@ class Entry:
 
     Args:
         lines: without line ends.
-        is_proposed: otherwise all of it is a comment.
+        is_proposed: if not, the whole entry is a comment.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Entry:
 
 
 def commented(lines: Iterable[str]) -> list[str]:
-    """Lines as comments that are read as meant once `# ` is taken out."""
+    """Lines as comments; removing `# ` makes them valid."""
     return [f"# {line}" for line in lines]
 
 
@@ -43,24 +43,24 @@ def line(text: str, why: str = "", depth: int = 0) -> str:
 
 
 def choice(text: str, why: str, depth: int) -> str:
-    """A line that is commented out: one that somebody may choose."""
+    """An alternative, commented out."""
     return "  " * depth + f"# {text}" + (f" # {plain(why)}" if why else "")
 
 
 def plain(text: str) -> str:
-    """A text that stays in one line, whatever names are in it."""
+    """A text on one line, whatever names are in it."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def scalar(text: str) -> str:
-    """A text as YAML writes it; it has to be printable."""
+    """A printable text as a YAML scalar."""
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS and "," not in text:
         return text
     return json.dumps(text, ensure_ascii=False)
 
 
 def flow(values: Mapping[str, object]) -> str:
-    """A mapping in one line, of texts, `True` and further mappings."""
+    """A mapping of texts, `True` and further mappings on one line."""
     return "{" + ", ".join(f"{scalar(key)}: {_value(value)}" for key, value in values.items()) + "}"
 
 
@@ -77,10 +77,10 @@ def listed_table(schema: str, table: str) -> str:
 
 
 def rows(count: int | None) -> str:
-    """A server's estimate of rows, for people."""
+    """A server's estimate of rows, for display."""
     return "" if count is None else f"about {counted(count, 'row')}"
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things."""
+    """A number and its noun, pluralised."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

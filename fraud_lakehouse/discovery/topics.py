@@ -23,8 +23,8 @@ _KINDS: dict[str, Kind] = {
 _UNREADABLE = {
     "debezium": "change envelopes (Debezium), which cannot be read yet",
     "avro": "values begin like those of a schema registry (Avro), which cannot be read yet",
-    "other": "values are no JSON objects, which cannot be read yet",
-    "none": "it has no records: run discover again when it has",
+    "other": "values are not JSON objects, which cannot be read yet",
+    "none": "it has no records: run discover again later",
 }
 
 
@@ -45,14 +45,14 @@ class _Readable:
 def propose_topics(
     cluster: Cluster, known: Collection[str], name: str, tables: Names, bronze: Names, streams: Names
 ) -> tuple[Entry | None, list[Entry]]:
-    """The source of a cluster's topics, None where it has none that are new; and its streams.
+    """The source of a cluster's topics (None if none is new), and its streams.
 
     Args:
         known: topics that are declared already.
         name: the source's.
-        tables: names that no topic's table can have; those of the topics are added.
-        bronze: bronze tables that are taken; likewise.
-        streams: names of streams that are taken; likewise.
+        tables: names that topics' tables cannot have; those of the topics are added.
+        bronze: names of bronze tables in use; those of the topics are added.
+        streams: names of streams in use; those of the topics are added.
     """
     topics = [topic for topic in cluster.topics if topic.name not in known]
     if not topics:
@@ -68,7 +68,7 @@ def propose_topics(
     ]
     if cluster.config_variable:
         lines.append(line(f"config_file_env: {cluster.config_variable}", "librdkafka's properties", 1))
-    lines.append(line("topics:", "a record without a field is kept apart as unreadable, unless it is optional", 1))
+    lines.append(line("topics:", "a record without a field is quarantined, unless the field is optional", 1))
     of_topics = {one.topic.name: _topic_lines(one) for one in readable}
     for topic in topics:
         found = of_topics.get(topic.name, [f"- topic: {scalar(topic.name)} # {_why_not(topic)}"])
@@ -96,7 +96,7 @@ def _read(topic: Topic, tables: Names) -> _Readable:
     day = roles.time[0].column if roles.time else None
     if day is None or day.type != "date":
         return found
-    # The time of a stream is no date; as a text it is read as the day's beginning.
+    # A stream's time must not be a date; read as text, it is the beginning of the day.
     fields = [replace(one, type="string") if names.get(one.path) == day.name else one for one in topic.fields]
     return replace(found, topic=replace(topic, fields=tuple(fields)))
 

@@ -1,4 +1,4 @@
-"""Batches of any source into bronze, exactly once; quarantine, resync, changed schemas, and the operator's commands."""
+"""Ingests batches of any source into bronze exactly once; quarantine, resync, schema evolution, operator commands."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ __all__ = [
 def open_ingest(
     config: SourceConfig, settings: Settings, lake: Lake, windows: Callable[[], Sequence[Windows]]
 ) -> SourceIngest:
-    """The ingestion of a source; nothing is connected yet.
+    """The ingestion of a source, not yet connected.
 
     Args:
-        windows: the windows whose ends a topic without records is observed for.
+        windows: the windows at whose ends an idle topic records a heartbeat.
 
     Raises:
         SettingsError: a connection string or properties file has mistakes.
@@ -48,14 +48,14 @@ def open_ingest(
 
 
 def resync(settings: Settings, lake: Lake, names: Sequence[str], source: str | None = None) -> ResyncReport:
-    """Bring tables to PostgreSQL's state without a gap (`fraud-lakehouse resync [TABLE…]`), under the writer's lock.
+    """Make tables match PostgreSQL without a gap (`fraud-lakehouse resync [TABLE…]`), under the writer's lock.
 
     Args:
-        names: bronze names, or `[schema.]table` of the source; none: every captured table.
-        source: which database; default: the only one there is.
+        names: bronze names, or `[schema.]table` of the source; if empty, every captured table.
+        source: which database; default: the only one.
 
     Raises:
-        SettingsError: there is no such database. ConcurrentWriterError: the lock was not free in time.
+        SettingsError: there is no such database. ConcurrentWriterError: waiting for the lock timed out.
         SourceError, GapError, LakeError: as `PostgresIngest.resync`.
     """
     config = postgres_source(settings, source)
@@ -70,10 +70,10 @@ def forget_postgres_slot(settings: Settings, lake: Lake, source: str | None = No
     """Drop the slot on the server (`fraud-lakehouse forget-slot`), under the writer's lock.
 
     Args:
-        source: which database; default: the only one there is.
+        source: which database; default: the only one.
 
     Returns:
-        the slot's name, and whether there was one.
+        the slot's name, and whether it existed.
 
     Raises:
         SettingsError: there is no such database. SlotInUseError: a process is reading it. SourceError: it cannot be
@@ -85,16 +85,16 @@ def forget_postgres_slot(settings: Settings, lake: Lake, source: str | None = No
 
 
 def accept(settings: Settings, lake: Lake, source: str) -> str:
-    """Accept a source as it is now (`fraud-lakehouse accept-source NAME`).
+    """Accept a source's current identity (`fraud-lakehouse accept-source NAME`).
 
     Args:
-        source: its name; `postgres` and `kafka` name the shipped ones too.
+        source: its name; `postgres` and `kafka` also name the shipped ones.
 
     Returns:
         the accepted identity.
 
     Raises:
-        SettingsError: there is no such source, or its connection is not set.
+        SettingsError: there is no such source, or its connection is not configured.
         SourceError: the source cannot be reached.
     """
     is_declared = any(one.name == source for one in declared_sources(settings))

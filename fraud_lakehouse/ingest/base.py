@@ -1,4 +1,4 @@
-"""What every ingestion of a source offers to whoever repeats its steps: a live cycle, a run, a command."""
+"""The interface of every ingestion of a source, used by live cycles, runs and commands."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fraud_lakehouse.ingest.landed import Landed
 
 @dataclass(frozen=True)
 class Waiting:
-    """What a source still has.
+    """The backlog of a source.
 
     Args:
-        rows: records beyond our position (Kafka); None where the source counts none.
-        size: bytes of log beyond our position (PostgreSQL, other tables' included); None likewise.
-        retained: bytes of log that the server keeps for us (PostgreSQL); None likewise.
-        ends: where each part of the source ends (a partition's next offset, the log's end LSN), by its name.
+        rows: records beyond our position (Kafka); None if not applicable.
+        size: bytes of log beyond our position (PostgreSQL, all tables); None if not applicable.
+        retained: bytes of log that the server retains for us (PostgreSQL); None if not applicable.
+        ends: the end of each partition (next offset) or log (end LSN), by its name.
     """
 
     rows: int | None = None
@@ -35,23 +35,23 @@ class SourceIngest(Protocol):
 
     @property
     def update_delay(self) -> float:
-        """Seconds between reads; 0: as rows come."""
+        """Seconds between reads; 0 reads as soon as there are rows."""
 
     @property
     def due(self) -> float:
-        """When a step has something to do although there is no data (monotonic clock)."""
+        """When a step has something to do even without data (monotonic clock)."""
 
     @property
     def has_observed(self) -> bool:
-        """Whether the last step recorded that the source has nothing more: models have something new to read then."""
+        """Whether the last step recorded a heartbeat of an idle source, which is new input for models."""
 
     def step(self, max_rows: int) -> list[Landed]:
         """Ingest one micro-batch of about `max_rows` rows; empty when the source is drained.
 
         Raises:
-            SourceError: the source cannot be read; the next step starts again with the checks.
-            GapError: rows are gone, or the source is another one; recorded in control/audit.
-            ConcurrentWriterError: another writer was first; nothing was written twice, the next step continues.
+            SourceError: the source cannot be read; the next step repeats the checks.
+            GapError: rows are lost, or the source is another one; recorded in control/audit.
+            ConcurrentWriterError: another writer committed first; nothing was written twice, the next step continues.
             LakeError: the lake could not be written; nothing was acknowledged.
         """
 
@@ -59,21 +59,21 @@ class SourceIngest(Protocol):
         """Whether there is data, waiting at most `timeout` seconds for it.
 
         Raises:
-            SourceError, GapError: the source says so.
+            SourceError, GapError: as `step`.
         """
 
     def waiting(self) -> Waiting:
-        """What the source still has beyond what was ingested.
+        """The backlog: what the source has beyond what was ingested.
 
         Raises:
-            SourceError: it does not answer.
+            SourceError: it is unreachable.
         """
 
     def position(self) -> Mapping[str, int]:
-        """Up to where each part of it has been read, without asking (the parts are those of `Waiting.ends`)."""
+        """The position read so far, by the names in `Waiting.ends`; sends no request."""
 
     def be_patient(self, patient: bool) -> None:
-        """Whether a step may wait for a server that is unreachable."""
+        """Whether a step blocks while the server is unreachable; otherwise it fails fast."""
 
     def close(self) -> None:
         """Close the connections; nothing needs to be saved."""

@@ -1,7 +1,7 @@
-"""`control/batches`: one row per landed batch, and the durable position of a replication slot as a whole.
+"""`control/batches`: one row per ingested batch, and the durable position of each replication slot.
 
 The slot's position (app_id `pg:<system id>:<slot>`) is committed after all bronze tables of a batch and before the slot
-is acknowledged; whatever the slot has confirmed beyond it is a gap.
+is acknowledged. If the slot has confirmed more, there is a gap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fraud_lakehouse.storage.schemas import BATCHES
 
 @dataclass(frozen=True)
 class Batch:
-    """One row of `control/batches`, but for `landed_at`; times UTC, `seconds` from reading to durable."""
+    """One row of `control/batches`, without `landed_at`; times in UTC, `seconds` from reading to durable."""
 
     source: str
     app_id: str
@@ -32,30 +32,30 @@ class Batch:
 
 
 class Batches:
-    """The table, with a warm handle."""
+    """The table, kept open."""
 
     def __init__(self, lake: Lake) -> None:
         self._appender = Appender.open(lake, "control", "batches", BATCHES, numbered=False)  # several writers at once
 
     @property
     def version(self) -> int:
-        """The Delta version of the handle."""
+        """The Delta version that is loaded."""
         return self._appender.version
 
     def position(self, app_id: str) -> int | None:
-        """The durable position of a slot; None if its snapshot never finished."""
+        """The durable position of a slot; None if its snapshot never completed."""
         return self._appender.position(app_id)
 
     def refresh(self) -> None:
-        """See what other writers committed."""
+        """Load the commits of other writers."""
         self._appender.refresh()
 
     def commit(self, batches: Sequence[Batch], positions: Mapping[str, int]) -> int:
         """Commit rows and slot positions together, durably.
 
         Raises:
-            ConcurrentWriterError: a rival moved a position; nothing was written.
-            LakeError: the lake could not be written; nothing may be acknowledged.
+            ConcurrentWriterError: another writer moved a position; nothing was written.
+            LakeError: the lake could not be written; the caller must not acknowledge.
         """
         now = datetime.now(UTC)
         rows = [{**asdict(batch), "landed_at": now} for batch in batches]

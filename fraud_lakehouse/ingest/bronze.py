@@ -1,8 +1,7 @@
 """A bronze table: a source's change events, appended with the position they came from in the same Delta commit.
 
-The guarantee: the rows up to `position(app_id)` are in the table, each once, and none beyond it. Sink and position are
-one commit, so no order between them can be got wrong; the source is acknowledged afterwards, by the caller.
-Reading the source, and the position of the slot as a whole, are not here (ingest_postgres.py, batches.py).
+The guarantee: the table has exactly the rows up to `position(app_id)`, each once. Rows and position are one commit; the
+caller acknowledges the source afterwards. Reading the source is in postgres.py, the slot's position in batches.py.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from fraud_lakehouse.storage.schemas import INGESTED_AT, UTC_MICROSECONDS, Frame
 
 KEY_PROPERTY = "fraud_lakehouse.key"
 COLUMNS_PROPERTY = "fraud_lakehouse.columns"
-"""JSON list of `{"name": ..., "type": <Delta type>}`: the columns that the source has now, in its order."""
+"""JSON list of `{"name": ..., "type": <Delta type>}`: the source's current columns, in order."""
 
 
 class BronzeTable:
-    """One bronze table with a warm handle. Frames come without `_ingested_at`; it is stamped here (UTC).
+    """One bronze table, kept open. Frames come without `_ingested_at`, which is added here (UTC).
 
-    Rows also get `_commit` (appender.py), which orders Kafka records of several partitions. Change events are in order
-    by their LSN.
+    Rows also get `_commit` (appender.py), which orders Kafka records of several partitions. Change events are ordered
+    by LSN.
     """
 
     def __init__(self, appender: Appender) -> None:
@@ -41,10 +40,10 @@ class BronzeTable:
         key: Sequence[str],
         properties: Mapping[str, str] | None = None,
     ) -> BronzeTable:
-        """Open `bronze/<name>`, or create it with these columns, `fraud_lakehouse.key` = JSON list of `key`, and more.
+        """Open `bronze/<name>`, or create it with these columns and `fraud_lakehouse.key` = JSON list of `key`.
 
         Args:
-            properties: those that it is created with, besides the key.
+            properties: further table properties to create it with.
 
         Raises:
             LakeError: the lake cannot be read or written.
@@ -55,7 +54,7 @@ class BronzeTable:
 
     @property
     def version(self) -> int:
-        """The Delta version of the handle."""
+        """The Delta version that is loaded."""
         return self._appender.version
 
     def position(self, app_id: str) -> int | None:
@@ -64,31 +63,31 @@ class BronzeTable:
 
     @property
     def newest_commit(self) -> int:
-        """The newest `_commit`; 0 where none is numbered."""
+        """The newest `_commit`; 0 if there is none."""
         return self._appender.newest_commit
 
     def refresh(self) -> None:
-        """See what other writers committed."""
+        """Load the commits of other writers."""
         self._appender.refresh()
 
     def append(self, frame: pl.DataFrame, positions: Mapping[str, int]) -> int:
-        """Commit the rows and the positions they reach, together and durably.
+        """Commit rows and positions together, durably.
 
         Args:
-            frame: change events without `_ingested_at`; may have more or fewer source columns than the table.
+            frame: change events without `_ingested_at`; may have more or fewer source columns than the table has.
             positions: app_id -> position (end LSN, or next offset to read).
 
         Returns:
             the Delta version that contains them.
 
         Raises:
-            ConcurrentWriterError: a rival moved one of the positions since they were read; nothing was written.
-            LakeError: the lake could not be written; nothing may be acknowledged.
+            ConcurrentWriterError: another writer moved one of the positions; nothing was written.
+            LakeError: the lake could not be written; the caller must not acknowledge.
         """
         return self._appender.append(self._stamped(frame), positions)
 
     def stage(self, frame: pl.DataFrame) -> None:
-        """Write rows for the next `commit`, durably, where no reader sees them; frames as of `append`.
+        """Write rows for the next `commit`, durably but invisible to readers; frames as in `append`.
 
         Raises:
             ConcurrentWriterError: a column is missing, and another writer committed meanwhile.
@@ -97,24 +96,24 @@ class BronzeTable:
         self._appender.stage(self._stamped(frame))
 
     def commit(self, positions: Mapping[str, int]) -> int:
-        """Commit all staged rows and the positions they reach, in one commit, durably.
+        """Commit all staged rows and their positions in one commit, durably.
 
         Returns:
             the Delta version that contains them.
 
         Raises:
-            ConcurrentWriterError: a rival moved one of the positions since they were read; nothing was committed.
-            LakeError: the lake could not be written; nothing may be acknowledged.
+            ConcurrentWriterError: another writer moved one of the positions; nothing was committed.
+            LakeError: the lake could not be written; the caller must not acknowledge.
         """
         return self._appender.commit(positions)
 
     def discard(self) -> None:
-        """Forget what was staged since the last commit."""
+        """Discard the rows staged since the last commit."""
         self._appender.discard()
 
     @property
     def schema(self) -> dict[str, pl.DataType]:
-        """The table's columns, those the source has dropped included."""
+        """The table's columns, including those that the source has dropped."""
         return self._appender.schema
 
     @property
@@ -123,7 +122,7 @@ class BronzeTable:
         return self._appender.properties
 
     def set_properties(self, values: Mapping[str, str]) -> None:
-        """Set properties that have another value.
+        """Set the properties that differ.
 
         Raises:
             ConcurrentWriterError: another writer committed meanwhile; nothing changed.
@@ -135,11 +134,11 @@ class BronzeTable:
         self.set_properties({KEY_PROPERTY: json.dumps([self.spelling(name) for name in key])})
 
     def spelling(self, column: str) -> str:
-        """The table's spelling of a column: one whose name changed only its case stays as it was."""
+        """The table's spelling of a column name, which stays if the source changes only the case."""
         return _spelling(self._appender.schema, column)
 
     def reshape(self, columns: FrameSchema, *, rewrite: bool) -> bool:
-        """Add the columns that the table lacks; with `rewrite`, give those of another type theirs.
+        """Add missing columns; with `rewrite`, also change the types of columns that differ.
 
         Returns:
             whether the table was changed.
@@ -150,7 +149,7 @@ class BronzeTable:
         return self._appender.reshape(columns, rewrite=rewrite)
 
     def rebuild(self, frame_schema: FrameSchema, key: Sequence[str]) -> None:
-        """Empty the table before a snapshot is landed in it. A table that is empty and fits is left alone."""
+        """Empty the table before a snapshot. An empty table with the right columns is not changed."""
         schema = with_ingestion(frame_schema)
         if self._appender.version > 0 or self._appender.schema != schema:
             self._appender.replace(schema)

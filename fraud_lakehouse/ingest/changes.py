@@ -1,9 +1,9 @@
 """From the replication slot's log to bronze, exactly once. Snapshots and checks of the source are not here.
 
-Order of one batch, and why nothing is lost or doubled wherever it is interrupted: peek after our positions -> stage
-the rows piece by piece -> commit each table's rows with its position -> commit the slot's position with the batch's
-rows in control/batches -> (all of it fsynced) -> acknowledge the slot. The slot moves last, so it can only give too
-much again; what a table already contains is dropped by that table's own position.
+Order of one batch: peek after our positions -> stage the rows in pieces -> commit each table's rows with its position
+-> commit the slot's position with the batch's rows in control/batches -> (all of it fsynced) -> acknowledge the slot.
+An interruption anywhere loses and duplicates nothing: the slot moves last, so at worst it sends changes again, and each
+table skips those up to its own position.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ IDLE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class _Staged:
-    """Rows of one table that wait for their commit: the table as described last, oldest and newest commit time."""
+    """Staged rows of one table: its latest description, oldest and newest commit time."""
 
     info: TableInfo
     rows: int
@@ -46,11 +46,11 @@ class _Staged:
 
 
 class ChangeIngest:
-    """Lands the log of one slot; holds the warm handles of its bronze tables. One instance per thread.
+    """Ingests the log of one slot and keeps its bronze tables open. One instance per thread.
 
     Args:
-        lake: where to.
-        capture: the source; its slot exists.
+        lake: the target.
+        capture: the source; its slot must exist.
         batches: `control/batches`, which has the slot's position.
     """
 
@@ -59,42 +59,42 @@ class ChangeIngest:
         self.capture = capture
         self.batches = batches
         self.dropped: dict[str, int] = {}
-        """Positions of bronze tables the source no longer has: the log may still hold their last events."""
+        """Positions of bronze tables that the source has dropped: the log may still have their last events."""
         self.waiting: set[int] = set()
-        """Oids of tables whose snapshot or resync is due; it will hold what the log has of them until then."""
+        """Oids of tables whose snapshot or resync is due, which will include their changes in the log."""
         self._refusals = PostgresRefusals(lake, capture, self._opened)
         self._tables: dict[str, BronzeTable] = {}
         self._idle_since = time.monotonic()
 
     def table(self, info: TableInfo, member: str | None = None) -> BronzeTable:
-        """The bronze table of a source table, created if it is not there.
+        """The bronze table of a source table, created if it does not exist.
 
         Args:
-            member: the table's membership in the publication, where it is known already.
+            member: the table's publication epoch, if known.
         """
         if info.name not in self._tables:
             owner = self.capture.config.name
-            properties = first_properties(info, member, owner) if info.shape else {}  # the log knows no shape
+            properties = first_properties(info, member, owner) if info.shape else {}  # the log has no fingerprint
             table = BronzeTable.open_or_create(self.lake, info.name, info.frame_schema, info.key, properties)
             if table.properties.get(OWNER_PROPERTY, owner) != owner:
                 raise ConcurrentWriterError(
-                    f"bronze/{info.name} was created by another source meanwhile", "the next step leaves the table out"
+                    f"bronze/{info.name} was created by another source meanwhile", "the next step skips the table"
                 )
             self._tables[info.name] = table
         return self._tables[info.name]
 
     def _opened(self, name: str) -> BronzeTable:
-        """A bronze table that is there."""
+        """A bronze table that exists."""
         if name not in self._tables:
             self._tables[name] = BronzeTable.open_or_create(self.lake, name, {}, ())
         return self._tables[name]
 
     def position(self, info: TableInfo) -> int | None:
-        """The commit end LSN up to which the bronze table has everything; None before its snapshot is finished."""
+        """The commit end LSN up to which the bronze table has everything; None before its snapshot is complete."""
         return self.table(info).position(self.capture.app_id_of(info.name))
 
     def leave_out(self, failed: TableFailedError) -> None:
-        """Leave a table's changes out of the log until it is resynced; recorded durably where the lake has the table.
+        """Skip a table's changes until it is resynced; recorded durably if the lake has the table.
 
         Raises:
             ConcurrentWriterError, LakeError: it could not be recorded.
@@ -109,33 +109,33 @@ class ChangeIngest:
         self.waiting.add(failed.oid)
         if before is None or before.problem != failed.problem:
             cause = None if isinstance(failed.__cause__, SourceError) else failed.__cause__
-            log.warning("not captured until it is mended: %s", failed, exc_info=cause)
+            log.warning("not captured until it is fixed: %s", failed, exc_info=cause)
 
     def refresh(self) -> None:
-        """See what other writers committed to the tables."""
+        """Load the commits of other writers."""
         for table in self._tables.values():
             table.refresh()
 
     def land(self, max_rows: int, until: int | None = None) -> list[Landed]:
-        """Land the next whole transactions of every table with a position, and acknowledge them.
+        """Ingest the next whole transactions of every table with a position, and acknowledge them.
 
         Args:
-            max_rows: about how many messages.
-            until: transactions that end after this LSN are left for later; when nothing before it is left, it is
-                the slot's position.
+            max_rows: approximate number of messages.
+            until: stop before transactions that end after this LSN; once nothing before it remains, the slot's
+                position is set to it.
 
         Returns:
-            what was landed, one item per table with rows; [] when the log holds nothing new.
+            what was ingested, one item per table with rows; [] if the log has nothing new.
 
         Raises:
             SourceError: the source cannot be read.
-            GapError: changes are gone.
-            ConcurrentWriterError: another writer was first; nothing was written twice.
+            GapError: changes are lost.
+            ConcurrentWriterError: another writer committed first; nothing was written twice.
             LakeError: the lake could not be written; nothing was acknowledged.
         """
         self._refusals.heed()
         while True:
-            self._discard()  # of a call that was interrupted
+            self._discard()  # staged by an interrupted call
             try:
                 return self._land(max_rows, until)
             except TableFailedError as failed:
@@ -149,7 +149,7 @@ class ChangeIngest:
         began = time.monotonic()
         app_id = self.capture.app_id
         position = self.batches.position(app_id)
-        assert position is not None, "the snapshot is finished"
+        assert position is not None, "the snapshot is complete"
         if until is not None and position >= until:
             return []
         known = {name: table.position(self.capture.app_id_of(name)) for name, table in self._tables.items()}
@@ -173,7 +173,7 @@ class ChangeIngest:
         return landed
 
     def _stage(self, changes: Changes) -> dict[str, _Staged]:
-        """Write all rows to where no reader sees them; what was staged, by table."""
+        """Write all rows, invisible to readers; returns what was staged, by table."""
         staged: dict[str, _Staged] = {}
         for piece in changes:
             for name, frame in piece.frames.items():
@@ -203,10 +203,10 @@ class ChangeIngest:
             table.discard()
 
     def _acknowledge_again(self, position: int) -> bool:
-        """Move a slot that is behind our durable position up to it; whether that was so.
+        """Move the slot up to our durable position if it is behind; returns whether it was.
 
-        After a crash of ours before the acknowledgement, or of the server (which forgets recent ones), a peek of
-        `max_rows` may hold nothing but transactions we have: without this it would hold nothing else for ever.
+        It is behind after our crash before the acknowledgement, or the server's crash (which may lose recent ones).
+        Every peek of `max_rows` could then return only transactions we have, and capture would not advance.
         """
         confirmed = self.capture.lag().confirmed_lsn
         if confirmed is None or confirmed >= position:
@@ -215,9 +215,9 @@ class ChangeIngest:
         return True
 
     def _advance(self, position: int, end: int, worth_a_commit: bool) -> None:
-        """Let the server recycle WAL that holds nothing new for us, without a commit at every tick.
+        """Let the server recycle WAL that has nothing new for us, without a commit at every step.
 
-        After a crash between the tables' commits and the slot's position, the WAL is of rows we have: `worth_a_commit`.
+        `worth_a_commit`: a crash before the slot's position was committed; the WAL has rows that we already have.
         """
         idle = time.monotonic() - self._idle_since
         if worth_a_commit or end - position >= IDLE_BYTES or idle >= IDLE_SECONDS:
@@ -232,7 +232,7 @@ class ChangeIngest:
 
 
 def batch_row(item: Landed, capture: PostgresCapture) -> Batch:
-    """What was landed in one table, as a row of `control/batches`."""
+    """The `control/batches` row for what was ingested into one table."""
     return Batch(
         source=item.source,
         app_id=capture.app_id_of(item.table),

@@ -1,8 +1,8 @@
-"""What a bronze table lacks of the source: its state at one LSN beside a snapshot of the same LSN.
+"""The differences between a bronze table's state at one LSN and a snapshot of the source at the same LSN.
 
-Pure computation, in DuckDB and out of core: reads Parquet files, writes one. The state is that of the last event of
-each key since the last truncate. Where an update left a large value out (`_unchanged`), the value is the one sent last
-in the row's life; a life that began by a change of the key does not tell, and counts as different.
+Pure out-of-core computation in DuckDB: reads Parquet files, writes one. The state has the last event of each key since
+the last truncate. Where an update omitted a large value (`_unchanged`), the value is the last one sent since the row
+was created. If the row began with a change of its key, the value is unknown and counts as different.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ EVENT_COLUMNS = ("_op", "_lsn", "_seq", "_committed_at", "_unchanged", "_text")
 
 @dataclass(frozen=True)
 class Differences:
-    """What makes a table's state that of the snapshot.
+    """The events that make a table's state equal to the snapshot.
 
     Args:
         path: Parquet file of events without positions: the columns of the snapshot's files but `_lsn` and `_seq`; `_op`
-            is `r` (the row as it is) or `d` (a key that is gone; other columns null).
-        rows: rows of the snapshot.
-        new, changed, gone: how many keys the state lacked, had otherwise, had too many.
+            is `r` (the current row) or `d` (a deleted key; other columns null).
+        rows: number of rows of the snapshot.
+        new, changed, gone: number of keys that were missing, different, or no longer in the source.
     """
 
     path: Path
@@ -59,12 +59,12 @@ def write_differences(
     Args:
         bronze: the bronze table's data files (any number).
         bronze_schema: the bronze table's columns; older files may lack some.
-        snapshot: Parquet files of events `r` with exactly `schema`, at least one (maybe without rows).
+        snapshot: Parquet files of events `r` with exactly `schema`, at least one (possibly empty).
         schema: columns of the source, then `_op`, `_lsn`, `_seq`, `_committed_at`, `_unchanged`, `_text`.
         key: names of the key columns.
-        lsn: events of bronze beyond it do not count.
-        taken_at: time of the snapshot, which becomes that of the differences.
-        folder: scratch, on a disk with room for the snapshot and for what does not fit into `memory`.
+        lsn: ignore events of bronze beyond it.
+        taken_at: time of the snapshot, and of the differences.
+        folder: scratch, on a disk with space for the snapshot and for what does not fit into `memory`.
         memory: DuckDB's memory limit, e.g. "1GB".
     """
     query = _Query(schema, key)
@@ -94,10 +94,11 @@ def write_differences(
 
 
 class _Query:
-    """The statements for one table. Source columns are called c0, c1, … inside, so that none can be taken for ours.
+    """The statements for one table. They call source columns c0, c1, …, to avoid clashes with ours.
 
-    `place` orders events: commit end LSN, then place in the transaction. `k0`, … and `texts` are the key, never null:
-    its values, and the texts beside those that their columns cannot hold ('': none), as in silver and history.
+    `place` orders events: commit end LSN, then position in the transaction. `k0`, … and `texts` are the key, never
+    null: its values, and the exact texts of values that their columns cannot represent ('': none), as in silver and
+    history.
     """
 
     def __init__(self, schema: Mapping[str, pl.DataType], key: Sequence[str]) -> None:
@@ -125,12 +126,12 @@ class _Query:
         )
 
     def unsent(self, lists: Iterable[str]) -> None:
-        """Take note of the columns that last events left out, from their JSON lists: often none of very many."""
+        """Collect the columns that last events omitted, from their JSON lists; often none."""
         names = {name for text in lists for name in json.loads(text)}
         self._unsent = [name for name in self._filled if name in names]
 
     def partial(self) -> str:
-        """A temporary table: the values that last events left out."""
+        """A temporary table: the values that last events omitted."""
         starts = "previous is null or previous = 'd' or op in ('c', 'r')"
         sent = "".join(
             f", arg_max_null({column}, place) filter (where not {self._left_out(name, '')}) as {column}"

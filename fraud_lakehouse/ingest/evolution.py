@@ -1,7 +1,7 @@
-"""The columns of a bronze table while those of its source change: what is there now, and whether rows are missing it.
+"""Schema evolution of bronze tables: follows the source's columns and detects changes of rows that the log misses.
 
-Bronze keeps dropped columns, since older events have them; the property `fraud_lakehouse.columns` says which ones the
-source has. Taking the table's rows anew, where the log could not tell how they changed, is not here (resync.py).
+Bronze keeps dropped columns, since older events have them; the property `fraud_lakehouse.columns` lists the source's
+current ones. Resyncing the rows is in resync_run.py.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from fraud_lakehouse.storage.schemas import COMMIT, INGESTED_AT, FrameSchema, de
 log = logging.getLogger(__name__)
 
 SOURCE_PROPERTY = "fraud_lakehouse.source"
-"""JSON list: schema and name of the source's table. Which bronze table it has stays so, whatever tables come and go."""
+"""JSON list: schema and name of the source's table. A source table's bronze table never changes."""
 OWNER_PROPERTY = "fraud_lakehouse.owner"
-"""Name of the source that a table was created for; tables of version 0.1 have none, and are those of its database."""
+"""Name of the source that owns the table; tables of version 0.1 have none, and belong to its only database."""
 POSITION_PROPERTY = "fraud_lakehouse.columns_lsn"
 SHAPE_PROPERTY = "fraud_lakehouse.shape"
 LEFT_OUT_PROPERTY = "fraud_lakehouse.left_out"
-"""JSON list of the source's generated columns that the log does not carry and bronze does not have."""
+"""JSON list of the source's generated columns that the log, and so bronze, does not have."""
 MEMBER_PROPERTY = "fraud_lakehouse.publication"
-"""The table's membership in the publication since when the log has told all of its changes."""
+"""The publication epoch since which the log has all changes of the table."""
 INELIGIBLE_PROPERTY = "fraud_lakehouse.ineligible"
-"""JSON object {problem, fix, tried_at}: why changes of the table are left out; empty once a resync made them good."""
+"""JSON object {problem, fix, tried_at}: why changes of the table are skipped; empty after a resync."""
 
 NEVER = datetime.fromtimestamp(0, UTC).isoformat()
-"""When a table was tried that the catalog rules out: once it does not any more, the table is due at once."""
+"""`tried_at` of a table that is ineligible by the catalog: it is due at once when it becomes eligible."""
 
 
 @dataclass(frozen=True)
 class Ineligible:
-    """Why changes of a table are left out, what helps, and when it was tried last (UTC, ISO 8601)."""
+    """Why changes of a table are skipped, the fix, and the last attempt (UTC, ISO 8601)."""
 
     problem: str
     fix: str
@@ -53,35 +53,35 @@ class Ineligible:
 
     @property
     def seconds_ago(self) -> float:
-        """How long ago it was tried last."""
+        """Seconds since the last attempt."""
         return (datetime.now(UTC) - datetime.fromisoformat(self.tried_at)).total_seconds()
 
     @staticmethod
     def of(properties: Mapping[str, str | None]) -> Ineligible | None:
-        """What a bronze table's properties say; None while the table is captured."""
+        """From a bronze table's properties; None while the table is captured."""
         text = properties.get(INELIGIBLE_PROPERTY)
         return Ineligible(**json.loads(text)) if text else None
 
     def record(self, table: BronzeTable) -> None:
-        """Record it durably: from now on the log may go on without the table, which is resynced later.
+        """Record it durably: the log may then advance without the table, which is resynced later.
 
         Raises:
-            ConcurrentWriterError, LakeError: it could not be recorded; the log must not go on.
+            ConcurrentWriterError, LakeError: it could not be recorded; the log must not advance.
         """
         table.set_properties({INELIGIBLE_PROPERTY: json.dumps(asdict(self), ensure_ascii=False)})
 
 
 def adapt(table: BronzeTable, info: TableInfo) -> bool:
-    """Give the bronze table the columns that the source has, and record which these are.
+    """Evolve the bronze table's schema to the source's columns, and record them.
 
-    From the catalog: columns are added, and rewritten where they have another type. From the log, which may be
-    describing the past: columns are added if the description is newer than the catalog's; types stay.
+    From the catalog: columns are added, and rewritten if their type changed. From the log, which may describe the past:
+    columns are added if the description is newer than the catalog's; types stay.
 
     Returns:
         whether anything changed.
 
     Raises:
-        ConcurrentWriterError: another writer committed meanwhile; the next look does it.
+        ConcurrentWriterError: another writer committed meanwhile; the next check retries.
         LakeError: the lake could not be written.
     """
     properties = table.properties
@@ -108,11 +108,11 @@ def adapt(table: BronzeTable, info: TableInfo) -> bool:
 def first_properties(info: TableInfo, member: str | None, owner: str) -> dict[str, str]:
     """Properties that a bronze table is created with, so that its first rows need no commits for them.
 
-    Its position, which comes with the rows, decides whether it has them.
+    Whether it has rows is decided by its position, which is committed with them.
 
     Args:
         info: the catalog's description.
-        member: the table's membership in the publication, where it is known already.
+        member: the table's publication epoch, if known.
         owner: the source's name.
     """
     columns = {column.name: column.type.dtype for column in info.columns}
@@ -136,7 +136,7 @@ def recorded_names(
     """A source's bronze tables by schema and name of the source's table.
 
     Args:
-        among: names that are looked at; default: all there are (local lakes only).
+        among: names to read; default: all (local lakes only).
     """
     found = {}
     for name in lake.tables("bronze") if among is None else among:
@@ -148,7 +148,7 @@ def recorded_names(
 
 
 def other_owner(lake: Lake, config: PostgresConfig, name: str) -> str | None:
-    """The source that a bronze table belongs to, if it is not this one."""
+    """The other source that owns a bronze table, or None."""
     return _owner(_properties(lake, name), config)
 
 
@@ -161,25 +161,25 @@ def _owner(properties: Mapping[str, str], config: PostgresConfig) -> str | None:
 
 
 def _properties(lake: Lake, name: str) -> Mapping[str, str]:
-    with suppress(LakeError, DeltaError):  # begun, or torn by a power loss: it is mended when it is written
+    with suppress(LakeError, DeltaError):  # unfinished, or torn by a power loss: the next write repairs it
         return lake.open("bronze", name).metadata().configuration
     return {}
 
 
 def resync_reason(table: BronzeTable, info: TableInfo, member: str | None) -> str | None:
-    """Why the rows of a table may be others than the log has said, or None.
+    """Why a table needs a resync (its rows may have changed without the log), or None.
 
-    What has changed without touching any row (a truncate, VACUUM FULL, an empty partition) is recorded here.
+    Records a changed fingerprint that affects no rows (a truncate, VACUUM FULL, an empty partition).
 
     Args:
         info: the catalog's description.
-        member: the table's membership in the publication; None if it is in it no more.
+        member: the table's publication epoch; None if it is no longer published.
 
     Raises:
         ConcurrentWriterError, LakeError: it could not be recorded.
     """
     if (ineligible := Ineligible.of(table.properties)) is not None:
-        return f"its changes were left out: {ineligible.problem}"
+        return f"its changes were skipped: {ineligible.problem}"
     before = table.properties.get(SHAPE_PROPERTY)
     if before is None:
         return "its columns changed while it was not captured"
@@ -190,7 +190,7 @@ def resync_reason(table: BronzeTable, info: TableInfo, member: str | None) -> st
 
 
 def settle(table: BronzeTable, info: TableInfo, member: str | None) -> None:
-    """Record that the rows are those of the source: after a snapshot or resync that began after `info` was read.
+    """Mark the table synced: after a snapshot or resync that began after `info` was read.
 
     Raises:
         ConcurrentWriterError, LakeError: it could not be recorded; the table is resynced once more.
@@ -203,10 +203,10 @@ def settle(table: BronzeTable, info: TableInfo, member: str | None) -> None:
 
 def _unpublished(table: BronzeTable, member: str | None) -> str | None:
     if member is None:
-        return "the publication has it no more"
-    known = table.properties.get(MEMBER_PROPERTY)  # a table of an older lake has none
-    is_same = known in (None, member) or member.startswith(f"{known}/")  # an older lake knows less of the publication
-    return None if is_same else "it was out of the publication, or the publication was altered"
+        return "it is no longer in the publication"
+    known = table.properties.get(MEMBER_PROPERTY)  # older lakes have none
+    is_same = known in (None, member) or member.startswith(f"{known}/")  # older lakes have a shorter epoch
+    return None if is_same else "it was removed from the publication, or the publication was altered"
 
 
 def _source_columns(table: BronzeTable) -> dict[str, pl.DataType]:

@@ -1,8 +1,7 @@
-"""Tables that are not captured as they are now: those the catalog refuses, and those whose changes are left out.
+"""Ineligible tables: those that the catalog rules out, and those whose changes are skipped.
 
-What the lake has decides, never what a process happens to remember: a restart changes nothing. Before the log goes on
-without a table that the lake has, this is recorded in the table; once the table is eligible again, a resync makes its
-changes good (ingest_postgres.py).
+The state is in the lake, not in the process, so a restart changes nothing. Before the log advances without a table that
+the lake has, that is recorded in the table. Once the table is eligible again, it is resynced (postgres.py).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class IneligibleTable:
-    """A table that was asked for and is not captured as it is now: `schema.table`, why, and what helps."""
+    """A configured table that is not captured: `schema.table`, the problem and the fix."""
 
     table: str
     problem: str
@@ -31,7 +30,7 @@ class IneligibleTable:
 
 
 def ineligible_tables(lake: Lake, capture: PostgresCapture) -> list[IneligibleTable]:
-    """The tables that are not captured, as of the capture's last `tables`."""
+    """The tables that are not captured, as of the capture's last call of `tables`."""
     found = [IneligibleTable(one.table, one.error.problem, one.error.fix) for one in capture.refused]
     for info in capture.seen_tables:
         if (why := ineligible(lake, info.name)) is not None:
@@ -40,19 +39,19 @@ def ineligible_tables(lake: Lake, capture: PostgresCapture) -> list[IneligibleTa
 
 
 def ineligible(lake: Lake, name: str) -> Ineligible | None:
-    """Why changes of a bronze table are left out; None where they are not."""
+    """Why changes of a bronze table are skipped; None if they are not."""
     if not lake.exists("bronze", name):
         return None
     return Ineligible.of(lake.open("bronze", name).metadata().configuration)
 
 
 class PostgresRefusals:
-    """What the catalog's last look refused, of one source.
+    """The tables of one source that were ineligible at the last check of the catalog.
 
     Args:
         lake: has the tables captured so far, with their positions.
-        capture: its `refused` is what the last look refused.
-        opened: gives the warm handle of a bronze table.
+        capture: its `refused` has the ineligible tables.
+        opened: returns the open bronze table of that name.
     """
 
     def __init__(self, lake: Lake, capture: PostgresCapture, opened: Callable[[str], BronzeTable]) -> None:
@@ -63,10 +62,11 @@ class PostgresRefusals:
         self._told: set[str] = set()
 
     def heed(self) -> None:
-        """Go on without the refused tables, each reported once in the process's log.
+        """Continue without the ineligible tables; logs each once per process.
 
-        Of one that the lake has and the log still has changes of, it is recorded first that they are left out. A table
-        that is not in the log (dropped, made anew, taken out of the publication) is resynced anyway when it is back.
+        If the lake has such a table and the log has changes of it, the table first records that they are skipped. A
+        table that is not in the log (dropped, recreated, removed from the publication) is resynced anyway when it
+        returns.
 
         Raises:
             ConcurrentWriterError, LakeError: it could not be recorded.
@@ -81,12 +81,12 @@ class PostgresRefusals:
                 if before is None or before.problem != error.problem:
                     Ineligible(error.problem, error.fix, NEVER).record(table)
             if refusal.error.problem not in self._told:
-                log.warning("not captured until it is mended: %s", refusal.error)
+                log.warning("not captured until it is fixed: %s", refusal.error)
         self._told = {refusal.error.problem for refusal in refused}
         self._heeded = refused
 
     def _is_landed(self, refusal: Refusal) -> bool:
-        """Whether the lake has the very table, not an earlier one of its name."""
+        """Whether the lake has this very table, not an earlier one of the same name."""
         if not self._lake.exists("bronze", refusal.name):
             return False
         handle = self._lake.open("bronze", refusal.name)

@@ -1,4 +1,4 @@
-"""What a landed micro-batch reports to whoever runs the cycle."""
+"""The report of an ingested micro-batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class Landed:
-    """Rows that one commit put in one bronze table.
+    """Rows that one commit added to one bronze table.
 
     Args:
         table: bronze table name.
@@ -17,9 +17,9 @@ class Landed:
         to_position: position after (PostgreSQL: end LSN; Kafka: sum of the partitions' next offsets).
         version: Delta version of the bronze table that contains the rows.
         newest_committed_at: newest commit (or record) time in the source, UTC; None if it has none.
-        seconds: from asking the source until the rows were durable.
+        seconds: from the request to the source until the rows were durable.
         source: name of the database or topic in the pipeline.
-        oldest_committed_at: oldest commit (or record) time in the source, likewise.
+        oldest_committed_at: oldest commit (or record) time in the source, UTC; None if it has none.
     """
 
     table: str
@@ -34,5 +34,5 @@ class Landed:
 
     @property
     def run_key(self) -> str:
-        """Identity of the range, the same whenever the same range is landed."""
+        """Identity of the range: the same range always has the same key."""
         return f"{self.table}:{self.from_position}-{self.to_position}"

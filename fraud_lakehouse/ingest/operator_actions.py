@@ -1,4 +1,4 @@
-"""What an operator says about the PostgreSQL source, kept in control/audit: the next capture begins accordingly."""
+"""Operator actions on the PostgreSQL source, recorded in control/audit for the next capture."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fraud_lakehouse.storage.lake import Lake
 def accept_postgres(lake: Lake, source: PostgresCapture) -> str:
     """Accept another PostgreSQL server as the source: the next step captures it from a new snapshot.
 
-    Bronze tables are then rebuilt (earlier versions stay readable until vacuumed). On the same server, `resync` mends
-    a lost slot and keeps everything.
+    Bronze tables are then rebuilt (earlier versions stay readable until vacuumed). For a lost slot on the same server,
+    use `resync`, which keeps everything.
 
     Returns:
         the accepted identity, `pg:<system id>:<slot>`.
@@ -32,9 +32,9 @@ def accept_postgres(lake: Lake, source: PostgresCapture) -> str:
 
 
 def awaited_position(lake: Lake, source: str, app_id: str) -> int | None:
-    """The LSN after which the next capture reads on from the slot `app_id` (`pg:<system id>:<slot>`).
+    """The LSN after which the next capture continues from the slot `app_id` (`pg:<system id>:<slot>`).
 
-    None where nothing was landed through it, or an operator gave its position up: then it may be missing.
+    None if nothing was ingested through it, or an operator gave up its position: the slot may then be missing.
     """
     if not lake.exists("control", "batches"):
         return None
@@ -45,12 +45,12 @@ def awaited_position(lake: Lake, source: str, app_id: str) -> int | None:
 
 
 def forget_slot(lake: Lake, source: PostgresCapture) -> bool:
-    """Drop the slot on the server, so that it keeps no more log; the lake keeps everything it has.
+    """Drop the slot on the server, so that it retains no log; the lake keeps everything it has.
 
-    The next capture begins with a resync into a new slot. The caller holds the writer's turn.
+    The next capture begins with a resync into a new slot. The caller holds the writer's lock.
 
     Returns:
-        whether there was a slot.
+        whether the slot existed.
 
     Raises:
         SlotInUseError: a process is reading it. SourceError: it is another database's, or cannot be dropped.

@@ -1,7 +1,8 @@
-"""PostgreSQL to bronze, exactly once: what is due at each step. How it is done lies beside this module.
+"""PostgreSQL to bronze, exactly once: decides what is due at each step.
 
-In order: is it the server the lake was filled from (postgres_identity.py); is a snapshot due (ingest_snapshot.py) or a
-resync (resync.py); have tables appeared or changed without a word in the log; then the log (ingest_changes.py).
+In order: check that it is the server the lake was filled from (postgres_identity.py); take a snapshot (snapshot.py) or
+resync (resync_run.py) that is due; find tables that appeared or changed without a message in the log; then read the log
+(changes.py).
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ from fraud_lakehouse.storage.lake import Lake
 
 log = logging.getLogger(__name__)
 
-LOG = "log"  # the one part of a database
+LOG = "log"  # a database has a single log to read
 NEW_TABLES_SECONDS = 10.0
-BUSY_SECONDS = 60.0  # until a snapshot or resync that a long transaction or a lock held up is tried again
-MOST_BUSY_SECONDS = 900.0  # each failure of a table doubles its time
+BUSY_SECONDS = 60.0  # until a snapshot or resync that was blocked by a long transaction or a lock is tried again
+MOST_BUSY_SECONDS = 900.0  # each failure of a table doubles its delay
 
 
 class PostgresIngest:
-    """Lands one PostgreSQL source. Handles stay warm between steps; one instance per thread.
+    """Ingests one PostgreSQL source. Tables stay open between steps; one instance per thread.
 
     Args:
-        config: the source; default: the only database there is.
+        config: the source; default: the only database.
         capture: its reader. Opened at the first step.
 
     Raises:
@@ -62,7 +63,7 @@ class PostgresIngest:
     """
 
     has_observed = False
-    """Nothing waits for the time of a database."""
+    """Databases have no heartbeats."""
 
     def __init__(
         self,
@@ -78,8 +79,8 @@ class PostgresIngest:
         self._look_due = 0.0
         self._busy_until = 0.0
         self._in_step: dict[str, tuple[int, TableInfo, str | None]] = {}
-        """By bronze name: version, and description and membership that it was found to agree with."""
-        self._retries: dict[int, tuple[float, float]] = {}  # by oid, when a failed table is tried again, and the pause
+        """By bronze name: the version that was checked, and the description and publication epoch it matched."""
+        self._retries: dict[int, tuple[float, float]] = {}  # by oid: when a failed table is tried again, and the delay
 
     def __enter__(self) -> Self:
         return self
@@ -99,50 +100,50 @@ class PostgresIngest:
 
     @property
     def update_delay(self) -> float:
-        """Seconds between reads; 0: as rows come."""
+        """Seconds between reads; 0 reads as soon as there are rows."""
         return self.capture.config.update_delay
 
     @property
     def due(self) -> float:
-        """When a step is to read the catalog, whether or not the log has anything (monotonic clock)."""
+        """When a step next reads the catalog, even if the log has nothing (monotonic clock)."""
         return self._look_due
 
     def wait(self, timeout: float) -> bool:
         """Whether the log has something new, waiting at most `timeout` seconds for it.
 
         Raises:
-            SourceError: the server does not answer.
+            SourceError: the server is unreachable.
         """
         with self.capture.config.named():
             return self.capture.wait(timeout)
 
     def waiting(self) -> Waiting:
-        """What the log still holds beyond the slot's position.
+        """The backlog: the log beyond the slot's position.
 
         Raises:
-            SourceError: the server does not answer.
+            SourceError: the server is unreachable.
         """
         lag = self.capture.lag()
         return Waiting(size=lag.bytes_behind, retained=lag.retained_bytes, ends={LOG: lag.current_lsn})
 
     def position(self) -> Mapping[str, int]:
-        """Up to where the log was read."""
+        """The LSN up to which the log was read."""
         return {LOG: self.capture.seen_lsn}
 
     def be_patient(self, patient: bool) -> None:
-        """Whether a step may wait for a server that is unreachable."""
+        """Whether a step blocks while the server is unreachable; otherwise it fails fast."""
         self.capture.be_patient(patient)
 
     def step(self, max_rows: int) -> list[Landed]:
-        """Land what is due: a snapshot, a resync or one change batch of about `max_rows` rows.
+        """Ingest what is due: a snapshot, a resync or one batch of about `max_rows` changes.
 
         Returns:
-            what was landed, one item per table with rows; [] when the source is drained.
+            what was ingested, one item per table with rows; [] when the source is drained.
 
         Raises:
-            SourceError: the source cannot be read; the next step starts again with the checks.
-            GapError: changes are gone, or the source is another one; recorded in control/audit.
-            ConcurrentWriterError: another writer was first; nothing was written twice, the next step continues.
+            SourceError: the source cannot be read; the next step repeats the checks.
+            GapError: changes are lost, or the source is another one; recorded in control/audit.
+            ConcurrentWriterError: another writer committed first; nothing was written twice, the next step continues.
             LakeError: the lake could not be written; nothing was acknowledged.
         """
         try:
@@ -152,20 +153,20 @@ class PostgresIngest:
             self._start_over()
             return self.step(max_rows)
         except BaseException:
-            self._start_over()  # whatever it is, the next step goes on from the lake's position, as a new process does
+            self._start_over()  # the next step continues from the lake's position, as a new process does
             raise
 
     def resync(self, names: Sequence[str] = ()) -> ResyncReport:
-        """Bring tables to the source's state without a gap; after the loss of the slot, make it anew, for all of them.
+        """Make tables match the source without a gap; if the slot was lost, recreate it and resync all tables.
 
-        The caller holds the writer's turn.
+        The caller holds the writer's lock.
 
         Args:
-            names: bronze names, or `[schema.]table` of the source; none: every captured table.
+            names: bronze names, or `[schema.]table` of the source; if empty, every captured table.
 
         Raises:
-            SourceTableError: no such table is captured. SourceError: why that table cannot be, after the others were
-                resynced. Otherwise as `step`.
+            SourceTableError: no such table is captured. SourceError: the table is ineligible; raised after the others
+                were resynced. Otherwise as `step`.
         """
         self._start_over()
         try:
@@ -213,7 +214,7 @@ class PostgresIngest:
         return PostgresIdentity(self._audit, self.capture)
 
     def _start_over(self) -> None:
-        """The next step begins with all checks, of whatever server answers then."""
+        """Make the next step repeat all checks, with whichever server answers then."""
         self._ready = False
         self._look_due = 0.0
         self._in_step.clear()
@@ -232,7 +233,7 @@ class PostgresIngest:
 
     @contextmanager
     def _overtaken(self) -> Iterator[None]:
-        """A slot ahead of the position we know is no gap where another writer has committed a later one meanwhile."""
+        """A slot ahead of our position is no gap if another writer has committed a later position meanwhile."""
         try:
             yield
         except SlotAheadError as ahead:
@@ -241,7 +242,7 @@ class PostgresIngest:
             if self._batches.position(self.capture.app_id) == known:
                 raise
             raise ConcurrentWriterError(
-                "another writer landed changes of the same slot meanwhile", "the next step goes on after them"
+                "another writer ingested changes of the same slot meanwhile", "the next step continues after them"
             ) from ahead
 
     def _refresh(self) -> None:
@@ -251,13 +252,13 @@ class PostgresIngest:
             self._changes.refresh()
 
     def _start(self) -> list[Landed]:
-        """Check the source, then its slot; land what has to come before the log."""
+        """Check the source, then its slot; ingest what must come before the log."""
         position = self._batches.position(self.capture.app_id)
         order = self._audit.order(self.name, self.capture.app_id, position)
         self._identity.check(position)
         try:
             self.capture.preflight(position)
-        except SlotLostError:  # to be made anew, unless the lake has a position in it
+        except SlotLostError:  # recreated below, unless the lake has a position in it
             if position is not None and order is None:
                 self.capture.resume(position)
                 raise
@@ -274,7 +275,7 @@ class PostgresIngest:
         return landed
 
     def _start_or_give_up(self) -> None:
-        """Start; where the slot's changes are gone, give its position up and start with a resync of everything."""
+        """Start; if the slot's changes are lost, give up its position and start with a resync of everything."""
         try:
             self._start()
         except (SlotLostError, SlotAheadError, SlotRenamedError) as lost:
@@ -284,7 +285,7 @@ class PostgresIngest:
             self._start()
 
     def _positions_of_dropped_tables(self) -> dict[str, int]:
-        """Positions of bronze tables the source no longer has: the log may still hold their last events."""
+        """Positions of bronze tables that the source has dropped: the log may still have their last events."""
         present = {info.name for info in self.capture.seen_tables}
         found = {}
         for name in self.lake.tables("bronze"):
@@ -295,7 +296,7 @@ class PostgresIngest:
         return found
 
     def _look_at_catalog(self) -> list[Landed]:
-        """Every NEW_TABLES_SECONDS: what does the catalog show that the log does not tell?"""
+        """Every NEW_TABLES_SECONDS, check the catalog for changes that are not in the log."""
         if time.monotonic() < self._look_due:
             return []
         landed = self._look()
@@ -303,7 +304,7 @@ class PostgresIngest:
         return landed
 
     def _look(self) -> list[Landed]:
-        """Land tables that appeared, or whose first snapshot was interrupted; resync those that changed unseen."""
+        """Ingest tables that are new, or whose first snapshot was interrupted; resync those changed outside the log."""
         tables = self.capture.tables()
         self._changes.waiting = self._waiting(tables)
         new = [info for info in tables if self._changes.position(info) is None and self._is_due(info)]
@@ -317,7 +318,7 @@ class PostgresIngest:
         return landed
 
     def _resync_reasons(self, tables: Sequence[TableInfo]) -> dict[str, str]:
-        """By bronze name, why tables that were landed are to be resynced."""
+        """By bronze name, why ingested tables need a resync."""
         members = self.capture.memberships(tables)
         because = {}
         for info in tables:
@@ -341,7 +342,7 @@ class PostgresIngest:
         return because
 
     def _waiting(self, tables: Sequence[TableInfo]) -> set[int]:
-        """Oids of the tables whose changes in the log are not read: a snapshot or resync is due first."""
+        """Oids of tables whose changes in the log are skipped, because a snapshot or resync is due first."""
         members = self.capture.memberships(tables)
         return {
             info.oid
@@ -356,7 +357,7 @@ class PostgresIngest:
         return time.monotonic() >= due
 
     def _postpone_failed(self, tables: Sequence[TableInfo]) -> None:
-        """Of tables that were tried, when those that failed are tried again."""
+        """Schedule the next attempt of the tables that failed."""
         for info in tables:
             _, pause = self._retries.pop(info.oid, (0.0, 0.0))
             if Ineligible.of(self._changes.table(info).properties) is not None:
@@ -364,7 +365,7 @@ class PostgresIngest:
                 self._retries[info.oid] = time.monotonic() + pause, pause
 
     def _unless_busy(self, what: str, tables: Sequence[TableInfo], action: Callable[[], list[Landed]]) -> list[Landed]:
-        """Do it; while somebody's transaction or lock is in the way, the log goes on."""
+        """Run it; if another session's transaction or lock blocks it, postpone it and continue with the log."""
         if not tables or time.monotonic() < self._busy_until:
             return []
         try:
@@ -372,16 +373,16 @@ class PostgresIngest:
             self._postpone_failed(tables)
             return landed
         except SourceBusyError as busy:
-            log.warning("%s of %s waits: %s", what, ", ".join(info.name for info in tables), busy)
+            log.warning("%s of %s is postponed: %s", what, ", ".join(info.name for info in tables), busy)
             self._busy_until = time.monotonic() + BUSY_SECONDS
             return []
 
 
 def open_capture(settings: Settings, lake: Lake, config: PostgresConfig | None = None) -> PostgresCapture:
-    """The reader of a database, with the names that the lake has given its tables; nothing is connected yet.
+    """The reader of a database, with the existing names of its tables; not yet connected.
 
     Args:
-        config: the source; default: the only database there is.
+        config: the source; default: the only database.
 
     Raises:
         SettingsError: there is no database, or several and none is named; or its connection string cannot be parsed.
@@ -408,7 +409,7 @@ def _captured(tables: Sequence[TableInfo], refused: Sequence[Refusal], name: str
     """The captured table of that name.
 
     Raises:
-        SourceTableError: there is none; names those there are. SourceError: why there is none.
+        SourceTableError: there is none; names the captured ones. SourceError: the table is ineligible.
     """
     for info in tables:
         if name in (info.name, info.source_name, info.table):

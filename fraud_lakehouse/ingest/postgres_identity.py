@@ -1,7 +1,7 @@
-"""Whether the server behind the settings is the one that the lake was filled from, on a timeline that has all of it.
+"""Checks that the server is the one that the lake was filled from, on a timeline that has all ingested changes.
 
-The identity (`pg:<system id>:<slot>`) and the timeline's history are kept in control/audit. A promotion that keeps
-every change we landed is noted and capture goes on; anything else stops it.
+The identity (`pg:<system id>:<slot>`) and the timeline's history are in control/audit. After a promotion that kept
+every ingested change, capture continues and records the new timeline; any other difference stops it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from fraud_lakehouse.sources.postgres.slot_state import format_lsn
 from fraud_lakehouse.sources.postgres.timeline import Timeline
 from fraud_lakehouse.storage.audit import Audit
 
-_ACCEPT = "capture this one: `fraud-lakehouse accept-source postgres` (a new snapshot replaces what bronze has)"
+_ACCEPT = "capture this one: `fraud-lakehouse accept-source postgres` (a new snapshot replaces the rows in bronze)"
 
 
 class PostgresIdentity:
-    """What the lake knows of its server, beside what the server says.
+    """Compares the recorded identity of the server with the actual one.
 
     Args:
-        audit: where it is kept.
+        audit: has the recorded identity.
         capture: the server.
     """
 
@@ -36,15 +36,15 @@ class PostgresIdentity:
         self._capture = capture
 
     def check(self, position: int | None) -> None:
-        """Compare; nothing is written but that the timeline changed harmlessly.
+        """Compare; writes only a harmless change of the timeline.
 
         Args:
-            position: the slot's position in the lake, None before a snapshot was finished.
+            position: the slot's position in the lake, None before a snapshot is complete.
 
         Raises:
             SourceIdentityError: another server. SlotRenamedError: another slot of the same server.
-            TimelineError: the server's history left ours before `position`.
-            SlotForeignError: the lake never captured this source, and yet there is a slot of its name.
+            TimelineError: the server's timeline branched off before `position`.
+            SlotForeignError: the slot exists, but the lake never captured this source.
         """
         known = self._audit.known(self._capture.config.name)
         if known is None:
@@ -58,7 +58,7 @@ class PostgresIdentity:
             self._check_timeline(position)
 
     def register(self) -> None:
-        """Keep identity and timeline, if the lake knows none yet."""
+        """Record identity and timeline, unless the lake has them."""
         if self._audit.known(self._capture.config.name) is None:
             self._audit.record(self._capture.config.name, "registered", identity_detail(self._capture))
 
@@ -79,13 +79,13 @@ class PostgresIdentity:
         return SlotForeignError(
             f"replication slot {slot} exists already, but this lake has never captured from it: another lake may be"
             " reading it, and would lose changes",
-            "give this lake a slot of its own (FRAUD_POSTGRES_SLOT); if nobody needs that one, `fraud-lakehouse"
+            "give this lake another slot (FRAUD_POSTGRES_SLOT); if that one is unused, `fraud-lakehouse"
             " forget-slot` drops it",
         )
 
 
 def identity_detail(capture: PostgresCapture) -> Mapping[str, Any]:
-    """What control/audit keeps of a source that is registered or accepted."""
+    """The detail in control/audit of a source that is registered or accepted."""
     return {"identity": capture.app_id, "scope": "", **capture.timeline().detail()}
 
 
@@ -100,13 +100,13 @@ def _renamed(was: str, now: str) -> SlotRenamedError:
     before, after = was.split(":")[2], now.split(":")[2]
     return SlotRenamedError(
         f"FRAUD_POSTGRES_SLOT is {after}, the lake was filled through slot {before} of the same server",
-        f"set it back; or go on with {after}: `fraud-lakehouse resync` makes it and lands what the lake lacks"
-        f" (then drop the old one, which keeps log: select pg_drop_replication_slot('{before}'))",
+        f"set it back; or continue with {after}: `fraud-lakehouse resync` creates it and ingests what the lake lacks"
+        f" (then drop the old one, which retains log: select pg_drop_replication_slot('{before}'))",
     )
 
 
 def _other_history(before: Timeline, now: Timeline, left: int | None, position: int) -> TimelineError:
-    where = "never was on that one" if left is None else f"left that one at {format_lsn(left)}"
+    where = "does not include that one" if left is None else f"branched off at {format_lsn(left)}"
     return TimelineError(
         f"the server is on timeline {now.number}; the lake was filled from timeline {before.number} up to"
         f" {format_lsn(position)}, and the server's history {where}: it lacks changes that the lake has",

@@ -1,15 +1,15 @@
-"""Bringing bronze to the source's state without a gap and without taking anything back: `fraud-lakehouse resync`.
+"""Makes bronze match the source without a gap, by appending the differences: `fraud-lakehouse resync`.
 
-Order, and why a kill anywhere only means doing it again:
-1. a slot lends its snapshot at LSN L (a temporary one; after a loss the permanent one, made anew); its rows go to
-   files in the work folder;
-2. the log is landed up to L and not beyond, so that bronze holds what the log says of L (after a loss there is no
-   log: bronze holds what it held when the slot was lost);
-3. each table's state at L is compared with the snapshot and only the differences are appended, `_lsn` = L, together
-   with the table's position L in one commit;
-4. after a loss, the slot's position L is committed last.
-Until 4 the slot's position in control/batches is the one that was given up, which says that the resync is due. A table
-that was done already has no differences the second time. No row of bronze is removed; the log goes on after L.
+A kill at any point only means repeating it. The order:
+1. A slot exports its snapshot at LSN L (a temporary slot, or the recreated permanent one if it was lost). The rows go
+   to files in the work folder.
+2. The log is ingested up to L and not beyond, so that bronze has the state at L. After a loss there is no log: bronze
+   stays at the state when the slot was lost.
+3. Each table's state at L is compared with the snapshot. Only the differences are appended, with `_lsn` = L and the
+   table's position L in one commit.
+4. After a loss, the slot's position L is committed last.
+Until 4, control/batches has the position that was given up, so the resync is still due. A table that is already done
+has no differences the second time. No row of bronze is removed; the log continues after L.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _PIECE_ROWS = 100_000
 
 @dataclass(frozen=True)
 class _Copied:
-    """A table's snapshot in files: at least one, maybe without rows."""
+    """A table's snapshot in files: at least one, possibly empty."""
 
     info: TableInfo
     folder: Path
@@ -57,7 +57,7 @@ class _Copied:
 
 @dataclass(frozen=True)
 class ResyncReport:
-    """What a resync did: the snapshot's LSN, each table's differences, what was landed (the log's part included)."""
+    """The result of a resync: the snapshot's LSN, each table's differences, what was ingested (log included)."""
 
     lsn: int
     found: dict[str, Differences]
@@ -65,12 +65,12 @@ class ResyncReport:
 
 
 class Resync:
-    """Resyncs tables of one source; the caller holds the writer's turn.
+    """Resyncs tables of one source; the caller holds the writer's lock.
 
     Args:
-        changes: lands the log, and has the handles of the bronze tables.
+        changes: ingests the log, and has the open bronze tables.
         batches: `control/batches`.
-        audit: where it is recorded with its counts.
+        audit: records the resync with its counts.
     """
 
     def __init__(
@@ -94,16 +94,16 @@ class Resync:
         """Resync these tables.
 
         Args:
-            tables: what to compare; with `new_slot` every captured table.
-            new_slot: make the permanent slot anew (an old one is dropped): nothing can be had from its log.
-            because: by table, the reason to be recorded.
+            tables: tables to compare; with `new_slot`, every captured table.
+            new_slot: recreate the permanent slot (an old one is dropped), because its log is lost.
+            because: by table, the reason to record.
 
         Raises:
             SourceError: the source cannot be read. LakeError: the lake or the work folder cannot be written.
-            ConcurrentWriterError: another writer landed rows meanwhile; the next try begins again.
+            ConcurrentWriterError: another writer ingested rows meanwhile; the next attempt starts again.
 
         Returns:
-            What was done; a table that could not be read is not in it, and its changes are left out from then on.
+            The result, without tables that could not be read; their changes are skipped from then on.
         """
         while True:
             try:
@@ -113,10 +113,10 @@ class Resync:
                 tables = [info for info in tables if info.oid != failed.oid]
 
     def _run(self, tables: Sequence[TableInfo], *, new_slot: bool, because: Mapping[str, str]) -> ResyncReport:
-        """Resync those of the tables that can be read.
+        """Resync the tables that can be read.
 
         Raises:
-            TableFailedError: before any was read, one could not be locked or published. Otherwise as `run`.
+            TableFailedError: a table could not be locked or published; none was read. Otherwise as `run`.
         """
         began = time.monotonic()
         if not tables and not new_slot:
@@ -160,28 +160,29 @@ class Resync:
         return self.last
 
     def _land_until(self, lsn: int) -> list[Landed]:
-        """Land the log of all tables up to `lsn` and not beyond."""
+        """Ingest the log of all tables up to `lsn` and not beyond."""
         landed: list[Landed] = []
         app_id = self._capture.app_id
         while (position := self._batches.position(app_id) or 0) < lsn:
             landed += self._changes.land(self._settings.batch_rows, until=lsn)
-            if self._batches.position(app_id) == position:  # nothing of ours up to there
+            if self._batches.position(app_id) == position:  # no changes of ours up to there
                 self._batches.commit([], {app_id: lsn})
         if position != lsn:
             raise ConcurrentWriterError(
-                "another process landed changes beyond the snapshot of a resync", "let it finish; it is begun again"
+                "another process ingested changes beyond the snapshot of a resync",
+                "let it finish; the resync then restarts",
             )
         return landed
 
     def _reconcile(self, copied: _Copied, lsn: int, member: str | None, began: float) -> tuple[Landed, Differences]:
-        """Append what bronze lacks of the snapshot, with the position, in one commit; nothing if it lacks nothing."""
+        """Append the differences from the snapshot with the position, in one commit; nothing if there are none."""
         info = copied.info
         app_id = self._capture.app_id_of(info.name)
         table = self._changes.table(info)
         adapt(table, info)
         before = table.position(app_id)
         if before is not None and before > lsn:
-            raise ConcurrentWriterError(f"another process landed {info.name} beyond a resync's snapshot", "try again")
+            raise ConcurrentWriterError(f"another process ingested {info.name} beyond a resync's snapshot", "try again")
         handle = self._lake.open("bronze", info.name)
         found = write_differences(
             data_files(handle),
@@ -226,7 +227,7 @@ def _copy(snapshot: Snapshot, info: TableInfo, folder: Path) -> _Copied:
     except OSError as error:
         raise LakeError(
             f"the snapshot of {info.name} cannot be written to {folder}: {error.strerror or error}",
-            "free space there (it needs about what the table has in bronze), or point FRAUD_WORK elsewhere",
+            "free space there (about the table's size in bronze), or point FRAUD_WORK elsewhere",
         ) from None
     return _Copied(info, folder, files, taken_at or datetime.now(UTC))
 
@@ -243,7 +244,7 @@ def _pieces(path: Path, info: TableInfo, lsn: int) -> Iterator[pl.DataFrame]:
 
 @contextmanager
 def _scratch(work: Path) -> Iterator[Path]:
-    """A folder for the length of the block; those of killed resyncs are removed."""
+    """A temporary folder; removes those of killed resyncs."""
     try:
         work.mkdir(parents=True, exist_ok=True)
         for left_over in work.glob("resync-*"):

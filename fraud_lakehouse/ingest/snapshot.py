@@ -1,6 +1,6 @@
-"""Landing whole tables: everything at the first start, a table that joins later, or all anew from another server.
+"""Ingests whole tables: all at the first start or from another server, or a table added later.
 
-An unfinished snapshot leaves no position, so it is done again from the start, over emptied tables.
+An unfinished snapshot leaves no position, so it is repeated from the start, over emptied tables.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fraud_lakehouse.sources.postgres.errors import TableFailedError, one_table
 from fraud_lakehouse.sources.read_ahead import read_ahead
 from fraud_lakehouse.storage.audit import Audit
 
-_STAGED_CHUNKS = 16  # of one commit: on an object store they wait in memory
+_STAGED_CHUNKS = 16  # per commit; on an object store they are buffered in memory
 
 
 class SnapshotIngest:
-    """Lands snapshots of one source.
+    """Ingests snapshots of one source.
 
     Args:
-        changes: has the handles of the bronze tables.
+        changes: has the open bronze tables.
         batches: `control/batches`.
-        audit: where a snapshot is recorded with its counts.
+        audit: records snapshots with their counts.
     """
 
     def __init__(self, capture: PostgresCapture, changes: ChangeIngest, batches: Batches, audit: Audit) -> None:
@@ -44,18 +44,18 @@ class SnapshotIngest:
         self._audit = audit
 
     def land(self, tables: Sequence[TableInfo], *, new_slot: bool) -> list[Landed]:
-        """Land whole tables as of one LSN.
+        """Ingest whole tables as of one LSN.
 
         Args:
-            tables: what to land; with `new_slot` every captured table.
-            new_slot: make the permanent slot (an old one of ours is dropped), whose position is committed last.
+            tables: the tables; with `new_slot`, every captured table.
+            new_slot: create the permanent slot (an old one of ours is dropped); its position is committed last.
 
         Returns:
-            what was landed, one item per table with rows.
+            what was ingested, one item per table with rows.
 
         Raises:
             SourceError: the source cannot be read. LakeError: the lake cannot be written.
-            ConcurrentWriterError: another process lands the same.
+            ConcurrentWriterError: another process ingests the same tables.
         """
         while tables or new_slot:
             try:
@@ -66,10 +66,10 @@ class SnapshotIngest:
         return []
 
     def _land(self, tables: Sequence[TableInfo], *, new_slot: bool) -> list[Landed]:
-        """Land those of the tables that can be read.
+        """Ingest the tables that can be read.
 
         Raises:
-            TableFailedError: before any was read, one could not be locked or published. Otherwise as `land`.
+            TableFailedError: a table could not be locked or published; none was read. Otherwise as `land`.
         """
         began = time.monotonic()
         landed: list[Landed] = []
@@ -100,16 +100,16 @@ class SnapshotIngest:
         return [item for item in landed if item.rows]
 
     def _land_table(self, info: TableInfo, chunks: Iterable[pl.DataFrame], lsn: int, member: str | None) -> Landed:
-        """Replace the table by its snapshot; its position comes last. Another process doing the same is refused."""
+        """Replace the table by its snapshot; its position comes last. Fails if another process does the same."""
         began = time.monotonic()
         app_id = self._capture.app_id_of(info.name)
         fence = {f"{app_id}:snapshot": lsn}
         rows, oldest, newest, staged = 0, None, None, 0
-        with read_ahead(iter(chunks)) as frames:  # the first is on its way while the table is made ready
+        with read_ahead(iter(chunks)) as frames:  # the first arrives while the table is prepared
             table = self._changes.table(info, member)
             table.rebuild(info.frame_schema, info.key)
             first = list(islice(frames, 2))
-            if is_long := len(first) == 2:  # of one piece, its only commit has the fence
+            if is_long := len(first) == 2:  # with a single frame, its only commit has the fence
                 table.append(pl.DataFrame(schema=dict(info.frame_schema)), fence)
             adapt(table, info)
             try:
@@ -137,12 +137,12 @@ class SnapshotIngest:
 
 
 def _taken(frames: list[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """The frames, each forgotten when it is given: one may be large."""
+    """Yields each frame and releases it: one may be large."""
     while frames:
         yield frames.pop(0)
 
 
 def _check_alone(table: BronzeTable, fence: Mapping[str, int]) -> None:
-    """A commit of ours brings the handle past a rival's that came after it."""
+    """Check that no other process committed: our own commits load theirs."""
     if any(table.position(app_id) != at for app_id, at in fence.items()):
-        raise ConcurrentWriterError(f"another process is landing a snapshot of {table.name}", "let it finish")
+        raise ConcurrentWriterError(f"another process is ingesting a snapshot of {table.name}", "let it finish")

@@ -256,7 +256,7 @@ def test_a_table_made_anew_fails_closed(source: psycopg.Connection, capture_of: 
     source.execute("drop table payments")
     source.execute("create table payments (id int primary key)")
     capture.tables()
-    with pytest.raises(SourceTableError, match="dropped and created anew"):
+    with pytest.raises(SourceTableError, match="dropped and recreated"):
         read_whole(capture, model.after, model.position, 100)
 
 

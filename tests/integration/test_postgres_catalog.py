@@ -52,10 +52,10 @@ def look(capture: PostgresCapture, name: str) -> TableInfo:
         ("alter table payments drop note", "column note was dropped"),
         ("alter table payments drop note, add note text default 'x'", "column note was added"),
         ("alter table payments rename note to words", "column note was renamed to words"),
-        ("alter table payments alter amount type numeric(20,4)", "column amount has another type"),
+        ("alter table payments alter amount type numeric(20,4)", "the type of column amount changed"),
         ("alter table payments alter note type text using lower(note)", "a column's values were rewritten"),
         ("alter table payments drop constraint payments_pkey, add primary key (note)", "its key is now note"),
-        ("drop table payments; create table payments (id int primary key, note text, amount int)", "created anew"),
+        ("drop table payments; create table payments (id int primary key, note text, amount int)", "recreated"),
     ],
 )
 def test_changes_of_rows_that_the_log_is_silent_about(

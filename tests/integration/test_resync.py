@@ -178,7 +178,7 @@ def test_changes_that_the_log_does_not_tell_are_found_at_the_next_look(database:
     resyncs = [row.detail["tables"] for row in Audit(Lake.at(settings.lake)).rows("bank") if row.event == "resync"]
     assert [list(tables) for tables in resyncs] == [["items"], ["items"], ["items"]]
     anew = resyncs[0]["items"]
-    assert "dropped and created anew" in anew["because"]
+    assert "dropped and recreated" in anew["because"]
     assert (anew["gone"], anew["changed"], anew["new"]) == (10, 10, 10)
     assert DeltaTable(f"{settings.lake}/bronze/kept").version() == kept
 

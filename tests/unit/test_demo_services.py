@@ -132,7 +132,7 @@ def test_a_lock_left_by_a_killed_demo_is_no_obstacle(tmp_path: Path) -> None:
 def test_docs_are_served_and_the_port_is_given_up(tmp_path: Path) -> None:
     server = DocsServer(tmp_path, 0)
     with urllib.request.urlopen(server.url, timeout=5) as reply:
-        assert b"dbt is writing" in reply.read()
+        assert b"dbt is generating" in reply.read()
     (tmp_path / "index.html").write_text("done")
     with urllib.request.urlopen(server.url, timeout=5) as reply:
         assert reply.read() == b"done"

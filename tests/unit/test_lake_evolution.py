@@ -176,8 +176,8 @@ def test_a_resync_is_due_until_it_is_settled(lake: Lake) -> None:
     settle(table, grown, "m")
     assert resync_reason(table, grown, "m") is None
     anew = replace(grown, shape=shape_of(("id", 23), ("v", 25), ("w", 25), oid=2))
-    assert resync_reason(table, grown, None) == "the publication has it no more"
-    assert resync_reason(table, grown, "n") == "it was out of the publication, or the publication was altered"
+    assert resync_reason(table, grown, None) == "it is no longer in the publication"
+    assert resync_reason(table, grown, "n") == "it was removed from the publication, or the publication was altered"
     assert "oid 1, now 2" in (resync_reason(table, anew, "m") or "")
 
 

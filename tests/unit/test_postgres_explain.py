@@ -45,7 +45,7 @@ LOGIN = Login("db:5432/Bank as cap", 'ca"p', "Bank")
         ("session is read-only", PostgresReadOnlyError, "target_session_attrs"),
         ("server does not support SSL, but SSL was required", PostgresTlsError, "ssl = on"),
         ("SSL error: certificate verify failed", PostgresTlsError, "sslrootcert"),
-        ('server certificate for "a" does not match host name "b"', PostgresTlsError, "the host has to be one"),
+        ('server certificate for "a" does not match host name "b"', PostgresTlsError, "certificate must name the host"),
         ("FATAL:  connection requires a valid client certificate", PostgresTlsError, "sslcert"),
         ('FATAL:  password authentication failed for user "pgbouncer"', PostgresLoginError, "VALID UNTIL"),
         ("fe_sendauth: no password supplied", PostgresLoginError, "the password"),
@@ -132,7 +132,7 @@ def slot() -> ReplicationSlot:
         ("idle_timeout", "nobody read it", "raise idle_replication_slot_timeout"),
         ("wal_level_insufficient", "wal_level other than logical", "ALTER SYSTEM SET wal_level = logical"),
         ("rows_removed", "catalog rows", "run `fraud-lakehouse resync`"),
-        ("of_a_later_version", "no reason we know", "run `fraud-lakehouse resync`"),
+        ("of_a_later_version", "unknown reason", "run `fraud-lakehouse resync`"),
     ],
 )
 def test_each_way_of_losing_a_slot(slot: ReplicationSlot, reason: str | None, happened: str, prevents: str) -> None:

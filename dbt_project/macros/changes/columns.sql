@@ -1,9 +1,9 @@
-{#- Streams of kind `changes`: rows of a PostgreSQL table that may be updated and deleted. Their models name the columns
-    they compute from alike, whatever the stream's are called:
+{#- Streams of kind `changes`: rows of a PostgreSQL table that may be updated and deleted. Their models use common
+    column names, whatever the stream's are called:
 
     transaction_id  the stream's id
-    entity_id       the key of its first entity, whom alerts are about
-    event_time      its time, in UTC and without a zone
+    entity_id       the key of its first entity, which alerts are about
+    event_time      its time, in UTC without a zone
     amount          its amount
     carried_1, ...  the keys of its other entities, and its label -#}
 
@@ -12,7 +12,7 @@
     {{ return(fast_path_key(stream)[0]) }}
 {% endmacro %}
 
-{#- The key columns of its other entities, and its label: own name -> name in the models. -#}
+{#- The key columns of its other entities, and its label: source name -> name in the models. -#}
 {% macro carried_columns(stream) %}
     {%- set columns = other_keys(stream) + ([stream.label] if stream.label else []) -%}
     {%- set named = {} -%}
@@ -25,13 +25,12 @@
     {{ return(feature_keys(stream) | reject('in', [stream.id, entity_column(stream), stream.time, stream.amount]) | list) }}
 {% endmacro %}
 
-{#- They as columns behind others, from a relation. -#}
+{#- The same as further columns from a relation. -#}
 {% macro carried(stream, relation=none) -%}
     {%- for name in carried_columns(stream).values() %}, {{ relation ~ '.' if relation }}{{ name }}{% endfor %}
 {%- endmacro %}
 
-{#- The columns whose value an update may leave out because it did not change (large texts): own name -> name in the
-    models. -#}
+{#- The columns whose unchanged value an update may omit (large texts): source name -> name in the models. -#}
 {% macro text_columns(stream) %}
     {%- set named = {} -%}
     {%- for name, own in role_columns(stream).items() if name not in ['transaction_id', 'amount', 'event_time'] -%}
@@ -40,7 +39,7 @@
     {{ return(named) }}
 {% endmacro %}
 
-{#- The columns by which a payment's entries differ: name in the models -> name in the ledger. -#}
+{#- The columns whose change makes a new entry of a payment: name in the models -> name in the ledger. -#}
 {% macro role_columns(stream) %}
     {%- set named = {
         'transaction_id': stream.id,
@@ -52,7 +51,7 @@
     {{ return(named) }}
 {% endmacro %}
 
-{#- What mirrors keep of the ledger; models that ask for the same columns share one mirror. -#}
+{#- The ledger's columns in cached state; models with the same columns share one cache. -#}
 {% macro entry_columns(stream) %}
     {%- set kept = role_columns(stream) -%}
     {%- for name in ['weight', 'is_amount_excluded', 'is_time_excluded', '_lsn', '_seq'] -%}
@@ -61,7 +60,7 @@
     {{ return(kept) }}
 {% endmacro %}
 
-{#- New entries of the ledger by their names in the models. -#}
+{#- New entries of the ledger, with their names in the models. -#}
 {% macro new_entries(stream, new_ledger) -%}
     (
         select
@@ -73,8 +72,8 @@
     )
 {%- endmacro %}
 
-{#- Entries as features count them: an excluded time is null, and so is an excluded amount or that of an excluded time; as
-    the source has them they are given_amount and given_time. -#}
+{#- Entries as features count them: an excluded time, an excluded amount and the amount of an excluded time are null.
+    The source's values are given_amount and given_time. -#}
 {% macro counted_entries(relation) -%}
     (
         select
@@ -92,7 +91,7 @@
     )
 {%- endmacro %}
 
-{#- The type of an id or key in the stream's models: that of bronze, but of all whole numbers bigint. -#}
+{#- The type of an id or key in the stream's models: that of bronze, but bigint for all integers. -#}
 {% macro stream_type(stream, column) %}
     {%- set kind = stream.fields.get(column, 'bigint') -%}
     {{ return('bigint' if kind in ['tinyint', 'smallint', 'integer'] else kind) }}

@@ -1,7 +1,7 @@
-{#- The fast-path features of a payment as of its commit: what its table had just before. `name`: of the stream;
-    `ledger`: its ledger; `known`: the bronze table that knows its entity (exists_in), if there is one. -#}
+{#- The fast-path features of a payment as of its commit, from the table's state just before. `name`: of the stream;
+    `ledger`: its ledger; `known`: the bronze table of its entity (exists_in), if any. -#}
 {% macro change_features(name, ledger, known=none) %}
-{%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
+{%- if not execute -%}{{ return('') }}{%- endif -%} {#- the streams are not known while dbt parses -#}
 {%- set stream = stream_of(name) -%}
 {%- set incremental = is_incremental_build() -%}
 {%- set new_ledger = new_rows(ledger) -%}
@@ -23,7 +23,7 @@ select
     {%- if stream.rates %}
     cast({{ stream.amount }} as double) as amount,
     {%- else %}
-    {#- a double holds more than the ledger's decimal #}
+    {#- a double may exceed the ledger's decimal #}
     coalesce(cast({{ stream.amount }} as double), {{ try_cast('amount_text', 'double') }}) as amount,
     {%- endif %}
     {{ stream.time }} as event_time,

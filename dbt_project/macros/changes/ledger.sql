@@ -1,8 +1,8 @@
-{#- The ledger of a stream of changes, in commit order: a version of a payment that opens is +1 for its entity, one that is
-    closed by an update, a delete or a truncate is -1. `name`: of the stream; `events`: the bronze table; `rates`: that of
-    rates, of a stream with amounts of several currencies (macros/rates.sql). -#}
+{#- The ledger of a stream of changes, in commit order: a version of a payment that opens is +1 for its entity; one that
+    is closed by an update, delete or truncate is -1. `name`: of the stream; `events`: the bronze table; `rates`: the
+    bronze table of rates, for a stream with amounts of several currencies (macros/rates.sql). -#}
 {% macro change_ledger(name, events, rates=none) %}
-{%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
+{%- if not execute -%}{{ return('') }}{%- endif -%} {#- the streams are not known while dbt parses -#}
 {%- set stream = stream_of(name) -%}
 {%- set incremental = is_incremental_build() -%}
 {%- set changes = new_rows(events) -%}
@@ -169,7 +169,7 @@ filled as (
 {% endif %}
 untruncated as (
 
-    -- the first truncate after each event, if there is one
+    -- the first truncate after each event, if any
     select
         {{ resolved }}.*,
         truncates._lsn as truncated_lsn,

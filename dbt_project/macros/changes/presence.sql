@@ -1,7 +1,7 @@
-{#- Whether a payment's entity existed when the payment was committed: whether the table that its `exists_in` names had a
-    row of it then. Used by change_features. -#}
+{#- Whether a payment's entity existed when the payment was committed, that is, had a row in the table that `exists_in`
+    names. Used by change_features. -#}
 
-{#- CTEs of the changes of that table. `known`: the bronze table. -#}
+{#- CTEs of that table's changes. `known`: the bronze table. -#}
 {% macro presence_events(stream, known, incremental) -%}
 entity_events as (
 
@@ -44,7 +44,7 @@ new_entities as (
 {%- endif %}
 {%- endmacro %}
 
-{#- CTEs up to `decided`: of each entry that begins a version, whether its entity existed (user_exists). -#}
+{#- CTEs up to `decided`: for each entry that begins a version, whether its entity existed (user_exists). -#}
 {% macro presence(stream, incremental) -%}
 timeline as (
 

@@ -1,7 +1,7 @@
-{#- All other features of a payment, on the current state of its table and as of its time. `name`: of the stream;
+{#- All other features of a payment, from the current state of its table and as of its time. `name`: of the stream;
     `ledger`: its ledger. -#}
 {% macro change_vectors(name, ledger) %}
-{%- if not execute -%}{{ return('') }}{%- endif -%} {#- which streams there are is not known while dbt parses -#}
+{%- if not execute -%}{{ return('') }}{%- endif -%} {#- the streams are not known while dbt parses -#}
 {%- set stream = stream_of(name) -%}
 {%- set features = features_of(stream.vectors) -%}
 {%- set incremental = is_incremental_build() -%}
@@ -19,7 +19,7 @@ with new_entries as (
 
 ),
 
--- all entries of those that new entries are about
+-- all entries of the payments that have new entries
 entries as (
 
     select {{ columns }}
@@ -78,7 +78,7 @@ evaluated as (
 ),
 
 {% if incremental and not has_one_key -%}
--- all entries of those whom the features of an evaluated row are about: a change of one entity's rows evaluates others'
+-- all entries of the entities of evaluated rows: a change of one entity's rows also evaluates rows of other entities
 evaluated_entries as (
 
     select entries.* from entries where transaction_id in (select {{ id }} from evaluated)
@@ -116,7 +116,7 @@ timed as (
 
 ),
 {% if incremental and has_one_key %}
--- rows in the longest window of an evaluated one, and these
+-- evaluated rows, and the rows in their longest window
 rows_of_vectors as (
 
     select {{ roles.values() | join(', ') }}, is_evaluated
@@ -143,7 +143,7 @@ rows_of_vectors as (
     none, stream.vectors, 'rows_of_vectors', 'timed' if incremental else none, source=stream, features=features
 ) }},
 
--- a payment without a time, or with one that is excluded, has no past, one that is gone has nothing
+-- a payment without a time, or with an excluded one, has no history; a deleted one has no features
 vectors as (
 
     select
@@ -202,7 +202,7 @@ versions as (
 select * from versions
 {% endmacro %}
 
-{#- The rows that there are by these entries, by the stream's own names, as its measures have them. -#}
+{#- The current rows by these entries, with the stream's own column names, as measures use them. -#}
 {% macro present_rows(stream, entries) -%}
     select
         {%- for name, own in role_columns(stream).items() %}
@@ -220,7 +220,7 @@ select * from versions
     where recency = 1 and weight = 1
 {%- endmacro %}
 
-{#- A condition: an entry has the key of some entity in common with one of `others`, a relation of entries. -#}
+{#- A condition: an entry shares the key of some entity with one of `others`, a relation of entries. -#}
 {% macro has_a_key_of(stream, others) -%}
     {%- set named = {} -%}
     {%- for name, own in role_columns(stream).items() -%}{%- do named.update({own: name}) -%}{%- endfor -%}

@@ -1,12 +1,12 @@
-{#- One call into the `delta` plugin (fraud_lakehouse/transform/plugin.py): `arguments` carries the call and
-    receives its answer. The positional nones are parts of the adapter's signature that the plugin ignores. -#}
+{#- One call into the `delta` plugin (fraud_lakehouse/transform/plugin.py): `arguments` has the call and
+    receives its result. The positional nones are arguments of the adapter's signature that the plugin ignores. -#}
 {% macro lake_call(operation, arguments) %}
     {%- do adapter.store_relation('delta', none, [], '', operation, arguments) -%}
     {{ return(arguments['answer']) }}
 {% endmacro %}
 
-{#- The part of a call that says who is being built, and whether nothing is: a model that is only compiled gets the same
-    names of relations, and the lake is not read. -#}
+{#- The part of a call that names the model being built, and whether it is only compiled: it then gets the same names of
+    relations, but the lake is not read. -#}
 {% macro lake_consumer(consumer=none) %}
     {%- set node = lake_node(consumer) if consumer else model -%}
     {%- set parents = [] -%}

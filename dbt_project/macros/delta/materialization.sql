@@ -1,7 +1,7 @@
-{#- `materialized: delta`: run the model in DuckDB, commit its rows to Delta together with its reading
-    positions, and leave a view on the new version for the models downstream.
-    Configs: strategy (overwrite, append, merge), unique_key (merge), source_types (columns are as the source has
-    them, not as declared). -#}
+{#- `materialized: delta`: run the model in DuckDB, commit its rows to Delta together with its read
+    positions, and create a view of the new version for downstream models.
+    Configs: strategy (overwrite, append, merge), unique_key (merge), source_types (columns are as in the
+    source, not as declared). -#}
 {% materialization delta, adapter='duckdb' %}
     {%- set target_relation = this.incorporate(type='view') -%}
     {{ run_hooks(pre_hooks) }}

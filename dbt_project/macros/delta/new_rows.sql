@@ -1,5 +1,5 @@
-{#- The rows added to `relation` since the model being built (or `consumer`, for views between) last
-    committed; all of them on a first or full build. In a unit test: the given rows. -#}
+{#- The rows added to `relation` since the last commit of the model being built (or `consumer`, for views in between);
+    all rows in a first or full build. In a unit test: the given rows. -#}
 {% macro new_rows(relation, consumer=none) %}
     {%- if not execute or relation.is_cte or lake_is_unit_test() -%}
         {{ return(relation) }}
@@ -9,10 +9,10 @@
     {{ return(lake_call('new_rows', call)) }}
 {% endmacro %}
 
-{#- Whether only new rows are asked for and `this` can be read. A model that is only compiled is the incremental one,
-    or the full one with --full-refresh.
-    stored: what the stored rows must be like to be gone on with, else the model is built from all rows: a dict of
-    `source` (a relation), `names` (of its columns -> here, in the same type) and `exactly` (no others, same order). -#}
+{#- Whether the build is incremental: it reads only new rows, and `this` can be read. A model that is only compiled is
+    the incremental one, or the full one with --full-refresh.
+    stored: the stored rows must have this shape, or the model is built from all rows: a dict of `source` (a relation),
+    `names` (of its columns -> here, in the same type) and `exactly` (no others, same order). -#}
 {% macro is_incremental_build(stored=none) %}
     {%- if not execute or lake_is_unit_test() -%}
         {{ return(false) }}
@@ -28,9 +28,9 @@
     {{ return(lake_call('plan', call)) }}
 {% endmacro %}
 
-{#- Whether an incremental build has to be one from all rows after all: where one of `queries`, over the bronze table and
-    new_rows, has a row and all before it have one too. Asked behind is_incremental_build and new_rows; new_rows is then
-    to be asked again. Never in a model that is only compiled: who runs it asks the queries. -#}
+{#- Whether an incremental build must read all rows after all: if each of `queries`, over the bronze table and new_rows,
+    has a row. Call it after is_incremental_build and new_rows, then call new_rows again. Always false in a model that
+    is only compiled: whoever runs it evaluates the queries. -#}
 {% macro full_when(queries) %}
     {%- if not execute or lake_is_unit_test() -%}
         {{ return(false) }}
@@ -40,8 +40,8 @@
     {{ return(lake_call('full_when', call)) }}
 {% endmacro %}
 
-{#- The one value of a query, as a literal that is put into the SQL when it is run: literals prune files where a join
-    cannot. type: of the value. In a unit test: the query itself. -#}
+{#- The single value of a query, as a literal inserted when the SQL is run: literals prune files, joins do not. type: of
+    the value. In a unit test: the query itself. -#}
 {% macro query_value(query, type) %}
     {%- if not execute or lake_is_unit_test() -%}
         {{ return('cast((' ~ query ~ ') as ' ~ type ~ ')') }}

@@ -1,6 +1,6 @@
-{#- on-run-start: a view for every table of the lake, at its newest version; absent tables are empty. Of a table that
-    is ours, columns that its yml has newly declared read as null until a row is written. Of sources these are the ones
-    without an LSN: the others have the columns of a database's table. -#}
+{#- on-run-start: a view for every table of the lake, at its newest version; missing tables are empty. In tables of the
+    lake itself, newly declared columns are null until a row is written. Among sources, these are the ones without an
+    LSN; the others have the columns of a database table. -#}
 {% macro register_lake() %}
     {%- if execute -%}
         {%- set tables = [] -%}
@@ -25,7 +25,7 @@
     {{ return(declared) }}
 {% endmacro %}
 
-{#- dbt docs: columns of the tables that are there. The query opens the connection, which the plugin comes with. -#}
+{#- dbt docs: columns of the existing tables. The query opens the connection, which loads the plugin. -#}
 {% macro duckdb__get_catalog(information_schema, schemas) %}
     {%- do run_query('select 1') -%}
     {%- do register_lake() -%}

@@ -1,22 +1,23 @@
-{#- What the model being built has read before, as a mirror in memory (fraud_lakehouse/transform/mirror.py): the
-    complement of new_rows. Of `this`: all its rows. `columns`: name -> SQL expression of what is kept of a row.
-    In a unit test: the given rows. -#}
+{#- The rows that the model being built has read before, as cached state in memory
+    (fraud_lakehouse/transform/mirror.py): the complement of new_rows. Of `this`: all its rows. `columns`: name -> SQL
+    expression of the cached columns. In a unit test: the given rows. -#}
 
-{#- The rows themselves. since: [column, SQL of its least value]; where: SQL of the rows that are kept;
-    newest: all rows of the newest version instead, of a relation whose new rows are not asked for; is_kept: whether in
-    memory, or read from the table's files each time, as far as `since` does not pass over them. -#}
+{#- The rows themselves. since: [column, SQL of its least value]; where: SQL condition for cached rows; newest: instead
+    all rows of the newest version, for a relation whose new rows are not read; is_kept: whether they are in memory, or
+    read from the table's files each time, pruned by `since`. -#}
 {% macro seen_rows(relation, columns, where=none, since=none, newest=false, is_kept=true) %}
     {{ return(lake_seen(relation, {'columns': columns, 'where': where}, {'since': since, 'newest': newest, 'is_kept': is_kept})) }}
 {% endmacro %}
 
-{#- Their totals by key (names of columns). totals: name -> SQL aggregate that merges two partial results, of which
-    `columns` has those of a single row under the same names. One row for each key. where: SQL of the rows that count. -#}
+{#- Their totals by key (names of columns). totals: name -> SQL aggregate that merges two partial aggregates; `columns`
+    has those of a single row under the same names. One row for each key. where: SQL condition for rows that count. -#}
 {% macro seen_totals(relation, key, columns, totals, where=none) %}
     {{ return(lake_seen(relation, {'columns': columns, 'where': where, 'key': key, 'totals': totals}, {})) }}
 {% endmacro %}
 
-{#- Those rows that have one of the keys, and a few that only look like it: compare the keys. by: SQL expressions over
-    `columns`; keys: SQL of a relation with as many columns of the same types; rows with a null among them have none. -#}
+{#- The rows that have one of the keys, and some false positives, so compare the keys. by: SQL expressions over
+    `columns`; keys: SQL of a relation with the same number and types of columns; rows with a null among them have no
+    key. -#}
 {% macro seen_by_key(relation, columns, by, keys) %}
     {{ return(lake_seen(relation, {'columns': columns}, {'by': by, 'keys': keys})) }}
 {% endmacro %}
@@ -34,7 +35,7 @@
     {{ return(lake_call('seen', call)) }}
 {% endmacro %}
 
-{#- The same of a unit test's rows. -#}
+{#- The same for a unit test's rows. -#}
 {% macro lake_given(relation, shape) -%}
     (
         select

@@ -1,5 +1,5 @@
-{#- The model of a stream's fast path: what was known about an event when it arrived, which rules read. What arrives later
-    never counts, however far back its event time. `rows`: the stream's rows. -#}
+{#- The model of a stream's fast path: the features of an event as of its arrival, which rules read. Later arrivals
+    never count, however early their event time. `rows`: the stream's rows. -#}
 {% macro event_features(name, rows) -%}
 {%- set stream = stream_of(name) -%}
 {%- if not execute -%}{{ return('') }}{%- endif -%}
@@ -37,8 +37,8 @@ select
 from {{ payments }} as payments
 {%- endmacro %}
 
-{#- Events with what says in which order they arrived: by commit to bronze and offset, which no split into batches changes;
-    partitions that were ingested together in event time. -#}
+{#- Events with their order of arrival: by commit to bronze and offset, independently of batching; partitions that were
+    ingested together, by event time. -#}
 {% macro arriving_events(stream, relation) -%}
     select
         payments.*,

@@ -1,6 +1,6 @@
-{#- The model of events that arrived after their window had closed: its end is not after the watermark at their arrival,
-    which is the newest event time among earlier offsets of the same partition less the allowed lateness. `rows`: the
-    stream's rows. -#}
+{#- The model of events that arrived after their window had closed, which is when the watermark reaches its end. The
+    watermark is the newest event time among earlier offsets of the same partition minus the allowed lateness. `rows`:
+    the stream's rows. -#}
 {% macro late_events(name, rows) -%}
 {%- set stream = stream_of(name) -%}
 {%- if not execute -%}{{ return('') }}{%- endif -%}
@@ -35,7 +35,7 @@ newest_before as (
     select
         arrivals.*,
         max({{ time }}) over (
-            -- a topic created anew starts its offsets again
+            -- the offsets of a recreated topic start again
             partition by _topic, _partition order by {{ ingestion_order() }}, _offset
             rows between unbounded preceding and 1 preceding
         ) as newest_time

@@ -1,8 +1,8 @@
 {#- The model of a stream's events: readable records with typed fields, each payment once. `records`: the bronze table.
-    The id is text, the time UTC without a zone; an unreadable one is null.
-    time: SQL of the event time instead of that of the stream's time zone. derived: name -> SQL over the records, of
-    which `replaced` makes columns: name -> SQL of a column instead of the field itself. In both _event_time is the time.
-    rates: the bronze table of rates, of a stream with amounts of several currencies (macros/rates.sql). -#}
+    The id is text, the time is UTC without a zone; null if it cannot be parsed.
+    time: SQL of the event time, instead of parsing by the stream's time zone. derived: name -> SQL over the records,
+    for use in `replaced`: name -> SQL of a column that replaces the field. In both, _event_time is the time. rates: the
+    bronze table of rates, for a stream with amounts of several currencies (macros/rates.sql). -#}
 {% macro event_rows(name, records, time=none, derived={}, replaced={}, rates=none) -%}
 {%- set stream = stream_of(name) -%}
 {%- if not execute -%}{{ return('') }}{%- endif -%}

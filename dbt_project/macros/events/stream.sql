@@ -1,5 +1,5 @@
-{#- What macros need to know of a stream (fraud_lakehouse/features/streams.py). While dbt parses, and in a project that is
-    not prepared, it is not known yet. -#}
+{#- A stream's declaration (fraud_lakehouse/features/streams.py). Not known while dbt parses, or in a project that is
+    not prepared. -#}
 {% macro stream_of(name) %}
     {%- set stream = setting('streams', {}).get(name) -%}
     {%- if execute and stream is none -%}
@@ -8,18 +8,18 @@
     {{ return(stream) }}
 {% endmacro %}
 
-{#- A limit of a stream: its own, else that of the settings. Without a stream that of the settings. -#}
+{#- A limit of a stream: its own, else that of the settings. Without a stream, that of the settings. -#}
 {% macro limit_of(stream, name) %}
     {%- set own = stream[name] if stream else none -%}
     {{ return(setting(name) if own is none else own) }}
 {% endmacro %}
 
-{#- The columns of whom the fast path is about. -#}
+{#- The key columns of the fast path's entity. -#}
 {% macro fast_path_key(stream) %}
     {{ return(stream.entities[stream.entity].key if stream else []) }}
 {% endmacro %}
 
-{#- What mirrors keep of a stream's rows. Models that ask for the same columns share one mirror. -#}
+{#- The columns of a stream's rows in cached state. Models with the same columns share one cache. -#}
 {% macro event_columns(stream) %}
     {%- set columns = {} -%}
     {%- if not stream -%}{{ return(columns) }}{%- endif -%}
@@ -29,7 +29,7 @@
     {{ return(columns) }}
 {% endmacro %}
 
-{#- The same, with the columns of a key and those that measures of these features are computed from. -#}
+{#- The same, plus the columns of a key and the input of these features' measures. -#}
 {% macro event_columns_for(stream, features, key=[]) %}
     {%- set columns = event_columns(stream) -%}
     {%- for column in key -%}
@@ -43,7 +43,7 @@
     {{ return(columns) }}
 {% endmacro %}
 
-{#- Rows of events as features count them: without those whose event time is excluded, an excluded amount as null. -#}
+{#- Rows of events as features count them: without excluded event times, and with null for excluded amounts. -#}
 {% macro counted_events(stream, relation) -%}
     {%- if not stream -%}{{ return(relation) }}{%- endif -%}
     (

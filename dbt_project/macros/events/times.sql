@@ -1,5 +1,5 @@
 {#- The event time of a record as UTC without a zone. `type`: of the column in bronze. A time without a zone is in the
-    stream's; of an hour that occurs twice it is the later, and one that is left out is as much later. -#}
+    stream's zone. A time that occurs twice is the later one; a time that is skipped moves forward by the gap. -#}
 {% macro utc_time(column, type, timezone) -%}
     {%- if type == 'varchar' and timezone == 'UTC' -%}
         cast({{ try_cast(column, instant()) }} as {{ zoneless() }})
@@ -17,7 +17,7 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- Whether a time's text says its offset from UTC. -#}
+{#- Whether a time's text has an offset from UTC. -#}
 {% macro has_offset(text) %}{{ return(adapter.dispatch('has_offset')(text)) }}{% endmacro %}
 {% macro default__has_offset(text) %}regexp_matches({{ text }}, ':[0-9.]+ ?(Z|[+-][0-9]{2}(:?[0-9]{2})?)$'){% endmacro %}
 {% macro spark__has_offset(text) %}{{ text }} rlike ':[0-9.]+ ?(Z|[+-][0-9]{2}(:?[0-9]{2})?)$'{% endmacro %}

@@ -1,5 +1,5 @@
-{#- The model of a stream's feature vectors: those of an event once the watermark has passed it, and a further version when
-    what it counts has changed. `rows`, `late`: the stream's rows, and those that came too late. -#}
+{#- The model of a stream's feature vectors: an event's first version once the watermark has passed it, and a new
+    version when its input has changed. `rows`, `late`: the stream's rows, and the late ones. -#}
 {% macro event_vectors(name, rows, late) -%}
 {%- set stream = stream_of(name) -%}
 {%- set observed = all_observations() -%}
@@ -13,13 +13,14 @@
 {%- set drops_late = setting('late_rows') == 'drop' %}
 {%- set new_late = new_rows(late) if drops_late else none %}
 {%- set needed = columns_of_vectors(stream) %}
-{#- Payments that were counted before they turned out late, and the first of them; in a build from all rows none. -#}
+{#- Payments that were counted before they were found to be late, and the first of them; none in a build from all
+    rows. -#}
 {%- set late_now = '(' ~ late_only_now(stream, new, new_late) ~ ') as late_now' %}
 {%- set first_late = 'select min(' ~ time ~ ') from ' ~ late_now if drops_late else 'select cast(null as timestamp)' %}
 {%- if incremental %}
 {%- set late_from = query_value(first_late, 'timestamp') %}
-{#- Of the new rows: where to begin reading, the longest window before the first row whose vector may be new or change.
-    From the start while nothing has been emitted: the watermark had not passed any row yet. -#}
+{#- Where to begin reading: the longest window before the first row whose vector may be new or change. The beginning of
+    time if nothing has been emitted, because the watermark has not passed any row yet. -#}
 {%- set begin = query_value(
     "select case when until is not null then least(first_new, until, (" ~ first_late ~ ")) end - interval "
     ~ horizon ~ " seconds"
@@ -54,7 +55,7 @@ lake_watermark as (
 
 ),
 
--- a partition that was not known before sets it back; what has been told stays told
+-- a new partition moves it back; vectors that were emitted stay
 watermark as (
 
     select greatest(lake_watermark.watermark, emitted.until + interval 1 microseconds) as watermark
@@ -63,7 +64,7 @@ watermark as (
 
 ),
 
--- rows that count from `begin` on
+-- rows from `begin` on that count
 transactions as (
 
     select
@@ -85,7 +86,7 @@ emitted_rows as (
 
 ),
 
--- new rows that lie before the newest vector, and rows that no longer count: mostly none
+-- new rows before the newest vector, and rows that no longer count: mostly none
 changes as (
 
     select *, _ingested_at as changed_at from transactions where is_new and not is_behind_nothing
@@ -105,7 +106,7 @@ changes as (
 
 ),
 
--- rows with a vector in whose windows a row has come to lie
+-- rows with a vector whose windows contain a new row
 touched as (
 
     {{ touched_rows(stream, features, 'emitted_rows', 'changes') | indent(4) }}
@@ -122,8 +123,8 @@ select
 from transactions
 cross join newest_landing
 {%- else %}
-{#- A first or full build: every row that counts. What a vector was computed from had landed by the newest landing up to
-    its time, of whatever key: one pass, and never too early. -#}
+{#- A first or full build: every row that counts. known_at is the newest ingestion time of any key up to the vector's
+    event time: computed in one pass, and never too early. -#}
 select
     new_transactions.{{ needed | join(',\n    new_transactions.') }},
     false as is_touched,
@@ -149,7 +150,7 @@ where new_transactions.{{ time }} < lake_watermark.watermark
 {%- set carried = ['is_amount_excluded', 'known_at', 'is_touched'] %}
 {%- set indexed = indexed_rows(name, stream.vectors, evaluated, carried) %}
 
-{#- Where an index answers it reads these rows by itself; that they are named here brings the views on tables up to date. -#}
+{#- An index reads these rows by itself; naming them here refreshes the views of the tables. -#}
 with rows_of_vectors as (
 
     {{ evaluated | indent(4) }}
@@ -201,7 +202,7 @@ select * from versions
     {%- endif %}
 {%- endmacro %}
 
-{#- The columns of a stream's rows that vectors are made of. -#}
+{#- The columns of a stream's rows that vectors need. -#}
 {% macro columns_of_vectors(stream) %}
     {%- set of_measures = stream.measures.values() | map(attribute='columns') | sum(start=[]) -%}
     {%- set names = [stream.id, stream.time] + feature_keys(stream) + of_measures -%}

@@ -1,12 +1,13 @@
-{#- Features of labels, each as of its own time: a query for a FROM, with the columns of `labels` and one for each feature.
-    One row per label, none is dropped. The contract is docs/point-in-time.md.
+{#- Features of labels, each as of its own time: a query for a FROM, with the columns of `labels` and one for each
+    feature. One row per label, none is dropped. The contract is docs/point-in-time.md.
     labels: a relation, or the name of a CTE, with an event_time and columns of keys and amounts named as in the
-    source's rows; other columns are kept. columns: the labels' column names (none: those that the yml of the labels'
-    model or source declares).
-    stream: its name in streams.yml (cards and bank: the shipped ones). features: names (none: all that the labels' columns allow).
-    known_by: a moment, as text, by which what counts was known; a column known_by of the labels goes before it.
-    stored: the labels name payments by the source's id: take the vectors the lake has of them.
-    corrected: where no such moment is said, count what is known by now: corrections that came after the decision too. -#}
+    source's rows; other columns are kept. columns: the labels' column names (default: those declared in the yml of the
+    labels' model or source).
+    stream: its name in streams.yml (cards and bank: the shipped ones). features: names (default: all that the labels'
+    columns allow).
+    known_by: a moment, as text: only rows known by then count; a column known_by of the labels takes precedence.
+    stored: the labels name payments by the source's id; use the payments' vectors in the lake.
+    corrected: without known_by, count everything known now, including corrections after the decision. -#}
 {% macro features_as_of(labels, stream='card_payments', features=none, known_by=none, columns=none, stored=false, corrected=false) %}
     {%- set stream = {'cards': 'card_payments', 'bank': 'bank_payments'}.get(stream, stream) -%}
     {%- if stream not in setting('streams', {}) -%}
@@ -30,7 +31,7 @@
     {{ return(computed_as_of(labels, declared, chosen, known_by, columns, rows, corrected)) }}
 {% endmacro %}
 
-{#- Names of the columns that the project declares for the labels: a model's SQL follows from the project alone. -#}
+{#- Names of the declared columns of the labels: a model's SQL depends only on the project. -#}
 {% macro labels_columns(labels) %}
     {%- for node in graph.nodes.values() | list + graph.sources.values() | list -%}
         {%- if node.schema == labels.schema and (node.alias or node.identifier) == labels.identifier and node.columns -%}
@@ -42,7 +43,7 @@
     ) }}
 {% endmacro %}
 
-{#- The features asked for, or all that columns of this kind can tell; what cannot be told is refused by name. -#}
+{#- The requested features, or all that these columns allow; a requested feature that they do not allow is an error. -#}
 {% macro features_told_by(declared, asked, columns, stored) %}
     {%- set known = features_of(declared.vectors) -%}
     {%- for name in asked or [] if name not in known | map(attribute='name') -%}
@@ -69,8 +70,8 @@
     {{ return(chosen) }}
 {% endmacro %}
 
-{#- By the stored vectors: of each payment named the newest version known by then. `decided`: when each payment could
-    first be decided on, where that bounds what counts; none: its first version says what was decided on. -#}
+{#- From the stored vectors: the newest version of each named payment that was known by then. `decided`: when each
+    payment could first be decided on, if that limits what counts; none: the decision used its first version. -#}
 {% macro stored_as_of(labels, declared, chosen, known_by, columns, vectors, decided, corrected) -%}
     (
         with numbered_labels as {{ computed_once() }} (
@@ -115,8 +116,8 @@
     ) as told
 {%- endmacro %}
 
-{#- Whether a stored version (versions, beside numbered_labels and decided) may be told of a label: it was known at the
-    moment said; where none is said, when the payment was decided on, which is not before the label's event_time. -#}
+{#- Whether a stored version (of versions, joined to numbered_labels and decided) applies to a label: it was known at
+    the given moment; without one, when the payment was decided on, which is not before the label's event_time. -#}
 {% macro version_counts(known_by, columns, is_bounded, corrected) -%}
     {%- set said = moment_said(known_by, columns) -%}
     {%- set at = 'cast(numbered_labels.event_time as ' ~ instant() ~ ')' if 'event_time' in columns else none -%}
@@ -136,8 +137,8 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- The moment by which what counts was known, as SQL over numbered_labels: the label's own column, else the call's. Null
-    where neither says; none: no label does. -#}
+{#- The moment by which counted rows were known, as SQL over numbered_labels: the label's column, else the call's. Null
+    if neither is given; none if no label has one. -#}
 {% macro moment_said(known_by, columns) %}
     {%- set found = [] -%}
     {%- if 'known_by' in columns -%}{%- do found.append('cast(known_by as ' ~ instant() ~ ')') -%}{%- endif -%}
@@ -145,17 +146,17 @@
     {{ return(('coalesce(' ~ found | join(', ') ~ ')' if found | length > 1 else found[0]) if found else none) }}
 {% endmacro %}
 
-{#- The same with `otherwise` where nobody says. None: whenever. -#}
+{#- The same, with `otherwise` if no moment is given. None: no limit. -#}
 {% macro known_by_of(known_by, columns, otherwise) %}
     {%- set said = moment_said(known_by, columns) -%}
     {%- if said is none -%}{{ return(otherwise) }}{%- endif -%}
     {{ return(said if known_by else 'coalesce(' ~ said ~ ', ' ~ (otherwise or end_of_time()) ~ ')') }}
 {% endmacro %}
 
-{#- A moment after all others: what is known by then is what is known by now. -#}
+{#- A moment after all others: everything known now was known by then. -#}
 {% macro end_of_time() %}{{ return("cast('9999-12-31 00:00:00+00' as " ~ instant() ~ ')') }}{% endmacro %}
 
-{#- The type of a moment, and of a time without zone. -#}
+{#- The type of a timestamp with time zone, and of one without. -#}
 {% macro instant() %}{{ return(adapter.dispatch('instant')()) }}{% endmacro %}
 {% macro default__instant() %}{{ return('timestamptz') }}{% endmacro %}
 {% macro spark__instant() %}{{ return('timestamp') }}{% endmacro %}

@@ -1,9 +1,9 @@
-{#- What feature_vectors is given to tell features of labels: rows that count and are not evaluated, labels that are
-    evaluated and do not count. Used by features_as_of. -#}
+{#- The input of feature_vectors for labels: rows that count but are not evaluated, and labels that are evaluated but do
+    not count. Used by features_as_of. -#}
 
-{#- All rows of a stream that may ever count: its columns, and from when to when each was known (until: null: still is).
-    A late event is known until the end of time, that moment no more: who says no moment asks for that one, and
-    a correction is not for him unless he says `corrected`. -#}
+{#- All rows of a stream that may ever count: its columns, and the time range in which each was known (`until` is null
+    if it still is). A late event is known until just before the greatest moment, which is the default known_by: so late
+    events do not count by default, unless `corrected` is set. -#}
 {% macro rows_known(stream, corrected) %}
     {%- if stream.kind == 'events' -%}
     {%- set id = stream.id -%}
@@ -61,7 +61,7 @@
     {{ return(known) }}
 {% endmacro %}
 
-{#- Entries of a ledger by their names in the models, with the commits of each and of the one of its payment after it. -#}
+{#- Entries of a ledger with their names in the models, and the commits of each and of the payment's next entry. -#}
 {% macro entries_until(stream, entries) -%}
     select
         {%- for name, own in role_columns(stream).items() %}
@@ -75,8 +75,8 @@
     from {{ entries }}
 {%- endmacro %}
 
-{#- When each payment that labels name could first be decided on, for stored vectors: of changes the commit it came with.
-    None: of events what their first version says, which waited for the watermark. -#}
+{#- When each payment named by labels could first be decided on, for stored vectors: for changes, its commit. None for
+    events: their first version, which waited for the watermark, decides. -#}
 {% macro rows_decided(stream, labels) %}
     {%- if stream.kind == 'events' -%}{{ return(none) }}{%- endif -%}
     {%- set entries = ref(stream.ledger) -%}
@@ -89,7 +89,7 @@
     {{ return(decided) }}
 {% endmacro %}
 
-{#- The features computed from the stream's rows by the macros that build the vectors. -#}
+{#- The features, computed from the stream's rows by the macros that build the vectors. -#}
 {% macro computed_as_of(labels, declared, chosen, known_by, columns, rows, corrected) -%}
     {%- set by_name = {} -%}
     {%- for feature in features_of(declared.vectors) -%}{%- do by_name.update({feature.name: feature}) -%}{%- endfor -%}
@@ -182,7 +182,7 @@
             declared.name, declared.vectors, 'rows_and_labels', 'counted_history', ['_lake_label'], counted, features_counted(base)
         ) | indent(8) }},
 
-        -- what expressions are computed from: the label's own measures, and the features they name
+        -- input of expressions: the label's own measures, and the features they name
         told_of_labels as (
 
             select
@@ -225,22 +225,22 @@
     ) as told
 {%- endmacro %}
 
-{#- By when a row must be known where nobody says: of events whenever (in time it counts by its event time alone), of
-    changes when the label's own time comes; corrected: by now. -#}
+{#- By when a row must be known if no moment is given: for events no limit (only the event time matters), for changes
+    the label's time; with corrected: now. -#}
 {% macro as_of_default(stream, corrected) %}
     {{ return('cast(event_time as ' ~ instant() ~ ')' if stream.kind == 'changes' and not corrected else end_of_time()) }}
 {% endmacro %}
 
-{#- Columns of the label that its own measures are computed from, the event time left out. -#}
+{#- Columns of the label that its measures are computed from, without the event time. -#}
 {% macro own_columns(declared, own) %}
     {%- set found = [] -%}
     {%- for name in own -%}{%- do found.extend(declared.measures[name].columns) -%}{%- endfor -%}
     {{ return(found | unique | list) }}
 {% endmacro %}
 
-{#- The source with what these features need of it: measures that are null in labels, so that no label counts, under
-    names of their own; with views each entity within a view only. What is known only some time after its row must have
-    been known by `moment` (microseconds; none: whenever) too. -#}
+{#- The source with what these features need: separately named measures that are null in labels, so that no label
+    counts; with views, each entity only within a view. A measure known only some time after its row must also have been
+    known by `moment` (microseconds; none: no limit). -#}
 {% macro source_counted(declared, features, moment, in_views) %}
     {%- set entities = {} -%}
     {%- for name in features | map(attribute='entity') | unique -%}
@@ -270,7 +270,7 @@
     {{ return(found) }}
 {% endmacro %}
 
-{#- CTEs counted_rows (in reach of some label's windows) and counted_history (all): every label sees the same rows. -#}
+{#- CTEs counted_rows (those in some label's windows) and counted_history (all), if every label sees the same rows. -#}
 {% macro rows_in_reach(features) -%}
 counted_history as (
 
@@ -288,8 +288,8 @@ counted_rows as (
 ),
 {%- endmacro %}
 
-{#- The same where each label sees what was known at a moment of its own: a view. A row stands in each view in which it
-    counts for a label: in reach of its windows, or as the newest before them (that has the measure of a filter). -#}
+{#- The same if each label sees what was known at its own moment, which is called a view. A row is in each view in which
+    it counts for a label: in its windows, or as the newest row before them (that has the measure of a filter). -#}
 {% macro rows_in_views(counted, features) -%}
 numbered_rows as {{ computed_once() }} (
 

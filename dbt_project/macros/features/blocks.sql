@@ -1,7 +1,7 @@
-{#- Blocks of features beside the totals: each is a query with _row and its features for every evaluated row whose key
+{#- Blocks of features other than totals: each is a query with _row and its features for every evaluated row whose key
     is complete. `prepared` is a relation of prepared_rows. -#}
 
-{#- Aggregates that need the values themselves (median, mad, max, percentile ...), strictly past. -#}
+{#- Aggregates that need the values themselves (median, mad, max, percentile ...), in exclusive windows. -#}
 {% macro values_block(prepared, entity, features, touched) -%}
     select _row{% for feature in features %}, {{ feature.name }}{% endfor %}
     from (
@@ -21,7 +21,8 @@
     where is_evaluated
 {%- endmacro %}
 
-{#- The same over one window, for few evaluated rows: each with the rows of its window, instead of a frame for every row. -#}
+{#- The same over one window, for few evaluated rows: joins each with the rows of its window, instead of a frame for
+    every row. -#}
 {% macro values_of_few(prepared, entity, features, seconds) -%}
     {%- set key = entity.key | join(', ') -%}
     select
@@ -40,8 +41,8 @@
     group by evaluated._row
 {%- endmacro %}
 
-{#- A query for whether values_of_few is the quicker one. It pairs a row with each evaluated one of its key, where
-    values_block finds a frame for it, which takes as long as so many pairs. -#}
+{#- A query for whether values_of_few is faster. It pairs each row with every evaluated row of its key; values_block
+    finds a frame for each row, which costs as much as this many pairs. -#}
 {% macro sparsely_evaluated(prepared, entity) -%}
     select coalesce(sum(counted * evaluated) < 20 * sum(counted), true)
     from (
@@ -53,8 +54,8 @@
     where evaluated > 0
 {%- endmacro %}
 
-{#- Seconds since the last earlier row, and whether there is none, over all history: `history` is a relation with the
-    source's own columns, all rows that count; none: `prepared` holds them all. Of a measure only rows that have it. -#}
+{#- Seconds since the last earlier row, and whether there is none, over all history. `history`: a relation with the
+    source's columns of all rows that count; none: `prepared` has them all. With a measure, only rows that have it. -#}
 {% macro recency_block(prepared, entity, features, source, history) -%}
     {%- set key = entity.key | join(', ') -%}
     {%- set measures = features | map(attribute='measure') | unique | list -%}
@@ -105,10 +106,10 @@
     where _row is not null
 {%- endmacro %}
 
-{#- The column with the time of the last earlier row, or of the last that has a measure. -#}
+{#- The column with the time of the last earlier row, or of the last one with a measure. -#}
 {% macro last_name(measure) %}{{ return('last_' ~ measure if measure else 'last') }}{% endmacro %}
 
-{#- A value of the source's rows, null where they do not have a measure (none: any row has it). -#}
+{#- A value of the source's rows, null in rows without the measure (no measure: never null). -#}
 {% macro if_it_has(source, measure, value) -%}
     {{ 'case when ' ~ source.measures[measure].expression ~ ' is not null then ' ~ value ~ ' end' if measure else value }}
 {%- endmacro %}

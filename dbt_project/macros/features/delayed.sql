@@ -1,14 +1,14 @@
 {#- Features of a measure that is known only some time after its row (a label): `delay` of the measure in the catalogue
-    names the var <delay>_seconds. At t the values of rows of time p in [t - delay - window, t - delay) count: those
-    that became known, at p + delay, in [t - window, t). -#}
+    names the var <delay>_seconds. At t, rows with time p in [t - delay - window, t - delay) count: their values became
+    known, at p + delay, in [t - window, t). -#}
 
-{#- Seconds after its time from which a feature (or a measure, of a stream) sees a row; 0: at once. -#}
+{#- Seconds after a row's time until a feature (or a measure, of a stream) counts it; 0: at once. -#}
 {% macro delay_seconds(feature, stream=none) %}
     {{ return(limit_of(stream or setting('streams').get(feature.stream), feature.delay ~ '_seconds') if feature.delay else 0) }}
 {% endmacro %}
 
 {#- count, sum and mean of delayed measures of one entity: _row and the features for every evaluated row whose key is
-    complete. What had become known by t, less what had by t - window: one running total, looked up twice. -#}
+    complete. The total known by t minus the total known by t - window: one running total, looked up twice. -#}
 {% macro delayed_block(prepared, entity, features, measures, touched) -%}
     {%- set names = features | map(attribute='measure') | unique | list -%}
     {%- set ends, delays = [], {} -%}
@@ -41,7 +41,7 @@
     ) as totals
 {%- endmacro %}
 
-{#- n (rows with the measure) and s (its sum in units) of each of the measures `names` over rows more than so many
+{#- n (rows with the measure) and s (its sum as scaled integers) of the measures `names`, over rows more than `ends`
     seconds before t, for each of `ends`. -#}
 {% macro known_by_frame(prepared, key, names, ends, touched) -%}
     {%- set keys = key | join(', ') -%}
@@ -76,7 +76,7 @@
         {%- endfor %}
 {%- endmacro %}
 
-{#- The same for few keys with very many rows, where finding each row's frame costs most. -#}
+{#- The same for few keys with very many rows, where finding each row's frame is the main cost. -#}
 {% macro known_of_large(prepared, key, names, ends, touched) %}
     {{ return(adapter.dispatch('known_of_large')(prepared, key, names, ends, touched)) }}
 {% endmacro %}

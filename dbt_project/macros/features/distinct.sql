@@ -1,7 +1,7 @@
-{#- Numbers of different values of one entity over its windows, strictly past: one row per evaluated row, with _row and the
-    features. A value counts once however often it was seen: the rows in the window, less those that repeat a value of
-    the window. A row at t that repeats one of time p does so for every window that reaches back to p: from just after t
-    until p + window; so running sums of begun and ended repeats tell how many there are.
+{#- Distinct counts of one entity over exclusive windows: one row per evaluated row, with _row and the features. The
+    count is the number of rows in the window minus those that repeat a value of the window. A row at t that repeats one
+    of time p does so in every window that includes p: from just after t until p + window. So running sums of begun and
+    ended repeats give the number of repeats.
     `last_seen`: a relation of last_seen_rows. -#}
 {% macro distinct_block(last_seen, entity, measure, features) %}
     {%- if entity.partitions == 'large' -%}
@@ -59,7 +59,8 @@
     where is_evaluated
 {%- endmacro %}
 
-{#- For distinct_block: each row with the time its value was last seen before, of equal times one after the other. -#}
+{#- For distinct_block: each row with the time when its value was last seen before; rows of equal time follow one
+    another. -#}
 {% macro last_seen_rows(prepared, entity, measure, touched) -%}
     select
         _row, is_evaluated, {{ entity.key | join(', ') }}, _at, {{ measure }},
@@ -71,9 +72,9 @@
     where {{ of_entity(prepared, entity.key, touched) }}
 {%- endmacro %}
 
-{#- The same for few keys with very many rows, where finding each row's frame costs most: running numbers of rows, and of
-    those that repeat a value within a window by their own time and by that of the value before, looked up at both ends of
-    the window. -#}
+{#- The same for few keys with very many rows, where finding each row's frame is the main cost: running counts of rows,
+    and of those that repeat a value within a window (by their time and by the previous time of the value), looked up at
+    both ends of the window. -#}
 {% macro distinct_of_large(last_seen, keys, measure, features) %}
     {{ return(adapter.dispatch('distinct_of_large')(last_seen, keys, measure, features)) }}
 {% endmacro %}

@@ -1,9 +1,10 @@
-{#- Vectors of very many rows, or of few among very many: what totals, distinct_block and recency_block say is looked up in
-    an index over the rows (fraud_lakehouse/features/event_index.py) instead of computed by windows and joined. The
-    features are made of it by the same SQL. Answers none where there is no such index: then those blocks are to be used. -#}
+{#- Vectors of very many rows, or of few among very many: the results of totals, distinct_block and recency_block are
+    looked up in an index over the rows (fraud_lakehouse/features/event_index.py) instead of computed by windows and
+    joins. The same SQL computes the features from them. Returns none if there is no such index; then use those
+    blocks. -#}
 
-{#- The relation for feature_vectors. `rows`: SQL, standing for itself, of the source's rows that count; the answer has
-    those of them that are evaluated. -#}
+{#- The relation for feature_vectors. `rows`: self-contained SQL of the source's rows that count; the result has the
+    evaluated ones. -#}
 {% macro indexed_rows(source_name, table, rows, carried=[]) %}
     {%- if not execute or lake_is_unit_test() -%}
         {{ return(none) }}
@@ -46,8 +47,8 @@
     {{ return(lake_call('index', call)) }}
 {% endmacro %}
 
-{#- The rows of `told` (what indexed_rows answered), where also `earlier` counts: a relation of the source's rows that lie
-    before all those indexed, beyond every window. They tell when a key was seen last which no row indexed has. -#}
+{#- The rows of `told` (the result of indexed_rows), if `earlier` counts too: a relation of the source's rows that are
+    before all indexed rows and outside every window. They give the last time of keys that no indexed row has. -#}
 {% macro seen_earlier(told, source, features, earlier) -%}
     {%- set measures = {} -%}
     {%- for name in source.entities -%}
@@ -90,7 +91,7 @@
     {%- endfor %}
 {%- endmacro %}
 
-{#- The aggregated features of every row, beside all columns of prepared_rows, from the relation that indexed_rows answered. -#}
+{#- All columns of prepared_rows and the aggregated features of every row, from the result of indexed_rows. -#}
 {% macro looked_up(told, source, features) -%}
     {%- set wide = [] -%}
     select

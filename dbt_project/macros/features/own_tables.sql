@@ -1,5 +1,5 @@
-{#- Tables of their own (`tables` of a source in the catalogue): aggregates of one key over one window, whose size, measures
-    and aggregates come from the catalogue's entries. -#}
+{#- Window tables (`tables` of a source in the catalogue): aggregates of one key over one window. Size, measures and
+    aggregates come from the catalogue. -#}
 
 {#- Seconds of the windows of such a table; while dbt parses, any number. -#}
 {% macro window_seconds_of(table) %}
@@ -12,7 +12,8 @@
     {{ return(features_of(table) | map(attribute='name') | list) }}
 {% endmacro %}
 
-{#- A feature as SQL over rows with the source's columns; `over` is the inside of an over clause, or none for a group by. -#}
+{#- A feature as SQL over rows with the source's columns; `over` is the inside of an OVER clause, or none for a GROUP
+    BY. -#}
 {% macro feature_of_rows(feature, over=none) -%}
     {%- set source = setting('streams')[feature.stream] -%}
     {{ aggregate_of(feature.aggregate, source.measures[feature.measure].expression, source.time, over=over) }}

@@ -1,9 +1,9 @@
-{#- The features of the catalogue that lie in a table: of the list that `features` is as JSON. -#}
+{#- The features of the catalogue that are in a table, from the JSON list `features`. -#}
 {% macro features_of(table) %}
     {{ return(fromjson(setting('features', '[]')) | selectattr('table', 'equalto', table) | list) }}
 {% endmacro %}
 
-{#- How far back these features look at most, in seconds: the longest window, behind its measure's delay. -#}
+{#- How far back these features read, in seconds: the longest window plus its measure's delay. -#}
 {% macro longest_window(features) %}
     {%- set reaches = [0] -%}
     {%- for feature in features if feature.seconds is not none -%}
@@ -12,10 +12,10 @@
     {{ return(reaches | max) }}
 {% endmacro %}
 
-{#- The columns the blocks below compute from, of `relation` (the source's rows with `is_evaluated`, whether a row's
-    features are asked for; all rows are counted): _row (a number), _at (microseconds), the key columns, and a column
-    for each measure; with decimals also as whole units and their square, so that sums are exact in any order. A value
-    beyond what 18 digits hold, or that is no number, is null there. Without `squares` these are left out. -#}
+{#- The input columns of the blocks, from `relation` (the source's rows with `is_evaluated`, whether a row's features
+    are needed; all rows count): _row (a number), _at (microseconds), the key columns, and a column for each measure.
+    Measures with decimals also as scaled integers and, with `squares`, their squares, so that sums are exact in any
+    order. A value that does not fit 18 digits, or is not a number, is null there. -#}
 {% macro prepared_rows(source, relation, carried=[], squares=true) -%}
     select
         {{ row_numbered(source.id) }} as _row,
@@ -57,7 +57,7 @@
     {{ return(found | unique | list) }}
 {% endmacro %}
 
-{#- A condition: the row's key of this entity is complete and, if `touched`, is that of an evaluated row. -#}
+{#- A condition: the row's key of this entity is complete and, if `touched`, belongs to an evaluated row. -#}
 {% macro of_entity(prepared, key, touched) -%}
     {{ key | join(' is not null and ') }} is not null
     {%- if touched %}
@@ -65,22 +65,22 @@
     {%- endif %}
 {%- endmacro %}
 
-{#- Columns as the one value that a subquery of `(a, b) in (...)` selects. -#}
+{#- Columns as the single value selected by the subquery of `(a, b) in (...)`. -#}
 {% macro as_one_value(columns) -%}
     {{ 'row(' if columns | length > 1 }}{{ columns | join(', ') }}{{ ')' if columns | length > 1 }}
 {%- endmacro %}
 
-{#- A number for each row, the same wherever it is read from; `identity` tells the rows apart. -#}
+{#- A number for each row, the same wherever it is read; `identity` has the columns that identify a row. -#}
 {% macro row_numbered(identity) %}{{ return(adapter.dispatch('row_numbered')(identity)) }}{% endmacro %}
 {% macro default__row_numbered(identity) %}row_number() over (){% endmacro %}
 {% macro spark__row_numbered(identity) %}row_number() over (order by {{ identity }}){% endmacro %}
 
-{#- A CTE that is computed once, though it is read often (and holds row numbers). -#}
+{#- A CTE that is computed once, because it is read often (and has row numbers). -#}
 {% macro computed_once() %}{{ return(adapter.dispatch('computed_once')()) }}{% endmacro %}
 {% macro default__computed_once() %}materialized{% endmacro %}
 {% macro spark__computed_once() %}{% endmacro %}
 
-{#- The widest whole number. -#}
+{#- The widest integer type. -#}
 {% macro wide_integer() %}{{ return(adapter.dispatch('wide_integer')()) }}{% endmacro %}
 {% macro default__wide_integer() %}hugeint{% endmacro %}
 {% macro spark__wide_integer() %}decimal(38, 0){% endmacro %}

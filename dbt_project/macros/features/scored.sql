@@ -1,10 +1,10 @@
-{#- New payments, each with what was known when it arrived. On DuckDB they come from the feature engine
-    (fraud_lakehouse/transform/scored.py), on other engines and in unit tests from the definition in SQL below. -#}
+{#- New payments, each with its fast-path features as of arrival. On DuckDB they come from the feature engine
+    (fraud_lakehouse/transform/scored.py), on other engines and in unit tests from the SQL definition below. -#}
 
-{#- A relation with `columns` and, for each fast-path feature of the stream, the column scored_feature(name).
-    `rows`: the relation of new rows. `sql`: the payments in it, with the stream's own columns; of changes with weight,
-    1 for a version that begins and -1 for one that ends. `history`: likewise over `rows`, only what counts. `order`: SQL
-    of the order of arrival. -#}
+{#- A relation with `columns` and, for each fast-path feature of the stream, the column scored_feature(name). `rows`:
+    the relation of new rows. `sql`: the payments in it, with the stream's columns; for changes also weight, 1 for a
+    version that begins and -1 for one that ends. `history`: the same over `rows`, only rows that count. `order`: SQL of
+    the order of arrival. -#}
 {% macro scored_payments(stream, upstream, rows, sql, history, order, columns) %}
     {%- if lake_is_unit_test() -%}
         {{ return(defined_payments(stream, sql, order, columns)) }}
@@ -31,21 +31,21 @@
 {#- The column of a feature in that relation. -#}
 {% macro scored_feature(name) %}{{ return(quoted('feature ' ~ name)) }}{% endmacro %}
 
-{#- The features of the catalogue as columns in front of others. -#}
+{#- The features of the catalogue as columns before others. -#}
 {% macro scored_features(features) -%}
     {%- for feature in features %}
         {{ scored_feature(feature.name) }} as {{ feature.name }},
     {%- endfor %}
 {%- endmacro %}
 
-{#- What rules need besides, as columns behind others: which these are is known when the model is run. -#}
+{#- Further columns that rules need, after others; they are known when the model is run. -#}
 {% macro further_columns(stream) %}
     {{- adapter.dispatch('further_columns')(stream) if not lake_is_unit_test() -}}
 {% endmacro %}
 {% macro default__further_columns(stream) %}lake_further_{{ stream.name }}{% endmacro %}
 {% macro spark__further_columns(stream) %}{% endmacro %}
 
-{#- The measures of these features: name -> SQL expression over a row, null where it is of an excluded amount. -#}
+{#- The measures of these features: name -> SQL expression over a row, null for an excluded amount. -#}
 {% macro arrival_measures(features) %}
     {%- set found = {} -%}
     {%- for feature in features if feature.measure -%}
@@ -57,9 +57,10 @@
     {{ return(found) }}
 {% endmacro %}
 
-{#- The definition of the features: for each payment the aggregates over those that had arrived before it. A window ends
-    with the payment itself, which counts in it; without a window all earlier ones count: of events those with an earlier
-    event time, of changes all that the table had then. An event without a time counts itself alone. -#}
+{#- The definition of the features: for each payment, aggregates over the payments that had arrived before it. A window
+    ends with the payment itself, which counts in it. Without a window, all earlier payments count: for events those
+    with an earlier event time, for changes all rows of the table at that moment. An event without a time counts only
+    itself. -#}
 {% macro defined_payments(stream, sql, order, columns) -%}
 {%- set features = features_of(stream.features) -%}
 {%- set measures = arrival_measures(features) -%}

@@ -1,6 +1,6 @@
-{#- count, sum, mean, stddev of one entity over its windows, strictly past, from exact totals: one row per evaluated
-    row, with _row and the features. Totals are whole numbers, so neither the order of rows nor where counting
-    began changes a digit, and a deviation is not lost in the difference of two large numbers. -#}
+{#- count, sum, mean, stddev of one entity over exclusive windows, from exact totals: one row per evaluated row, with
+    _row and the features. Totals are integers, so neither the order of rows nor the first row counted changes a digit,
+    and deviations do not suffer from cancellation. -#}
 {% macro totals(prepared, entity, features, measures, touched) -%}
     {%- set parts = total_parts(features) -%}
     select
@@ -18,13 +18,13 @@
     where is_evaluated
 {%- endmacro %}
 
-{#- The totals that features need, each once, as [total, measure, seconds]: n (rows with the measure), s (its sum),
+{#- The distinct totals that features need, as [total, measure, seconds]: n (rows with the measure), s (its sum),
     q (the sum of its squares). -#}
 {% macro total_parts(features) %}
     {{ return(parts_of(features, {'count': ['n'], 'sum': ['n', 's'], 'mean': ['n', 's'], 'stddev': ['n', 's', 'q']})) }}
 {% endmacro %}
 
-{#- The same, by what each aggregate is made of: `needed`, its name -> totals. -#}
+{#- The same, given `needed`: aggregate name -> its totals. -#}
 {% macro parts_of(features, needed) %}
     {%- set parts = [] -%}
     {%- for feature in features -%}
@@ -43,8 +43,8 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- Totals of windows: what lies before t, less what lies before the first row not before t - window. One cheap sum and
-    a look-up for each window; summing each window anew takes half as long again. -#}
+{#- Totals of windows: the running total before t minus that before the first row not before t - window. One cheap sum
+    and a lookup for each window; summing each window separately takes 50 % longer. -#}
 {% macro totals_by_frame(prepared, key, parts, touched) -%}
     {%- set keys = key | join(', ') -%}
     select
@@ -74,7 +74,7 @@
         {%- endfor %}
 {%- endmacro %}
 
-{#- The [total, measure] of parts, each once. -#}
+{#- The distinct [total, measure] of partial aggregates. -#}
 {% macro running_parts(parts) %}
     {%- set found = [] -%}
     {%- for total, measure, seconds in parts if [total, measure] not in found -%}
@@ -83,8 +83,8 @@
     {{ return(found) }}
 {% endmacro %}
 
-{#- The same for few keys with very many rows, where finding each row's frame costs most: running totals of what lies
-    before each time, and of these the one at t less the one at the first time not before t - window. -#}
+{#- The same for few keys with very many rows, where finding each row's frame is the main cost: running totals before
+    each time, at t minus at the first time not before t - window. -#}
 {% macro totals_of_large(prepared, key, parts, touched) %}
     {{ return(adapter.dispatch('totals_of_large')(prepared, key, parts, touched)) }}
 {% endmacro %}
@@ -107,7 +107,7 @@
 
     ),
 
-    -- running over all keys: what other keys add falls out of the difference, and no partition has to be set apart
+    -- running over all keys: the other keys cancel out in the difference, so no partitioning is needed
     running as {{ computed_once() }} (
 
         select
@@ -146,7 +146,7 @@
     {%- endfor %}
 {%- endmacro %}
 
-{#- A feature from the totals of its window, whose columns may have a prefix. -#}
+{#- A feature from the totals of its window; their columns may have a prefix. -#}
 {% macro from_totals(feature, decimals, prefix='') -%}
     {%- set part = feature.measure ~ '_' ~ feature.seconds -%}
     {%- set n, s, q = prefix ~ 'n_' ~ part, prefix ~ 's_' ~ part, prefix ~ 'q_' ~ part -%}
@@ -162,8 +162,8 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- Sample standard deviation from count, sum and sum of squares in whole units. With p the whole number nearest to
-    the mean, sum (x - p)^2 = q - p (2 s - n p) is computed without rounding, so nothing cancels. -#}
+{#- Sample standard deviation from count, sum and sum of squares of scaled integers. With p the integer nearest to the
+    mean, sum (x - p)^2 = q - p (2 s - n p) is computed without rounding, so there is no cancellation. -#}
 {% macro exact_deviation(n, s, q) -%}
     {%- set pivot = 'cast(round(cast(' ~ s ~ ' as double) / ' ~ n ~ ') as ' ~ wide_integer() ~ ')' -%}
     case

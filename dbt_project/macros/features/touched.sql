@@ -1,9 +1,8 @@
-{#- Which vectors a change of rows may change: those in whose windows the row lay before the change or lies after it. -#}
+{#- Vectors affected by changed rows: those whose windows contained the row before the change or contain it after. -#}
 
 {#- `candidates`: a relation of the rows that have a vector, with the source's id, keys and time. `changes`: a relation
-    of where changed rows lay and lie, with the keys, the time and changed_at (when that became known). Gives id and
-    changed_at of the candidates that are touched, the newest changed_at for each; a row is not touched by a change at
-    its own place. -#}
+    of the old and new positions of changed rows, with keys, time and changed_at (when it became known). Returns id and
+    the newest changed_at of each affected candidate; a change at a row's own position does not affect it. -#}
 {% macro touched_rows(source, features, candidates, changes) -%}
     {%- set parts = [] -%}
     {%- for name, entity in source.entities.items() -%}
@@ -24,7 +23,7 @@
     group by {{ source.id }}
 {%- endmacro %}
 
-{#- How far after a change features see it, as [from, until] in microseconds, one for each delay. -#}
+{#- How long after a change features count it, as [from, until] in microseconds, one for each delay. -#}
 {% macro reaches_of(features) %}
     {%- set longest = {} -%}
     {%- for feature in features if feature.seconds is not none -%}
@@ -38,7 +37,7 @@
     {{ return(reaches) }}
 {% endmacro %}
 
-{#- Candidates in whose windows a change lies. -#}
+{#- Candidates whose windows contain a change. -#}
 {% macro touched_in_windows(source, key, reaches, candidates, changes) -%}
     {%- for begin, end in reaches %}
     {{- '\nunion all\n' if not loop.first }}
@@ -53,8 +52,8 @@
     {%- endfor %}
 {%- endmacro %}
 
-{#- Candidates that come next after a change, however much later: no other candidate's time lies between, or with a
-    measure none that has it. -#}
+{#- Candidates that come next after a change, however much later: no other candidate (with a measure: none that has it)
+    is in between. -#}
 {% macro touched_as_next(source, key, measure, candidates, changes) -%}
     {%- set of_key = 'partition by ' ~ (key | join(', ')) ~ ' order by _at range between unbounded preceding and' -%}
     select
@@ -76,8 +75,8 @@
     ) as between_candidates
 {%- endmacro %}
 
-{#- Both on one line of time, of keys that have changes; a change has no id. `_seen_at`: the time of a candidate, of a
-    measure of those that have it. -#}
+{#- Candidates and changes together, of keys that have changes; a change has no id. `_seen_at`: the time of a candidate;
+    with a measure, only of those that have it. -#}
 {% macro candidates_and_changes(source, key, candidates, changes, measure=none) -%}
     {%- set complete = (key + [source.time]) | join(' is not null and ') ~ ' is not null' -%}
     select

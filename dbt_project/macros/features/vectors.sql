@@ -1,13 +1,13 @@
 {#- The features of `table` for the evaluated rows of `relation` (the source's rows with is_evaluated; all count), as
-    CTEs that end in `feature_vectors`: the source's id, time, key columns, what is `carried`, every feature.
-    `history`: where not all rows that count lie in the relation, those of seconds_since_last and is_first do; then
-    only keys of evaluated rows are looked at. `source` and `features`: those to compute instead of the catalogue's.
-    `indexed`: what indexed_rows answered for the same rows, which are then read from there. `earlier`: where the rows
-    indexed are not all that count, a relation of the others, which lie before all of them, beyond every window. -#}
+    CTEs that end in `feature_vectors`: the source's id, time, key columns, the columns `carried`, every feature.
+    `history`: if the relation does not have all rows that count, those for seconds_since_last and is_first; then only
+    keys of evaluated rows are read. `source` and `features`: to compute instead of the catalogue's.
+    `indexed`: the result of indexed_rows for the same rows, which are then read from it. `earlier`: if the indexed rows
+    are not all that count, a relation of the others, which are before all of them and outside every window. -#}
 {% macro feature_vectors(
     source_name, table, relation, history=none, carried=[], source=none, features=none, indexed=none, earlier=none
 ) -%}
-    {%- if not execute -%}{{ return('') }}{%- endif -%} {#- which features there are is not known while dbt parses -#}
+    {%- if not execute -%}{{ return('') }}{%- endif -%} {#- the features are not known while dbt parses -#}
     {%- set source = source or setting('streams')[source_name] -%}
     {%- set features = features_of(table) if features is none else features -%}
     {%- set touched = history is not none -%}

@@ -1,4 +1,4 @@
-{#- The newest version of each row of `wanted` (a relation with the id), of a relation of versions. -#}
+{#- The newest version of each row of `wanted` (a relation with the id), from a relation of versions. -#}
 {% macro newest_versions_of(relation, id, wanted) -%}
     (
         select versions.* {{ without(['_newest']) }}
@@ -13,9 +13,9 @@
     )
 {%- endmacro %}
 
-{#- Of new rows of a table of versions (the CTE `versions`) what a merge by `key` needs: the newest of each key, with
-    _is_new; with `deletions` (a column is_deleted) also _delete. Corrections are few: of all other keys the first version
-    is the only one. `opens`: with a version 1 that is_deleted, too. -#}
+{#- From new rows of a table of versions (the CTE `versions`), the input of a merge by `key`: the newest of each key,
+    with _is_new; with `deletions` (a column is_deleted) also _delete. Corrections are few: all other keys only have
+    version 1. `opens`: a version 1 may be is_deleted. -#}
 {% macro merge_of_versions(versions, key, columns, deletions=false, opens=false) -%}
     {%- set is_corrected -%}
         exists (

@@ -1,6 +1,6 @@
 {#- The watermark of a stream of Kafka records, as one row and the column watermark: the newest event time of the
-    slowest partition less the allowed lateness. A partition that had no row for idle_seconds is not waited for; when
-    none had, which `observed` tells (of all_observations), time goes on by itself (macro watermark_of). -#}
+    slowest partition minus the allowed lateness. Partitions without rows for idle_seconds are ignored. If all are idle,
+    which `observed` (from all_observations) reports, the watermark advances with the clock (macro watermark_of). -#}
 {% macro lake_watermark(stream, relation, observed=none) -%}
     {%- set landed -%}
     (
@@ -11,7 +11,7 @@
     {{ watermark_of(stream, landed, setting('idle_seconds'), observed) }}
 {%- endmacro %}
 
-{#- Rows of control/idle_partitions, all of them at every build; a new one is something to build for. -#}
+{#- All rows of control/idle_partitions, at every build; a new one triggers a build. -#}
 {% macro all_observations() %}
     {%- set observed = source('control', 'idle_partitions') -%}
     {%- do new_rows(observed) -%}

@@ -1,7 +1,7 @@
 {#- One aggregate of the catalogue by its name, as SQL: count, sum, mean, stddev (sample), min, max, median, mad,
-    percentile_N, distinct, first, last, seconds_since_last, is_first. `over` is the inside of an over clause, or none
-    for a group by; `at` is the moment seconds_since_last is told at. Nulls of the measure never count; of equal times
-    the smallest measure is first and the largest last. -#}
+    percentile_N, distinct, first, last, seconds_since_last, is_first. `over` is the inside of an OVER clause, or none
+    for a GROUP BY; `at` is the time for seconds_since_last. Nulls of the measure never count; of equal times, the
+    smallest measure is first and the largest last. -#}
 {% macro aggregate_of(aggregate, measure, time, over=none, at=none) -%}
     {%- set window = ' over (' ~ over ~ ')' if over else '' -%}
     {%- set plain = {
@@ -32,28 +32,29 @@
     {%- endif -%}
 {%- endmacro %}
 
-{#- Whole microseconds since 1970: exact bounds, and quicker to compare than timestamp minus interval. -#}
+{#- Whole microseconds since 1970: exact bounds, and faster to compare than timestamp minus interval. -#}
 {% macro microseconds(time) %}{{ return(adapter.dispatch('microseconds')(time)) }}{% endmacro %}
 {% macro default__microseconds(time) %}epoch_us({{ time }}){% endmacro %}
 {% macro spark__microseconds(time) %}unix_micros(cast({{ time }} as timestamp)){% endmacro %}
 
-{#- The value that a share of the values does not exceed, interpolated. -#}
+{#- A quantile, interpolated. -#}
 {% macro percentile(measure, share) %}{{ return(adapter.dispatch('percentile')(measure, share)) }}{% endmacro %}
 {% macro default__percentile(measure, share) %}quantile_cont({{ measure }}, {{ share }}){% endmacro %}
 {% macro spark__percentile(measure, share) %}percentile({{ measure }}, {{ share }}){% endmacro %}
 
-{#- The median. Spark's own takes no frame. -#}
+{#- The median. Spark's median does not support frames. -#}
 {% macro median(measure) %}{{ return(adapter.dispatch('median')(measure)) }}{% endmacro %}
 {% macro default__median(measure) %}median({{ measure }}){% endmacro %}
 {% macro spark__median(measure) %}percentile({{ measure }}, 0.5){% endmacro %}
 
-{#- The number of different values; `window` is an over clause, or empty. Spark counts none distinct over a window. -#}
+{#- The number of distinct values; `window` is an OVER clause, or empty. Spark has no distinct count over a window. -#}
 {% macro count_distinct(measure, window) %}{{ return(adapter.dispatch('count_distinct')(measure, window)) }}{% endmacro %}
 {% macro default__count_distinct(measure, window) %}count(distinct {{ measure }}){{ window }}{% endmacro %}
 {% macro spark__count_distinct(measure, window) %}size(collect_set({{ measure }}){{ window }}){% endmacro %}
 
-{#- Median of the distances from the median; `window` is an over clause, or empty. Spark has no such aggregate: it is
-    computed of the sorted values, each list bound to a name by a transform of a list that holds it alone. -#}
+{#- Median of the absolute deviations from the median; `window` is an OVER clause, or empty. Spark has no such
+    aggregate: it is computed from the sorted values, with each list bound to a name by a transform of a list that
+    contains only it. -#}
 {% macro median_absolute_deviation(measure, window) %}
     {{- return(adapter.dispatch('median_absolute_deviation')(measure, window)) -}}
 {% endmacro %}
@@ -65,7 +66,7 @@
     transform(transform(array({{ values }}), sorted -> {{ distances }}), sorted -> {{ sorted_median('sorted') }})[0]
 {%- endmacro %}
 
-{#- Spark: the median of a sorted list, null of an empty one. -#}
+{#- Spark: the median of a sorted list, null for an empty one. -#}
 {% macro sorted_median(list) -%}
     (get({{ list }}, (size({{ list }}) - 1) div 2) + get({{ list }}, size({{ list }}) div 2)) / 2
 {%- endmacro %}

@@ -1,12 +1,13 @@
 {#- Windows that end at each row: an aggregate over the rows of the same key (a column, or a list of them), by event
-    time. Null where the row has no time or a null in its key; rows without time count for nobody. -#}
+    time. Null if the row has no time or a null in its key; rows without time count nowhere. -#}
 
 {#- OVER: time in [t - seconds, t], the row itself and equal times included. -#}
 {% macro over(aggregate, measure, key, time, seconds) -%}
     {{ range_window(aggregate, measure, key, time, seconds, 'current row') }}
 {%- endmacro %}
 
-{#- Strictly past: time in [t - seconds, t), the row itself and equal times left out; no seconds: every earlier row. -#}
+{#- Exclusive window: time in [t - seconds, t), without the row itself and equal times; no seconds: every earlier
+    row. -#}
 {% macro past(aggregate, measure, key, time, seconds=none) -%}
     {{ range_window(aggregate, measure, key, time, seconds, '1 preceding') }}
 {%- endmacro %}

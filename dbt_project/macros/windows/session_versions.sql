@@ -1,7 +1,7 @@
-{#- Versions of sessions: a model that tells each session of a table of the catalogue as it grows, as one that is_open and
-    is_deleted (its table of newest versions does not have it) until the watermark has passed its end; what changes it is
-    a new version. So every row lies in a session that was told, and a new one changes its neighbours alone.
-    rows, late_rows: as of window_versions. -#}
+{#- Versions of sessions: a model that emits each session of a table of the catalogue as it grows. Until the watermark
+    has passed its end, it is is_open and is_deleted (absent from the table of newest versions). Each change adds a
+    version. So every row is in an emitted session, and a new row only changes its neighbours.
+    rows, late_rows: as in window_versions. -#}
 {% macro session_versions(table, rows, late_rows) -%}
     {%- set shape = window_shape(table) -%}
     {%- set key, time = shape.key, shape.time -%}
@@ -15,7 +15,7 @@
     {%- set seen_times = seen_partition_times(rows, time) -%}
     {%- set watermark_now = window_watermark(shape.stream, all_partition_times(seen_times, new_payments, time), observed) -%}
     {%- set changed = changed_rows(shape, new_payments, new_late) -%}
-    {#- the first end of a session that may be another by now, or that the watermark has passed since or comes before again -#}
+    {#- the first end of a session that may have changed, or that the watermark has passed since or is now before -#}
     {%- set told_since -%}
         select least(
             (select min({{ time }}) from {{ changed }} as changed),
@@ -40,7 +40,7 @@
         where {{ time }} is not null and {{ shape.id }} in (select {{ shape.id }} from {{ changed }} as changed)
         group by {{ key | join(', ') }}
     {%- endset -%}
-    {#- of each key that changes: from when on its sessions are told anew -#}
+    {#- for each key that changes: the time from which its sessions are emitted again -#}
     {%- set begun -%}
         select
             touched.{{ key | join(', touched.') }},
@@ -138,7 +138,7 @@ versions as (
 
     union all
 
-    -- those that hold no row any more, and those that only the watermark has closed, or opened again
+    -- those without rows now, and those that only the watermark has closed or reopened
     select
         stored.{{ window_columns(shape) | join(',\n        stored.') }},
         stored.version + 1 as version,

@@ -1,6 +1,7 @@
-{#- SESSION: the rows of `relation` with window_start and window_end added. Rows of a key (a column, or a list) belong
-    together as long as each comes less than `gap` seconds after the one before; the window ends, itself excluded,
-    `gap` seconds after its last row, so a row exactly there begins the next one. Rows without time are left out. -#}
+{#- SESSION: the rows of `relation` with window_start and window_end added. A session has
+    rows of one key (a column, or a list), each less than `gap` seconds after the one before. It ends `gap` seconds
+    after its last row, end excluded, so a row exactly there begins the next session. Rows without time are
+    excluded. -#}
 {% macro session(relation, key, time, gap) -%}
     {%- set keys = ([key] if key is string else key) | join(', ') -%}
     (
@@ -29,7 +30,7 @@
     )
 {%- endmacro %}
 
-{#- Behind a star: all columns but these. -#}
+{#- After a star: all columns but these. -#}
 {% macro without(columns) %}{{ return(adapter.dispatch('without')(columns)) }}{% endmacro %}
 {% macro default__without(columns) %}exclude ({{ columns | join(', ') }}){% endmacro %}
 {% macro spark__without(columns) %}except ({{ columns | join(', ') }}){% endmacro %}

@@ -1,7 +1,7 @@
-{#- Windows as a table of the catalogue declares them (`tables` of a stream): kind, size, step, key and features. -#}
+{#- Windows as declared by a table of the catalogue (`tables` of a stream): kind, size, step, key and features. -#}
 
-{#- features, key, time and id (columns of the stream's rows), stream, past (the kind of window), seconds (its size; of a
-    session the gap), step (seconds), identity (the columns that tell one window from another). -#}
+{#- features, key, time and id (columns of the stream's rows), stream, past (the kind of window), seconds (its size; for
+    a session the gap), step (seconds), identity (the columns that identify a window). -#}
 {% macro window_shape(table) %}
     {%- set features = features_of(table) -%}
     {%- set stream = setting('streams', {}).get(features[0].stream) if features else none -%}
@@ -23,7 +23,7 @@
     }) }}
 {% endmacro %}
 
-{#- The rows of `relation`, one for each window they lie in; sessions are made of all rows there are. -#}
+{#- Each row of `relation` once for each window that contains it; sessions are built from all rows. -#}
 {% macro windows_of(shape, relation) %}
     {%- if shape.past == 'tumble' -%}
         {{ return(tumble(relation, shape.time, shape.seconds)) }}
@@ -35,7 +35,7 @@
     {{ return(session(relation, shape.key, shape.time, shape.seconds)) }}
 {% endmacro %}
 
-{#- Start of the first window that ends after a moment: the first that has a row of this time, too. -#}
+{#- Start of the first window that ends after a moment, which is also the first that contains a row of this time. -#}
 {% macro first_start_after(shape, moment) -%}
     {%- if shape.past == 'hop' -%}
         {{ window_floor(moment ~ ' - interval ' ~ shape.seconds ~ ' seconds', shape.step) }} + interval {{ shape.step }} seconds

@@ -1,6 +1,6 @@
 {#- Every entity with every window, for zero counts: key, window_start, window_end. The windows have `seconds` and
-    start every `slide` seconds (none: tumbling), from the one that holds the entity's first row of `relation` to the one
-    that holds its last. Left join the aggregated windows to it and coalesce their counts to 0. -#}
+    start every `slide` seconds (none: tumbling), from the window of the entity's first row in `relation` to that of its
+    last. Left join the aggregated windows to it and coalesce their counts to 0. -#}
 {% macro spine(relation, key, time, seconds, slide=none) -%}
     {%- set keys = [key] if key is string else key -%}
     {%- set step = slide or seconds -%}

@@ -1,9 +1,9 @@
 {#- Versions of closed windows: a model that adds each window of a table of the catalogue when the watermark has passed
-    its end, and a new version of it when what it said has changed. -#}
+    its end, and a new version when its values have changed. -#}
 
-{#- The model of a table of tumbling, hopping or cumulating windows. rows: the stream's rows, with _topic, _partition and
-    _ingested_at; late_rows: those of them whose windows were closed before they came. in_memory: whether rows seen before
-    lie in memory, for the hot lane, whose models share them; else the files that may matter are read. -#}
+{#- The model of a table of tumbling, hopping or cumulating windows. rows: the stream's rows, with _topic, _partition
+    and _ingested_at; late_rows: those whose windows were closed before they arrived. in_memory: whether previously read
+    rows are cached in memory, for the fast path, whose models share them; otherwise the relevant files are read. -#}
 {% macro window_versions(table, rows, late_rows, in_memory=false) -%}
     {%- set shape = window_shape(table) -%}
     {%- set columns = event_columns_for(shape.stream, shape.features, shape.key) -%}
@@ -17,7 +17,7 @@
     {%- set seen_ends = seen_totals(
         this, key=[], columns={'newest_end': 'window_end'}, totals={'newest_end': 'max(newest_end)'}
     ) -%}
-    {#- windows that end later are not emitted yet: those that the rows seen before have not closed -#}
+    {#- windows that end later are not emitted yet: the previously read rows have not closed them -#}
     {%- set emitted_until -%}
         select case
             when (select max(newest_end) from {{ seen_ends }}) is null then {{ no_time() }}
@@ -28,7 +28,7 @@
         end as newest_end
     {%- endset -%}
     {%- set watermark_now = window_watermark(shape.stream, all_partition_times(seen_times, new_payments, shape.time), observed) -%}
-    {#- the start of the oldest window that may change; null: none is due, and no row lies in one that was emitted -#}
+    {#- the start of the oldest window that may change; null: none is due, and no row is in an emitted one -#}
     {%- set oldest_start -%}
         select least(
             case
@@ -154,7 +154,7 @@ versions as (
 select * from versions
 {%- endmacro %}
 
-{#- Id and time of rows that may change what was told: new ones that count, and those of late_only_now. -#}
+{#- Id and time of rows that may change emitted windows: new ones that count, and those of late_only_now. -#}
 {% macro changed_rows(shape, new_payments, new_late) -%}
     (
         select {{ shape.id }}, {{ shape.time }}
@@ -167,7 +167,7 @@ select * from versions
     )
 {%- endmacro %}
 
-{#- Rows that were told to be late after they had been read: who reads between two commits of the hot lane sees a row
+{#- Rows that were found to be late after they had been read: a reader between two commits of the fast path sees a row
     before its lateness, and counts it. -#}
 {% macro late_only_now(shape, new_payments, new_late) -%}
     select {{ shape.id }}, {{ shape.time }}
@@ -175,7 +175,7 @@ select * from versions
     where {{ shape.id }} not in (select {{ shape.id }} from {{ new_payments }})
 {%- endmacro %}
 
-{#- The CTE `late`: ids of the rows that came too late for their window, new ones and those seen before. -#}
+{#- The CTE `late`: ids of the rows that are too late for their window, new and previously read ones. -#}
 {% macro late_ids(shape, new_late, late_rows, oldest_start) -%}
 late as (
 
@@ -193,7 +193,7 @@ late as (
 
 {#- The CTE `summed`: the windows of `windowed` with their features. -#}
 {% macro summed_windows(shape, drops_late=false) -%}
-    {#- where an end follows from the start, it need not be looked at to group -#}
+    {#- if the start determines the end, grouping does not need it -#}
     {%- set by = (['window_start'] if is_told_by_start(shape) else ['window_start', 'window_end']) + shape.key -%}
 summed as (
 
@@ -211,7 +211,7 @@ summed as (
 )
 {%- endmacro %}
 
-{#- Whether all windows of this kind have one length. -#}
+{#- Whether all windows of this kind have the same length. -#}
 {% macro is_told_by_start(shape) %}{{ return(shape.past in ('tumble', 'hop')) }}{% endmacro %}
 
 {#- The CTE `closed`: those of `summed` that the watermark has passed. -#}
@@ -233,7 +233,7 @@ closed as (
 )
 {%- endmacro %}
 
-{#- What was told of windows that end at a moment or later, all versions. -#}
+{#- All emitted versions of windows that end at a moment or later. -#}
 {% macro stored_windows(shape, least_end, in_memory=false) %}
     {%- set columns = {} -%}
     {%- for name in window_columns(shape) + ['version', 'is_deleted'] + (['is_open'] if shape.past == 'session' else []) -%}
@@ -242,12 +242,12 @@ closed as (
     {{ return(seen_rows(this, columns, since=['window_end', least_end], is_kept=in_memory)) }}
 {% endmacro %}
 
-{#- The columns that say which window it is and what of it. -#}
+{#- The columns that identify a window, and its values. -#}
 {% macro window_columns(shape) %}
     {{ return(['window_start', 'window_end'] + shape.key + (shape.features | map(attribute='name') | list)) }}
 {% endmacro %}
 
-{#- Of these the newest version of each window. -#}
+{#- The newest version of each of these windows. -#}
 {% macro newest_windows_of(shape, stored) -%}
     select *
     from (
@@ -261,8 +261,8 @@ closed as (
     where recency = 1
 {%- endmacro %}
 
-{#- The CTE `versions`: windows of `closed` of which `stored` says something else or nothing, and those it says something
-    of that are open again, or hold no row any more. -#}
+{#- The CTE `versions`: windows of `closed` that are missing or different in `stored`, and windows of `stored` that are
+    open again or have no rows now. -#}
 {% macro changed_windows(shape) -%}
 versions as (
 
@@ -298,7 +298,7 @@ versions as (
 )
 {%- endmacro %}
 
-{#- The model of the newest versions of a table of windows: what `versions` (its model of versions) says by now. -#}
+{#- The model of the newest versions of a table of windows, from `versions` (its model of versions). -#}
 {% macro newest_windows(table, versions) -%}
     {%- set shape = window_shape(table) -%}
     {%- set new = new_rows(versions) -%}
@@ -311,7 +311,7 @@ with new_versions as (
 
 newest as (
 
-    {#- the first version of a session may be that of an open one, which is not told here #}
+    {#- the first version of a session may be an open one, which is not included here #}
     {{ merge_of_versions(
         'new_versions', shape.identity, window_columns(shape), deletions=true, opens=shape.past == 'session'
     ) | indent(4) }}

@@ -1,16 +1,16 @@
 {#- The watermark that closes windows, as one row and the column watermark, of a relation of _topic, _partition,
-    newest_time and newest_landing. With window_idle_seconds above 0 a partition that had no row for so many seconds is
-    not waited for. `observed`: what observations() answers. -#}
+    newest_time and newest_landing. With window_idle_seconds above 0, partitions without rows for this long are
+    ignored. `observed`: the result of observations(). -#}
 {% macro window_watermark(stream, relation, observed=none) -%}
     {{ watermark_of(stream, relation, setting('window_idle_seconds') or none, observed) }}
 {%- endmacro %}
 
-{#- The newest event time of the slowest partition that is waited for, less the allowed lateness. None is waited for
-    that had no row for `idle` seconds (none: all are) of landings of the others, and none whose newest event is very
-    old: more than far_behind_seconds behind the newest of all, unless event times have no limit (max_future_seconds 0).
-    When nothing has landed for so long, by `observed` (a relation of topic and observed_at, or none), no partition is: the
-    newest event time goes on with the clock, `idle` seconds behind it. All times are in the data, so the same data
-    always give the same watermark. -#}
+{#- The newest event time of the slowest partition that is not ignored, minus the allowed lateness. Ignored are
+    partitions without rows while the others ingested for `idle` seconds (none: no partition), and those whose newest
+    event is more than far_behind_seconds behind the newest of all, unless event times have no limit (max_future_seconds
+    0). If nothing has been ingested for `idle` seconds, by `observed` (a relation of topic and observed_at, or none),
+    all partitions are ignored, and the newest event time advances with the clock, `idle` seconds behind it. All times
+    are in the data, so the same data always give the same watermark. -#}
 {% macro watermark_of(stream, relation, idle, observed=none) -%}
     select
         {%- if observed is not none and idle is not none %}
@@ -58,9 +58,9 @@
     {%- endif %}
 {%- endmacro %}
 
-{#- When the source was observed to have nothing more, as a relation of topic and observed_at, for window_watermark; none where
-    time is not to close windows. A new observation is something to build for. With observations a watermark lies never
-    behind that of the rows alone, which does for what has been emitted and from where on stored versions are read. -#}
+{#- Heartbeats of an idle source, as a relation of topic and observed_at, for window_watermark; none if time does not
+    close windows. A new heartbeat triggers a build. With heartbeats, a watermark is never behind that of the rows
+    alone, so the latter decides which windows have been emitted and from where stored versions are read. -#}
 {% macro observations(incremental) %}
     {%- if not setting('window_idle_seconds') -%}
         {{ return(none) }}
@@ -79,13 +79,13 @@
     {{ return('(select topic, observed_at from ' ~ seen ~ ' union all select topic, observed_at from ' ~ new ~ ')') }}
 {% endmacro %}
 
-{#- What the watermark is told by: of each partition the newest event time and landing, as relations of _topic, _partition,
-    newest_time and newest_landing. Of rows themselves. -#}
+{#- The input of the watermark: the newest event time and ingestion time of each partition, as relations of _topic,
+    _partition, newest_time and newest_landing. From rows. -#}
 {% macro partition_times(rows, time) -%}
     (select _topic, _partition, {{ time }} as newest_time, _ingested_at as newest_landing from {{ rows }})
 {%- endmacro %}
 
-{#- Of the rows a model has seen before, kept in memory: one row for each partition. -#}
+{#- From the rows a model has read before, cached in memory: one row for each partition. -#}
 {% macro seen_partition_times(rows, time) %}
     {{ return(seen_totals(
         rows,
@@ -101,7 +101,7 @@
     )) }}
 {% endmacro %}
 
-{#- Of those and of new ones. -#}
+{#- From these and new rows. -#}
 {% macro all_partition_times(seen_times, new_payments, time) -%}
     (
         select _topic, _partition, newest_time, newest_landing from {{ seen_times }}

@@ -1,4 +1,4 @@
-{#- like alerts, what was recorded never changes -#}
+{#- like alerts, recorded rows never change -#}
 {{ config(strategy='append', tags=['hot'], full_refresh=false) }}
 
 {{ fired_alerts('shadow') }}

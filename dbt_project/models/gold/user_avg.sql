@@ -10,7 +10,7 @@ averages as (
 
     select
         user_id,
-        -- exact to the last digit also where the mean of decimals is a decimal
+        -- exact even if the mean of decimals is a decimal
         {{ sum_as_double('amount', ref('transactions')) }} / nullif(count(amount), 0) as avg_amount,
         count(*) as transaction_count
     from transactions

@@ -65,7 +65,7 @@ measured as (
 
 ),
 
--- versions after the first, which are few; a payment without has one
+-- versions after the first, which are few; all other payments have a single version
 corrections as (
 
     select trans_num, max(version) as version
@@ -116,7 +116,7 @@ versions as (
 )
 {%- endif %},
 
--- a payment whose event time is excluded counts in no window, its own neither
+-- a payment whose event time is excluded counts in no window, not even its own
 versions_with_excluded as (
 
     select * from versions

@@ -1,6 +1,6 @@
 {{ config(strategy='append', tags=['hot']) }}
 
-{#- Not every reader has dates of years beyond four digits. -#}
+{#- Some readers do not support years with more than four digits. -#}
 {{ event_rows(
     'card_payments',
     source('bronze', 'card_transactions'),

@@ -1,4 +1,4 @@
-"""Acknowledging a position to the server, by which it may discard its log."""
+"""Acknowledge a position to the server, which may then discard its log up to there."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def acknowledge(connector: PostgresConnector, slot: str, publications: str, lsn:
         publications: the publication's name in double quotes.
 
     Raises:
-        psycopg.errors.ObjectInUse: another process holds the slot; psycopg.Error: by SQLSTATE.
+        psycopg.errors.ObjectInUse: another process uses the slot; psycopg.Error: by SQLSTATE.
     """
-    # A connection for each: a second START_REPLICATION on the same one reads no status message.
+    # Each call opens a new connection: a second START_REPLICATION on the same one reads no status message.
     with closing(connector.connect(replication=True)) as walsender:
         raw = walsender.pgconn
         options = sql.SQL("(proto_version '1', publication_names {})").format(sql.Literal(publications))
@@ -32,7 +32,7 @@ def acknowledge(connector: PostgresConnector, slot: str, publications: str, lsn:
             raise errors.error_from_result(result, encoding="utf-8")
         raw.put_copy_data(struct.pack(">cqqqqb", b"r", lsn, lsn, lsn, 0, 0))
         raw.put_copy_end()
-        # A blocking read would hold the interpreter's lock until the server answers.
+        # A blocking read would keep the GIL until the server answers.
         while (length := raw.get_copy_data(1)[0]) >= 0:
             if not length:
                 raw.flush()

@@ -1,7 +1,7 @@
 """Rows of a table packed by column: the server sends a few large values for each range of the table's blocks.
 
-By COPY a million rows are a million messages; packed they are some two hundred, which costs the server no more and us
-next to nothing. Values are those of the types' own send and output functions, so both ways say the same.
+COPY sends a million rows as a million messages. Packed, they are about two hundred, at no extra cost to the server.
+Values come from the types' own send and output functions, so both ways give the same values.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from fraud_lakehouse.sources.postgres.catalog import TableInfo
 from fraud_lakehouse.sources.postgres.columns import LINES, SENT, WIDTHS, Packed, SourceColumn, unpack
 from fraud_lakehouse.sources.postgres.connection import stream_results
 
-_BLOCKS = 32  # at the best compression that is possible 64 MB of values
+_BLOCKS = 32  # at most 64 MB of values, at the best possible compression
 _TID_RANGE_SCAN_SINCE = 140000
-_MOST_COLUMNS = (1664 - 2) // 3  # of a target list the server takes 1,664 entries: two, and three of each column
+_MOST_COLUMNS = (1664 - 2) // 3  # a target list has at most 1,664 entries
 
-# A table with out-of-line values has no bound on the bytes of a range of blocks.
+# With out-of-line (TOAST) values, the bytes of a range of blocks have no upper bound.
 _FACTS = """
 select c.relkind = 'r' and a.amname = 'heap'
        and coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0) = 0
@@ -37,7 +37,7 @@ select t.oid::int8, n.nspname, p.proname
  where t.oid = any(%s::oid[])
    and has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')
 """
-# A range must be read by its tids alone and in their order, each time it is read.
+# Every read of a range must be a TID range scan, which returns the rows in order.
 _PLAN = """
 set local enable_seqscan = off; set local enable_tidscan = on; set local max_parallel_workers_per_gather = 0;
 set local jit = off
@@ -53,11 +53,11 @@ select b.first_block, packed.rows, {sent}
  where packed.rows > 0
 """
 _RANGE = "t.ctid >= format('(%s,0)', b.first_block)::tid and t.ctid < format('(%s,0)', b.first_block + {step})::tid"
-# Data, sizes, and how many values there are; of aggregates that are the same the server makes one.
+# Data, sizes, and the number of values. The server evaluates identical aggregates once.
 _FIXED = "{all} as {data}, null::bytea as {sizes}, octet_length({all}) / {width} as {present}"
 _LINES = "string_agg({value}, E'\\n') as {data}, null::bytea as {sizes}, count({value}) as {present}"
 _TEXTS = "string_agg({value}, '') as {data}, {all} as {sizes}, octet_length({all}) / 4 as {present}"
-# Aggregates skip nulls: only a range whose values are too few is read again, for where the nulls are.
+# Aggregates skip nulls. Only a range with fewer values than rows is read again, to locate the nulls.
 _SENT = """
 packed.{data}, packed.{sizes}, case when packed.{present} is distinct from packed.rows then (
     select string_agg(boolsend(num_nulls(t.{source}) = 1), '') from {table} as t where {range}) end
@@ -66,7 +66,7 @@ packed.{data}, packed.{sizes}, case when packed.{present} is distinct from packe
 
 @dataclass
 class Piece:
-    """Packed rows of a range of blocks: of each part (a shorter range) its rows, and its columns packed."""
+    """Packed rows of a range of blocks: for each shorter range, its number of rows and its packed columns."""
 
     first_block: int
     end_block: int
@@ -82,18 +82,18 @@ class Piece:
         """The columns.
 
         Raises:
-            UnpackError: these rows have to be read as text.
+            UnpackError: these rows must be read as text.
         """
         pairs = zip(table.columns, self.columns, strict=True)
         return [unpack(column.type, column.name, parts, self.rows, limit) for column, parts in pairs]
 
 
 class BlockReader:
-    """Reads one table packed.
+    """Reads one table packed by column.
 
     Args:
-        reader: in the transaction that sees the snapshot.
-        outputs: by type's oid the output function, for columns sent as text.
+        reader: a connection in the snapshot's transaction.
+        outputs: output functions by type oid, for columns sent as text.
     """
 
     def __init__(self, reader: psycopg.Connection[Any], table: TableInfo, outputs: dict[int, sql.Identifier]) -> None:
@@ -105,9 +105,8 @@ class BlockReader:
     def of(cls, reader: psycopg.Connection[Any], table: TableInfo) -> BlockReader | None:
         """A reader, or None if this table can only be read row by row.
 
-        That are tables with out-of-line values, partitioned ones, those of another storage than heap, with a type
-        whose output function we may not call or with more than 554 columns, servers before 14, and databases of another
-        encoding than UTF-8.
+        None for tables that are partitioned, have out-of-line values, are not stored as heap, have a type whose output
+        function we may not call, or have more than 554 columns; for servers before 14; for databases not in UTF-8.
         """
         info = reader.info
         if info.server_version < _TID_RANGE_SCAN_SINCE or info.parameter_status("server_encoding") != "UTF8":
@@ -120,7 +119,7 @@ class BlockReader:
         return cls(reader, table, outputs) if outputs.keys() == set(oids) else None
 
     def pieces(self, max_rows: int, max_bytes: int) -> Generator[Piece]:
-        """All rows in the order of their place.
+        """All rows in physical order.
 
         A piece has at most `max_rows` rows and `max_bytes` bytes, or is a single range of blocks.
 

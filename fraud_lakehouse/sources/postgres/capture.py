@@ -1,7 +1,7 @@
 """PostgreSQL change data capture: snapshot first, then the log, from one replication slot.
 
-The facade of the `postgres_*` and `pgoutput*` modules. It never writes a row and holds no position:
-the lake does, and passes it in. Only `acknowledge` changes what the server will send again.
+The facade of this package. It writes no rows and stores no positions: the lake stores them, the caller passes them in.
+Only `acknowledge` changes what the server sends again.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ from fraud_lakehouse.sources.postgres.timeline import Timeline, read_timeline, t
 from fraud_lakehouse.storage.lease import is_ours
 
 _SNAPSHOT_ROWS = 100_000
-_POLL = 0.05  # seconds between two looks at the log's end: one look takes 0.2 ms
-_SLOT_SECONDS = 1.0  # between two looks at the slot itself, while nothing comes
+_POLL = 0.05  # seconds between polls of the log's end; a poll takes 0.2 ms
+_SLOT_SECONDS = 1.0  # seconds between polls of the slot itself while the log does not grow
 
 
 class PostgresCapture:
     """Captures the tables of one database; a context manager, connected when first needed.
 
-    A restart of the server is survived: calls connect again, for up to 30 s, and check that it is the
-    same server. Nothing here is thread-safe.
+    After a restart of the server, calls reconnect for up to 30 s and check that it is the same server.
+    Not thread-safe.
 
     Args:
-        settings: sizes, and the folder of the locks.
+        settings: sizes, and the folder for locks.
         config: the source.
-        names: bronze names that the lake has given, by schema and table of the source.
-        owner: by a bronze table's name, another source that it belongs to; None where it may be ours.
+        names: existing bronze names, by schema and table of the source.
+        owner: maps a bronze table's name to the other source that owns it, or None.
 
     Raises:
         SettingsError: the connection string cannot be parsed.
@@ -86,10 +86,10 @@ class PostgresCapture:
         self._max_field_bytes = settings.max_field_bytes
         self._tables: dict[str, TableInfo] = {}
         self.refused: list[Refusal] = []
-        """The tables asked for that cannot be captured, as `tables` saw them last."""
+        """Configured tables that are ineligible, as of the last call of `tables`."""
         self._published: Mapping[str, str] | None = None
         self._seen = 0
-        self._slot_seen: SlotState | None = None  # with what was read last
+        self._slot_seen: SlotState | None = None  # as of the last read
         self._slot_due = 0.0
 
     def __enter__(self) -> PostgresCapture:
@@ -106,7 +106,7 @@ class PostgresCapture:
         self._log.link.close()
 
     def forget_server(self) -> None:
-        """Close, and take whatever server answers next: the caller compares its identity with the lake's."""
+        """Close, and accept whichever server answers next: the caller compares its identity with the lake's."""
         self._link.forget()
         self._log.link.forget()
         self._tables, self.refused, self._published, self._seen, self._slot_seen = {}, [], None, 0, None
@@ -118,7 +118,7 @@ class PostgresCapture:
 
     @property
     def seen_lsn(self) -> int:
-        """Up to where `changes` has read the log, with rows or without; 0 before the first time."""
+        """The LSN up to which `changes` has read the log, with or without rows; 0 before the first read."""
         return self._seen
 
     @property
@@ -149,13 +149,13 @@ class PostgresCapture:
         return self._link.run(lambda connection: read_timeline(self._connector, timeline_number(connection)))
 
     def preflight(self, position: int | None = None) -> None:
-        """Check everything that capture needs before the log can be asked.
+        """Check everything that capture needs before it reads the log.
 
         Args:
-            position: the slot's position in the lake, to be named where the slot is at fault.
+            position: the slot's position in the lake, for error messages about the slot.
 
         Raises:
-            SourceError: the subclass in `postgres_errors` that names the cause and its remedy.
+            SourceError: the subclass that names the cause and its remedy.
             SlotLostError: the slot was invalidated.
         """
         self._link.run(check_server)
@@ -165,12 +165,12 @@ class PostgresCapture:
         self._link.run(lambda connection: check_slot(connection, self._slot, position))
 
     def new_tables(self) -> list[TableInfo]:
-        """Tables that joined since `tables` was first asked: their snapshot is due."""
+        """Tables that appeared since the last call of `tables`: their snapshot is due."""
         before = set(self._tables)
         return [table for table in self.tables() if table.name not in before]
 
     def tables(self) -> list[TableInfo]:
-        """The tables that can be captured, read from the catalog now; `refused` then has the others asked for."""
+        """The eligible tables, read from the catalog now; sets `refused` to the ineligible ones."""
         with self.config.named():
             found = self._link.run(
                 lambda connection: discover(
@@ -193,25 +193,25 @@ class PostgresCapture:
 
     @property
     def seen_tables(self) -> list[TableInfo]:
-        """The tables that can be captured, as `tables` saw them last."""
+        """The eligible tables, as of the last call of `tables`."""
         return list(self._tables.values())
 
     def memberships(self, tables: Sequence[TableInfo]) -> dict[str, str]:
-        """By bronze name, what tells each published table's membership from any earlier one."""
+        """Each published table's publication epoch, by bronze name."""
         return self._link.run(lambda connection: memberships(connection, self._slot.publication, tables))
 
     def publish(self, tables: Sequence[TableInfo]) -> dict[str, str]:
-        """Put the tables into the publication, which is created if there is none; returns their memberships.
+        """Add the tables to the publication, created if it does not exist; returns their publication epochs.
 
         Raises:
             ReplicationRightError: the user may not create it. TableFailedError: a table cannot be added.
-            SourceError: the publication leaves something out.
+            SourceError: the publication does not publish every operation.
         """
         self._link.run(lambda connection: ensure_publication(connection, self._slot.publication, tables))
         return self.memberships(tables)
 
     def held(self, tables: Sequence[TableInfo]) -> AbstractContextManager[None]:
-        """Keep the tables' shapes as they are inside; rows are read and written as ever.
+        """Lock the tables against changes of their columns inside the block; reads and writes of rows go on.
 
         Raises:
             TableFailedError: another session has a table locked.
@@ -219,11 +219,11 @@ class PostgresCapture:
         return held(self._connector, tables)
 
     def retention(self) -> Retention:
-        """What the server keeps for the slot, and how much more it would."""
+        """How much log the server retains for the slot, and how much more it may retain."""
         return self._link.run(lambda connection: retention(connection, self.slot))
 
     def drop_slot(self) -> None:
-        """Drop the slot on the server; nothing happens when there is none.
+        """Drop the slot on the server, if it exists.
 
         Raises:
             SlotInUseError: another process reads it. SourceError: it is another database's, or another plugin's.
@@ -240,10 +240,10 @@ class PostgresCapture:
         return self._state().exists
 
     def resume(self, position: int) -> None:
-        """Check that the log can be followed from `position` on without a gap (`read` checks the same each time).
+        """Check that the log can be read from `position` on without a gap (`changes` checks the same each time).
 
         Raises:
-            SlotLostError, SlotAheadError, SourceIdentityError: it cannot; SourceError: not our slot.
+            SlotLostError, SlotAheadError, SourceIdentityError: it cannot. SourceError: it is not our slot.
         """
         self._slot.check(self._state(), position)
 
@@ -256,10 +256,10 @@ class PostgresCapture:
         check_identity(known_system_id, self.system_id)
 
     def snapshot(self, tables: Sequence[TableInfo] | None = None, *, permanent: bool = False) -> Snapshot:
-        """The backfill as a context manager; `Snapshot` states the order that makes it exactly-once.
+        """The backfill as a context manager; see `Snapshot` for the order that makes it exactly-once.
 
         Args:
-            tables: None takes all tables and (re)creates slot and publication; else tables that join an
+            tables: None reads all tables and (re)creates slot and publication; otherwise tables added to an
                 existing slot.
             permanent: (re)create the slot for the given tables too.
         """
@@ -278,16 +278,16 @@ class PostgresCapture:
         until: int | None = None,
         waiting: Collection[int] = (),
     ) -> Changes:
-        """The next whole transactions, without consuming them; read them before anything else is asked of the log.
+        """The next whole transactions, without consuming them; read them to the end before the next call.
 
-        Transactions that end at or before `slot_position`, or before the table's own position, are left out.
+        Skips transactions that end at or before `slot_position` or the table's own position.
 
         Args:
             after: bronze table name to its position (commit end LSN); every captured table that has one.
             slot_position: the slot's position in the lake.
-            max_rows: about how many messages; a transaction is never split between two calls.
-            until: transactions that end after this LSN are left out, and the end is not beyond it.
-            waiting: oids of tables whose snapshot will come later than these changes, which are left out.
+            max_rows: approximate number of messages; a transaction is never split between two calls.
+            until: skip transactions that end after this LSN; the resulting position is not beyond it.
+            waiting: oids of tables to skip, because their later snapshot includes these changes.
 
         Raises:
             GapError: changes after `slot_position` are gone. SourceError: unreachable, slot in use.
@@ -309,23 +309,23 @@ class PostgresCapture:
         )
 
     def be_patient(self, patient: bool) -> None:
-        """Whether calls wait for a server that is away; without, they fail at once and the caller tries again later."""
+        """Whether calls block while the server is unreachable; otherwise they fail fast and the caller retries."""
         self._link.patient = self._log.link.patient = patient
 
     def acknowledge(self, lsn: int) -> None:
-        """Let the server discard its log up to `lsn`; only after that position is durable in the lake."""
+        """Let the server discard its log up to `lsn`. Call it only once that position is durable in the lake."""
         self._link.run(lambda connection: self._slot.acknowledge(connection, lsn))
         if self._slot_seen is not None:
             self._slot_seen = replace(self._slot_seen, confirmed=lsn)
 
     def lag(self) -> PostgresLag:
-        """Where the slot stands."""
+        """How far the slot is behind."""
         return PostgresLag.of(self._state())
 
     def wait(self, timeout: float) -> bool:
         """Whether `changes` would find something, waiting at most `timeout` seconds for it.
 
-        That is: the log has grown beyond what was read last or, seen within a second, the slot is not as it was then.
+        True if the log has grown since the last read, or if the slot has changed (detected within a second).
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -344,7 +344,7 @@ class PostgresCapture:
         return state.current > self._seen or not state.is_like(self._slot_seen)
 
     def _check_published(self, after: Mapping[str, int], waiting: Collection[int]) -> None:
-        """Against the catalog as `tables` saw it last: a table made anew is in no publication."""
+        """Check that every table to read is published: a table that was recreated is in no publication."""
         for again in (False, True):
             if again or self._published is None:
                 self._published = self.memberships(list(self._tables.values()))
@@ -375,7 +375,7 @@ def _log_end(connection: psycopg.Connection[Any]) -> int:
 
 
 def _owned(table: TableInfo, owner: str) -> Refusal:
-    """A table whose bronze name another source has."""
+    """Ineligible: another source owns its bronze name."""
     error = SourceTableError(
         f"table {table.source_name} would land in bronze/{table.name}, which belongs to the source {owner}",
         "give this source a prefix in sources.yml, such as `prefix: x_`, or leave the table out by naming the others",

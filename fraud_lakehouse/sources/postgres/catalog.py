@@ -1,4 +1,4 @@
-"""The source's tables, columns and keys as its catalog describes them. Reads no row of a table."""
+"""The source's tables, columns and keys as its catalog describes them. Reads no table rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fraud_lakehouse.sources.postgres.publication_epoch import MEMBER, joins
 from fraud_lakehouse.sources.postgres.types import ColumnType
 from fraud_lakehouse.sql_text import qualified
 
-_FIRST_NOT_BUILT_IN = 10000  # lower oids are written down in PostgreSQL's sources; none of them is a domain
+_FIRST_NOT_BUILT_IN = 10000  # built-in types have lower oids; none of them is a domain
 STORED_IN_LOG = 180000  # the first version whose log can carry stored generated columns
 
 EVENT_SCHEMA: dict[str, pl.DataType] = {
@@ -31,14 +31,14 @@ EVENT_SCHEMA: dict[str, pl.DataType] = {
     "_unchanged": pl.String(),
     "_text": pl.String(),
 }
-"""Columns that capture adds to the source's, in this order (bronze adds `_ingested_at` and `_commit` itself)."""
+"""Columns that capture adds to the source's, in this order (bronze adds `_ingested_at` and `_commit`)."""
 
 _RESERVED = (*EVENT_SCHEMA, "_ingested_at", "_commit", "_delete", "_is_new")
 
 
 @dataclass(frozen=True)
 class ColumnInfo:
-    """One column of a source table: its name in the lake and, where that is another one, in the source."""
+    """One column of a source table: its name in the lake, and in the source if that differs."""
 
     name: str
     type: ColumnType
@@ -63,10 +63,10 @@ class TableInfo:
         oid: the table's oid, 0 if unknown.
         full: whether the replica identity is FULL (the log carries whole old rows).
         partitioned: whether it is the root of partitions (captured under its own name).
-        dropped: columns the source has no more, of which these events of the log still have values.
+        dropped: columns that the source has dropped, but that these events still have values for.
         left_out: generated columns that the log does not carry; never captured.
-        lsn: the position in the log at which this description held.
-        shape: the catalog's facts (`postgres_traces`) from which a silent change of rows shows; empty from the log.
+        lsn: the position in the log at which this description was valid.
+        shape: the catalog fingerprint, which reveals changes of rows that are not in the log; empty from the log.
     """
 
     name: str
@@ -84,7 +84,7 @@ class TableInfo:
 
     @property
     def frame_schema(self) -> dict[str, pl.DataType]:
-        """Columns and types of a frame of this table: the source's, those dropped on the way, then `EVENT_SCHEMA`."""
+        """Columns and types of a frame of this table: the source's, the dropped ones, then `EVENT_SCHEMA`."""
         return {column.name: column.type.dtype for column in (*self.columns, *self.dropped)} | EVENT_SCHEMA
 
     @property
@@ -94,7 +94,7 @@ class TableInfo:
 
     @property
     def source_key(self) -> tuple[str, ...]:
-        """The key by the source's names."""
+        """The key columns by their names in the source."""
         names = {column.name: column.source_name for column in self.columns}
         return tuple(names.get(name, name) for name in self.key)
 
@@ -109,7 +109,7 @@ class TableInfo:
 
 @dataclass(frozen=True)
 class _Facts:
-    """A table as the catalog has it, its names too (`postgres_names.shown` makes them text)."""
+    """A table as the catalog has it; `names.shown` turns its names into text."""
 
     schema: str
     table: str
@@ -120,13 +120,13 @@ class _Facts:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The tables that can be captured, and those asked for that cannot."""
+    """The eligible tables, and the configured ones that are ineligible."""
 
     tables: list[TableInfo]
     refused: list[Refusal]
 
 
-# What adding a table takes is owning (or being a member of the owner of) both the publication and the table.
+# To add a table, the user must be (a member of) the owner of both the publication and the table.
 _TABLES = """
 select n.nspname, c.relname, c.oid::int8,
        (select array_agg(a.attname::text order by k.ordinality)
@@ -200,12 +200,12 @@ def discover(
     """The tables to capture: those configured (`[schema.]table`), or every table of schema public.
 
     Args:
-        publication: the one that the log is read through; it says whether the log carries stored generated columns.
-        known: bronze names that the lake has given, by schema and table.
-        prefix, reserved: of new bronze names, as for `bronze_name`.
+        publication: read through it; its options decide whether the log has stored generated columns.
+        known: existing bronze names, by schema and table.
+        prefix, reserved: for new bronze names, as in `bronze_name`.
     """
     wanted = [qualified(name) for name in configured]
-    # Read first: what the catalog then shows holds at this position, or came later.
+    # Read first, so that the catalog is never older than this position.
     (position,) = connection.execute(_POSITION).fetchone() or (0,)
     with raw_text(connection):
         facts = _facts(connection, wanted, publication)
@@ -251,7 +251,7 @@ def _facts(connection: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]
 
 
 def _absent(wanted: Sequence[tuple[str, str]], present: Collection[tuple[str, str]]) -> list[Refusal]:
-    """What is asked for and not there."""
+    """Configured tables that do not exist."""
     if not wanted:
         fix = "create one, or name tables elsewhere in FRAUD_POSTGRES_TABLES"
         return [] if present else [Refusal("public.*", SourceTableError("there is no table in schema public", fix))]
@@ -263,7 +263,7 @@ def _absent(wanted: Sequence[tuple[str, str]], present: Collection[tuple[str, st
 def _columns(
     connection: psycopg.Connection[Any], oids: list[int], publication: str
 ) -> tuple[dict[int, list[ColumnInfo]], dict[int, list[str]], dict[int, str]]:
-    """By table's oid: the columns that the log carries, the names of those it does not, and one that is not UTF-8."""
+    """By table oid: the columns in the log, the names of those not in it, and a name that is not UTF-8."""
     row = connection.execute(_STORED_PUBLISHED, (publication,)).fetchone()
     stored = connection.info.server_version >= STORED_IN_LOG and bool(row and row[0])
     rows = connection.execute(_COLUMNS, {"oids": oids, "stored": stored}).fetchall()
@@ -282,7 +282,7 @@ def _columns(
 
 
 def named_columns(columns: Sequence[tuple[str, ColumnType]]) -> list[ColumnInfo]:
-    """Columns of a table, in its order, with their names in the lake."""
+    """Columns of a table in order, with their names in the lake."""
     own = column_names([name for name, _ in columns], _RESERVED)
     return [
         ColumnInfo(name, kind, "" if name == source else source)

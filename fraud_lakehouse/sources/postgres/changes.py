@@ -1,4 +1,4 @@
-"""The log after a position, piece by piece: what one look at the slot gives, in memory of bounded size."""
+"""The log after a position, in pieces of bounded size: the result of one poll of the slot."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class ChangePiece:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the log.
+    """Which part of the log to read.
 
     Args:
         after: bronze table name to its position (commit end LSN); every captured table that has one.
         position: the slot's position in the lake.
-        max_rows: about how many messages; a transaction is never split.
-        until: transactions that end after this LSN are left out.
+        max_rows: approximate number of messages; a transaction is never split.
+        until: skip transactions that end after this LSN.
     """
 
     after: Mapping[str, int]
@@ -51,28 +51,28 @@ class Question:
 
 @dataclass(frozen=True)
 class Peeked:
-    """A peek under way: the log's end (flushed LSN) as it was before, and the messages in chunks."""
+    """A peek in progress: the log's end (flushed LSN) before it started, and the messages in chunks."""
 
     log_end: int
     chunks: Iterator[list[bytes]]
 
 
 class Changes:
-    """The next whole transactions; iterate once, to the end, and only then read where they end.
+    """The next whole transactions; iterate once, to the end, and only then read the end position.
 
-    Each piece is of bounded size, also of a transaction that is larger; its rows carry their transaction's end LSN and
-    number all the same. Nothing is consumed on the server.
+    Pieces have a bounded size: a larger transaction is split, and its rows keep their transaction's end LSN and number.
+    Nothing is consumed on the server.
 
     Args:
         question: which part of the log.
-        tables: what is known of the tables, by bronze name.
+        tables: the known tables, by bronze name.
         peek: starts a peek of that many messages.
-        finish: called after the last piece; raises if the slot did not hold everything after the position.
-        runs: cuts the messages.
-        base_types: given oids of user-defined types, those that are domains and their base types.
-        max_field_bytes: a larger field is refused.
+        finish: called after the last piece; raises if the slot did not have everything after the position.
+        runs: splits the messages into runs.
+        base_types: maps the oids of user-defined types that are domains to their base types.
+        max_field_bytes: a larger field is an error.
         left_out: oids of tables that are not captured although the log has changes of them.
-        names: bronze names that the lake has given, by schema and table.
+        names: existing bronze names, by schema and table.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Changes:
     ) -> None:
         self.start_lsn = question.position
         self.end_lsn = question.position
-        """After the last piece: the position to commit with it; `start_lsn` when the log holds nothing new."""
+        """After the last piece: the position to commit with it; `start_lsn` if the log has nothing new."""
         self.newest_committed_at: datetime | None = None
-        """After the last piece: commit time of the last transaction (UTC), None when there was none."""
+        """After the last piece: commit time of the last transaction (UTC), None if there was none."""
         self.tables: dict[str, TableInfo] = {}
-        """The tables of all pieces so far, as the log described them last."""
+        """The tables of all pieces so far, by their latest description in the log."""
         self._question = question
         self._known = dict(tables)
         self._peek = peek
@@ -111,8 +111,8 @@ class Changes:
 
         Raises:
             GapError: changes after the position are gone. SourceError: unreachable, slot in use.
-            TableFailedError: a table's events cannot be read; without it (`left_out`) the others' can.
-            LakeError: the work folder cannot take a large transaction.
+            TableFailedError: a table's events cannot be read; the others can if it is in `left_out`.
+            LakeError: a large transaction does not fit in the work folder.
         """
         return self._pieces
 
@@ -145,7 +145,7 @@ class Changes:
                     yield ChangePiece(decoded.frames, decoded.tables)
             if self._received < rows or end > asked.position:
                 break
-            # A death before the acknowledgement: the peek was full of transactions that the lake has already.
+            # After a crash before the acknowledgement, the peek may have only transactions that the lake already has.
             rows *= 2
         drained = min(peeked.log_end, asked.until) if self._received < rows else 0
         self.end_lsn = max(end, drained, asked.position)

@@ -1,4 +1,4 @@
-"""Columns sent packed: all values of many rows as one string of bytes, and how they become typed series."""
+"""Packed columns (all values of many rows in one byte string), and how they become typed series."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SourceColumn:
 
     Args:
         values: typed, named as in the lake.
-        beside: the text of values that say more than the typed one, null elsewhere; None when there are none.
+        beside: the exact text of values that the type cannot represent, null elsewhere; None if there are none.
     """
 
     values: pl.Series
@@ -33,9 +33,9 @@ class Packed:
     """One column as the server packs it.
 
     Args:
-        data: the values that are not null, end to end: of a fixed width (big-endian), or text (lines, of numbers).
-        sizes: of text, the bytes of each value (big-endian int32), end to end; else empty.
-        nulls: a byte per row, 1 where the value is null; empty when none is.
+        data: the non-null values, concatenated: fixed width (big-endian) or text (numbers: one a line).
+        sizes: for text, the bytes of each value (big-endian int32), concatenated; otherwise empty.
+        nulls: one byte per row, 1 where the value is null; empty if none is.
     """
 
     data: bytes
@@ -44,7 +44,7 @@ class Packed:
 
 
 class UnpackError(Exception):
-    """A value that only its text says rightly (a year before 1 or after 9999), or one that is too large."""
+    """A value that only text can represent (a year before 1 or after 9999), or one that is too large."""
 
 
 SENT: dict[int, tuple[str, pl.DataType]] = {
@@ -57,27 +57,27 @@ SENT: dict[int, tuple[str, pl.DataType]] = {
     1114: ("timestamp_send", pl.Int64()),
     1184: ("timestamptz_send", pl.Int64()),
 }
-"""Types (by oid) sent in a fixed width: the server's function, and what its bytes are. Others are sent as text."""
+"""Types (by oid) sent in a fixed width: the server's send function and the format of its bytes. Others are text."""
 
 LINES = frozenset({700, 701, 1700})
 """Types (by oid) whose text has no newline, so that it needs no sizes: floats and numerics."""
 
 WIDTHS: dict[pl.DataType, int] = {pl.UInt8(): 1, pl.Int16(): 2, pl.Int32(): 4, pl.UInt32(): 4, pl.Int64(): 8}
-"""Bytes of what is sent."""
+"""Bytes of each value."""
 
 
 def unpack(kind: ColumnType, name: str, parts: Sequence[Packed], rows: Sequence[int], limit: int) -> SourceColumn:
-    """One column from its parts.
+    """One column from its packed chunks.
 
     Args:
         kind: the column's type.
         name: its name in the lake.
-        parts: in order.
-        rows: of each part.
-        limit: most bytes of a text.
+        parts: the chunks, in order.
+        rows: number of rows of each chunk.
+        limit: maximum bytes of a text.
 
     Raises:
-        UnpackError: the rows have to be read as text.
+        UnpackError: the rows must be read as text.
     """
     sent = SENT.get(kind.oid)
     nulls = _nulls(parts, rows)
@@ -92,7 +92,7 @@ def unpack(kind: ColumnType, name: str, parts: Sequence[Packed], rows: Sequence[
 
 
 def _temporal(dtype: pl.DataType, since: pl.Series) -> SourceColumn:
-    """Dates and moments from their distance to 2000-01-01; the extremes stand for the infinities."""
+    """Dates and timestamps from their distance to 2000-01-01; the extremes represent infinity."""
     day = 1 if dtype == pl.Date() else _DAY
     least, greatest = since.dtype.min(), since.dtype.max()  # type: ignore[attr-defined]
     lowest, highest = (_FIRST_DAY - _EPOCH_DAYS) * day, (_LAST_DAY - _EPOCH_DAYS + 1) * day
@@ -109,7 +109,7 @@ def _temporal(dtype: pl.DataType, since: pl.Series) -> SourceColumn:
 
 
 def _numbers(data: bytes, kind: pl.DataType) -> pl.Series:
-    """Numbers end to end, big-endian."""
+    """Concatenated big-endian numbers."""
     if not data:
         return pl.Series([], dtype=kind)
     packed = pl.Series([data]).bin.reinterpret(dtype=pl.Array(kind, len(data) // WIDTHS[kind]), endianness="big")
@@ -117,7 +117,7 @@ def _numbers(data: bytes, kind: pl.DataType) -> pl.Series:
 
 
 def _lines(parts: Sequence[Packed]) -> pl.Series:
-    """Texts parted by newlines; none is empty."""
+    """Texts separated by newlines; none is empty."""
     lines = "\n".join(part.data.decode() for part in parts if part.data)
     return pl.Series([lines], dtype=pl.String).str.split("\n").explode() if lines else pl.Series([], dtype=pl.String)
 
@@ -135,7 +135,7 @@ def _texts(parts: Sequence[Packed], limit: int) -> pl.Series:
 
 
 def _nulls(parts: Sequence[Packed], rows: Sequence[int]) -> pl.Series | None:
-    """Where the column is null; None when nowhere."""
+    """Where the column is null; None if it never is."""
     if not any(part.nulls for part in parts):
         return None
     marks = b"".join(part.nulls or bytes(count) for part, count in zip(parts, rows, strict=True))
@@ -143,7 +143,7 @@ def _nulls(parts: Sequence[Packed], rows: Sequence[int]) -> pl.Series | None:
 
 
 def _spread(values: pl.Series, nulls: pl.Series | None) -> pl.Series:
-    """The values with the nulls between them."""
+    """The values with the nulls inserted."""
     if nulls is None:
         return values
     place = (~nulls).cum_sum().cast(pl.Int64) - 1

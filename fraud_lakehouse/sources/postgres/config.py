@@ -1,4 +1,4 @@
-"""One PostgreSQL source as it is configured: its connection, what is captured through it, and under which names."""
+"""The configuration of one PostgreSQL source: its connection, which tables it captures, and their names."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class PostgresConfig:
     """A PostgreSQL source.
 
     Args:
-        name: in `control/*`, locks, metrics and messages.
+        name: used in `control/*`, locks, metrics and messages.
         dsn: libpq connection string or URI.
-        dsn_env: the environment variable it comes from.
-        tables_env: the one that may list tables, if there is one.
-        tables: `[schema.]table`; none: all of schema public.
-        prefix: what its bronze tables' names begin with.
+        dsn_env: the environment variable of the connection string.
+        tables_env: the environment variable that may list tables, if any.
+        tables: `[schema.]table`; if empty, all tables of schema public.
+        prefix: prefix of its bronze tables' names.
         reserved: lower-case names that none of its bronze tables may have.
-        update_delay: seconds between reads; 0: as rows come.
+        update_delay: seconds between reads; 0 reads as soon as there are rows.
     """
 
     name: str
@@ -40,12 +40,12 @@ class PostgresConfig:
 
     @property
     def is_shorthand(self) -> bool:
-        """Whether it is the source of the variables FRAUD_POSTGRES_*."""
+        """Whether the FRAUD_POSTGRES_* variables configure it."""
         return self.dsn_env == "FRAUD_POSTGRES_DSN"
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Within the block errors name this source's own settings: they are written for FRAUD_POSTGRES_*.
+        """Inside the block, errors name this source's own settings instead of FRAUD_POSTGRES_*.
 
         Raises:
             LakehouseError: as the block.
@@ -57,7 +57,7 @@ class PostgresConfig:
             raise
 
     def renamed(self, refusal: Refusal) -> Refusal:
-        """The refusal with this source's own settings in its text."""
+        """The reason, with this source's own settings in its text."""
         self._rename(refusal.error)
         return replace(refusal)
 

@@ -1,4 +1,4 @@
-"""Connections to the source: session settings, clear errors, results in binary. Knows no slot and no table."""
+"""Connections to the source: session settings, clear errors, binary results. Knows no slots and no tables."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fraud_lakehouse.sources.postgres.explain import Login, connect_error, poole
 from fraud_lakehouse.sources.postgres.types import SESSION_LIMITS, SESSION_OPTIONS, SESSION_SETTINGS
 
 _IN_FORCE = "select " + ", ".join(f"current_setting('{name}')" for name in SESSION_SETTINGS)
-_CHUNK_ROWS = 16  # rows may be large; smaller results cost no more
-_CHUNKED_SINCE = 170000  # libpq; before, a row is a result of its own
+_CHUNK_ROWS = 16  # rows may be large; larger chunks gain nothing
+_CHUNKED_SINCE = 170000  # libpq; older versions return each row as a separate result
 
 
 class PostgresConnector:
-    """Opens connections to one database; the password shows neither in `repr` nor in an error.
+    """Opens connections to one database; the password appears neither in `repr` nor in errors.
 
     Args:
         dsn: libpq connection string or URI.
-        application: how the server names our sessions (`application_name`), unless the string says it.
+        application: `application_name` of our sessions, unless the connection string sets it.
 
     Raises:
         SettingsError: the string cannot be parsed.
@@ -47,7 +47,7 @@ class PostgresConnector:
 
     @property
     def login(self) -> Login:
-        """Who connects to what."""
+        """The user, and the database it connects to."""
         defaults = {one.keyword.decode(): one.val.decode() for one in pq.Conninfo.get_defaults() if one.val}
         known = {**defaults, **self._parameters}
         user = str(known.get("user"))
@@ -65,10 +65,10 @@ class PostgresConnector:
         """A connection in autocommit mode, UTC, UTF-8.
 
         Args:
-            replication: speak the replication protocol (logical, `replication=database`); text comes as it is stored.
+            replication: use the replication protocol (logical, `replication=database`); text arrives as stored.
 
         Raises:
-            SourceError: the subclass that names what is wrong.
+            SourceError: the subclass that names the cause.
         """
         known = self._parameters
         parameters: dict[str, Any] = {
@@ -104,7 +104,7 @@ class PostgresConnector:
 
     @contextmanager
     def typed_errors(self) -> Iterator[None]:
-        """Turn what the server or the connection refuses inside into a `SourceError` with its words."""
+        """Turn errors of the server or the connection into a `SourceError` that quotes them."""
         try:
             yield
         except psycopg.Error as error:
@@ -116,10 +116,10 @@ class PostgresConnector:
         return connect_error(words, self.login, self.scrub(words))
 
     def _begin_session(self, connection: psycopg.Connection[Any]) -> None:
-        """See that the session's options hold, and switch off time limits that only newer servers have.
+        """Check that the session's options took effect, and switch off time limits that only newer servers have.
 
         Raises:
-            PostgresPoolerError: they do not: who answers has dropped them.
+            PostgresPoolerError: a connection pooler has dropped them.
         """
         row = connection.execute(_IN_FORCE).fetchone()
         assert row is not None
@@ -133,17 +133,17 @@ class PostgresConnector:
 
 
 class _TextLoader(Loader):
-    """Text as UTF-8; bytes that are not (names in a SQL_ASCII database) are kept as lone surrogates."""
+    """Text as UTF-8; invalid bytes (names in a SQL_ASCII database) become lone surrogates."""
 
     def load(self, data: Buffer) -> str:
         return bytes(data).decode(errors="surrogateescape")
 
 
 def send_raw_text(connection: psycopg.Connection[Any]) -> bool:
-    """Have a SQL_ASCII database send its bytes as they are: to a UTF-8 client it refuses those that are not UTF-8.
+    """Make a SQL_ASCII database send its bytes unchanged: it rejects invalid UTF-8 for a UTF-8 client.
 
     Returns:
-        whether it is such a database.
+        whether it is a SQL_ASCII database.
     """
     is_ascii = connection.info.parameter_status("server_encoding") == "SQL_ASCII"
     if is_ascii and connection.info.parameter_status("client_encoding") != "SQL_ASCII":
@@ -153,7 +153,7 @@ def send_raw_text(connection: psycopg.Connection[Any]) -> bool:
 
 @contextmanager
 def raw_text(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """As `send_raw_text`, for the length of the block: identifiers in statements are UTF-8 outside of it."""
+    """As `send_raw_text`, inside the block; outside it, identifiers in statements are UTF-8."""
     is_ascii = send_raw_text(connection)
     try:
         yield
@@ -165,7 +165,7 @@ def raw_text(connection: psycopg.Connection[Any]) -> Iterator[None]:
 def stream_binary(
     connection: psycopg.Connection[Any], query: str, parameters: Sequence[bytes | None]
 ) -> Iterator[list[bytes]]:
-    """Run one query of one column that is never null; its values in binary format, in chunks as they arrive.
+    """Run a query of one column that is never null; yields its values in binary format, in chunks as they arrive.
 
     As `stream_results`.
     """
@@ -179,10 +179,10 @@ def stream_binary(
 def stream_results(
     connection: psycopg.Connection[Any], query: bytes, parameters: Sequence[bytes | None], rows: int
 ) -> Iterator[pq.abc.PGresult]:
-    """Run one query; its rows in binary format, in results of at most `rows` as they arrive (the last one has none).
+    """Run a query; yields its rows in binary format, in results of at most `rows` (the last one is empty).
 
-    No more than a result is held here, and the server waits while the caller is busy. Waits in slices, so that Ctrl-C
-    works while the server decodes. A caller that stops early must close the connection.
+    Only one result is in memory; the server waits while the caller is busy. Ctrl-C works while the server decodes.
+    A caller that stops early must close the connection.
 
     Raises:
         psycopg.Error: the subclass of the server's SQLSTATE.
@@ -198,7 +198,7 @@ def stream_results(
         answered = True
         if result.status == pq.ExecStatus.FATAL_ERROR:
             while _next_result(connection, None) is not None:
-                pass  # else the connection takes no further query
+                pass  # otherwise the connection accepts no further query
             raise errors.error_from_result(result, encoding="utf-8")
         yield result
     if not answered:
@@ -224,7 +224,7 @@ def wait_results(connection: psycopg.Connection[Any], timeout: float | None = No
 
 
 def end_copy(connection: psycopg.Connection[Any]) -> None:
-    """Read what the server says after a COPY's last row; get_result() alone waits with the interpreter's lock held.
+    """Read the server's result after a COPY's last row; get_result() alone would keep the GIL while it waits.
 
     Raises:
         psycopg.Error: the COPY failed, by its SQLSTATE; psycopg.OperationalError: the connection broke.
@@ -235,7 +235,7 @@ def end_copy(connection: psycopg.Connection[Any]) -> None:
 
 
 def abandon(connection: psycopg.Connection[Any]) -> None:
-    """Cancel the query under way, if there is one, and read what is left of its answer.
+    """Cancel the running query, if any, and read the remainder of its result.
 
     Raises:
         psycopg.OperationalError: the connection broke.

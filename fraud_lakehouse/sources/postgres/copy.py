@@ -1,4 +1,4 @@
-"""Rows of a table by COPY, as text: what every table can be read by. The faster way is postgres_blocks.py."""
+"""Rows of a table by COPY, as text. Works for every table; blocks.py is faster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fraud_lakehouse.sources.postgres.types import ColumnType, decode
 
 _ESCAPES = {r"\\": "\\", r"\n": "\n", r"\t": "\t", r"\r": "\r", r"\b": "\b", r"\f": "\f", r"\v": "\v"}
 _ESCAPE = re.compile(rb"\\[\\ntrbfv]")
-_MARK = "_first"  # a constant before the columns: no line is empty, and none begins with a byte order mark
+_MARK = "_first"  # a constant first column: no line is empty or begins with a byte order mark
 
 
 def copy_lines(
@@ -30,13 +30,13 @@ def copy_lines(
     max_field_bytes: int,
     where: sql.Composable | None = None,
 ) -> Generator[bytes]:
-    """Rows in the text format of COPY (no raw tab or newline inside a field), in bounded pieces.
+    """Rows in COPY's text format (no raw tab or newline inside a field), in pieces of bounded size.
 
     Args:
-        reader: in the transaction that sees the snapshot.
-        max_rows: most rows of a piece; it also ends at `max_bytes` of text.
-        max_field_bytes: a larger field is refused.
-        where: which rows, default all.
+        reader: a connection in the snapshot's transaction.
+        max_rows: maximum rows of a piece; it also ends at `max_bytes` of text.
+        max_field_bytes: a larger field is an error.
+        where: which rows; default: all.
 
     Raises:
         FieldTooLargeError: a field is larger. psycopg.Error: the subclass of the server's SQLSTATE.
@@ -89,7 +89,7 @@ def columns_of_lines(table: TableInfo, lines: bytes) -> list[SourceColumn]:
 
 
 def read_copy_text(lines: bytes, names: Sequence[str]) -> pl.DataFrame:
-    """Lines of COPY's text format, a constant first field, as String columns (escapes still inside)."""
+    """Lines of COPY's text format, with a constant first field, as String columns (still escaped)."""
     options: dict[str, Any] = {
         "has_header": False,
         "separator": "\t",
@@ -106,7 +106,7 @@ def read_copy_text(lines: bytes, names: Sequence[str]) -> pl.DataFrame:
 
 
 def _readable(part: bytes) -> bytes:
-    """A line or field; of one that is not UTF-8 its bytes as the column's type reads them."""
+    """A line or field; if it is not UTF-8, its bytes in the form that `ColumnType.parse` reads."""
     try:
         part.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What keeps one table of the source from being captured, with the statement that mends it. Asks no server."""
+"""Whether a table can be captured; if not, the reason and the statement that fixes it. Contacts no server."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _LEAVE_OUT = "or leave it out by naming the others in FRAUD_POSTGRES_TABLES"
 
 @dataclass(frozen=True)
 class Refusal:
-    """A table that cannot be captured as it is.
+    """Why a table is ineligible for capture.
 
     Args:
         table: `schema.table` of the source.
-        error: what is wrong, and what mends it.
-        name: its bronze table; empty where the source has no such table.
-        oid: 0 where the source has no such table.
-        in_log: whether it is published: the log has changes of it, which are passed over while it is left out.
+        error: the problem and its fix.
+        name: its bronze table; empty if the source has no such table.
+        oid: 0 if the source has no such table.
+        in_log: whether it is published: the log then has changes of it, which are skipped.
     """
 
     table: str
@@ -37,22 +37,22 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Standing:
-    """What the catalog says of a table's admission, beside its description.
+    """The facts in the catalog that decide a table's eligibility.
 
     Args:
         identity: `pg_class.relreplident`.
         persistence: `pg_class.relpersistence`.
         kind: `pg_class.relkind`.
         enters_schema: whether the user has USAGE on its schema.
-        readable: whether the user may select from it.
+        readable: whether the user has SELECT on it.
         has_hidden_rows: whether row level security applies to the user.
-        unlogged_leaf: one of its partitions that is foreign or not logged, or None.
-        publication: the publication's name; empty where it does not exist yet.
-        via_root: whether the publication names the roots of partitions.
-        published: whether the table is in it.
-        filtered: whether it is there with a row filter or a column list.
+        unlogged_leaf: one of its partitions that is foreign or unlogged, or None.
+        publication: the publication's name; empty if it does not exist yet.
+        via_root: publish_via_partition_root of the publication.
+        published: whether the table is in the publication.
+        filtered: whether the publication has a row filter or column list for it.
         is_complete: whether the publication publishes every operation.
-        may_publish: whether the user may add it.
+        may_publish: whether the user may add the table.
     """
 
     identity: str
@@ -71,10 +71,10 @@ class Standing:
 
 
 def refusal_of(info: TableInfo, standing: Standing, odd_name: str | None = None) -> Refusal | None:
-    """Why the table cannot be captured, None if it can; of several reasons the one to mend first.
+    """Why the table is ineligible, or None; of several reasons, the one to fix first.
 
     Args:
-        odd_name: its name, its schema's or a column's, if that is not UTF-8.
+        odd_name: the name of the table, its schema or a column that is not UTF-8, if any.
     """
     if odd_name is not None:
         problem = f"table {info.source_name} has a name that is not UTF-8: {odd_name}"
@@ -141,7 +141,7 @@ def _errors(info: TableInfo, standing: Standing) -> Iterator[SourceError]:
 
 
 def incomplete_error(publication: str) -> SourceTableError:
-    """The error for a publication that leaves operations out."""
+    """The error for a publication that does not publish every operation."""
     return SourceTableError(
         f"publication {publication} does not publish every operation",
         f"ALTER PUBLICATION {quoted(publication)} SET (publish = 'insert, update, delete, truncate')",

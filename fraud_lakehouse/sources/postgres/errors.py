@@ -1,4 +1,4 @@
-"""What can be wrong with a PostgreSQL source, one error each. No message ever holds a password."""
+"""Errors of a PostgreSQL source, one class for each cause. No message contains a password."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from fraud_lakehouse.errors import GapError, LakehouseError, SourceError
 
 
 class PostgresUnreachableError(SourceError):
-    """No connection: wrong host or port, server down, no route, or it does not admit us at all."""
+    """No connection: wrong host or port, server down, no route, or not allowed by pg_hba.conf."""
 
 
 class PostgresStartingError(PostgresUnreachableError):
-    """The server is starting up or shutting down: it will pass."""
+    """The server is starting up or shutting down. Temporary."""
 
 
 class PostgresTlsError(PostgresUnreachableError):
-    """No connection by TLS: a certificate does not fit, or one side does not want it."""
+    """No TLS connection: a certificate does not match, or one side does not support TLS."""
 
 
 class PostgresPoolerError(SourceError):
-    """A connection pooler stands between us and the server."""
+    """A connection pooler is between us and the server."""
 
 
 class PostgresStandbyError(SourceError):
-    """The server is a standby: it has no slot of ours."""
+    """The server is a standby, which does not have our slot."""
 
 
 class PostgresReadOnlyError(SourceError):
-    """The server lets this user's sessions write nothing, and a publication is to be made or changed."""
+    """This user's sessions are read-only, but a publication has to be created or altered."""
 
 
 class PostgresLoginError(SourceError):
-    """The server refuses the user or the password."""
+    """The server rejects the user or the password."""
 
 
 class DatabaseMissingError(SourceError):
@@ -43,7 +43,7 @@ class DatabaseMissingError(SourceError):
 
 
 class WalLevelError(SourceError):
-    """The server does not write what logical decoding needs."""
+    """The server's wal_level (or max_wal_senders) does not allow logical decoding."""
 
 
 class ReplicationRightError(SourceError):
@@ -59,11 +59,11 @@ class SlotInUseError(SourceError):
 
 
 class SourceBusyError(SourceError):
-    """Somebody else's open transaction or lock is in the way; it will pass."""
+    """Another session's open transaction or lock is in the way. Temporary."""
 
 
 class ServerLimitError(SourceBusyError):
-    """The server has no connection, replication connection, replication slot or disk left; it is tried again."""
+    """The server has no connection, replication connection, replication slot or disk space left; retried."""
 
 
 class TableFailedError(SourceError):
@@ -85,48 +85,48 @@ class FieldTooLargeError(TableFailedError):
 
 
 class SlotForeignError(SourceError):
-    """A slot of the configured name exists which this lake never created: another lake's, or an earlier one's."""
+    """A slot of the configured name exists, but this lake did not create it."""
 
 
 class SlotLostError(GapError):
-    """The slot is gone or was invalidated: the changes since our position cannot be had any more."""
+    """The slot is gone or was invalidated: the changes since our position are lost."""
 
 
 class SlotAheadError(GapError):
-    """The slot was acknowledged past our position: the changes between are gone."""
+    """The slot was acknowledged past our position: the changes between them are lost."""
 
 
 class SlotRenamedError(GapError):
-    """The settings name another slot than the one the lake was filled through, on the same server."""
+    """The settings name another slot of the same server than the one the lake was filled through."""
 
 
 class TimelineError(GapError):
-    """The server's history left ours before our position: what the lake has beyond it never happened there."""
+    """The server's timeline branched off before our position: the lake has changes that it never had."""
 
 
 class TimelineChangedError(SourceError):
-    """Another timeline answers than a moment ago (a standby was promoted): everything is checked anew."""
+    """The server's timeline changed (a standby was promoted): all checks run again."""
 
 
 class SourceIdentityError(GapError):
-    """The server is not the one the lake was filled from, or it was set back to an earlier state."""
+    """The server is not the one the lake was filled from, or it was restored to an earlier state."""
 
 
 class TableWithoutPositionError(GapError):
-    """The log has changes of a captured table whose snapshot was never landed."""
+    """The log has changes of a captured table whose snapshot was never ingested."""
 
 
 @contextmanager
 def one_table(name: str, oid: int, task: str) -> Iterator[None]:
-    """Around work on one table: an error that says nothing of the others becomes TableFailedError.
+    """Wraps work on one table: an error that concerns only this table becomes TableFailedError.
 
     Args:
         name: its bronze table.
         oid: the source's.
-        task: what is done, for people ("reading public.users").
+        task: what is being done, for the message ("reading public.users").
 
     Raises:
-        TableFailedError: this table alone is at fault. Otherwise as the block.
+        TableFailedError: only this table is affected. Other errors pass through.
     """
     try:
         yield

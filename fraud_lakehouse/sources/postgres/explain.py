@@ -1,6 +1,7 @@
-"""What a refusal of PostgreSQL, or of a connection pooler in front of it, means: its cause and what mends it.
+"""The cause and the fix of an error of PostgreSQL, or of a connection pooler in front of it.
 
-While connecting, libpq gives no SQLSTATE: the words decide. Afterwards the SQLSTATE does. Connects to nothing.
+While connecting, libpq gives no SQLSTATE, so the text of the error decides; afterwards the SQLSTATE does. Makes no
+connections.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ _POOLER = re.compile(
     r"|client_login_timeout|no more connections allowed|bouncer config error|odyssey: |RDS Proxy"
 )
 _POOLED_SESSION = ("26000", "42P05")
-"""A prepared statement that is not there, or is there already: another session's server connection."""
+"""A prepared statement is missing or exists already: a pooler gave us another session's server connection."""
 
 
 @dataclass(frozen=True)
 class Login:
-    """Who connects to what, for people and for the statements they are given.
+    """The user and the database, for messages and the statements in them.
 
     Args:
         place: `host:port/database as user`.
@@ -55,7 +56,7 @@ class Login:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """What words of the server mean: the error, what is wrong (after "PostgreSQL at ..."), and what mends it."""
+    """How to report an error text: the error class, the problem (after "PostgreSQL at ..."), and the fix."""
 
     words: str
     kind: type[SourceError]
@@ -64,7 +65,7 @@ class _Refusal:
 
 
 _CORRECT_LOGIN = "correct the user or the password in FRAUD_POSTGRES_DSN"
-_ENDED = "end connections nobody needs (pg_stat_activity), or"
+_ENDED = "end unused connections (pg_stat_activity), or"
 _REFUSALS = (
     _Refusal(
         "too many connections for role",
@@ -88,7 +89,7 @@ _REFUSALS = (
         "max_wal_senders|max_replication_slots",
         ServerLimitError,
         "has no replication connection left",
-        "end replication connections nobody needs (pg_stat_replication), or raise max_wal_senders and restart the"
+        "end unused replication connections (pg_stat_replication), or raise max_wal_senders and restart the"
         " server; it is tried again",
     ),
     _Refusal(
@@ -143,7 +144,7 @@ _REFUSALS = (
     _Refusal(
         "requires a valid client certificate|certificate authentication failed",
         PostgresTlsError,
-        "wants a client certificate",
+        "requires a client certificate",
         "name one with sslcert and sslkey in FRAUD_POSTGRES_DSN",
     ),
     _Refusal(
@@ -174,8 +175,8 @@ _REFUSALS = (
         "certificate|SSL error|SSL SYSCALL|sslrootcert|private key",
         PostgresTlsError,
         "cannot be reached by TLS",
-        "check sslmode and sslrootcert in FRAUD_POSTGRES_DSN: the file has to hold the authority that signed the"
-        " server's certificate, and the host has to be one the certificate names",
+        "check sslmode and sslrootcert in FRAUD_POSTGRES_DSN: the file must contain the authority that signed the"
+        " server's certificate, and the certificate must name the host",
     ),
     _Refusal(
         "invalid response to SSL negotiation|expected authentication request",
@@ -186,30 +187,30 @@ _REFUSALS = (
     _Refusal(
         "could not translate host name",
         PostgresUnreachableError,
-        "cannot be reached: its name is not known",
-        "correct the host in FRAUD_POSTGRES_DSN, or see to the name service",
+        "cannot be reached: its host name is unknown",
+        "correct the host in FRAUD_POSTGRES_DSN, or fix DNS",
     ),
 )
 _UNKNOWN = _Refusal(
     "FATAL",
     SourceError,
     "refuses the connection",
-    "see what it says, and the server's log; it is tried again",
+    "see the message, and the server's log; it is tried again",
 )
 _SILENT = _Refusal(
     "",
     PostgresUnreachableError,
     "cannot be reached",
-    "check host and port in FRAUD_POSTGRES_DSN, that the server runs, and that no firewall is between",
+    "check host and port in FRAUD_POSTGRES_DSN, that the server runs, and that no firewall blocks it",
 )
 
 
 def connect_error(words: str, login: Login, shown: str | None = None) -> SourceError:
-    """Why a connection was not made.
+    """Why connecting failed.
 
     Args:
-        words: what libpq says.
-        shown: the same without our password; default: `words`.
+        words: libpq's message.
+        shown: the message without our password; default: `words`.
     """
     shown = words if shown is None else shown
     if _POOLER.search(words):
@@ -222,10 +223,10 @@ def connect_error(words: str, login: Login, shown: str | None = None) -> SourceE
 
 
 def query_error(error: psycopg.Error, login: Login, shown: str) -> SourceError:
-    """Why a statement failed on a connection that was made.
+    """Why a statement failed.
 
     Args:
-        shown: the server's words without our password.
+        shown: the server's message without our password.
     """
     state = error.sqlstate or ""
     if state in _POOLED_SESSION or _POOLER.search(shown):
@@ -248,7 +249,7 @@ def query_error(error: psycopg.Error, login: Login, shown: str) -> SourceError:
     if state.startswith("53"):
         return ServerLimitError(
             f"PostgreSQL at {login.place} has reached a limit ({state}): {shown}",
-            "raise what it names, or end what takes it up; it is tried again",
+            "raise that limit, or end what uses it up; it is tried again",
         )
     if isinstance(error, errors.QueryCanceled):
         return SourceError(
@@ -272,10 +273,10 @@ def pooler_error(login: Login, words: str) -> PostgresPoolerError:
 
 
 def read_only_error(place: str, words: str, reset: str) -> PostgresReadOnlyError:
-    """The error for a session in which the server lets nothing be written.
+    """The error for a read-only session.
 
     Args:
-        reset: the statement that ends it, up to the setting's name.
+        reset: the statement that resets it, without the setting's name.
     """
     return PostgresReadOnlyError(
         f"sessions of PostgreSQL at {place} are read-only (default_transaction_read_only is on): {words}",
@@ -284,13 +285,13 @@ def read_only_error(place: str, words: str, reset: str) -> PostgresReadOnlyError
 
 
 def is_lost(error: psycopg.Error) -> bool:
-    """Whether the connection is gone (a restart, a cut line), so that a new one may succeed."""
+    """Whether the connection was lost (a restart, a network failure), so that a new one may succeed."""
     state = error.sqlstate or ""
     return isinstance(error, psycopg.OperationalError) and (not state or state.startswith(("57P", "08")))
 
 
 def _grant(words: str, login: Login) -> str:
-    """The statement that gives the right that the server's words name."""
+    """The GRANT statement for the missing right that the server's message names."""
     user = quoted(login.user)
     found = re.search(r"permission denied for (table|relation|view|schema|database|function) (\S+)", words)
     if found is None:

@@ -1,7 +1,7 @@
-"""The largest field that is captured (FRAUD_MAX_FIELD_BYTES): a larger one is never cut, its table is left out.
+"""The largest field that is captured (FRAUD_MAX_FIELD_BYTES). A table with a larger one is not captured.
 
-PostgreSQL allows 1 GB. Peak memory for each byte of a field of 300 MiB: 26 from the log and 12 from a snapshot when it
-is captured, 3 and 5 when it is refused.
+PostgreSQL allows 1 GB. Measured peak memory per byte of a 300 MiB field: 26 from the log and 12 from a snapshot if
+it is captured, 3 and 5 if it is rejected.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def check_messages(
     Args:
         messages: of plugin pgoutput.
         tables: the captured ones, by bronze name.
-        limit: bytes of text that a field may have.
+        limit: maximum bytes of a field's text.
         left_out: oids of tables that are not read.
 
     Raises:
-        FieldTooLargeError: a field has more; names table, column, key and the setting.
+        FieldTooLargeError: a field is larger; names table, column, key and the setting.
     """
     if max(map(len, messages), default=0) <= limit:
         return
@@ -45,7 +45,7 @@ def check_line(line: bytes, table: TableInfo, limit: int) -> None:
     """Check a line of COPY's text format, whose first field is a constant.
 
     Raises:
-        FieldTooLargeError: a field is larger; escapes count as they are sent.
+        FieldTooLargeError: a field is larger, escapes included.
     """
     if len(line) > limit:
         _check(line.rstrip(b"\n").split(b"\t")[1:], table, limit)

@@ -1,7 +1,7 @@
-"""What the catalog knows of a table that shows whether its rows changed without the log saying so.
+"""A table's catalog fingerprint, which reveals changes of its rows that are not in the log.
 
-A column added with a default, a rewritten type, a partition attached, detached or truncated: the log has no message
-for the rows concerned. The facts are compared with those of the time when the lake's rows were last known to be right.
+The log has no message for rows affected by a column added with a default, a rewritten type, or a partition attached,
+detached or truncated. The fingerprint is compared with the one from when the lake last matched the source.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ select attrelid::int8, attnum, attname, atttypid::int8, atttypmod, xmin::text
  order by attrelid, attnum
 """
 
-# A partition locked exclusively counts as filled: asking for its size would wait for the lock, as would
-# pg_partition_tree.
+# An exclusively locked partition counts as non-empty: pg_relation_size and pg_partition_tree would wait for the lock.
 _FILES = """
 with recursive tree(root, oid) as (
   select root, root from unnest(%s::oid[]) as root
@@ -53,11 +52,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Shape:
-    """A table at one look.
+    """A table's catalog fingerprint.
 
     Args:
         oid: the table's.
-        columns: by attribute number, which no other column of the table ever had.
+        columns: by attribute number, which is never reused within a table.
         files: file number of the table, or of each leaf partition, by oid; a rewrite or truncate changes it.
         empty: leaf partitions without a row.
         key: the columns that identify a row.
@@ -71,7 +70,7 @@ class Shape:
 
     @staticmethod
     def read(text: str) -> Shape:
-        """The shape from its text."""
+        """The fingerprint from its text."""
         known: dict[str, Any] = json.loads(text)
         return Shape(
             known["oid"],
@@ -82,16 +81,16 @@ class Shape:
         )
 
     def text(self) -> str:
-        """The shape as JSON; equal shapes have equal texts."""
+        """The fingerprint as JSON; equal fingerprints have equal texts."""
         columns = {str(n): [c.name, c.type, c.modifier, c.altered_by] for n, c in self.columns.items()}
         files = {str(oid): file for oid, file in self.files.items()}
         facts = {"oid": self.oid, "key": self.key, "columns": columns, "files": files, "empty": sorted(self.empty)}
         return json.dumps(facts, ensure_ascii=False)
 
     def silent_change(self, before: Shape) -> str | None:
-        """Why rows may be others than the log has said since `before`; None if nothing speaks for it."""
+        """Why rows may have changed since `before` without a message in the log; None if there is no sign of it."""
         if self.oid != before.oid:
-            return f"the table was dropped and created anew (oid {before.oid}, now {self.oid})"
+            return f"the table was dropped and recreated (oid {before.oid}, now {self.oid})"
         if self.key != before.key:
             return f"its key is now {', '.join(self.key)}"
         for number, column in self.columns.items():
@@ -101,7 +100,7 @@ class Shape:
             if old.name != column.name:
                 return f"column {old.name} was renamed to {column.name}"
             if (old.type, old.modifier) != (column.type, column.modifier):
-                return f"column {column.name} has another type"
+                return f"the type of column {column.name} changed"
         if gone := [column.name for number, column in before.columns.items() if number not in self.columns]:
             return f"column {gone[0]} was dropped"
         return self._silent_move(before)
@@ -109,7 +108,7 @@ class Shape:
     def _silent_move(self, before: Shape) -> str | None:
         is_partitioned = before.files.keys() != {before.oid} or self.files.keys() != {self.oid}
         if not is_partitioned:
-            # A truncate or VACUUM FULL changes the file alone, a setting of a column the column alone.
+            # TRUNCATE and VACUUM FULL change only the files; a column's settings change only the column.
             is_rewritten = self.files != before.files and self.columns != before.columns
             return "a column's values were rewritten" if is_rewritten else None
         if gone := before.files.keys() - self.files.keys():
@@ -124,11 +123,11 @@ class Shape:
 def read_shapes(
     connection: psycopg.Connection[Any], keys: Mapping[int, Sequence[str]], roots: Collection[int]
 ) -> dict[int, str]:
-    """The text of each table's shape, by oid.
+    """The text of each table's fingerprint, by oid.
 
     Args:
-        keys: each table's oid with its key columns.
-        roots: those of them that are roots of partitions.
+        keys: key columns by table oid.
+        roots: the oids that are roots of partitions.
     """
     plain, partitioned = [oid for oid in keys if oid not in roots], list(roots)
     columns: dict[int, dict[int, Column]] = {}

@@ -25,10 +25,10 @@ select h.parent::regclass::text, c.oid::int8, n.nspname, c.relname
 
 
 def uncaptured_children(connection: psycopg.Connection[Any], oids: Collection[int]) -> list[Refusal]:
-    """A refusal for each table that inherits from one of `oids` and is none of them; it stops nothing.
+    """A warning for each table that inherits from one of `oids` and is not one of them.
 
-    A query of the parent shows the rows of its children as well, but each row is stored, logged and captured with the
-    table it belongs to.
+    A query of the parent includes the rows of its children, but each row is stored, logged and captured with its own
+    table.
     """
     found: dict[int, Refusal] = {}
     for relation, oid, schema, table in connection.execute(_CHILDREN, {"oids": list(oids)}).fetchall():

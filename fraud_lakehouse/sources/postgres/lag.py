@@ -19,7 +19,7 @@ class PostgresLag:
 
     @staticmethod
     def of(state: SlotState) -> PostgresLag:
-        """By what the server says of the slot."""
+        """From the server's state of the slot."""
         behind = None if state.confirmed is None else max(0, state.current - state.confirmed)
         retained = None if state.restart is None else max(0, state.current - state.restart)
         return PostgresLag(state.current, state.confirmed, behind, retained, state.wal_status)

@@ -1,4 +1,4 @@
-"""A kept connection to the source that survives a restart of the server. Knows no slot and no table."""
+"""A persistent connection that survives a restart of the server. Knows no slots and no tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fraud_lakehouse.sources.postgres.errors import (
 from fraud_lakehouse.sources.postgres.preflight import check_identity, system_id_of
 from fraud_lakehouse.sources.postgres.timeline import timeline_number
 
-_RECONNECT = 30.0  # seconds a restart of the server may take
+_RECONNECT = 30.0  # seconds to wait for a restart of the server
 _T = TypeVar("_T")
 
 
@@ -27,7 +27,7 @@ class PostgresLink:
 
     Args:
         connector: opens the connection.
-        patient: whether a call waits, up to 30 s, for a server that went away; without, it fails at once.
+        patient: whether a call blocks, up to 30 s, while the server is unreachable; otherwise it fails fast.
     """
 
     def __init__(self, connector: PostgresConnector, *, patient: bool = True) -> None:
@@ -44,7 +44,7 @@ class PostgresLink:
             self._connection = None
 
     def forget(self) -> None:
-        """Close, and take whatever server answers next."""
+        """Close, and accept whichever server answers next."""
         self.close()
         self._system_id = self._timeline = None
 
@@ -56,14 +56,14 @@ class PostgresLink:
         return self._system_id
 
     def run(self, action: Callable[[psycopg.Connection[Any]], _T]) -> _T:
-        """Run on the kept connection; when it broke, connect again and run once more.
+        """Run on the open connection; if it was lost, reconnect and run once more.
 
         Raises:
             PostgresUnreachableError: the server cannot be reached. SourceIdentityError: it is another one.
             PostgresStandbyError: it is a standby. TimelineChangedError: it is on another timeline.
-            SourceError: the server refuses the action.
+            SourceError: the action failed on the server.
         """
-        first = self._system_id is None  # never connected yet: the person sees the cause at once
+        first = self._system_id is None  # never connected yet: report the cause at once
         deadline: float | None = None
         while True:
             was_connected = self._connection is not None
@@ -80,7 +80,7 @@ class PostgresLink:
     def _connected(self) -> psycopg.Connection[Any]:
         kept = self._connection
         if kept is not None and kept.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
-            self.close()  # a stream on it was not read to its end
+            self.close()  # a stream on it was not read to the end
         if self._connection is None or self._connection.closed:
             connection = self._connector.connect()
             try:
@@ -92,11 +92,11 @@ class PostgresLink:
         return self._connection
 
     def _recognise(self, connection: psycopg.Connection[Any]) -> None:
-        """The server must be the one of the connection before."""
+        """Check that the server is the same as before."""
         system_id, timeline = system_id_of(connection), timeline_number(connection)
         if not timeline:
             raise PostgresStandbyError(
-                f"PostgreSQL at {self._connector.place} is a standby, which has no slot of ours",
+                f"PostgreSQL at {self._connector.place} is a standby, which does not have our slot",
                 "point FRAUD_POSTGRES_DSN at the primary; once this one is promoted, capture goes on with it",
             )
         if self._system_id is not None:
@@ -107,7 +107,7 @@ class PostgresLink:
     def _check_timeline(self, timeline: int) -> None:
         if self._timeline not in (None, timeline):
             raise TimelineChangedError(
-                f"PostgreSQL at {self._connector.place} is on timeline {timeline}, a moment ago it was on"
+                f"PostgreSQL at {self._connector.place} is on timeline {timeline}, before it was on"
                 f" {self._timeline}: a standby was promoted, or the server was restored",
-                "nothing: the next attempt begins with all checks",
+                "nothing to do: the next attempt repeats all checks",
             )

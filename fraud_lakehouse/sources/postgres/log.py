@@ -1,4 +1,4 @@
-"""The slot's messages on a connection of their own, so that the source can be asked other things while they arrive."""
+"""The slot's messages on a separate connection, so that other queries can run while they arrive."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class LogReader:
         self._slot = slot
 
     def peek(self, asked: Question, max_rows: int, system_id: str) -> Peeked:
-        """Start a peek; the log's end is read before it, so that a batch may move on over log of other tables.
+        """Start a peek. The log's end is read first, so that a batch can advance past changes of other tables.
 
         Args:
-            system_id: of the server that the caller is connected to.
+            system_id: the system identifier that the caller expects.
 
         Raises:
-            GapError: the slot does not hold everything after the position, or it is another server's.
+            GapError: the slot does not have everything after the position, or it is another server's.
             SourceError: unreachable, or the slot is in use.
         """
         check_identity(system_id, self.link.system_id)
@@ -47,17 +47,17 @@ class LogReader:
         return self.link.run(begin)
 
     def check(self, position: int) -> SlotState:
-        """After the last message: nobody moved the slot past the position before it was read; the slot as it is.
+        """After the last message: check that the slot was not moved past the position meanwhile; returns its state.
 
         Raises:
-            GapError: somebody did.
+            GapError: it was.
         """
         state = self.link.run(self._slot.state)
         self._slot.check(state, position)
         return state
 
     def _closing(self, chunks: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
-        """The chunks; when they are not read to the end, the connection that sends them is closed."""
+        """The chunks; closes their connection unless they are read to the end."""
         try:
             with self._connector.typed_errors():
                 yield from chunks

@@ -1,4 +1,4 @@
-"""How source names become names in the lake: unlike each other for readers that do not tell upper from lower case."""
+"""How source names become names in the lake, which stay distinct for case-insensitive readers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _DELTA_LOG = "_delta_log"
 
 
 def bronze_name(schema: str, table: str, prefix: str = "", reserved: Collection[str] = ()) -> str:
-    """The bronze table that a source table lands in: `<prefix><table>` of schema public, else with `<schema>__` first.
+    """The bronze table of a source table: `<prefix><table>` for schema public, else `<prefix><schema>__<table>`.
 
-    A name that is no plain file name in every reader (spaces, slashes, quotes), or that is reserved, is spelt with `_`
-    and told apart by a hash.
+    In a name that is reserved, or is not a plain file name for every reader (spaces, slashes, quotes), such characters
+    become `_` and a hash is appended.
 
     Args:
-        prefix: what the name begins with.
-        reserved: lower-case names of tables that the lake makes itself, or that another source has.
+        prefix: prefix of the name.
+        reserved: lower-case names of the lake's own tables and of other sources' tables.
     """
     name = prefix + (table if schema == "public" else f"{schema}__{table}")
     if _PLAIN_NAME.fullmatch(name) and name.lower() not in (_DELTA_LOG, *reserved):
@@ -33,14 +33,14 @@ def bronze_names(
     prefix: str = "",
     reserved: Collection[str] = (),
 ) -> list[str]:
-    """The bronze names of (schema, table), the oldest table first.
+    """The bronze names of (schema, table), given the oldest table first.
 
-    Of names that differ in nothing but case (`Users`, `users`), or in nothing (`public.a__b`, `a.b`), the oldest
-    table's stays; Delta readers and file systems may take the others for the same.
+    If names are equal (`public.a__b`, `a.b`) or differ only in case (`Users`, `users`), only the oldest table keeps
+    its name: Delta readers and file systems may be case-insensitive.
 
     Args:
-        known: names of tables that the lake has, dropped ones too: they stay, whatever tables come and go.
-        prefix, reserved: of new names, as for `bronze_name`.
+        known: existing names, also of dropped tables; they never change.
+        prefix, reserved: for new names, as in `bronze_name`.
     """
     known = known or {}
     taken = {name.lower() for name in known.values()}
@@ -57,10 +57,10 @@ def bronze_names(
 
 
 def column_names(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:
-    """The lake's names of a table's columns, in the table's order; Delta does not tell `Id` from `id`.
+    """The lake's names of a table's columns, in order; Delta column names are case-insensitive.
 
     Args:
-        reserved: lower-case names that the lake uses itself; so are all that begin with `_lake_`.
+        reserved: lower-case names that the lake uses; so are all that begin with `_lake_`.
     """
     taken = set(reserved)
     result = []
@@ -74,12 +74,12 @@ def column_names(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str
 
 
 def is_text(name: str) -> bool:
-    """Whether a name as the catalog gives it is UTF-8."""
+    """Whether a name from the catalog is valid UTF-8."""
     return name.isascii() or name == shown(name)
 
 
 def shown(name: str) -> str:
-    """A name, with a backslash, x and two digits for each byte that is not UTF-8."""
+    r"""A name, with `\xNN` for each byte that is not UTF-8."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 

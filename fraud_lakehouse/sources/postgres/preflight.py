@@ -1,4 +1,4 @@
-"""What must hold before PostgreSQL can be captured, checked in the order in which a person would mend it."""
+"""What capture requires of the PostgreSQL server, checked in the order in which an operator would fix it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fraud_lakehouse.sources.postgres.errors import (
 from fraud_lakehouse.sources.postgres.slot import ReplicationSlot
 from fraud_lakehouse.sql_text import quoted
 
-_OLDEST = 120000  # partition roots in publications came with 13, and 12 is out of support
+_OLDEST = 120000  # publish_via_partition_root came with 13, and 12 is out of support
 
 _SERVER = """
 select current_setting('server_version_num')::int, current_setting('wal_level'), current_user,
@@ -30,7 +30,7 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
     """Check version, log level and the user's right to replicate.
 
     Raises:
-        WalLevelError: the log does not carry what is needed.
+        WalLevelError: wal_level is not logical, or max_wal_senders is 0.
         ReplicationRightError: the user may not replicate.
         SourceError: its version is too old.
     """
@@ -54,10 +54,10 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
 
 
 def check_slot(connection: psycopg.Connection[Any], slot: ReplicationSlot, position: int | None = None) -> None:
-    """Check that the slot is free for us, or that one can still be created.
+    """Check that the slot is not in use, or that it can still be created.
 
     Args:
-        position: the lake's, to be named where the slot is at fault.
+        position: the slot's position in the lake, for error messages.
 
     Raises:
         SlotInUseError: another process reads it (names its pid).
@@ -94,5 +94,5 @@ def check_identity(known: str, now: str) -> None:
         raise SourceIdentityError(
             f"the server behind FRAUD_POSTGRES_DSN is another one: system identifier {now} instead of {known}",
             "point it back at the old server; or capture this one: `fraud-lakehouse accept-source postgres`"
-            " (a new snapshot replaces what bronze has of the old one)",
+            " (a new snapshot replaces the old server's rows in bronze)",
         )

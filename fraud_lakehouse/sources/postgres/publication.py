@@ -1,4 +1,4 @@
-"""The publication: which tables the slot's log carries. What it leaves out of one table is in `postgres_refusal`."""
+"""The publication: which tables the slot reads. See eligibility.py for filters on a single table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_publication(connection: psycopg.Connection[Any], name: str) -> bool:
     """Check that the publication, if it exists, publishes all operations; returns whether it exists.
 
     Raises:
-        SourceTableError: it leaves some out.
+        SourceTableError: it does not.
     """
     known = connection.execute(_COMPLETE, (name,)).fetchone()
     if known is not None and not known[0]:
@@ -39,12 +39,12 @@ def check_publication(connection: psycopg.Connection[Any], name: str) -> bool:
 
 
 def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: Sequence[TableInfo]) -> None:
-    """Create the publication, or add the tables it lacks; tables it has besides stay.
+    """Create the publication, or add the missing tables; other tables in it stay.
 
     Raises:
-        ReplicationRightError, PostgresReadOnlyError: the user may not; quotes the statement for somebody who may.
+        ReplicationRightError, PostgresReadOnlyError: the user may not; quotes the statement for an owner to run.
         TableFailedError: one of the tables cannot be added; the others were.
-        SourceError: it exists and leaves operations out.
+        SourceError: it exists and does not publish every operation.
     """
     exists = check_publication(connection, name)
     members = memberships(connection, name, tables)
@@ -61,7 +61,7 @@ def ensure_publication(connection: psycopg.Connection[Any], name: str, tables: S
             raise
     else:
         return
-    for table in missing:  # one of them is at fault
+    for table in missing:  # one of them fails
         with one_table(table.name, table.oid, f"publishing {table.source_name}"):
             try:
                 _publish(connection, name, [table], exists=exists)
@@ -95,7 +95,7 @@ def _publish(connection: psycopg.Connection[Any], name: str, tables: Sequence[Ta
 
 
 def _set_where(connection: psycopg.Connection[Any]) -> tuple[str, str]:
-    """Where default_transaction_read_only is switched on, and the statement that ends it there."""
+    """Where default_transaction_read_only is set, and the statement that resets it there."""
     (source,) = connection.execute(_READ_ONLY_SOURCE).fetchone() or ("",)
     user, database = quoted(connection.info.user), quoted(connection.info.dbname)
     reset = "RESET default_transaction_read_only"
@@ -108,9 +108,9 @@ def _set_where(connection: psycopg.Connection[Any]) -> tuple[str, str]:
 
 
 def unpublished_error(table: TableInfo, publication: str) -> SourceTableError:
-    """The error for a table that was captured, and whose changes the log carries no more."""
+    """The error for a captured table that is no longer in the publication."""
     return SourceTableError(
-        f"table {table.source_name} is in publication {publication} no more: it was dropped and created anew,"
-        " or taken out; its changes since then are not in the log",
-        "the next look at the catalog publishes it and lands what the lake lacks; at once: `fraud-lakehouse resync`",
+        f"table {table.source_name} is no longer in publication {publication}: it was dropped and recreated,"
+        " or removed from it; its changes since then are not in the log",
+        "capture publishes and resyncs it at the next check of the catalog; at once: `fraud-lakehouse resync`",
     )

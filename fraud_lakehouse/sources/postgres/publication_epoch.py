@@ -1,6 +1,6 @@
-"""Which tables a publication has, and since when.
+"""A table's publication epoch: identifies its uninterrupted membership in the publication.
 
-From the catalogs themselves: the view pg_publication_tables opens every table and so waits for one that is locked.
+Read from the catalogs: the view pg_publication_tables opens every table and so waits for locked ones.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ MEMBER = """
 case when p.puballtables or r.oid is not null or s.oid is not null
      then p.oid::text || '/' || coalesce(r.oid::text, s.oid::text, '-') || '/' || p.xmin::text end
 """
-"""The membership of pg_class `c` behind `joins`; null without one.
+"""The publication epoch of pg_class `c` after `joins`; null if it is not published.
 
-A change of the publication's options gives its row another xmin: what it left out for a while is in no log.
+Altering the publication changes its row's xmin: what it left out meanwhile is in no log.
 """
 
 _MEMBERS = "select c.oid::int8, {member} from pg_class c {joins} where c.oid = any(%(oids)s::oid[])"
 
 
 def joins(connection: psycopg.Connection[Any]) -> str:
-    """SQL that joins to pg_class `c` the publication %(publication)s `p`, and the table's or schema's place in it."""
+    """SQL that joins pg_class `c` to the publication %(publication)s `p` and the table's or schema's entry in it."""
     nothing = "(select null::oid as oid, null::oid as pnpubid, null::oid as pnnspid where false)"
     schemas = "pg_publication_namespace" if connection.info.server_version >= SCHEMAS_PUBLISHED else nothing
     return f"""
@@ -39,9 +39,9 @@ def joins(connection: psycopg.Connection[Any]) -> str:
 
 
 def memberships(connection: psycopg.Connection[Any], name: str, tables: Iterable[TableInfo]) -> dict[str, str]:
-    """By bronze name, what tells a table's membership from any earlier one; a table that is not published is absent.
+    """Publication epochs by bronze name; unpublished tables are absent.
 
-    A table taken out and put back is another member: its changes between the two are in no log.
+    A table that is removed and added again gets a new epoch: its changes in between are in no log.
     """
     names = {table.oid: table.name for table in tables}
     query = _MEMBERS.format(member=MEMBER, joins=joins(connection))

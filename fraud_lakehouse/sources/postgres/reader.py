@@ -1,6 +1,6 @@
-"""The process that reads a slot, by the names of its sessions: its successor may end them.
+"""The process that reads a slot. Its successor recognises its sessions by their names and may end them.
 
-The server goes on sending to a process that is stopped, and the slot is in use for as long.
+The server keeps sending to a process that is stopped, and the slot stays in use meanwhile.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from zlib import crc32
 
 import psycopg
 
-PREDECESSOR_SECONDS = 2.0  # for a session that ends by itself, or only asks whether there is something new
+PREDECESSOR_SECONDS = 2.0  # for a session that ends by itself, or only polls
 _END = """
 select pg_terminate_backend(a.pid)
   from pg_replication_slots s join pg_stat_activity a on a.pid = s.active_pid
@@ -27,8 +27,8 @@ class Reader:
     """A process that reads a slot.
 
     Args:
-        place: the machine and work folder that it shares with those it may replace.
-        is_only_one: whether no other process of that place may read the slot now.
+        place: machine and work folder, which it shares with the processes that it may replace.
+        is_only_one: whether no other process with the same `place` may read the slot now.
     """
 
     place: str
@@ -36,21 +36,21 @@ class Reader:
 
     @property
     def group(self) -> str:
-        """How the names of the sessions of such processes begin."""
+        """The common prefix of the session names of processes with the same `place`."""
         return f"fraud_lakehouse {crc32(self.place.encode()):08x} "
 
     @property
     def application(self) -> str:
-        """How the sessions of this process are named (`application_name`)."""
+        """The `application_name` of this process's sessions."""
         return f"{self.group}{os.getpid()}"
 
     def end_predecessor(self, connection: psycopg.Connection[Any], slot: str, waited: float) -> None:
-        """Let the server end the session that reads the slot, if it is of a process that we have replaced.
+        """Terminate the session that reads the slot, if it belongs to a process that we have replaced.
 
         A role may end its own sessions.
 
         Args:
-            waited: seconds for which the slot has been in use by somebody else.
+            waited: seconds for which the slot has been in use by another session.
         """
         if waited > PREDECESSOR_SECONDS and self.is_only_one():
             connection.execute(_END, (slot, self.group, self.application))

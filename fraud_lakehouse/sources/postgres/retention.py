@@ -1,4 +1,4 @@
-"""What the server keeps for the slot, and how much more it will keep before it gives the slot up. Judges nothing."""
+"""How much log the server retains for the slot, and how much more before it invalidates the slot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-# to_jsonb: columns that came with 16 to 18 are null on older servers
+# to_jsonb: columns added in versions 16 to 18 are null on older servers
 _RETENTION = """
 select s.slot_name is not null,
        case when s.restart_lsn is not null then greatest(0, (pg_current_wal_flush_lsn() - s.restart_lsn)::int8) end,
@@ -24,16 +24,16 @@ select s.slot_name is not null,
 
 @dataclass(frozen=True)
 class Retention:
-    """The server's side of the slot.
+    """Log retention of the slot.
 
     Args:
         exists: whether there is such a slot.
-        retained_bytes: log kept for it; None once it was invalidated.
+        retained_bytes: log retained for it; None once it was invalidated.
         wal_status: reserved, extended, unreserved (lost at the next checkpoint) or lost.
-        safe_bytes: log that may still be written before it is in danger; None without a limit.
+        safe_bytes: log that can still be written before it may be lost; None without a limit.
         limit_bytes: max_slot_wal_keep_size; None without a limit.
-        invalidation_reason: why the server gave it up (PostgreSQL 17 or newer).
-        inactive_seconds: since when nobody has read it (PostgreSQL 17 or newer).
+        invalidation_reason: why the server invalidated it (PostgreSQL 17 or newer).
+        inactive_seconds: how long nobody has read it (PostgreSQL 17 or newer).
         idle_limit_seconds: idle_replication_slot_timeout (PostgreSQL 18 or newer); None when off.
     """
 
@@ -48,7 +48,7 @@ class Retention:
 
 
 def retention(connection: psycopg.Connection[Any], slot: str) -> Retention:
-    """What the server keeps for the slot now."""
+    """The slot's log retention now."""
     row = connection.execute(_RETENTION, (slot,)).fetchone()
     assert row is not None  # the left join always gives one row
     return Retention(*row)

@@ -29,9 +29,9 @@ from fraud_lakehouse.sources.postgres.slot_state import SlotState, format_lsn, l
 from fraud_lakehouse.sql_text import literal, quoted
 
 _T = TypeVar("_T")
-_RESYNC = "run `fraud-lakehouse resync`: it makes the slot anew and lands what the lake lacks; no row is removed"
+_RESYNC = "run `fraud-lakehouse resync`: it recreates the slot and ingests what the lake lacks; no row is removed"
 _OWN_SLOT = (
-    "choose another name in FRAUD_POSTGRES_SLOT (a lake that was filled through this one then goes on with"
+    "choose another name in FRAUD_POSTGRES_SLOT (a lake that was filled through this one then continues with"
     " `fraud-lakehouse resync`)"
 )
 _START_OVER = "`fraud-lakehouse accept-source postgres` begins again with a new snapshot"
@@ -50,7 +50,7 @@ _LOSSES = {
     ),
     "rows_removed": ("the server removed catalog rows that it needed", ""),
 }
-"""By the server's reason (PostgreSQL 17 or newer; older ones know but the first): what happened, what prevents it."""
+"""By the server's reason (PostgreSQL 17 or newer; older servers: the first): what happened, how to prevent it."""
 _SLOTS = """
 select current_setting('max_replication_slots')::int, count(*), array_agg(slot_name::text) filter (where not active)
   from pg_replication_slots
@@ -63,7 +63,7 @@ _PEEK = (
 
 @dataclass(frozen=True)
 class CreatedSlot:
-    """A new slot: its consistent point, and the snapshot it exported (valid while its connection lives)."""
+    """A new slot: its consistent point, and its exported snapshot (valid while its connection is open)."""
 
     lsn: int
     snapshot: str
@@ -76,7 +76,7 @@ class ReplicationSlot:
         connector: opens the replication connections.
         name: the slot's name.
         publication: the publication's name.
-        patience: seconds to wait for a slot in use: the server's side of a killed reader ends late.
+        patience: seconds to wait for a slot in use: the server notices late that a reader was killed.
         reader: names the sessions of this process.
     """
 
@@ -99,7 +99,7 @@ class ReplicationSlot:
         return read_state(connection, self.name)
 
     def check(self, state: SlotState, position: int) -> None:
-        """Check that the slot still holds everything after `position`.
+        """Check that the slot still has everything after `position`.
 
         Raises:
             SlotLostError: it is gone or was invalidated.
@@ -126,15 +126,15 @@ class ReplicationSlot:
                 f"replication slot {self.name} was acknowledged up to {format_lsn(state.confirmed)}"
                 f" (it keeps log from {lsn_or_none(state.restart)}), but the lake has only {format_lsn(position)}: "
                 + (
-                    "it was dropped and created anew, or another lake reads it"
+                    "it was dropped and recreated, or another lake reads it"
                     if anew
-                    else "another reader used it, or the lake was set back"
+                    else "another reader used it, or the lake was restored to an earlier state"
                 ),
                 f"give each lake a slot of its own (FRAUD_POSTGRES_SLOT), then {_RESYNC}",
             )
 
     def check_usable(self, state: SlotState, position: int | None = None) -> None:
-        """Check what can be said of the slot without a position (an absent slot passes); one is named if known.
+        """Check what can be checked without a position (an absent slot passes); it is only for error messages.
 
         Raises:
             SlotLostError: it was invalidated.
@@ -142,7 +142,7 @@ class ReplicationSlot:
         """
         self.check_ours(state, position)
         if state.wal_status == "lost":
-            why, mend = _LOSSES.get(state.invalidation_reason or "wal_removed", ("it gave no reason we know", ""))
+            why, mend = _LOSSES.get(state.invalidation_reason or "wal_removed", ("unknown reason", ""))
             raise SlotLostError(
                 f"replication slot {self.name} was invalidated by the server ({state.invalidation_reason or 'lost'}):"
                 f" {why} ({state.places(position)})",
@@ -150,7 +150,7 @@ class ReplicationSlot:
             )
 
     def check_ours(self, state: SlotState, position: int | None = None) -> None:
-        """Check that the slot, if there is one, is of our database and plugin.
+        """Check that the slot, if it exists, belongs to our database and plugin.
 
         Raises:
             SlotForeignError: it belongs to another database or another plugin.
@@ -166,7 +166,7 @@ class ReplicationSlot:
         """Check that the server has a replication slot left.
 
         Raises:
-            ServerLimitError: it has none; names those that nobody reads.
+            ServerLimitError: it has none; names inactive slots.
         """
         limit, used, unread = connection.execute(_SLOTS).fetchone() or (0, 0, None)
         if used >= limit:
@@ -195,12 +195,12 @@ class ReplicationSlot:
 
         Args:
             walsender: a replication connection; the snapshot lives until its next command.
-            temporary: a slot that ends with the connection, under a name of its own.
-            timeout: seconds to wait for transactions that were open before; default 60, and 10 of a temporary slot,
-                since the log of other tables is not read meanwhile.
+            temporary: a slot that ends with the connection, under a separate name.
+            timeout: seconds to wait for open transactions to end; default 60, or 10 for a temporary slot, because
+                the log of other tables is not read meanwhile.
 
         Raises:
-            SourceBusyError: the time is over (names the oldest transaction) or no slot is free.
+            SourceBusyError: timed out (names the oldest transaction), or no slot is free.
         """
         timeout = timeout or (10.0 if temporary else 60.0)
         name = f"{self.name[:40]}_{walsender.info.backend_pid}" if temporary else self.name
@@ -232,11 +232,11 @@ class ReplicationSlot:
     ) -> Iterator[list[bytes]]:
         """Messages of whole transactions not yet acknowledged, in chunks, without consuming them.
 
-        The server stops after the transaction in which `max_rows` messages were reached, or about where its log
-        reaches `until`. It decodes all before it sends the first: errors but a lost connection are raised here.
+        The server stops after the transaction that reaches `max_rows` messages, or near `until`. It decodes everything
+        before it sends the first message, so every error but a lost connection is raised here.
 
         Args:
-            position: the slot's position in the lake, to be named where the slot is at fault.
+            position: the slot's position in the lake, for error messages.
 
         Raises:
             SlotLostError, SlotInUseError, SourceError: by SQLSTATE; psycopg.OperationalError: connection lost.
@@ -253,7 +253,7 @@ class ReplicationSlot:
             return self._patiently(connection, begin, position)
         except errors.ObjectNotInPrerequisiteState as error:
             state = self.state(connection)
-            self.check(state, position)  # says it better where it can
+            self.check(state, position)  # raises a more specific error if it can
             raise SlotLostError(
                 f"replication slot {self.name} cannot be read: {words_of(error)} ({state.places(position)})",
                 _RESYNC,
@@ -266,9 +266,9 @@ class ReplicationSlot:
             ) from None
 
     def acknowledge(self, connection: psycopg.Connection[Any], lsn: int) -> None:
-        """Tell the server that everything up to `lsn` is durable here: it may discard that log.
+        """Report to the server that everything up to `lsn` is durable: it may discard that log.
 
-        It takes 6 to 11 ms, whereas pg_replication_slot_advance decodes all of it once more.
+        Takes 6 to 11 ms; pg_replication_slot_advance would decode all of it again.
 
         Raises:
             SlotInUseError: another process reads it; psycopg.Error: by SQLSTATE.
@@ -276,7 +276,7 @@ class ReplicationSlot:
         self._patiently(connection, lambda: acknowledge(self._connector, self.name, quoted(self.publication), lsn), lsn)
 
     def in_use_error(self, state: SlotState, position: int | None = None) -> SlotInUseError:
-        """The error for a slot that another process holds; the lake's position is named if known."""
+        """The error for a slot that another process uses; names the lake's position if known."""
         holder = f"pid {state.active_pid}" if state.active_pid is not None else "another process"
         end_it = f": select pg_terminate_backend({state.active_pid})" if state.active_pid is not None else ""
         return SlotInUseError(
@@ -287,10 +287,10 @@ class ReplicationSlot:
     def _patiently(
         self, connection: psycopg.Connection[Any], action: Callable[[], _T], position: int | None = None
     ) -> _T:
-        """Run; while another process holds the slot, try again for `patience` seconds.
+        """Run; while another process uses the slot, retry for `patience` seconds.
 
         Raises:
-            SlotInUseError: it is held longer.
+            SlotInUseError: it is in use for longer.
         """
         began = time.monotonic()
         while True:
@@ -303,7 +303,7 @@ class ReplicationSlot:
                 time.sleep(0.05)
 
     def end_predecessor(self, connection: psycopg.Connection[Any], waited: float) -> None:
-        """End the session of a process that we have replaced, if it reads the slot; `waited`: seconds by now."""
+        """End the session of a process that we replaced, if it reads the slot; `waited`: seconds so far."""
         if self._reader is not None:
             self._reader.end_predecessor(connection, self.name, waited)
 
@@ -321,5 +321,5 @@ class ReplicationSlot:
 
 
 def words_of(error: psycopg.Error) -> str:
-    """What the server said, without the place in its source."""
+    """The server's message, without the location in its source code."""
     return error.diag.message_primary or str(error).strip()

@@ -1,4 +1,4 @@
-"""A replication slot as the server sees it, and how log positions are spelt. Judges nothing."""
+"""A replication slot as the server reports it, and the text format of log positions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ select (pg_current_wal_flush_lsn() - '0/0')::int8, s.slot_name is not null, s.ac
 
 @dataclass(frozen=True)
 class SlotState:
-    """The slot as the server sees it; LSNs as integers, None where the server has none.
+    """The slot as the server reports it; LSNs as integers, None where the server has none.
 
-    `current` is the LSN up to which the server's log is flushed, read in the same statement.
+    `current` is the flushed end of the server's log, read in the same statement.
     """
 
     current: int
@@ -34,7 +34,7 @@ class SlotState:
     invalidation_reason: str | None = None
 
     def is_like(self, other: SlotState) -> bool:
-        """Whether it is the same slot, as usable, and nobody has acknowledged anything in between."""
+        """Whether it is the same slot, equally usable, and not acknowledged in between."""
         return self._standing == other._standing
 
     @property
@@ -42,7 +42,7 @@ class SlotState:
         return self.exists, self.plugin, self.same_database, self.confirmed, self.wal_status == "lost"
 
     def places(self, position: int | None) -> str:
-        """Where the slot, the server's log and, if its position is known, the lake stand; for people."""
+        """The positions of the slot, the server's log and, if known, the lake; for messages."""
         lake = "" if position is None else f", the lake has {format_lsn(position)}"
         slot = f"acknowledged {lsn_or_none(self.confirmed)}, keeps log from {lsn_or_none(self.restart)}"
         return f"{slot}, log ends at {format_lsn(self.current)}{lake}"
@@ -67,5 +67,5 @@ def format_lsn(lsn: int) -> str:
 
 
 def lsn_or_none(lsn: int | None) -> str:
-    """The same of a position that may be none."""
+    """As `format_lsn`, for a position that may be None."""
     return "nowhere" if lsn is None else format_lsn(lsn)

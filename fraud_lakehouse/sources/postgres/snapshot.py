@@ -1,4 +1,4 @@
-"""The backfill: every table as of the slot's consistent point, so that snapshot and log meet exactly."""
+"""The backfill: every table as of the slot's consistent point, where the log continues without gap or overlap."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ _CHUNK_BYTES = 32 * 1024 * 1024
 
 
 class Snapshot:
-    """A context in which the tables can be read as of `lsn`. It cannot be resumed: redo it whole.
+    """A context in which the tables can be read as of `lsn`. It cannot be resumed, only repeated as a whole.
 
-    Order that makes the backfill exactly-once (steps 2 to 4 are the lake's):
-    1. entering creates publication and slot; an unfinished earlier slot of this name is dropped first;
-    2. each table: it is emptied of what an unfinished snapshot left, the chunks are appended, the last
-       commit of the table carries its position `lsn`;
-    3. all of it is made durable;
-    4. the slot's position `lsn` is committed: only now the snapshot counts as taken;
-    5. the log is read after `lsn`.
-    A death before 4 leaves no slot position: the next start begins again at 1. Leaving the context by an
-    exception drops the slot at once, so that the server does not keep log for nobody.
+    The order makes the backfill exactly-once (the lake does steps 2 to 4):
+    1. Entering creates publication and slot. An earlier, unfinished slot of this name is dropped first.
+    2. Each table is emptied of an unfinished snapshot, and the chunks are appended. Its last commit has the position
+       `lsn`.
+    3. All of it is made durable.
+    4. The slot's position `lsn` is committed. Only now the snapshot is complete.
+    5. The log is read after `lsn`.
+    A crash before 4 leaves no slot position, so the next start begins at 1. Leaving the context by an exception drops
+    the slot at once, so that the server retains no log for it.
 
-    For tables that join later (`temporary`), a temporary slot only lends its snapshot: the publication gets
-    the tables first, so every later change is in the log of the permanent slot, and what the snapshot
-    holds already (end LSN <= `lsn`) is dropped there by the table's own position.
+    For tables added later (`temporary`), a temporary slot only provides the snapshot. The publication gets the tables
+    first, so every later change is in the log of the permanent slot. Changes that the snapshot includes
+    (end LSN <= `lsn`) are skipped there by the table's own position.
 
     Args:
         connector: opens the connections.
         slot: the permanent slot.
         tables: what to read.
-        max_rows: most rows of a chunk (a chunk also ends at 32 MB of text).
+        max_rows: maximum rows of a chunk (a chunk also ends at 32 MB of text).
         temporary: read with a temporary slot.
-        max_field_bytes: a larger field is refused.
+        max_field_bytes: a larger field is an error.
     """
 
     def __init__(
@@ -97,17 +97,17 @@ class Snapshot:
             except (
                 psycopg.Error,
                 LakehouseError,
-            ) as failure:  # the first error is the one to see; the next snapshot drops it
+            ) as failure:  # report the first error; the next snapshot drops the slot
                 if error is not None:
                     error.add_note(f"the replication slot {self._slot.name} was left behind: {failure}")
 
     def chunks(self, table: TableInfo) -> Generator[pl.DataFrame]:
         """The table's rows as events `r`; at least one frame, empty if the table is.
 
-        Close the iterator if it is not read to the end: the other tables are read on the same connection.
+        Close the iterator unless it is read to the end: the other tables are read on the same connection.
 
         Yields:
-            Frames with the columns of `table.frame_schema`; `_seq` counts from 1 through all of them.
+            Frames with the columns of `table.frame_schema`; `_seq` counts from 1 across all frames.
 
         Raises:
             TableFailedError: this table cannot be read; others of the snapshot can.
@@ -124,7 +124,7 @@ class Snapshot:
 
     @contextmanager
     def _savepoint(self, reader: psycopg.Connection[Any]) -> Iterator[None]:
-        """An error inside, or an end before the last row, leaves the transaction as it was."""
+        """Restores the transaction after an error, or if not every row was read."""
         with self._connector.typed_errors():
             reader.execute("savepoint before_table")
             try:
@@ -147,7 +147,7 @@ class Snapshot:
         self._taken_at = row[0] if row else None
 
     def _connect(self) -> None:
-        """Both connections at the same time: one takes as long as all that is asked on it."""
+        """Open both connections concurrently: opening one takes as long as all queries on it."""
         with ThreadPoolExecutor(1, "walsender") as thread:
             walsender = thread.submit(self._connector.connect, replication=True)
             try:
@@ -156,7 +156,7 @@ class Snapshot:
                 self._walsender = walsender.result()
 
     def _columns(self, reader: psycopg.Connection[Any], table: TableInfo) -> Iterator[list[SourceColumn]]:
-        """All rows in pieces: packed by column where the table allows it, the rest as text."""
+        """All rows in pieces: packed by column where possible, otherwise as text."""
         wheres: list[sql.Composable | None] = []
         packed = BlockReader.of(reader, table)
         if packed is None:

@@ -1,4 +1,4 @@
-"""Holding tables still while their snapshot is read: a lock as of a SELECT, for the length of a block."""
+"""Locks tables (ACCESS SHARE, as SELECT does) while their snapshot is read."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LOCK_SECONDS = 3  # the log is not read meanwhile
 
 @contextmanager
 def held(connector: PostgresConnector, tables: Sequence[TableInfo]) -> Iterator[None]:
-    """No ALTER, TRUNCATE or DROP of the tables inside; reading and writing rows go on.
+    """Blocks ALTER, TRUNCATE and DROP of the tables inside the block; reads and writes of rows go on.
 
-    A table that is rewritten or truncated after a snapshot was taken shows that snapshot no row at all.
+    A table that is rewritten or truncated after a snapshot was taken looks empty in that snapshot.
 
     Raises:
-        TableFailedError: another session has had one of the tables locked for LOCK_SECONDS, or it is gone; names it.
+        TableFailedError: names a table that does not exist, or that another session kept locked for LOCK_SECONDS.
     """
     with closing(connector.connect()) as connection, connector.typed_errors():
         connection.execute(f"set lock_timeout = '{LOCK_SECONDS}s'")

@@ -1,7 +1,7 @@
-"""The server's timeline: whether a promoted standby or a restored server still has the log we have landed.
+"""The server's timeline: whether a promoted standby or a restored server has all the changes we have ingested.
 
-A promotion and a point-in-time recovery each begin a new timeline and keep the system identifier. The new timeline's
-history says where each earlier one was left; what we landed beyond that point never happened there.
+A promotion or a point-in-time recovery begins a new timeline and keeps the system identifier. The new timeline's
+history lists where it branched off each earlier one. Changes ingested beyond that point do not exist there.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Timeline:
 
     Args:
         number: 1 for a server that was never promoted or restored.
-        branches: (ancestor, LSN at which it was left), oldest first.
+        branches: (ancestor, LSN of the branch), oldest first.
     """
 
     number: int
     branches: tuple[tuple[int, int], ...] = ()
 
     def left_at(self, earlier: Timeline) -> int | None:
-        """The LSN at which this history leaves `earlier`; None if it never was on it.
+        """The LSN at which this timeline branched off `earlier`; None if that is not an ancestor.
 
-        The same timeline, by number and by history, is left nowhere: the greatest LSN there is.
+        For the same timeline (number and history), the greatest possible LSN.
         """
         shared = len(earlier.branches)
         if self.branches[:shared] != earlier.branches:
@@ -49,12 +49,12 @@ class Timeline:
         return following[0][1] if following and following[0][0] == earlier.number else None
 
     def detail(self) -> dict[str, Any]:
-        """As kept in control/audit."""
+        """As stored in control/audit."""
         return {"timeline": self.number, "branches": [list(branch) for branch in self.branches]}
 
     @classmethod
     def of_detail(cls, detail: Mapping[str, Any]) -> Self | None:
-        """From control/audit; None where the row does not say."""
+        """From control/audit; None if the row has no timeline."""
         if "timeline" not in detail:
             return None
         return cls(int(detail["timeline"]), tuple((int(one), int(at)) for one, at in detail["branches"]))
@@ -68,10 +68,10 @@ def timeline_number(connection: psycopg.Connection[Any]) -> int:
 
 
 def read_timeline(connector: PostgresConnector, number: int) -> Timeline:
-    """A timeline with its history, which the server keeps in a file of its log folder.
+    """A timeline with its history, from a file in the server's WAL folder.
 
     Raises:
-        psycopg.Error: the file is gone, or the user may not replicate.
+        psycopg.Error: the file is gone, or the user lacks REPLICATION.
     """
     if number <= 1:
         return Timeline(number)
@@ -85,6 +85,6 @@ def read_timeline(connector: PostgresConnector, number: int) -> Timeline:
 
 
 def history_branches(content: str) -> tuple[tuple[int, int], ...]:
-    """The branches that a history file names: lines `timeline<tab>LSN<tab>reason`, comments with #."""
+    """The branches in a history file: lines `timeline<tab>LSN<tab>reason`; comments begin with #."""
     lines = (line.split() for line in content.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     return tuple((int(fields[0]), parse_lsn(fields[1])) for fields in lines)

@@ -1,9 +1,9 @@
-"""PostgreSQL types and how their text becomes typed columns; one path for snapshot and log.
+r"""PostgreSQL types and how their text becomes typed columns; the same for snapshot and log.
 
-Every value arrives as the text of its type's output function (ISO dates, UTC, hex bytea). What a typed
-column cannot hold (infinity, NaN numerics, more digits, years outside 1 to 9999, which not every Delta reader
-has) is null there and kept as text beside. Of text that is not UTF-8 (a SQL_ASCII database) the column has
-a backslash, x and two digits for each other byte, and the text has all its bytes in hexadecimal, as of a bytea.
+Every value arrives as the text of its type's output function (ISO dates, UTC, hex bytea). A value that the typed column
+cannot represent (infinity, NaN numerics, more digits, years outside 1 to 9999) is null there, and its exact text is
+stored in `_text`. For text that is not UTF-8 (a SQL_ASCII database), the column has `\xNN` for each invalid byte, and
+`_text` has all bytes in hexadecimal, like a bytea.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BOOL, _BYTEA, _INT8, _INT2, _INT4, _OID = 16, 17, 20, 21, 23, 26
 _FLOAT4, _FLOAT8, _DATE, _TIMESTAMP, _TIMESTAMPTZ, _NUMERIC = 700, 701, 1082, 1114, 1184, 1700
 _UNBOUNDED_PRECISION, _UNBOUNDED_SCALE = 38, 9
 _UTC_SUFFIX = "+00"
-_BYTES = "\0"  # begins the hexadecimal digits of what is not UTF-8; no text of PostgreSQL has this character
+_BYTES = "\0"  # prefix of the hexadecimal digits of invalid UTF-8; PostgreSQL's text cannot contain it
 
 _FIXED: dict[int, pl.DataType] = {
     _BOOL: pl.Boolean(),
@@ -46,22 +46,22 @@ SESSION_SETTINGS = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-"""Settings of a session whose values this module can read, and which no role's time limit cuts off."""
+"""Session settings that this module's parsing relies on, and that switch off the role's time limits."""
 SESSION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in SESSION_SETTINGS.items())
 SESSION_LIMITS = {"idle_session_timeout": 140000, "transaction_timeout": 170000}
-"""Further time limits, off in a session, with the server's first version that has them."""
+"""Further time limits to switch off, and the first server version that has each."""
 
 
 @dataclass(frozen=True)
 class ColumnType:
-    """A type as the catalog names it: base type's oid and the modifier (domains already resolved)."""
+    """A type in the catalog: the base type's oid and its modifier (domains are already resolved)."""
 
     oid: int
     modifier: int = -1
 
     @property
     def precision_and_scale(self) -> tuple[int, int] | None:
-        """Of a numeric(p,s) that a 38-digit decimal can hold; None when unbounded or larger."""
+        """Precision and scale of a numeric(p,s) that fits a 38-digit decimal; None if unbounded or larger."""
         if self.oid != _NUMERIC or self.modifier < 4:
             return None
         packed = self.modifier - 4
@@ -70,19 +70,19 @@ class ColumnType:
 
     @property
     def dtype(self) -> pl.DataType:
-        """The typed column's data type; everything without a type of its own is String."""
+        """The typed column's data type; String for every other type."""
         if self.oid == _NUMERIC:
             return pl.Decimal(*(self.precision_and_scale or (_UNBOUNDED_PRECISION, _UNBOUNDED_SCALE)))
         return _FIXED.get(self.oid, pl.String())
 
     def parse(self, text: pl.Series) -> tuple[pl.Series, pl.Series | None]:
-        """Type a column of texts.
+        """Parse a column of texts.
 
         Args:
             text: String series, null where the source is null.
 
         Returns:
-            The typed series, and the texts that say more than the typed value, null elsewhere (None when nowhere).
+            The typed series, and the texts of values it cannot represent exactly, null elsewhere (None if none).
         """
         if self.dtype == pl.String():
             return _shown(text)
@@ -91,7 +91,7 @@ class ColumnType:
         if typed.null_count() > text.null_count():
             lossy = typed.is_null() & text.is_not_null()
         if self.oid == _NUMERIC and self.precision_and_scale is None:
-            # Rounded to nine decimals: the exact text stays beside.
+            # Rounded to nine decimals: the exact text is kept.
             rounded = text.str.contains(r"\.\d{9}\d*[1-9]").fill_null(False)
             lossy = rounded if lossy is None else lossy | rounded
         return typed, text.set(~lossy, None) if lossy is not None and lossy.any() else None
@@ -132,7 +132,7 @@ def decode(value: bytes) -> str:
 
 
 def _shown(text: pl.Series) -> tuple[pl.Series, pl.Series | None]:
-    """Texts as people read them, and the exact bytes of those that are not UTF-8."""
+    """The readable texts, and the exact bytes of those that are not UTF-8."""
     marks = text.str.starts_with(_BYTES).fill_null(False)
     if not marks.any():
         return text, None

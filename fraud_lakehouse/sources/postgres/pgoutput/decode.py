@@ -1,7 +1,6 @@
-"""The log's messages (plugin pgoutput, protocol 1) as typed frames, decoded column-wise and not row by row.
+"""Decodes the log's messages (plugin pgoutput, protocol 1) into typed frames, column-wise instead of row by row.
 
-Message layout: PostgreSQL documentation, chapter "Logical Replication Message Formats". Only decoding is
-here: no connection, no position of the lake beyond the numbers given.
+Message layout: PostgreSQL documentation, chapter "Logical Replication Message Formats". Makes no connections.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ _LAST_LSN = 2**63 - 1
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a run of messages holds.
+    """The events of a run of messages.
 
     Args:
         frames: bronze table name to its events in order, columns `TableInfo.frame_schema`.
         tables: each table of `frames` as of the end of the run.
-        end_lsn: end LSN of the last transaction, 0 when there is none.
-        newest_committed_at_us: its commit time, microseconds since 1970 UTC; None when there is none.
+        end_lsn: end LSN of the last transaction, 0 if there is none.
+        newest_committed_at_us: its commit time, microseconds since 1970 UTC; None if there is none.
     """
 
     frames: dict[str, pl.DataFrame] = field(default_factory=dict)
@@ -56,20 +55,20 @@ def decode(
     left_out: Collection[int] = (),
     names: Mapping[tuple[str, str], str] | None = None,
 ) -> Decoded:
-    """Decode whole transactions, or a part of one.
+    """Decode whole transactions, or a piece of one.
 
     Args:
         messages: messages of one peek, from a Begin to a Commit unless they are a `part`.
-        tables: what is known of the tables, by bronze name (key and identity of FULL tables).
+        tables: the known tables, by bronze name (key and identity of FULL tables).
         after: bronze name to the LSN up to which that table already has everything; a table that is in
-            neither `after` nor `tables` is left out.
+            neither `after` nor `tables` is skipped.
         position: LSN up to which every table has everything.
-        base_types: given the oids of user-defined types, those that are domains and their base types.
-        part: of which transaction the messages are a part.
-        described: relations by oid as earlier messages of the same peek described them; brought up to date here.
-        until: transactions that end after this LSN are left out.
-        left_out: oids of tables whose events are left out, whatever their names.
-        names: bronze names that the lake has given, by schema and table; of dropped tables too.
+        base_types: maps the oids of user-defined types that are domains to their base types.
+        part: the transaction that the messages are a piece of.
+        described: relations by oid, from earlier messages of the same peek; updated here.
+        until: skip transactions that end after this LSN.
+        left_out: oids of tables whose events are skipped.
+        names: existing bronze names, by schema and table; also of dropped tables.
 
     Raises:
         TableFailedError: a table's events cannot be decoded.
@@ -90,7 +89,7 @@ def decode(
     for relation, events in _events(rows, relations):
         source = (relation.schema, relation.table)
         name = names.get(source) or bronze_name(*source)
-        # A name of another table's (public.a__b and a.b are both a__b) does not make it that table.
+        # Another table may have the same name: public.a__b and a.b are both a__b.
         if relation.oid in left_out or (source not in present and name in tables):
             continue
         if name not in after:
@@ -111,21 +110,21 @@ def decode(
 
 
 def _key(relation: Relation, known: TableInfo | None) -> tuple[str, ...]:
-    """The key as the catalog orders it; the log's own when it is another (a FULL identity flags every column)."""
+    """The key in the catalog's order; the log's if they differ (a FULL identity flags every column as key)."""
     return known.key if known is not None and (relation.full or set(known.key) == set(relation.key)) else relation.key
 
 
 def _check_foreign(name: str, tables: Mapping[str, TableInfo]) -> None:
-    """A table without a position is either none of ours (the publication has more) or lacks its snapshot."""
+    """A table without a position is either not captured (but published), or it lacks its snapshot."""
     if name in tables:
         raise TableWithoutPositionError(
-            f"table {tables[name].source_name} has changes in the log, but no snapshot of it was landed",
+            f"table {tables[name].source_name} has changes in the log, but no snapshot of it was ingested",
             "run `fraud-lakehouse catch-up`: it takes the snapshot first",
         )
 
 
 def _transactions(data: pl.Series, part: Part | None) -> pl.DataFrame:
-    """Every message with its kind, its transaction's end LSN and commit time, and its place inside it."""
+    """Every message with its kind, its transaction's end LSN and commit time, and its position in the transaction."""
     message = pl.col("data").bin
     log = data.to_frame().with_row_index(ROW).with_columns(kind=message.slice(0, 1).bin.reinterpret(dtype=pl.UInt8))
     commit = pl.col("kind") == _COMMIT
@@ -137,7 +136,7 @@ def _transactions(data: pl.Series, part: Part | None) -> pl.DataFrame:
         committed=committed if part is None else pl.lit(part.committed_us, dtype=pl.Int64),
         count=pl.col("kind").is_in(_CHANGES).cum_sum().cast(pl.Int64),
     ).with_columns(
-        # Two numbers a message: an update that changes the key becomes a delete (even) and an update (odd).
+        # Two numbers per message: an update that changes the key becomes a delete (even) and an update (odd).
         seq=2 * (pl.col("count") - begin.fill_null(0 if part is None else -part.changes_before)) + 1
     )
 
@@ -147,7 +146,7 @@ def _int64(offset: int) -> pl.Expr:
 
 
 def _events(rows: pl.DataFrame, relations: Relations) -> Iterator[tuple[Relation, pl.DataFrame]]:
-    """Changes grouped by the version of the relation under which they were sent."""
+    """Changes grouped by the relation version under which they were sent."""
     truncated = rows.filter(pl.col("kind") == _TRUNCATE)
     changes = rows.filter(pl.col("kind") != _TRUNCATE).with_columns(
         oid=pl.col("data").bin.slice(1, 4).bin.reinterpret(dtype=pl.UInt32, endianness="big"),

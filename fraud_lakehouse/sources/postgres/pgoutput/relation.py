@@ -1,4 +1,4 @@
-"""Relation and truncate messages of pgoutput: which columns a table had at which message of a run."""
+"""Relation and truncate messages of pgoutput: which columns a table has at each message of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fraud_lakehouse.sources.postgres.types import ColumnType
 
 @dataclass(frozen=True)
 class Relation:
-    """A table as a relation message describes it; `key` are the columns of its replica identity."""
+    """A table described by a relation message; `key` has the columns of its replica identity."""
 
     oid: int
     schema: str
@@ -24,7 +24,7 @@ class Relation:
 
 
 class Relations:
-    """The versions of every relation within one run of messages, by oid, each from a message on."""
+    """The versions of every relation within one run of messages, by oid, with the message at which each begins."""
 
     def __init__(self, versions: dict[int, list[tuple[int, Relation]]]) -> None:
         self._versions = versions
@@ -37,7 +37,7 @@ class Relations:
     ) -> Relations:
         """Read the relation messages, given as (row in the run, bytes) in order.
 
-        `described` has the relations that earlier runs of the same stream left behind, and is brought up to date.
+        `described` has the relations of earlier runs of the same stream, and is updated.
         """
         distinct = {data: _parse(data) for _, data in messages}
         oids = [column.type.oid for relation in distinct.values() for column in relation.columns]
@@ -63,7 +63,7 @@ class Relations:
 
     @staticmethod
     def truncates(messages: Sequence[tuple[int, bytes]]) -> dict[int, list[int]]:
-        """Rows of the truncate messages that name a relation, by its oid; one message may name several."""
+        """Rows of the truncate messages, by the oid of the relation; one message may name several."""
         found: dict[int, list[int]] = {}
         for row, data in messages:
             (count,) = struct.unpack_from(">i", data, 1)

@@ -1,7 +1,7 @@
-"""Cuts the stream of messages into runs of bounded size that can be decoded on their own.
+"""Splits the stream of messages into runs of bounded size that can be decoded independently.
 
-What a change needs from elsewhere is its transaction's end LSN, and only the Commit message has it: a transaction that
-does not fit a run waits in a file without a name until its end was read. Memory does not grow with it.
+A change needs its transaction's end LSN, which only the Commit message has. A transaction larger than a run is buffered
+in an unnamed file until its end is read, so memory does not grow with it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EPOCH_2000 = 946_684_800_000_000  # microseconds from 1970 to PostgreSQL's epoch
 
 @dataclass(frozen=True)
 class Part:
-    """Of which transaction a run is a part.
+    """The transaction that a run is a piece of.
 
     Args:
         end_lsn: its end LSN.
@@ -43,19 +43,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Run:
-    """Messages in the order of the log: whole transactions, or (with `part`) a piece of a single one."""
+    """Messages in log order: whole transactions, or (with `part`) a piece of a single one."""
 
     messages: list[bytes]
     part: Part | None = None
 
 
 class Runs:
-    """Cuts one stream.
+    """Splits one stream.
 
     Args:
-        folder: where a transaction waits that is larger than a run; the file has no name and ends with the process.
-        most_messages: least number of messages of a run that is not the last.
-        most_bytes: or their least size.
+        folder: buffers transactions larger than a run, in an unnamed file that ends with the process.
+        most_messages: a run ends once it has this many messages,
+        most_bytes: or this many bytes.
     """
 
     def __init__(self, folder: Path, most_messages: int = RUN_MESSAGES, most_bytes: int = RUN_BYTES) -> None:
@@ -64,10 +64,10 @@ class Runs:
         self._most_bytes = most_bytes
 
     def cut(self, chunks: Iterable[list[bytes]]) -> Iterator[Run]:
-        """The runs of whole transactions that arrive in chunks of any size, each message once and in order.
+        """The runs of a stream of whole transactions, which arrives in chunks of any size; each message once, in order.
 
         Raises:
-            LakeError: a large transaction could not be kept in `folder`.
+            LakeError: a large transaction could not be buffered in `folder`.
         """
         with ExitStack() as files:
             pending: list[bytes] = []
@@ -102,7 +102,7 @@ class Runs:
 
 
 class _Waiting:
-    """The beginning of a transaction, piece by piece in a file."""
+    """The beginning of a transaction, in pieces in a file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -115,7 +115,7 @@ class _Waiting:
         self._pieces.append((packed.tell(), _changes(messages)))
 
     def runs(self, last: list[bytes]) -> Iterator[Run]:
-        """All of it, `last` being the messages from the file's end to the Commit."""
+        """The whole transaction; `last` has the messages after the file's, up to the Commit."""
         moment, end_lsn = struct.unpack_from(">q", last[-1], 18)[0], struct.unpack_from(">q", last[-1], 10)[0]
         before = 0
         self._file.seek(0)
@@ -132,7 +132,7 @@ def _full_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise LakeError(
-            f"a large transaction of the source cannot be kept in {folder}: {error.strerror or error}",
+            f"a large transaction of the source cannot be buffered in {folder}: {error.strerror or error}",
             "free space there, or point FRAUD_WORK at another folder; the transaction is then read again",
         ) from error
 

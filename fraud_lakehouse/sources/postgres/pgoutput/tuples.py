@@ -1,6 +1,6 @@
-"""Tuples of pgoutput messages, read for all rows of a group at once by running offsets.
+"""Tuples of pgoutput messages, read column by column for all rows of a group at once.
 
-A tuple is a count and per column a letter: `n` null, `u` unchanged TOAST (not sent), `t` length and text.
+A tuple is a column count, then per column a letter: `n` null, `u` unchanged TOAST (not sent), `t` length and text.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _TEXT, _UNCHANGED = ord("t"), ord("u")
 
 
 ROW = "\0row"
-"""The message's place in the run; no column of PostgreSQL can have this name."""
+"""The message's position in the run; no column of PostgreSQL can have this name."""
 
 
 @dataclass(frozen=True)
 class TupleColumn:
-    """One column of all rows: where it was sent as unchanged TOAST, and its text (null where not sent)."""
+    """One column of all rows: where it is unchanged TOAST, and its text (null where not sent)."""
 
     unchanged: pl.Series
     text: pl.Series
@@ -46,7 +46,7 @@ class TupleReader:
     def read(self, offset: int | pl.Series) -> list[TupleColumn]:
         """The tuple that begins at byte `offset` of every message (its column count first)."""
         start = pl.lit(offset, dtype=pl.Int64) if isinstance(offset, int) else offset
-        # Two bytes of column count are skipped: the relation message has said it.
+        # Skip the two bytes of the column count: the relation message has it.
         walk = self._group.select("data", at=start + 2)
         columns = []
         for column in self._relation.columns:
@@ -67,11 +67,11 @@ class TupleReader:
         return columns
 
     def read_after_old(self) -> list[TupleColumn]:
-        """The new tuple behind the old one just read (the letter N lies between)."""
+        """The new tuple, which follows the old one just read (after the letter N)."""
         return self.read(self._end + 1)
 
     def rows(self, op: str, columns: Sequence[TupleColumn]) -> pl.DataFrame:
-        """Typed events, with `ROW` in front for the order."""
+        """Typed events, with `ROW` as the first column for the order."""
         values, lossy = [], {}
         for column, read in zip(self._relation.columns, columns, strict=True):
             typed, beside = column.type.parse(read.text)
@@ -81,7 +81,7 @@ class TupleReader:
         return self._assemble(op, values, _unchanged(self._relation, columns), texts_beside(lossy, self._group.height))
 
     def old_keys(self, old: Sequence[TupleColumn], key: Sequence[str], changed: pl.Series | None) -> pl.DataFrame:
-        """Deletes of the old keys, one number before their updates; only where `changed` (None: everywhere)."""
+        """Deletes of the old keys, numbered before their updates; only where `changed` (None: everywhere)."""
         only_key = [
             read if column.name in key else TupleColumn(read.unchanged, read.text.clear(len(read.text)))
             for column, read in zip(self._relation.columns, old, strict=True)
@@ -90,7 +90,7 @@ class TupleReader:
         return deletes if changed is None else deletes.filter(changed)
 
     def differs(self, old: Sequence[TupleColumn], new: Sequence[TupleColumn], key: Sequence[str]) -> pl.Series:
-        """Where the key's text is another before and after (an unchanged TOAST value is the same)."""
+        """Where the key's text differs before and after (an unchanged TOAST value is the same)."""
         result = pl.Series([False]).new_from_index(0, self._group.height)
         for column, before, now in zip(self._relation.columns, old, new, strict=True):
             if column.name in key:
@@ -98,7 +98,7 @@ class TupleReader:
         return result
 
     def filled(self, new: Sequence[TupleColumn], old: Sequence[TupleColumn]) -> list[TupleColumn]:
-        """The new tuple with unchanged TOAST values taken from a whole old row (replica identity FULL)."""
+        """The new tuple, with unchanged TOAST values taken from the old row (replica identity FULL)."""
         result = []
         for now, before in zip(new, old, strict=True):
             known = now.unchanged & before.text.is_not_null()
@@ -126,7 +126,7 @@ class TupleReader:
 
 
 def _unchanged(relation: Relation, columns: Sequence[TupleColumn]) -> pl.Series:
-    """Per row the JSON list of the columns that were not sent, null where all were."""
+    """Per row, the JSON list of the columns that were not sent; null where all were."""
     height = len(columns[0].unchanged) if columns else 0
     marked = [
         (c.name, read.unchanged) for c, read in zip(relation.columns, columns, strict=True) if read.unchanged.any()
@@ -143,7 +143,7 @@ def _unchanged(relation: Relation, columns: Sequence[TupleColumn]) -> pl.Series:
 
 
 def texts_beside(lossy: dict[str, pl.Series], height: int) -> pl.Series:
-    """Per row a JSON object column -> text of the values no typed column holds, null where there are none."""
+    """Per row, a JSON object column -> text of values that no typed column can represent; null if there are none."""
     if not lossy:
         return pl.Series([], dtype=pl.String).clear(height)
     texts: dict[int, dict[str, str]] = {}

@@ -1,4 +1,4 @@
-"""One frame of the events that a table had under several versions of its columns."""
+"""Combines a table's events under several versions of its columns into one frame."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fraud_lakehouse.storage.retype import fitted
 def union(
     name: str, newest: Relation, key: tuple[str, ...], pieces: Sequence[tuple[Relation, pl.DataFrame]]
 ) -> tuple[TableInfo, pl.DataFrame]:
-    """One frame of all versions: the newest columns first, then those dropped on the way.
+    """One frame of all versions: the newest columns first, then those dropped meanwhile.
 
-    A column that was given another type on the way has it in all rows; older values that do not fit are null there
-    and kept as text in `_text`.
+    A column whose type changed meanwhile has the new type in all rows. Older values that do not fit are null, with
+    their text in `_text`.
 
     Args:
         name: bronze table name.
