@@ -1,7 +1,7 @@
-"""A whole table's rows without Arrow and another writer between, which take a third of the time of building one.
+"""Writes a whole table's rows without a detour through Arrow and delta-rs, which take a third of the build's time.
 
-For local tables that are built from nothing: one Parquet file that the engine writes by itself (only kinds of columns
-that both write alike). Here the file comes to be, with the Delta action that adds it.
+Used for local tables that are built from all rows: DuckDB writes one Parquet file. Only types that both writers encode
+alike qualify. This module writes the file and builds the Delta action that adds it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from fraud_lakehouse.storage import durable
 _ALIKE = re.compile(
     r"TINYINT|SMALLINT|INTEGER|BIGINT|FLOAT|DOUBLE|BOOLEAN|VARCHAR|DATE|TIMESTAMP( WITH TIME ZONE)?|DECIMAL\(\d+,\d+\)"
 )
-MOST_NUMBERS = 1_000  # different ones in a dictionary: more of them take a tenth of a table's time, to save a fifth
+MOST_NUMBERS = 1_000  # distinct values in a dictionary: more take a tenth of the time and save a fifth of the size
 
 
 @dataclass(frozen=True)
 class Copied:
-    """A file that lies in a table's folder and is not committed: the action that adds it, its columns, its rows."""
+    """A file in a table's folder that is not committed yet: the action that adds it, its columns, its rows."""
 
     action: AddAction
     schema: pa.Schema
@@ -40,10 +40,10 @@ class Copied:
 
 
 def can_copy(cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str] = ()) -> bool:
-    """Whether every column of a query is of a kind that is copied as Arrow would hand it over.
+    """Whether DuckDB writes every column of a query as delta-rs would.
 
     Args:
-        kinds: of all its columns, where they are known: being told takes as long as planning the query.
+        kinds: types of all its columns, if known: finding them out costs as much as planning the query.
     """
     if kinds and all(map(_is_alike, kinds)):
         return True
@@ -55,10 +55,10 @@ def _is_alike(kind: str) -> bool:
 
 
 def copy_rows(cursor: DuckDBPyConnection, sql: str, root: Path, kinds: Sequence[str] = ()) -> Copied:
-    """Write a query's rows as a file in a table's folder, flushed; a file that fails half way is removed.
+    """Write a query's rows as a flushed file in a table's folder; a partial file is removed.
 
     Args:
-        kinds: types of all its columns, where they are known.
+        kinds: types of all its columns, if known.
 
     Raises:
         duckdb.Error: the query fails.
@@ -91,7 +91,7 @@ def _copied(path: Path) -> Copied:
 
 
 def _statistics(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, Any]:
-    """Delta's statistics: number of rows, nulls, and the least and greatest of whole numbers, dates and instants."""
+    """Delta's statistics: row and null counts, and minimum and maximum of integers, dates and timestamps."""
     found: dict[str, Any] = {"numRecords": metadata.num_rows, "minValues": {}, "maxValues": {}, "nullCount": {}}
     for number, field in enumerate(schema):
         chunks = [metadata.row_group(group).column(number).statistics for group in range(metadata.num_row_groups)]
@@ -100,7 +100,7 @@ def _statistics(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, Any]:
         if pa.types.is_integer(field.type) or pa.types.is_date(field.type) or pa.types.is_timestamp(field.type):
             try:
                 bounds = list(_bounds(chunks))
-            except (ValueError, OverflowError):  # a time beyond what Python has
+            except (ValueError, OverflowError):  # a time outside Python's range
                 continue
             if bounds:
                 found["minValues"][field.name] = _stated(min(least for least, _ in bounds), field.type)
@@ -109,10 +109,10 @@ def _statistics(metadata: pq.FileMetaData, schema: pa.Schema) -> dict[str, Any]:
 
 
 def _bounds(chunks: list[Any]) -> Iterator[tuple[Any, Any]]:
-    """Least and greatest of each row group that has values.
+    """Minimum and maximum of each row group that has values.
 
     Raises:
-        ValueError: one does not tell.
+        ValueError: a row group has no bounds.
     """
     for chunk in chunks:
         if chunk is not None and chunk.has_min_max:
@@ -122,7 +122,7 @@ def _bounds(chunks: list[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _stated(value: Any, kind: pa.DataType) -> int | str:
-    """A bound as the Delta protocol writes it: instants and dates as ISO text."""
+    """A bound in the Delta protocol's format: timestamps and dates as ISO text."""
     if isinstance(value, datetime):
         return value.replace(tzinfo=None).isoformat(timespec="microseconds") + ("Z" if kind.tz else "")
     return value.isoformat() if isinstance(value, date) else int(value)

@@ -302,7 +302,7 @@ def test_features_of_another_definition_are_named_with_what_computes_them_anew(l
     (found,) = report.outdated
     assert found["table"] == "card_feature_vectors"
     assert "user_amt_count_10min" in found["features"]
-    assert "`fraud-lakehouse rebuild card_feature_vectors` computes them anew" in render(report)
+    assert "`fraud-lakehouse rebuild card_feature_vectors` recomputes them" in render(report)
     assert json.loads(to_json(report))["outdated"] == [found]
 
     log = Path(lake.uri("gold", "card_feature_vectors")) / "_delta_log"
