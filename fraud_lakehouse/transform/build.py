@@ -78,7 +78,7 @@ def _build(executor: Executor, model: Model, *, full_refresh: bool) -> NodeResul
 
 
 def _committed(executor: Executor, model: Model, *, full_refresh: bool) -> Commit | None:
-    """Build a model; after a commit conflict, build it again from the new state. Other writers may be on other machines.
+    """Build a model; after a commit conflict, build it again from the new state. Writers may be on other machines.
 
     Raises:
         ConcurrentWriterError: every attempt met a conflict; the next build continues.
