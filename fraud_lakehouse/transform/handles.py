@@ -92,7 +92,7 @@ def _mark(table: DeltaTable, name: str) -> Mark | None:
 def log_folder_mark(lake: Lake, key: Key) -> Mark | None:
     """A mark of a table's log from a single stat: an equal mark means that nothing was committed.
 
-    None if unknown: the lake is remote, there is no table, or the log is so new that a commit within the same clock tick
+    None if unknown: the lake is remote, there is no table, or the log is so new that a commit within one clock tick
     would not change the folder's time.
     """
     if not lake.is_local:
