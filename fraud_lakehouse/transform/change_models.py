@@ -122,9 +122,7 @@ def _ledger_columns(stream: PaymentStream) -> list[Column]:
 def _feature_columns(stream: PaymentStream) -> list[Column]:
     _, key, _ = _columns(stream)
     known = stream.entities[stream.entity].exists_in
-    exists = (
-        f"Whether the {stream.entity} was in {known['table']} at that commit; null: unknown." if known else "Null."
-    )
+    exists = f"Whether the {stream.entity} was in {known['table']} at that commit; null: unknown." if known else "Null."
     return [
         {"name": "source", "data_type": "varchar", "description": f"{stream.source_text}."},
         *tested(

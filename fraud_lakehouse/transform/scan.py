@@ -47,8 +47,8 @@ def _duckdb_type(delta_type: object) -> str:
 def files_sql(table: DeltaTable, files: Sequence[str], declared: Columns = ()) -> str:
     """A SELECT over the given files with the table's current columns.
 
-    Columns missing in a file read as null, as do `declared` columns that the model's next rows add to the table. Without
-    files: no row, same columns.
+    Columns missing in a file read as null, as do `declared` columns that the model's next rows add to the table.
+    Without files: no row, same columns.
     """
     named = columns(table)
     present = {name for name, _ in named}

@@ -135,8 +135,8 @@ def _check_own(stream: PaymentStream, models: dict[str, str]) -> None:
         wanted, found = (_columns(one) for one in (_loaded(_SHIPPED).streams[stream.name], stream))
         if found != wanted:
             raise TransformError(
-                f"streams.yml, {stream.name}: its columns are {found}, but the models of this name that the project "
-                f"has are about {wanted}",
+                f"streams.yml, {stream.name}: its columns are {found}, but the dbt project's models of this name "
+                f"read {wanted}",
                 "give the stream another name: its models are then generated",
             )
 
