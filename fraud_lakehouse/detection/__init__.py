@@ -29,13 +29,13 @@ def as_of(
     Args:
         labels: one row per decision. `event_time`: its time (without zone: UTC). Keys (`user_id`, `cc_num`, `merchant`,
             `category`) and amounts (`amt`, bank: `amount`) as far as features need them. `trans_num` (bank:
-            `transaction_id`): the payment whose stored vector is wanted. `known_by`: the time by which counted rows must
-            have been known.
+            `transaction_id`): the payment whose stored vector is wanted. `known_by`: the time by which
+            counted rows must have been known.
         stream: its name in streams.yml; cards and bank are the shipped ones.
         features: names; None: all that the labels' columns allow.
         known_by: for labels without their own. None: what was known when the label was decided. For cards, rows that
-            arrived in time; for the bank, rows committed by event_time; for stored vectors, the version that the payment
-            was decided on, or a newer one known by the label's event_time.
+            arrived in time; for the bank, rows committed by event_time; for stored vectors, the version that decided
+            the payment, or a newer one known by the label's event_time.
         stored: read stored vectors (True) or compute from silver (False); None: stored if the labels name payments.
         corrected: for labels without known_by, use what is known now, including late rows and later corrections: the
             newest version of a stored vector. Looks past the decision, though not past event times.
@@ -48,7 +48,7 @@ def as_of(
         the feature's `empty` (0 for counts).
 
     Raises:
-        LabelsError: a column or feature is unknown, missing or of another type; or both known_by and corrected are given.
+        LabelsError: a column or feature is unknown, missing or of another type; known_by and corrected are both given.
         LakeError: a table is not in the lake.
         TransformError: dbt cannot render the query.
     """

@@ -84,7 +84,7 @@ class Feature:
     owner: str
 
     def column(self) -> dict[str, Any]:
-        """Its column in dbt's documentation: the description is the definition; the rest, including a delay, is meta."""
+        """Its column in dbt's documentation: the description is the definition; the rest (also a delay) is meta."""
         meta = {"entity": self.entity, "unit": self.unit, "owner": self.owner, "window": self.window or "all earlier"}
         if self.delay is not None:
             meta["delay"] = DELAYS[self.delay]
@@ -122,7 +122,7 @@ class Catalogue:
     def variables(self) -> dict[str, Any]:
         """The vars that models read: `streams` by name, as plain values; `features`, a list, as JSON text.
 
-        The list is long, and dbt reads its project file about ten times per command: YAML reads text thirty times as fast.
+        The list is long, and dbt reads its project file about ten times per command: YAML reads text 30 times as fast.
         A feature with a filter aggregates its own measure (filtered.py), which is added to the streams.
         """
         streams = {name: stream.model_dump() for name, stream in self.streams.items()}
@@ -207,7 +207,7 @@ def _family(stream: PaymentStream, entry: Entry) -> list[Feature]:
     if (entry.expression is None) == (entry.aggregate is None):
         raise TransformError("it needs either an aggregate or an expression", "give it exactly one of them")
     if entry.expression is not None and (entry.definition is None or entry.unit is None):
-        raise TransformError("a feature with an expression has no generated definition", "give it a definition and a unit")
+        raise TransformError("no definition is generated for an expression", "give it a definition and a unit")
     if entry.filter is not None:
         check_filter(stream, entry)
     combinations = itertools.product(*(_list(part) for part in (entry.entity, entry.measure)), _list(entry.aggregate))

@@ -39,7 +39,7 @@ def check_streams(streams: Mapping[str, PaymentStream], file: str) -> None:
         for kind, part in parts:
             if not _NAME.fullmatch(part):
                 raise TransformError(
-                    f"{file}, {kind} {part!r} of {name!r}: not a valid column name", "use lower case letters, digits and _"
+                    f"{file}, {kind} {part!r} of {name!r}: not a column name", "use lower case letters, digits and _"
                 )
         if stream.vectors in stream.tables:
             raise TransformError(
@@ -103,11 +103,11 @@ def check_measured(
         return
     if aggregate not in DELAYED_AGGREGATES:
         raise TransformError(
-            f"the measure {measure} is known only after its delay, which {aggregate or 'an expression'} does not support",
+            f"the measure {measure} is known after its delay, which {aggregate or 'an expression'} does not support",
             f"use one of {', '.join(DELAYED_AGGREGATES)}, or a measure without delay",
         )
     if past != "strict":
-        raise TransformError(f"the measure {measure} has a delay, which past: {past} does not support", "use past: strict")
+        raise TransformError(f"the measure {measure} has a delay, not supported by past: {past}", "use past: strict")
 
 
 def check_place(stream: PaymentStream, table: str, entity: str, past: Past, *, is_windowed_aggregate: bool) -> None:
@@ -159,7 +159,7 @@ def check_tables(features: Iterable[Feature], streams: Mapping[str, PaymentStrea
                         f"{where}: its window is {feature.window}, but {own[0].window} in {table}",
                         f"all features of {table} need the same window",
                     )
-                # otherwise windows would overlap by a fraction of a step, and some rows would be in fewer windows than others
+                # otherwise windows overlap by a fraction of a step, and some rows are in fewer windows than others
                 if feature.seconds is not None and feature.step_seconds and feature.seconds % feature.step_seconds:
                     raise TransformError(
                         f"{file}, table {table!r}: its step is {declared.step}, its windows are {feature.window}",
@@ -182,7 +182,7 @@ def check_names(features: Iterable[Feature], streams: Mapping[str, PaymentStream
     for feature in features:
         where, stream = f"{file}, feature {feature.name!r}", streams[feature.stream]
         if not _NAME.fullmatch(feature.name):
-            raise TransformError(f"{where}: not a valid column name", "use lower case letters, digits and _")
+            raise TransformError(f"{where}: not a column name", "use lower case letters, digits and _")
         totals = [f"{kind}_of_{measure}" for kind in ("units", "square") for measure in stream.measures]
         if feature.name in (*_RESERVED, *_columns(stream), *stream.measures, *totals):
             raise TransformError(f"{where}: {feature.table} has a column of that name already", "rename the feature")

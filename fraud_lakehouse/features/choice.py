@@ -68,10 +68,10 @@ def chosen_features(
             told.append(feature)
     if not told:
         keys = "; ".join(f"{name}: {', '.join(entity.key)}" for name, entity in stream.entities.items())
-        raise LabelsError(f"the columns {', '.join(columns)} contain no complete key of an entity", f"give one of {keys}")
+        raise LabelsError(f"the columns {', '.join(columns)} contain no entity's key", f"give one of {keys}")
     for feature in told:
         if feature.name in columns:
-            raise LabelsError(f"the labels have a column {feature.name}, which is the name of a feature", "rename that column")
+            raise LabelsError(f"the labels have a column {feature.name}, a feature's name", "rename that column")
     return told
 
 

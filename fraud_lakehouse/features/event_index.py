@@ -110,7 +110,7 @@ class EventIndex:
 
 
 class _Asked:
-    """The evaluated events. `numbers`: their positions in order of time, ascending; `given`: the same in the given order."""
+    """The evaluated events. `numbers`: their ascending positions in order of time; `given`: the same as given."""
 
     def __init__(self, asked: pl.Series, by_time: pl.Series) -> None:
         self.all = bool(asked.all())
@@ -261,7 +261,7 @@ def _combined(codes: Sequence[pl.Series]) -> pl.Series:
 
 
 def _whole(value: Any) -> int:
-    """The single integer of a series; 0 for none."""
+    """The integer maximum of a series; 0 if it is empty."""
     return 0 if value is None else int(value)
 
 
