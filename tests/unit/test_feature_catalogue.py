@@ -74,8 +74,8 @@ def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
     [
         ({"aggregate": "average"}, r"feature '\{entity\}.*unknown aggregate 'average'\n.*count, sum, mean"),
         ({"aggregate": "percentile_100"}, "unknown aggregate 'percentile_100'"),
-        ({"window": "10 minuets"}, "window '10 minuets' is no size\n.*10 minutes"),
-        ({"window": "0 days"}, "window '0 days' is no size"),
+        ({"window": "10 minuets"}, "window '10 minuets' is not a size\n.*10 minutes"),
+        ({"window": "0 days"}, "window '0 days' is not a size"),
         ({"window": None}, "the aggregate count needs a window"),
         ({"entity": "shop"}, "unknown entity 'shop'\n.*user, card"),
         ({"measure": "price"}, "unknown measure 'price'\n.*amt"),

@@ -88,7 +88,7 @@ def test_files(tmp_path: Path) -> None:
 
 def test_moments() -> None:
     assert moment("2026-01-01T13:00:00+01:00") == moment("2026-01-01 12:00:00") == datetime(2026, 1, 1, 12, tzinfo=UTC)
-    with pytest.raises(LabelsError, match="'soon' is no moment"):
+    with pytest.raises(LabelsError, match="'soon' is not a moment"):
         moment("soon")
 
 

@@ -154,7 +154,7 @@ def test_a_slot_in_danger_shows_why(lake: Lake, monkeypatch: pytest.MonkeyPatch)
     answering(monkeypatch, current_lsn=5096, end=10)
     report = collect(settings(lake, postgres_dsn="x", slot_retained_bytes=2**30))
     assert json.loads(to_json(report))["sources"][0]["slot_health"]["level"] == "error"
-    assert "slot error: 3.0 GiB of log are kept for the slot, of 1.0 GiB" in render(report)
+    assert "slot error: 3.0 GiB of log are retained for the slot, of 1.0 GiB" in render(report)
 
 
 def test_a_table_that_is_left_out_shows_with_what_mends_it(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
