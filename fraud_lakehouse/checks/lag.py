@@ -81,7 +81,7 @@ def keeping_up(work: Path, limit: float, now: datetime | None = None) -> Keeping
         if one["seconds"] > limit + one.get("delay", 0.0)
     ]
     reasons += [
-        f"{source} has not said since {one['away_since']} what it holds: it is away, waits for a person, or is busy "
+        f"{source} has not reported since {one['away_since']}: it is unreachable, waits for an operator, or is busy "
         "with one batch (see `fraud-lakehouse status`)"
         for source, one in behind.items()
         if one.get("away_since")

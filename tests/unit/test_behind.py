@@ -187,7 +187,7 @@ def test_a_source_that_does_not_answer_is_not_kept_up_with(tmp_path: Path) -> No
         found = keeping_up(tmp_path, limit=10.0, now=NOW)
     assert not found.passed
     (reason,) = found.reasons
-    assert reason.startswith("cards has not said since 2026-03-01T11:59:40+00:00 what it holds")
+    assert reason.startswith("cards has not reported since 2026-03-01T11:59:40+00:00")
 
 
 @pytest.mark.parametrize("age, passed", [(5.0, True), (90.0, False)])

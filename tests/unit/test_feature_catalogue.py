@@ -84,7 +84,7 @@ def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
         ({"aggregate": "is_first", "measure": None}, "the aggregate is_first takes no window"),
         ({"name": "{entity}_twice"}, "vectors has two features named 'user_twice'"),
         ({"name": "{entity} {window} {aggregate}"}, "feature 'user 10min count': not a column name"),
-        ({"aggregate": None}, "neither or both of aggregate and expression"),
+        ({"aggregate": None}, "needs either an aggregate or an expression"),
         ({"aggregate": None, "expression": "1"}, "give it a definition and a unit"),
         ({"past": "ever"}, r"feature '\{entity\}.*past: Input should be 'strict', 'closed', 'tumble', 'hop'"),
         ({"owner": None}, r"feature '\{entity\}.*owner: Input should be a valid string"),
@@ -220,7 +220,7 @@ def test_a_feature_named_as_another_column_is_refused(tmp_path: Path, name: str)
     "expression, told",
     [
         ("{amt} / user_id", "feature 'ratio': its expression names 'user_id'"),
-        ("{amt} /", "feature 'ratio': 'amt /' is no SQL expression"),
+        ("{amt} /", "feature 'ratio': 'amt /' is not an SQL expression"),
     ],
 )
 def test_what_is_wrong_with_an_expression_is_named(tmp_path: Path, expression: str, told: str) -> None:

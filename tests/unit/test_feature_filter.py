@@ -77,7 +77,7 @@ def test_models_aggregate_a_measure_of_rows_that_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, told",
     [
-        ({"filter": "category ="}, "its filter 'category =' is no SQL expression"),
+        ({"filter": "category ="}, "its filter 'category =' is not an SQL expression"),
         ({"filter": "amt < 2, amt > 1"}, "its filter 'amt < 2, amt > 1' is more than one SQL expression"),
         ({"filter": "amt < (select 2)"}, "has a subquery or a window\n"),
         ({"filter": "row_number() over () < 2"}, "has a subquery or a window\n"),

@@ -94,7 +94,7 @@ def test_moments() -> None:
 
 def test_needs_are_read_from_the_sql() -> None:
     assert columns_of("case when extract(hour from moment) < 6 then a.b else c + c end") == ("moment", "b", "c")
-    with pytest.raises(TransformError, match="is no SQL expression"):
+    with pytest.raises(TransformError, match="is not an SQL expression"):
         columns_of("1 +")
     catalogue = shipped_catalogue()
     found = {feature.name: catalogue.needed(feature) for feature in catalogue.of_table("card_feature_vectors")}
