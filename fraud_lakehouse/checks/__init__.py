@@ -1,1 +1,1 @@
-"""Judgements of tables and sources: contracts, freshness, lag, rates, and the status of all of it. No Dagster here."""
+"""Evaluates tables and sources: contracts, freshness, lag, rates, and overall status. No Dagster here."""

@@ -1,7 +1,7 @@
 """Whether the share of transactions that raise alerts has drifted: the last hour against the hours before it.
 
-A rate that jumps means an attack, or a change in what the sources send; one that falls to nothing means a rule or a
-feature has gone blind. Counts per evaluated transaction, so that a busy hour is not mistaken for a bad one.
+A sudden rise means an attack, or a change in the source's data; a fall to zero means that a rule or feature is broken.
+The rate is per evaluated transaction, so that a busy hour does not count as a bad one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class RateDrift:
-    """The last hour (`recent_*`) beside up to `hours` hours before it (`baseline_*`).
+    """The last hour (`recent_*`) and up to `hours` hours before it (`baseline_*`).
 
-    Rates are alerts per evaluated transaction (null without any). `expected` is the number of alerts the baseline's
-    rate gives for the recent transactions; `z` the distance from it in standard deviations; `ratio` recent over
-    baseline rate. `passed` is also true when there is too little data to tell; `reason` says so.
+    Rates are alerts per evaluated transaction (null without any). `expected` is the number of alerts that the
+    baseline's rate predicts for the recent transactions; `z` its distance from the actual number in standard
+    deviations; `ratio` recent over baseline rate. `passed` is also true when there is too little data; `reason` says
+    so.
     """
 
     at: datetime
@@ -55,16 +56,16 @@ class RateDrift:
 def evaluate_drift(
     lake: Lake, features: Sequence[str], hours: int = 24, limit: float = 4.0, now: datetime | None = None
 ) -> RateDrift:
-    """Compare the last hour with the `hours` before it. `features` are the tables of gold that rules read.
+    """Compare the last hour with the `hours` before it. `features` are the gold tables that rules read.
 
     The expected number's variance is Poisson's, times the overdispersion seen between the baseline's own hours (fraud
     comes in bursts), plus the uncertainty of the baseline itself. It fails when |z| > `limit` and the rate is more
     than twice, or less than half, the baseline's. Fewer than 3 baseline hours with transactions, or fewer than 10
-    alerts expected and seen, is too little to tell.
+    alerts expected and seen, are too little data.
     """
     now = now or datetime.now(UTC)
     since = now - (hours + 1) * _HOUR
-    # an alert counts in the hour its transaction landed, so that numerator and denominator go together
+    # an alert counts in the hour its transaction was ingested, like the transaction itself
     transactions = Counter[int]()
     for name in features:
         transactions.update(rows_per_hour(lake, ("gold", name), "landed_at", since, now))
@@ -77,11 +78,11 @@ def evaluate_drift(
     expected = base * rows if base is not None and rows else None
     z, passed = None, True
     if len(past) < _LEAST_HOURS:
-        reason = f"too little to tell: {len(past)} earlier hours with transactions, {_LEAST_HOURS} needed"
+        reason = f"too little data: {len(past)} earlier hours with transactions, {_LEAST_HOURS} needed"
     elif expected is None:
-        reason = "too little to tell: no transaction in the last hour"
+        reason = "too little data: no transaction in the last hour"
     elif max(expected, found) < _LEAST_ALERTS:
-        reason = f"too little to tell: {found} alerts, {expected:.1f} expected, {_LEAST_ALERTS} needed"
+        reason = f"too little data: {found} alerts, {expected:.1f} expected, {_LEAST_ALERTS} needed"
     else:
         z = _distance(found, expected, rows / past_rows, {hour: (alerts.get(hour, 0), n) for hour, n in past.items()})
         drifted = abs(z) > limit and not expected / 2 <= found <= expected * 2
@@ -119,7 +120,7 @@ def _distance(found: int, expected: float, share: float, past: dict[int, tuple[i
 
 
 def _alerted_per_hour(lake: Lake, since: datetime, now: datetime) -> dict[int, int]:
-    """Transactions with alerts, by hours since they landed before `now`; those of several rules count once."""
+    """Transactions with alerts, by hours between their ingestion and `now`; several alerts count once."""
     if not lake.exists(*ALERTS):
         return {}
     rows = scan(lake.open(*ALERTS)).filter(pl.col("landed_at") > since, pl.col("landed_at") <= now)

@@ -1,6 +1,6 @@
-"""What every later layer relies on and SQL tests do not see: columns and types, positions, the quarantined share.
+"""Contracts that later layers rely on and SQL tests do not cover: columns and types, positions, quarantined share.
 
-A broken contract blocks what is downstream. Column checks read metadata only; the others read two or three columns of
+A broken contract blocks what is downstream. Column checks read only metadata; the others read two or three columns of
 the newest files, at most about `recent_rows` rows, so that their cost does not grow with the lake.
 """
 
@@ -46,15 +46,15 @@ _ALIKE = {
     re.compile("date"): ("date",),
     re.compile("boolean"): ("boolean",),
 }
-"""By a DuckDB type that the dbt project declares, the Delta types that do as well."""
+"""By a DuckDB type that the dbt project declares, the Delta types that are accepted too."""
 
 
 @lru_cache(maxsize=1)
 def required_columns() -> Mapping[tuple[str, str], _Types]:
-    """By layer and table, columns that must exist, with the Delta types each may have: what the dbt project declares.
+    """By layer and table, the columns that must exist, with the accepted Delta types: what the dbt project declares.
 
-    Of bronze the tables of databases that models are shipped for; others need the change columns, and the table of a
-    topic its declared fields. Of silver the columns that come from those tables.
+    In bronze, these are database tables with shipped models; other tables need the change columns, and topics' tables
+    their declared fields. In silver, the columns that come from those tables.
     """
     project = shipped_project()
     found: dict[tuple[str, str], _Types] = {}
@@ -78,7 +78,7 @@ def _alike(kind: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ContractResult:
-    """What a contract check saw: sentences for each problem, and the numbers behind them. No problem is a pass."""
+    """The result of a contract check: a sentence for each problem, and figures. No problem is a pass."""
 
     contract: str
     table: str
@@ -98,13 +98,13 @@ class ContractResult:
 def check_columns(
     lake: Lake, layer: str, table: str, topic: TopicConfig | None = None, *, is_declared: bool = True
 ) -> ContractResult:
-    """Whether the required columns exist with a type they may have. A table that is not there yet passes.
+    """Whether the required columns exist with an accepted type. A table that does not exist yet passes.
 
     Args:
         topic: the topic whose bronze table it is.
-        is_declared: whether it is the table that models are shipped for, and not another one of its name.
+        is_declared: whether it is the table that models are shipped for, not another one of its name.
 
-    The numbers say how many rows have a value that its column cannot hold (`_text`, by the files' statistics).
+    The figures count rows with a value that its column cannot represent (`_text`, from the files' statistics).
     """
     name = f"{layer}/{table}"
     if not lake.exists(layer, table):
@@ -132,8 +132,8 @@ def check_quarantine(
 ) -> ContractResult:
     """Whether at most the share `limit` of a topic's newest records is in quarantine (unreadable, not replayed since).
 
-    Fewer than `least_rows` records are too few to judge; tombstones are deletions and no bad records. The numbers name
-    the five most frequent reasons.
+    Fewer than `least_rows` records always pass. Tombstones are deletions, not bad records. The figures name the five
+    most frequent reasons.
     """
     name = f"bronze/{topic.table}"
     recent = _recent(lake, topic.table, ["_error", REPLAYED], recent_rows)
@@ -159,11 +159,11 @@ def check_quarantine(
 def check_positions(
     lake: Lake, table: str, topic: TopicConfig | None = None, recent_rows: int = RECENT_ROWS
 ) -> ContractResult:
-    """Whether no position is there twice, and no landed batch reaches back behind another, in a bronze table.
+    """Whether a bronze table has no duplicate positions, and no batch that starts before the end of the one before.
 
     Positions are (_topic, _partition, _offset) for records of a topic and (_lsn, _seq) for change events. Only rows
-    landed since the newest "accepted" in control/audit count: another source has positions of its own. Of a topic that
-    is said by the commit it names, where it names one.
+    ingested since the newest "accepted" in control/audit count: another source has positions of its own. For a topic,
+    the commit named there decides, if one is named.
 
     Args:
         topic: the topic whose records the table has; None: a table of PostgreSQL.
@@ -176,11 +176,11 @@ def check_positions(
     recent = _recent(lake, table, [*lane, *position, "_ingested_at", *number, *replayed], recent_rows)
     if recent is None:
         return ContractResult("positions", name, numbers={"rows": 0})
-    if replayed:  # reaches back on purpose, see ingest/quarantine.py
+    if replayed:  # goes back on purpose, see ingest/quarantine.py
         recent = recent.filter(pl.col(REPLAYED).is_null())
     if (since := _since_accepted(lake, table, topic)) is not None:
         recent = recent.filter(since)
-    # one number in the order of the positions: a transaction has far fewer than 2**40 changes
+    # one number in the order of positions: a transaction has far fewer than 2**40 changes
     at = pl.col("_offset") if topic else pl.col("_lsn").cast(pl.Int128) * (1 << 40) + pl.col("_seq")
     rows = recent.select(*lane, "_ingested_at", at=at)
     ranges = (
@@ -198,7 +198,7 @@ def check_positions(
         problems.append(f"{doubled} rows repeat a position ({', '.join(position)}) of their own batch")
     if overlapping.height:
         times = [str(one) for one in overlapping["_ingested_at"].head(3)]
-        problems.append(f"{overlapping.height} batches reach back behind another, landed at {', '.join(times)}")
+        problems.append(f"{overlapping.height} batches overlap an earlier one, ingested at {', '.join(times)}")
         numbers["overlapping_batches"] = overlapping.height
     return ContractResult("positions", name, tuple(problems), numbers)
 
@@ -211,7 +211,7 @@ def check_bronze(
     *,
     is_declared: bool = True,
 ) -> list[ContractResult]:
-    """All contracts of a bronze table; a table whose columns are wrong is not looked into further.
+    """All contracts of a bronze table; if its columns are wrong, no other contract is checked.
 
     Args:
         topic: the topic whose records the table has; None: a table of PostgreSQL.
@@ -224,7 +224,7 @@ def check_bronze(
 
 
 def _topic_schema(topic: TopicConfig) -> dict[str, pl.DataType]:
-    """What the table of a topic has from its first rows on; columns that later versions added may come later."""
+    """The columns of a topic's table from its first rows on; columns added by later versions may be missing."""
     added = ("_extra", "_key", "_headers", "_quarantined_at")
     schema = {name: kind for name, kind in schema_of(topic.fields).items() if name not in added}
     return schema | {"_ingested_at": UTC_MICROSECONDS}
@@ -233,7 +233,7 @@ def _topic_schema(topic: TopicConfig) -> dict[str, pl.DataType]:
 def _with_text(handle: DeltaTable) -> dict[str, int]:
     actions = pl.DataFrame(handle.get_add_actions(flatten=True))
     nulls = f"null_count.{TEXT}"
-    if nulls not in actions.columns:  # no file, or none whose writer kept statistics
+    if nulls not in actions.columns:  # no files, or none with statistics
         return {}
     return {"rows_with_text": int((actions["num_records"] - actions[nulls]).sum())}
 
@@ -243,7 +243,7 @@ def _type_name(kind: object) -> str:
 
 
 def _recent(lake: Lake, table: str, columns: list[str], rows: int) -> pl.LazyFrame | None:
-    """These columns of the newest files that together hold at least `rows` rows; None without any file."""
+    """These columns of the newest files that together have at least `rows` rows; None without any file."""
     if not lake.exists("bronze", table):
         return None
     handle = lake.open("bronze", table)
@@ -267,7 +267,7 @@ def _newest_files(handle: DeltaTable, rows: int) -> list[str]:
 
 
 def _since_accepted(lake: Lake, table: str, topic: TopicConfig | None) -> pl.Expr | None:
-    """Which rows came after the newest acceptance of the table's source; None where there is none."""
+    """A filter for rows after the newest acceptance of the table's source; None if there is none."""
     if not lake.exists("control", "audit"):
         return None
     if topic is not None:
@@ -278,7 +278,7 @@ def _since_accepted(lake: Lake, table: str, topic: TopicConfig | None) -> pl.Exp
     audit = scan(lake.open("control", "audit")).filter(pl.col("source").is_in(names), pl.col("event") == "accepted")
     rows = audit.select("source", "at", "detail").collect().iter_rows()
     found = [(name, at, json.loads(detail or "{}")) for name, at, detail in rows]
-    if topic:  # an alias may have been the name of several topics
+    if topic:  # several topics may have had the alias
         own, scope = topic.name, topic.topic
         found = [row for row in found if row[0] == own or row[2].get("scope", scope) == scope]
     if not found:

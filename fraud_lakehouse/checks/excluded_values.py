@@ -1,6 +1,6 @@
-"""How many payments came lately whose amount or event time counts in no feature (macros/excluded.sql decides which).
+"""Counts recent payments whose amount or event time counts in no feature (macros/excluded.sql decides which).
 
-One means that a producer is wrong, or that a limit is: a setting for another currency, a clock that is simulated.
+A single one means that a producer or a limit is wrong: a setting for another currency, or a simulated clock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class ExcludedValues:
-    """Payments that landed in (`since`, `until`] (UTC), and whose amounts or event times were excluded.
+    """Payments ingested in (`since`, `until`] (UTC) whose amounts or event times were excluded.
 
     `examples` are a few of them: id, amount, event time and what was excluded, as text.
     """
@@ -41,7 +41,7 @@ class ExcludedValues:
 def evaluate_excluded_values(
     lake: Lake, stream: PaymentStream, window: timedelta = timedelta(hours=1), now: datetime | None = None
 ) -> ExcludedValues:
-    """Count the payments of the last `window`; a lake without the stream passes, and one from before the flags.
+    """Count the payments of the last `window`. A lake without the stream, or older than the flags, passes.
 
     Args:
         now: end of the window; default: the clock (UTC).
@@ -59,7 +59,7 @@ def evaluate_excluded_values(
         landed > since, landed <= until, pl.col(AMOUNT) | pl.col(TIME)
     )
     amount = pl.col(stream.amount)
-    if stream.ledger is not None:  # of changes; a row that is gone is an entry too, and an amount may be text
+    if stream.ledger is not None:  # for changes: deletions are entries too, and an amount may be text
         rows, amount = rows.filter(pl.col("weight") == 1), pl.coalesce("amount_text", amount)
     shown = [amount, pl.col(stream.id), pl.col(stream.time)]
     counts, examples = pl.collect_all(
@@ -70,7 +70,7 @@ def evaluate_excluded_values(
 
 
 def checked_table(stream: PaymentStream) -> str:
-    """The table of silver that says which of a stream's values are excluded."""
+    """The silver table with the flags of a stream's excluded values."""
     return stream.ledger or stream.rows
 
 

@@ -1,4 +1,4 @@
-"""What a rule found lately, as evidence for its check: how many alerts, on whom, against which threshold.
+"""A rule's recent alerts as evidence for its check: how many, on which entities, against which threshold.
 
 Finding fraud is not a defect of the pipeline: these results belong in non-blocking checks.
 """
@@ -33,8 +33,8 @@ class Offender:
 class Finding:
     """One rule's alerts that fired in (`since`, `until`] (UTC).
 
-    `passed` is `count <= threshold`. `top_offenders` has at most five, most alerts first; `amount` there is the sum
-    of the alerts' amounts.
+    `passed` is `count <= threshold`. `top_offenders` has at most five, most alerts first; their `amount` is the sum of
+    the alerts' amounts.
     """
 
     rule: str
@@ -68,10 +68,10 @@ def evaluate_rules(
     threshold: int = 0,
     now: datetime | None = None,
 ) -> dict[str, Finding]:
-    """Evaluate several rules in one read of gold/alerts. A lake without alerts gives findings without any.
+    """Evaluate several rules in one read of gold/alerts. A lake without alerts gives empty findings.
 
     Args:
-        lake: where the alerts are.
+        lake: the lake with the alerts.
         rules: names as in the column `rule`.
         window: how far back from `now` alerts count, by `fired_at`.
         threshold: alerts per rule and window that still pass.

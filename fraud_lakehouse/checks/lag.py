@@ -1,6 +1,6 @@
-"""Whether the live cycle keeps up with its sources: judged from the summary that it leaves in `<work>/live.json`.
+"""Whether the live cycle keeps up with its sources, from the summary that it writes to `<work>/live.json`.
 
-What is in the summary is decided in `live/metrics.py`.
+`live/metrics.py` defines the summary.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ SILENT_SECONDS = 60.0  # a cycle writes its summary every 5 s
 
 @dataclass(frozen=True)
 class LiveState:
-    """What is known of the live cycle.
+    """The known state of the live cycle.
 
     Args:
-        running: whether a process runs this lake's live cycle now, and answers.
-        holder: the process that has the live cycle's lease, whether or not it answers.
+        running: whether a process runs this lake's live cycle and responds.
+        holder: the process that has the live cycle's lease, whether or not it responds.
         age: seconds since it wrote its summary.
-        summary: the summary (`Metrics.summary`), of the newest cycle there was.
+        summary: the newest summary (`Metrics.summary`).
     """
 
     running: bool
@@ -36,9 +36,9 @@ class LiveState:
 
 @dataclass(frozen=True)
 class KeepingUp:
-    """Seconds, and rows landed but not scored, by source; `limit` is what the seconds may be.
+    """By source: seconds behind, and rows ingested but not scored; `limit` applies to the seconds.
 
-    `reasons` are sentences, none when all is well; `running` is whether there is a live cycle at all.
+    `reasons` are sentences, none if all is well; `running` is whether there is a live cycle at all.
     """
 
     running: bool
@@ -49,12 +49,12 @@ class KeepingUp:
 
     @property
     def passed(self) -> bool:
-        """Whether the cycle keeps up, or there is none that could fall behind."""
+        """Whether the cycle keeps up, or there is no cycle that could fall behind."""
         return not self.reasons
 
 
 def live_state(work: Path, now: datetime | None = None) -> LiveState | None:
-    """The live cycle whose work folder this is; None when there never was one."""
+    """The live cycle of this work folder; None if there never was one."""
     try:
         summary = json.loads((work / "live.json").read_text())
     except FileNotFoundError:
@@ -65,10 +65,10 @@ def live_state(work: Path, now: datetime | None = None) -> LiveState | None:
 
 
 def keeping_up(work: Path, limit: float, now: datetime | None = None) -> KeepingUp:
-    """Judge whether the live cycle keeps up; it does not with a source that does not say what it holds.
+    """Evaluate whether the live cycle keeps up; it does not if a source stops reporting.
 
     Args:
-        limit: seconds that the oldest row not yet scored may be old, besides its source's update delay.
+        limit: allowed age in seconds of the oldest row not yet scored, on top of its source's update delay.
         now: UTC; default: the clock.
     """
     state = live_state(work, now)
@@ -76,30 +76,30 @@ def keeping_up(work: Path, limit: float, now: datetime | None = None) -> Keeping
         return KeepingUp(False, limit, {}, {}, ())
     behind = state.summary["behind"]
     reasons = [
-        f"{source} is {one['seconds']:.0f} s behind, with {one['rows']:,} rows landed and not scored"
+        f"{source} is {one['seconds']:.0f} s behind, with {one['rows']:,} rows ingested and not scored"
         for source, one in behind.items()
         if one["seconds"] > limit + one.get("delay", 0.0)
     ]
     reasons += [
-        f"{source} has not said since {one['away_since']} what it holds: it is away, waits for a person, or is busy "
+        f"{source} has not reported since {one['away_since']}: it is unreachable, waits for an operator, or is busy "
         "with one batch (see `fraud-lakehouse status`)"
         for source, one in behind.items()
         if one.get("away_since")
     ]
     if state.holder.is_hung:
         reasons.append(
-            f"process {state.holder.pid} runs the live cycle and has not answered for {state.holder.age:.0f} s: it is"
-            " stopped, swapped out or stuck, and nobody stands by to replace it"
+            f"process {state.holder.pid} runs the live cycle and has not responded for {state.holder.age:.0f} s: it is"
+            " stopped, swapped out or stuck, and no standby process replaces it"
         )
     elif state.age > SILENT_SECONDS and _is_alive(state.summary["pid"]):
-        reasons.append(f"the cycle of process {state.summary['pid']} has ended no round for {state.age:.0f} s")
+        reasons.append(f"the cycle of process {state.summary['pid']} has completed no round for {state.age:.0f} s")
     seconds = {source: float(one["seconds"]) for source, one in behind.items()}
     rows = {source: int(one["rows"]) + int(one["source_rows"] or 0) for source, one in behind.items()}
     return KeepingUp(state.running, limit, seconds, rows, tuple(reasons))
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether the summary's own process is still there: a successor has not written one yet."""
+    """Whether the summary's process is alive; its successor may not have written a summary yet."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

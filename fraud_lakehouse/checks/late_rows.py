@@ -1,6 +1,6 @@
-"""How many payments of a stream of events came so late that their window had closed, of those ingested lately.
+"""Counts recently ingested payments of an event stream that arrived after their window had closed.
 
-A share that grows means that a producer is behind, its clock is wrong, or the allowed lateness is too short.
+A growing share means that a producer is behind, its clock is wrong, or the allowed lateness is too short.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from fraud_lakehouse.storage.lake import Lake, scan
 class LateRows:
     """Payments that were ingested in (`since`, `until`] (UTC), and how many of them were late.
 
-    `share` is late over all, None without any; `worst_seconds` how far the latest of them was behind the watermark;
-    `total` counts the late rows of all time; `limit` is the share that may be late.
+    `share` is late over all, None without any; `worst_seconds` is the largest lag behind the watermark; `total` counts
+    all late rows ever; `limit` is the share that may be late.
     """
 
     since: datetime
@@ -33,12 +33,12 @@ class LateRows:
 
     @property
     def share(self) -> float | None:
-        """Late over all."""
+        """Late payments over all payments."""
         return self.late / self.rows if self.rows else None
 
     @property
     def passed(self) -> bool:
-        """Whether no more than the limit was late."""
+        """Whether at most the limit was late."""
         return self.share is None or self.share <= self.limit
 
 
@@ -52,7 +52,7 @@ def evaluate_late_rows(
     """Count what was ingested in the last `window`; a lake without the stream's tables passes.
 
     Args:
-        stream: of events.
+        stream: a stream of events.
         limit: the share, 0 to 1.
         now: end of the window; default: the clock (UTC).
     """

@@ -1,4 +1,4 @@
-"""How long alerts took from the source's commit until they were recorded, against the limit of the settings."""
+"""How long alerts took from the source's commit until they were recorded, against the limit in the settings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fraud_lakehouse.storage.lake import Lake, scan
 class Latency:
     """Seconds of the alerts recorded in (`since`, `until`] (UTC), None without any; `limit` is for the 99th percentile.
 
-    Alerts of a backfill, whose rows were committed before `since`, are counted in `older` and left out: how old the
-    past is says nothing about the cycle.
+    Alerts of a backfill (rows committed before `since`) are only counted in `older`: their age does not measure the
+    cycle.
     """
 
     since: datetime
@@ -30,14 +30,14 @@ class Latency:
 
     @property
     def passed(self) -> bool:
-        """Whether 99 of 100 alerts were recorded in time."""
+        """Whether 99 % of the alerts were recorded in time."""
         return self.p99 is None or self.p99 <= self.limit
 
 
 def evaluate_latency(
     lake: Lake, limit: float, window: timedelta = timedelta(minutes=10), now: datetime | None = None
 ) -> Latency:
-    """Look at the alerts of the last `window`; a lake without alerts passes.
+    """Measure the alerts of the last `window`; a lake without alerts passes.
 
     Args:
         limit: seconds.

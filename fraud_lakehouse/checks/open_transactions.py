@@ -1,4 +1,4 @@
-"""Whether an open Kafka transaction hangs: it has been open for too long, and what is committed behind it waits."""
+"""Whether a Kafka transaction hangs: it has been open too long, and committed records behind it wait."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fraud_lakehouse.sources.kafka.transactions import OpenTransaction
 
 @dataclass(frozen=True)
 class TransactionHealth:
-    """An open transaction and what is to be said of it.
+    """An open transaction and its assessment.
 
     Args:
         found: the facts.
-        open_seconds: how long it has been open; None: not known.
+        open_seconds: how long it has been open; None: unknown.
         hanging: whether that is too long.
-        problem, fix: for people.
+        problem, fix: for the operator.
     """
 
     found: OpenTransaction
@@ -31,7 +31,7 @@ class TransactionHealth:
     fix: str
 
     def evidence(self) -> dict[str, Any]:
-        """Facts and words as plain values; times in seconds."""
+        """Facts and messages as plain values; times in seconds."""
         return {
             "partition": self.found.partition,
             "last_stable_offset": self.found.last_stable_offset,
@@ -51,7 +51,7 @@ def assess(
 
     Args:
         limit: seconds that a transaction may be open (FRAUD_KAFKA_TRANSACTION_SECONDS).
-        bootstrap: the brokers, for the commands that people are given.
+        bootstrap: the brokers, for the suggested commands.
         now: UTC; default: the clock.
     """
     now = now or datetime.now(UTC)
@@ -62,7 +62,7 @@ def current_transactions(topic: TopicConfig, settings: Settings) -> list[Transac
     """The open transactions of a topic, assessed now.
 
     Raises:
-        SourceError: the broker does not answer.
+        SourceError: the broker does not respond.
     """
     with KafkaCapture(settings, topic) as capture:
         capture.be_patient(False)
@@ -74,7 +74,7 @@ def _assess(one: OpenTransaction, limit: float, bootstrap: str, now: datetime) -
     seconds = None if one.since is None else max(0.0, round((now - one.since).total_seconds(), 1))
     tool = f"kafka-transactions.sh --bootstrap-server {bootstrap}"
     place = f"--topic {one.topic} --partition {one.partition}"
-    lasted = "for a time that its records do not say" if seconds is None else f"for {seconds:,.0f} s"
+    lasted = "for an unknown time" if seconds is None else f"for {seconds:,.0f} s"
     return TransactionHealth(
         one,
         seconds,

@@ -1,7 +1,7 @@
-"""How many rows of a table have a time in each of the last hours, told by the files' statistics where these tell.
+"""Counts a table's rows in each of the last hours, from the files' statistics where possible.
 
-A day of a busy source is many millions of rows, and the checks ask twice a minute: only files that reach over the turn
-of an hour are read.
+A busy source has many millions of rows a day, and the checks run twice a minute: only files that span an hour's end are
+read.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from fraud_lakehouse.storage.lake import Lake, scan_files, table_root
 from fraud_lakehouse.transform.scan import file_path
 
 _HOUR = timedelta(hours=1)
-_TRUNCATED = timedelta(milliseconds=1)  # by which a file's stated greatest time may be short
+_TRUNCATED = timedelta(milliseconds=1)  # a file's stated maximum may be too small by this much
 
 
 def rows_per_hour(lake: Lake, table: tuple[str, str], column: str, since: datetime, now: datetime) -> dict[int, int]:
-    """Rows by whole hours before `now` (0 is the last hour) of those in (`since`, `now`]; empty without such a table.
+    """Rows in (`since`, `now`] by whole hours before `now` (0 is the last hour); empty without such a table.
 
     Args:
         column: timestamp with time zone; nulls count nowhere.
 
     Raises:
-        LakeError: there is no such table any more.
+        LakeError: the table was removed.
     """
     if not lake.exists(*table):
         return {}
@@ -57,7 +57,7 @@ def _near(stated: pl.DataFrame, since: datetime, now: datetime) -> pl.DataFrame:
 
 
 def _stated(actions: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Of each file: path, least and greatest time, rows that have one; null where that is not stated."""
+    """Of each file: path, minimum and maximum time, number of rows with a time; null if not stated."""
     kinds = {
         f"min.{column}": ("least", pl.Datetime("us", "UTC")),
         f"max.{column}": ("greatest", pl.Datetime("us", "UTC")),

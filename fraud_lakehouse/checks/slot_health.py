@@ -1,7 +1,7 @@
-"""Whether the replication slot is in danger: judged from what the server keeps for it, long before it gives it up.
+"""Whether the replication slot is in danger of being invalidated, from what the server retains for it.
 
-A slot that is not read makes the server keep log until its disk is full, or until max_slot_wal_keep_size, where the
-slot is invalidated and the changes since are lost to capture.
+If a slot is not read, the server retains log until its disk is full, or until max_slot_wal_keep_size; then the slot is
+invalidated and later changes cannot be captured.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ALERT_SHARE = 0.8
 
 
 class Level(StrEnum):
-    """How bad it is, from good to bad."""
+    """Severity, from good to bad."""
 
     OK = "ok"
     WARNING = "warning"
@@ -36,10 +36,10 @@ class SlotHealth:
 
     Args:
         level: the worst of the reasons.
-        reasons: sentences, each with its figures and what to do; none when all is well.
-        used_share: retained log over what may be retained; None without a slot or after its loss.
-        lost: the changes since our position are gone; it is no use to start capture.
-        limit_bytes: what may be retained: the server's limit, else the setting's.
+        reasons: sentences, each with its figures and what to do; none if all is well.
+        used_share: retained log over the limit; None without a slot or after its loss.
+        lost: whether changes after our position are lost; capture cannot start.
+        limit_bytes: how much may be retained: the server's limit, else the setting's.
         retention: the facts.
     """
 
@@ -58,16 +58,16 @@ class SlotHealth:
 
 
 def assess(found: Retention, allowed_bytes: int, awaited: int | None) -> SlotHealth:
-    """Judge what the server keeps.
+    """Evaluate what the server retains.
 
-    Half of the limit is a warning, four fifths an error; so are half and four fifths of the time after which the server
-    gives up an idle slot. Under a limit of the server's, `extended` is an error too: the next step is the loss.
+    Half of the limit is a warning, four fifths an error; the same shares apply to the time after which the server
+    invalidates an idle slot. With a server limit, `extended` is an error too: the next step is the loss.
 
     Args:
         found: the server's side.
-        allowed_bytes: what it may keep where it sets no limit (FRAUD_SLOT_RETAINED_BYTES).
-        awaited: the LSN after which capture reads on from the slot, which must then exist; None: nothing was landed, or
-            its position was given up (`ingest/operator_actions.py`).
+        allowed_bytes: the limit if the server has none (FRAUD_SLOT_RETAINED_BYTES).
+        awaited: the LSN from which capture reads on, for which the slot must exist; None: nothing was ingested, or the
+            operator gave the position up (`ingest/operator_actions.py`).
     """
     limit = allowed_bytes if found.limit_bytes is None else found.limit_bytes
     if not found.exists and awaited is None:
@@ -76,7 +76,7 @@ def assess(found: Retention, allowed_bytes: int, awaited: int | None) -> SlotHea
         return SlotHealth(Level.ERROR, (f"{lost}; run `fraud-lakehouse resync`",), None, limit, found, lost=True)
     share = _used(found, limit)
     judged = [
-        _by_share(share, f"{_size(found.retained_bytes or 0)} of log are kept for the slot, of {_size(limit)}"),
+        _by_share(share, f"{_size(found.retained_bytes or 0)} of log are retained for the slot, of {_size(limit)}"),
         _by_status(found),
         _by_idleness(found),
     ]
@@ -86,33 +86,33 @@ def assess(found: Retention, allowed_bytes: int, awaited: int | None) -> SlotHea
 
 
 def _loss(found: Retention, awaited: int | None) -> str | None:
-    """Why the changes since our position cannot be had any more; None where they can."""
+    """Why the changes after our position are lost; None if they are not."""
     if not found.exists:
         return f"the slot is gone, but the lake has changes up to {format_lsn(awaited or 0)}: those after it are lost"
     if found.wal_status == "lost" or found.invalidation_reason is not None:
-        return f"the server has given the slot up ({found.invalidation_reason or 'lost'})"
+        return f"the server has invalidated the slot ({found.invalidation_reason or 'lost'})"
     return None
 
 
 def _used(found: Retention, limit: int) -> float:
-    """The share in use: by size, and by what the server says is left."""
+    """The used share of the limit: by size, and by what the server reports as left."""
     kept = (found.retained_bytes or 0) / max(limit, 1)
     left = 0.0 if found.safe_bytes is None else 1.0 - found.safe_bytes / max(limit, 1)
     return max(0.0, kept, left if found.limit_bytes is not None else 0.0)
 
 
 def _by_share(share: float, words: str) -> tuple[Level, str]:
-    advice = "start capture (`fraud-lakehouse live`), or give the slot up: `fraud-lakehouse forget-slot`"
+    advice = "start capture (`fraud-lakehouse live`), or drop the slot: `fraud-lakehouse forget-slot`"
     level = Level.ERROR if share >= ALERT_SHARE else Level.WARNING if share >= WARN_SHARE else Level.OK
     return level, f"{words} ({share:.0%}); {advice}"
 
 
 def _by_status(found: Retention) -> tuple[Level, str]:
     if found.wal_status == "unreserved":
-        return Level.ERROR, "the server will give the slot up at its next checkpoint; start capture now"
+        return Level.ERROR, "the server will invalidate the slot at its next checkpoint; start capture now"
     if found.wal_status == "extended":
         level = Level.WARNING if found.limit_bytes is None else Level.ERROR
-        return level, "the server keeps more log than max_wal_size for the slot (wal_status extended)"
+        return level, "the server retains more log than max_wal_size for the slot (wal_status extended)"
     return Level.OK, ""
 
 
@@ -121,7 +121,7 @@ def _by_idleness(found: Retention) -> tuple[Level, str]:
     if idle is None or not limit:
         return Level.OK, ""
     level, _ = _by_share(idle / limit, "")
-    return level, f"nobody has read the slot for {idle:.0f} s; the server gives it up after {limit:.0f} s"
+    return level, f"nobody has read the slot for {idle:.0f} s; the server invalidates it after {limit:.0f} s"
 
 
 def _size(count: int) -> str:

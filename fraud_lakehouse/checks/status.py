@@ -4,31 +4,31 @@ The JSON object (keys may be added, none is removed):
   lake: str; at: ISO time; message: str or null (e.g. that there is no lake yet)
   sources: [{name, type: postgres or kafka, update_delay: seconds between reads, position, lag_rows, lag_bytes,
     lag_seconds, last_batch: {rows, landed_at, seconds} or null, error}]
-    position: PostgreSQL an LSN such as "0/16B3748", Kafka {partition: next offset}, null before anything landed;
+    position: PostgreSQL an LSN such as "0/16B3748", Kafka {partition: next offset}, null before the first ingestion;
     lag_rows: Kafka only; lag_bytes: PostgreSQL only, WAL beyond the position; lag_seconds: 0 when nothing is behind,
-    else the age of the newest landed row; error: why the source did not answer, else null;
-    PostgreSQL also has retained_bytes (WAL the slot keeps on the server), wal_status and slot_health: {level: ok,
-    warning or error, reasons, used_share, limit_bytes, safe_bytes, inactive_seconds, ...} (checks/slot_health.py), and
-    left_out: [{table, problem, fix}], the tables asked for that are not captured as they are now;
+    else the age of the newest ingested row; error: why the source did not respond, else null;
+    PostgreSQL also has retained_bytes (WAL retained on the server for the slot), wal_status and slot_health: {level:
+    ok, warning or error, reasons, used_share, limit_bytes, safe_bytes, inactive_seconds, ...} (checks/slot_health.py),
+    and left_out: [{table, problem, fix}], the ineligible tables among those requested;
     Kafka also has open_transactions: [{partition, last_stable_offset, high_watermark, waiting: records between them,
-    open_seconds: null where records have no time, hanging: open for too long, problem, fix}]
+    open_seconds: null if records have no time, hanging: open for too long, problem, fix}]
   layers: {bronze|silver|gold: [{table, rows, version, freshness_seconds, error}]}: seconds since rows last changed
   alerts: {open, by_rule, by_severity, by_stream, undelivered, destinations: [{destination, pending, failures, error}]}
-    undelivered: alerts that at least one configured destination has not got; failures: in a row, up to now
-  outdated: [{table, features, message}]: tables of gold with features that another definition than the present one has
-    computed in some rows, or none (the message says the command that computes them anew)
+    undelivered: alerts not yet delivered to at least one configured destination; failures: consecutive, up to now
+  outdated: [{table, features, message}]: gold tables with features that another definition, or none, computed in some
+    rows (the message gives the command that recomputes them)
   quarantined: card records that could not be read and were not replayed (`fraud-lakehouse quarantine list`)
-  live: null where no live cycle ever ran, else {running, lease: {pid, age: of its heartbeat in seconds} of the process
+  live: null if no live cycle ever ran, else {running, lease: {pid, age: of its heartbeat in seconds} of the process
     that holds the live cycle's lease or null, age_seconds: since its summary was written, and the summary:
     pid, since, at, cycles, rows, alerts, errors, seconds: {time: {count, p50, p95, p99, max}} of the newest 1,000,
     histograms: {step: {upper bound: observations up to it}} since its start (steps: capture, build, check, deliver,
     follow; total: commit to recorded alert), behind: {source: {seconds: age of the oldest row known not to be scored,
-    rows: landed and not scored, source_rows, source_bytes, retained_bytes: not landed, and kept for the slot,
-    away_since: ISO time of its last answer if that is too long ago, else null}}, problems: {part: what is wrong with it
-    now; a part is a source, "model <name>" or a kind of work}}
-  rules: {name: what is wrong with it}: rules of pipeline/rules that are not evaluated because of it
+    rows: ingested and not scored, source_rows, source_bytes, retained_bytes: not ingested, and retained for the slot,
+    away_since: ISO time of its last response if that is too long ago, else null}}, problems: {part: its current
+    problem; a part is a source, "model <name>" or a kind of work}}
+  rules: {name: problem}: rules of pipeline/rules that are not evaluated because of a problem
   problems: [{at, source, event, detail}]: gaps in control/audit that capture has not resumed from
-Nothing is changed by asking, in the lake or at a source.
+The report only reads: it changes nothing in the lake or at a source.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ from fraud_lakehouse.transform.project import current_definitions, current_rules
 
 __all__ = ["SourceStatus", "Status", "collect", "to_json"]
 
-SOURCE_SECONDS = 12.0  # the captures' own limits are shorter and say more
+SOURCE_SECONDS = 12.0  # the captures' own limits are shorter and give more detail
 _NO_ROWS_CHANGED = ("OPTIMIZE", "VACUUM START", "VACUUM END", "SET TBLPROPERTIES", "ADD COLUMN", "FSCK")
 _Table = tuple[str, str]
 
@@ -112,11 +112,11 @@ class Status:
 
 
 def collect(settings: Settings) -> Status:
-    """Ask the lake and, side by side, the sources.
+    """Query the lake and the sources in parallel.
 
     Raises:
         SettingsError: FRAUD_ALERT_URLS or a source's setting has a wrong value.
-        TransformError: the catalogue of features is wrong; it says where.
+        TransformError: the catalogue of features is invalid; says where.
     """
     lake = Lake.at(settings.lake)
     status = Status(lake.root, datetime.now(UTC))
@@ -142,7 +142,7 @@ def collect(settings: Settings) -> Status:
         status.live = {"running": state.running, "lease": lease, "age_seconds": state.age, **state.summary}
     status.problems = landed.problems()
     if not any(status.layers.values()):
-        status.message = f"there is no lake at {lake.root} yet; `fraud-lakehouse catch-up` or `live` begins one"
+        status.message = f"there is no lake at {lake.root} yet; `fraud-lakehouse catch-up` or `live` creates one"
     deadline = time.monotonic() + SOURCE_SECONDS
     for thread, (found, _) in zip(asked, questions, strict=True):
         thread.join(max(0.0, deadline - time.monotonic()))
@@ -158,7 +158,7 @@ def to_json(status: Status) -> str:
 
 
 class _Landed:
-    """What control/batches and control/audit know of a source."""
+    """What control/batches and control/audit record about a source."""
 
     def __init__(self, lake: Lake) -> None:
         self.lake = lake
@@ -176,7 +176,7 @@ class _Landed:
         return None
 
     def app_ids(self, prefix: str) -> list[str]:
-        """The app_ids with this prefix that batches were landed of."""
+        """The app_ids with this prefix that have ingested batches."""
         if self.batches is None:
             return []
         rows = scan(self.batches).filter(pl.col("app_id").str.starts_with(prefix))
@@ -194,7 +194,7 @@ class _Landed:
         return newest.select(columns).to_dicts()[0]
 
     def problems(self) -> list[dict[str, Any]]:
-        """The newest audit row of each source, where it says that capture stopped."""
+        """The newest audit row of each source whose capture stopped."""
         last = {RENAMED.get(row["source"], row["source"]): row for row in self.audit}
         found = [row | {"detail": json.loads(row["detail"] or "{}")} for row in last.values()]
         return [row | {"at": row["at"].isoformat()} for row in found if row["detail"].get("gap")]
@@ -232,7 +232,7 @@ def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed
     found.lag_bytes = lag.bytes_behind if position is None else max(0, lag.current_lsn - position)
     found.retained_bytes, found.wal_status = lag.retained_bytes, lag.wal_status
     if position is not None and last is not None and landed.batches is not None:
-        # beyond the last batch's position there was only other tables' WAL, looked at when it was committed
+        # after the last batch's position there was only WAL of other tables, of the time it was committed
         idle = position > last["to_position"]
         since = _changed_at(landed.batches) if idle else last["newest_committed_at"]
         found.lag_seconds = _age(since) if found.lag_bytes else 0.0
@@ -281,13 +281,13 @@ def _outdated(lake: Lake, settings: Settings) -> list[dict[str, Any]]:
     """Features with rows of another definition."""
     found: list[Outdated] = []
     for table, numbers in current_definitions(settings).items():
-        with suppress(Exception):  # one that cannot be read says so in its layer
+        with suppress(Exception):  # one that cannot be read is reported in its layer
             found += outdated_features(lake, {table: numbers})
     return [{"table": one.table, "features": list(one.features), "message": str(one)} for one in found]
 
 
 def _changed_at(handle: DeltaTable) -> datetime | None:
-    """When rows were last committed; compaction and the like do not count."""
+    """When rows were last committed; compaction and similar operations do not count."""
     for entry in handle.history(20):
         if entry.get("operation") not in _NO_ROWS_CHANGED:
             return datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
@@ -326,7 +326,7 @@ def _counts(alerts: pl.DataFrame, column: str) -> dict[str, int]:
 
 
 def _frame(lake: Lake, table: _Table, columns: list[str]) -> pl.DataFrame:
-    """These columns of a table, null where it has not got one; no row when it is not there."""
+    """These columns of a table, null if it lacks one; no rows if the table does not exist."""
     if not lake.exists(*table):
         return pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
     rows = scan(lake.open(*table))

@@ -1,4 +1,4 @@
-"""Detection: features of labels as of their own times; later labels, scores and models. No Dagster here."""
+"""Detection: features of labels as of their own times; labelling, scores and models follow later. No Dagster here."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ def as_of(
     settings: Settings | None = None,
     transformer: Transformer | None = None,
 ) -> pl.DataFrame:
-    """The labels with features, each as of its own time: a training set that never looks ahead (docs/point-in-time.md).
+    """The labels with features, each as of its own time: a training set without look-ahead (docs/point-in-time.md).
 
     Args:
         labels: one row per decision. `event_time`: its time (without zone: UTC). Keys (`user_id`, `cc_num`, `merchant`,
-            `category`) and amounts (`amt`, of the bank `amount`) as far as features need them. `trans_num` (of the bank
-            `transaction_id`): the payment whose stored vector is wanted. `known_by`: by when what counts was known.
+            `category`) and amounts (`amt`, bank: `amount`) as far as features need them. `trans_num` (bank:
+            `transaction_id`): the payment whose stored vector is wanted. `known_by`: the time by which
+            counted rows must have been known.
         stream: its name in streams.yml; cards and bank are the shipped ones.
         features: names; None: all that the labels' columns allow.
-        known_by: for labels without one of their own. None: what was known when the label was decided. Of cards that is
-            all that came in time, of the bank what was committed by event_time; of stored vectors the version the
-            payment was decided on, or a newer one known by the label's event_time.
-        stored: take stored vectors (True) or compute from silver (False); None: stored if the labels name payments.
-        corrected: for labels without known_by take what is known by now, so late rows and later changes of the past
-            too: the newest version of a stored vector. Looks ahead of the decision, though not of event times.
+        known_by: for labels without their own. None: what was known when the label was decided. For cards, rows that
+            arrived in time; for the bank, rows committed by event_time; for stored vectors, the version that decided
+            the payment, or a newer one known by the label's event_time.
+        stored: read stored vectors (True) or compute from silver (False); None: stored if the labels name payments.
+        corrected: for labels without known_by, use what is known now, including late rows and later corrections: the
+            newest version of a stored vector. Looks past the decision, though not past event times.
         settings: default: from the environment.
-        transformer: a warm one over the same settings; default: one is made for this call, which takes seconds.
+        transformer: a warm one over the same settings; default: a new one for this call, which takes seconds.
 
     Returns:
-        The labels' rows and columns in their order, and a column for each feature in the catalogue's order. Null where
-        the key or the time is null, and where no stored version was known by then (a warning tells how many); where no
-        row counts, the feature's `empty` (0 of counts).
+        The labels' rows and columns in their order, and a column for each feature in the catalogue's order. Null if the
+        key or the time is null, or if no stored version was known by then (a warning counts these). If no row counts,
+        the feature's `empty` (0 for counts).
 
     Raises:
-        LabelsError: names the column or feature that is unknown, missing or of another type; or both known_by and
-            corrected are given.
+        LabelsError: a column or feature is unknown, missing or of another type; known_by and corrected are both given.
         LakeError: a table is not in the lake.
         TransformError: dbt cannot render the query.
     """

@@ -1,7 +1,7 @@
-"""Features of labels as of their own times: the query comes from the dbt macros, DuckDB of its own runs it, read only.
+"""Features of labels as of their own times: dbt macros give the query, a separate DuckDB connection runs it, read-only.
 
-What counts is the macro's matter (dbt_project/macros/features/as_of.sql) and written down in docs/point-in-time.md.
-Nothing is written into the lake and no connection is shared with a build, so a live cycle goes on undisturbed.
+The macro (dbt_project/macros/features/as_of.sql) decides which rows count; see docs/point-in-time.md. Nothing is
+written to the lake and no connection is shared with a build, so a live cycle is not disturbed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _ROW = "_lake_place"
 _FLAGS = [
     ("is_amount_excluded", "boolean"),
     ("is_time_excluded", "boolean"),
-]  # null where silver is older than they are
+]  # null if silver is older than these columns
 _NAMED = re.compile(r'"(bronze|silver|gold)"\."((?:[^"]|"")*)"')
 
 
@@ -65,7 +65,7 @@ def features_as_of(
     """
     if corrected and known_by is not None:
         raise LabelsError(
-            "corrected takes what is known by now, known_by what was known then: they exclude each other",
+            "corrected uses what is known now, known_by what was known then: they exclude each other",
             "leave one of them out",
         )
     transformer.reload()
@@ -78,7 +78,7 @@ def features_as_of(
     lake = Lake.at(settings.lake)
     if by_id and not lake.exists("gold", stream.vectors):
         raise LakeError(
-            f"there is no gold/{stream.vectors} in the lake at {lake.root}, whose vectors labels with {stream.id} want",
+            f"there is no gold/{stream.vectors} in the lake at {lake.root}, whose vectors labels with {stream.id} need",
             "build it (`fraud-lakehouse catch-up`), or compute the features from silver (`--computed`)",
         )
     wanted = [stream.id] if by_id else _columns_needed(catalogue, chosen)
@@ -113,7 +113,7 @@ def _columns_needed(catalogue: Catalogue, chosen: Sequence[Feature]) -> list[str
 def _template(
     stream: str, chosen: Sequence[Feature], moment: str | None, named: list[str], *, stored: bool, corrected: bool
 ) -> str:
-    """The macro's call; Python spells texts and lists as Jinja does."""
+    """The macro's call; Python's repr of strings and lists is valid Jinja."""
     arguments = f"{stream!r}, features={[feature.name for feature in chosen]!r}, known_by={moment!r}"
     arguments += f", columns={[*named, _ROW]!r}, stored={stored!r}, corrected={corrected!r}"
     return f"select * from {{{{ features_as_of('labels', {arguments}) }}}}"
@@ -123,7 +123,7 @@ def _template(
 def _reading(
     settings: Settings, lake: Lake, sql: str
 ) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, pl.DataType]]]:
-    """A connection with a view on the newest version of each table the query names, and the types of their columns."""
+    """A connection with a view on the newest version of each table in the query, and the types of their columns."""
     types: dict[str, pl.DataType] = {}
     with tempfile.TemporaryDirectory(prefix="fraud-lakehouse-as-of-", dir=_scratch(settings)) as spill:
         options: dict[str, str | bool | int | float | list[str]] = {
@@ -144,7 +144,7 @@ def _reading(
 
 
 def _scratch(settings: Settings) -> Path | None:
-    """Where to spill: the work folder if one is set; else not beside the lake, which may be read-only."""
+    """The folder for spilling: in the work folder if set; never next to the lake, which may be read-only."""
     if settings.work is None:
         return None
     settings.work.mkdir(parents=True, exist_ok=True)
@@ -154,10 +154,10 @@ def _scratch(settings: Settings) -> Path | None:
 def _tell_of_unknown_past(
     connection: duckdb.DuckDBPyConnection, sql: str, given: pl.DataFrame, known_from: str
 ) -> None:
-    """Say how many labels lie before anything was known: their features are empty, and that may surprise.
+    """Warn how many labels are older than the first known row: nothing counts for them.
 
     Args:
-        known_from: the column of the table's rows that says from when on each was known.
+        known_from: the column with the time from which each row was known.
     """
     (layer, name), *_ = _NAMED.findall(sql)
     row = connection.execute(f'select min({known_from}) from {layer}."{name}"').fetchone()
@@ -168,8 +168,8 @@ def _tell_of_unknown_past(
     before = int((moments < first).sum()) if first is not None else 0
     if first is not None and before:
         log.warning(
-            "%s labels are decided before %s, when the first transaction became known: nothing counts for them; say by "
-            "when rows must have been known (known_by), or use what is known by now (corrected)",
+            "%s labels were decided before %s, when the first transaction became known: nothing counts for them; set "
+            "known_by, or use what is known now (corrected)",
             f"{before:,}",
             first.isoformat(),
         )
@@ -181,7 +181,7 @@ def _tell_of_outdated(lake: Lake, definitions: Definitions, table: str, names: l
 
 
 def _tell_of_missing(stream: PaymentStream, known_later: int, without: int) -> None:
-    """Say why labels that name payments have no feature, and how many."""
+    """Warn how many labels that name payments have no features, and why."""
     vectors = f"gold/{stream.vectors}"
     if known_later:
         log.warning(

@@ -1,4 +1,4 @@
-"""The aggregates a feature may use: the type and unit they yield, what they need, how they are put in words."""
+"""The aggregates that features may use: their type, unit, requirements and wording."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Aggregate:
 
     Args:
         data_type: DuckDB type of the feature's column.
-        words: the definition's beginning; `{measure}` and `{event}` are filled in.
+        words: the beginning of the feature's definition; `{measure}` and `{event}` are filled in.
         unit: the feature's unit; None: the measure's own.
         measured: whether it needs a measure.
-        windowed: whether it is taken over a window; False: over all earlier rows.
+        windowed: whether it needs a window; False: it covers all earlier rows.
         numeric: whether its measure must be a number.
-        empty: the value where no row counts.
+        empty: the value if no row counts.
     """
 
     data_type: str
@@ -53,12 +53,12 @@ _PERCENTILE = "percentile_"
 
 
 def of_rows(count: Aggregate) -> Aggregate:
-    """The aggregate count, of rows whatever their values."""
+    """The aggregate count, applied to all rows regardless of their values."""
     return replace(count, measured=False, words="Number of {event}s")
 
 
 def aggregate(name: str) -> Aggregate:
-    """The aggregate of this name; `percentile_95` is the value that 95 % do not exceed, interpolated.
+    """The aggregate of this name; `percentile_95` is the interpolated value that 95 % do not exceed.
 
     Raises:
         TransformError: there is none.

@@ -1,7 +1,7 @@
-"""Features that are told when their row arrives and never again, for rules: what counts is what was known by then.
+"""Features computed once, when their row arrives, for rules: only what was known by then counts.
 
-`arrived` goes by the order in which rows arrive, `committed` by the commits of a database, whose ledger of versions
-takes back what was changed. Here is how such features are put and what they cannot be; checks.py has the rest.
+Processing-time windows (`arrived`) follow the order of arrival. Commit-time windows (`committed`) follow a database's
+commits; its ledger of versions reverts what was changed. This module has their wording and limits; checks.py the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COUNTED = {
         "back by then does not"
     ),
 }
-"""Which rows count in a window."""
+"""Wording for the rows that count in a window."""
 
 EVER = {
     "arrived": (
@@ -42,20 +42,20 @@ EVER = {
         "count"
     ),
 }
-"""Which rows count without a window."""
+"""Wording for the rows that count without a window."""
 
 
 def told_on_arrival(name: str, kind: Aggregate, measure: str | None, window: Window | None) -> Aggregate:
-    """The aggregate as such tables have it: with a window or without, and a count also of rows whatever their values.
+    """The aggregate as these tables compute it, with a window or without; a count may also count all rows.
 
-    Counts are bigint and sums of nothing 0, as rules read them.
+    Counts are bigint and empty sums 0, as rules expect.
 
     Raises:
-        TransformError: they do not have it.
+        TransformError: these tables do not compute it.
     """
     if name not in ARRIVAL_AGGREGATES:
         raise TransformError(
-            f"the aggregate {name} is not told when a row arrives", f"use one of {', '.join(ARRIVAL_AGGREGATES)}"
+            f"the aggregate {name} is not computed when a row arrives", f"use one of {', '.join(ARRIVAL_AGGREGATES)}"
         )
     kind = replace(kind, windowed=window is not None, empty="null" if name == "mean" else "0")
     if name != "count":
@@ -67,21 +67,21 @@ def told_on_arrival(name: str, kind: Aggregate, measure: str | None, window: Win
 def check_ledger(
     stream: PaymentStream, table: str, measure: str | None, condition: str | None, window: Window | None
 ) -> None:
-    """Refuse what a ledger cannot tell.
+    """Check that a ledger can compute the feature.
 
     Raises:
-        TransformError: says what it can.
+        TransformError: it cannot; names what it can.
     """
     if stream.tables[table].past != "committed":
         return
     if condition is not None:
         raise TransformError(
-            f"the totals of {table} come from its ledger, which adds up all rows: it computes no filter",
+            f"the totals of {table} come from its ledger, which adds up all rows: it cannot filter",
             f"leave the filter out, or leave the table out: {stream.vectors} computes filters",
         )
     if measure is None and window is None:
         raise TransformError(
-            f"{table} knows of all earlier {stream.event}s only those with a value", "give it a measure or a window"
+            f"without a window, {table} counts only {stream.event}s with a value", "give it a measure or a window"
         )
     if measure is not None and (expression := stream.measures[measure].expression) != stream.amount:
         fits = [name for name, one in stream.measures.items() if one.expression == stream.amount]

@@ -1,7 +1,7 @@
-"""The catalogue of features: read from `features.yml`, checked, its families spelt out to single features.
+"""The catalogue of features: reads and checks `features.yml`, and expands its families to single features.
 
-Nothing here computes a feature: the models render `Catalogue.variables()`, and the columns of their tables come
-from `Catalogue.of_table()`.
+No feature is computed here: the models render `Catalogue.variables()`, and the columns of their tables come from
+`Catalogue.of_table()`.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature, spelt out.
+    """One feature, fully expanded.
 
     Args:
         table: the model that has it as the column `name`.
-        seconds: size of the window, of a session the gap that ends it; None: all earlier rows.
-        filter: SQL over a row's columns; where it is not true, the row does not count. None: every row counts.
-        step_seconds: how far apart windows start or by how much they grow; None: their kind has no step.
+        seconds: size of the window; for a session, the gap that ends it; None: all earlier rows.
+        filter: SQL over a row's columns; rows for which it is not true do not count. None: every row counts.
+        step_seconds: the distance between window starts, or the growth per step; None: its windows have no step.
         delay: of its measure, a key of DELAYS; None: the value is known with the row.
         expression: for a feature computed from others, the SQL over their names; else None.
-        empty: its value where no row counts.
+        empty: its value if no row counts.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Feature:
     owner: str
 
     def column(self) -> dict[str, Any]:
-        """Its column as dbt documents it: the description is the definition, the rest (a delay too) is meta."""
+        """Its column in dbt's documentation: the description is the definition; the rest (also a delay) is meta."""
         meta = {"entity": self.entity, "unit": self.unit, "owner": self.owner, "window": self.window or "all earlier"}
         if self.delay is not None:
             meta["delay"] = DELAYS[self.delay]
@@ -106,24 +106,24 @@ class Catalogue:
         return [feature for feature in self.features if feature.table == table]
 
     def tables(self) -> list[str]:
-        """Tables that have features."""
+        """Tables with features."""
         return list(dict.fromkeys(feature.table for feature in self.features))
 
     def of_streams(self, names: Collection[str]) -> Catalogue:
-        """The catalogue of these streams alone."""
+        """The catalogue of these streams only."""
         streams = {name: stream for name, stream in self.streams.items() if name in names}
         return Catalogue(streams, [feature for feature in self.features if feature.stream in names])
 
     def beside(self, table: str) -> list[str]:
-        """The models beside a table that have its features: the one that computes them, and those that repeat them."""
+        """Other models with a table's features: the one that computes them, and those that copy them."""
         declared = [stream.tables[table] for stream in self.streams.values() if table in stream.tables]
         return [name for one in declared for name in (one.model, *one.copies) if name is not None]
 
     def variables(self) -> dict[str, Any]:
-        """The vars that models read: `streams` by name, plain values only; `features`, a list, as JSON text.
+        """The vars that models read: `streams` by name, as plain values; `features`, a list, as JSON text.
 
-        It is long, and dbt reads its project file some ten times a command: YAML reads a text thirty times as fast.
-        A feature with a filter aggregates a measure of its own (filtered.py), which the streams have as well.
+        The list is long, and dbt reads its project file about ten times per command: YAML reads text 30 times as fast.
+        A feature with a filter aggregates its own measure (filtered.py), which is added to the streams.
         """
         streams = {name: stream.model_dump() for name, stream in self.streams.items()}
         features = []
@@ -139,18 +139,18 @@ class Catalogue:
         return {"streams": streams, "features": json.dumps(features)}
 
     def plain(self) -> dict[str, Any]:
-        """The catalogue as JSON knows it; see `of_plain`."""
+        """The catalogue as JSON values; see `of_plain`."""
         streams = {name: stream.model_dump() for name, stream in self.streams.items()}
         return {"streams": streams, "features": [asdict(feature) for feature in self.features]}
 
     @staticmethod
     def of_plain(plain: Mapping[str, Any]) -> Catalogue:
-        """The catalogue that `plain` gave."""
+        """The catalogue from the result of `plain`."""
         streams = {name: PaymentStream.model_validate(stream) for name, stream in plain["streams"].items()}
         return Catalogue(streams, [Feature(**feature) for feature in plain["features"]])
 
     def needed(self, feature: Feature) -> dict[str, Sequence[str]]:
-        """What must be known of a row before the feature can be told of it (features/needs.py)."""
+        """What must be known of a row before the feature can be computed for it (features/needs.py)."""
         beside = {other.name: other for other in self.of_table(feature.table) if other.expression is None}
         return needed_of(feature, self.streams[feature.stream], beside)
 
@@ -159,7 +159,7 @@ def load_catalogue(path: Path, streams: Mapping[str, PaymentStream]) -> Catalogu
     """Read and check a catalogue.
 
     Args:
-        streams: those it may be about; their measures and tables come from the file.
+        streams: those it may refer to; their measures and tables come from the file.
 
     Raises:
         TransformError: names the entry, what is wrong and what was expected.
@@ -186,7 +186,7 @@ def load_catalogue(path: Path, streams: Mapping[str, PaymentStream]) -> Catalogu
 
 
 def _streams_of(streams: Mapping[str, PaymentStream], entry: Entry) -> list[PaymentStream]:
-    """The streams that an entry is about."""
+    """The streams that an entry applies to."""
     for name in entry.except_:
         _one_of(streams, name, "stream")
     if entry.stream == ALL:
@@ -195,7 +195,7 @@ def _streams_of(streams: Mapping[str, PaymentStream], entry: Entry) -> list[Paym
 
 
 def _with_late_windows(streams: Mapping[str, PaymentStream], features: list[Feature]) -> dict[str, PaymentStream]:
-    """The streams, each with the windows that decide which of its events are late: its first tumbling ones."""
+    """The streams with the window size that decides which of their events are late: their first tumbling windows."""
     sizes = {feature.stream: feature.seconds for feature in reversed(features) if feature.past == "tumble"}
     return {
         name: stream.model_copy(update={"late_window_seconds": sizes[name]}) if name in sizes else stream
@@ -205,9 +205,9 @@ def _with_late_windows(streams: Mapping[str, PaymentStream], features: list[Feat
 
 def _family(stream: PaymentStream, entry: Entry) -> list[Feature]:
     if (entry.expression is None) == (entry.aggregate is None):
-        raise TransformError("it has neither or both of aggregate and expression", "give it exactly one of them")
+        raise TransformError("it needs either an aggregate or an expression", "give it exactly one of them")
     if entry.expression is not None and (entry.definition is None or entry.unit is None):
-        raise TransformError("a feature with an expression cannot be put in words", "give it a definition and a unit")
+        raise TransformError("no definition is generated for an expression", "give it a definition and a unit")
     if entry.filter is not None:
         check_filter(stream, entry)
     combinations = itertools.product(*(_list(part) for part in (entry.entity, entry.measure)), _list(entry.aggregate))
@@ -287,7 +287,7 @@ def _feature(
 
 
 def _resolved(feature: Feature, features: list[Feature], streams: Mapping[str, PaymentStream], file: str) -> Feature:
-    """The feature with the names of its expression checked, and taken out of their braces."""
+    """The feature with the names in its expression checked and unbraced."""
     if feature.expression is None:
         return feature
     beside = {other.name for other in features if other.table == feature.table and other.expression is None}
@@ -301,7 +301,7 @@ def _resolved(feature: Feature, features: list[Feature], streams: Mapping[str, P
     for name in named:
         if name in measures and (delay := measures[name].delay) is not None:
             raise TransformError(
-                f"{where}: its expression names {name!r} of the row itself",
+                f"{where}: its expression uses {name!r} of the row itself",
                 f"that is known only {DELAYS[delay]} later: name a feature that aggregates it",
             )
         if name not in known:

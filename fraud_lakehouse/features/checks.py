@@ -1,6 +1,6 @@
-"""What is wrong with a catalogue as it is written, told by name: its streams, and its features beside each other.
+"""Checks a catalogue by itself: its streams, and its features against each other; errors give names.
 
-Whether models have the tables and columns it names is asked in transform/binding.py.
+transform/binding.py checks that models have the tables and columns it names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RESERVED = (
 
 
 def check_streams(streams: Mapping[str, PaymentStream], file: str) -> None:
-    """Refuse entities and measures that no column can be named after or computed from.
+    """Check that columns can be named after entities and measures, and computed from them.
 
     Raises:
         TransformError: names the stream and the part.
@@ -39,11 +39,11 @@ def check_streams(streams: Mapping[str, PaymentStream], file: str) -> None:
         for kind, part in parts:
             if not _NAME.fullmatch(part):
                 raise TransformError(
-                    f"{file}, {kind} {part!r} of {name!r}: no name of a column", "use lower case letters, digits and _"
+                    f"{file}, {kind} {part!r} of {name!r}: not a column name", "use lower case letters, digits and _"
                 )
         if stream.vectors in stream.tables:
             raise TransformError(
-                f"{file}, stream {name!r}: {stream.vectors} is listed in its tables", "take it out there"
+                f"{file}, stream {name!r}: {stream.vectors} is listed in its tables", "remove it there"
             )
         for table, declared in stream.tables.items():
             _check_step(declared, f"{file}, table {table!r} of {name!r}")
@@ -83,7 +83,7 @@ def _check_step(table: Table, where: str) -> None:
 def check_measured(
     stream: PaymentStream, aggregate: str | None, kind: Aggregate | None, measure: str | None, past: Past
 ) -> None:
-    """Refuse an aggregate that needs another measure than it has.
+    """Check that an aggregate has a measure that suits it.
 
     Raises:
         TransformError: says what was expected.
@@ -96,25 +96,25 @@ def check_measured(
         )
     if kind is not None and what is not None and kind.numeric and what.decimals is None:
         raise TransformError(
-            f"the measure {measure} has no decimals, so it is no number, which {aggregate} needs",
+            f"the measure {measure} has no decimals, so it is not a number, which {aggregate} needs",
             "give it decimals (0: whole numbers), or count its different values with distinct",
         )
     if what is None or what.delay is None:
         return
     if aggregate not in DELAYED_AGGREGATES:
         raise TransformError(
-            f"the measure {measure} is known only after its delay, which {aggregate or 'an expression'} cannot heed",
+            f"the measure {measure} is known after its delay, which {aggregate or 'an expression'} does not support",
             f"use one of {', '.join(DELAYED_AGGREGATES)}, or a measure without delay",
         )
     if past != "strict":
-        raise TransformError(f"the measure {measure} has a delay, which past: {past} does not heed", "use past: strict")
+        raise TransformError(f"the measure {measure} has a delay, not supported by past: {past}", "use past: strict")
 
 
 def check_place(stream: PaymentStream, table: str, entity: str, past: Past, *, is_windowed_aggregate: bool) -> None:
-    """Refuse an entry whose table computes no such features.
+    """Check that the entry's table computes such features.
 
     Raises:
-        TransformError: says which the table has.
+        TransformError: it does not; names the features it has.
     """
     if table == stream.vectors:
         if past != "strict":
@@ -142,9 +142,9 @@ def check_place(stream: PaymentStream, table: str, entity: str, past: Past, *, i
 
 
 def check_tables(features: Iterable[Feature], streams: Mapping[str, PaymentStream], file: str) -> None:
-    """Refuse a table of its own without a feature that others rely on, or with windows of several sizes.
+    """Check that a table has the features that others rely on, and that its windows have one size.
 
-    Those told as their row arrives may have several.
+    Tables with processing-time or commit-time windows may have several sizes.
 
     Raises:
         TransformError: names the table and the feature.
@@ -159,7 +159,7 @@ def check_tables(features: Iterable[Feature], streams: Mapping[str, PaymentStrea
                         f"{where}: its window is {feature.window}, but {own[0].window} in {table}",
                         f"all features of {table} need the same window",
                     )
-                # else windows would overlap by no whole number of steps, and some rows lie in fewer than others
+                # otherwise windows overlap by a fraction of a step, and some rows are in fewer windows than others
                 if feature.seconds is not None and feature.step_seconds and feature.seconds % feature.step_seconds:
                     raise TransformError(
                         f"{file}, table {table!r}: its step is {declared.step}, its windows are {feature.window}",
@@ -168,12 +168,12 @@ def check_tables(features: Iterable[Feature], streams: Mapping[str, PaymentStrea
             for name in declared.must_have:
                 if name not in {feature.name for feature in own}:
                     raise TransformError(
-                        f"{file}: {table} has no feature {name!r}, which others rely on", "let an entry have that name"
+                        f"{file}: {table} has no feature {name!r}, which others rely on", "give an entry that name"
                     )
 
 
 def check_names(features: Iterable[Feature], streams: Mapping[str, PaymentStream], file: str) -> None:
-    """Refuse a feature whose column would be none, or one that is there already.
+    """Check that a feature's name is a valid column name that is not taken.
 
     Raises:
         TransformError: names the feature.
@@ -182,18 +182,18 @@ def check_names(features: Iterable[Feature], streams: Mapping[str, PaymentStream
     for feature in features:
         where, stream = f"{file}, feature {feature.name!r}", streams[feature.stream]
         if not _NAME.fullmatch(feature.name):
-            raise TransformError(f"{where}: no name of a column", "use lower case letters, digits and _")
+            raise TransformError(f"{where}: not a column name", "use lower case letters, digits and _")
         totals = [f"{kind}_of_{measure}" for kind in ("units", "square") for measure in stream.measures]
         if feature.name in (*_RESERVED, *_columns(stream), *stream.measures, *totals):
             raise TransformError(f"{where}: {feature.table} has a column of that name already", "rename the feature")
         if (feature.table, feature.name) in seen:
             raise TransformError(
                 f"{file}: {feature.table} has two features named {feature.name!r}",
-                "rename one, or put what tells them apart into the name: {entity}, {measure}, {aggregate}, {window}",
+                "rename one, or put what distinguishes them into the name: {entity}, {measure}, {aggregate}, {window}",
             )
         seen.add((feature.table, feature.name))
 
 
 def _columns(stream: PaymentStream) -> list[str]:
-    """The columns of a stream's rows that go with its features."""
+    """The columns of a stream's rows that accompany its features."""
     return [stream.id, stream.time, *(column for entity in stream.entities.values() for column in entity.key)]

@@ -1,4 +1,4 @@
-"""Which features can be told of labels: all that their columns allow, or those asked for, or a refusal by name."""
+"""Chooses the features to compute for labels: all that their columns allow, or those requested."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fraud_lakehouse.features.streams import PaymentStream
 EVENT_TIME = "event_time"
 KNOWN_BY = "known_by"
 ALIASES = {"cards": "card_payments", "bank": "bank_payments"}
-"""What the shipped streams were called before streams had names."""
+"""The shipped streams' names before streams had names."""
 
 
 def stream_named(catalogue: Catalogue, name: str) -> PaymentStream:
-    """The stream of this name, or of this alias.
+    """The stream of this name or alias.
 
     Raises:
         LabelsError: there is none.
@@ -28,7 +28,7 @@ def stream_named(catalogue: Catalogue, name: str) -> PaymentStream:
 
 
 def text_columns(stream: PaymentStream) -> list[str]:
-    """Columns of labels that are text in the stream's rows: a file's digits in them stay what they are."""
+    """Label columns that are text in the stream's rows: digits from a file stay text."""
     keys = dict.fromkeys(column for entity in stream.entities.values() for column in entity.key)
     own = [stream.id] if stream.kind == "events" else []
     return [*own, *(name for name in keys if stream.fields.get(name) == "varchar" and name not in own)]
@@ -37,15 +37,15 @@ def text_columns(stream: PaymentStream) -> list[str]:
 def chosen_features(
     catalogue: Catalogue, stream: PaymentStream, asked: Sequence[str] | None, columns: Sequence[str], *, stored: bool
 ) -> list[Feature]:
-    """The features to tell of labels with these columns, in the order of the catalogue.
+    """The features to compute for labels with these columns, in the order of the catalogue.
 
     Args:
-        asked: names; None: every one whose columns the labels have.
+        asked: names; None: every feature whose columns the labels have.
         stored: whether the labels name payments, so that no other column is needed.
 
     Raises:
-        LabelsError: a feature is unknown or needs a column the labels lack; a column they must have is not there; a
-            column is named like a feature.
+        LabelsError: a feature is unknown, or needs a column that the labels lack; a required column is missing; a
+            column has the name of a feature.
     """
     known = {feature.name: feature for feature in catalogue.of_table(stream.vectors)}
     for name in asked or ():
@@ -68,10 +68,10 @@ def chosen_features(
             told.append(feature)
     if not told:
         keys = "; ".join(f"{name}: {', '.join(entity.key)}" for name, entity in stream.entities.items())
-        raise LabelsError(f"the columns {', '.join(columns)} hold no entity's key in full", f"give one of {keys}")
+        raise LabelsError(f"the columns {', '.join(columns)} contain no entity's key", f"give one of {keys}")
     for feature in told:
         if feature.name in columns:
-            raise LabelsError(f"the labels have a column {feature.name}, as a feature is named", "rename that column")
+            raise LabelsError(f"the labels have a column {feature.name}, a feature's name", "rename that column")
     return told
 
 

@@ -1,6 +1,6 @@
-"""What decides a feature's values, as a number: another number means that rows stored before say something else.
+"""Fingerprints of what decides a feature's values: if one differs, stored rows have another meaning.
 
-How a feature is described, who owns it and in which unit it is told decides nothing.
+A feature's description, owner and unit do not count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fraud_lakehouse.features.catalogue import Catalogue, Feature
 from fraud_lakehouse.features.streams import PaymentStream
 
 Definitions = Mapping[str, Mapping[str, int]]
-"""By model that computes features: each feature's number, positive and below 2^62."""
+"""By model that computes features: each feature's fingerprint, positive and below 2^62."""
 
 UNNUMBERED: Definitions = {
     "card_transaction_features": {
@@ -31,7 +31,7 @@ UNNUMBERED: Definitions = {
         "sum_10min": 4532281027145804780,
     },
 }
-"""What computed rows of before these tables were in the catalogue: what it said of them first."""
+"""What computed the rows of these tables before they were in the catalogue: its first entries for them."""
 
 
 def definitions_of(catalogue: Catalogue, settings: Mapping[str, Any]) -> Definitions:
@@ -50,7 +50,7 @@ def definitions_of(catalogue: Catalogue, settings: Mapping[str, Any]) -> Definit
 
 
 def number_of(what: Any) -> int:
-    """A number for plain values: the same for the same."""
+    """A number for plain values; equal values give equal numbers."""
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).digest()
     return 1 + (int.from_bytes(digest[:8], "big") >> 2)
 

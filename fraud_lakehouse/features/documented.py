@@ -13,11 +13,11 @@ from fraud_lakehouse.features.catalogue import Catalogue
 def documented_models(project: Path, catalogue: Catalogue) -> dict[str, str]:
     """The yml of each model that has features, with a column for each of them.
 
-    A column the yml of a feature's table declares keeps its data type and tests and takes over the rest; in the models
-    beside (that compute a table's features or repeat them) it stays as declared. Others are added behind it.
+    A feature's column that its table's yml declares keeps its data type and tests; the rest comes from the catalogue.
+    In other models with the features (which compute or copy them) it stays as declared. Other features are appended.
 
     Args:
-        project: the dbt project the models lie in.
+        project: the folder of the dbt project.
 
     Returns:
         Text by path in the project.
@@ -37,7 +37,7 @@ def documented_models(project: Path, catalogue: Catalogue) -> dict[str, str]:
 
 
 def _merged(declared: list[dict[str, Any]], features: list[dict[str, Any]], *, is_told: bool) -> list[dict[str, Any]]:
-    """The columns of a model; whether declared ones that are features take over what the catalogue tells of them."""
+    """The columns of a model; `is_told`: whether declared feature columns are completed from the catalogue."""
     added = {column["name"]: column for column in features}
     merged = []
     for column in declared:

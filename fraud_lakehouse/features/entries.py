@@ -1,4 +1,4 @@
-"""What the catalogue's file holds, as written. What its entries spell out to is in catalogue.py."""
+"""The catalogue's file as written. catalogue.py expands its entries."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pydantic import Field
 from fraud_lakehouse.features.streams import Measure, Strict, Table
 
 STEPPED = ("hop", "cumulate")
-"""Kinds of windows that have a step besides their size."""
+"""Windows that have a step in addition to their size."""
 WINDOWED = ("tumble", *STEPPED, "session")
-"""Kinds whose features are told of windows, once these have ended."""
+"""Windows whose features are computed once they end."""
 DELAYS = {"label_delay": "FRAUD_LABEL_DELAY"}
 """Delays a measure may have: the setting each comes from; models read the var <delay>_seconds."""
 ALL = "all"
-"""Of an entry's streams and entities: every one. Of measures: those of every stream."""
+"""For an entry's streams and entities: every one. For measures: those of every stream."""
 FIRST = "first"
-"""Of an entry's entities: the stream's first one."""
+"""For an entry's entities: the stream's first one."""
 FAST_PATH = "fast_path"
-"""Of an entry's table and past: those of the stream's features that rules read."""
+"""For an entry's table and past: those of the stream's features that rules read."""
 AMOUNT = "amount"
-"""The measure that every stream has, whatever the column is called."""
+"""The amount measure of every stream, whatever its column's name."""
 
 
 EntryPast = Literal["strict", "closed", "tumble", "hop", "cumulate", "session", "arrived", "committed", "fast_path"]
 
 
 class Entry(Strict):
-    """An entry of the file: one feature, or a family of one for each combination of its lists."""
+    """An entry of the file: one feature, or a family with one for each combination of its lists."""
 
     name: str
     stream: str | list[str]

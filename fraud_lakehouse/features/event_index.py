@@ -1,9 +1,9 @@
-"""Which events of the same key lie in each event's windows, and their totals: looked up instead of summed for each row.
+"""An index of the events in each event's windows, and their totals: looked up, not summed again for each row.
 
-Events lie in order of time. For an entity they are put in order of (key, time); a window strictly past is then a range
-of places there, found by binary search, and a total is a difference of two running totals. Totals are whole numbers of
-128 bits: neither order nor where counting began changes a digit. What features are made of totals is SQL's matter
-(dbt_project/macros/features), which computes the same by itself where there is no such index.
+Events are in order of time. For each entity they are also sorted by (key, time). A strictly past window is then a range
+of positions, found by binary search, and a total is the difference of two running totals. Totals are integers of 128
+bits: neither order nor starting point changes a digit. SQL computes features from totals (dbt_project/macros/features),
+and computes the same by itself without this index.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _PLACE = pl.UInt32  # 4,294,967,295 events, which is also what polars counts to
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is told of an entity.
+    """The results wanted for an entity.
 
-    `totals`: (n, s or q, measure, seconds, delay) for number, sum and sum of squares of column units_of_<measure>
+    `totals`: (n, s or q, measure, seconds, delay) for count, sum and sum of squares of column units_of_<measure>
     (bigint) over the events of [t - delay - seconds, t - delay); the delay is in seconds too.
-    `distinct`: (column, seconds) for the number of its different values. `last`: measures, for the time of the last
-    earlier event that has it; None is any event.
+    `distinct`: (column, seconds) for its number of distinct values. `last`: measures, for the time of the last earlier
+    event that has it; None means any event.
     """
 
     key: tuple[str, ...]
@@ -37,7 +37,7 @@ class Wanted:
 
     @staticmethod
     def of(call: dict[str, Any]) -> Wanted:
-        """From the lists of a macro's call."""
+        """Parse the lists of a macro's call."""
         return Wanted(
             tuple(call["key"]),
             tuple((total, measure, int(seconds), float(delay)) for total, measure, seconds, delay in call["totals"]),
@@ -47,12 +47,12 @@ class Wanted:
 
     @property
     def measured(self) -> set[str]:
-        """The columns whose different values are counted."""
+        """The columns whose distinct values are counted."""
         return {column for column, _ in self.distinct}
 
     @property
     def measures(self) -> set[str]:
-        """The measures that totals are of, or that the last event has."""
+        """The measures of totals and of last events."""
         return {measure for _, measure, *_ in self.totals} | {measure for measure in self.last if measure is not None}
 
     @property
@@ -64,9 +64,9 @@ class Wanted:
 
 
 class EventIndex:
-    """The index over `events`: a table in any order, with the columns asked for, _at (microseconds) and is_evaluated.
+    """The index over `events`: a table in any order, with the columns needed, _at (microseconds) and is_evaluated.
 
-    It is asked about the events that are evaluated; all of them count. Neither of the two columns has nulls.
+    Results are available for the evaluated events; all events count. Neither of the two columns has nulls.
     """
 
     def __init__(self, events: pa.Table, entities: dict[str, Wanted]) -> None:
@@ -94,11 +94,11 @@ class EventIndex:
         }
 
     def rows(self, first: int, count: int) -> pl.DataFrame:
-        """What is told of `count` of the evaluated events from the one numbered `first` (from 0, as given) on.
+        """The results for `count` of the evaluated events, starting at number `first` (from 0, in the given order).
 
         Columns: <entity>__<total>_<measure>_<seconds> (n bigint; s and q decimal(38, 0)),
         <entity>__distinct_<column>_<seconds> (bigint), <entity>__last and <entity>__last_<measure> (microseconds);
-        null where the key has a null.
+        null if the key has a null.
         """
         return pl.DataFrame(
             [
@@ -110,7 +110,7 @@ class EventIndex:
 
 
 class _Asked:
-    """The events asked about. `numbers`: their places in the order of time, rising; `given`: the same, as given."""
+    """The evaluated events. `numbers`: their ascending positions in order of time; `given`: the same as given."""
 
     def __init__(self, asked: pl.Series, by_time: pl.Series) -> None:
         self.all = bool(asked.all())
@@ -120,22 +120,22 @@ class _Asked:
         self._turns = _inverse(self.numbers, len(asked))
 
     def among(self, numbers: pl.Series) -> pl.Series:
-        """Of events by number in some order, whether each is asked about."""
+        """Whether each of these events (numbers in any order) is evaluated."""
         return self._asked.gather(numbers)
 
     def turns(self, numbers: pl.Series) -> pl.Series:
-        """Where these asked events stand among `numbers`."""
+        """The positions of the evaluated events in `numbers`."""
         return self._turns.gather(numbers)
 
 
 class _EntityIndex:
-    """Places are numbers in the order of (key, time) of the events whose key is complete.
+    """Positions are numbers in the order of (key, time) of the events whose key is complete.
 
-    Seats are numbers in the same order of those among them that are asked about.
+    Ranks are numbers in the same order among the evaluated ones.
 
     Args:
         at: the time of each event, in order of time. `codes` and `units` are in that order.
-        bounds: for each asked event in order of time, the number of the first event that lies at most so long before.
+        bounds: for each evaluated event in order of time, the number of the first event at most that long before it.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class _EntityIndex:
 
 
 class _Order:
-    """Events by (key, time): `events` (the number of the event at each place), `seats` (the seat of each event)."""
+    """Events by (key, time): `events` (the event at each position), `seats` (the rank of each event)."""
 
     def __init__(self, key: pl.Series, asked: _Asked) -> None:
         size = len(key)
@@ -207,21 +207,21 @@ class _Order:
         self.seats = _inverse(seated, size)
 
     def first_not_before(self, numbers: pl.Series) -> pl.Series:
-        """By seat: the first place of the same key whose event is not before that of the number in `numbers`.
+        """By rank: the first position of the same key whose event is not before the one in `numbers`.
 
         Args:
-            numbers: of each asked event in order of time.
+            numbers: of each evaluated event in order of time.
         """
         return _first_not_before(self._by_key, self._begins_of_asked + numbers.gather(self._turns).cast(pl.Int64))
 
     @property
     def begin_of_key(self) -> pl.Series:
-        """By place: the first place of the same key."""
+        """By position: the first position of the same key."""
         return _first_not_before(self._by_key, self._key_begins)
 
     @property
     def begin_of_asked_key(self) -> pl.Series:
-        """By seat: the first place of the same key."""
+        """By rank: the first position of the same key."""
         return _first_not_before(self._by_key, self._begins_of_asked)
 
 
@@ -234,7 +234,7 @@ def _column(events: pa.Table, name: str) -> pl.Series:
 
 
 def _inverse(numbers: pl.Series, size: int | None = None) -> pl.Series:
-    """Where each number stands among `numbers`, which are different and less than `size`; null: nowhere."""
+    """The index of each number in `numbers`, which are distinct and less than `size`; null: absent."""
     nowhere = pl.Series("place", [None], _PLACE).new_from_index(0, len(numbers) if size is None else size)
     return nowhere.scatter(numbers, pl.int_range(len(numbers), dtype=_PLACE, eager=True))
 
@@ -244,13 +244,13 @@ def _first_not_before(ascending: pl.Series, values: pl.Series) -> pl.Series:
 
 
 def _codes(values: pl.Series) -> pl.Series:
-    """A number for each value, equal for equal ones; null for null."""
+    """A number for each value, equal for equal values; null for null."""
     encoded = values.to_frame().unique().drop_nulls().with_row_index("code")
     return values.to_frame().join(encoded, on=values.name, how="left", maintain_order="left")["code"].cast(pl.Int64)
 
 
 def _combined(codes: Sequence[pl.Series]) -> pl.Series:
-    """One number for several; small enough to be multiplied by the number of events. Null where one is."""
+    """Combine several numbers into one, small enough to be multiplied by the number of events. Null if one is null."""
     combined, most = codes[0], _size(codes[0])
     for code in codes[1:]:
         combined, most = combined * _size(code) + code, most * _size(code)
@@ -261,7 +261,7 @@ def _combined(codes: Sequence[pl.Series]) -> pl.Series:
 
 
 def _whole(value: Any) -> int:
-    """A value of a series of whole numbers; 0 for none."""
+    """The integer maximum of a series; 0 if it is empty."""
     return 0 if value is None else int(value)
 
 
@@ -270,7 +270,7 @@ def _size(codes: pl.Series) -> int:
 
 
 def _of_asked(key: pl.Series, asked: _Asked) -> pl.Series:
-    """The same keys, null for those that no event asked about has: of these nothing is to be told."""
+    """The same keys, but null for those without an evaluated event: no result needs them."""
     if asked.all:
         return key
     return key.set(~key.is_in(key.gather(asked.numbers).unique().implode()), None)
@@ -284,7 +284,7 @@ def _by_column(distinct: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
 
 
 def _running(total: str, units: pl.Series) -> pl.Series | None:
-    """What lies before each place, and behind the last; None: the place itself tells."""
+    """The running total before each position, and after the last; None: the position itself is the count."""
     if total == "n":
         return None if units.null_count() == 0 else _before(units.is_not_null().cast(_PLACE))
     largest = max(abs(_whole(units.min())), abs(_whole(units.max())))
@@ -294,13 +294,13 @@ def _running(total: str, units: pl.Series) -> pl.Series | None:
 
 
 def _before(values: pl.Series) -> pl.Series:
-    """Sums of the values before each place, and of all."""
+    """Sums of the values before each position, and of all."""
     nothing = pl.Series("nothing", [0], values.dtype)
     return nothing.append(values.cum_sum().cast(values.dtype).alias("nothing"))
 
 
 def _last(order: _Order, end: pl.Series, units: pl.Series | None) -> pl.Series:
-    """By seat: the last place of the same key before `end`, of one whose event has units; null where there is none."""
+    """By rank: the last position of the same key before `end` whose event has units; null if there is none."""
     frame = pl.DataFrame({"end": end, "begin": order.begin_of_asked_key})
     before = frame.select(pl.when(pl.col("end") > pl.col("begin")).then(pl.col("end") - 1)).to_series()
     if units is None:
@@ -318,10 +318,10 @@ def _distinct(
     bounds: dict[int, pl.Series],
     lengths: Sequence[int],
 ) -> dict[int, pl.Series]:
-    """Numbers of different values by window and place: events with a value, less those that repeat one of the window.
+    """Numbers of distinct values by window and position: events with a value, less those that repeat one of the window.
 
-    An event repeats one at place p for windows that begin at p or before: those events are begun before the window's
-    end and, where p lies before its start, ended.
+    An event repeats the one at position p for windows that begin at p or before. Such events began before the window's
+    end; if p is before its start, they have ended.
     """
     places = len(codes)
     keys = _combined([order.begin_of_key.cast(pl.Int64), codes])
@@ -346,7 +346,7 @@ def _distinct(
                 "ended": ended.gather(start),
             }
         )
-        # in 64 bits: begun events of earlier keys have all ended, of this key some lie before the window
+        # in 64 bits: begun events of earlier keys have all ended, of this key some are before the window
         found[seconds] = frame.select(
             (pl.col("seen").cast(pl.Int64) - pl.col("begun").cast(pl.Int64) + pl.col("ended")).cast(_PLACE)
         ).to_series()

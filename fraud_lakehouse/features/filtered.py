@@ -1,7 +1,7 @@
 """Filters of features: a condition over the columns of a row; rows for which it is false or null do not count.
 
-Models know no filters: a feature that has one aggregates a measure of its own, which is null where the row does not
-count. Whether the condition fits the stream's rows is checked in transform/binding.py.
+Models know no filters: a feature with a filter aggregates its own measure, which is null if the row does not count.
+transform/binding.py checks that the condition fits the stream's rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_filter(stream: PaymentStream, entry: Entry) -> None:
-    """Refuse a filter that no aggregate can use, or that is not about a single row as it is known at its time.
+    """Check that a filter belongs to an aggregate and uses only what a single row knows at its time.
 
     Raises:
         TransformError: says what was expected.
@@ -48,7 +48,7 @@ def check_filter(stream: PaymentStream, entry: Entry) -> None:
 
 
 def filtered_measure(stream: PaymentStream, feature: Feature) -> tuple[str, Measure]:
-    """The measure that a feature with a filter aggregates, and its name: without a measure, 1 where the row counts."""
+    """The measure that a feature with a filter aggregates, and its name; without a measure, 1 if the row counts."""
     what = stream.measures[feature.measure] if feature.measure is not None else None
     expression = f"case when ({feature.filter}) then {f'({what.expression})' if what else '1'} end"
     name = f"{feature.measure or 'row'}_where_{hashlib.sha256(expression.encode()).hexdigest()[:12]}"

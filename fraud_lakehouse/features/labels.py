@@ -1,6 +1,6 @@
-"""Labels as they come (frames and files), brought to the types of the source's rows; each fault is told by column.
+"""Reads labels (frames and files) and casts them to the types of the source's rows; errors name the column.
 
-Nothing here computes a feature or looks at the lake.
+No feature is computed here, and the lake is not read.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def read_labels(path: Path, text: list[str]) -> pl.DataFrame:
     """Labels from a .csv or .parquet file.
 
     Args:
-        text: columns that a CSV file's digits are text in, such as ids with leading zeros.
+        text: columns read from CSV as text, such as ids with leading zeros.
 
     Raises:
-        LabelsError: it is no such file, or cannot be read.
+        LabelsError: another file type, or the file cannot be read.
     """
     if _ending(path) == ".parquet":
         return _read(path, lambda: pl.read_parquet(path, glob=False))
@@ -44,17 +44,17 @@ def write_frame(frame: pl.DataFrame, path: Path) -> None:
     """Write a .csv or .parquet file.
 
     Raises:
-        LabelsError: it cannot be written, or has another ending.
+        LabelsError: another file type, or the file cannot be written.
     """
     write = frame.write_parquet if _ending(path) == ".parquet" else frame.write_csv
     try:
         write(path)
     except OSError as error:
-        raise LabelsError(f"{path} cannot be written: {error}", "choose another place") from None
+        raise LabelsError(f"{path} cannot be written: {error}", "choose another path") from None
 
 
 def check_ending(path: Path) -> None:
-    """Refuse a file whose name says neither .csv nor .parquet.
+    """Check that a file's name ends with .csv or .parquet.
 
     Raises:
         LabelsError: it does not.
@@ -63,7 +63,7 @@ def check_ending(path: Path) -> None:
 
 
 def typed_labels(labels: pl.DataFrame, types: Types) -> pl.DataFrame:
-    """The columns of `types` that the labels have, in the types of the source's rows.
+    """The columns of `types` that the labels have, cast to the types of the source's rows.
 
     event_time becomes microseconds without zone (UTC), known_by microseconds in UTC; a time without zone is UTC.
 
@@ -83,15 +83,15 @@ def typed_labels(labels: pl.DataFrame, types: Types) -> pl.DataFrame:
 
 
 def moment(text: str) -> datetime:
-    """A moment from its text; without zone it is UTC.
+    """Parse a moment; without zone it is UTC.
 
     Raises:
-        LabelsError: it is none.
+        LabelsError: the text is not a moment.
     """
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
-        raise LabelsError(f"{text!r} is no moment", "write it as 2026-01-31T12:00:00+00:00") from None
+        raise LabelsError(f"{text!r} is not a moment", "write it as 2026-01-31T12:00:00+00:00") from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
@@ -110,7 +110,7 @@ def _moments(column: pl.Series) -> pl.Series:
 
 
 def _parsed(column: pl.Series) -> pl.Series:
-    """Times from texts: each with or without zone, to the microsecond."""
+    """Parse times, each with or without zone, to the microsecond."""
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         connection.register("texts", pl.DataFrame({"place": range(len(column)), "text": column}).to_arrow())
@@ -121,7 +121,7 @@ def _parsed(column: pl.Series) -> pl.Series:
 
 
 def _of_kind(column: pl.Series, kind: pl.DataType) -> pl.Series:
-    """The column as whole numbers, numbers or text, whichever `kind` is."""
+    """The column cast to integers, numbers or text, as in `kind`."""
     if kind == pl.String:
         if column.dtype.is_float() or column.dtype.is_nested() or column.dtype == pl.Binary:
             raise LabelsError(f"the labels' column {column.name} holds {column.dtype}", "give texts")

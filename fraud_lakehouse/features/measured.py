@@ -1,4 +1,4 @@
-"""What a stream's features aggregate, and in which tables: the catalogue's file, put to each stream."""
+"""Adds the measures and tables of the catalogue's file to the streams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fraud_lakehouse.features.entries import ALL, AMOUNT, FAST_PATH, FIRST, Cata
 from fraud_lakehouse.features.streams import Measure, PaymentStream, Table
 
 FAST_PATH_FEATURES = ["prior_mean", "prior_count", "count_10min", "sum_10min"]
-"""What rules read."""
+"""The table that rules read."""
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -22,7 +22,7 @@ def measured_streams(streams: Mapping[str, PaymentStream], file: CatalogueFile, 
         name: of the file, for messages.
 
     Raises:
-        TransformError: the file names a stream that is none, or an entity is called what entries mean otherwise.
+        TransformError: the file names an unknown stream, or an entity has a name reserved in entries.
     """
     for part, known in (("measures", {*streams, ALL}), ("tables", {*streams})):
         for stream in getattr(file, part):
@@ -34,7 +34,7 @@ def measured_streams(streams: Mapping[str, PaymentStream], file: CatalogueFile, 
         for entity in (ALL, FIRST):
             if entity in stream.entities:
                 raise TransformError(
-                    f"streams.yml, {stream.name}: entries of {name} mean something else by the entity {entity!r}",
+                    f"streams.yml, {stream.name}: the entity name {entity!r} is reserved in {name}",
                     "give the entity another name",
                 )
     return {
@@ -44,13 +44,13 @@ def measured_streams(streams: Mapping[str, PaymentStream], file: CatalogueFile, 
 
 
 def amount_measure(stream: PaymentStream) -> str:
-    """The name of the measure that is the stream's amount: its column's."""
+    """The measure of the stream's amount, named like its column."""
     name = stream.amount.lower()
     return name if _NAME.fullmatch(name) else AMOUNT
 
 
 def entry_of(stream: PaymentStream, entry: Entry) -> Entry:
-    """An entry as it is about one stream: no word of it stands for something of the stream any more."""
+    """An entry applied to one stream: placeholders are replaced by the stream's names."""
     entities = [
         name
         for one in _list(entry.entity)

@@ -1,6 +1,6 @@
-"""What must be known of a row before a feature can be told of it: columns of the row, and other features.
+"""What must be known of a row before a feature can be computed for it: columns of the row, and other features.
 
-Read from the SQL of measures and expressions by DuckDB's own parser; nothing is computed here.
+DuckDB's parser extracts them from the SQL of measures and expressions; nothing is computed here.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def columns_of(expression: str) -> tuple[str, ...]:
-    """The columns an SQL expression names, each once, in their order.
+    """The columns that an SQL expression names, each once, in order.
 
     Raises:
-        TransformError: it is no expression.
+        TransformError: it is not an expression.
     """
     references = (node for node in _nodes(_parsed(expression)) if node.get("class") == "COLUMN_REF")
     return tuple(dict.fromkeys(str(node["column_names"][-1]) for node in references))
 
 
 def functions_of(expression: str) -> tuple[str, ...]:
-    """The functions that an SQL expression calls by name, each once, in their order.
+    """The functions that an SQL expression calls, each once, in order.
 
     Raises:
-        TransformError: it is no expression.
+        TransformError: it is not an expression.
     """
     calls = (node for node in _nodes(_parsed(expression)) if node.get("class") == "FUNCTION")
     return tuple(dict.fromkeys(str(node["function_name"]) for node in calls))
@@ -43,7 +43,7 @@ def is_of_one_row(expression: str) -> bool:
     """Whether an SQL expression has neither a subquery nor a window.
 
     Raises:
-        TransformError: it is no expression.
+        TransformError: it is not an expression.
     """
     return not any(node.get("class") in ("SUBQUERY", "WINDOW") for node in _nodes(_parsed(expression)))
 
@@ -54,21 +54,21 @@ def _parsed(expression: str) -> Any:
     row = _parser().cursor().execute("select json_serialize_sql(?)", [f"select {expression}"]).fetchone()
     parsed = json.loads(row[0]) if row else {"error": True}
     if parsed["error"]:
-        raise TransformError(f"{expression!r} is no SQL expression: {parsed.get('error_message')}", "correct it")
+        raise TransformError(f"{expression!r} is not an SQL expression: {parsed.get('error_message')}", "correct it")
     statements = parsed["statements"]
     node = statements[0]["node"]
     if len(statements) > 1 or len(node.get("select_list", ())) != 1 or node["from_table"]["type"] != "EMPTY":
-        raise TransformError(f"{expression!r} is no SQL expression, but more than one", "correct it")
+        raise TransformError(f"{expression!r} is more than one SQL expression", "correct it")
     return statements
 
 
 @lru_cache(maxsize=1)
 def _parser() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect()  # opening one costs 40 ms
+    return duckdb.connect()  # opening a connection takes 40 ms
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """The objects of a syntax tree, each before those within it."""
+    """The objects of a syntax tree, parents first."""
     if isinstance(tree, dict):
         yield tree
         tree = list(tree.values())
@@ -78,7 +78,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def row_columns(time: str, expression: str) -> list[str]:
-    """Columns of a row that a measure with this expression is computed from, the event time left out."""
+    """Columns of a row that a measure with this expression needs, without the event time."""
     return [column for column in columns_of(expression) if column != time]
 
 
@@ -89,8 +89,8 @@ def needed_of(feature: Feature, stream: PaymentStream, beside: Mapping[str, Feat
         beside: the features of the same table, by name.
 
     Returns:
-        `needs`: columns of the row it is told of, besides the event time; `uses`: features its expression is computed
-        from; `own`: measures of the row itself in its expression.
+        `needs`: columns of the row, other than the event time; `uses`: features in its expression; `own`: measures of
+        the row itself in its expression.
     """
     named = columns_of(feature.expression) if feature.expression is not None else ()
     own = [name for name in named if name in stream.measures]

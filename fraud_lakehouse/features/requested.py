@@ -1,4 +1,4 @@
-"""What the feature engine is to compute of a stream, and the columns it needs of each payment."""
+"""What the feature engine must compute for a stream, and the columns it needs of each payment."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.sql_text import quoted
 
 NO_TIME = -(2**62)
-"""What stands for the time of an event that has none, in microseconds."""
+"""Replaces a missing event time, in microseconds."""
 LARGEST_EXACT_AMOUNT = 9e12
-"""The largest amount that sums hold exactly (dbt_project/macros/excluded.sql)."""
+"""The largest amount that sums represent exactly (dbt_project/macros/excluded.sql)."""
 UNITS = 1_000_000
-"""Whole units per 1 of what is summed up: sums are exact to six decimals."""
+"""Scaled integers per 1: sums are exact to six decimals."""
 _OF_VALUES = ("min", "max", "median", "mad", "first", "last", "distinct")
 _WHOLE = ("tinyint", "smallint", "integer", "bigint")
 _NUMBERS = (*_WHOLE, "double", "float", "decimal")
@@ -37,17 +37,17 @@ class FeatureRequest:
     """A feature of each payment as of its arrival.
 
     Args:
-        name: the column it has; equal requests have equal names.
+        name: its column; equal requests have equal names.
         entity: whose payments count.
         aggregate: as in aggregates.py.
-        measure: what is aggregated: a measure of the stream, `amount` (whatever its column is called) or an own column;
-            None: payments.
+        measure: what is aggregated: a measure of the stream, `amount` (whatever its column's name) or the stream's own
+            column; None: payments.
         seconds: of the window that ends at the payment's event time; None: all earlier payments.
-        current: whether event time in [t - window, t] counts, the payment included; False: in [t - window, t).
+        current: whether the window is [t - window, t], including the payment; False: [t - window, t).
         filter: DuckDB SQL over own columns, `amount` and `event_time`; past payments for which it is not true do not
             count. None: all count.
         sql_type: the type of its values.
-        sum_is_0: whether a sum of nothing is 0, as tables of the fast path have it; else null.
+        sum_is_0: whether an empty sum is 0, as in tables of the fast path; else null.
     """
 
     name: str
@@ -63,14 +63,14 @@ class FeatureRequest:
 
 @dataclass(frozen=True)
 class EngineInput:
-    """Features of one stream as the engine knows them, and the columns that its rows must have (name -> SQL)."""
+    """Features of one stream in the engine's terms, and the columns that its rows must have (name -> SQL)."""
 
     kind: Literal["events", "changes"] = "events"
     features: Sequence[EngineFeature] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, int] = field(default_factory=dict)
     named: str = ""
-    """What is selected of a row before the columns are: its own, and those that rules see of every stream."""
+    """What is selected of a row before these columns: its own, and those of every stream that rules can use."""
 
     @property
     def longest(self) -> int:
@@ -79,7 +79,7 @@ class EngineInput:
 
 
 def of_catalogue(catalogue: Catalogue, stream: PaymentStream) -> list[FeatureRequest]:
-    """The features of the stream's fast path that the catalogue names."""
+    """The catalogue's features of the stream's fast path."""
     return [of_feature(feature) for feature in catalogue.of_table(stream.features)]
 
 
@@ -93,7 +93,7 @@ def feature_type(feature: EngineFeature) -> pa.DataType:
 
 
 def of_feature(feature: Feature) -> FeatureRequest:
-    """A feature of the catalogue as of the arrival of a payment."""
+    """A feature of the catalogue, as of the arrival of a payment."""
     current = feature.past in ARRIVAL and feature.seconds is not None
     return FeatureRequest(
         feature.name,
@@ -109,21 +109,21 @@ def of_feature(feature: Feature) -> FeatureRequest:
 
 
 def engine_input(stream: PaymentStream, requests: Iterable[FeatureRequest]) -> EngineInput:
-    """What the engine must know to compute these features.
+    """What the engine needs to compute these features.
 
     Raises:
         TransformError: a request names an entity or a column that the stream does not have.
     """
     features: list[EngineFeature] = []
     time = quoted(stream.time)
-    # an event without a time has no key either, and so counts itself alone
+    # without a time an event has no key, so it counts only itself
     moment = f"coalesce(epoch_us({time}), {NO_TIME})" if stream.kind == "events" else f"epoch_us({time})"
     columns = {"_at": f"case when is_time_excluded is not true then {moment} end"}
     units: dict[str, int] = {}
     for request in requests:
         if request.entity not in stream.entities:
             raise TransformError(
-                f"the feature {request.name} is of the entity {request.entity!r}, which {stream.name} does not have",
+                f"the feature {request.name} uses the entity {request.entity!r}, which {stream.name} does not have",
                 f"use one of {', '.join(stream.entities)}",
             )
         key = _key(stream, stream.entities[request.entity].key)
@@ -157,7 +157,7 @@ def engine_input(stream: PaymentStream, requests: Iterable[FeatureRequest]) -> E
 
 
 def _named(stream: PaymentStream) -> str:
-    """A row's own columns, and amount, event_time and user_id, which are there whatever the own ones are called."""
+    """A row's own columns, and amount, event_time and user_id under these names."""
     keys = [column for entity in stream.entities.values() for column in entity.key]
     own = {*stream.fields, *keys, stream.id, stream.time, stream.amount, *([stream.label] if stream.label else [])}
     wanted = {"amount": stream.amount, "event_time": stream.time}
@@ -169,7 +169,7 @@ def _named(stream: PaymentStream) -> str:
 
 
 def _measured(stream: PaymentStream, request: FeatureRequest) -> tuple[str, bool]:
-    """The SQL of what is aggregated, null where the row does not count; and whether it is text."""
+    """The SQL of what is aggregated, null if the row does not count; and whether it is text."""
     expression, is_text = "1", False
     if request.measure is not None:
         named = amount_measure(stream) if request.measure == AMOUNT else request.measure
@@ -188,7 +188,7 @@ def _measured(stream: PaymentStream, request: FeatureRequest) -> tuple[str, bool
 
 
 def _condition(stream: PaymentStream, text: str) -> str:
-    """A filter, in which an amount that counts in no feature is null."""
+    """A filter, in which an excluded amount is null."""
     own = counted(stream, quoted(stream.amount))
 
     def replaced(node: exp.Expr) -> exp.Expr:
@@ -199,7 +199,7 @@ def _condition(stream: PaymentStream, text: str) -> str:
 
 
 def counted(stream: PaymentStream, expression: str) -> str:
-    """An expression over a row that is null where it is of an amount that counts in no feature."""
+    """An expression over a row, null if the row's amount or time is excluded."""
     if stream.amount not in columns_of(expression):
         return expression
     condition = "is_amount_excluded is not true and is_time_excluded is not true"
@@ -215,7 +215,7 @@ def _units(expression: str) -> str:
 
 
 def _name_of(request: FeatureRequest) -> str:
-    """What the engine calls a measure."""
+    """The engine's name of a measure."""
     if request.filter is None:
         return str(request.measure)
     digest = hashlib.sha256(request.filter.encode()).hexdigest()[:8]
@@ -227,6 +227,6 @@ def _key(stream: PaymentStream, key: Sequence[str]) -> str:
         kind = stream.fields.get(key[0], "bigint" if stream.kind == "changes" else "varchar")
         return f"cast({quoted(key[0])} as {'bigint' if kind in _WHOLE else 'varchar'})"
     complete = " and ".join(f"{quoted(column)} is not null" for column in key)
-    # the separator: no text of two columns is the same as another two's
+    # the separator keeps joined keys distinct
     joined = " || chr(31) || ".join(f"cast({quoted(column)} as varchar)" for column in key)
     return f"case when {complete} then {joined} end"

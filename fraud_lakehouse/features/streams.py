@@ -1,6 +1,6 @@
-"""Streams as models compute from them: what `streams.yml` declares, with the models that a stream has.
+"""Streams as models compute them: the declaration in `streams.yml`, with the stream's models.
 
-Which features there are of a stream is in catalogue.py, which files its models are in transform/stream_models.py.
+catalogue.py has the features of a stream, transform/stream_models.py the files of its models.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from fraud_lakehouse.sources.configured import source_of
 
 Past = Literal["strict", "closed", "tumble", "hop", "cumulate", "session", "arrived", "committed"]
 LATE_WINDOW = 21_600
-"""Seconds of the windows that decide which events are late, where a stream has no table of tumbling windows."""
+"""Default window size that decides which events are late, if a stream has no table of tumbling windows (seconds)."""
 
 
 class Strict(BaseModel):
-    """What a file or a var holds: no further keys."""
+    """A file's or var's content; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Entity(Strict):
-    """Whom features are about: the columns that identify it. `partitions: large` means few keys with very many rows."""
+    """The subject of features: the columns that identify it. `partitions: large` means few keys with very many rows."""
 
     key: list[str] = Field(min_length=1)
     about: str
@@ -35,10 +35,10 @@ class Entity(Strict):
 
 
 class Measure(Strict):
-    """What is aggregated: with `decimals` a number, without anything that can be told apart.
+    """What is aggregated: a number if `decimals` is set, otherwise any value that can be compared for equality.
 
-    Sums are exact: values are rounded to so many decimals first. With `delay` a row's value is known only that long
-    after the row's event time, and counts from then on.
+    Sums are exact: values are first rounded to so many decimals. With `delay` a row's value is known, and counts, only
+    that long after the row's event time.
     """
 
     expression: str
@@ -49,11 +49,11 @@ class Measure(Strict):
 
 
 class Table(Strict):
-    """A table besides the stream's vectors: aggregates of one key over windows of one kind (arrival.py) and size.
+    """A table in addition to the stream's vectors: aggregates of one key over windows of one kind (arrival.py).
 
-    `step` is how far apart windows of `hop` start, and by how much those of `cumulate` grow. `model` computes its
-    features (none: that of the table itself), `copies` are further models with the same columns; `must_have` are
-    features that others rely on by name.
+    `step` is the distance between starts of `hop` windows, and the growth of `cumulate` windows. `model` computes its
+    features (default: the table's own); `copies` are further models with the same columns; `must_have` are features
+    that others rely on by name.
     """
 
     past: Literal["closed", "tumble", "hop", "cumulate", "session", "arrived", "committed"]
@@ -65,13 +65,13 @@ class Table(Strict):
 
 
 class Rates(Strict):
-    """The dated rates by which amounts of several currencies are converted.
+    """The dated exchange rates that convert amounts of several currencies.
 
     Args:
-        code: the column of the stream that has a payment's currency.
+        code: the stream's column with a payment's currency.
         table: the bronze table of the rates; currency, valid_from and rate are its columns.
         fields: the DuckDB types of these columns, once the table is captured.
-        key: its key columns, once it is captured; none of a topic's.
+        key: its key columns, once it is captured; empty for a topic.
     """
 
     code: str
@@ -84,7 +84,7 @@ class Rates(Strict):
 
     @property
     def columns(self) -> list[str]:
-        """Those of the table that are read."""
+        """The columns of the table that are read."""
         return [self.currency, self.valid_from, self.rate]
 
 
@@ -93,21 +93,21 @@ class PaymentStream(Strict):
 
     Args:
         table: its bronze table.
-        rows: the model with its rows: of events `silver/<table>`, of changes the replica.
-        late: of events, the model with those that came too late.
-        ledger: of changes, the model with the states before and after each change.
+        rows: the model with its rows: for events `silver/<table>`, for changes the replica.
+        late: for events, the model with those that came too late.
+        ledger: for changes, the model with the states before and after each change.
         features: the model with the features of the fast path, which rules read.
-        vectors: the model with all others, strictly past.
-        source_text: what the column `source` of its features is; of events the topic follows.
-        entity: the one of `entities` that the fast path is about: the first.
-        currency: what amounts are in; where the source has several currencies, once they are converted by `rates`.
-        fields: name and DuckDB type of columns of the bronze table: of events all that are declared, of changes those
+        vectors: the model with all other features, strictly past.
+        source_text: the value of the column `source` in its features; for events, followed by the topic.
+        entity: the subject of the fast path: the first of `entities`.
+        currency: the currency of amounts; if the source has several, after conversion by `rates`.
+        fields: name and DuckDB type of columns of the bronze table: for events all declared ones, for changes those
             that the stream names, once the table is captured.
-        max_amount: like the next three, of this stream alone; None: that of the settings.
+        max_amount: like the next three, for this stream alone; None: that of the settings.
         late_window_seconds: the size of the windows that decide which events are late.
         measures: what its features aggregate.
-        tables: those of its features besides `vectors`; `features` is one of them.
-        is_declared: whether the pipeline folder declares it; else it has models, and no rows.
+        tables: its feature tables other than `vectors`; `features` is one of them.
+        is_declared: whether the pipeline folder declares it; else it has models but no rows.
     """
 
     name: str
@@ -141,7 +141,7 @@ class PaymentStream(Strict):
 
     @property
     def models(self) -> list[str]:
-        """Its models but that with its rows where this is a replica."""
+        """Its models, without a replica that has its rows."""
         return [name for name in (self.rows if self.late else None, self.late, self.ledger) if name] + [
             self.features,
             self.vectors,
@@ -149,7 +149,7 @@ class PaymentStream(Strict):
 
     @property
     def original_amount(self) -> str:
-        """The column of its rows that has an amount as it was sent, where amounts are converted."""
+        """The column with an amount as it was sent, if amounts are converted."""
         return f"{self.amount}_original"
 
     def model_of(self, table: str) -> str:
@@ -174,8 +174,8 @@ def payment_streams(pipeline: Pipeline, models: Mapping[str, Mapping[str, str]])
     """The streams of a pipeline by name, without measures and tables.
 
     Args:
-        models: of streams whose models are files of the dbt project: their names, and `source_text`, as the fields of
-            PaymentStream are called.
+        models: for streams with model files in the dbt project: the models' names, and `source_text`, keyed like the
+            fields of PaymentStream.
     """
     return {name: payment_stream(stream, pipeline, models.get(name, {})) for name, stream in pipeline.streams.items()}
 

@@ -27,15 +27,15 @@ class Window:
 
     @staticmethod
     def parse(text: str) -> Window:
-        """Read a size.
+        """Parse a size.
 
         Raises:
-            TransformError: it is none.
+            TransformError: the text is not a size.
         """
         found = _SIZE.fullmatch(text)
         if found is None:
             raise TransformError(
-                f"window {text!r} is no size", 'write a whole number and a unit, such as "10 minutes" or "30 days"'
+                f"window {text!r} is not a size", 'write a whole number and a unit, such as "10 minutes" or "30 days"'
             )
         seconds, short = _UNITS[found[2]]
         return Window(text, f"{found[1]}{short}", int(found[1]) * seconds)

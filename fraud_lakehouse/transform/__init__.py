@@ -1,1 +1,1 @@
-"""3: dbt in a warm process. DuckDB in memory computes, Delta stores; no Dagster here."""
+"""3: compiles the dbt project and runs its models. DuckDB in memory computes, Delta stores; no Dagster here."""

@@ -1,6 +1,6 @@
-"""The catalogue against the models it names: whether they are there, have the columns, and in types that fit.
+"""Checks the catalogue against the models it names: they exist, have the columns, and the types fit.
 
-Types are those that the models' yml declares; DuckDB is asked what an expression over them yields, no row is read.
+Types are those declared in the models' yml. DuckDB infers the type of each expression; no row is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"U?(TINYINT|SMALLINT|INTEGER|BIGINT|HUGEINT)|FLOAT|DOUBLE|
 
 @dataclass(frozen=True)
 class _Models:
-    """The columns that models declare."""
+    """The columns that the models' yml files declare."""
 
     project: Path
     generated: Mapping[str, Sequence[Column]]
@@ -40,7 +40,7 @@ class _Models:
         return {one["name"]: one["data_type"] for one in self.columns(model, where) if "data_type" in one}
 
     def columns(self, model: str, where: str) -> Sequence[Column]:
-        """The columns that a model's yml declares; in a prepared project those of features have the feature's meta."""
+        """The columns that a model's yml declares. In a prepared project, feature columns carry the feature's meta."""
         if model in self.generated:
             return self.generated[model]
         for path in sorted(self.project.glob(f"models/*/{model}.yml")):
@@ -51,33 +51,33 @@ class _Models:
 
 
 def check_models(project: Path, catalogue: Catalogue, generated: Mapping[str, Sequence[Column]]) -> None:
-    """Refuse a catalogue whose features the project's models cannot compute.
+    """Check that the project's models can compute the catalogue's features.
 
     Args:
-        project: the dbt project the models lie in.
-        generated: columns, as a yml has them, of models that are no files of it.
+        project: the folder of the dbt project.
+        generated: columns, as in a yml, of generated models, which have no file in the project.
 
     Raises:
-        TransformError: names the stream, measure or feature, and what was expected.
+        TransformError: they cannot; names the stream, measure or feature, and what was expected.
     """
     models = _Models(project, generated)
     with duckdb.connect() as connection:
         for name, stream in catalogue.streams.items():
             measures = _measures(connection, models, name, stream)
             if not any(one.stream == name for one in catalogue.of_table(stream.vectors)):
-                raise TransformError(f"{FILE}, stream {name!r}: {stream.vectors} has no feature", "give it one")
+                raise TransformError(f"{FILE}, stream {name!r}: {stream.vectors} has no feature", "add one")
             for table in (stream.vectors, *stream.tables):
                 _check_features(connection, models, stream, table, catalogue.of_table(table), measures)
 
 
 def _measures(connection: duckdb.DuckDBPyConnection, models: _Models, name: str, stream: PaymentStream) -> Types:
-    """The types of a stream's measures, as features are computed from them."""
+    """The types of a stream's measures, as the features see them."""
     rows = stream.ledger or stream.rows
     types = models.types(rows, f"{FILE}, stream {name!r}: rows")
     for part, column in _columns(stream):
         if column not in types:
             raise TransformError(
-                f"{FILE}, stream {name!r}: {part} names the column {column!r}, which {rows} has not",
+                f"{FILE}, stream {name!r}: {part} names the column {column!r}, which {rows} does not have",
                 f"use one of {', '.join(types)}",
             )
     found = {}
@@ -110,21 +110,21 @@ def _check_features(
             if feature.name in own and feature.name not in stream.tables[table].must_have:
                 raise TransformError(
                     f"{FILE}, feature {feature.name!r}: {table} has a column of that name already",
-                    "rename the feature; where that column is meant to be it, list it in must_have",
+                    "rename the feature, or list it in must_have if that column is the feature",
                 )
     for feature in {one.filter: one for one in reversed(features) if one.filter is not None}.values():
         _check_filter(connection, models, stream, feature)
-    beside = dict(measures) | {one.name: one.data_type for one in features}
+    known = dict(measures) | {one.name: one.data_type for one in features}
     for feature in features:
         if feature.expression is not None:
             cast = f"cast({feature.expression} as {feature.data_type})"
-            _yielded(connection, cast, beside, f"{FILE}, feature {feature.name!r}")
+            _yielded(connection, cast, known, f"{FILE}, feature {feature.name!r}")
 
 
 def _check_filter(
     connection: duckdb.DuckDBPyConnection, models: _Models, stream: PaymentStream, feature: Feature
 ) -> None:
-    """Refuse a filter that is no condition over columns of a row."""
+    """Check that a feature's filter is a condition over columns of one row."""
     assert feature.filter is not None
     where = f"{FILE}, feature {feature.name!r}"
     rows = stream.ledger or stream.rows
@@ -132,7 +132,7 @@ def _check_filter(
     for column in columns_of(feature.filter):
         if column not in types:
             close = difflib.get_close_matches(column, types, n=1)
-            more = "; of changes these are the columns that streams.yml names" if stream.kind == "changes" else ""
+            more = "; filters on changes can use only columns in streams.yml" if stream.kind == "changes" else ""
             raise TransformError(
                 f"{where}: its filter names {column!r}, which is no column of the rows of {stream.name}",
                 f"did you mean {close[0]}?" if close else f"use one of {', '.join(types)}{more}",
@@ -144,7 +144,7 @@ def _check_filter(
     )
     for (name,) in connection.execute(query, [list(functions_of(feature.filter))]).fetchall():
         raise TransformError(
-            f"{where}: its filter calls {name}, which does not follow from a single row alone",
+            f"{where}: its filter calls {name}, which needs more than a single row",
             "compare columns of the row with each other or with constants",
         )
     kind = _yielded(connection, feature.filter, types, where)
@@ -156,9 +156,9 @@ def _check_filter(
 
 
 def _is_own(stream: PaymentStream, column: str) -> bool:
-    """Whether filters may name a column that models have of a row.
+    """Whether filters may use this column of the model.
 
-    Of events these are all of the record's own, of changes those that streams.yml names, which the ledger has.
+    Events: every field of the record. Changes: the columns named in streams.yml, which the ledger stores.
     """
     if stream.kind == "changes":
         return column in {stream.label, *(name for _, name in _columns(stream))} - {stream.id}

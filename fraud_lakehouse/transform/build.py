@@ -1,4 +1,4 @@
-"""Builds a selection of a project's models in order, then runs its tests; a failure takes with it what needs it."""
+"""Builds a selection of models in order, then runs its tests. A failure also skips the models that depend on it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def build_models(
     full_refresh: bool = False,
     left_out: Collection[str] = (),
 ) -> list[NodeResult]:
-    """Build models, each after those it reads. A failing model is a result, not an error.
+    """Build models, each after those it reads. A failing model is a result, not an exception.
 
-    A model of the fast path is built though some of what it reads failed, from the others' new rows: its own position
-    in the failed one's table stays. Any other model waits for all it reads.
+    A model of the fast path is built even if some of its upstreams failed: it reads the others' new rows, and its
+    position in the failed upstream stays. Any other model is skipped if an upstream failed.
 
     Args:
         models: in the project's order.
-        left_out: unique ids of models that failed before: neither they are built now, nor what reads nothing else.
+        left_out: unique ids of models that failed before. They are not built, nor are models that read only them.
     """
     results: dict[str, NodeResult] = {}
     absent = unbuildable(project, left_out)
@@ -48,12 +48,12 @@ def build_models(
 
 
 def run_tests(executor: Executor, tests: Iterable[Test]) -> list[NodeResult]:
-    """Run data tests; one that cannot run is an error, and has not passed."""
+    """Run data tests. A test that cannot run counts as an error."""
     return [_test(executor, test) for test in tests]
 
 
 def unbuildable(project: CompiledProject, failed: Collection[str]) -> set[str]:
-    """Failed models by unique id, and the models that read nothing but such models."""
+    """The failed models by unique id, and the models that read only such models."""
     found = set(failed)
     for model in project.models:
         if model.parents and found.issuperset(model.parents):
@@ -78,10 +78,10 @@ def _build(executor: Executor, model: Model, *, full_refresh: bool) -> NodeResul
 
 
 def _committed(executor: Executor, model: Model, *, full_refresh: bool) -> Commit | None:
-    """Build a model, again from the new state where another process was first: it may be on another machine.
+    """Build a model; after a commit conflict, build it again from the new state. Writers may be on other machines.
 
     Raises:
-        ConcurrentWriterError: others were first each time; the next build goes on.
+        ConcurrentWriterError: every attempt met a conflict; the next build continues.
     """
     for _ in range(_ATTEMPTS - 1):
         with suppress(ConcurrentWriterError):
@@ -109,7 +109,7 @@ def _result(model: Model, status: str, began: float | None = None) -> NodeResult
 
 
 def _with_sources(project: CompiledProject, result: NodeResult) -> NodeResult:
-    """A model that failed, with the bronze tables whose rows wait for it."""
+    """Add the bronze tables whose rows wait for a failed model."""
     if result.ok:
         return result
     return replace(result, sources=sorted(t for layer, t in project.tables_of(result.unique_id) if layer == "bronze"))

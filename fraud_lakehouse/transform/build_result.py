@@ -1,4 +1,4 @@
-"""What became of a build: each model and test of it, with what it committed."""
+"""The result of a build: what each model and test did, and what was committed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fraud_lakehouse.errors import TransformError
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What became of one model or test.
+    """The result of one model or test.
 
-    `status` is dbt's: success, error, skipped for models; pass, warn, fail, error for tests. `rows` and
-    `version` are what a model committed (None: nothing new); `failures` counts a test's failing rows. `sources` are the
-    bronze tables whose rows wait for a model that failed.
+    `status` is dbt's: success, error, skipped for models; pass, warn, fail, error for tests. `rows` and `version`
+    are what a model committed (None: nothing new). `failures` counts a test's failing rows. `sources` are the bronze
+    tables whose rows wait for a failed model.
     """
 
     unique_id: str
@@ -30,19 +30,19 @@ class NodeResult:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong with it (a warning is not an error)."""
+        """Whether it succeeded; a warning is not an error."""
         return self.status in ("success", "pass", "warn", "no-op")
 
     @property
     def reason(self) -> str:
-        """Why it failed, and whose rows wait for it."""
-        why = self.message or ("skipped: a model before it failed" if self.status == "skipped" else self.status)
+        """Why it failed, and which tables' rows wait for it."""
+        why = self.message or ("skipped: an upstream model failed" if self.status == "skipped" else self.status)
         return f"{why} (rows of {', '.join(self.sources)} wait for it)" if self.sources else why
 
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The nodes of one build in the order they ran, and the seconds the whole took."""
+    """The nodes of one build in the order they ran, and the duration of the build in seconds."""
 
     nodes: list[NodeResult]
     seconds: float
@@ -54,7 +54,7 @@ class BuildResult:
 
     @property
     def failed_models(self) -> list[NodeResult]:
-        """The models among them. A failing test is none: its evidence is the check's."""
+        """The failed models. Failing tests are excluded: the checks report them."""
         return [node for node in self.failed if node.resource_type == "model"]
 
     def rows(self, name: str) -> int:

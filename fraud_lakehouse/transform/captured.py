@@ -1,6 +1,6 @@
-"""The captured tables as the dbt project sees them: keys, columns, and the models of those that none is shipped for.
+"""The captured tables as the dbt project sees them: keys, columns, and generated models for tables without their own.
 
-How the project is put together of it is `project.py`'s.
+`project.py` assembles the project.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fraud_lakehouse.transform.handles import Handles, Mark, log_folder_mark
 from fraud_lakehouse.transform.scan import columns
 
 CAPTURED_CONFIG = {"+strategy": "merge", "+tags": ["replica"], "+source_types": True}
-"""Config of all models of `models_of`, given once in dbt_project.yml: dbt parses it faster than in each of them."""
+"""Config of all generated models, set once in dbt_project.yml: dbt parses that faster than a config in each model."""
 _SOURCES = "models/bronze/sources.yml"
 _WHOLE = r"smallint|integer|bigint"
 _ALIKE = [
@@ -30,7 +30,7 @@ _ALIKE = [
     re.compile("varchar"),
     re.compile("timestamp|timestamptz|date"),
 ]
-"""Kinds of types: what models compute from a declared one they compute from those of the first kind that has it."""
+"""Groups of interchangeable types: a column may have any type of the first group that contains its declared type."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ShippedTable:
     """A bronze table that a dbt project has models for, as its sources.yml declares it.
 
     Args:
-        key: its key columns; none of a topic's.
+        key: its key columns; empty for a topic.
         columns: name and DuckDB type of its own columns.
     """
 
@@ -67,7 +67,7 @@ class Captured:
 
     Args:
         key: its source's key columns.
-        present: names of the columns that its source has now, in its order; none if that is not known.
+        present: names of the columns that the source has now, in its order; empty if unknown.
         columns: name and DuckDB type of every column of the bronze table.
     """
 
@@ -77,14 +77,14 @@ class Captured:
 
     @staticmethod
     def of(table: DeltaTable) -> Captured:
-        """What a bronze table says of itself."""
-        told = table.metadata().configuration
-        described = json.loads(told.get(COLUMNS_PROPERTY) or "[]")
-        key: list[str] = json.loads(told.get(KEY_PROPERTY) or "[]")
+        """Read the description stored in a bronze table's properties."""
+        properties = table.metadata().configuration
+        described = json.loads(properties.get(COLUMNS_PROPERTY) or "[]")
+        key: list[str] = json.loads(properties.get(KEY_PROPERTY) or "[]")
         return Captured(key, [column["name"] for column in described], columns(table))
 
     def is_like(self, shipped: ShippedTable) -> bool:
-        """Whether it has the key and the columns that the models shipped for a table compute from."""
+        """Whether it has the key and the columns that a table's shipped models need."""
         kinds = {column: kind for column, kind in self.columns if column in self.present or not self.present}
         alike = {
             column: next((one for one in _ALIKE if one.fullmatch(kind)), re.compile(re.escape(kind)))
@@ -96,7 +96,7 @@ class Captured:
 
 
 class CapturedTables:
-    """The captured tables of a lake, each opened again only once its log has changed. One thread at a time."""
+    """The captured tables of a lake. Each is reopened only when its log has changed. Not thread-safe."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
@@ -104,7 +104,7 @@ class CapturedTables:
         self._known: dict[str, tuple[Mark | None, Captured]] = {}
 
     def now(self) -> dict[str, Captured]:
-        """By name, those there are."""
+        """The captured tables by name."""
         found: dict[str, Captured] = {}
         for name in self._lake.tables("bronze"):
             mark, known = log_folder_mark(self._lake, ("bronze", name)), self._known.get(name)
@@ -112,14 +112,17 @@ class CapturedTables:
                 found[name] = known[1]
             elif (table := self._handles.get(("bronze", name))) is not None:
                 captured = Captured.of(table)
-                # The same description stays the same object: comparing a thousand tables is then quick.
+                # Equal descriptions stay the same object, so that comparing a thousand tables is quick.
                 found[name] = known[1] if known is not None and known[1] == captured else captured
                 self._known[name] = (mark, found[name])
         return found
 
 
 def tables_of_models(shipped: Mapping[str, ShippedTable], captured: Mapping[str, Captured]) -> dict[str, str]:
-    """The captured table that each shipped one of a database stands for; a name of none where one unlike it has it."""
+    """Map each shipped database table to the captured table it reads.
+
+    If the captured table of that name has another key or other columns, it maps to a name that does not exist.
+    """
     return {
         name: f"bank_{name}" if name in captured and not captured[name].is_like(table) else name
         for name, table in shipped.items()
@@ -128,9 +131,9 @@ def tables_of_models(shipped: Mapping[str, ShippedTable], captured: Mapping[str,
 
 
 def models_of(captured: Mapping[str, Captured], shipped: set[str]) -> dict[str, str]:
-    """Models and source entries of captured tables that the shipped project does not name; texts by path.
+    """Models and source entries of captured tables without shipped models: file contents by path.
 
-    A model's name is made fit for dbt and unlike any shipped one; its alias is the table's own name.
+    A model's name is valid for dbt and differs from every shipped one; its alias is the table's own name.
     """
     files: dict[str, str] = {}
     sources = []
@@ -142,7 +145,7 @@ def models_of(captured: Mapping[str, Captured], shipped: set[str]) -> dict[str, 
         declared = [{"name": _unrendered(column), "data_type": kind, "quote": True} for column, kind in table.columns]
         sources.append({"name": name, "description": f"Change events of {name}.", "columns": declared})
         files |= _model(name, name, "replica", [table.key, table.present], table.key)
-        if f"{name}_history".lower() not in taken:  # a table of that name is captured itself: its replica lies there
+        if f"{name}_history".lower() not in taken:  # a captured table of that name has its replica there
             history = [*map(_in_history, table.key), "_lsn", "_seq"]
             files |= _model(f"{name}_history", name, "history", [table.key], history)
     if sources:
@@ -152,17 +155,17 @@ def models_of(captured: Mapping[str, Captured], shipped: set[str]) -> dict[str, 
 
 
 def _in_history(column: str) -> str:
-    """What a source's column is called in its history (macro history_names)."""
+    """A source column's name in the history table (macro history_names)."""
     return f"source_{column}" if column.lower() in ("valid_from", "valid_to", "is_deleted") else column
 
 
 def _unrendered(text: str) -> str:
-    """The text as dbt reads it back from yml, braces and all: dbt renders names."""
+    """Escape braces for yml: dbt renders names as Jinja."""
     return "{{ " + _json(text) + " }}" if "{" in text else text
 
 
 def _json(value: object) -> str:
-    """JSON that Jinja reads too, which takes an escaped pair of surrogates for two characters."""
+    """JSON that Jinja can read too: Jinja reads an escaped surrogate pair as two characters."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -172,7 +175,7 @@ def _model(
     options = {"unique_key": unique_key, "alias": alias}
     name = f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
     listed = ", ".join(_json(argument) for argument in arguments)
-    # Parsing needs the source alone: with the macro it took dbt nearly twice as long, and there are 2,000 of these.
+    # At parse time only the source matters: with the macro, parsing up to 2,000 of these took nearly twice as long.
     text = (
         "{{ config(**" + _json(options) + ") }}\n"
         "{% set change_events = source('captured', " + _json(source) + ") %}\n"

@@ -1,4 +1,4 @@
-"""Models of streams of changes that the dbt project has no files for; what they compute is in its macros/changes."""
+"""Generated models of change streams; the SQL is in the macros/changes of the dbt project."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def change_models(stream: PaymentStream, source: Callable[[str], str], captured:
 
     Args:
         stream: one that is `fitted`.
-        source: the dbt source of a captured table.
+        source: gives the dbt source of a captured table.
         captured: names of the captured tables.
     """
     name, ledger, event = stream.name, stream.ledger, stream.event
@@ -29,8 +29,8 @@ def change_models(stream: PaymentStream, source: Callable[[str], str], captured:
             "silver",
             hot,
             f"change_ledger({name!r}, {events}{rates_argument(stream, source)})",
-            f"The {event}s of the stream {name} as a ledger in commit order: a version that opens is +1 for its "
-            f"{stream.entity}, one that an update, delete or truncate closes is -1 with its old values. "
+            f"The {event}s of the stream {name} as a ledger in commit order. A new version counts +1 for its "
+            f"{stream.entity}; a version closed by an update, delete or truncate counts -1 with its old values. "
             f"One row per opened or closed version of a {event}.",
             _ledger_columns(stream),
         ),
@@ -40,8 +40,8 @@ def change_models(stream: PaymentStream, source: Callable[[str], str], captured:
             "gold",
             hot,
             f"change_features({name!r}, {entries}{exists})",
-            f"What was known about a {event} of the stream {name} when it was committed, on the table just before the "
-            f"change. One row per inserted, updated or snapshotted version of a {event}.",
+            f"What was known about a {event} of the stream {name} when it was committed, computed from the table as it "
+            f"was just before the change. One row per inserted, updated or snapshotted version of a {event}.",
             _feature_columns(stream),
         ),
         StreamModel(
@@ -50,8 +50,8 @@ def change_models(stream: PaymentStream, source: Callable[[str], str], captured:
             "gold",
             {"strategy": "append", "tags": ["features"]},
             f"change_vectors({name!r}, {entries})",
-            f"All strictly past features of a {event} of the stream {name}, on the state of its table. A change "
-            f"gives the vectors it changes a new version, and no others. One row per {event} and version.",
+            f"All strictly past features of a {event} of the stream {name}, computed from the state of its table. A "
+            f"change adds a new version of the vectors it affects. One row per {event} and version.",
             _vector_columns(stream),
         ),
     ]
@@ -62,13 +62,13 @@ def _source(source: Callable[[str], str], table: str) -> str:
 
 
 def _kind(stream: PaymentStream, column: str) -> str:
-    """The type of an id, key or label in the models: of all whole numbers bigint (macro stream_type)."""
+    """The models' type of an id, key or label: bigint for every integer (macro stream_type)."""
     kind = stream.fields[column]
     return "bigint" if kind in ("tinyint", "smallint", "integer") else kind
 
 
 def _columns(stream: PaymentStream) -> tuple[Column, Column, list[Column]]:
-    """Id, key of the first entity, and keys of the others."""
+    """The columns of the id, of the first entity's key, and of the other keys."""
     described = {stream.id: f"Id of the {stream.event}."}
     for name, entity in stream.entities.items():
         described |= dict.fromkeys(entity.key, f"Key of {name}, {entity.about}; may be null.")
@@ -111,7 +111,7 @@ def _ledger_columns(stream: PaymentStream) -> list[Column]:
         {
             "name": "amount_text",
             "data_type": "varchar",
-            "description": "The amount as the source wrote it, where it does not fit.",
+            "description": "The amount as the source wrote it, if it does not fit; else null.",
         },
         *_POSITION,
         {"name": "_op", "data_type": "varchar", "description": "{{ doc('op') }}"},
@@ -122,9 +122,7 @@ def _ledger_columns(stream: PaymentStream) -> list[Column]:
 def _feature_columns(stream: PaymentStream) -> list[Column]:
     _, key, _ = _columns(stream)
     known = stream.entities[stream.entity].exists_in
-    exists = (
-        f"Whether the {stream.entity} was in {known['table']} at that commit; null: not known." if known else "Null."
-    )
+    exists = f"Whether the {stream.entity} was in {known['table']} at that commit; null: unknown." if known else "Null."
     return [
         {"name": "source", "data_type": "varchar", "description": f"{stream.source_text}."},
         *tested(
@@ -146,7 +144,7 @@ def _feature_columns(stream: PaymentStream) -> list[Column]:
 def _vector_columns(stream: PaymentStream) -> list[Column]:
     ids, key, others = _columns(stream)
     version = f"1 for the first vector of the {stream.event}; a correction has the next number."
-    known = "When the newest change that the version follows from was committed by the source (UTC)."
+    known = "When the source committed the newest change that this version includes (UTC)."
     return [
         *tested([ids], "not_null"),
         key,
@@ -155,5 +153,5 @@ def _vector_columns(stream: PaymentStream) -> list[Column]:
         *EXCLUDED,
         {"name": "version", "data_type": "integer", "description": version},
         *tested([{"name": "known_at", "data_type": "timestamptz", "description": known}], "not_null"),
-        {"name": "is_deleted", "data_type": "boolean", "description": f"Whether the {stream.event} is gone."},
+        {"name": "is_deleted", "data_type": "boolean", "description": f"Whether the {stream.event} was deleted."},
     ]

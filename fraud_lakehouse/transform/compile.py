@@ -1,7 +1,7 @@
-"""Compile a prepared project, in a process of its own: dbt compiles each model twice, and every SQL is checked.
+"""Compile a prepared project in a separate process: dbt compiles each model twice, and every SQL is checked.
 
-`python -m fraud_lakehouse.transform.compile FOLDER` leaves `target/manifest.json` and `compiled.json` in the folder. It
-ends with code 1, and the message as its last line of output, where dbt refuses the project or a model cannot run.
+`python -m fraud_lakehouse.transform.compile FOLDER` writes `target/manifest.json` and `compiled.json` to the folder.
+If dbt rejects the project or a model cannot run, it exits with code 1; its last line of output is the message.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _VARIANTS = {
     "full": ["--full-refresh", "--exclude", "resource_type:unit_test"],
     "incremental": ["--exclude", "resource_type:unit_test", "resource_type:test"],
 }
-"""What dbt compiles for each variant: tests once."""
+"""The nodes that dbt compiles in each variant; tests only once."""
 _STRATEGIES = ("overwrite", "append", "merge")
 _FAILED = 1
 
 
 def compile_project(folder: Path) -> None:
-    """Compile the project in a folder and check it, in another process: dbt takes 200 MB that nothing gives back.
+    """Compile and check the project in a folder. A separate process does it: dbt takes 200 MB that are never freed.
 
     Raises:
-        TransformError: dbt refuses the project, or a model's SQL cannot run; names it and says why.
-        OSError: no room for what it writes.
+        TransformError: dbt rejects the project, or a model's SQL cannot run; names the model and the reason.
+        OSError: the disk is full.
     """
     command = [sys.executable, "-m", "fraud_lakehouse.transform.compile", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -58,13 +58,13 @@ def compile_project(folder: Path) -> None:
             raise OSError(told["errno"], told["problem"])
         raise TransformError(told["problem"], told["fix"])
     raise TransformError(
-        f"compiling the dbt project ended with code {done.returncode}: {done.stderr[-2000:]}", "see the message"
+        f"compiling the dbt project failed with code {done.returncode}: {done.stderr[-2000:]}", "see the message"
     )
 
 
 def main(folder: Path) -> None:
-    """The process: prints the error as JSON."""
-    answers, sys.stdout = sys.stdout, sys.stderr  # dbt prints
+    """Compile the folder; print an error as JSON."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # dbt prints to stdout
     code = 0
     try:
         project = _compiled(folder)
@@ -77,14 +77,14 @@ def main(folder: Path) -> None:
         print(json.dumps({"problem": error.strerror, "errno": error.errno}), file=answers)
         code = _FAILED
     answers.flush()
-    os._exit(code)  # threads that dbt leaves behind would abort the process
+    os._exit(code)  # otherwise threads left by dbt abort the process
 
 
 def check(project: CompiledProject) -> None:
-    """Check that each model a person wrote can run on tables with the declared columns, and reads what it may.
+    """Check that each handwritten model runs on tables with the declared columns, and reads only what it may.
 
     Raises:
-        TransformError: one cannot; names it, and what it reads.
+        TransformError: one does not; names the model and what it reads.
     """
     for model in project.models:
         _check_reads(project, model)
@@ -96,7 +96,7 @@ def check(project: CompiledProject) -> None:
 
 
 def _check_reads(project: CompiledProject, model: Model) -> None:
-    """Check that new rows are read of tables that have such, and no table as a whole in the fast path."""
+    """Check that new rows are read only from append-only tables, and that the fast path reads no table as a whole."""
     if model.is_stored and model.strategy not in _STRATEGIES:
         raise TransformError(
             f"model {model.name} has the unknown strategy {model.strategy!r}", f"use one of {', '.join(_STRATEGIES)}"
@@ -105,27 +105,27 @@ def _check_reads(project: CompiledProject, model: Model) -> None:
     for new in (NewRows.of(one.call) for one in model.incremental.inputs if one.kind == "new_rows"):
         if new.upstream in stored and stored[new.upstream].strategy != "append":
             raise TransformError(
-                f"model {model.name} reads new_rows of {'/'.join(new.upstream)}, whose rows are changed and removed"
-                " after they were written: what it has read would not stay true",
-                f"read new_rows of a table that is only appended to, or {'/'.join(new.upstream)} as a whole",
+                f"model {model.name} reads new_rows of {'/'.join(new.upstream)}, whose rows are updated and deleted"
+                " later: what the model has read would become wrong",
+                f"read new_rows of an append-only table, or {'/'.join(new.upstream)} as a whole",
             )
     for table in model.incremental.tables if model.is_hot else ():
         if table in stored and table != model.key:
             raise TransformError(
                 f"model {model.name} is part of the fast path and reads {'/'.join(table)} as a whole, which"
-                + (" costs more with every row" if stored[table].is_hot else " is built after it and would be old"),
+                + (" costs more with every row" if stored[table].is_hot else " is built later and would be stale"),
                 "read new_rows, seen_rows, seen_totals or seen_by_key of a table of the fast path or of bronze;"
-                f" or take the tag {HOT} from {model.name}",
+                f" or remove the tag {HOT} from {model.name}",
             )
 
 
 def _compiled(folder: Path) -> CompiledProject:
-    from dbt.cli.main import dbtRunner  # 4 s of imports, only for who needs it
+    from dbt.cli.main import dbtRunner  # 4 s of imports, only for callers that need it
 
     target = folder / "target"
     runner, nodes, calls = dbtRunner(), {}, {}
     with TemporaryDirectory() as profiles:
-        recorded = _write_profile(Path(profiles))  # one for both: with another one dbt would parse everything again
+        recorded = _write_profile(Path(profiles))  # one for both: another profile would make dbt parse everything again
         folders = {"--project-dir": folder, "--profiles-dir": profiles, "--target-path": target}
         arguments = [str(part) for option in folders.items() for part in option]
         for variant, options in _VARIANTS.items():
@@ -140,7 +140,7 @@ def _compiled(folder: Path) -> CompiledProject:
 
 
 def _write_profile(folder: Path) -> Path:
-    """Write a profile to a folder; answers the file in which the recorder writes down inputs."""
+    """Write a profile to a folder; returns the file that the recorder writes inputs to."""
     calls = folder / "calls"
     plugin = {
         "module": "fraud_lakehouse.transform.recorder",
@@ -154,22 +154,22 @@ def _write_profile(folder: Path) -> Path:
 
 
 def _raise_for(result: Any) -> None:
-    """Raise what dbt met.
+    """Raise the error that dbt reported.
 
     Raises:
-        TransformError, OSError: it.
+        TransformError, OSError: dbt's error.
     """
-    if isinstance(result.exception, OSError):  # the disk's, not dbt's
+    if isinstance(result.exception, OSError):  # a problem of the disk, not of the project
         raise result.exception
     if result.exception is not None:
-        raise TransformError(f"dbt refuses the project: {result.exception}", "correct the model it names")
+        raise TransformError(f"dbt rejects the project: {result.exception}", "correct the model it names")
     for one in result.result.results if result.result else []:
         if str(one.status) not in ("success", "pass"):
             raise TransformError(f"dbt cannot compile {one.node.name}: {one.message}", f"correct {one.node.name}")
 
 
 def _calls(file: Path) -> dict[str, list[Input]]:
-    """The inputs that were recorded, by the unique id of the model."""
+    """The recorded inputs by the model's unique id."""
     found: dict[str, list[Input]] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         told = json.loads(line)
@@ -185,7 +185,7 @@ def _calls(file: Path) -> dict[str, list[Input]]:
 
 
 _READ = ("seen", "index", "value", "scored", "fired")
-"""Kinds of inputs whose SQL reads tables when the model is run."""
+"""Kinds of inputs whose SQL reads tables when the model runs."""
 
 _NOT_OF_INPUT = ("parents", "full_refresh", "keep_rows", "only_compiled", "answer")
 
@@ -204,7 +204,7 @@ def _project(
         reading.model(described[node]) for node in _ordered(described, nodes["full"]) if _is(described[node], "model")
     ]
     tests = [reading.test(described[node]) for node in nodes["full"] if _is(described[node], "test")]
-    captured = variables.get("captured_columns", {})  # of tables that the shipped project has models for
+    captured = variables.get("captured_columns", {})  # of captured tables with shipped models
     sources = [
         Source(
             node["unique_id"],
@@ -218,7 +218,7 @@ def _project(
 
 
 class _Reading:
-    """Puts together what dbt says of a node in its manifest, its two compilations and the calls of its macros."""
+    """Combines dbt's manifest, its two compilations and the recorded macro calls."""
 
     def __init__(
         self,
@@ -235,7 +235,7 @@ class _Reading:
         self._definitions = definitions
 
     def model(self, node: Mapping[str, Any]) -> Model:
-        """One model."""
+        """The compiled model of a node."""
         config, key = node["config"], node["config"].get("unique_key") or []
         return Model(
             unique_id=node["unique_id"],
@@ -256,7 +256,7 @@ class _Reading:
         )
 
     def test(self, node: Mapping[str, Any]) -> Test:
-        """One data test."""
+        """The compiled data test of a node."""
         config, unique_id = node["config"], node["unique_id"]
         sql = self._nodes["full"][unique_id].compiled_code
         limit = config.get("limit")
@@ -280,7 +280,7 @@ class _Reading:
         return Variant(sql, [*below, *own], self._tables(texts, node))
 
     def _tables(self, texts: Iterable[str], node: Mapping[str, Any]) -> list[Key]:
-        """The stored tables that texts name, and those that views below the node read."""
+        """The stored tables that the texts name, and those read by the views below the node."""
         found = {key for text in texts for key in named_tables(text) if key in self._known}
         for view in self._views(node):
             found.update(self._variant(view, "incremental").tables)
@@ -293,7 +293,7 @@ class _Reading:
 
 
 def _texts(value: Any) -> Iterable[str]:
-    """All texts within a JSON value."""
+    """All strings within a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -305,7 +305,7 @@ def _texts(value: Any) -> Iterable[str]:
 
 
 def _ordered(described: Mapping[str, Any], nodes: Collection[str]) -> list[str]:
-    """The nodes, each after those it reads; else as dbt has them, by name."""
+    """The nodes in topological order, otherwise by name as in dbt."""
     found: dict[str, None] = {}
 
     def add(node: str) -> None:

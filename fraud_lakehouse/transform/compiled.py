@@ -1,7 +1,7 @@
-"""The dbt project compiled: each model's SQL in two variants, and the inputs that the SQL reads by name.
+"""The compiled dbt project: each model's SQL in two variants, and the inputs that the SQL reads by name.
 
-`compile.py` makes it of the project, `executor.py` runs it. It lies beside the prepared project as one JSON file, so a
-process that builds needs no dbt.
+`compile.py` writes it, `executor.py` runs it. It is one JSON file in the prepared project, so that building needs no
+dbt.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Input:
     """A relation that a model's SQL reads, and how it is filled.
 
     Args:
-        kind: new_rows, seen, index or value (`inputs.py`); or what a build from new rows depends on: stored (the
-            columns the table must have) or full_when (queries that all have a row where all rows are needed).
-        call: what the macro said of it, as JSON.
+        kind: new_rows, seen, index or value (`inputs.py`); or a condition of incremental builds: stored (the columns
+            that the table must have) or full_when (queries; if all return a row, all rows are read).
+        call: the macro's arguments, as JSON.
     """
 
     kind: str
@@ -41,9 +41,9 @@ class Variant:
     """A model's SQL, for all rows or for new ones.
 
     Args:
-        inputs: of the SQL and of the views below it, in the order in which they are filled: one may read those before
-            it.
-        tables: stored tables that the SQL, its inputs or the views below it read as they are now.
+        inputs: of the SQL and of the views below it, in the order in which they are filled: an input may read those
+            before it.
+        tables: stored tables that the SQL, its inputs or the views below it read in their current version.
     """
 
     sql: str
@@ -59,13 +59,13 @@ class Model:
         unique_id: dbt's.
         key: layer and table.
         parents: unique ids of the models and sources it reads.
-        is_stored: a Delta table; else a view that others read through.
+        is_stored: whether it is a Delta table; else it is a view.
         strategy: append, overwrite or merge.
-        columns: declared name and type of each column; of a table with a source's own types none counts.
+        columns: declared name and type of each column; ignored if `has_source_types`.
         has_source_types: the columns are those of a source's table.
-        keeps_rows: its rows are never built anew (alerts).
-        definitions: numbers of the features it computes.
-        is_generated: made for a captured table, not written by a person.
+        keeps_rows: its rows are never rebuilt (alerts).
+        definitions: fingerprints of the features it computes.
+        is_generated: generated for a captured table, not handwritten.
     """
 
     unique_id: str
@@ -92,9 +92,9 @@ class Model:
 
 @dataclass(frozen=True)
 class Test:
-    """A data test: its query yields the rows that are wrong.
+    """A data test: its query returns the wrong rows.
 
-    `calculation` counts them; `error_if` and `warn_if` are conditions on the number, as in `!= 0`.
+    `calculation` counts them; `error_if` and `warn_if` are conditions on the count, such as `!= 0`.
     """
 
     unique_id: str
@@ -110,10 +110,10 @@ class Test:
 
 @dataclass(frozen=True)
 class Source:
-    """A table that is not built by a model: layer and table, and its declared columns.
+    """A table that no model builds: layer and table, and its declared columns.
 
     Args:
-        is_ours: it gets its declared columns with the next rows; else they are those of a source's table.
+        is_ours: its next rows bring the declared columns; else its columns are those of a source's table.
     """
 
     unique_id: str
@@ -124,9 +124,9 @@ class Source:
 
 @dataclass(frozen=True)
 class CompiledProject:
-    """All there is to run; `models` in an order in which each comes after those it reads.
+    """Everything needed to run the project; `models` are in topological order.
 
-    `catalogue`: the features of its streams; None: it has no streams.
+    `catalogue`: the features of its streams; None if it has no streams.
     """
 
     models: Sequence[Model] = ()
@@ -140,10 +140,10 @@ class CompiledProject:
 
     @staticmethod
     def load(path: Path) -> CompiledProject:
-        """Read a project back.
+        """Load a project.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the file does not exist.
         """
         told = json.loads(path.read_text(encoding="utf-8"))
         return CompiledProject(
@@ -164,7 +164,7 @@ class CompiledProject:
         path.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
 
     def find(self, unique_id: str) -> Model | None:
-        """The model of that id; None where it is a source, or unknown."""
+        """The model with this id; None for a source or an unknown id."""
         return self._by_id.get(unique_id)
 
     def named(self, names: Collection[str]) -> list[Model]:
@@ -176,7 +176,7 @@ class CompiledProject:
         return [model for model in self.models if tag in model.tags]
 
     def with_parents(self, models: Iterable[Model]) -> list[Model]:
-        """These models and all that they read, themselves or through others."""
+        """These models and all that they read, directly or indirectly."""
         found: set[str] = set()
         waiting = [model.unique_id for model in models]
         while waiting:
@@ -191,7 +191,7 @@ class CompiledProject:
         return [test for test in self.tests if chosen.intersection(test.parents)]
 
     def tables_of(self, unique_id: str) -> set[Key]:
-        """The sources' tables that a node reads, itself or through others."""
+        """The source tables that a node reads, directly or indirectly."""
         model = self.find(unique_id)
         if model is None:
             return {source.key for source in self.sources if source.unique_id == unique_id}

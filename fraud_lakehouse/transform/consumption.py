@@ -1,12 +1,12 @@
-"""What a model has consumed of each upstream table: a position kept in the model's own Delta commits.
+"""How far a model has read each upstream table: a position kept in the model's own Delta commits.
 
 A position is a commit number (storage/commit_numbers.py). A model `gold/alerts` that has read `gold/features` up to 12
 commits its rows together with the transaction `rows:gold/features:<table id>` = 12. After a crash the next build
-starts from there: rows are neither skipped nor consumed twice, however far it is behind. A rebuilt upstream has another
-table id, or a rewrite after the position, which makes its reader start over.
+continues from there: no row is skipped or read twice, however far the model is behind. A rebuilt upstream has another
+table id, or a rewrite after the position; its readers then start over.
 
-An upstream whose newest rewrite only computed the same rows anew has no row that its readers lack, though they may say
-something else. A reader that keeps its rows goes on behind such a rewrite.
+If the upstream's newest rewrite only recomputed the same rows, readers lack no row, though values may differ. A reader
+that keeps its rows continues after such a rewrite.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Read:
-    """One upstream's part in a build: the rows of the commits `after` < number <= `until`.
+    """What a build reads of one upstream: the rows of the commits `after` < number <= `until`.
 
-    `after` is -1 where all rows are read. `has_news`: whether it has rows that were not there the last time, also where
-    all are read again. `commits` are the table's numbers as of the plan.
+    `after` is -1 if all rows are read. `has_news`: whether there are rows that no earlier build read, even when all
+    are read again. `commits` are the table's numbers at the time of the plan.
     """
 
     table: DeltaTable
@@ -47,7 +47,7 @@ class Read:
 
     @property
     def after(self) -> int:
-        """Number of the newest commit whose rows have been read before; -1: none has."""
+        """Number of the newest commit that was already read; -1: none."""
         return self.rows.after
 
     @property
@@ -61,28 +61,28 @@ class Read:
         return self.until > self.after and bool(self.rows.files)
 
     def check_not_rewritten(self, upstream: Key) -> None:
-        """Refuse to read what was read before from a table whose rows were changed since the plan was made.
+        """Check that rows already read have not been rewritten since the plan was made.
 
         Raises:
-            ConcurrentWriterError: they were; nothing was committed.
+            ConcurrentWriterError: they were rewritten; nothing was committed.
         """
         if commits_of(self.table).rewritten != self.commits.rewritten:
             raise ConcurrentWriterError(
-                f"{upstream[0]}/{upstream[1]} was rewritten while a model that reads it was built",
+                f"{upstream[0]}/{upstream[1]} was rewritten during the build of a model that reads it",
                 "nothing is lost: the next build reads it from the start",
             )
 
     def between(self, after: int, until: int) -> Read:
-        """The same upstream, other rows of it."""
+        """The same upstream with another range of commits."""
         return Read(self.table, rows_since(self.table, after, until), self.commits, self.start_over, self.has_news)
 
 
 @dataclass
 class Plan:
-    """What one build of a consumer reads, and the handle it must commit on (that is the fence).
+    """What one build of a consumer reads, and the table object it must commit on, which fences out other writers.
 
-    `values`: of queries, by the names that its SQL has for them. `definitions`: of the features it computes.
-    `version_of` answers for the target's transactions; `recorded` are those of the commit. `numbered`: whether its rows
+    `values`: of queries, by their names in the SQL. `definitions`: fingerprints of the features it computes.
+    `version_of` returns the target's transactions; `recorded` are those of the commit. `numbered`: whether its rows
     get commit numbers.
     """
 
@@ -103,24 +103,24 @@ class Plan:
 
     @property
     def has_new_rows(self) -> bool:
-        """Whether any upstream asked for has rows this consumer has not seen."""
+        """Whether an upstream has rows that this consumer has not read."""
         return any(self.reads[key].has_rows for key in self.asked)
 
     @property
     def has_registered(self) -> bool:
-        """Whether its SQL reads relations that only the cursor of the build knows."""
+        """Whether its SQL reads relations that only the build's cursor knows."""
         return self.indexed is not None or self.scored is not None or bool(self.fired)
 
     @property
     def before(self) -> Commits:
-        """The target's numbers before the commit."""
+        """The target's commit numbers before the commit."""
         return Commits() if self.target is None else commits_of(self.target)
 
     def after(self, *, rewrites: bool) -> Commits:
-        """The target's numbers after the commit.
+        """The target's commit numbers after the commit.
 
         Args:
-            rewrites: whether it changes or removes rows.
+            rewrites: whether the commit changes or removes rows.
         """
         if not rewrites and self.numbered:
             return self.before.after_append()
@@ -129,7 +129,7 @@ class Plan:
         return self.before.after_rewrite(same_rows=same)
 
     def transactions(self, commits: Commits | None = None) -> list[Transaction]:
-        """The positions, the numbers and what is to be said of features, to commit with the result.
+        """The positions, commit numbers and feature definitions to commit with the result.
 
         Args:
             commits: the target's numbers after the commit; None: it has no rows.
@@ -149,13 +149,13 @@ class Plan:
 
 
 def app_id(upstream: Key, table: DeltaTable | None = None) -> str:
-    """Transaction id of an upstream, with the table's identity where one is given."""
+    """Transaction id of an upstream, with the table's identity if a table is given."""
     name = f"rows:{upstream[0]}/{upstream[1]}"
     return f"{name}:{table.metadata().id}" if table is not None else name
 
 
 class Consumption:
-    """Plans builds; remembers in memory how far empty builds came, which need no commit of their own."""
+    """Plans builds. Builds without a result need no commit; their positions are kept in memory."""
 
     def __init__(self, handles: Handles) -> None:
         self._handles = handles
@@ -166,10 +166,10 @@ class Consumption:
         """Decide how `consumer` is built: from new rows, or from all of them.
 
         Args:
-            parents: the tables it may read; those it has read through `new_rows` before decide.
+            parents: the tables it may read; those it has already read through `new_rows` decide.
             full_refresh: start over from all rows.
-            keep_rows: the consumer's rows are never rebuilt (alerts): an upstream that starts over is read
-                whole, the consumer itself stays.
+            keep_rows: the consumer's rows are never rebuilt (alerts): a rebuilt upstream is read as a whole, the
+                consumer's rows stay.
         """
         target = self._handles.get(consumer)
         plan = Plan(consumer, target, target is not None and (keep_rows or not full_refresh), keep_rows)
@@ -185,7 +185,7 @@ class Consumption:
         return plan
 
     def ask(self, plan: Plan, upstream: Key) -> Read | None:
-        """The part of `upstream` this build reads; None where there is no such table yet."""
+        """The part of `upstream` that this build reads; None if the table does not exist yet."""
         if upstream not in plan.reads:
             table = self._handles.get(upstream)
             if table is None:
@@ -198,13 +198,13 @@ class Consumption:
         return read
 
     def _has_read(self, plan: Plan, upstream: Key) -> bool:
-        """Whether the consumer has read some table of this name."""
+        """Whether the consumer has read a table of this name."""
         assert plan.version_of is not None
         names = app_id(upstream), old_positions.app_id(upstream)
         return any(plan.version_of(name) is not None for name in names)
 
     def _reached(self, plan: Plan, upstream: Key, table: DeltaTable) -> int | None:
-        """The position in an upstream table that the consumer's table holds."""
+        """The consumer's stored position in an upstream table."""
         assert plan.version_of is not None
         position = plan.version_of(app_id(upstream, table))
         return old_positions.position(plan.version_of, upstream, table) if position is None else position
@@ -212,7 +212,7 @@ class Consumption:
     def _read(self, plan: Plan, upstream: Key, table: DeltaTable) -> Read:
         position = self._reached(plan, upstream, table) if plan.target is not None else None
         if plan.target is None or position is None:
-            # a table never read before is all new; another incarnation of one that was means start over
+            # a table never read before is all new; a new table of the same name means start over
             start_over = plan.target is not None and self._has_read(plan, upstream)
             return Read(table, rows_since(table, NOTHING), commits_of(table), start_over)
         return self._since(
@@ -221,7 +221,7 @@ class Consumption:
 
     @staticmethod
     def _since(plan: Plan, table: DeltaTable, position: int) -> Read:
-        """What came after a position; everything where rows that were read changed, or after none (-1)."""
+        """The rows after a position; all rows if the position is -1 or rows before it were rewritten."""
         commits = commits_of(table)
         renewed = commits.position_of(position, keeps_rows=True)
         has_news = renewed is None or commits.newest > renewed
@@ -231,16 +231,16 @@ class Consumption:
         return Read(table, rows_since(table, start), commits, False, has_news)
 
     def is_recorded(self, plan: Plan, upstream: Key) -> bool:
-        """Whether the consumer's table holds a position in `upstream`, in today's form."""
+        """Whether the consumer's table stores a position in `upstream` in the current format."""
         name = app_id(upstream, plan.reads[upstream].table)
         return plan.version_of is not None and plan.version_of(name) is not None
 
     def committed(self, plan: Plan, upstream: Key) -> int | None:
-        """The position in `upstream` that the consumer's table holds."""
+        """The position in `upstream` that the consumer's table stores."""
         return None if plan.target is None else self._reached(plan, upstream, plan.reads[upstream].table)
 
     def _position(self, consumer: Key, target: DeltaTable, name: str) -> int | None:
-        """A position in the consumer's table; the handle looks for it in the log, each time a millisecond."""
+        """A position in the consumer's table. Reading it from the log takes a millisecond."""
         seen = (str(target.metadata().id), target.version())
         known = self._positions.get(consumer)
         if known is None or known[:2] != seen:
@@ -250,11 +250,11 @@ class Consumption:
         return known[2][name]
 
     def record(self, plan: Plan, before: int, version: int) -> None:
-        """Keep what a build's commit recorded: asking the log takes a millisecond for each transaction.
+        """Cache what a build committed: reading the log takes a millisecond for each transaction.
 
         Args:
             before: the target's version before the commit.
-            version: that after it; only the next one is known to be the commit itself.
+            version: the version after it; only the next one is known to be the commit itself.
         """
         known = self._positions.get(plan.consumer)
         if plan.target is None or known is None or known[:2] != (str(plan.target.metadata().id), before):
@@ -264,7 +264,7 @@ class Consumption:
             self._positions[plan.consumer] = (known[0], version, names)
 
     def remember(self, plan: Plan) -> None:
-        """Keep positions of a build that had nothing to commit; lost with the process, harmlessly."""
+        """Keep the positions of a build that had nothing to commit. Losing them with the process is harmless."""
         if plan.target is not None:
             for key in plan.asked:
                 read = plan.reads[key]

@@ -1,10 +1,10 @@
-"""By which definitions a table's features were computed: kept in the table's own commits, beside reading positions.
+"""Which definitions a table's features were computed with: stored in the table's own commits, with its positions.
 
-A build of all rows commits `feature:<name>` = the definition's number with them (features/definitions.py). A build of
-new rows under other definitions leaves a table of mixed meaning: it commits MIXED for each feature that differs, and
-for one that is no more. So a feature whose number there is not the present one has rows that another definition, or
-none, has computed. `features` is the number of all definitions of the last build: while it stays, nothing else is
-looked at. Rows of before a table kept numbers were computed by no definition that is known, but for UNNUMBERED.
+A build of all rows commits `feature:<name>` = the definition's fingerprint (features/definitions.py). A build of new
+rows under other definitions leaves a table of mixed definitions: it commits MIXED for each feature that differs or no
+longer exists. A feature is outdated if its stored fingerprint is not the current one: some rows were computed by
+another definition, or by none. `features` is the fingerprint of all definitions of the last build: while it matches,
+nothing else is read. Tables older than definition tracking report every feature as outdated, except UNNUMBERED ones.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ MIXED = 0
 LAYER = "gold"
 
 VersionOf = Callable[[str], int | None]
-"""The version of a transaction of a table, by its id."""
+"""Returns the version of a table's transaction by its id."""
 
 
 @dataclass(frozen=True)
 class Outdated:
-    """Features of a table with rows that were computed by another definition, or before the feature was there."""
+    """Features of a table with rows that were computed by another definition, or before the feature existed."""
 
     table: str
     features: tuple[str, ...]
@@ -35,20 +35,20 @@ class Outdated:
 
     @property
     def command(self) -> str:
-        """What computes them anew."""
+        """The command that recomputes them."""
         return f"fraud-lakehouse rebuild {self.table}"
 
     def __str__(self) -> str:
         named = ", ".join(self.features[:5]) + (f" and {len(self.features) - 5} more" if len(self.features) > 5 else "")
         which = "all features" if len(self.features) == self.of else named
         return (
-            f"{LAYER}/{self.table} has rows in which {which} were computed by another definition or not at all; "
-            f"`{self.command}` computes them anew"
+            f"{LAYER}/{self.table} has rows in which {which} were computed by another definition, or not at all; "
+            f"`{self.command}` recomputes them"
         )
 
 
 def app_id(feature: str) -> str:
-    """Transaction id that a feature's number is committed under."""
+    """Transaction id of a feature's fingerprint."""
     return f"feature:{feature}"
 
 
@@ -60,14 +60,14 @@ def to_commit(
     table: str = "",
     version_of: VersionOf | None = None,
 ) -> list[Transaction]:
-    """What a commit of a model's rows says of its features.
+    """The feature transactions that a commit of a model's rows adds.
 
     Args:
-        target: the table before it.
+        target: the table before the commit.
         table: its name.
-        version_of: who answers for its transactions; default: its log.
-        definitions: those that the rows were computed by; empty for a model without features.
-        all_rows: whether the table then has no others.
+        version_of: reads the table's transactions; default: from its log.
+        definitions: those that the rows were computed with; empty for a model without features.
+        all_rows: whether the commit replaces all rows.
     """
     if not definitions:
         return []
@@ -90,7 +90,7 @@ def to_commit(
 
 
 def outdated_features(lake: Lake, definitions: Definitions) -> Iterator[Outdated]:
-    """The stored tables with such features."""
+    """The stored tables with outdated features."""
     for table, numbers in definitions.items():
         if lake.exists(LAYER, table) and data_files(opened := lake.open(LAYER, table)):
             version_of = opened.transaction_version
@@ -100,7 +100,7 @@ def outdated_features(lake: Lake, definitions: Definitions) -> Iterator[Outdated
 
 
 def _stored(version_of: VersionOf, table: str, feature: str) -> int | None:
-    """The number that all rows of a table were computed by; MIXED, or None where it is not known."""
+    """The fingerprint that all rows of a table were computed with; MIXED, or None if unknown."""
     number = version_of(app_id(feature))
     if number is None and version_of(LAST) is None:
         return UNNUMBERED.get(table, {}).get(feature)

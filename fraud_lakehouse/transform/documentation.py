@@ -1,4 +1,4 @@
-"""dbt's documentation as one static page, with the columns the lake's tables really have."""
+"""dbt's documentation as one static page, with the actual columns of the lake's tables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fraud_lakehouse.transform.runner import Transformer
 
 
 def write_site(settings: Settings, folder: Path) -> Path:
-    """Write `index.html`, a page that needs no other file; answers its path.
+    """Write `index.html`, a self-contained page; returns its path.
 
     Raises:
-        TransformError: dbt could not make it.
+        TransformError: dbt failed.
     """
     transformer = Transformer(settings)
     try:
@@ -32,7 +32,7 @@ def serve_site(folder: Path, port: int, host: str = "127.0.0.1") -> None:
     """Serve the folder until interrupted.
 
     Raises:
-        LakehouseError: the port is taken.
+        LakehouseError: the port is in use.
     """
     handler = partial(QuietHandler, directory=str(folder))
     try:
@@ -50,7 +50,7 @@ def serve_site(folder: Path, port: int, host: str = "127.0.0.1") -> None:
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves a folder without a line for each page."""
+    """Serves a folder without logging each request."""
 
     def log_message(self, format: str, *args: object) -> None:
-        """A page view is no news."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""How DuckDB is opened over a lake, and how it plans queries, in builds and in queries of labels alike."""
+"""DuckDB's options and planner settings, for builds and for label queries alike."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from fraud_lakehouse.storage.lake import Lake
 
 PLANNING = {
-    # Its estimate of how many rows of an incremental build are evaluated is 0: it would compare each with every
-    # row of its key, in 300 s where sorting both sides takes 3 s (160,000 card payments of one category).
+    # DuckDB estimates that an incremental build evaluates 0 rows. It would then compare each row with every row of
+    # its key: 300 s, where sorting both sides takes 3 s (160,000 card payments of one category).
     "asof_loop_join_threshold": 0,
 }
 """Options of a connection."""
@@ -24,7 +24,7 @@ def options(settings: Settings, lake: Lake) -> dict[str, str | bool | int | floa
     return {
         "memory_limit": settings.duckdb_memory,
         "temp_directory": str((settings.work_dir / "spill").resolve()),
-        # It would keep 0.8 KB of each file read, for good; local ones are read as fast without it.
+        # The cache keeps 0.8 KB of each file read, forever; local files are read as fast without it.
         "enable_external_file_cache": not lake.is_local,
         **PLANNING,
     }

@@ -1,7 +1,7 @@
-"""Runs compiled models over one lake: fills what their SQL reads by name, runs it, commits rows and positions together.
+"""Runs compiled models over one lake: fills their inputs, runs their SQL, commits rows and positions together.
 
-One connection to DuckDB, in memory, holds views on the tables and what models have read before. Nothing else is kept:
-whatever it knows comes from the lake again, so a process may end at any moment. One thread at a time.
+One in-memory DuckDB connection holds views on the tables and a cache of the rows that models have read. Everything can
+be restored from the lake, so a process may end at any moment. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from fraud_lakehouse.transform.rulebook import RuleBook
 from fraud_lakehouse.transform.scan import Columns, columns
 from fraud_lakehouse.transform.values import with_values
 
-MOST_EMPTY_BUILDS = 64  # commits an empty result may lie behind before its position is committed alone
-MOST_MERGED_ROWS = 1_000_000  # of an upstream whose new rows are merged in one commit: a merge is held in memory
-BATCH_VALUES = 4_000_000  # of a batch handed to the writer: 100,000 rows of an ordinary table, fewer of a wide one
+MOST_EMPTY_BUILDS = 64  # an empty result may be this many commits behind before its position is committed alone
+MOST_MERGED_ROWS = 1_000_000  # new rows of an upstream merged in one commit: a merge is held in memory
+BATCH_VALUES = 4_000_000  # per batch given to the writer: 100,000 rows of an ordinary table, fewer of a wide one
 
 
 class Executor:
     """Runs the models of one project at a time (`use`).
 
     Args:
-        connection: DuckDB, in memory and all its own; default: a new one, as for checking a project.
-        rules: the rules of its streams; default: there are none.
+        connection: an in-memory DuckDB connection of its own; default: a new one, as for checking a project.
+        rules: the rules of its streams; default: none.
     """
 
     def __init__(self, lake: Lake, connection: DuckDBPyConnection | None = None, rules: RuleBook | None = None) -> None:
@@ -53,12 +53,12 @@ class Executor:
         self._consumption = Consumption(self._handles)
         self._queries = Queries(self._connection)
         self._built: dict[Key, Any] = {}
-        self._unchanged: dict[Key, Any] = {}  # marks of the logs that a model without news was built from
+        self._unchanged: dict[Key, Any] = {}  # the log marks at the last build that found nothing to do
         self._project = CompiledProject()
         self.rules = rules or RuleBook()
         """The rules of the project's streams."""
         self.relations = Relations(self._connection, self._handles, self._consumption, self.rules)
-        """What SQL reads by name."""
+        """The relations that SQL reads by name."""
 
     def use(self, project: CompiledProject) -> None:
         """Run this project's models from now on."""
@@ -68,14 +68,14 @@ class Executor:
         self._unchanged.clear()
 
     def close(self) -> None:
-        """Give back all memory."""
+        """Release all memory."""
         self._connection.close()
 
     def build(self, model: Model, *, full_refresh: bool = False) -> writer.Commit | None:
         """Build a stored model from the rows it has not read yet, or from all of them; None: nothing to write.
 
         Raises:
-            LakehouseError, duckdb.Error: it failed; nothing was committed.
+            LakehouseError, duckdb.Error: the build failed; nothing was committed.
         """
         marks = self._marks(model)
         if not full_refresh and marks is not None and self._unchanged.get(model.key) == marks:
@@ -89,7 +89,7 @@ class Executor:
         """Build a model as planned; None: nothing to write.
 
         Raises:
-            LakehouseError, duckdb.Error: it failed; nothing was committed.
+            LakehouseError, duckdb.Error: the build failed; nothing was committed.
         """
         progress()
         plan.definitions = model.definitions
@@ -107,16 +107,17 @@ class Executor:
         return commit
 
     def plan(self, consumer: Key, upstreams: Sequence[Key], *, full_refresh: bool, keep_rows: bool) -> Plan:
-        """How a table is built now: from new rows, or from all of them (`Consumption.plan`)."""
+        """Plan a table's build: from new rows, or from all of them (`Consumption.plan`)."""
         return self._consumption.plan(consumer, list(upstreams), full_refresh=full_refresh, keep_rows=keep_rows)
 
     def goes_on(self, plan: Plan, stored: Mapping[str, Any] | None, queries: Sequence[str] = ()) -> bool:
-        """Whether the stored rows of a plan's table can be gone on with; else it is to be planned from all rows.
+        """Whether the stored rows of a plan's table can be kept and extended; else all rows must be read.
 
         Args:
-            stored: what its columns must be like: those of a table `source`, which have these `names` here, and with
-                `exactly` no others, in that order.
-            queries: conditions for all rows: each has a row. Each is run only if those before it have one.
+            stored: which columns the table must have: those of the table `source`, here called `names`; with `exactly`,
+                no others and in that order.
+            queries: conditions for reading all rows: each query must return a row. They run in order until one does
+                not.
         """
         if plan.target is None or not plan.incremental:
             return True
@@ -129,16 +130,16 @@ class Executor:
         return not queries
 
     def warm(self, model: Model) -> None:
-        """Read into memory what a build from new rows needs of the past; nothing is written."""
+        """Cache the past rows that an incremental build needs; nothing is written."""
         plan = self._planned(model, full_refresh=False)
         if plan.target is not None and plan.incremental:
             self._fill(plan, model)
 
     def check(self, model: Model) -> None:
-        """Check that a model's SQL runs on tables with the declared columns; used over a lake that has none.
+        """Check that a model's SQL runs on tables with the declared columns. The lake must have no such tables.
 
         Raises:
-            TransformError: it does not; says why.
+            TransformError: it does not; gives the reason.
         """
         try:
             if not model.is_stored:
@@ -154,7 +155,7 @@ class Executor:
             raise TransformError(f"model {model.name} cannot run: {error}", f"correct {model.name}") from None
 
     def failing_rows(self, test: Test) -> tuple[int, bool, bool]:
-        """How many rows a data test finds, and whether it then fails, and warns."""
+        """How many rows a data test finds, whether that is a failure, and whether it is a warning."""
         self.relations.show_tables(test.tables)
         self.relations.show_views(test.parents)
         counted = f"select {test.calculation} as failures from ({test.sql}\n) as failing"
@@ -164,7 +165,7 @@ class Executor:
         return int(found[0] or 0), bool(found[1]), bool(found[2])
 
     def _planned(self, model: Model, *, full_refresh: bool) -> Plan:
-        """How a model is built now; what it reads is in place as far as that decides."""
+        """Plan a model's build, after loading the inputs that the decision depends on."""
         upstreams = self._upstreams(model)
         plan = self.plan(model.key, upstreams, full_refresh=full_refresh, keep_rows=model.keeps_rows)
         self._ask(plan, model)
@@ -179,7 +180,7 @@ class Executor:
         return plan
 
     def _ask(self, plan: Plan, model: Model) -> None:
-        """Have the plan read what the model names new rows of."""
+        """Add the upstreams whose new rows the model reads to the plan."""
         for one in self._variant(model, plan).inputs:
             if one.kind == "new_rows":
                 self._consumption.ask(plan, NewRows.of(one.call).upstream)
@@ -189,7 +190,7 @@ class Executor:
         return model.incremental if plan.incremental else model.full
 
     def _marks(self, model: Model) -> list[Mark] | None:
-        """Marks of the logs of a model's table and of all it reads; None where there is no telling."""
+        """Marks of the logs of a model's table and of all it reads; None if one is unavailable."""
         keys = [model.key, *model.full.tables, *model.incremental.tables, *self._upstreams(model)]
         marks = [log_folder_mark(self._lake, key) for key in dict.fromkeys(keys)]
         found = [mark for mark in marks if mark is not None]
@@ -202,7 +203,7 @@ class Executor:
         return list(dict.fromkeys(NewRows.of(one.call).upstream for one in named if one.kind == "new_rows"))
 
     def _is_settled(self, model: Model, plan: Plan, inputs: Any) -> bool:
-        """Whether building would change nothing: no new rows, or the same SQL over the same versions again."""
+        """Whether a build would change nothing: no new rows, or the same SQL over the same versions."""
         if plan.target is None or not plan.incremental:
             return False
         if plan.asked:
@@ -210,7 +211,7 @@ class Executor:
         return self._built.get(model.key) == (inputs, plan.target.version())
 
     def _inputs_seen(self, model: Model) -> Any:
-        """The SQL of a model that reads whole tables, and the versions of these."""
+        """The SQL of a model that reads whole tables, and the versions of those tables."""
         versions = []
         for key in model.full.tables:
             table = self._handles.get(key)
@@ -218,7 +219,7 @@ class Executor:
         return model.full.sql, tuple(versions)
 
     def _run_parts(self, model: Model, plan: Plan) -> writer.Commit | None:
-        """Run a model; a merge that is far behind in several commits, each with its own position."""
+        """Run a model. A merge that is far behind runs in several commits, each with its own position."""
         if not (plan.incremental and model.strategy == "merge" and len(plan.asked) == 1):
             return self._run(model, plan)
         (upstream,) = plan.asked
@@ -238,18 +239,18 @@ class Executor:
         return replace(last, rows=rows) if last is not None else None
 
     def _fill(self, plan: Plan, model: Model) -> str:
-        """Put all that the model's SQL reads by name in place; answers the SQL, with the values it names put in."""
+        """Fill the inputs of the model's SQL; returns the SQL with the queried values inserted."""
         variant = self._variant(model, plan)
-        # Other processes may have committed since the plan was made: a view that is older than the new rows would, say,
-        # give a watermark that does not know them, and no later build would notice.
+        # Refresh the views: other processes may have committed since the plan was made. A view older than the new rows
+        # could give a watermark that ignores them, and no later build would correct it.
         self.relations.show_tables(variant.tables)
         self.relations.show_inputs(plan, variant.inputs)
         self.relations.show_views(model.parents)
-        # The SQL may end with a comment, which would go on over what is put around it.
+        # The SQL may end with a comment; the line break ends it.
         return f"{with_values(variant.sql, plan.values)}\n"
 
     def _run(self, model: Model, plan: Plan) -> writer.Commit | None:
-        """Run a model's SQL, with all it reads in place, into one commit."""
+        """Run a model's SQL over filled inputs, and commit the result."""
         sql, cursor = self._fill(plan, model), self._connection.cursor()
         before = plan.target.version() if plan.target is not None else -1
         with self.relations.registered(cursor, plan), writer.refusals(plan):
@@ -275,7 +276,7 @@ class Executor:
         self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, names: list[str]
     ) -> writer.Commit | None:
         names, sql = without_number(names, sql)
-        plan.numbered = not model.has_source_types or "_lsn" in names  # a replica has its source's columns alone
+        plan.numbered = not model.has_source_types or "_lsn" in names  # a replica has only its source's columns
         sql = self._typed(model, plan, sql, names)
         rows = min(100_000, BATCH_VALUES // len(names))
         stored = stored_only(sql, names)
@@ -285,12 +286,12 @@ class Executor:
             relation = self._queries.relation(cursor, sql if merges else stored, is_kept=is_kept)
             if merges:
                 return writer.merge(plan, relation.to_arrow_table(), list(model.unique_key))
-            with closing(relation.to_arrow_reader(rows)) as reader:  # one left open would refuse the next
+            with closing(relation.to_arrow_reader(rows)) as reader:  # the connection allows one open reader
                 return writer.append(self._lake, plan, reader)
         return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
 
     def _settle(self, plan: Plan) -> None:
-        """Nothing committed: keep the positions in memory, and commit them once one lies far behind its upstream."""
+        """Nothing to commit: keep the positions in memory, and commit them once one is far behind its upstream."""
         if not all(self._consumption.is_recorded(plan, key) for key in plan.asked):
             writer.progress(plan)
         self._consumption.remember(plan)

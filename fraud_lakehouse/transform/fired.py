@@ -1,4 +1,4 @@
-"""Payments on which rules fire: what `fired_rows` in a model names."""
+"""The payments on which rules fire: the input that a model calls `fired_rows`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fraud_lakehouse.rules import StreamRule
 
 MOST_ROWS = 20_000
-"""More payments are evaluated by DuckDB: planning that takes it longer than evaluating a few payments takes Python."""
+"""Above this number DuckDB evaluates the rules. For fewer payments, Python is faster than DuckDB's planning."""
 _UTC = pa.timestamp("us", "UTC")
 COLUMNS = pa.schema(
     [
@@ -40,7 +40,7 @@ FIRINGS = pa.field("firings", pa.string())
 
 @dataclass(frozen=True)
 class Fired:
-    """The payments of `sql` on which those rules of a stream fire that are in a state and evaluated `on` them."""
+    """The payments of `sql` on which a stream's rules fire: the rules in one state that are evaluated `on` them."""
 
     stream: str
     state: str
@@ -49,19 +49,19 @@ class Fired:
 
     @staticmethod
     def of(call: Mapping[str, Any]) -> Fired:
-        """From a macro's call."""
+        """Parse a macro's call."""
         return Fired(call["stream"], call["state"], call["on"], call["sql"])
 
     @property
     def name(self) -> str:
-        """The relation's name, which only the cursor of a build knows."""
+        """The relation's name; only the build's cursor knows it."""
         return f"{self.state} rules of {self.stream} on {self.on}"
 
     def rows(self, cursor: DuckDBPyConnection, rules: Sequence[StreamRule], values: Mapping[str, str]) -> pa.Table:
         """The payments, with `firings`: a JSON list of the rules that fire on each.
 
         Args:
-            values: literals for the names of values in the SQL.
+            values: literals that replace the named values in the SQL.
         """
         if not rules:
             return pa.table({field.name: pa.array([], field.type) for field in [*COLUMNS, FIRINGS]})

@@ -1,8 +1,7 @@
-"""Whether captured tables have what streams say of them.
+"""Checks that captured tables fit the streams that read them.
 
-A stream of changes reads a captured table, whose columns are known once it is captured; so does any stream a table of
-rates. A stream that does not fit its table,
-or has none yet, has no models; all others have theirs.
+A stream of changes reads a captured table, and any stream may read a table of rates. Their columns are known once they
+are captured. A stream whose table does not fit, or is not captured yet, has no models; all others have theirs.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ _OF_FEATURES = frozenset(
     {"source", "transaction_id", "amount", "event_time", "source_committed_at", "landed_at", "op", "user_exists"}
     | {"scored_at"}
 )
-"""Names of columns that the models have of their own."""
+"""Column names that the models use themselves."""
 
 
 def fitted_catalogue(
     catalogue: Catalogue, own: Collection[str], tables: Mapping[str, str], captured: Mapping[str, Captured]
 ) -> tuple[Catalogue, list[TransformError]]:
-    """The catalogue of the streams that have models, with the types of their columns; and why others have none.
+    """The catalogue of the streams that have models, with column types; and the reasons why other streams have none.
 
     Args:
-        own: those whose models are files of the project.
-        tables: the captured table that each bronze table of the project's own models stands for.
+        own: the streams whose models are files of the project.
+        tables: the captured table behind each bronze table of the project's own models.
     """
     built: dict[str, PaymentStream] = {}
     problems = []
@@ -64,11 +63,11 @@ def fitted_catalogue(
 
 
 def fitted(stream: PaymentStream, captured: Mapping[str, Captured]) -> PaymentStream | None:
-    """The stream with the types of its columns; None while its table is not captured, if it is of changes.
+    """The stream with the types of its columns; None if it is a stream of changes whose table is not captured yet.
 
     Raises:
-        TransformError: a captured table does not have what the stream says, or rates are not captured; it names stream,
-            table and column.
+        TransformError: a captured table does not fit the stream, or rates are not captured; names the stream, table and
+            column.
     """
     if stream.kind != "changes":
         return with_rates(stream, captured)
@@ -111,7 +110,7 @@ def _wrong(stream: PaymentStream, problem: str, fix: str) -> TransformError:
 
 
 def _used(stream: PaymentStream) -> dict[str, str]:
-    """The columns that a stream names, each with what for."""
+    """The columns that a stream names, each with its role."""
     used = {stream.id: "id", stream.time: "time", stream.amount: "amount"}
     used |= {stream.label: "label"} if stream.label else {}
     used |= {stream.rates.code: "currency"} if stream.rates else {}
@@ -140,7 +139,7 @@ def _check(
 
 
 def _check_names(stream: PaymentStream, captured: Mapping[str, Captured]) -> None:
-    """Refuse columns and tables that are called like those of the stream's models."""
+    """Check that no column or table has the name of one in the stream's models."""
     own = _OF_VECTORS | {f"{stream.entity}_{what}" for what in ("entry", "count", "amount")}
     key = stream.entities[stream.entity].key[0]
     for column in _used(stream):
@@ -150,4 +149,4 @@ def _check_names(stream: PaymentStream, captured: Mapping[str, Captured]) -> Non
         raise _wrong(stream, f"gold/{stream.features} has a column {key} of its own", "rename it at the source")
     replicas = {f"{name.lower()}{suffix}" for name in captured for suffix in ("", "_history")}
     if (stream.ledger or "").lower() in replicas:
-        raise _wrong(stream, f"silver/{stream.ledger} is the table of a captured one", "give the stream another name")
+        raise _wrong(stream, f"silver/{stream.ledger} is already a captured table", "give the stream another name")

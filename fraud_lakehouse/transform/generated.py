@@ -1,4 +1,4 @@
-"""The files of a prepared dbt project that the shipped one does not have: models of captured tables and of streams."""
+"""The generated files of a prepared dbt project: models of captured tables and of streams."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Generated:
 
     Args:
         files: texts by path in the project.
-        catalogue: that of the streams that have models.
-        tables: the captured table that each bronze table of the project's own models stands for.
-        problems: why streams have none.
+        catalogue: the features of the streams that have models.
+        tables: the captured table behind each bronze table of the project's own models.
+        problems: why the other streams have no models.
     """
 
     files: dict[str, str]
@@ -38,15 +38,15 @@ class Generated:
 def generate(
     shipped: Path, captured: Mapping[str, Captured], streams: ProjectStreams, catalogue: Catalogue | None
 ) -> Generated:
-    """Generate what a lake with these captured tables needs.
+    """Generate the files that a lake with these captured tables needs.
 
     Args:
         shipped: the dbt project.
         streams: the streams of the project.
-        catalogue: that of all of them.
+        catalogue: the features of all streams.
 
     Raises:
-        TransformError: a feature cannot be computed; it says which.
+        TransformError: a feature cannot be computed; names it.
     """
     known = shipped_tables(shipped)
     tables = tables_of_models(known, captured)

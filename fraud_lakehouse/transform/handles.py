@@ -1,4 +1,4 @@
-"""Delta handles kept open between builds: bringing one to the newest version is cheaper than opening it."""
+"""Delta tables kept open between builds: updating one to the newest version is cheaper than opening it."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ Mark = tuple[int, int]  # inode and modification time (ns)
 @dataclass
 class _Open:
     table: DeltaTable
-    checkpoint: Mark | None  # of the newest checkpoint when it was opened
-    mark: Mark | None  # of its newest log entry; None: not to be kept
+    checkpoint: Mark | None  # the newest checkpoint when the table was opened
+    mark: Mark | None  # the newest log entry; None: the table is not cached
 
 
 class Handles:
-    """The newest version of each table asked for. One thread at a time."""
+    """Caches the newest version of each table requested. Not thread-safe."""
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
         self._open: dict[Key, _Open] = {}
 
     def get(self, key: Key) -> DeltaTable | None:
-        """A handle on the table's newest version, or None where there is no such table.
+        """The table's newest version, or None if there is no such table.
 
-        The same handle is given again, moved on: what is needed of a version is taken before the next call.
+        Later calls return and update the same object: read what you need of a version before the next call.
         """
         known = self._open.pop(key, None)
-        # A table deleted and made anew has another log entry under the same version: such a handle is thrown away.
+        # A table deleted and created again has another log entry under the same version: drop the cached object.
         if known is None or known.mark is None or known.mark != _entry_mark(known.table):
             return self._reopen(key)
-        # The one it was opened from may be removed once there is another, which is quicker to go on from besides.
+        # The checkpoint it was opened from may be deleted after the next one; opening from the newest is also quicker.
         if known.checkpoint != _checkpoint_mark(known.table):
             return self._reopen(key)
         if _has_next(known.table):
@@ -47,7 +47,7 @@ class Handles:
         return known.table
 
     def committed(self, key: Key, table: DeltaTable) -> None:
-        """Tell that `table`, given out for `key`, may have committed."""
+        """Record that `table`, returned for `key`, may have committed."""
         known = self._open.get(key)
         self._keep(key, table, known.checkpoint if known else _checkpoint_mark(table))
 
@@ -63,22 +63,22 @@ class Handles:
 
 
 def _has_next(table: DeltaTable) -> bool:
-    """Whether somebody committed after the handle's version; a look at one name, where the handle lists the log."""
+    """Whether a commit followed the table's version: checks one file, where deltalake would list the log."""
     return os.path.exists(f"{table_root(table)}/_delta_log/{table.version() + 1:020}.json")
 
 
 def _entry_mark(table: DeltaTable) -> Mark | None:
-    """What tells the log entry of a handle's version from another one of the same name."""
+    """Identifies the log entry of the table's version among entries of the same name."""
     return _mark(table, f"{table.version():020}.json")
 
 
 def _checkpoint_mark(table: DeltaTable) -> Mark | None:
-    """What tells a table's newest checkpoint from those before it."""
+    """Identifies a table's newest checkpoint."""
     return _mark(table, "_last_checkpoint")
 
 
 def _mark(table: DeltaTable, name: str) -> Mark | None:
-    """Of a file in the log of a local table; None: it is gone, or not local."""
+    """The mark of a file in a local table's log; None: it does not exist, or the table is not local."""
     root = table_root(table)
     if "://" in root:
         return None
@@ -90,10 +90,10 @@ def _mark(table: DeltaTable, name: str) -> Mark | None:
 
 
 def log_folder_mark(lake: Lake, key: Key) -> Mark | None:
-    """What tells a table's log from its later states, by one stat: the same mark means that nobody has committed.
+    """A mark of a table's log from a single stat: an equal mark means that nothing was committed.
 
-    None where it cannot be told: the lake is remote, there is no table, or the log is so new that a commit within the
-    same tick of the clock would leave the folder's time as it is.
+    None if unknown: the lake is remote, there is no table, or the log is so new that a commit within one clock tick
+    would not change the folder's time.
     """
     if not lake.is_local:
         return None

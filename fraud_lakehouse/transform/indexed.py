@@ -1,7 +1,7 @@
-"""What a model asks of an index over its rows (`indexed_rows` in SQL), and the relation that answers it.
+"""An index over a model's rows (`indexed_rows` in SQL), and the relation that returns its results.
 
-The relation has the rows, each with its totals and what queries beside have computed of it. It is a stream that can be
-read once: memory holds the rows and the index while the model is written. Its name follows from the model alone.
+The relation has the rows, each with its totals and the columns of additional queries. It is a stream that can be read
+once: memory holds the rows and the index while the model is written. Its name depends only on the model.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.values import with_values
 
 STREAM_ROWS = 16_384
-ROWS = "lake_rows"  # what queries beside call the rows
+ROWS = "lake_rows"  # the name of the rows in additional queries
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Columns of the rows by queries over `lake_rows`, all rows without units; a row that is left out gets nulls.
+    """Additional columns, computed by queries over `lake_rows`: all rows, without units. Rows not returned get nulls.
 
-    `sparse` and `dense` tell the same, with _row and columns of other names than the rows have; which of them is the
-    quicker one is for `is_sparse` to say: a query for one truth value.
+    `sparse` and `dense` return the same: _row, and columns with names that the rows do not have. `is_sparse` is a query
+    for one boolean: whether `sparse` is the faster one.
     """
 
     is_sparse: str
@@ -42,7 +42,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class Indexed:
-    """A question: the SQL of a model's rows, and what is wanted of those that are evaluated.
+    """A request: the SQL of a model's rows, and the totals wanted for the evaluated ones.
 
     The rows have _row, _at, is_evaluated, key columns and units of measures.
     """
@@ -54,21 +54,21 @@ class Indexed:
 
     @staticmethod
     def of(call: dict[str, Any]) -> Indexed:
-        """The question of a macro's call."""
+        """Parse a macro's call."""
         entities = {name: Wanted.of(wanted) for name, wanted in call["entities"].items()}
         beside = tuple(Beside(one["is_sparse"], one["sparse"], one["dense"]) for one in call["beside"])
         return Indexed((call["consumer"][0], call["consumer"][1]), call["sql"], entities, beside)
 
     @property
     def name(self) -> str:
-        """The relation's name, which only the cursor knows that `answer` was given."""
-        return f"told of {'.'.join(self.consumer)}"
+        """The relation's name; only the cursor given to `answer` knows it."""
+        return f"index of {'.'.join(self.consumer)}"
 
     def answer(self, cursor: DuckDBPyConnection, values: Mapping[str, str]) -> None:
-        """Run the SQL, build the index, put the relation in place.
+        """Run the SQL, build the index, register the relation.
 
         Args:
-            values: literals for the names of values in the SQL.
+            values: literals that replace the named values in the SQL.
         """
         rows = cursor.sql(with_values(self.sql, values)).to_arrow_table()
         index = EventIndex(rows, self.entities)
@@ -76,7 +76,7 @@ class Indexed:
         cursor.register(ROWS, rows)
         found = [one.run(cursor) for one in self.beside]
         cursor.unregister(ROWS)
-        if index.size < rows.num_rows:  # else it would be a copy of everything
+        if index.size < rows.num_rows:  # otherwise this would copy everything
             rows = rows.filter(rows["is_evaluated"])
         order = pl.DataFrame(rows.select(["_row"]))
         beside = [order.join(one, on="_row", how="left", maintain_order="left").drop("_row") for one in found]
@@ -84,7 +84,7 @@ class Indexed:
         cursor.register(self.name, pa.RecordBatchReader.from_batches(told.part(0, 0).schema, told.batches()))
 
     def forget(self, cursor: DuckDBPyConnection) -> None:
-        """Take the relation away, and its memory with it."""
+        """Unregister the relation and free its memory."""
         cursor.unregister(self.name)
 
 

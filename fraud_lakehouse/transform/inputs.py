@@ -1,11 +1,13 @@
-"""What models read by name besides whole tables, as their macros declare it; a name follows from the input alone.
+"""Inputs that models read by name, other than whole tables, as their macros declare them.
+
+A name depends only on the input.
 
 - `new_rows`: the rows of a table that the consumer has not read yet (macro new_rows).
-- `seen`: what it has read before, kept in memory (macros seen_rows, seen_totals, seen_by_key; `mirrored.py`).
-- `index`: rows with what an index over them says (macro indexed_rows; `indexed.py`).
-- `scored`: new payments with what was known as each arrived (macro scored_payments; `scored.py`).
+- `seen`: rows it has read before, cached in memory (macros seen_rows, seen_totals, seen_by_key; `mirrored.py`).
+- `index`: rows with results of an index over them (macro indexed_rows; `indexed.py`).
+- `scored`: new payments with what was known when each arrived (macro scored_payments; `scored.py`).
 - `fired`: payments on which rules fire (macro fired_rows; `fired.py`).
-- `value`: the one value of a query, put into the SQL as a literal (macro query_value; `values.py`).
+- `value`: the one value of a query, inserted into the SQL as a literal (macro query_value; `values.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ NEW_ROWS_SCHEMA = "new_rows"
 
 @dataclass(frozen=True)
 class NewRows:
-    """The rows of `upstream` that `consumer` has not read yet; `reader` is the model that names them, or a view."""
+    """The rows of `upstream` that `consumer` has not read yet; `reader` is the model, or a view, that names them."""
 
     consumer: Key
     upstream: Key
@@ -35,20 +37,20 @@ class NewRows:
 
     @staticmethod
     def of(call: Mapping[str, Any]) -> NewRows:
-        """The input of a macro's call."""
+        """Parse a macro's call."""
         consumer, upstream = ((call[part][0], call[part][1]) for part in ("consumer", "upstream"))
         return NewRows(consumer, upstream, call["reader"])
 
     @property
     def relation(self) -> str:
-        """Its name in SQL."""
+        """The relation's name in SQL."""
         through = "" if self.reader == self.consumer[1] else f" through {self.reader}"
         name = f"{self.consumer[0]}.{self.consumer[1]}{through} <- {self.upstream[0]}.{self.upstream[1]}"
         return f"{NEW_ROWS_SCHEMA}.{quoted(name)}"
 
 
 def answer_of(operation: str, call: Mapping[str, Any]) -> Any:
-    """What a macro gets while a model is only compiled: it follows from the call, whatever is in the lake."""
+    """What a macro returns while a model is only compiled; it depends on the call alone, not on the lake."""
     if operation == "register":
         return None
     if operation == "plan":
@@ -57,7 +59,7 @@ def answer_of(operation: str, call: Mapping[str, Any]) -> Any:
 
 
 def name_of(kind: str, call: Mapping[str, Any]) -> str:
-    """What stands for an input in SQL."""
+    """The name of an input in SQL."""
     if kind == "new_rows":
         return NewRows.of(call).relation
     if kind == "seen":

@@ -1,14 +1,14 @@
-"""Which rows of a mirror hold a key: sorted hashes with row numbers, in few sorted runs of growing size.
+"""Finds the rows of cached state that have a key: sorted hashes with row numbers, in a few sorted runs of growing size.
 
-A lookup costs a binary search in each run, whatever the number of rows; a row costs 16 bytes. Hashes may collide: who
-asks compares the true keys of the rows found.
+A lookup costs a binary search in each run, whatever the number of rows; a row costs 16 bytes. Hashes may collide:
+callers compare the true keys of the rows found.
 """
 
 from __future__ import annotations
 
 import polars as pl
 
-GROWTH = 4  # a run is merged into the one before it once that is less than so many times its size
+GROWTH = 4  # a run is merged into the previous one once that is less than this many times its size
 
 
 class KeyIndex:
@@ -17,10 +17,10 @@ class KeyIndex:
     def __init__(self) -> None:
         self._runs: list[pl.DataFrame] = []
         self.covered = 0
-        """Rows of the mirror that were added or left out, from the first on."""
+        """The number of leading rows that were added or skipped."""
 
     def add(self, rows: pl.DataFrame, covered: int) -> None:
-        """Add rows with the columns `hash` (UInt64) and `row` (Int64); `covered` is the mirror's size with them."""
+        """Add rows with the columns `hash` (UInt64) and `row` (Int64); `covered` is then the number of cached rows."""
         self.covered = covered
         if rows.is_empty():
             return

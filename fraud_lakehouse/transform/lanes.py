@@ -1,4 +1,4 @@
-"""The parts of the project that are built together."""
+"""The tiers: the models that are built together."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ALERTS = "alerts"
 
 
 def models_of(project: CompiledProject, lane: str) -> list[Model]:
-    """The models of a lane, in order.
+    """The models of a tier, in order.
 
     Raises:
-        TransformError: there is no such lane.
+        TransformError: there is no such tier.
     """
     if lane not in LANES:
-        raise TransformError(f"there is no lane {lane!r}", f"use one of {', '.join(LANES)}")
+        raise TransformError(f"there is no tier {lane!r}", f"use one of {', '.join(LANES)}")
     if lane == "all":
         return list(project.models)
     if lane == "rest":

@@ -1,7 +1,7 @@
-"""Upserts and deletes by key: each file that holds one of the keys is written anew without their rows.
+"""Upserts and deletes by key: each file with one of the keys is rewritten without their rows.
 
-delta-rs' own MERGE writes `Utf8View` columns, which not every reader takes; these files have plain ones. Where the rows
-come from, and the commit, are in `writer.py`.
+delta-rs' own MERGE writes `Utf8View` columns, which not every reader supports; these files have plain ones. `writer.py`
+provides the rows and commits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import reduce
 from operator import and_
 
 import polars as pl
-import polars.selectors as cs  # pl.col("^.*$") would be every column: a source's names may be anything
+import polars.selectors as cs  # pl.col("^.*$") would mean every column, and a source's names may be anything
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
@@ -27,11 +27,11 @@ from fraud_lakehouse.storage.lake import file_path, scan_files, table_root
 
 @dataclass(frozen=True)
 class Change:
-    """What a merge does.
+    """What a merge changes.
 
     Args:
-        rows: the rows that are put in place of those with the same key; exactly the table's columns.
-        keys: the keys of `rows`, and those that are removed.
+        rows: the rows that replace those with the same key; exactly the table's columns.
+        keys: the keys of `rows`, and the keys to delete.
     """
 
     rows: pl.DataFrame
@@ -39,10 +39,10 @@ class Change:
 
     @staticmethod
     def of(table: DeltaTable, rows: pa.Table, key: Sequence[str], delete: str) -> Change:
-        """From rows as the engine gives them; columns of the table that they lack are null.
+        """From rows as DuckDB returns them; table columns that they lack are null.
 
         Args:
-            delete: name of the column that is true in rows whose key is removed; it may be absent.
+            delete: name of the column that is true in rows whose key is deleted; it may be absent.
 
         Raises:
             TransformError: a value does not fit its column.
@@ -52,8 +52,8 @@ class Change:
         for name, kind in schema.items():
             if name in frame.columns and not _fits(frame[name], kind):
                 raise TransformError(
-                    f"column {name} of {table_root(table)} is {kind}, and a merge has other values for it",
-                    "build the table anew with `fraud-lakehouse rebuild`",
+                    f"column {name} of {table_root(table)} is {kind}, and values of a merge do not fit it",
+                    "rebuild the table with `fraud-lakehouse rebuild`",
                 )
         stays = cs.by_name(delete).not_().fill_null(value=True) if delete in frame.columns else pl.lit(value=True)
         typed = frame.filter(stays).select(
@@ -64,7 +64,7 @@ class Change:
 
 
 def _fits(values: pl.Series, kind: pl.DataType) -> bool:
-    """Whether values are the same as values of this type: a cast alone would cut off decimals."""
+    """Whether values stay equal when cast to this type: a cast alone would truncate decimals."""
     if values.dtype == kind:
         return True
     try:
@@ -76,7 +76,7 @@ def _fits(values: pl.Series, kind: pl.DataType) -> bool:
 def rewrite(
     table: DeltaTable, change: Change, write: Callable[[pl.DataFrame], AddAction]
 ) -> Iterator[AddAction | RemoveAction]:
-    """The actions of the merge's commit, each once its file is there.
+    """The actions of the merge's commit, each after its file is written.
 
     A file is read in pieces of about `MERGED_BYTES`, each of which becomes a file: memory does not grow with a table.
 
@@ -100,7 +100,7 @@ def rewrite(
 
 
 def _touched(table: DeltaTable, keys: pl.DataFrame) -> list[tuple[str, int]]:
-    """Path in the log and size of each file that holds one of the keys."""
+    """Path in the log and size of each file that has one of the keys."""
     actions = pl.DataFrame(table.get_add_actions(flatten=True)).select("path", "size_bytes").rows()
     near, on = _within(keys), [cs.by_name(name) for name in keys.columns]
     found = pl.collect_all(
@@ -115,7 +115,7 @@ def _touched(table: DeltaTable, keys: pl.DataFrame) -> list[tuple[str, int]]:
 
 
 def _within(keys: pl.DataFrame) -> pl.Expr:
-    """What a row with one of the keys fulfils: parts of files whose statistics exclude it are not read."""
+    """A filter for rows with one of the keys; row groups whose statistics exclude it are not read."""
     ranges = [
         cs.by_name(name).is_between(pl.lit(keys[name].min(), kind), pl.lit(keys[name].max(), kind))
         for name, kind in keys.schema.items()

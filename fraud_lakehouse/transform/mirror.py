@@ -1,9 +1,8 @@
-"""Mirrors: what models have read before, kept in DuckDB's memory so that it is not read again at every build.
+"""Cached state: rows that models have read before, kept in DuckDB's memory so that builds need not read them again.
 
-A mirror holds chosen expressions of a Delta table's rows up to a commit number, or aggregates of them by key
-(`totals`). It is a cache: taken forward by the rows of newer commits, made anew when the table is another one or was
-rewritten, and totals also when they are asked for at an earlier number. The same rows come out in a process that has
-none yet.
+It holds chosen expressions of a Delta table's rows up to a commit number, or aggregates of them by key (`totals`).
+Newer commits extend it. It is recomputed when the table was replaced or rewritten; totals also when an earlier number
+is requested. A new process computes the same rows.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ from fraud_lakehouse.transform.scan import Columns, rows_sql
 SCHEMA = "mirrors"
 ROW_NUMBERS = "mirror_row_numbers"
 FOLD_FROM = 50_000  # rows of partial aggregates
-NUMBER = "mirror_commit"  # the column of a mirror with a row's commit number
+NUMBER = "mirror_commit"  # the column with a row's commit number
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a mirror keeps of a row.
+    """What is cached of a row.
 
     `columns` are name and SQL expression. `totals` are name and the aggregate that merges two partial results; those of
     a single row are in `columns`, which then also name the `key`. Without `totals` every row is kept.
@@ -42,7 +41,7 @@ class Shape:
 
     @staticmethod
     def of(call: dict[str, Any]) -> Shape:
-        """The shape that a macro's call describes."""
+        """Parse a macro's call."""
         return Shape(
             tuple(call["columns"].items()),
             call.get("where"),
@@ -56,7 +55,7 @@ class Shape:
         return ", ".join(quoted(name) for name, _ in self.columns)
 
     def select(self, relation: str, number: str = "") -> str:
-        """The mirror's rows of a relation with the table's columns; totals are partial.
+        """Select the cached columns from a relation with the table's columns; totals are partial.
 
         Args:
             number: SQL of a row's commit number, to be kept as `NUMBER`; not for totals.
@@ -68,7 +67,7 @@ class Shape:
         return self.fold(f"({sql})") if self.totals else sql
 
     def fold(self, relation: str) -> str:
-        """Partial totals as one row for each key."""
+        """Merge partial totals into one row for each key."""
         keys = [quoted(name) for name in self.key]
         totals = [f"{expression} as {quoted(name)}" for name, expression in self.totals]
         group = f" group by {', '.join(keys)}" if keys else ""
@@ -77,7 +76,7 @@ class Shape:
 
 @dataclass
 class Mirror:
-    """One shape of one table's rows up to the commit number `until`."""
+    """The cached state of one table's rows in one shape, up to the commit number `until`."""
 
     name: str
     shape: Shape
@@ -93,12 +92,12 @@ class Mirror:
         return f"{SCHEMA}.{quoted(self.name)}"
 
     def up_to(self, number: int) -> str:
-        """The condition, if one is needed, that a stored row is of a commit up to a number; it follows `where`."""
+        """A `where` clause, if needed, for stored rows of commits up to a number."""
         return f" where {NUMBER} <= {number}" if number < self.until and not self.shape.totals else ""
 
 
 class Mirrors:
-    """The mirrors of one DuckDB. Not for several threads at once."""
+    """The cached state of one DuckDB connection. Not thread-safe."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
@@ -107,11 +106,11 @@ class Mirrors:
         connection.execute(f"create schema if not exists {SCHEMA}")
 
     def at(self, name: str, shape: Shape, table: DeltaTable, number: int, declared: Columns = ()) -> Mirror:
-        """The mirror of a table's rows, at least of those up to commit `number` (-1: of none); totals have no others.
+        """Cached state of at least the rows up to commit `number` (-1: none); totals are of exactly those.
 
         Args:
-            name: of the table, for the mirror's own name.
-            table: a handle at that commit or later.
+            name: of the table, for the cached relation's name.
+            table: the table at that commit or later.
             declared: columns that read as null where the table does not have them yet.
         """
         mirror = self._mirrors.get((name, shape))
@@ -121,7 +120,7 @@ class Mirrors:
         is_same = mirror.table_id == table_id and mirror.until <= commits.newest
         is_same = is_same and (mirror.until < 0 or commits.rewritten <= mirror.until)
         if not is_same or (shape.totals and number < mirror.until):
-            mirror.table_id = ""  # until all is done; what an error leaves behind is not to be trusted
+            mirror.table_id = ""  # until it is complete: state left by an error must not be used
             self._make(mirror, table, number, declared)
         elif mirror.until < number:
             mirror.table_id = ""
@@ -132,11 +131,11 @@ class Mirrors:
         return mirror
 
     def find(self, mirror: Mirror, number: int, by: tuple[str, ...], keys: str, into: str) -> None:
-        """Put the rows of a mirror that have one of the keys into the table `into` (and a few that only look like it).
+        """Write the cached rows that have one of the keys to the table `into`; it may include hash collisions.
 
         Args:
-            number: rows of later commits do not count.
-            by: SQL expressions over the mirror's columns.
+            number: rows of later commits are excluded.
+            by: SQL expressions over the cached columns.
             keys: SQL of as many columns with the same types; a row with a null is no key.
         """
         index = mirror.indexes.setdefault(by, KeyIndex())
@@ -149,19 +148,19 @@ class Mirrors:
         cursor.execute(
             f"create or replace table {into} as select {mirror.shape.names} from ("
             f"select * from {mirror.relation}"
-            f" where rowid in (select row from {ROW_NUMBERS}))"  # DuckDB goes to few rows by number at once
+            f" where rowid in (select row from {ROW_NUMBERS}))"  # DuckDB reads few rows by number directly
             f"{mirror.up_to(number)}"
         )
         cursor.unregister(ROW_NUMBERS)
 
     def show(self, relation: str, sql: str) -> None:
-        """Put a view in place, unless it is there."""
+        """Create a view, unless it exists."""
         if self._shown.get(relation) != sql:
             self._connection.cursor().execute(f"create or replace view {relation} as {sql}")
             self._shown[relation] = sql
 
     def _make(self, mirror: Mirror, table: DeltaTable, number: int, declared: Columns) -> None:
-        """Fill a mirror from all rows up to a commit."""
+        """Fill the cached state from all rows up to a commit."""
         mirror.indexes.clear()
         mirror.until = number
         rows = rows_sql(table, rows_since(table, NOTHING, number), declared)
@@ -179,21 +178,21 @@ class Mirrors:
         mirror.rows = self._changed(f"create or replace table {mirror.relation} as {sql}")
 
     def _changed(self, statement: str) -> int:
-        """Execute a statement; answers the number of rows it wrote."""
+        """Execute a statement; returns the number of rows written."""
         counted = self._connection.cursor().execute(statement).fetchone()
         assert counted is not None
         return int(counted[0])
 
 
 def _kept_number(mirror: Mirror, table: DeltaTable) -> str:
-    """SQL of a row's commit number, where the mirror keeps it."""
+    """SQL of a row's commit number, if the cached state stores it."""
     if mirror.shape.totals:
         return ""
     return f"coalesce({COMMIT}, 0)" if is_numbered(table) else "0"
 
 
 def _hashes(cursor: duckdb.DuckDBPyConnection, sql: str, keys: int, kept: str = "") -> pl.DataFrame:
-    """Hashes (UInt64) of the last `keys` columns of a query, rows with a null among them left out."""
+    """Hashes (UInt64) of the last `keys` columns of a query; rows with a null in one of them are left out."""
     names = [f"key_{number}" for number in range(keys)]
     listed = ", ".join(names)
     aliases = ", ".join([kept, *names] if kept else names)

@@ -1,6 +1,6 @@
-"""What a model asks of a mirror (`seen_rows`, `seen_totals`, `seen_by_key` in SQL), and the relation that answers it.
+"""A model's request for cached state (`seen_rows`, `seen_totals`, `seen_by_key` in SQL), and the resulting relation.
 
-The relation's name follows from the question alone, so the model's SQL is the same at every build.
+The relation's name depends only on the request, so the model's SQL is the same at every build.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SEEN_SCHEMA = "seen"
 
 @dataclass(frozen=True)
 class Mirrored:
-    """A question of a model.
+    """A model's request.
 
-    `newest`: all rows there are, not only those consumed before. `since`: a column and the SQL of its least
-    value wanted. `by` and `keys`: expressions over the mirror's columns, and the SQL of the keys wanted. `is_kept`:
-    whether in memory; else the table's files are read each time, as far as `since` does not pass over them.
+    `newest`: all current rows, not only those consumed before. `since`: a column and the SQL of its smallest value
+    wanted. `by` and `keys`: expressions over the cached columns, and the SQL of the keys wanted. `is_kept`: whether the
+    rows are cached; else each build reads the table's files, except those that `since` excludes.
     """
 
     consumer: Key
@@ -41,7 +41,7 @@ class Mirrored:
 
     @staticmethod
     def of(call: dict[str, Any]) -> Mirrored:
-        """The question of a macro's call."""
+        """Parse a macro's call."""
         consumer, upstream = ((call[part][0], call[part][1]) for part in ("consumer", "upstream"))
         since = (call["since"][0], call["since"][1]) if call.get("since") else None
         shape = Shape.of(call["shape"])
@@ -50,7 +50,7 @@ class Mirrored:
 
     @property
     def relation(self) -> str:
-        """Name of the relation that answers."""
+        """Name of the relation with the result."""
         digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
         name = f"{'.'.join(self.consumer)} <- {'.'.join(self.upstream)} {digest}"
         return f"{SEEN_SCHEMA}.{quoted(name)}"
@@ -63,17 +63,17 @@ class Mirrored:
         number: int,
         declared: Columns = (),
     ) -> None:
-        """Bring the mirror to commit `number` (-1: no rows) and put the relation in place.
+        """Bring the cached state to commit `number` (-1: no rows) and create the relation.
 
         Args:
-            table: a handle at that commit or later; None where there is no such table, whose view is empty then.
+            table: the table at that commit or later; None: no such table, the view is empty.
             declared: columns that read as null where the table does not have them yet.
         """
         if table is None:
             empty = self.shape.select(f"{quoted(self.upstream[0])}.{quoted(self.upstream[1])}")
             sql = f"select * from ({empty}) where false"
             if self.by:
-                cursor.execute(f"create or replace table {self.relation} as {sql}")  # a table, as what is found by key
+                cursor.execute(f"create or replace table {self.relation} as {sql}")  # a table, as key lookups are
             else:
                 mirrors.show(self.relation, sql)
             return
@@ -81,7 +81,7 @@ class Mirrored:
             rows = rows_sql(table, rows_since(table, NOTHING, number), declared)
             mirrors.show(self.relation, self._bounded(cursor, self.shape.select(f"({rows})")))
             return
-        # totals know one number only, so models that differ in how far they have read have each their own
+        # totals are of one commit number: models that have read up to different numbers need their own
         owner = f" of {'.'.join(self.consumer)}" if self.shape.totals else ""
         mirror = mirrors.at(".".join(self.upstream) + owner, self.shape, table, number, declared)
         if self.by:
@@ -93,7 +93,7 @@ class Mirrored:
         mirrors.show(self.relation, self._bounded(cursor, sql))
 
     def _bounded(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> str:
-        """The query from the least value wanted on."""
+        """Restrict the query to values from the smallest wanted one."""
         if self.since is None:
             return sql
         column, least = self.since

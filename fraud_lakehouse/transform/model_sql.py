@@ -1,4 +1,4 @@
-"""A model's SQL as it is stored: what is put around it, and its columns and relation, found out once for each text."""
+"""Prepares a model's SQL for storing: casts and filters around it; its columns and relation, cached by text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fraud_lakehouse.storage.schemas import COMMIT
 from fraud_lakehouse.transform import writer
 
 INTERNAL = (writer.DELETE, writer.IS_NEW)
-"""Columns that tell the writer what to do with a row, and are not stored."""
+"""Columns that tell the writer what to do with a row; they are not stored."""
 
 _MOST_KNOWN = 500
 
 
 class Queries:
-    """What is known of queries, by their text: the same text has the same columns, always.
+    """Caches facts about queries by their text: equal texts have equal columns.
 
     Args:
         connection: whose cursors kept relations belong to.
@@ -28,7 +28,7 @@ class Queries:
         self._relations: dict[str, DuckDBPyRelation] = {}
 
     def columns(self, cursor: DuckDBPyConnection, sql: str) -> list[tuple[str, str]]:
-        """Name and type of each column of a query; finding out costs as much as planning it."""
+        """Name and type of each column of a query; finding them out costs as much as planning it."""
         if len(self._columns) > _MOST_KNOWN:
             self._columns.clear()
         if sql not in self._columns:
@@ -36,9 +36,9 @@ class Queries:
         return self._columns[sql]
 
     def relation(self, cursor: DuckDBPyConnection, sql: str, *, is_kept: bool) -> DuckDBPyRelation:
-        """The relation of a query; kept where its columns are cast, so that it fits whenever it is run.
+        """The relation of a query; cached if its columns are cast, since their types then stay the same.
 
-        It is planned anew each time it is run. Making it plans it once more, which took a third of a hot build.
+        Each run plans it again. Creating it plans it once more, which took a third of a fast-path build.
         """
         if not is_kept:
             return cursor.sql(sql)
@@ -50,10 +50,10 @@ class Queries:
 
 
 def typed(sql: str, actual: list[str], declared: dict[str, str], model: str, *, may_have_more: bool = False) -> str:
-    """The model's SQL with each declared column cast to its declared type: the table's schema never drifts.
+    """The model's SQL with each declared column cast to its declared type, so that the table's schema never drifts.
 
     Args:
-        may_have_more: whether columns that are not declared stay as they are.
+        may_have_more: whether undeclared columns are kept unchanged.
     """
     if not declared:
         return sql
@@ -72,7 +72,7 @@ def typed(sql: str, actual: list[str], declared: dict[str, str], model: str, *, 
 
 
 def without_number(names: list[str], sql: str) -> tuple[list[str], str]:
-    """A query's columns and text without its upstream's commit numbers: the writer gives rows their own."""
+    """A query's columns and text without its upstream's commit numbers: the writer adds the rows' own."""
     if COMMIT not in names:
         return names, sql
     kept = [name for name in names if name != COMMIT]
@@ -80,7 +80,7 @@ def without_number(names: list[str], sql: str) -> tuple[list[str], str]:
 
 
 def stored_only(sql: str, actual: list[str]) -> str:
-    """The rows and columns that are stored when nothing needs to be merged."""
+    """The rows and columns that are stored if nothing needs to be merged."""
     internal = [name for name in actual if name in INTERNAL]
     if not internal:
         return sql

@@ -1,8 +1,8 @@
-"""Positions of lakes that version 0.1 wrote, where a position was a Delta version: each is read as a commit number.
+"""Positions written by version 0.1, where a position was a Delta version: each is converted to a commit number.
 
-Only the log knows what came after a version. Where its entries are there up to the first numbered commit of rows, the
-number before that one is the position. Where they are not, or rows came without a number, the reader starts over. The
-next commit of a reader writes its position in today's form. Once no lake of 0.1 is left, this module can go.
+Only the log knows what followed a version. If its entries up to the first numbered commit of rows exist, the number
+before that commit is the position. If not, or if rows have no number, the reader starts over. The reader's next commit
+stores the position in the current format. Remove this module once no lake of 0.1 is left.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from fraud_lakehouse.storage.lake import table_root
 
 
 def app_id(upstream: tuple[str, str], table: DeltaTable | None = None) -> str:
-    """Transaction id under which 0.1 kept a position."""
+    """Transaction id under which 0.1 stored a position."""
     name = f"reads:{upstream[0]}/{upstream[1]}"
     return f"{name}:{table.metadata().id}" if table is not None else name
 
 
 def position(version_of: Callable[[str], int | None], upstream: tuple[str, str], table: DeltaTable) -> int | None:
-    """The commit number that a reader's old position stands for; None: there is none, or it cannot be known.
+    """The commit number of a reader's old position; None: there is none, or it is unknown.
 
     Args:
-        version_of: gives the transactions of the reader's table.
+        version_of: returns the transactions of the reader's table.
     """
     version = version_of(app_id(upstream, table))
     return None if version is None else number_at(table, version)
 
 
 def number_at(table: DeltaTable, version: int) -> int | None:
-    """Number of the newest commit of rows at a version of a table, before any row had its number; None: unknown."""
+    """Number of the newest commit of rows at a version of a table, before rows were numbered; None: unknown."""
     if version < 0:
         return NOTHING
     root = table_root(table)

@@ -1,9 +1,9 @@
-"""The dbt-duckdb plugin behind the `delta` materialization: models that dbt itself runs are built by the executor too.
+"""The dbt-duckdb plugin of the `delta` materialization: when dbt itself runs models, the executor builds them too.
 
-dbt-duckdb gives macros one way into a plugin, `adapter.store_relation(plugin, relation, columns, path,
-format, config)`. The macros in `dbt_project/macros/delta/` use it for every call: `format` names the
-operation, `config` is a dict that carries the arguments and receives the answer. dbt renders a model right before it
-runs it: what the macros name meanwhile is collected with the model's plan, and used when its SQL is handed over.
+dbt-duckdb gives macros one way to call a plugin, `adapter.store_relation(plugin, relation, columns, path, format,
+config)`. The macros in `dbt_project/macros/delta/` use it for every call: `format` names the operation, `config` is a
+dict that carries the arguments and receives the result. dbt renders a model right before it runs it: inputs that macros
+name meanwhile are collected with the model's plan, and used when its SQL is passed on.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class _Rendered:
 
 
 class Plugin(BasePlugin):
-    """Keeps the lake's views in step with its tables and commits what models yield."""
+    """Keeps the lake's views up to date with its tables and commits the results of models."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
-        """Take the lake's location from the profile's plugin configuration."""
+        """Read the lake's location from the plugin's configuration in the profile."""
         self._lake = Lake.at(plugin_config["lake"])
         self._rendered: dict[Key, _Rendered] = {}
 
@@ -55,7 +55,7 @@ class Plugin(BasePlugin):
         self._executor = Executor(self._lake, conn, rules)
 
     def store(self, target_config: TargetConfig) -> None:
-        """Carry out one call of a macro."""
+        """Handle one call of a macro."""
         call = target_config.config
         assert target_config.location is not None
         operations: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -76,12 +76,12 @@ class Plugin(BasePlugin):
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        """The vars of a project that is run as it is."""
-        project = Path(get_flags().PROJECT_DIR)  # type: ignore[no-untyped-call]  # dbt leaves it untyped
+        """The vars of an unprepared project."""
+        project = Path(get_flags().PROJECT_DIR)  # type: ignore[no-untyped-call]
         return shipped_variables(load_settings(lake=self._lake.root), project)
 
     def _register(self, call: dict[str, Any]) -> None:
-        """Create the view of each table named: its newest version, or empty when absent."""
+        """Create the view of each table named: its newest version, or empty if it does not exist."""
         self._rendered.clear()
         keys = [(table["layer"], table["name"]) for table in call["tables"]]
         sources = [
@@ -109,7 +109,7 @@ class Plugin(BasePlugin):
         return model.plan.incremental
 
     def _full_when(self, call: dict[str, Any]) -> bool:
-        """Whether all rows are to be read after all."""
+        """Whether all rows must be read after all."""
         model = self._model(call)
         if self._executor.goes_on(model.plan, None, call["queries"]):
             return False
@@ -117,7 +117,7 @@ class Plugin(BasePlugin):
         return True
 
     def _new_rows(self, call: dict[str, Any]) -> str:
-        """Rows that were not read yet, at once in place: a view on them may be created, or a condition run, next."""
+        """Create the relation of new rows at once: a view on it, or a condition over it, may follow."""
         new = NewRows.of(call)
         self._executor.relations.show_new_rows(self._model(call).plan, new)
         return new.relation
@@ -127,7 +127,7 @@ class Plugin(BasePlugin):
         return name_of(kind, call)
 
     def _write(self, call: dict[str, Any]) -> int:
-        """Run the model's SQL and commit its rows; answers the number of rows written."""
+        """Run the model's SQL and commit its rows; returns the number of rows written."""
         consumer: Key = (call["consumer"][0], call["consumer"][1])
         rendered = self._model(call)
         del self._rendered[consumer]

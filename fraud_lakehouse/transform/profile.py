@@ -1,4 +1,4 @@
-"""The dbt profile that runs a prepared project over a lake; each process writes it for itself."""
+"""The dbt profile that runs a prepared project over a lake; each process writes its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fraud_lakehouse.transform.engine import SESSION, options
 
 
 def write_profile(settings: Settings, folder: Path) -> Path:
-    """Write the profiles.yml that runs a prepared project over the settings' lake; answers its folder."""
+    """Write the profiles.yml that runs a prepared project over the settings' lake; returns its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "profiles.yml").write_text(_profiles(settings))
     return folder

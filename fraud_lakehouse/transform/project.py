@@ -1,8 +1,8 @@
-"""The dbt project as it is run: the shipped one plus a replica and a history model per further captured table.
+"""The prepared dbt project: the shipped one plus a replica and a history model for each further captured table.
 
-A prepared project lies in `<cache>/dbt/<hash>` with its manifest; the hash covers every file, so a changed
-model or a newly captured table gives another folder, and processes never disturb each other. Which lake it is
-run over is the profile's matter, which each process writes for itself.
+A prepared project lies in `<cache>/dbt/<hash>` with its manifest. The hash covers every file: a changed model or a
+newly captured table gives another folder, so processes never disturb each other. The project is independent of the
+lake; each process writes a profile that names it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedProject:
-    """Where a prepared project lies."""
+    """The folder of a prepared project."""
 
     folder: Path
 
@@ -66,46 +66,46 @@ class PreparedProject:
 
     @property
     def compiled_path(self) -> Path:
-        """The project compiled (`compiled.py`)."""
+        """The compiled project (`compiled.py`)."""
         return self.folder / "compiled.json"
 
     @property
     def is_prepared(self) -> bool:
-        """Whether it is compiled: the folder appears whole, or not at all."""
+        """Whether it is compiled: the folder appears as a whole, or not at all."""
         return self.compiled_path.is_file()
 
 
 def shipped_project() -> Path:
-    """The dbt project that came with the package.
+    """The dbt project shipped with the package.
 
     Raises:
-        TransformError: it is not there.
+        TransformError: it is missing.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package.parent / "dbt_project", package / "dbt_project"):
         if (folder / "dbt_project.yml").is_file():
             return folder
-    raise TransformError("the dbt project is not beside the package", "run from a checkout of the repository")
+    raise TransformError("the dbt project is not next to the package", "run from a checkout of the repository")
 
 
 def prepare_project(settings: Settings, shipped: Path | None = None) -> PreparedProject:
-    """The project for this lake, parsed; made anew only when a file of it would differ.
+    """The parsed project for this lake; prepared again only when a file of it changes.
 
     Args:
-        shipped: the dbt project to start from; default: the one that came with the package.
+        shipped: the dbt project to start from; default: the one shipped with the package.
 
     Raises:
-        TransformError: dbt refuses the project; the message is dbt's. Or a file went away while it was read.
-        LakeError: there is no room for it.
+        TransformError: dbt rejects the project (the message is dbt's), or a file disappeared while it was read.
+        LakeError: the disk is full.
     """
     return Preparation(settings, shipped).prepare()
 
 
 class Preparation:
-    """Prepares a lake's project again and again: what did not change is looked at, not read. One thread at a time.
+    """Prepares a lake's project repeatedly: files are read again only if their stamp changed. Not thread-safe.
 
     Args:
-        shipped: the dbt project to start from; default: the one that came with the package.
+        shipped: the dbt project to start from; default: the one shipped with the package.
     """
 
     def __init__(self, settings: Settings, shipped: Path | None = None) -> None:
@@ -120,24 +120,24 @@ class Preparation:
         """The pipeline folder.
 
         Raises:
-            TransformError: there is none.
+            TransformError: it does not exist.
         """
         return pipeline_folder(self._settings, self._shipped or shipped_project())
 
     def planned(self) -> PreparedProject:
-        """Which project it would be now, parsed or not.
+        """The project that fits the current files, parsed or not.
 
         Raises:
-            TransformError: a file went away while it was read, or the pipeline folder or the catalogue is wrong.
+            TransformError: a file disappeared while it was read, or the pipeline folder or the catalogue is invalid.
         """
         return self._planned().project
 
     def prepare(self) -> PreparedProject:
-        """The project as it is now, parsed if no process has parsed it yet.
+        """The current project, parsed if no process has parsed it yet.
 
         Raises:
-            TransformError: as `planned`, or dbt refuses the project; the message is dbt's.
-            LakeError: there is no room for it.
+            TransformError: as `planned`, or dbt rejects the project; the message is dbt's.
+            LakeError: the disk is full.
         """
         with _going_away():
             plan = self._planned()
@@ -147,7 +147,7 @@ class Preparation:
             return plan.project
 
     def note_used(self, prepared: PreparedProject) -> None:
-        """Note which project this lake is built by, for a process that finds a broken one; and that it is in use.
+        """Record that this lake is built by the project: as a fallback if the next one is broken, and as still in use.
 
         Raises:
             LakeError: the work folder cannot be written.
@@ -155,7 +155,7 @@ class Preparation:
         note = self._settings.work_dir / "project"
         unseen = note.with_suffix(f".{os.getpid()}")
         try:
-            os.utime(prepared.folder)  # those that nobody has used for a week are removed
+            os.utime(prepared.folder)  # projects unused for a week are removed
             note.parent.mkdir(parents=True, exist_ok=True)
             unseen.write_text(prepared.folder.name)
             unseen.replace(note)
@@ -164,13 +164,13 @@ class Preparation:
             raise LakeError(f"the note {note} cannot be written: {error.strerror or error}", fix) from None
 
     def last_used(self) -> PreparedProject | None:
-        """The project that this lake was built by last; None where there is none, or where it was cleared away."""
+        """The project that last built this lake; None if there is none, or it was removed."""
         try:
             name = (self._settings.work_dir / "project").read_text().strip()
         except OSError:
             return None
         prepared = PreparedProject(self._settings.cache_dir / "dbt" / name)
-        # one that another version of the code has compiled is not read
+        # a project compiled by another version of the code is not used
         return prepared if name.endswith(f"-{_code()}") and prepared.is_prepared else None
 
     def _planned(self) -> _Plan:
@@ -186,34 +186,34 @@ class Preparation:
 
 @contextmanager
 def _going_away() -> Iterator[None]:
-    """A file that is gone when it is read, as an error that names it."""
+    """Report a file that disappeared while it was read."""
     try:
         yield
     except FileNotFoundError as error:
         raise TransformError(
-            f"{error.filename} went away while the dbt project was read",
-            "nothing, if it was being edited: it is read again",
+            f"{error.filename} disappeared while the dbt project was read",
+            "no action if it was being edited: it is read again",
         ) from error
 
 
 @contextmanager
 def _kept_in(home: Path) -> Iterator[None]:
-    """What the disk refuses, as an error that names the folder."""
+    """Report errors of the file system with the folder's name."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        first = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # of many, each with its two paths
+        first = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # several, each with two paths
         raise LakeError(
             f"the dbt project cannot be prepared in {home}: {first}",
-            "free space there, or set FRAUD_CACHE to a folder this user may write; it is tried again",
+            "free space there, or set FRAUD_CACHE to a folder this user may write; preparation is retried",
         ) from error
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """The files of a project: those of `shipped`, but for the `generated` texts (by path); where they will lie."""
+    """A project's files: those of `shipped`, replaced or extended by `generated` (text by path), and its folder."""
 
     shipped: Path
     generated: dict[str, str]
@@ -224,7 +224,7 @@ def _plan(
     settings: Settings, shipped: Path, stamp: Stamp, pipeline: Path, declared: Stamp, captured: dict[str, Captured]
 ) -> _Plan:
     made = generate(shipped, captured, *_declared(shipped, stamp, pipeline, declared))
-    for problem in made.problems if captured else ():  # of a lake without tables, or of none, it is no news
+    for problem in made.problems if captured else ():  # not reported before any table is captured
         log.warning("%s", problem)
     files = made.files | {f"pipeline/{name}": (pipeline / name).read_text("utf-8") for name, *_ in declared.marks}
     variables = variables_of(settings, captured, made.tables, made.catalogue)
@@ -235,7 +235,7 @@ def _plan(
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """Tells the code that compiles from any other: a newer version may make something else of the same project."""
+    """A digest of the code that compiles: another version may compile the same project differently."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -243,7 +243,7 @@ def _code() -> str:
 
 
 def _make(plan: _Plan) -> None:
-    """Put a project together and have it compiled; the folder appears whole."""
+    """Assemble and compile a project; its folder appears as a whole."""
     home = plan.project.folder.parent
     home.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix="building-", dir=home))
@@ -256,7 +256,7 @@ def _make(plan: _Plan) -> None:
         try:
             os.rename(building, plan.project.folder)
         except OSError:
-            if not plan.project.is_prepared:  # else another process was quicker, with the same content
+            if not plan.project.is_prepared:  # otherwise another process has made the same project
                 raise
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -264,21 +264,21 @@ def _make(plan: _Plan) -> None:
 
 
 def _forget_old(home: Path, current: Path) -> None:
-    """Remove prepared projects that nobody made in the last week; who still runs one has its manifest in memory."""
+    """Remove prepared projects unused for a week; a process that still runs one has its manifest in memory."""
     for folder in home.iterdir():
-        with suppress(FileNotFoundError):  # another process has renamed or removed what it was building there
+        with suppress(FileNotFoundError):  # another process has renamed or removed its unfinished folder
             if folder != current and time.time() - folder.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def current_catalogue(settings: Settings, shipped: Path | None = None) -> Catalogue | None:
-    """The catalogue of features; None of a project without streams.
+    """The catalogue of features; None for a project without streams.
 
     Args:
-        shipped: the dbt project; default: the one that came with the package.
+        shipped: the dbt project; default: the one shipped with the package.
 
     Raises:
-        TransformError: the pipeline folder or the catalogue is wrong; it says where.
+        TransformError: the pipeline folder or the catalogue is invalid; says where.
     """
     return _current(settings, shipped)[1]
 
@@ -290,20 +290,20 @@ def _current(settings: Settings, shipped: Path | None) -> tuple[ProjectStreams, 
 
 
 def check_pipeline(settings: Settings, folder: Path) -> None:
-    """Check that models of the shipped project can be generated of a pipeline folder, before any table is captured.
+    """Check that models can be generated from a pipeline folder, before any table is captured.
 
     Raises:
-        TransformError: they cannot; it names the stream, feature or column.
+        TransformError: they cannot; names the stream, feature or column.
     """
     shipped = shipped_project()
     _plan(settings, shipped, stamp_of(shipped), folder, stamp_of(folder, but=RULES), {})
 
 
 def current_rules(settings: Settings, shipped: Path | None = None) -> Rules:
-    """The rules of the pipeline folder, on the streams of the project.
+    """The rules of the pipeline folder, for the streams of the project.
 
     Args:
-        shipped: the dbt project; default: the one that came with the package.
+        shipped: the dbt project; default: the one shipped with the package.
 
     Raises:
         TransformError: as `current_catalogue`.
@@ -314,10 +314,10 @@ def current_rules(settings: Settings, shipped: Path | None = None) -> Rules:
 
 
 def current_streams(settings: Settings, shipped: Path | None = None) -> dict[str, PaymentStream]:
-    """The streams that models are about now.
+    """The streams that models currently compute.
 
     Args:
-        shipped: the dbt project; default: the one that came with the package.
+        shipped: the dbt project; default: the one shipped with the package.
 
     Raises:
         TransformError: as `current_catalogue`.
@@ -327,10 +327,10 @@ def current_streams(settings: Settings, shipped: Path | None = None) -> dict[str
 
 
 def tables_of_own_streams(settings: Settings, shipped: Path | None = None) -> set[str]:
-    """Bronze tables of the declared streams whose models are files of the project, and those that know their entities.
+    """Bronze tables of declared streams with model files in the project, and the tables that list their entities.
 
     Args:
-        shipped: the dbt project; default: the one that came with the package.
+        shipped: the dbt project; default: the one shipped with the package.
 
     Raises:
         TransformError: as `current_catalogue`.
@@ -342,23 +342,23 @@ def tables_of_own_streams(settings: Settings, shipped: Path | None = None) -> se
 
 
 def current_definitions(settings: Settings, shipped: Path | None = None) -> Definitions:
-    """The definitions of the features that models compute now.
+    """The definitions of the features that models currently compute.
 
     Args:
-        shipped: the dbt project; default: the one that came with the package.
+        shipped: the dbt project; default: the one shipped with the package.
 
     Raises:
-        TransformError: the catalogue is wrong; it says where.
+        TransformError: the catalogue is invalid; says where.
     """
     catalogue = current_catalogue(settings, shipped)
     return definitions_of(catalogue, settings_variables(settings)) if catalogue is not None else {}
 
 
 def current_windows(settings: Settings, shipped: Path | None = None) -> list[Windows]:
-    """The windows that models close, by the catalogue; a wrong one is left to who takes it over: then the reference's.
+    """The windows that models close, from the catalogue; the reference's if it is invalid (other code reports that).
 
     Args:
-        shipped: the dbt project; default: the one that came with the package.
+        shipped: the dbt project; default: the one shipped with the package.
     """
     try:
         catalogue = current_catalogue(settings, shipped)
@@ -374,17 +374,17 @@ def current_windows(settings: Settings, shipped: Path | None = None) -> list[Win
 
 
 def shipped_variables(settings: Settings, shipped: Path) -> dict[str, Any]:
-    """The vars of a project that is run as it is, not prepared; `feature_columns` are those its yml files lack.
+    """The vars of an unprepared project; `feature_columns` are the columns that its yml files lack.
 
     Raises:
-        TransformError: the catalogue is wrong, or a captured table takes the name of another one of the project.
+        TransformError: the catalogue is invalid, or a captured table has the name of another table of the project.
     """
     captured = CapturedTables(Lake.at(settings.lake)).now()
     tables = tables_of_models(shipped_tables(shipped), captured)
     for name, table in tables.items():
         if name != table:
             raise TransformError(
-                f"bronze/{name} is not the table that the model {name} is about: expected the key and the columns of "
+                f"bronze/{name} is not the table that the model {name} reads: expected the key and the columns of "
                 f"models/bronze/sources.yml",
                 "run the prepared project, which knows the captured tables (docs/operations.md, dbt by hand)",
             )
@@ -409,11 +409,11 @@ def _with_variables(shipped: Path, variables: dict[str, Any]) -> str:
     project["vars"] |= variables | {"is_prepared": True}
     models = project.setdefault("models", {}).setdefault(project["name"], {})
     models.setdefault("silver", {})["captured"] = CAPTURED_CONFIG
-    return json.dumps(project)  # also YAML
+    return json.dumps(project)  # JSON is also YAML
 
 
 @lru_cache(maxsize=4)
 def _declared(shipped: Path, stamp: Stamp, folder: Path, declared: Stamp) -> tuple[ProjectStreams, Catalogue | None]:
-    """The streams of a project and the catalogue of their features; read again only when a stamp differs."""
+    """A project's streams and the catalogue of their features; read again only when a stamp differs."""
     streams = project_streams(shipped, folder)
     return streams, declared_catalogue(folder, streams) if streams.streams else None

@@ -1,4 +1,4 @@
-"""The files of a dbt project: which ones are its own, and what tells whether one of them has changed."""
+"""The files of a dbt project: which files belong to it, and how a change is detected."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 ignored = shutil.ignore_patterns(
     "target", "logs", "dbt_packages", "profiles.yml", ".user.yml", "__pycache__", ".#*", "*.swp"
 )
-"""Of a folder and the names in it, those that are not the project's: what dbt makes, and editors beside open files."""
+"""Names in a folder that do not belong to the project: dbt's output, and editors' temporary files."""
 
-SETTLED_NS = 2_000_000_000  # longer than a tick of any file system's clock
+SETTLED_NS = 2_000_000_000  # longer than a clock tick of any file system
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a project's files look like from outside: it differs once one was changed, added or removed.
+    """Metadata of a project's files: it differs after a file was changed, added or removed.
 
-    `marks`: path in the project, inode, size, when content and inode were changed last (ns). `is_settled`: no file is
-    so new that it could be changed again within the same tick of the clock; what was read before is read again then.
+    `marks`: path in the project, inode, size, modification and change time (ns). `is_settled`: no file is so new that
+    it could change again within the same clock tick; otherwise the files must be read again.
     """
 
     marks: tuple[tuple[str, int, int, int, int], ...]
@@ -30,13 +30,13 @@ class Stamp:
 
 
 def stamp_of(project: Path, but: str = "") -> Stamp:
-    """The stamp of a project now; nothing is read.
+    """A project's current stamp; no file is read.
 
     Args:
-        but: the name of a folder that does not count.
+        but: the name of a folder to ignore.
 
     Raises:
-        FileNotFoundError: a file went away meanwhile.
+        FileNotFoundError: a file disappeared meanwhile.
     """
     root, marks = str(project), []
     for folder, folders, names in os.walk(root):
@@ -53,10 +53,10 @@ def stamp_of(project: Path, but: str = "") -> Stamp:
 
 
 def digest_of(project: Path, stamp: Stamp, generated: dict[str, str]) -> str:
-    """What tells a project from any other: a hash of its files and of the texts that take the place of some.
+    """Identifies a project: a hash of its files and of the generated texts that replace some of them.
 
     Raises:
-        FileNotFoundError: a file went away meanwhile.
+        FileNotFoundError: a file disappeared meanwhile.
     """
     digest = hashlib.sha256()
     for name, *_ in stamp.marks:

@@ -1,4 +1,4 @@
-"""Whether the captured table of rates has what a stream of several currencies says of it."""
+"""Checks that the captured table of exchange rates fits a stream of several currencies."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _DATE = re.compile("timestamp|timestamptz|date|varchar")
 
 
 def with_rates(stream: PaymentStream, captured: Mapping[str, Captured]) -> PaymentStream:
-    """The stream with key and types of its table of rates; as it is where it has one currency.
+    """The stream with key and types of its table of rates; unchanged if it has one currency.
 
     Raises:
-        TransformError: the table is not captured yet, or does not have such columns; names stream, table and column.
+        TransformError: the table is not captured yet, or lacks such columns; names stream, table and column.
     """
     rates = stream.rates
     if rates is None:

@@ -1,4 +1,4 @@
-"""Models built anew from all rows of their upstream, as a person asks for it: after a change of what they say."""
+"""Rebuilds models from all rows of their upstreams on request, after their definition changed."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from fraud_lakehouse.transform.runner import Transformer
 
 
 def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) -> list[NodeResult]:
-    """Build these models from all rows, each in the turn of its lane; what reads them follows at its next build.
+    """Build these models from all rows, each under its tier's lock; models that read them follow at their next build.
 
-    Before models of the fast path, all of it is built from new rows: what is built anew then has the rows it had, and a
-    table that keeps its own (alerts), which has read them all, reads none again (transform/consumption.py).
+    The fast path is first built from new rows. The rebuilt models then have the same rows as before, and a table that
+    keeps its rows (alerts) has read them all and reads none again (transform/consumption.py).
 
     Args:
         names: of models or their tables, with or without the layer: `card_feature_vectors`, `silver/users`.
 
     Returns:
-        What became of each model, the hot ones first.
+        The result of each model, the fast path first.
 
     Raises:
-        TransformError: a name is no model's, or its rows are not to be built anew (nothing is built then); or a model
+        TransformError: no model has that name, or its rows must not be rebuilt (nothing is built then); or a model
             failed.
-        TurnTakenError: another process did not end its turn.
+        TurnTakenError: another process did not release the lock.
     """
     transformer.reload()
     project = transformer.compiled
@@ -47,7 +47,7 @@ def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) 
 
 
 def _named(models: Sequence[Model], name: str) -> Model:
-    """The model of a table, refused where it keeps its rows."""
+    """The model of a table; rejected if it keeps its rows."""
     tables = {"/".join(model.key): model for model in models}
     found = [model for table, model in tables.items() if name in (table, model.key[1], model.name)]
     if not found:
@@ -62,7 +62,7 @@ def _named(models: Sequence[Model], name: str) -> Model:
     (model,) = found
     table = "/".join(model.key)
     if model.keeps_rows:
-        raise TransformError(f"{table} keeps its rows: what it has once said stays as it is", "leave it out")
+        raise TransformError(f"{table} keeps its rows: they are never rebuilt", "leave it out")
     if not model.is_stored:
-        raise TransformError(f"{table} is a view: no row of it is stored", "leave it out")
+        raise TransformError(f"{table} is a view: it stores no rows", "leave it out")
     return model

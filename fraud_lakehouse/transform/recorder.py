@@ -1,4 +1,4 @@
-"""The dbt-duckdb plugin of `dbt compile`: writes down what models read by name, and reads nothing itself."""
+"""The dbt-duckdb plugin of `dbt compile`: records the inputs that models read by name; reads no data."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fraud_lakehouse.transform.inputs import answer_of
 
 
 class Plugin(BasePlugin):
-    """Answers the macros in `dbt_project/macros/delta/` by names alone, the same for whatever lake."""
+    """Returns only names to the macros in `dbt_project/macros/delta/`, the same for every lake."""
 
     def initialize(self, plugin_config: dict[str, Any]) -> None:
-        """Take the file to write to from the profile."""
+        """Read the output file's name from the profile."""
         self._file = Path(plugin_config["file"])
 
     def store(self, target_config: TargetConfig) -> None:
-        """Write down one call of a macro, and answer it."""
+        """Record one call of a macro and answer it."""
         call = target_config.config
         assert target_config.location is not None
         kind = target_config.location.format

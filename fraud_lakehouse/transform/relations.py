@@ -1,4 +1,4 @@
-"""What SQL reads by name, put in place on DuckDB: views on tables and new rows, what was read before, values."""
+"""Creates the relations that SQL reads by name: views on tables and new rows, cached state, queried values."""
 
 from __future__ import annotations
 
@@ -45,28 +45,28 @@ class Relations:
         self._rules = rules
         self._project = CompiledProject()
         self._declared: dict[Key, Columns] = {}
-        self._growing: dict[Key, Columns] = {}  # declared columns, of tables that get them with their next rows
-        self._shown: dict[str, Any] = {}  # by relation: what its view was made of
+        self._growing: dict[Key, Columns] = {}  # declared columns of tables that get them with their next rows
+        self._shown: dict[str, Any] = {}  # by relation: what its view was created from
 
     def use(self, project: CompiledProject) -> None:
-        """Know the tables and views of this project from now on."""
+        """Use the tables and views of this project from now on."""
         self._project = project
         self._declared = {source.key: list(source.columns.items()) for source in project.sources}
         self._declared |= {model.key: list(model.columns.items()) for model in project.models}
         ours = [one.key for one in project.sources if one.is_ours]
         ours += [one.key for one in project.models if not one.has_source_types]
-        for key in ours:  # the writer gives rows their commit number, no model declares it
+        for key in ours:  # the writer adds the commit number, which no model declares
             columns = dict(self._declared[key])
             self._declared[key] = list((columns | {COMMIT: "bigint"}).items()) if columns else []
         self._growing = {key: self._declared[key] for key in ours}
         self._rules.use(project.catalogue)
 
     def declared(self, key: Key) -> Columns:
-        """The columns that the project declares for a table; none for one it does not know."""
+        """The columns that the project declares for a table; none for an unknown table."""
         return self._declared.get(key, [])
 
     def declare(self, key: Key, columns: Columns) -> None:
-        """Have a table that is not there read as one with these columns."""
+        """Show a missing table as an empty one with these columns."""
         self._declared[key] = columns
 
     def knows(self, key: Key) -> bool:
@@ -74,7 +74,7 @@ class Relations:
         return key in self._declared
 
     def show_tables(self, tables: Iterable[Key]) -> None:
-        """Put a view on each table in place, at its newest version; an empty one where there is no such table."""
+        """Create a view on each table's newest version; an empty one if there is no such table."""
         for key in tables:
             relation = f"{quoted(key[0])}.{quoted(key[1])}"
             growing = self._grows_by(key)
@@ -85,7 +85,7 @@ class Relations:
                 self._show(relation, declared, partial(empty_sql, declared))
 
     def _grows_by(self, key: Key) -> Columns:
-        """Columns that a table gets with its next rows, if it does not have them."""
+        """Declared columns that a table does not have yet: its next rows bring them."""
         further = self._rules.columns_of(key)
         return [*self._growing.get(key, []), *further] if further else self._growing.get(key, [])
 
@@ -93,7 +93,7 @@ class Relations:
         return [*self._declared.get(key, []), *self._rules.columns_of(key)]
 
     def show_inputs(self, plan: Plan, inputs: Iterable[Input]) -> None:
-        """Put inputs in place, in their order: one may read those before it."""
+        """Create inputs in order: an input may read those before it."""
         for one in inputs:
             if one.kind == "new_rows":
                 self.show_new_rows(plan, NewRows.of(one.call))
@@ -112,13 +112,13 @@ class Relations:
 
     @contextmanager
     def registered(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
-        """With what a model's SQL names that only this cursor knows."""
+        """Register what a model's SQL names and only this cursor knows."""
         with self.indexed(cursor, plan), self.scored(cursor, plan), self.fired(cursor, plan):
             yield
 
     @contextmanager
     def indexed(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
-        """With the index that a model's SQL names, if it does."""
+        """Register the index that a model's SQL names, if any."""
         if plan.indexed is None:
             yield
             return
@@ -130,7 +130,7 @@ class Relations:
 
     @contextmanager
     def scored(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
-        """With the scored payments that a model's SQL names, if it does; they are stored when nothing is raised."""
+        """Register the scored payments that a model's SQL names, if any; without an error they count as stored."""
         if plan.scored is None:
             yield
             return
@@ -146,7 +146,7 @@ class Relations:
 
     @contextmanager
     def fired(self, cursor: DuckDBPyConnection, plan: Plan) -> Iterator[None]:
-        """With the payments on which rules fire, where a model's SQL names such."""
+        """Register the payments on which rules fire, if a model's SQL names them."""
         for one in plan.fired:
             rules = self._rules.rules(one.stream, one.state, one.on)
             cursor.register(one.name, one.rows(cursor, rules, plan.values))
@@ -157,14 +157,14 @@ class Relations:
                 cursor.unregister(one.name)
 
     def show_views(self, nodes: Iterable[str]) -> None:
-        """The views among these nodes (unique ids)."""
+        """Create the views among these nodes (unique ids)."""
         for node in nodes:
             model = self._project.find(node)
             if model is not None and not model.is_stored:
                 self.show_view(model)
 
     def show_view(self, model: Model) -> None:
-        """The view that a model is, anew where what it reads has other columns than before."""
+        """Create a model's view; again if the columns of its upstreams changed."""
         self.show_tables(model.incremental.tables)
         self.show_views(model.parents)
         upstreams = [NewRows.of(one.call).upstream for one in model.incremental.inputs if one.kind == "new_rows"]
@@ -173,13 +173,13 @@ class Relations:
         self._show(f"{quoted(model.key[0])}.{quoted(model.key[1])}", made_of, lambda: model.incremental.sql)
 
     def _show(self, relation: str, made_of: Any, sql: Callable[[], str]) -> None:
-        """Put a view in place, unless it is there."""
+        """Create a view, unless it exists."""
         if self._shown.get(relation) != made_of:
             self._connection.cursor().execute(f"create or replace view {relation} as {sql()}")
             self._shown[relation] = made_of
 
     def show_new_rows(self, plan: Plan, new: NewRows) -> None:
-        """A view on the rows of an upstream that the consumer has not read."""
+        """Create a view on the upstream rows that the consumer has not read."""
         growing = self._grows_by(new.upstream)
         read = self._consumption.ask(plan, new.upstream)
         declared = self._all_declared(new.upstream)
@@ -187,7 +187,7 @@ class Relations:
         self._show(new.relation, sql, lambda: sql)
 
     def _show_seen(self, plan: Plan, seen: Mirrored) -> None:
-        """What the consumer has read before of an upstream, or all it has itself."""
+        """Create the relation of upstream rows that the consumer has read before, or of all current ones."""
         is_own = seen.upstream == plan.consumer
         read = plan.reads.get(seen.upstream)
         if is_own or seen.newest:

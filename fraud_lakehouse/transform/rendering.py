@@ -1,4 +1,4 @@
-"""What dbt itself does for a person: a query of macros as SQL, and the documentation. It takes 4 s of imports."""
+"""Runs dbt for a user: renders a query of macros as SQL, writes the documentation. Importing dbt takes 4 s."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def render(project: PreparedProject, settings: Settings, text: str) -> str:
-    """The SQL that a template of macros stands for.
+    """Render a template of macros as SQL.
 
     Raises:
         TransformError: dbt cannot render it; the message is dbt's.
@@ -34,7 +34,7 @@ def render(project: PreparedProject, settings: Settings, text: str) -> str:
 
 
 def document(project: PreparedProject, settings: Settings, folder: Path) -> Path:
-    """Write dbt's documentation of the project over the lake as one page to a folder; answers its path.
+    """Write dbt's documentation of the project over the lake as one page to a folder; returns its path.
 
     Raises:
         TransformError: dbt failed.
@@ -51,13 +51,13 @@ def document(project: PreparedProject, settings: Settings, folder: Path) -> Path
 
 @contextmanager
 def scratch(settings: Settings) -> Iterator[Path]:
-    """A folder with a profile over the lake, for one command."""
+    """A temporary folder with a profile over the lake, for one command."""
     with tempfile.TemporaryDirectory(prefix="fraud-lakehouse-dbt-") as folder:
         yield write_profile(settings, Path(folder))
 
 
 def invoke(project: PreparedProject, own: Path, command: list[str]) -> Any:
-    """What dbt's runner answers to a command on a prepared project; `own` is a folder of `scratch`."""
+    """dbt's result of a command on a prepared project; `own` is a folder of `scratch`."""
     from dbt.cli.main import dbtRunner
 
     folders = {"--project-dir": project.folder, "--profiles-dir": own, "--target-path": own / "target"}
@@ -66,7 +66,7 @@ def invoke(project: PreparedProject, own: Path, command: list[str]) -> Any:
 
 
 def _manifest(project: PreparedProject) -> Manifest:
-    """The parsed project, read back as dbt itself does for a partial parse."""
+    """The parsed project, loaded as dbt does for a partial parse."""
     from dbt.contracts.graph.manifest import Manifest
 
     manifest = Manifest.from_msgpack((project.folder / "target" / "partial_parse.msgpack").read_bytes())
@@ -75,6 +75,6 @@ def _manifest(project: PreparedProject) -> Manifest:
 
 
 def _reason(result: Any) -> str:
-    """Why a command failed: the exception's message, else that of its first node."""
+    """Why a command failed: the exception's message, or that of its first node."""
     nodes = getattr(result.result, "results", None) or []
     return str(result.exception) if result.exception is not None else str(nodes[0].message if nodes else "no result")

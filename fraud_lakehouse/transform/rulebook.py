@@ -1,7 +1,7 @@
-"""The rules of a project's streams as a model's SQL needs them: which features, which columns, which expression.
+"""The rules of a project's streams, as a model's SQL needs them: features, columns and expressions.
 
-Rule files are no part of the compiled project: they are read again when one of them changes, so that a rule works from
-the next build on. The columns that rules need are stored with a payment's other features.
+Rule files are not part of the compiled project: they are read again when one changes, so that a rule applies from the
+next build on. The columns that rules need are stored with a payment's other features.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from fraud_lakehouse.transform.scan import Columns
 
 ANY = "any"
-"""Of the state of rules: live or shadow."""
+"""Matches both states of rules: live and shadow."""
 log = logging.getLogger(__name__)
 NAMED = frozenset({*FACTS, "amount", "event_time", "user_id"})
-"""Columns that rules see of every stream, whatever its own are called."""
+"""Columns of every stream that rules can use, whatever the stream calls its own."""
 
 
 def further_columns(stream: str) -> str:
-    """What stands in a model's SQL for the columns that rules of a stream need besides those of its features' table."""
+    """The placeholder in a model's SQL for columns that a stream's rules need and its features' table lacks."""
     return f"lake_further_{stream}"
 
 
@@ -53,7 +53,7 @@ class _Needed:
     """What the rules of one stream need.
 
     Args:
-        engine: what the engine computes, that of the catalogue too.
+        engine: what the engine computes, for the catalogue too.
         read: columns of a payment that the columns below are computed from.
         columns: further columns of the table of features: name -> SQL.
         types: their types.
@@ -69,8 +69,8 @@ class RuleBook:
     """The rules of the streams of one project at a time (`use`).
 
     Args:
-        folder: the pipeline folder; None: there are no rules.
-        max_amount: the limit of amounts for streams without one of their own.
+        folder: the pipeline folder; None: no rules.
+        max_amount: the limit of amounts for streams without their own.
     """
 
     def __init__(self, folder: Path | None = None, max_amount: float = 0.0) -> None:
@@ -83,12 +83,12 @@ class RuleBook:
 
     @property
     def mistakes(self) -> dict[str, str]:
-        """What is wrong with rules that are not evaluated as their files say, by the rule's name."""
-        in_force = dict.fromkeys(self._rules.rules, " (the version before is in force)")
+        """Errors in rules that are not evaluated as their files say, by the rule's name."""
+        in_force = dict.fromkeys(self._rules.rules, " (the previous version stays in force)")
         return {name: problem + in_force.get(name, "") for name, problem in self._rules.problems.items()}
 
     def use(self, catalogue: Catalogue | None) -> None:
-        """Know the streams and features of this catalogue from now on."""
+        """Use the streams and features of this catalogue from now on."""
         if catalogue != self._catalogue:
             self._rules = Rules(Path(), is_own=False)
         self._catalogue = catalogue
@@ -97,7 +97,7 @@ class RuleBook:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the rules again if a file has changed; for the beginning of a build, which then sees the same ones."""
+        """Read the rules again if a file changed. Called at the start of a build, which then uses one set of rules."""
         if self._folder is None or self._catalogue is None:
             self._rules = Rules(Path(), is_own=False)
             self._needed.clear()
@@ -106,7 +106,7 @@ class RuleBook:
         try:
             stamp = stamp_of(folder)
         except FileNotFoundError:
-            return  # a file went away meanwhile: at the next build
+            return  # a file disappeared meanwhile: the next build reads it
         if stamp == self._stamp and stamp.is_settled:
             return
         before = self.mistakes
@@ -120,20 +120,20 @@ class RuleBook:
                 log.error("rule %s: %s", name, mistake)
 
     def of_stream(self, name: str) -> tuple[EngineInput, Sequence[str]]:
-        """What the engine is to compute of a stream's payments, and the columns of a payment that rules need."""
+        """What the engine must compute for a stream's payments, and the columns of a payment that rules need."""
         needed = self._of(name)
         return needed.engine, needed.read
 
     def further_columns(self, name: str) -> str:
-        """SQL of the further columns of a stream's table of features, behind others."""
+        """SQL of the further columns of a stream's table of features, to follow other columns."""
         return "".join(f", {sql} as {quoted(column)}" for column, sql in self._of(name).columns.items())
 
     def rules(self, stream: str, state: str, on: str) -> list[StreamRule]:
-        """The rules of a stream that are in a state (ANY: live or shadow)."""
+        """The rules of a stream in one state (ANY: live or shadow)."""
         return [rule for rule in self._rules.of_stream(stream, on) if state in (ANY, rule.rule.state)]
 
     def columns_of(self, key: Key) -> Columns:
-        """Name and type of the columns that a table of features has because of rules."""
+        """Name and type of the columns that rules add to a table of features."""
         streams = self._catalogue.streams.values() if self._catalogue is not None else ()
         for stream in streams:
             if key == ("gold", stream.features):
@@ -183,7 +183,7 @@ def _needed(stream: PaymentStream, catalogue: Catalogue, rules: Sequence[StreamR
 def _derived(
     stream: PaymentStream, feature: Feature, known: Mapping[str, Feature]
 ) -> tuple[str, list[Feature], set[str]]:
-    """SQL of a feature that is computed from others; these, and the columns of a payment that it needs."""
+    """SQL of a feature computed from others; the features and payment columns that it needs."""
     used: list[Feature] = []
     of_payment: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""The transformer of a lake: its dbt project, compiled, and the executor that builds it. Both stay warm."""
+"""The transformer of a lake: its compiled dbt project, and the executor that builds it. Both stay in memory."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 
 
 class Transformer:
-    """Builds models of the dbt project over one lake. Not for several threads at once.
+    """Builds models of the dbt project over one lake. Not thread-safe.
 
     Args:
-        shipped: the dbt project to run; default: the one that came with the package.
+        shipped: the dbt project to run; default: the one shipped with the package.
     """
 
     def __init__(self, settings: Settings, shipped: Path | None = None) -> None:
@@ -42,13 +42,13 @@ class Transformer:
         self._project: PreparedProject | None = None
         self._compiled = CompiledProject()
         self._open: Executor | None = None
-        self._is_noted = False  # whether the project in use is known as the one this lake is built by
+        self._is_noted = False  # whether the active project is recorded as the one that builds this lake
         self._refused: tuple[PreparedProject, TransformError] | None = None
         self._rendered: dict[str, str] = {}
 
     @property
     def project(self) -> PreparedProject:
-        """The prepared project in use."""
+        """The active prepared project."""
         if self._project is None:
             self.reload()
         assert self._project is not None
@@ -56,7 +56,7 @@ class Transformer:
 
     @property
     def compiled(self) -> CompiledProject:
-        """The project in use, compiled."""
+        """The active project, compiled."""
         if self._project is None:
             self.reload()
         return self._compiled
@@ -67,12 +67,12 @@ class Transformer:
         return self._project is not None
 
     def reload(self) -> bool:
-        """Take over a changed project or newly captured tables, preparing it if need be; whether anything changed.
+        """Activate a changed project or new captured tables, preparing them if needed; returns whether it changed.
 
         Raises:
-            TransformError: the changed project does not compile, or a model of it cannot run; the one in use stays. The
-                same one is not compiled again. A process that has none yet takes the one that was in use last.
-            LakeError: there is no room for it; likewise.
+            TransformError: the changed project does not compile, or a model of it cannot run. The active project stays;
+                the same change is not compiled again. A process without a project uses the one that was active last.
+            LakeError: the disk is full; likewise.
         """
         try:
             prepared = self._prepared()
@@ -83,39 +83,39 @@ class Transformer:
         return prepared != self._project and self._take_over(prepared)
 
     def follow(self) -> bool:
-        """Take over a changed project that another process has prepared; whether it is another than before.
+        """Activate a changed project that another process has prepared; returns whether it differs.
 
-        A process that has none yet prepares the one it finds, or goes on with the one that was in use last.
+        A process without a project prepares the current one, or uses the one that was active last.
 
         Raises:
-            TransformError, LakeError: the one found is refused, or has no room, and none was in use before.
+            TransformError, LakeError: the current one is rejected, or the disk is full, and none was active before.
         """
         if not self.is_ready:
             try:
                 return self.reload()
             except (TransformError, LakeError) as error:
-                if self._project is None:  # not `is_ready`, of which mypy believes what it was before
+                if self._project is None:  # not `is_ready`: mypy assumes its earlier value
                     raise
-                log.error("%s; the models in use before stay in use", error)  # noqa: TRY400  its text says it all
+                log.error("%s; the previous models stay active", error)  # noqa: TRY400  its text says it all
                 return True
         try:
             planned = self._preparation.planned()
         except TransformError:
-            return False  # whoever prepares it says why
+            return False  # the process that prepares it reports why
         return planned.is_prepared and planned != self._project and self._take_over(planned)
 
     def names(self, lane: str) -> list[str]:
-        """Names of the models of a lane."""
+        """Names of the models of a tier."""
         return [model.name for model in models_of(self.compiled, lane)]
 
     def build_lane(self, lane: str, *, full_refresh: bool = False, without: Collection[str] = ()) -> BuildResult:
-        """Build a lane: "hot", "features", "replica", "rest" (all but hot) or "all". The hot lane runs no tests.
+        """Build a tier: "hot" (the fast path), "features", "replica", "rest" (all but hot) or "all".
 
-        "alerts" and "follow" are its parts: what alerts are made from, and what is written after them. "hot_tests" are
-        its tests: they read only, so they need no turn.
+        "alerts" and "follow" are parts of "hot": the alerts with all they read, and the follow-up models. These three
+        run no tests. "hot_tests" runs the tests of "hot"; they only read, so they need no lock.
 
         Args:
-            without: unique ids of models that failed before: they are left out, with those that read nothing else.
+            without: unique ids of models that failed before. They are left out, as are models that read only them.
         """
         if lane == "hot_tests":
             return self.test(self.names("hot"))
@@ -123,10 +123,10 @@ class Transformer:
         return self._build(models, tests=lane not in UNTESTED, full_refresh=full_refresh, left_out=without)
 
     def build(self, names: Collection[str], *, full_refresh: bool = False, tests: bool = True) -> BuildResult:
-        """Build the models of these names, and run their data tests. A failing model or test is a result, no error.
+        """Build the models of these names, and run their tests. A failing model or test is a result, not an exception.
 
         Raises:
-            TransformError: there is no model of one of the names, or the project is refused.
+            TransformError: a name has no model, or the project is rejected.
         """
         return self._build(self._named(names), tests=tests, full_refresh=full_refresh)
 
@@ -134,27 +134,27 @@ class Transformer:
         """Run the data tests of the models of these names.
 
         Raises:
-            TransformError: there is no model of one of the names, or the project is refused.
+            TransformError: a name has no model, or the project is rejected.
         """
         began = time.monotonic()
         nodes = run_tests(self._executor, self.compiled.tests_of(self._named(names)))
         return BuildResult(nodes, time.monotonic() - began)
 
     def warm_up(self, names: Collection[str] | None = None) -> None:
-        """Read into memory what builds from new rows need of the past, so that the first one takes less of a turn.
+        """Cache the past rows that incremental builds need, so that the first build holds the lock for a shorter time.
 
         Args:
-            names: of models; default: those of the hot lane.
+            names: of models; default: those of the fast path.
         """
         for model in models_of(self.compiled, "hot") if names is None else self._named(names):
             try:
                 if model.is_stored:
                     self._executor.warm(model)
             except (TransformError, duckdb.Error) as error:
-                log.info("%s is not warmed up: %s", model.name, error)  # its build says it by model
+                log.info("%s is not warmed up: %s", model.name, error)  # its build reports the error
 
     def rendered(self, text: str) -> str:
-        """The SQL that a template of macros stands for; nothing is run or written.
+        """Render a template of macros as SQL; nothing is run or written.
 
         Raises:
             TransformError: dbt cannot render it; the message is dbt's.
@@ -164,7 +164,7 @@ class Transformer:
         return self._rendered[text]
 
     def documentation(self, folder: Path) -> Path:
-        """Have dbt write its static documentation page to a folder; answers the page's path.
+        """Have dbt write its static documentation page to a folder; returns the page's path.
 
         Raises:
             TransformError: dbt failed.
@@ -173,11 +173,11 @@ class Transformer:
 
     @property
     def mistakes(self) -> dict[str, str]:
-        """What is wrong with rules that are not evaluated because of it, by the rule's name."""
+        """Errors in rules that are not evaluated because of them, by the rule's name."""
         return self._open.rules.mistakes if self._open is not None else {}
 
     def close(self) -> None:
-        """Give back all memory."""
+        """Release all memory."""
         if self._open is not None:
             self._open.close()
             self._open = None
@@ -217,7 +217,7 @@ class Transformer:
         try:
             self._compiled = CompiledProject.load(prepared.compiled_path)
         except FileNotFoundError:
-            return False  # cleared away just now: it is prepared again
+            return False  # just removed: it is prepared again
         self._project = prepared
         self._is_noted = False
         self._rendered.clear()
@@ -226,7 +226,7 @@ class Transformer:
         return True
 
     def _prepared(self) -> PreparedProject:
-        """The project as it is now, compiled; one that was refused is not compiled again."""
+        """The current project, compiled; a rejected one is not compiled again."""
         planned = self._preparation.planned()
         if self._refused is not None and self._refused[0] == planned:
             raise self._refused[1]

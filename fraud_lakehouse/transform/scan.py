@@ -1,4 +1,4 @@
-"""How DuckDB reads a Delta table: Parquet files of its version as an SQL relation."""
+"""Reads a Delta table with DuckDB: the Parquet files of a version as an SQL relation."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def columns(table: DeltaTable) -> list[tuple[str, str]]:
 
 def _duckdb_type(delta_type: object) -> str:
     if isinstance(delta_type, str):
-        return _DUCKDB_TYPES.get(delta_type, delta_type)  # decimal(p,s) is spelt alike
-    raise ValueError(f"nested Delta type {delta_type!r} is not used by any layer")
+        return _DUCKDB_TYPES.get(delta_type, delta_type)  # decimal(p,s) has the same spelling
+    raise ValueError(f"nested Delta type {delta_type!r} is not supported in any layer")
 
 
 def files_sql(table: DeltaTable, files: Sequence[str], declared: Columns = ()) -> str:
     """A SELECT over the given files with the table's current columns.
 
-    Files written before a column was added read as null there, also where no file has it yet, and so do `declared`
-    columns that the table will get with the next rows its model writes. Without files: no row, same columns.
+    Columns missing in a file read as null, as do `declared` columns that the model's next rows add to the table.
+    Without files: no row, same columns.
     """
     named = columns(table)
     present = {name for name, _ in named}
@@ -64,7 +64,7 @@ def files_sql(table: DeltaTable, files: Sequence[str], declared: Columns = ()) -
 
 
 def _in_no_file(files: Sequence[str], names: Iterable[str]) -> set[str]:
-    """The columns that none of these files has; of files on an object store none is looked at."""
+    """The columns that none of these files has; files on an object store are not read."""
     absent = set(names)
     for file in files:
         if not absent or "://" in file:
@@ -80,7 +80,7 @@ def _stored(file: str) -> frozenset[str]:
 
 
 def snapshot_sql(table: DeltaTable, declared: Columns = ()) -> str:
-    """A SELECT over the handle's whole version."""
+    """A SELECT over the table's loaded version."""
     return files_sql(table, data_files(table), declared)
 
 
@@ -97,5 +97,5 @@ def empty_sql(named: Columns) -> str:
 
 
 def file_path(root: str, relative: str) -> str:
-    """Absolute path of a file named in the log (the log percent-encodes it)."""
+    """Absolute path of a file named in the log, which percent-encodes it."""
     return f"{root}/{unquote(relative)}"

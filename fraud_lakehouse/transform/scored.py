@@ -1,8 +1,8 @@
-"""New payments with what was known when each arrived, from the feature engine: what `scored_payments` in a model names.
+"""New payments with what was known when each arrived, from the feature engine: the input `scored_payments` of a model.
 
-The engine of a model holds the rows that the model has read before. It is kept between builds as long as the model's
-position is where it stands; else it is filled from the table again: after a start, after another process has built the
-model, and when other features are wanted.
+A model's engine has the rows that the model has read before. It is kept between builds while it matches the model's
+position. Otherwise it is filled from the table again: after a start, after another process has built the model, and
+when other features are wanted.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 BATCH_ROWS = 100_000
 LOADED_ROWS = 500_000
 MARGIN_SECONDS = 86_400
-"""How much older than the longest window rows are kept, for payments whose time lies before the newest one's."""
+"""How much longer than the longest window rows are kept, for payments with earlier times than the newest."""
 MICROSECONDS = 1_000_000
 FOREVER = 2**62
 """In microseconds: no row is that old."""
@@ -41,12 +41,12 @@ FOREVER = 2**62
 
 @dataclass(frozen=True)
 class Scored:
-    """A model's new payments in order of arrival, and what stands for them in its SQL.
+    """A model's new payments in order of arrival, and the SQL that reads them.
 
     Args:
-        upstream: the table they are of, `rows` the relation of its new rows.
+        upstream: their table; `rows` is the relation of its new rows.
         sql: over `rows`; its columns are the stream's own and those of `columns`.
-        history: likewise, of rows read before: what counts.
+        history: the same over rows read before: those that count.
         order: SQL of the order of arrival.
         columns: what the model's SQL reads of a payment.
     """
@@ -62,23 +62,23 @@ class Scored:
 
     @staticmethod
     def of(call: Mapping[str, Any]) -> Scored:
-        """From a macro's call."""
+        """Parse a macro's call."""
         consumer, upstream = ((call[part][0], call[part][1]) for part in ("consumer", "upstream"))
         stream, rows, sql, history, order = (call[name] for name in ("stream", "rows", "sql", "history", "order"))
         return Scored(consumer, upstream, stream, rows, sql, history, order, call["columns"])
 
     @property
     def name(self) -> str:
-        """The relation's name, which only the cursor of a build knows."""
+        """The relation's name; only the build's cursor knows it."""
         return f"payments of {'.'.join(self.consumer)}"
 
 
 @dataclass
 class _Held:
-    """An engine, and the rows it has: those of a table up to a commit's number (None: nobody knows).
+    """An engine and the rows it has: those of a table up to a commit number (None: unknown).
 
-    Rows before `horizon` (microseconds) count in totals alone; `newest` is the latest time of all. `kept` is how far
-    before it rows are kept.
+    Rows before `horizon` (microseconds) count only in totals; `newest` is the latest time of all. Rows are kept for
+    `kept` before it.
     """
 
     input: EngineInput
@@ -99,11 +99,11 @@ class Engines:
     def answer(
         self, cursor: DuckDBPyConnection, plan: Plan, scored: Scored, wanted: EngineInput, further: Sequence[str]
     ) -> pa.RecordBatchReader:
-        """The new payments with their features, to be read once; call `stored` when they are.
+        """The new payments with their features, to be read once; call `stored` after storing them.
 
         Args:
             wanted: the features.
-            further: columns of the payment besides those that the model names.
+            further: columns of the payment in addition to those that the model names.
 
         Returns: columns as in `scored.columns` and `further`, and one for each feature, named by `feature_column`.
         """
@@ -124,34 +124,34 @@ class Engines:
         return pa.RecordBatchReader.from_batches(first.schema, chain([first], batches))
 
     def stored(self, plan: Plan, scored: Scored) -> None:
-        """The payments that were answered are stored, and the model's position is behind them."""
+        """Record that the payments were stored and that the model's position includes them."""
         held, read = self._held.get(scored.consumer), plan.reads.get(scored.upstream)
         if held is None or read is None or not read.has_rows:
             return
         held.table, held.until = _position(read, read.until)
         before = held.newest - held.kept
-        # seldom, because it costs by the number of keys
+        # rarely: the cost grows with the number of keys
         if before - held.horizon > MARGIN_SECONDS * MICROSECONDS:
             held.engine.evict(before)
             held.horizon = before
 
     def _ready(self, cursor: DuckDBPyConnection, plan: Plan, scored: Scored, wanted: EngineInput, read: Read) -> _Held:
-        """The engine, with just the rows that the model has read before."""
-        from fraud_lakehouse.features.engine import FeatureEngine  # its kernels take a second to come
+        """The engine with exactly the rows that the model has read before."""
+        from fraud_lakehouse.features.engine import FeatureEngine  # compiling its kernels takes a second
 
         after = read.after if plan.incremental else NOTHING
         kept, oldest = (wanted.longest + MARGIN_SECONDS) * MICROSECONDS, None
         if wanted.kind == "changes":
-            kept = FOREVER  # an update may be of a payment however old
+            kept = FOREVER  # an update may be of a payment of any age
         else:
             oldest = _value(cursor, f"select min(_at) from {_counting(wanted, scored.history)} where _at > {NO_TIME}")
         held = self._held.get(scored.consumer)
         if held is not None and held.input == wanted and (held.table, held.until) == _position(read, after):
             if oldest is None or oldest - wanted.longest * MICROSECONDS >= held.horizon:
                 return held
-            log.info("%s: payments older than those in memory have come: more is read into memory", scored.stream)
+            log.info("%s: payments older than those in memory arrived: loading more history", scored.stream)
             kept = held.newest - oldest + (wanted.longest + MARGIN_SECONDS) * MICROSECONDS
-        self._held.pop(scored.consumer, None)  # its memory is given back before the next one takes its own
+        self._held.pop(scored.consumer, None)  # free its memory before the next one is loaded
         held = _Held(wanted, FeatureEngine(wanted.features, wanted.kind, wanted.units), kept=kept)
         if after > NOTHING:
             read.check_not_rewritten(scored.upstream)
@@ -161,12 +161,12 @@ class Engines:
 
 
 def feature_column(name: str) -> str:
-    """What the column of a feature is called before the model names it: no column of a payment is called so."""
+    """A feature's column before the model names it; no column of a payment has such a name."""
     return f"feature {name}"
 
 
 def _load(cursor: DuckDBPyConnection, scored: Scored, held: _Held, read: Read, oldest: int | None) -> None:
-    """Fill an engine with the rows that were read before, those beyond every window as totals."""
+    """Fill an engine with the rows read before; those older than every window as totals."""
     before = read.between(NOTHING, read.after)
     rows = scored.history.replace(scored.rows, f"({rows_sql(before.table, before.rows)})")
     inputs = _counting(held.input, rows)
@@ -189,7 +189,7 @@ def _load(cursor: DuckDBPyConnection, scored: Scored, held: _Held, read: Read, o
 
 
 def _totals(wanted: EngineInput) -> Iterator[str]:
-    """For each entity with features that have no window, the query for the totals of its keys over {rows}."""
+    """For each entity with features without a window, the query for the totals of its keys over {rows}."""
     for entity in dict.fromkeys(feature.entity for feature in wanted.features if feature.seconds is None):
         key = quoted(f"key_{entity}")
         columns = {"_rows": "count(*)", "_at": "max(_at)"}
@@ -208,7 +208,7 @@ def _totals(wanted: EngineInput) -> Iterator[str]:
 
 
 def _scored(rows: pa.RecordBatchReader, held: _Held, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The payments with their features, batch by batch; at least one batch, so that there are columns."""
+    """The payments with their features, in batches; at least one batch, to carry the columns."""
     is_first = True
     for batch in chain(rows, [_nothing(rows.schema)]):
         if batch.num_rows == 0 and not is_first:
@@ -234,7 +234,7 @@ def _inputs(wanted: EngineInput) -> list[str]:
 
 
 def _counting(wanted: EngineInput, rows: str) -> str:
-    """The columns that the engine needs, of rows that only count."""
+    """The columns that the engine needs, of rows that count but are not evaluated."""
     named = f"(select {wanted.named} from ({rows}) as payments) as payments"
     return f"(select {', '.join(_inputs(wanted))} from {named}) as inputs"
 

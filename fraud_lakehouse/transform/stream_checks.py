@@ -1,4 +1,4 @@
-"""Whether models can be generated of a stream: what its columns and tables may not be called."""
+"""Checks that models can be generated for a stream: reserved names of columns and tables."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _OF_MODELS = {
     *("is_evaluated", "is_new", "is_touched", "known_at", "newest_time", "part", "reason", "seconds_late", "until"),
     *("version", "watermark", "window_end", "window_start"),
 }
-"""Columns that models have besides those of the stream."""
+"""Columns that models have in addition to the stream's."""
 _OF_FEATURES = {"source", "transaction_id", "amount", "event_time", "source_committed_at", "landed_at", "op"} | {
     *("user_exists", "scored_at"),
 }
-"""Columns of the table that rules read, besides the key."""
+"""Columns of the table that rules read, other than the key."""
 
 
 def check_spelling(stream: PaymentStream) -> None:
-    """Refuse a stream whose columns SQL does not read as they are.
+    """Check that SQL can name the stream's columns without quotes.
 
     Raises:
         TransformError: names the column.
@@ -38,7 +38,7 @@ def check_spelling(stream: PaymentStream) -> None:
         if not _is_plain(column):
             raise TransformError(
                 f"streams.yml, {stream.name}: {role} names the column {column!r}, expected letters, digits and _, "
-                "and no keyword of SQL",
+                "and not an SQL keyword",
                 "give the field another name in sources.yml, with its own as path: `other_name: {path: …, type: …}`"
                 if stream.kind == "events"
                 else "rename the column at its source",
@@ -46,7 +46,7 @@ def check_spelling(stream: PaymentStream) -> None:
 
 
 def check_stream(stream: PaymentStream) -> None:
-    """Refuse a stream whose columns no model can name.
+    """Check that the stream's columns do not collide with the models' own.
 
     Raises:
         TransformError: names the column, and what to do.
@@ -57,14 +57,14 @@ def check_stream(stream: PaymentStream) -> None:
         reserved = _OF_ROWS | _OF_MODELS | (_OF_FEATURES if role.startswith("entity") else set())
         if column.lower() in reserved and not (role == "time" and column == "event_time"):
             raise TransformError(
-                f"{where}: {role} names the column {column!r}, as models call one of their own",
+                f"{where}: {role} names the column {column!r}, which models use for one of their own",
                 "give the field another name in sources.yml, with its own as path: `other_name: {path: …, type: …}`",
             )
     of_rows = _OF_ROWS | ({stream.original_amount.lower()} if stream.rates is not None else set())
     for column in stream.fields:
         if column.lower() in of_rows:
             raise TransformError(
-                f"sources.yml, table {stream.table}: the field {column!r} is called like a column of the silver table",
+                f"sources.yml, table {stream.table}: the field {column!r} has the name of a column of the silver table",
                 "give it another name, with its own as path: `other_name: {path: …, type: …}`",
             )
     own = {
@@ -75,12 +75,12 @@ def check_stream(stream: PaymentStream) -> None:
             if column.lower() in own:
                 raise TransformError(
                     f"{where}: entity {name!r} has {column!r} in its key, which is the {own[column.lower()]}",
-                    "name a column that several payments share",
+                    "use a column that several payments share",
                 )
 
 
 def check_filtered(stream: PaymentStream, column: str, where: str) -> None:
-    """Refuse a column of events in a filter that no model can name.
+    """Check that models can name a column of events in a filter.
 
     Raises:
         TransformError: names the column, and what to do.
@@ -95,7 +95,7 @@ def check_filtered(stream: PaymentStream, column: str, where: str) -> None:
 
 
 def check_tables(project: Path, models: Iterable[StreamModel]) -> None:
-    """Refuse generated models that are called like a model of the project.
+    """Check that no generated model has the name of a model of the project.
 
     Raises:
         TransformError: names the model.
@@ -124,7 +124,7 @@ def _columns(stream: PaymentStream) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=1024)
 def _is_plain(column: str) -> bool:
-    """Whether SQL takes the name for a column without quotes."""
+    """Whether SQL accepts the column name without quotes."""
     if not _NAME.fullmatch(column):
         return False
     query = f"select {column}, one.{column} from (select 7 as {column}) as one where {column} = 7 group by {column}"

@@ -1,6 +1,6 @@
-"""Model files of streams that the dbt project has none for: one call of a macro each, and a yml with the columns.
+"""Generated model files of streams without their own: one macro call each, and a yml with the columns.
 
-What the models compute is in the macros, dbt_project/macros/events.
+The SQL is in the macros, dbt_project/macros/events.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class StreamModel:
 
     Args:
         layer: silver or gold.
-        config: of dbt, such as its strategy and tags.
+        config: dbt's, such as its strategy and tags.
         call: the macro's call.
-        columns: as a yml has them; features are added to them.
+        columns: as in a yml; features are added to them.
     """
 
     stream: str
@@ -38,15 +38,15 @@ class StreamModel:
 
     @property
     def path(self) -> str:
-        """Where its SQL lies in the project."""
+        """The path of its SQL in the project."""
         return f"models/{self.layer}/streams/{self.name}.sql"
 
 
 def stream_models(streams: Iterable[PaymentStream], source: Callable[[str], str]) -> list[StreamModel]:
-    """The models of streams of events that have no files.
+    """The models of event streams that have no files.
 
     Args:
-        source: the dbt source of a captured table.
+        source: gives the dbt source of a captured table.
     """
     return [model for stream in streams if stream.kind == "events" for model in event_models(stream, source)]
 
@@ -56,7 +56,7 @@ def files_of(models: Sequence[StreamModel], streams: Sequence[PaymentStream], ca
 
     Args:
         models: those of `stream_models(streams)`.
-        catalogue: has the features that are further columns of theirs.
+        catalogue: the features, which are further columns of the models.
     """
     files: dict[str, str] = {}
     for model in models:
@@ -73,7 +73,7 @@ def files_of(models: Sequence[StreamModel], streams: Sequence[PaymentStream], ca
 
 
 def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[StreamModel]:
-    """The models of a stream of events; `source`: the dbt source of a captured table."""
+    """The models of a stream of events; `source` gives the dbt source of a captured table."""
     name, late = stream.name, stream.late
     assert late is not None
     rows = f"ref({stream.rows!r})"
@@ -85,8 +85,8 @@ def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[St
             "silver",
             hot,
             f"event_rows({name!r}, source('streams', {stream.table!r}){rates_argument(stream, source)})",
-            f"Readable {stream.event}s of the stream {name}. One that was sent twice counts once: the first arrival "
-            f"stays. Records without {stream.id} get topic/partition/offset as theirs. "
+            f"Readable {stream.event}s of the stream {name}. Duplicates count once: the first arrival is kept. "
+            f"A record without {stream.id} gets topic/partition/offset as its id. "
             f"One row per distinct {stream.id}.",
             _row_columns(stream),
         ),
@@ -97,7 +97,7 @@ def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[St
             hot,
             f"late_events({name!r}, {rows})",
             f"{stream.event.capitalize()}s of the stream {name} that arrived after their window of "
-            f"{stream.late_window_seconds // 60} minutes had closed: its end is not after the watermark at their "
+            f"{stream.late_window_seconds // 60} minutes had closed: its end was at or before the watermark at their "
             f"arrival. One row per late {stream.event}.",
             _late_columns(stream),
         ),
@@ -107,8 +107,8 @@ def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[St
             "gold",
             hot,
             f"event_features({name!r}, {rows})",
-            f"What was known about a {stream.event} of the stream {name} when it arrived: what arrives later never "
-            f"counts. One row per {stream.event}.",
+            f"What was known about a {stream.event} of the stream {name} when it arrived; later arrivals never "
+            f"count. One row per {stream.event}.",
             _feature_columns(stream),
         ),
         StreamModel(
@@ -117,8 +117,8 @@ def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[St
             "gold",
             {"strategy": "append", "tags": ["features"]},
             f"event_vectors({name!r}, {rows}, ref({late!r}))",
-            f"All strictly past features of a {stream.event} of the stream {name}. It gets its first version when the "
-            "watermark has passed it, and a further one when what it counts has changed. Rows are only added. "
+            f"All strictly past features of a {stream.event} of the stream {name}. The first version is written when "
+            "the watermark passes its event time, a further one when its values change. Rows are only added. "
             f"One row per {stream.event} and version.",
             _vector_columns(stream),
         ),
@@ -126,7 +126,7 @@ def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[St
 
 
 def rates_argument(stream: PaymentStream, source: Callable[[str], str]) -> str:
-    """The rates as a further argument of a macro's call; nothing where all amounts are of one currency."""
+    """The rates as a further argument of a macro's call; empty if all amounts are in one currency."""
     return f", rates=source({source(stream.rates.table)!r}, {stream.rates.table!r})" if stream.rates else ""
 
 
@@ -143,7 +143,7 @@ EXCLUDED: list[Column] = [
     {"name": name, "data_type": "boolean", "description": f"{{{{ doc('{name}') }}}}"}
     for name in ("is_amount_excluded", "is_time_excluded")
 ]
-"""Whether a payment's amount and its time count in no feature."""
+"""Whether a payment's amount and its time are excluded from features."""
 _OF_RECORDS: list[Column] = [
     {"name": "_commit", "data_type": "bigint", "description": "{{ doc('commit') }}"},
     {"name": "_raw", "data_type": "blob", "description": "The record's bytes, if it could not be read."},
@@ -151,14 +151,14 @@ _OF_RECORDS: list[Column] = [
     {
         "name": "_extra",
         "data_type": "varchar",
-        "description": "JSON object of further fields, as they came; null: none.",
+        "description": "JSON object of further fields, as received; null: none.",
     },
-    {"name": "_key", "data_type": "blob", "description": "The record's key; null where it has none."},
+    {"name": "_key", "data_type": "blob", "description": "The record's key; null: none."},
     {"name": "_headers", "data_type": "varchar", "description": "JSON list of the record's headers; null: none."},
     {
         "name": "_quarantined_at",
         "data_type": "timestamptz",
-        "description": "Of a replayed record: when it was ingested as unreadable; null for all others.",
+        "description": "When a replayed record was first ingested as unreadable; null for all others.",
     },
 ]
 
@@ -166,13 +166,13 @@ _OF_RECORDS: list[Column] = [
 RATE: Column = {
     "name": "_rate",
     "data_type": "double",
-    "description": "What one unit of its currency was worth when it was converted; null: no rate was known.",
+    "description": "The rate at which the amount was converted; null: no rate was known.",
 }
-"""By what an amount was converted."""
+"""The column with the rate that converted an amount."""
 
 
 def row_type(stream: PaymentStream, column: str) -> str:
-    """The type of a declared column in the stream's rows: an id is text, a time is UTC without a zone."""
+    """The type of a declared column in the stream's rows: an id is text, a time is UTC without zone."""
     if column == stream.id:
         return "varchar"
     if stream.rates is not None and column == stream.amount:
@@ -194,7 +194,7 @@ def _topic(table: str, what: str, fields: Mapping[str, str]) -> Column:
 
 
 def _topics_of_rates(streams: Sequence[PaymentStream]) -> list[Column]:
-    """Topics with rates, but for those of streams."""
+    """Topics with rates that are not streams themselves."""
     fields: dict[str, dict[str, str]] = {}
     for rates in (stream.rates for stream in streams if stream.rates is not None):
         if not rates.key:
@@ -214,14 +214,14 @@ def _declared(stream: PaymentStream, *columns: str) -> list[Column]:
         {
             "name": column,
             "data_type": row_type(stream, column),
-            "description": described.get(column, f"The field {column}, as it came."),
+            "description": described.get(column, f"The field {column}, as received."),
         }
         for column in dict.fromkeys(columns)
     ]
 
 
 def tested(columns: list[Column], *tests: Any) -> list[Column]:
-    """The columns, the first with data tests."""
+    """Add data tests to the first column."""
     return [{**columns[0], "data_tests": list(tests)}, *columns[1:]]
 
 
@@ -233,7 +233,7 @@ def _row_columns(stream: PaymentStream) -> list[Column]:
 
 
 def _converted_columns(stream: PaymentStream) -> list[Column]:
-    """The amount as it was sent, and the rate, where amounts are converted."""
+    """The original amount and the rate, if amounts are converted."""
     if stream.rates is None:
         return []
     kind, text = stream.fields[stream.amount], f"The amount as it was sent, in the currency {stream.rates.code}."
@@ -245,8 +245,8 @@ def _late_columns(stream: PaymentStream) -> list[Column]:
     declared = _declared(stream, stream.id, *stream.entities[stream.entity].key, stream.time, stream.amount)
     return [
         *tested(declared, "unique", "not_null", {"relationships": {"arguments": known}}),
-        {"name": "window_start", "data_type": "timestamp", "description": "Start of the window it belongs to."},
-        {"name": "window_end", "data_type": "timestamp", "description": "End of that window."},
+        {"name": "window_start", "data_type": "timestamp", "description": "Start of its window."},
+        {"name": "window_end", "data_type": "timestamp", "description": "End of its window."},
         {
             "name": "watermark",
             "data_type": "timestamp",
@@ -255,7 +255,7 @@ def _late_columns(stream: PaymentStream) -> list[Column]:
         {
             "name": "seconds_late",
             "data_type": "double",
-            "description": "How far its event time lay behind the watermark (seconds).",
+            "description": "How far its event time was behind the watermark (seconds).",
         },
         {"name": "reason", "data_type": "varchar", "description": "Why it is late."},
         *_POSITIONS,
@@ -276,7 +276,7 @@ def _feature_columns(stream: PaymentStream) -> list[Column]:
         {"name": "landed_at", "data_type": "timestamptz", "description": "{{ doc('ingested_at') }}"},
         {"name": "op", "data_type": "varchar", "description": "Always c: records are only added."},
         *EXCLUDED,
-        {"name": "user_exists", "data_type": "boolean", "description": "Always null: nobody is searched for anywhere."},
+        {"name": "user_exists", "data_type": "boolean", "description": "Always null: users are not looked up."},
         {"name": "scored_at", "data_type": "timestamptz", "description": "{{ doc('scored_at') }}"},
         *_POSITIONS,
     ]
@@ -296,7 +296,7 @@ def _vector_columns(stream: PaymentStream) -> list[Column]:
         {
             "name": "known_at",
             "data_type": "timestamptz",
-            "description": "When all it was computed from had been ingested (UTC).",
+            "description": "When the last of its inputs had been ingested (UTC).",
         },
     ]
 
@@ -306,7 +306,7 @@ def _yaml(content: Any) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what is referred to twice in full."""
+    """Writes repeated objects in full, without YAML aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,8 +1,8 @@
-"""The streams of a dbt project: those of the pipeline folder, and those whose models are files of the project.
+"""The streams of a dbt project: those of the pipeline folder, and those with model files in the project.
 
-`dbt_project.yml` names the models that the project has for streams of its own (var `stream_models`, by stream). A
-project without that var has no streams. Where the pipeline folder does not declare such a stream, the shipped
-declaration of it stands, so that its models can be compiled; their tables stay empty.
+`dbt_project.yml` names the models that the project has for its own streams (var `stream_models`, by stream). A project
+without that var has no streams. If the pipeline folder does not declare such a stream, the shipped declaration is used,
+so that its models compile; their tables stay empty.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _SHIPPED = shipped_folder()
 
 @dataclass(frozen=True)
 class ProjectStreams:
-    """The streams of a project by name; `own` are those whose models are files of it."""
+    """The streams of a project by name; `own` are those with model files in it."""
 
     streams: dict[str, PaymentStream]
     own: frozenset[str] = frozenset()
 
     @property
     def generated(self) -> list[PaymentStream]:
-        """Those whose models are generated."""
+        """The streams whose models are generated."""
         return [stream for name, stream in self.streams.items() if name not in self.own]
 
 
 def pipeline_folder(settings: Settings, project: Path) -> Path:
-    """The pipeline folder of a dbt project: its own (a prepared project has one), else that of the settings.
+    """The pipeline folder of a dbt project: its own (as in a prepared project), else that of the settings.
 
     Raises:
         TransformError: there is none.
@@ -50,7 +50,7 @@ def pipeline_folder(settings: Settings, project: Path) -> Path:
 def folder_with_rules(settings: Settings, project: Path) -> Path:
     """The pipeline folder whose rules a dbt project evaluates: its own if it has rules, else that of the settings.
 
-    A prepared project has none of its own: rules change without a new one.
+    A prepared project has none: rules change without preparing another project.
 
     Raises:
         TransformError: there is none.
@@ -74,7 +74,7 @@ def project_streams(project: Path, folder: Path) -> ProjectStreams:
         folder: the pipeline folder.
 
     Raises:
-        TransformError: the folder has mistakes, or a stream cannot be computed by models; it says which.
+        TransformError: the folder is invalid, or models cannot compute a stream; names it.
     """
     try:
         content = yaml.safe_load((project / "dbt_project.yml").read_text()) or {}
@@ -100,10 +100,10 @@ def project_streams(project: Path, folder: Path) -> ProjectStreams:
 
 
 def declared_catalogue(folder: Path, streams: ProjectStreams) -> Catalogue:
-    """The catalogue of a pipeline folder; the shipped one where it has none.
+    """The catalogue of a pipeline folder; the shipped one if it has none.
 
     Raises:
-        TransformError: it is wrong; names the entry.
+        TransformError: it is invalid; names the entry.
     """
     own = folder / FILE
     return load_catalogue(own if own.is_file() else _SHIPPED / FILE, streams.streams)
@@ -117,26 +117,26 @@ def _loaded(folder: Path) -> Pipeline:
 
 
 def _check_own(stream: PaymentStream, models: dict[str, str]) -> None:
-    """Refuse a stream of another kind or table under the name of one whose models the project has."""
+    """Check that a stream with models in the project has the kind and table that these models read."""
     kind = "events" if "late" in models else "changes"
     if (stream.kind, stream.table) != (kind, models["rows"]):
         raise TransformError(
-            f"streams.yml, {stream.name}: it is from {stream.table} (kind {stream.kind}), but the models of this name "
-            f"that the dbt project has are about {models['rows']} (kind {kind})",
+            f"streams.yml, {stream.name}: it reads {stream.table} (kind {stream.kind}), but the dbt project's models "
+            f"of this name read {models['rows']} (kind {kind})",
             "give the stream another name: its models are then generated",
         )
     if stream.rates is not None:
         raise TransformError(
-            f"streams.yml, {stream.name}: it has amounts of several currencies, which the models of this name that the "
-            "dbt project has do not convert",
-            "give the stream another name, and a topic's table too: its models are then generated",
+            f"streams.yml, {stream.name}: it has amounts of several currencies, which the dbt project's models of this "
+            "name do not convert",
+            "give the stream another name, and the topic's table too: its models are then generated",
         )
     if stream.kind == "changes" and stream.is_declared:
         wanted, found = (_columns(one) for one in (_loaded(_SHIPPED).streams[stream.name], stream))
         if found != wanted:
             raise TransformError(
-                f"streams.yml, {stream.name}: its columns are {found}, but the models of this name that the project "
-                f"has are about {wanted}",
+                f"streams.yml, {stream.name}: its columns are {found}, but the dbt project's models of this name "
+                f"read {wanted}",
                 "give the stream another name: its models are then generated",
             )
 
@@ -147,7 +147,7 @@ def _columns(stream: Stream | PaymentStream) -> str:
 
 
 def _check_names(streams: dict[str, PaymentStream]) -> None:
-    """Refuse streams of which two would have a model of one name."""
+    """Check that no two streams have a model of the same name."""
     owners: dict[str, str] = {}
     for stream in streams.values():
         for model in stream.models:

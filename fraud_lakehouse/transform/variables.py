@@ -1,6 +1,6 @@
-"""The vars of models that dbt_project.yml does not decide: from settings, the catalogue of features, captured tables.
+"""The vars of models that dbt_project.yml does not set: from settings, the catalogue of features, captured tables.
 
-A prepared project has them in its dbt_project.yml. The shipped project, run as it is, has them from the plugin.
+A prepared project has them in its dbt_project.yml. An unprepared project gets them from the plugin.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from fraud_lakehouse.transform.captured import Captured
 def variables_of(
     settings: Settings, captured: Mapping[str, Captured], tables: Mapping[str, str], catalogue: Catalogue | None
 ) -> dict[str, Any]:
-    """Name and plain value of each.
+    """Name and plain value of each var.
 
     Args:
-        tables: the captured table that each bronze table of the project's own models stands for.
+        tables: the captured table behind each bronze table of the project's own models.
     """
     found = settings_variables(settings)
     if catalogue is not None:
@@ -37,13 +37,13 @@ def variables_of(
 
 
 def catalogue_of(variables: Mapping[str, Any]) -> Catalogue | None:
-    """The catalogue that the vars of a project have; None: it has no streams."""
+    """The catalogue in a project's vars; None: it has no streams."""
     text = variables.get("catalogue")
     return Catalogue.of_plain(json.loads(text)) if text else None
 
 
 def settings_variables(settings: Settings) -> dict[str, Any]:
-    """Those of the settings."""
+    """The vars that come from settings."""
     return {
         "allowed_lateness_seconds": settings.allowed_lateness,
         "max_amount": settings.max_amount,

@@ -1,7 +1,7 @@
 """Write a model's result as one Delta commit: append, overwrite or merge, with its reading positions.
 
-The commit happens on the handle that the plan was made with: when another process has built the same
-model meanwhile, deltalake refuses it and the model fails, to be built again from the new state.
+The commit is based on the table version that the plan was made with. If another process has built the same model
+meanwhile, deltalake reports a commit conflict and the model fails; it is built again from the new state.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from fraud_lakehouse.transform.consumption import Plan
 
 DELETE = "_delete"  # merge: a row with this set removes its key
-IS_NEW = "_is_new"  # merge: a row with this set is known to have a key the target lacks
+IS_NEW = "_is_new"  # merge: a row with this set has a key that the target is known to lack
 _NO_HOOKS = PostCommitHookProperties(create_checkpoint=False, cleanup_expired_logs=False)
 _NUMBER = pa.field(COMMIT, pa.int64())
 ROW_GROUP_ROWS = 131_072
@@ -54,7 +54,7 @@ ROW_GROUP_ROWS = 131_072
 
 @dataclass(frozen=True)
 class Commit:
-    """What one build wrote: rows handed to Delta, the version now current, the strategy used."""
+    """What one build wrote: the number of rows, the table's current version, the strategy."""
 
     rows: int
     version: int
@@ -62,7 +62,7 @@ class Commit:
 
 
 def append(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit | None:
-    """Add the rows; None when there was none and the table exists (no commit is needed)."""
+    """Add the rows; None if there are none and the table exists (no commit is needed)."""
     rows = _Counted(reader)
     if plan.target is not None and rows.is_empty:
         return None
@@ -93,7 +93,7 @@ def _write(lake: Lake | None, plan: Plan, rows: _Counted, mode: Literal["append"
 
 
 def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
-    """Upsert by key (null equals null); rows marked `_delete` remove theirs. None when there is nothing to do."""
+    """Upsert by key (null equals null); rows marked `_delete` delete theirs. None if there is nothing to do."""
     target = plan.target
     assert target is not None, "merge needs a target; a first build appends"
     if rows.num_rows == 0:
@@ -111,7 +111,7 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
     try:
         written.extend(merged.rewrite(target, merged.Change.of(target, rows, key, DELETE), write))
         with _committing(plan):
-            # delta-rs (1.6.6) accepts two commits that remove the same file: only the very next one is safe.
+            # delta-rs (1.6.6) accepts two commits that remove the same file: only the very next version is safe.
             target.create_write_transaction(
                 written,
                 "append",
@@ -130,7 +130,7 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
 
 
 def _add_columns(plan: Plan, target: DeltaTable, wanted: pa.Schema) -> None:
-    """Add the columns that a merge has and its table lacks, in a commit of their own: they are null in every row."""
+    """Add the columns that the table lacks in a separate commit; they are null in existing rows."""
     own = schemas.frame_schema(target.schema())
     new = pa.schema([_delta_field(field) for field in wanted if field.name not in own])
     if new.names:
@@ -139,7 +139,7 @@ def _add_columns(plan: Plan, target: DeltaTable, wanted: pa.Schema) -> None:
 
 
 def progress(plan: Plan) -> None:
-    """Commit reading positions alone, so that a restart need not read again what had no result."""
+    """Commit reading positions alone, so that a restart need not read rows without a result again."""
     assert plan.target is not None
     before = plan.target.version()
     nothing = pa.RecordBatchReader.from_batches(pa.schema(plan.target.schema().to_arrow()), [])
@@ -180,7 +180,7 @@ def _commit(
 
 @contextmanager
 def _committing(plan: Plan) -> Iterator[None]:
-    """Around a model's commit: a rival's commit in between becomes ConcurrentWriterError."""
+    """Wraps a model's commit: a conflict with another process's commit becomes ConcurrentWriterError."""
     failpoint(f"model.{plan.consumer[1]}.before_commit")
     with refusals(plan):
         yield
@@ -189,7 +189,7 @@ def _committing(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def refusals(plan: Plan) -> Iterator[None]:
-    """What Delta refuses for another writer's sake, as ConcurrentWriterError."""
+    """Convert deltalake's commit conflicts to ConcurrentWriterError."""
     try:
         yield
     except (DeltaError, OSError) as error:
@@ -199,9 +199,9 @@ def refusals(plan: Plan) -> Iterator[None]:
 
 
 def _parquet(first: pa.RecordBatch | None) -> WriterProperties:
-    """How files are written, told by their first rows: only strings that repeat get a dictionary.
+    """Parquet options, chosen from the first rows: only strings that repeat get a dictionary.
 
-    Of an id that never repeats, a mean or a count, dictionaries took a third to a half of the time of writing.
+    For unique ids, means and counts, dictionaries took a third to a half of the writing time.
     """
     repeating = [] if first is None else [name for name in first.schema.names if _repeats(first.column(name))]
     with_dictionary = ColumnProperties(dictionary_enabled=True)
@@ -255,7 +255,7 @@ def _local(target: DeltaTable) -> Path | None:
 
 
 def _hooks(target: DeltaTable) -> PostCommitHookProperties | None:
-    """Checkpoints of a local table are ours (`keep_house` flushes them), of a remote one delta-rs'."""
+    """We write checkpoints of a local table (`keep_house` flushes them); delta-rs writes those of a remote one."""
     return None if _local(target) is None else _NO_HOOKS
 
 
@@ -271,7 +271,7 @@ def _all_true(rows: pa.Table, column: str) -> bool:
 
 
 class _Counted:
-    """A reader that knows whether it is empty before it is read, and how many rows it gave after."""
+    """A reader that shows whether it is empty before it is read, and counts its rows."""
 
     def __init__(self, reader: pa.RecordBatchReader) -> None:
         self.schema = pa.schema([_delta_field(field) for field in reader.schema])
@@ -281,7 +281,7 @@ class _Counted:
         self.first = next(self._batches, None)
 
     def number(self, commit: int) -> None:
-        """Give the rows their commit's number; once, before they are read."""
+        """Add the commit's number to the rows; once, before they are read."""
         self._number = commit
         self.schema = self.schema.append(_NUMBER)
 

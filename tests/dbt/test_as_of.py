@@ -234,4 +234,4 @@ def test_the_bank_knows_nothing_before_its_first_commit(lake: SmallLake, caplog:
     label = {"user_id": 1, "t": BANK_START}
     (told,) = ask(lake, [label], "bank", {"user_id": pl.Int64()}, features=["user_amount_count_30d"])
     assert told["user_amount_count_30d"] == 0
-    assert "1 labels are decided before 2026-01-01T00:00:10+00:00" in caplog.text
+    assert "1 labels were decided before 2026-01-01T00:00:10+00:00" in caplog.text

@@ -53,7 +53,7 @@ def test_people_are_told_when_it_gets_worse_and_when_it_is_over_once_each(
         for found in (made.retention[0], HALF, HALF, MOST, MOST, made.retention[0], HALF):
             made.retention.append(found)
             said, cursor = _tick(made, instance, cursor)
-        assert "GiB of log are kept for the slot" in said
+        assert "GiB of log are retained for the slot" in said
         told = [(one["level"], one["title"]) for one in receiver.received]
     assert [level for level, _ in told] == ["warning", "error", "ok", "warning"]
     assert "replication slot fraud_lakehouse is in danger" in told[1][1]

@@ -63,7 +63,7 @@ def test_alerts_after_none_at_all_are_drift(tmp_path: Path) -> None:
 def test_too_little_data_passes_and_says_so(tmp_path: Path, hours: list[tuple[int, int]]) -> None:
     found = drift(tmp_path, hours)
     assert found.passed
-    assert found.reason.startswith("too little to tell")
+    assert found.reason.startswith("too little data")
 
 
 def test_evidence_is_json(tmp_path: Path) -> None:

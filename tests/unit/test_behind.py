@@ -177,7 +177,7 @@ def test_a_cycle_that_is_too_far_behind_is_told_with_its_figures(tmp_path: Path)
     with process_lock(tmp_path / "live.lock", 0, "runs"):
         found = keeping_up(tmp_path, limit=10.0, now=NOW)
     assert not found.passed and found.running
-    assert found.reasons == ("cards is 42 s behind, with 30,000 rows landed and not scored",)
+    assert found.reasons == ("cards is 42 s behind, with 30,000 rows ingested and not scored",)
     assert found.rows == {"cards": 35_000, "bank": 200} and found.seconds["bank"] == 1.5
 
 
@@ -187,7 +187,7 @@ def test_a_source_that_does_not_answer_is_not_kept_up_with(tmp_path: Path) -> No
         found = keeping_up(tmp_path, limit=10.0, now=NOW)
     assert not found.passed
     (reason,) = found.reasons
-    assert reason.startswith("cards has not said since 2026-03-01T11:59:40+00:00 what it holds")
+    assert reason.startswith("cards has not reported since 2026-03-01T11:59:40+00:00")
 
 
 @pytest.mark.parametrize("age, passed", [(5.0, True), (90.0, False)])
@@ -206,7 +206,7 @@ def test_a_process_that_hangs_does_not_keep_up(tmp_path: Path, monkeypatch: pyte
         found = keeping_up(tmp_path, limit=10.0, now=NOW)
     assert not found.passed and not found.running
     (reason,) = found.reasons
-    assert reason.startswith(f"process {os.getpid()} runs the live cycle and has not answered for 30 s")
+    assert reason.startswith(f"process {os.getpid()} runs the live cycle and has not responded for 30 s")
 
 
 def test_without_a_live_cycle_nothing_can_be_behind(tmp_path: Path) -> None:

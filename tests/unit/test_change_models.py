@@ -90,7 +90,7 @@ def test_any_number_is_an_amount(kind: str) -> None:
             captured(),
             "id, time, amount and the key of account are not four columns",
         ),
-        ({}, captured() | {"shop_ledger": ACCOUNTS["accounts"]}, "silver/shop_ledger is the table of a captured one"),
+        ({}, captured() | {"shop_ledger": ACCOUNTS["accounts"]}, "silver/shop_ledger is already a captured table"),
     ],
 )
 def test_what_does_not_fit_is_named(changes: dict[str, Any], tables: dict[str, Captured], expected: str) -> None:

@@ -109,9 +109,9 @@ def test_a_table_that_is_not_there_yet_passes(lake: Lake) -> None:
     "first, second, problem",
     [
         ([(100, 0), (100, 0)], [(200, 0)], "1 rows repeat a position"),
-        ([(100, 0), (200, 0)], [(200, 0)], "1 batches reach back"),
-        ([(100, 0), (300, 0)], [(200, 0)], "1 batches reach back"),
-        ([(100, 0), (200, 5)], [(200, 4)], "1 batches reach back"),
+        ([(100, 0), (200, 0)], [(200, 0)], "1 batches overlap an earlier one"),
+        ([(100, 0), (300, 0)], [(200, 0)], "1 batches overlap an earlier one"),
+        ([(100, 0), (200, 5)], [(200, 4)], "1 batches overlap an earlier one"),
     ],
 )
 def test_doubled_and_rewound_changes_are_seen(

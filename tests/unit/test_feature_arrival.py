@@ -83,12 +83,12 @@ def test_their_definitions_say_what_counts(tmp_path: Path) -> None:
     [
         (
             {"aggregate": "median", "measure": "amt"},
-            "aggregate median is not told when a row arrives\n.*count, sum",
+            "aggregate median is not computed when a row arrives\n.*count, sum",
         ),
-        ({"aggregate": "is_first", "window": None}, "the aggregate is_first is not told when a row arrives"),
+        ({"aggregate": "is_first", "window": None}, "the aggregate is_first is not computed when a row arrives"),
         ({"aggregate": "sum"}, "the aggregate sum needs a measure"),
-        ({"aggregate": "mean", "measure": "shop"}, "the measure shop has no decimals, so it is no number"),
-        ({"measure": "fraud"}, "the measure fraud has a delay, which past: arrived does not heed"),
+        ({"aggregate": "mean", "measure": "shop"}, "the measure shop has no decimals, so it is not a number"),
+        ({"measure": "fraud"}, "the measure fraud has a delay, not supported by past: arrived"),
         ({"entity": "card"}, "hot has rows by user_id, the entity card has another key\n.*use user"),
         ({"past": "closed", "measure": "amt"}, "past: closed is not computed in hot\n.*past: arrived"),
         ({"table": "ledger"}, "past: arrived is not computed in ledger\n.*past: committed"),
@@ -111,7 +111,7 @@ def test_what_is_not_told_as_a_row_arrives_is_refused_by_name(
     "change, told",
     [
         ({"measure": "double"}, "measure double is '2 . amount', and the ledger of ledger adds up amount alone\n.*amt"),
-        ({"measure": None, "window": None}, "knows of all earlier payments only those with a value\n.*or a window"),
+        ({"measure": None, "window": None}, "counts only payments with a value\n.*or a window"),
     ],
 )
 def test_what_a_ledger_cannot_tell_is_refused_by_name(tmp_path: Path, change: dict[str, Any], told: str) -> None:

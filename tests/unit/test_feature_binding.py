@@ -46,7 +46,7 @@ def test_the_shipped_catalogue_fits_its_models(tmp_path: Path) -> None:
         ({"cards": {"rows": "payments"}}, "stream 'card_payments': rows: there is no model 'payments'"),
         (
             {"cards": {"id": "number"}},
-            "stream 'card_payments': id names the column 'number', which card_transactions has not",
+            "stream 'card_payments': id names the column 'number', which card_transactions does not have",
         ),
         (
             {"cards": {"vectors": "card_vectors"}},

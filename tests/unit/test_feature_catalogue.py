@@ -74,8 +74,8 @@ def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
     [
         ({"aggregate": "average"}, r"feature '\{entity\}.*unknown aggregate 'average'\n.*count, sum, mean"),
         ({"aggregate": "percentile_100"}, "unknown aggregate 'percentile_100'"),
-        ({"window": "10 minuets"}, "window '10 minuets' is no size\n.*10 minutes"),
-        ({"window": "0 days"}, "window '0 days' is no size"),
+        ({"window": "10 minuets"}, "window '10 minuets' is not a size\n.*10 minutes"),
+        ({"window": "0 days"}, "window '0 days' is not a size"),
         ({"window": None}, "the aggregate count needs a window"),
         ({"entity": "shop"}, "unknown entity 'shop'\n.*user, card"),
         ({"measure": "price"}, "unknown measure 'price'\n.*amt"),
@@ -83,8 +83,8 @@ def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
         ({"stream": "bonds"}, "unknown stream 'bonds'\n.*cards"),
         ({"aggregate": "is_first", "measure": None}, "the aggregate is_first takes no window"),
         ({"name": "{entity}_twice"}, "vectors has two features named 'user_twice'"),
-        ({"name": "{entity} {window} {aggregate}"}, "feature 'user 10min count': no name of a column"),
-        ({"aggregate": None}, "neither or both of aggregate and expression"),
+        ({"name": "{entity} {window} {aggregate}"}, "feature 'user 10min count': not a column name"),
+        ({"aggregate": None}, "needs either an aggregate or an expression"),
         ({"aggregate": None, "expression": "1"}, "give it a definition and a unit"),
         ({"past": "ever"}, r"feature '\{entity\}.*past: Input should be 'strict', 'closed', 'tumble', 'hop'"),
         ({"owner": None}, r"feature '\{entity\}.*owner: Input should be a valid string"),
@@ -113,13 +113,13 @@ def test_a_delayed_measure_says_when_it_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change, told",
     [
-        ({"aggregate": "median"}, "fraud is known only after its delay, which median cannot heed\n.*count, sum, mean"),
-        ({"aggregate": "distinct"}, "fraud is known only after its delay, which distinct cannot heed"),
-        ({"past": "closed"}, "the measure fraud has a delay, which past: closed does not heed\n.*past: strict"),
-        ({"past": "tumble"}, "the measure fraud has a delay, which past: tumble does not heed"),
+        ({"aggregate": "median"}, "fraud is known after its delay, which median does not support\n.*count, sum, mean"),
+        ({"aggregate": "distinct"}, "fraud is known after its delay, which distinct does not support"),
+        ({"past": "closed"}, "the measure fraud has a delay, not supported by past: closed\n.*past: strict"),
+        ({"past": "tumble"}, "the measure fraud has a delay, not supported by past: tumble"),
         (
             {"aggregate": None, "expression": "1", "definition": "one", "unit": "one"},
-            "fraud is known only after its delay, which an expression cannot heed",
+            "fraud is known after its delay, which an expression does not support",
         ),
         (
             {"aggregate": None, "measure": None, "expression": "{fraud}", "definition": "one", "unit": "one"},
@@ -184,7 +184,7 @@ def test_what_is_no_number_is_only_told_apart(tmp_path: Path, aggregate: str) ->
     entry = {**ENTRY, "measure": "shop", "aggregate": aggregate}
     with pytest.raises(
         TransformError,
-        match=rf"feature '\{{entity.*the measure shop has no decimals, so it is no number, which {aggregate} needs\n"
+        match=rf"feature '\{{entity.*the measure shop has no decimals, so it is not a number, which {aggregate} needs\n"
         ".*give it decimals .*or count its different values with distinct",
     ):
         small(tmp_path, stream(), entry, measures=measures)
@@ -199,7 +199,7 @@ def test_what_is_no_number_is_only_told_apart(tmp_path: Path, aggregate: str) ->
     [
         ({"user_id": {**MERCHANT}}, "measure 'user_id' of 'cards': the vectors have a column of that name"),
         ({"event_time": {**MERCHANT}}, "measure 'event_time' of 'cards': the vectors have a column"),
-        ({"Shop": MERCHANT}, "measure 'Shop' of 'cards': no name of a column"),
+        ({"Shop": MERCHANT}, "measure 'Shop' of 'cards': not a column name"),
         ({"shop": {**MERCHANT, "expression": "a +"}}, r"measure 'shop' of 'cards': 'a \+' is no SQL exp"),
         ({"shop": {**MERCHANT, "expression": "a, b"}}, "measure 'shop' of 'cards': 'a, b' is no SQL exp"),
     ],
@@ -220,7 +220,7 @@ def test_a_feature_named_as_another_column_is_refused(tmp_path: Path, name: str)
     "expression, told",
     [
         ("{amt} / user_id", "feature 'ratio': its expression names 'user_id'"),
-        ("{amt} /", "feature 'ratio': 'amt /' is no SQL expression"),
+        ("{amt} /", "feature 'ratio': 'amt /' is not an SQL expression"),
     ],
 )
 def test_what_is_wrong_with_an_expression_is_named(tmp_path: Path, expression: str, told: str) -> None:

@@ -114,7 +114,7 @@ def test_a_changed_and_a_new_feature_stay_outdated_until_all_rows_are_built(lake
         build(lake, now)
         assert outdated(lake, now) == ("a", "c")
     (told,) = outdated_features(lake, {"vectors": now})
-    assert "gold/vectors has rows in which a, c were computed by another definition or not at all" in str(told)
+    assert "gold/vectors has rows in which a, c were computed by another definition, or not at all" in str(told)
     assert "`fraud-lakehouse rebuild vectors`" in str(told)
 
     build(lake, now, all_rows=True)

@@ -88,13 +88,13 @@ def test_files(tmp_path: Path) -> None:
 
 def test_moments() -> None:
     assert moment("2026-01-01T13:00:00+01:00") == moment("2026-01-01 12:00:00") == datetime(2026, 1, 1, 12, tzinfo=UTC)
-    with pytest.raises(LabelsError, match="'soon' is no moment"):
+    with pytest.raises(LabelsError, match="'soon' is not a moment"):
         moment("soon")
 
 
 def test_needs_are_read_from_the_sql() -> None:
     assert columns_of("case when extract(hour from moment) < 6 then a.b else c + c end") == ("moment", "b", "c")
-    with pytest.raises(TransformError, match="is no SQL expression"):
+    with pytest.raises(TransformError, match="is not an SQL expression"):
         columns_of("1 +")
     catalogue = shipped_catalogue()
     found = {feature.name: catalogue.needed(feature) for feature in catalogue.of_table("card_feature_vectors")}

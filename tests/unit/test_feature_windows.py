@@ -50,7 +50,7 @@ def test_a_table_of_windows(tmp_path: Path, table: dict[str, Any], steps: int | 
     [
         ({"step": None}, r"table 'spells' of 'cards': windows of past: hop need a step\n.*such as \"1 hour\""),
         ({"past": "session"}, r"table 'spells' of 'cards': windows of past: session have no step\n.*leave it out"),
-        ({"step": "often"}, r"table 'spells' of 'cards', step: window 'often' is no size"),
+        ({"step": "often"}, r"table 'spells' of 'cards', step: window 'often' is not a size"),
         ({"step": "25 minutes"}, r"table 'spells': its step is 25 minutes, its windows are 1 hour\n.*a multiple"),
         ({"past": "jump"}, r"tables.cards.spells.past: Input should be 'closed', 'tumble', 'hop', 'cumulate'"),
     ],

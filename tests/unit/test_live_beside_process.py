@@ -150,7 +150,7 @@ def test_a_refused_project_and_a_broken_model_are_told_side_by_side(
     transformer.refusal = "dbt could not build rule_velocity"
     with serving(settings, transformer, monkeypatch) as answers:
         refused = str(TransformError(transformer.refusal, "mend it"))
-        skipped = "skipped: a model before it failed"
+        skipped = "skipped: an upstream model failed"
         until(answers, {"project": refused, "model users": skipped})
         transformer.refusal = None
         until(answers, {"model users": skipped})

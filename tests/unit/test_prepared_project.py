@@ -51,7 +51,7 @@ def test_what_another_process_builds_may_go_while_old_ones_are_removed(settings:
 
 def test_a_file_that_goes_away_while_the_project_is_read_is_named(settings: Settings, shipped: Path) -> None:
     (shipped / "models" / "going.yml").symlink_to("gone")
-    with pytest.raises(TransformError, match=r"going\.yml went away while the dbt project was read"):
+    with pytest.raises(TransformError, match=r"going\.yml disappeared while the dbt project was read"):
         prepare_project(settings, shipped)
 
 

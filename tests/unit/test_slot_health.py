@@ -17,7 +17,7 @@ WELL = Retention(True, 0, "reserved")
     "facts, level, words",
     [
         ({"retained_bytes": 49 * MIB}, Level.OK, ""),
-        ({"retained_bytes": 50 * MIB}, Level.WARNING, "50.0 MiB of log are kept for the slot, of 100.0 MiB"),
+        ({"retained_bytes": 50 * MIB}, Level.WARNING, "50.0 MiB of log are retained for the slot, of 100.0 MiB"),
         ({"retained_bytes": 80 * MIB}, Level.ERROR, "forget-slot"),
         ({"retained_bytes": 40 * MIB, "limit_bytes": 50 * MIB}, Level.ERROR, "of 50.0 MiB"),
         ({"retained_bytes": 40 * MIB, "limit_bytes": 1000 * MIB, "safe_bytes": 900 * MIB}, Level.OK, ""),

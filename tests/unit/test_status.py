@@ -154,7 +154,7 @@ def test_a_slot_in_danger_shows_why(lake: Lake, monkeypatch: pytest.MonkeyPatch)
     answering(monkeypatch, current_lsn=5096, end=10)
     report = collect(settings(lake, postgres_dsn="x", slot_retained_bytes=2**30))
     assert json.loads(to_json(report))["sources"][0]["slot_health"]["level"] == "error"
-    assert "slot error: 3.0 GiB of log are kept for the slot, of 1.0 GiB" in render(report)
+    assert "slot error: 3.0 GiB of log are retained for the slot, of 1.0 GiB" in render(report)
 
 
 def test_a_table_that_is_left_out_shows_with_what_mends_it(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,7 @@ def test_features_of_another_definition_are_named_with_what_computes_them_anew(l
     (found,) = report.outdated
     assert found["table"] == "card_feature_vectors"
     assert "user_amt_count_10min" in found["features"]
-    assert "`fraud-lakehouse rebuild card_feature_vectors` computes them anew" in render(report)
+    assert "`fraud-lakehouse rebuild card_feature_vectors` recomputes them" in render(report)
     assert json.loads(to_json(report))["outdated"] == [found]
 
     log = Path(lake.uri("gold", "card_feature_vectors")) / "_delta_log"

@@ -145,7 +145,7 @@ def test_the_folder_is_the_projects_own_else_that_of_the_settings(tmp_path: Path
 @pytest.mark.parametrize(
     "streams, told",
     [
-        (ORDERS.replace("orders: {", "card_payments: {"), "card_payments: it is from orders .* another name"),
+        (ORDERS.replace("orders: {", "card_payments: {"), "card_payments: it reads orders .* another name"),
         (ORDERS.replace("amount: total", "amount: totl"), r"streams\.yml:1: .*'totl'.*did you mean total\?"),
         (
             ORDERS + "orders_late: {from: t, kind: changes, id: a, time: b, amount: c, entities: {d: e}}\n",
@@ -161,10 +161,10 @@ def test_what_is_wrong_with_a_stream_is_named(tmp_path: Path, streams: str, told
 @pytest.mark.parametrize(
     "change, told",
     [
-        ({"amount": "order"}, "amount names the column 'order', expected .* no keyword of SQL"),
+        ({"amount": "order"}, "amount names the column 'order', expected .* not an SQL keyword"),
         ({"time": "was at"}, "time names the column 'was at', expected letters"),
         ({"time": "at"}, "time names the column 'at'"),
-        ({"id": "Version"}, "id names the column 'Version', as models call one of their own"),
+        ({"id": "Version"}, "id names the column 'Version', which models use for one of their own"),
         ({"entities": {"user": {"key": ["scored_at"], "about": "u"}}}, "entity 'user' names the column 'scored_at'"),
         (
             {"entities": {"user": {"key": ["card", "PAID"], "about": "u"}}},
@@ -172,9 +172,9 @@ def test_what_is_wrong_with_a_stream_is_named(tmp_path: Path, streams: str, told
         ),
         (
             {"fields": {"amt_Original": "double"}, "rates": RATE},
-            "table payments: the field 'amt_Original' is called like a column of the silver table",
+            "table payments: the field 'amt_Original' has the name of a column of the silver table",
         ),
-        ({"fields": {"is_time_excluded": "boolean"}}, "table payments: the field 'is_time_excluded' is called like"),
+        ({"fields": {"is_time_excluded": "boolean"}}, "table payments: the field 'is_time_excluded' has the name of"),
     ],
 )
 def test_columns_that_models_cannot_have_are_named(change: dict[str, object], told: str) -> None:

@@ -1,6 +1,6 @@
-"""Compile the kernels once, so that no process waits for it later: `python -m fraud_lakehouse.features.engine`.
+"""Compile the kernels in advance, so that no process has to wait: `python -m fraud_lakehouse.features.engine`.
 
-It takes some twenty seconds of processor time; nothing is done where they are compiled already.
+It takes about twenty seconds of processor time; kernels that are already compiled are skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows into blocks and out of them, with their running totals. The arrays: arrays.py."""
+"""Inserts rows into blocks and removes them, with running totals. Arrays: arrays.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fraud_lakehouse.features.engine.wide import minus, plus, product
 
 @inner
 def insert(blocks: Blocks, rows: Rows, plan: Plan, slot: Word, row: Word) -> Word:
-    """Put the row into its block after all that are not later. Answers its place there; -1: the pool is full."""
+    """Insert the row into its block after all rows that are not later. Returns its position; -1: the pool is full."""
     length = blocks.slots[slot, LENGTH]
     if length == ROOMS[blocks.slots[slot, ROOM]] and not _move(blocks, slot):
         return -1
@@ -50,7 +50,7 @@ def insert(blocks: Blocks, rows: Rows, plan: Plan, slot: Word, row: Word) -> Wor
 
 @inner
 def _move(blocks: Blocks, slot: Word) -> bool:
-    """Give the slot a larger block; answers whether there was room."""
+    """Move the slot to a larger block; returns whether there was space."""
     start, length = np.int64(blocks.slots[slot, START]), blocks.slots[slot, LENGTH]
     room = blocks.slots[slot, ROOM]
     free = blocks.free[room + 1]
@@ -73,7 +73,7 @@ def _move(blocks: Blocks, slot: Word) -> bool:
 
 @inner
 def copy(source: Blocks, here: Word, target: Blocks, there: Word) -> None:
-    """Copy one place of a pool to another."""
+    """Copy one position of a pool to another."""
     target.ids[there] = source.ids[here]
     for column in range(source.sums.shape[1]):
         target.sums[there, column] = source.sums[here, column]
@@ -85,7 +85,7 @@ def copy(source: Blocks, here: Word, target: Blocks, there: Word) -> None:
 
 @inner
 def write_totals(blocks: Blocks, rows: Rows, plan: Plan, start: Word, place: Word) -> None:
-    """Write the running totals of a place from those of the place before."""
+    """Compute the running totals of a position from those of the previous one."""
     here = start + place
     row = blocks.ids[here]
     if place:
@@ -111,7 +111,7 @@ def has(rows: Rows, source: Word, row: Word) -> bool:
 
 @inner
 def add_own(blocks: Blocks, rows: Rows, plan: Plan, here: Word, row: Word, sign: Word) -> None:
-    """Add what a row has to the running totals at one place of the pool."""
+    """Add a row's values to the running totals at one position of the pool."""
     for total in range(len(plan.totals)):
         source, count = plan.totals[total, SOURCE], plan.totals[total, COUNT]
         if not has(rows, source, row):
@@ -138,7 +138,7 @@ def _add_square(squares: Array, here: Word, column: Word, units: Word, sign: Wor
 
 @inner
 def add_magnitude(blocks: Blocks, rows: Rows, plan: Plan, slot: Word, row: Word, sign: Word) -> None:
-    """Add the absolute values that a row has to those of its slot."""
+    """Add a row's absolute values to its slot's."""
     for total in range(len(plan.totals)):
         source, column = plan.totals[total, SOURCE], plan.totals[total, SUM]
         if column >= 0 and rows.units[source, row] != NONE:
@@ -147,7 +147,7 @@ def add_magnitude(blocks: Blocks, rows: Rows, plan: Plan, slot: Word, row: Word,
 
 @inner
 def add_old(blocks: Blocks, rows: Rows, plan: Plan, slot: Word, row: Word, sign: Word) -> None:
-    """Add a row to the totals of those that have no place in the block."""
+    """Add a row to the totals of rows not in the block."""
     for total in range(len(plan.totals)):
         columns = plan.totals[total]
         if not has(rows, columns[SOURCE], row):
@@ -166,7 +166,7 @@ def add_old(blocks: Blocks, rows: Rows, plan: Plan, slot: Word, row: Word, sign:
 
 @inner
 def remove(blocks: Blocks, rows: Rows, plan: Plan, slot: Word, row: Word) -> bool:
-    """Take a row with the same time and values out of the block; answers whether there was one."""
+    """Remove a row with the same time and values from the block; returns whether there was one."""
     length = blocks.slots[slot, LENGTH]
     start = np.int64(blocks.slots[slot, START])
     place = first_from(blocks.ids, rows.at, start, length, rows.at[row] + 1) - 1
@@ -199,7 +199,7 @@ def _is_equal(rows: Rows, one: Word, other: Word) -> bool:
 
 @inner
 def first_from(ids: Array, at: Array, start: Word, end: Word, moment: Word) -> Word:
-    """The first place before `end` whose time is not before the moment; searched from the end on, where most are."""
+    """The first position before `end` whose time is not before the moment; searched from the end, where most are."""
     if end == 0 or at[ids[start]] >= moment:
         return 0
     low, step = end - 1, 1

@@ -13,14 +13,14 @@ from numba.extending import intrinsic
 
 Array: TypeAlias = npt.NDArray[Any]
 Word: TypeAlias = Any
-"""A whole number of one machine word: of Python, or of numpy with a sign or without."""
+"""An integer of one machine word: Python's, or numpy's, signed or unsigned."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _use_cache_of_this_version() -> None:
-    """Keep machine code in a folder named by the source of all kernels.
+    """Store machine code in a folder named after the source of all kernels.
 
-    Numba itself sees only changes of the module that a kernel is in, not of those it calls.
+    Numba itself detects changes only in a kernel's own module, not in the modules it calls.
     """
     config: Any = numba.config
     folder = Path(__file__).parent
@@ -30,16 +30,16 @@ def _use_cache_of_this_version() -> None:
 
 
 def compiled(function: Function) -> Function:
-    """Compile at the first call, and keep the machine code for later processes.
+    """Compile at the first call, and cache the machine code for later processes.
 
-    It is kept in NUMBA_CACHE_DIR, else in the package's __pycache__, else in the user's cache folder. Where none can be
-    written, each process compiles anew, which takes some ten seconds.
+    The cache is NUMBA_CACHE_DIR, else the package's __pycache__, else the user's cache folder. If none is writable,
+    each process compiles again, which takes about ten seconds.
     """
     return _compiled(function, _nrt=True)
 
 
 def inner(function: Function) -> Function:
-    """The same for what makes no array: without counting references to arrays it is several times as fast."""
+    """The same for functions that create no array: without reference counting they are several times as fast."""
     return _compiled(function, _nrt=False)
 
 
@@ -57,6 +57,6 @@ def _fused(_context: Any, _a: Any, _b: Any, _c: Any) -> Any:
 
 
 multiply_add = cast("Callable[[float, float, float], float]", intrinsic(_fused))
-"""a * b + c, rounded once: so DuckDB interpolates quantiles."""
+"""a * b + c, rounded once, as in DuckDB's interpolation of quantiles."""
 
 _use_cache_of_this_version()

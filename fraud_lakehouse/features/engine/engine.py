@@ -1,4 +1,4 @@
-"""The engine: rows in, features out. What it computes and how: the class."""
+"""The feature engine: rows in, features out; see `FeatureEngine`."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class FeatureEngine:
     """Computes features of rows as of their arrival, from the rows that came before.
 
     Rows are tables with `_at` (int64: microseconds in UTC; null: no usable time), `_weight` (1 or -1; absent: all 1),
-    key_<entity> (whole numbers or text; null: the row has no key), units_of_<measure> (int64: the amount in whole
-    units; null: no value) and value_<measure> (numbers or text). NaN is no value.
+    key_<entity> (integers or text; null: no key), units_of_<measure> (int64: the value as a scaled integer; null: no
+    value) and value_<measure> (numbers or text). NaN means no value.
 
-    Which rows count for a row with time t, of those with the same key that came before it:
-    with a window those of [t - window, t] and the row itself (`current`), or those of [t - window, t).
-    Without a window, kind "events": those before t. Kind "changes": all that are there, whatever their time.
-    A row without a key counts itself alone; a row without a time counts nothing, except without a window of changes.
+    For a row with time t, these earlier rows with the same key count:
+    with a window, those of [t - window, t] and the row itself (`current`), or those of [t - window, t).
+    Without a window, kind "events": those before t. Kind "changes": all current ones, whatever their time.
+    A row without a key counts only itself. A row without a time counts nothing, except without a window of changes.
 
-    count, sum, mean and stddev are differences of running totals. Sums are exact; where the absolute values add up to
-    9e18 units or more, all but the count are null. The cost of other aggregates grows with the rows in the window.
-    seconds_since_last and is_first are about the latest row before t that has the measure, if one is given.
+    count, sum, mean and stddev are differences of running totals. Sums are exact; if the absolute values add up to
+    9e18 scaled or more, all but the count are null. The cost of other aggregates grows with the rows in the window.
+    seconds_since_last and is_first refer to the latest row before t, with the measure if one is given.
 
     Args:
         features: what is computed.
-        kind: "events": rows are only added. "changes": rows of weight -1 take an equal one out again.
-        units: of each measure that is added up, how many units make 1.
+        kind: "events": rows are only added. "changes": rows of weight -1 remove an equal row.
+        units: for each summed measure, the number of scaled integers per 1.
 
     Raises:
-        TransformError: there is no such feature.
+        TransformError: a feature is not supported.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class FeatureEngine:
         kind: Literal["events", "changes"],
         units: Mapping[str, int] | None = None,
     ) -> None:
-        # numba takes a second to import
+        # importing numba takes a second
         from fraud_lakehouse.features.engine.entity import Entity
         from fraud_lakehouse.features.engine.planning import Measures, plan_of
         from fraud_lakehouse.features.engine.rows import RowStore
@@ -68,7 +68,7 @@ class FeatureEngine:
 
     @property
     def rows(self) -> int:
-        """How many rows are kept."""
+        """The number of rows kept."""
         return self._kept
 
     @property
@@ -77,10 +77,10 @@ class FeatureEngine:
         return self._store.nbytes + sum(entity.nbytes for entity in self._entities)
 
     def load(self, rows: pa.Table) -> None:
-        """Take up history, in any order; of it no features are computed.
+        """Load history, in any order, without computing features.
 
         Raises:
-            TransformError: the rows are not what they must be; nothing has changed.
+            TransformError: the rows are invalid; nothing has changed.
         """
         batch = self._read(rows)
         first, slots = self._take_up(batch)
@@ -93,14 +93,14 @@ class FeatureEngine:
         self._kept -= int(found.sum())
 
     def load_totals(self, rows: pa.Table) -> None:
-        """Take up totals of rows that are not loaded, for features without a window: a row for each key of one entity.
+        """Load totals of rows that are not loaded, for features without a window: a row for each key of one entity.
 
-        Columns, those that such features need: key_<entity>; of all rows `_rows` (their number) and `_at` (the latest
-        time, for seconds_since_last and is_first); of a measure count_of_<measure>, units_of_<measure> (sum),
+        Columns, as far as features need them: key_<entity>; for all rows `_rows` (their number) and `_at` (the latest
+        time, for seconds_since_last and is_first); for a measure count_of_<measure>, units_of_<measure> (sum),
         squares_of_<measure> (sum of squares, decimal(38, 0)) and at_of_<measure>.
 
         Raises:
-            TransformError: the rows are not what they must be; nothing has changed.
+            TransformError: the rows are invalid; nothing has changed.
         """
         from fraud_lakehouse.features.engine.reading import entity_of
 
@@ -111,11 +111,11 @@ class FeatureEngine:
     def add(self, rows: pa.Table) -> pa.Table:
         """Process rows in the order of their arrival.
 
-        Answers one row for each of weight 1, in the same order, with a column for each feature: count and distinct
+        Returns one row for each of weight 1, in the same order, with a column for each feature: count and distinct
         int64, is_first boolean, first and last of text string, others double.
 
         Raises:
-            TransformError: the rows are not what they must be; nothing has changed.
+            TransformError: the rows are invalid; nothing has changed.
         """
         batch = self._read(rows)
         first, slots = self._take_up(batch)
@@ -131,10 +131,10 @@ class FeatureEngine:
         return pa.table({feature.name: columns[feature.name] for feature in self._features})
 
     def evict(self, before: int) -> None:
-        """Forget the rows with an earlier time (microseconds), but for the totals that features without a window need.
+        """Evict rows with an earlier time (microseconds), keeping the totals that features without a window need.
 
-        Memory is laid out anew, which takes some 0.1 s for a million rows: call it now and then, not at each batch. A
-        row that is added later with a time before that of evicted ones counts all of them as earlier.
+        It rewrites all memory, about 0.1 s per million rows: call it now and then, not at each batch. A row that is
+        added later with an earlier time than evicted rows counts all of them as earlier.
         """
         for entity in self._entities:
             entity.evict(self._store.columns, before)
@@ -149,7 +149,7 @@ class FeatureEngine:
         return batch
 
     def _take_up(self, batch: Batch) -> tuple[int, list[Array]]:
-        """Store the rows; answers the number of the first, and of each entity the slots of all."""
+        """Store the rows; returns the number of the first, and for each entity the slots of all."""
         from fraud_lakehouse.features.engine.arrays import NONE
 
         size = self._store.size
@@ -165,7 +165,7 @@ class FeatureEngine:
         return first, slots
 
     def _forget_rows(self) -> None:
-        """Give up the space of rows that are in no block."""
+        """Free the rows that are in no block."""
         used = np.zeros(self._store.size, np.bool_)
         for entity in self._entities:
             entity.mark(used)

@@ -40,7 +40,7 @@ from fraud_lakehouse.features.engine.rows import has_null
 
 
 class Entity:
-    """Blocks by key. Rows are in the row store, of which each call is given the columns."""
+    """Blocks by key. The row store has the rows; calls are given its columns."""
 
     def __init__(self, name: str, plan: Plan) -> None:
         self.name = name
@@ -67,10 +67,10 @@ class Entity:
         return sum(array.nbytes for array in self._blocks) + (self._keys.nbytes if self._keys else 0)
 
     def check_key(self, column: pa.Array) -> None:
-        """Check that keys are of one kind.
+        """Check that all keys have the same type.
 
         Raises:
-            TransformError: earlier ones were of another.
+            TransformError: earlier keys had another type.
         """
         if not (pa.types.is_null(column.type) or pa.types.is_null(self._kind) or column.type == self._kind):
             raise TransformError(
@@ -79,7 +79,7 @@ class Entity:
             )
 
     def slots(self, column: pa.Array) -> Array:
-        """The slots of keys, which exist from then on; 0 for null."""
+        """The slots of keys, created if new; 0 for null."""
         if pa.types.is_null(column.type):
             return np.zeros(len(column), np.int32)
         if self._keys is None:
@@ -91,7 +91,7 @@ class Entity:
         return slots
 
     def count_nulls(self, rows: Rows, first: int, end: int) -> None:
-        """From the first row without a value on, rows with one are counted; until then all have one."""
+        """Start counting values at the first row without one; until then every row has one."""
         for total in without_counts(self.plan.totals):
             if has_null(rows, self.plan.totals[total, SOURCE], first, end):
                 column = width(self.plan.totals, COUNT)
@@ -102,7 +102,7 @@ class Entity:
                 self.plan.totals[total, COUNT] = column
 
     def add(self, rows: Rows, slots: Array, weights: Array, first: int, found: Array, *, evaluate: bool) -> Array:
-        """Process rows in order; answers the features (features, rows), or nothing."""
+        """Process rows in order; returns the features (features, rows), or nothing."""
         computed = np.empty((len(self.plan.features) if evaluate else 0, len(slots)), np.float64)
         done = 0
         while True:
@@ -112,7 +112,7 @@ class Entity:
             self._pack(rows, NONE, np.bincount(slots[done:], minlength=len(self._blocks.slots)), spare=True)
 
     def load(self, rows: Rows, slots: Array, weights: Array, first: int) -> None:
-        """Take up rows of weight 1 in any order."""
+        """Load rows of weight 1 in any order."""
         placed = (rows.at[first : first + len(slots)] != NONE) & (weights > 0) & (slots > 0)
         extra = np.bincount(slots[placed], minlength=len(self._blocks.slots))
         self._pack(rows, NONE, extra, spare=True)
@@ -120,7 +120,7 @@ class Entity:
         settle(self._blocks, rows, self.plan, extra)
 
     def add_totals(self, given: pa.Table, measures: Measures) -> None:
-        """Add totals of rows that are not there, by key."""
+        """Add totals of rows that are not loaded, by key."""
         key = read_key(given, self.name)
         self.check_key(key)
         columns: list[tuple[int, int, int, Array]] = []
@@ -153,7 +153,7 @@ class Entity:
                 words[:] = added % 2**64, added >> 64
 
     def evict(self, rows: Rows, before: int) -> None:
-        """Forget rows before a time, and keys of which nothing is left."""
+        """Evict rows before a time, and keys without any rows or totals."""
         self._pack(rows, before)
         blocks = self._blocks
         kept = blocks.slots[:, LENGTH] > 0
@@ -169,15 +169,15 @@ class Entity:
         )
 
     def mark(self, used: Array) -> None:
-        """Mark the rows that have a place."""
+        """Mark the rows that are in a block."""
         mark(self._blocks, used)
 
     def renumber(self, numbers: Array) -> None:
-        """Follow the rows to their new numbers."""
+        """Apply new row numbers."""
         renumber(self._blocks, numbers)
 
     def _pack(self, rows: Rows, before: int, extra: Array | None = None, *, spare: bool = False) -> None:
-        """Lay out the blocks anew without gaps, with room for `extra` rows in each slot, and for blocks to move."""
+        """Rewrite the blocks without gaps, with capacity for `extra` rows in each slot, and for blocks to move."""
         old = self._blocks
         extra = np.zeros(len(old.slots), np.int64) if extra is None else extra
         skipped = np.zeros(len(old.slots), np.int64)

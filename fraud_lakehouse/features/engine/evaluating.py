@@ -1,4 +1,4 @@
-"""The features of a row from the block of its key. The arrays: arrays.py."""
+"""Computes the features of a row from its key's block. Arrays: arrays.py."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _COUNT, _SUM, _MEAN, _STDDEV = (AGGREGATES.index(name) for name in ("count", "su
 _FIRST, _LAST = (AGGREGATES.index(name) for name in ("first", "last"))
 _SINCE, _IS_FIRST = (AGGREGATES.index(name) for name in ("seconds_since_last", "is_first"))
 _LIMIT = 9.0e18
-"""Sums of larger magnitude might not fit 64 bits."""
+"""Larger sums might not fit in 64 bits."""
 
 
 @inner
@@ -53,7 +53,7 @@ def evaluate(
     computed: Array,
     number: Word,
 ) -> None:
-    """Compute the features of a row that is at `place` of its block; -1: it has no time. `lows` is for its windows."""
+    """Compute the features of a row at `place` of its block; -1: it has no time. `lows` is scratch for its windows."""
     start, length, at = np.int64(blocks.slots[slot, START]), blocks.slots[slot, LENGTH], rows.at[row]
     has_place = slot > 0 and place >= 0
     before = first_from(blocks.ids, rows.at, start, place, at) if has_place else 0
@@ -90,7 +90,7 @@ def evaluate(
 def _total(  # noqa: PLR0912 one function: calls with all arrays cost more than the sums
     blocks: Blocks, rows: Rows, plan: Plan, feature: Word, slot: Word, begin: Word, end: Word, old: Word, own: Word
 ) -> float:
-    """A feature from totals: of places of the pool and of the `old` slot, without the `own` row (0, -1: of none)."""
+    """A feature from the totals of positions and of the `old` slot, without the `own` row (0, -1: none)."""
     start, total = np.int64(blocks.slots[slot, START]), plan.features[feature, COLUMN]
     kind, source, column = plan.features[feature, KIND], plan.totals[total, SOURCE], plan.totals[total, COUNT]
     if own >= 0 and not has(rows, source, own):
@@ -138,7 +138,7 @@ def _total(  # noqa: PLR0912 one function: calls with all arrays cost more than 
 
 @inner
 def _magnitude(ids: Array, rows: Rows, source: Word, begin: Word, end: Word) -> float:
-    """The absolute values of the rows in these places, added up."""
+    """The sum of the absolute values of the rows at these positions."""
     magnitude = 0.0
     for place in range(begin, end):
         units = rows.units[source, ids[place]]
@@ -151,7 +151,7 @@ def _magnitude(ids: Array, rows: Rows, source: Word, begin: Word, end: Word) -> 
 def _since(
     blocks: Blocks, rows: Rows, plan: Plan, total: Word, slot: Word, start: Word, before: Word, at: Word
 ) -> float:
-    """Seconds since the latest row before the time that has the measure; NaN: there is none."""
+    """Seconds since the latest earlier row that has the measure; NaN: there is none."""
     last = blocks.old[slot, plan.totals[total, OLD_LAST]]
     if last >= at:
         last = NONE

@@ -1,4 +1,4 @@
-"""What a feature of the engine is, and which combinations of aggregate, window and measure exist."""
+"""A feature of the engine, and the supported combinations of aggregate, window and measure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fraud_lakehouse.errors import TransformError
 TOTALS = ("count", "sum", "mean", "stddev")
 """Differences of running totals: their cost does not depend on the rows in the window."""
 VALUES = ("min", "max", "median", "mad", "percentile", "distinct", "first", "last")
-"""Computed from the values of the window: their cost is the rows in the window."""
+"""Computed from the values in the window: their cost grows with its rows."""
 EARLIER = ("seconds_since_last", "is_first")
 """About the latest earlier row; they have no window."""
 AGGREGATES = (*TOTALS, *VALUES, *EARLIER)
 OF_TEXT = ("count", "distinct", "first", "last", *EARLIER)
-"""What can be computed of a measure whose values are text."""
+"""Aggregates supported for text measures."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class EngineFeature:
     Args:
         name: the output column.
         entity: rows with the same value in column key_<entity> belong together.
-        aggregate: one of AGGREGATES; percentile_N is the value that N % do not exceed, interpolated.
-        measure: counted and added up from column units_of_<measure>, otherwise read from value_<measure>.
+        aggregate: one of AGGREGATES; percentile_N is the interpolated value that N % do not exceed.
+        measure: counted and summed from column units_of_<measure>, otherwise read from value_<measure>.
             None: all rows count (count, seconds_since_last, is_first).
         seconds: length of the window. None: all earlier rows (TOTALS and EARLIER).
         current: the window is [t - seconds, t] and the row itself counts; otherwise [t - seconds, t). Without a
             window the row itself never counts.
-        is_text: the measure has values of text and no units.
-        sum_of_nothing: the sum where no row has a value: 0, or as in SQL null (None).
+        is_text: the measure's values are text; it has no scaled integers.
+        sum_of_nothing: the sum if no row has a value: 0, or as in SQL null (None).
     """
 
     name: str
@@ -51,14 +51,14 @@ class EngineFeature:
 
     @property
     def percent(self) -> int:
-        """Of a percentile: which one."""
+        """The percentage of a percentile."""
         return int(self.aggregate.removeprefix("percentile_"))
 
     def check(self) -> None:
-        """Check that there is such a feature.
+        """Check that the feature is supported.
 
         Raises:
-            TransformError: there is not.
+            TransformError: it is not.
         """
         if self.kind not in AGGREGATES:
             nearest = get_close_matches(self.aggregate, AGGREGATES, 1)
@@ -80,7 +80,7 @@ class EngineFeature:
             )
         if self.seconds is None and self.kind in VALUES:
             raise TransformError(
-                f"feature {self.name}: {self.aggregate} needs a window, as only the rows of windows are kept",
+                f"feature {self.name}: {self.aggregate} needs a window, because only rows in windows are kept",
                 f"give it a window, or use one of {', '.join((*TOTALS, *EARLIER))}",
             )
         if self.seconds is not None and self.kind in EARLIER:

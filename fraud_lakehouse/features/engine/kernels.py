@@ -1,4 +1,4 @@
-"""What is done with all rows of a batch for one entity: adding them, and laying out blocks anew."""
+"""Processes a batch's rows for one entity: adds them, and rewrites blocks."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def add(
     found: Array,
     computed: Array,
 ) -> Word:
-    """Process the rows numbered from `first` on in order, from the begin-th on; answers where the pool was full.
+    """Process rows in order from the begin-th on, numbered from `first`; returns where the pool was full.
 
-    `found` is set for rows of weight -1 that were there. `computed` (features, rows) gets the features of the others,
-    NaN for null; if it has no rows they are not evaluated.
+    `found` is set for rows of weight -1 that existed. `computed` (features, rows) gets the features of the others,
+    NaN for null; if it has no rows, none are computed.
     """
     lows = np.zeros(len(plan.windows), np.int64)
     for number in range(begin, len(slots)):
@@ -62,9 +62,9 @@ def add(
 
 @inner
 def needed(blocks: Blocks, rows: Rows, before: Word, extra: Array, skipped: Array) -> Word:
-    """The pool that all blocks need, with room for so many rows more in each slot and without those before the time.
+    """The pool size for all blocks, with capacity for `extra` more rows in each slot and without rows before the time.
 
-    `skipped` gets how many these are.
+    `skipped` gets the number of the latter.
     """
     pool: Word = 0
     for slot in range(len(extra)):
@@ -108,13 +108,13 @@ def pack(blocks: Blocks, rows: Rows, plan: Plan, extra: Array, skipped: Array, p
 
 @inner
 def _room_for(length: Word) -> Word:
-    """Which of ROOMS has room for so many rows."""
+    """The index in ROOMS of the capacity for so many rows."""
     return np.searchsorted(ROOMS, length)
 
 
 @inner
 def append(blocks: Blocks, rows: Rows, plan: Plan, slots: Array, weights: Array, first: Word) -> None:
-    """Put the rows of weight 1 into their blocks, which have room, in any order. Their places are settled later."""
+    """Append the rows of weight 1 to their blocks, which have space, in any order. `settle` sorts them."""
     for number in range(len(slots)):
         row, slot = first + number, slots[number]
         if slot == 0 or weights[number] < 0:
@@ -129,7 +129,7 @@ def append(blocks: Blocks, rows: Rows, plan: Plan, slots: Array, weights: Array,
 
 @compiled
 def settle(blocks: Blocks, rows: Rows, plan: Plan, extra: Array) -> None:
-    """Put the blocks to which rows were appended in order, and compute their running totals anew."""
+    """Sort the blocks to which rows were appended, and compute their running totals again."""
     for slot in range(len(extra)):
         if extra[slot] == 0:
             continue
@@ -150,7 +150,7 @@ def settle(blocks: Blocks, rows: Rows, plan: Plan, extra: Array) -> None:
 
 @inner
 def count_all(blocks: Blocks, column: Word) -> None:
-    """Fill a new column of counts: until now every row had a value."""
+    """Fill a new column of counts: so far every row had a value."""
     for slot in range(len(blocks.slots)):
         for place in range(blocks.slots[slot, LENGTH]):
             blocks.counts[blocks.slots[slot, START] + place, column] = place + 1
@@ -166,7 +166,7 @@ def mark(blocks: Blocks, used: Array) -> None:
 
 @inner
 def renumber(blocks: Blocks, numbers: Array) -> None:
-    """Give the rows of all blocks their new numbers."""
+    """Apply new row numbers to all blocks."""
     for slot in range(len(blocks.slots)):
         for place in range(blocks.slots[slot, LENGTH]):
             here = blocks.slots[slot, START] + place

@@ -1,7 +1,7 @@
-"""Keys to slots: each different key has a number from 1 on; 0 stands for no key.
+"""Keys to slots: each distinct key has a number from 1 on; 0 means no key.
 
-Text is known by its SipHash-1-3 of 128 bits under a secret of this process. That two of 10^9 texts have the same hash
-has a probability below 10^-20, and nobody without the secret can make such texts.
+Text is identified by its SipHash-1-3 of 128 bits, under a secret of this process. The probability of a collision among
+10^9 texts is below 10^-20, and without the secret nobody can construct one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ SECRET = np.frombuffer(os.urandom(16), dtype=np.uint64)
 
 
 class Keys:
-    """All keys seen so far. They are all whole numbers or all text.
+    """All keys seen so far, either all integers or all text.
 
     Args:
-        width: words of 64 bits a key has: 1 for whole numbers, 2 for text.
+        width: 64-bit words per key: 1 for integers, 2 for text.
     """
 
     def __init__(self, width: int) -> None:
@@ -44,7 +44,7 @@ class Keys:
         return slots
 
     def keep(self, kept: Array) -> None:
-        """Forget the keys whose slot is not marked; the others are numbered anew in the same order."""
+        """Drop the keys whose slot is not marked; the others are renumbered in the same order."""
         self._known = self._known[: self.size][kept]
         self.size = len(self._known)
         self._table = np.zeros(_table_size(self.size), np.int32)
@@ -61,12 +61,12 @@ class Keys:
 
 
 def _table_size(size: int) -> int:
-    """A power of two; at most two thirds of it are taken when it is made."""
+    """A power of two; a new table is at most two thirds full."""
     return 1 << max(7, (size + size // 2).bit_length())
 
 
 def words_of(column: pa.Array) -> tuple[Array, Array]:
-    """The words of each key and whether it has one. `column`: int64 or large_string."""
+    """The words of each key, and whether the key is valid. `column`: int64 or large_string."""
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     if pa.types.is_int64(column.type):
         return column.fill_null(0).to_numpy(zero_copy_only=False).view(np.uint64).reshape(-1, 1).copy(), valid
@@ -76,7 +76,7 @@ def words_of(column: pa.Array) -> tuple[Array, Array]:
 
 
 def text_buffers(column: pa.Array) -> tuple[Array, Array]:
-    """The bytes of a large_string column and the offsets of its texts, one more than there are."""
+    """The bytes of a large_string column and the offsets of its texts, one more than texts."""
     _, offsets, text = column.buffers()
     bounds = np.zeros(1, np.int64) if offsets is None else np.frombuffer(offsets, np.int64)
     data = np.zeros(0, np.uint8) if text is None else np.frombuffer(text, np.uint8)
@@ -89,7 +89,7 @@ def text_buffers(column: pa.Array) -> tuple[Array, Array]:
 def find(
     words: Array, valid: Array, known: Array, table: Array, size: Word, slots: Array, first: Word
 ) -> tuple[Word, Word]:
-    """Write the slots of the keys from number `first` on; answers how far it came before it was full, and the size."""
+    """Find or add the slots of the keys from number `first` on; returns the key where it was full, and the size."""
     mask = len(table) - 1
     for row in range(first, len(words)):
         if not valid[row]:
@@ -115,7 +115,7 @@ def find(
 
 @inner
 def fill(known: Array, size: Word, table: Array) -> None:
-    """Enter all known keys into an empty table."""
+    """Insert all known keys into an empty table."""
     mask = len(table) - 1
     for slot in range(1, size):
         place = _place(known, slot) & mask

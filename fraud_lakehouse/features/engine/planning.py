@@ -1,4 +1,4 @@
-"""Which columns of the rows a set of features needs, and what is kept and computed for each entity."""
+"""Which columns of the rows a set of features needs, and what is stored and computed for each entity."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from fraud_lakehouse.features.engine.feature import AGGREGATES, EARLIER, TOTALS,
 
 @dataclass(frozen=True)
 class Measures:
-    """The measures of which columns are needed: units_of_<measure>, value_<measure> as number and as text."""
+    """The measures by needed column: units_of_<measure>, value_<measure> as number and as text."""
 
     units: tuple[str, ...]
     values: tuple[str, ...]
     texts: tuple[str, ...]
     keeps_texts: bool
-    """Whether features have texts as values, which then must be known by more than their number."""
+    """Whether features need the texts themselves, not only their numbers."""
 
     @staticmethod
     def of(features: Sequence[EngineFeature]) -> Measures:
-        """Those that these features need."""
+        """The measures that these features need."""
         measured = [feature for feature in features if feature.measure is not None]
         texts = [feature for feature in measured if feature.is_text]
         numbers = [feature for feature in measured if not feature.is_text]
@@ -48,19 +48,19 @@ class Measures:
         )
 
     def source(self, feature: EngineFeature) -> int:
-        """Where the engine finds whether a row has the measure."""
+        """The source that shows whether a row has the measure."""
         if feature.measure is None:
             return ALL
         return -1 - self.texts.index(feature.measure) if feature.is_text else self.units.index(feature.measure)
 
     def name(self, source: int) -> str | None:
-        """The measure that is found there; none for all rows."""
+        """The measure of a source; None for all rows."""
         if source == ALL:
             return None
         return self.units[source] if source >= 0 else self.texts[-1 - source]
 
     def column(self, feature: EngineFeature) -> int:
-        """Where the engine finds the measure's values."""
+        """The column with the measure's values."""
         assert feature.measure is not None
         return -1 - self.texts.index(feature.measure) if feature.is_text else self.values.index(feature.measure)
 
@@ -72,10 +72,10 @@ def _names(features: Iterable[EngineFeature]) -> tuple[str, ...]:
 def plan_of(
     features: Sequence[EngineFeature], measures: Measures, units: Mapping[str, int], *, is_changes: bool
 ) -> Plan:
-    """What is computed for the features of one entity. A column of totals that nothing needs is -1.
+    """The plan for the features of one entity. Unneeded columns of totals are -1.
 
     Raises:
-        TransformError: the units of a measure are not given.
+        TransformError: the scale of a measure is missing.
     """
     windows = sorted({feature.seconds for feature in features if feature.seconds is not None})
     sources = list(
@@ -122,7 +122,7 @@ def plan_of(
 
 
 def _column(totals: Array, total: int, column: int) -> None:
-    """Give the total a column of its own, if it has none."""
+    """Allocate a column for the total, unless it has one."""
     if totals[total, column] < 0:
         totals[total, column] = totals[:, column].max() + 1
 
@@ -140,15 +140,15 @@ def _unit(feature: EngineFeature, units: Mapping[str, int]) -> int:
 
 
 def width(totals: Array, column: int) -> int:
-    """How many columns of this sort the totals have."""
+    """The number of columns of this kind in the totals."""
     return int(totals[:, column].max(initial=-1)) + 1
 
 
 def old_width(totals: Array) -> int:
-    """How many columns the totals of rows without a place have."""
+    """The number of columns in the totals of rows not in a block."""
     return int(totals[:, [OLD_COUNT, OLD_SUM, OLD_LAST]].max(initial=-1)) + 1
 
 
 def without_counts(totals: Array) -> list[int]:
-    """The totals that take every row for one with a value."""
+    """The totals that assume a value in every row."""
     return [number for number, total in enumerate(totals) if total[COUNT] < 0 and total[SOURCE] != ALL]

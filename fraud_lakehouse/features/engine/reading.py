@@ -1,4 +1,4 @@
-"""Batches of rows, from Arrow tables whose columns are checked before the engine changes anything."""
+"""Reads batches of rows from Arrow tables; columns are checked before the engine changes anything."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return len(self.at)
 
 
@@ -38,7 +38,7 @@ def read_batch(rows: pa.Table, measures: Measures, entities: Sequence[str], *, m
     Raises:
         TransformError: a column is missing, or has another type or value than it must.
     """
-    at = np.clip(whole_numbers(rows, "_at"), NONE, 2**63 - 2)  # one later than the latest is still a number
+    at = np.clip(whole_numbers(rows, "_at"), NONE, 2**63 - 2)  # clipped to leave room for the next moment
     if "_weight" in rows.column_names:
         weights = whole_numbers(rows, "_weight")
         if not np.isin(weights, (1, -1) if may_remove else (1,)).all():
@@ -59,7 +59,7 @@ def read_batch(rows: pa.Table, measures: Measures, entities: Sequence[str], *, m
 
 
 def read_key(rows: pa.Table, entity: str) -> pa.Array:
-    """The keys of an entity: int64, large_string, or null where all are null."""
+    """The keys of an entity: int64, large_string, or null if all are null."""
     column = column_of(rows, f"key_{entity}")
     if pa.types.is_null(column.type):
         return column
@@ -74,7 +74,7 @@ def entity_of(rows: pa.Table, entities: Sequence[str]) -> str:
     """The entity whose keys the rows have.
 
     Raises:
-        TransformError: they have those of none, or of several.
+        TransformError: the rows have keys of no entity, or of several.
     """
     found = [entity for entity in entities if f"key_{entity}" in rows.column_names]
     if len(found) != 1:
@@ -98,10 +98,10 @@ def whole_numbers(rows: pa.Table, name: str) -> Array:
 
 
 def column_of(rows: pa.Table, name: str) -> pa.Array:
-    """The column in one piece, without a dictionary.
+    """The column in one chunk, without dictionary encoding.
 
     Raises:
-        TransformError: there is none.
+        TransformError: it is missing.
     """
     if name not in rows.column_names:
         raise TransformError(
@@ -114,7 +114,7 @@ def column_of(rows: pa.Table, name: str) -> pa.Array:
 
 
 def wide_numbers(rows: pa.Table, name: str) -> list[int]:
-    """A column of whole numbers of up to 38 digits, 0 for null."""
+    """A column of integers of up to 38 digits, 0 for null."""
     column = column_of(rows, name)
     if not (pa.types.is_integer(column.type) or pa.types.is_decimal(column.type)):
         raise _wrong_type(name, column.type, "whole numbers")
@@ -128,7 +128,7 @@ def _numbers(rows: pa.Table, name: str) -> Array:
     if not (is_number or pa.types.is_null(kind)):
         raise _wrong_type(name, kind, "numbers")
     values = np.array(pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
-    return values + 0.0  # -0.0 is 0.0
+    return values + 0.0  # converts -0.0 to 0.0
 
 
 def _texts(rows: pa.Table, name: str) -> pa.Array:

@@ -1,4 +1,4 @@
-"""The rows that are kept, as columns; entities know them by number."""
+"""The stored rows, as columns; entities refer to them by number."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fraud_lakehouse.features.engine.reading import Batch
 
 
 class RowStore:
-    """Rows by number in the order in which they came, until they are numbered anew.
+    """Rows by number in the order of arrival, until they are renumbered.
 
-    Texts of all measures have numbers from 1 on, in one dictionary.
+    Texts of all measures are numbered from 1, in one dictionary.
     """
 
     def __init__(self, measures: Measures) -> None:
@@ -38,11 +38,11 @@ class RowStore:
 
     @property
     def capacity(self) -> int:
-        """How many rows fit before the arrays are made larger."""
+        """The number of rows that fit before the arrays grow."""
         return len(self.columns.at)
 
     def append(self, batch: Batch) -> int:
-        """Add the rows; answers the number of the first. The others follow."""
+        """Add the rows; returns the number of the first. The others follow."""
         first, size = self.size, self.size + batch.size
         if size > self.capacity:
             self._resize(size + size // 16)
@@ -68,7 +68,7 @@ class RowStore:
         return text.take(pa.array(np.where(missing, 1, codes).astype(np.int64) - 1, mask=missing)).cast(pa.string())
 
     def keep(self, used: Array) -> Array:
-        """Forget the rows that are not marked; answers the new number of each."""
+        """Drop the rows that are not marked; returns the new number of each."""
         numbers = (np.cumsum(used, dtype=np.int64) - 1).astype(np.int32)
         columns = self.columns
         chosen = np.flatnonzero(used)
@@ -98,7 +98,7 @@ class RowStore:
         )
 
     def _forget_texts(self) -> None:
-        """Number the texts anew when most are of no row any more."""
+        """Renumber the texts when most are no longer used."""
         used = np.zeros(self._texts.size, np.bool_)
         used[0] = True
         for codes in self.columns.codes:
@@ -130,7 +130,7 @@ class RowStore:
 
 
 def has_null(rows: Rows, source: int, first: int, end: int) -> bool:
-    """Whether one of the rows has no value, where `source` says values are."""
+    """Whether one of the rows has no value, according to `source`."""
     if source >= 0:
         return bool((rows.units[source, first:end] == NONE).any())
     return bool((rows.codes[-1 - source, first:end] == 0).any())

@@ -1,4 +1,4 @@
-"""Aggregates that are computed from the values of the rows in a window. The arrays: arrays.py."""
+"""Aggregates computed from the values of the rows in a window. Arrays: arrays.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MEDIAN, _PERCENTILE = (AGGREGATES.index(name) for name in ("median", "percentil
 
 @compiled
 def _gathered(ids: Array, rows: Rows, column: Word, begin: Word, end: Word) -> Array:
-    """The values of rows that have one; texts by number."""
+    """The non-null values of rows; texts by number."""
     found = np.empty(max(end - begin, 0), np.float64)
     n = 0
     for place in range(begin, end):
@@ -31,7 +31,7 @@ def _gathered(ids: Array, rows: Rows, column: Word, begin: Word, end: Word) -> A
 
 @compiled
 def of_values(ids: Array, rows: Rows, column: Word, begin: Word, end: Word, kind: Word, percent: Word) -> float:
-    """An aggregate of the values that the rows in these places have; NaN where there is none."""
+    """An aggregate of the values at these positions; NaN if there are none."""
     values = _gathered(ids, rows, column, begin, end)
     if kind == _DISTINCT:
         return float(_distinct(values))
@@ -49,7 +49,7 @@ def of_values(ids: Array, rows: Rows, column: Word, begin: Word, end: Word, kind
 
 @compiled
 def _quantile(values: Array, share: float) -> float:
-    """As DuckDB interpolates."""
+    """Interpolates as DuckDB does."""
     values.sort()
     position = (len(values) - 1) * share
     low = math.floor(position)
@@ -61,7 +61,7 @@ def _quantile(values: Array, share: float) -> float:
 
 @compiled
 def _distinct(values: Array) -> Word:
-    """How many different values there are."""
+    """The number of distinct values."""
     size = 4
     while size < 2 * len(values):
         size *= 2
@@ -79,7 +79,7 @@ def _distinct(values: Array) -> Word:
 
 @inner
 def outermost(ids: Array, rows: Rows, column: Word, begin: Word, end: Word, is_last: bool) -> float:
-    """The first or last value by time, of equal times the smallest or largest; texts by number."""
+    """The first or last value by time; among equal times the smallest or largest; texts by number."""
     step, place = (-1, end - 1) if is_last else (1, begin)
     best, at = math.nan, NONE
     while begin <= place < end:
@@ -100,7 +100,7 @@ def outermost(ids: Array, rows: Rows, column: Word, begin: Word, end: Word, is_l
 
 @inner
 def _is_less(rows: Rows, one: Word, other: Word) -> bool:
-    """Whether a text comes before another one, by its bytes."""
+    """Whether a text sorts before another one, by its bytes."""
     a, b = rows.bounds[one - 1], rows.bounds[other - 1]
     while a < rows.bounds[one] and b < rows.bounds[other]:
         if rows.text[a] != rows.text[b]:

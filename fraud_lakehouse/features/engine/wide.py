@@ -1,4 +1,4 @@
-"""Numbers of 128 bits as two unsigned words, modulo 2^128: sums of squares, and the standard deviation they make."""
+"""128-bit numbers as two unsigned words, modulo 2^128: sums of squares, and the standard deviation from them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def minus(low: Word, high: Word, other_low: Word, other_high: Word) -> tuple[Wor
 
 @inner
 def deviation(n: Word, total: Word, low: Word, high: Word) -> float:
-    """Sample standard deviation from number, sum and sum of squares, as the macro exact_deviation computes it."""
+    """Sample standard deviation from count, sum and sum of squares, as in the macro exact_deviation."""
     mean = float(total) / n
     pivot = math.floor(abs(mean))
     if abs(mean) - pivot >= 0.5:
