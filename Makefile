@@ -41,8 +41,10 @@ format: $(READY) ## Rewrite the Python files in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## Write the dbt documentation of models, columns and lineage to build/docs/index.html
-	$(BIN)/fraud-lakehouse docs --folder build/docs
+docs: $(READY) ## Write the documentation to build/site, the dbt documentation to build/site/dbt
+	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/fraud-lakehouse docs --folder build/site/dbt
+	@echo "build/site/index.html opens from disk; with search: $(BIN)/mkdocs serve"
 
 bench: $(READY) ## Run the benchmarks one after the other (BENCH=NAME for one of them)
 	for name in $(or $(BENCH),$$($(BIN)/fraud-lakehouse bench list)); do $(BIN)/fraud-lakehouse bench "$$name"; done
