@@ -4,7 +4,7 @@ Every error raised on purpose derives from `LakehouseError`; the command line pr
 traceback. Anything else that escapes is a defect and keeps its traceback.
 
 A class that sets `exit_code` begins a family: its subclasses end the command with the same code. `EXIT_CODES` is the
-list of all codes; `fraud-lakehouse --help` prints it and docs/operations.md repeats it.
+list of all codes; `fraud-lakehouse --help` and the reference page of errors print it.
 """
 
 from __future__ import annotations

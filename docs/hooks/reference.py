@@ -151,7 +151,7 @@ def rules_page() -> str:
             ("streams", ", ".join(one.scope.name for one in bound)),
             ("entity", ", ".join(dict.fromkeys(one.entity for one in bound))),
             ("fires when", f"`{' '.join(str(text['when']).split())}`"),
-            ("parameters", ", ".join(f"`{key}` {value}" for key, value in text.get("parameters", {}).items()) or "none"),
+            ("parameters", ", ".join(f"`{key}` {value}" for key, value in rule.parameters.items()) or "none"),
             ("source", str(text.get("source", "")) or "none"),
         ]
         parts += [f"## {name}", text["description"], _table(("", ""), rows)]
@@ -198,8 +198,8 @@ def columns_page() -> str:
                 parts += [_table(("column", "type", "meaning"), rows)] if rows else []
     return _page(
         "Columns of the models",
-        "What the shipped models declare. Columns of features come from the [catalogue](features.md), those of replicas "
-        "and histories from the captured table. The [dbt documentation](../dbt/index.html) adds lineage and SQL.",
+        "What the shipped models declare. Columns of features come from the [catalogue](features.md), those of "
+        "replicas and histories from the captured table. The [dbt documentation](../dbt/index.html) adds lineage.",
         *parts,
     )
 

@@ -1,6 +1,6 @@
 """Features of labels as of their own times: the query comes from the dbt macros, DuckDB of its own runs it, read only.
 
-What counts is the macro's matter (dbt_project/macros/features/as_of.sql) and written down in docs/point-in-time.md.
+The macro dbt_project/macros/features/as_of.sql decides what counts; docs/reference/which-rows-count.md describes it.
 Nothing is written into the lake and no connection is shared with a build, so a live cycle goes on undisturbed.
 """
 
