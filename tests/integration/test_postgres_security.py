@@ -82,7 +82,7 @@ def landing(database: str, tmp_path: Path) -> Landing:
 
 @pytest.fixture
 def bank(database: str, source: psycopg.Connection) -> Iterator[str]:
-    """The connection string of the documented role (docs/how-to/add-a-source.md), in a database closed to the public."""
+    """The connection string of the documented role, in a database closed to the public."""
     name = str(conninfo_to_dict(database)["dbname"])
     role = f"capture_{name}"
     source.execute("create table customers (id int primary key, name text)")
