@@ -63,7 +63,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def settings_page() -> str:
     """Every setting, in the order of `settings.py`."""
     rows = [
-        (f"`FRAUD_{name.upper()}`", _default(field.get_default()), field.description or "")
+        (f"`FRAUD_{name.upper()}`", field.description or "", _default(field.get_default()))
         for name, field in Settings.model_fields.items()
     ]
     return _page(
@@ -73,7 +73,7 @@ def settings_page() -> str:
         "`set -a; . ./.env; set +a` exports them.\n\n"
         "A source of your own names the variables of its connection in `pipeline/sources.yml`. "
         "Object stores add the [variables of AWS](../how-to/deploy.md#a-lake-on-an-object-store).",
-        _table(("variable", "default", "meaning"), rows),
+        _table(("variable", "meaning", "default"), rows),
     )
 
 
@@ -84,13 +84,13 @@ def commands_page() -> str:
     for names, command in _commands(root, ("fraud-lakehouse",)):
         arguments = [one.name.upper() for one in command.params if one.param_type_name == "argument"]
         rows = [
-            (_parameter_names(parameter), _parameter_default(parameter), getattr(parameter, "help", None) or "")
+            (_parameter_names(parameter), getattr(parameter, "help", None) or "", _parameter_default(parameter))
             for parameter in command.params
             if parameter.name != "help"
         ]
         about = (command.help or "").replace("\b", "").strip()
         parts += [f"## {' '.join(names[1:])}", about, f"```text\n{' '.join((*names, '[OPTIONS]', *arguments))}\n```"]
-        parts += [_table(("argument or option", "default", "meaning"), rows)] if rows else []
+        parts += [_table(("argument or option", "meaning", "default"), rows)] if rows else []
     return _page(
         "Commands",
         "`fraud-lakehouse COMMAND --help` prints the same. Every command reads its [settings](settings.md) from the "
@@ -154,7 +154,7 @@ def rules_page() -> str:
             ("parameters", ", ".join(f"`{key}` {value}" for key, value in rule.parameters.items()) or "none"),
             ("source", str(text.get("source", "")) or "none"),
         ]
-        parts += [f"## {name}", text["description"], _table(("", ""), rows)]
+        parts += [f"## {name}", text["description"], "\n".join(f"- {key}: {value}" for key, value in rows)]
     return _page(
         "Shipped rules",
         "The files of `pipeline/rules/`, live ones first. `fraud-lakehouse rules check` lists those of your folder. "
@@ -289,5 +289,5 @@ def _cell(text: str) -> str:
 
 
 def _page(title: str, *parts: str) -> str:
-    note = '!!! info "Generated"\n    This page is made from the code when the site is built.'
+    note = "*This page is made from the code when the site is built.*"
     return "\n\n".join((f"# {title}", parts[0], note, *parts[1:])) + "\n"
