@@ -14,6 +14,8 @@ READY := $(VENV)/.installed
 INSTALL := $(if $(shell uv --version 2>/dev/null),uv pip install --quiet --compile-bytecode --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 # Reset, so that a setting of the caller's shell neither hides pytest's skips nor changes what a test sees.
 PYTEST := env -u PYTEST_ADDOPTS $(BIN)/python -m pytest
+# Fails on a link or an anchor that leads nowhere. The variable silences an advertisement of another program.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 # Test processes, each with servers of its own; much of a test is waiting. What PYTEST_ARGS says comes later and wins.
 WORKERS ?= 2
 
@@ -31,18 +33,23 @@ test: $(READY) ## Run all tests: unit, dbt, definitions, integration, faults (PY
 soak: $(READY) ## Break the product for as long as asked and print what was found (SOAK_ARGS="--minutes 30 --seed 7")
 	$(BIN)/python -m tests.soak.run $(SOAK_ARGS)
 
-lint: $(READY) ## Check style (ruff), types (mypy, strict) and the layers of the package
+lint: $(READY) ## Check style (ruff), types (mypy, strict), the layers of the package, and spelling, prose and links of the documents
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
+	$(BIN)/python .ci/prose.py README.md CONTRIBUTING.md docs
+	$(SITE)
 
 format: $(READY) ## Rewrite the Python files in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## Write the dbt documentation of models, columns and lineage to build/docs/index.html
-	$(BIN)/fraud-lakehouse docs --folder build/docs
+docs: $(READY) ## Write the documentation to build/site, the dbt documentation to build/site/dbt
+	$(SITE)
+	$(BIN)/fraud-lakehouse docs --folder build/site/dbt
+	@echo "build/site/index.html opens from disk; with search: $(BIN)/mkdocs serve"
 
 bench: $(READY) ## Run the benchmarks one after the other (BENCH=NAME for one of them)
 	for name in $(or $(BENCH),$$($(BIN)/fraud-lakehouse bench list)); do $(BIN)/fraud-lakehouse bench "$$name"; done

@@ -4,7 +4,7 @@ Every error raised on purpose derives from `LakehouseError`; the command line pr
 exception is a defect and keeps its traceback.
 
 A class that sets `exit_code` begins a family: its subclasses exit with the same code. `EXIT_CODES` lists all codes;
-`fraud-lakehouse --help` prints it and docs/operations.md repeats it.
+`fraud-lakehouse --help` and the reference page of errors print it.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def as_of(
     settings: Settings | None = None,
     transformer: Transformer | None = None,
 ) -> pl.DataFrame:
-    """The labels with features, each as of its own time: a training set without look-ahead (docs/point-in-time.md).
+    """The labels with features, each as of its own time: a training set that never looks ahead.
 
     Args:
         labels: one row per decision. `event_time`: its time (without zone: UTC). Keys (`user_id`, `cc_num`, `merchant`,

@@ -386,7 +386,7 @@ def shipped_variables(settings: Settings, shipped: Path) -> dict[str, Any]:
             raise TransformError(
                 f"bronze/{name} is not the table that the model {name} reads: expected the key and the columns of "
                 f"models/bronze/sources.yml",
-                "run the prepared project, which knows the captured tables (docs/operations.md, dbt by hand)",
+                "run the prepared project, which knows the captured tables (docs/how-to/operate.md, dbt by hand)",
             )
     folder = pipeline_folder(settings, shipped)
     streams, catalogue = _declared(shipped, stamp_of(shipped), folder, stamp_of(folder, but=RULES))

@@ -26,7 +26,7 @@ from fraud_lakehouse.storage.lake import Lake
 from tests.integration.tls_front import TlsFront, make_certificate
 
 pytestmark = [pytest.mark.postgres, pytest.mark.postgres_versions]
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "add-a-source.md"
 
 
 @dataclass
@@ -82,7 +82,7 @@ def landing(database: str, tmp_path: Path) -> Landing:
 
 @pytest.fixture
 def bank(database: str, source: psycopg.Connection) -> Iterator[str]:
-    """The connection string of the role that docs/operations.md says to make, in a database closed to the public."""
+    """The connection string of the documented role, in a database closed to the public."""
     name = str(conninfo_to_dict(database)["dbname"])
     role = f"capture_{name}"
     source.execute("create table customers (id int primary key, name text)")
@@ -102,7 +102,7 @@ def bank(database: str, source: psycopg.Connection) -> Iterator[str]:
 
 def documented_rights() -> list[str]:
     """The statements of the guide, so that what it says is what is tested."""
-    block = re.search(r"```sql\n(CREATE ROLE fraud_capture.*?)```", OPERATIONS.read_text(), re.DOTALL)
+    block = re.search(r"```sql\n(CREATE ROLE fraud_capture.*?)```", GUIDE.read_text(), re.DOTALL)
     assert block is not None
     return [statement.strip() for statement in block[1].split(";") if statement.strip()]
 

@@ -108,7 +108,7 @@ def judge_gold(lake: Lake, scratch: Path, pipeline: Path) -> Verdict:
             if table == VECTORS:  # told stays told: also what time has told, which no row tells of, least of all here
                 until = recomputed["event_time"].max()
                 stored = stored.clear() if until is None else stored.filter(pl.col("event_time") <= until)
-                # and the vector of a payment read in the instant before it was told late (docs/point-in-time.md)
+                # and the vector of a payment read just before it was found late (docs/reference/which-rows-count.md)
                 late = pl.read_delta(lake.uri("silver", LATE)) if lake.exists("silver", LATE) else None
                 stored = stored if late is None else stored.join(late, "trans_num", "anti")
             _compare(verdict, f"{layer}/{table}", recomputed, stored)

@@ -27,7 +27,7 @@ CONTRACTS = frozenset(
         "user_id",
     }
 )
-"""Columns of the lake's own tables with fixed names (docs/tables.md)."""
+"""Columns of the lake's own tables with fixed names (docs/reference/tables.md)."""
 WORDS = frozenset({"first", "last", "category", "merchant"})  # words of English, SQL or the catalogue as well
 UPGRADES = {"storage/audit.py", "features/definitions.py"}  # what lakes of version 0.1 are called
 

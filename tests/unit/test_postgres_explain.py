@@ -104,7 +104,7 @@ def test_words_while_connecting(words: str, kind: type[SourceError], said: str) 
             ReplicationRightError,
             "GRANT EXECUTE ON FUNCTION pg_control_system",
         ),
-        (errors.InsufficientPrivilege("must be owner of publication p"), ReplicationRightError, "docs/operations.md"),
+        (errors.InsufficientPrivilege("must be owner of publication p"), ReplicationRightError, "add-a-source.md"),
         (errors.UndefinedTable("relation is gone"), SourceError, "42P01"),
     ],
 )

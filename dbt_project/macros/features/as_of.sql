@@ -1,5 +1,5 @@
 {#- Features of labels, each as of its own time: a query for a FROM, with the columns of `labels` and one for each
-    feature. One row per label, none is dropped. The contract is docs/point-in-time.md.
+    feature. One row per label, none is dropped. The contract is docs/reference/which-rows-count.md.
     labels: a relation, or the name of a CTE, with an event_time and columns of keys and amounts named as in the
     source's rows; other columns are kept. columns: the labels' column names (default: those declared in the yml of the
     labels' model or source).

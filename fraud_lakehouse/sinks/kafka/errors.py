@@ -76,7 +76,7 @@ def publish_error(failure: KafkaException, bootstrap: str, topic: str, identity:
         right = _REFUSED[code].format(topic=topic, group=group, identity=identity)
         return PublishNotAllowedError(
             f"Kafka at {bootstrap} does not allow publishing to {topic}: {text}",
-            f"grant this user {right} (docs/operations.md has all rights), or set FRAUD_PUBLISH_FEATURES=false",
+            f"grant this user {right} (docs/how-to/publish-features.md has them), or set FRAUD_PUBLISH_FEATURES=false",
         )
     if code in _UNSUPPORTED:
         return TransactionsUnsupportedError(

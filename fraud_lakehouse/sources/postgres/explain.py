@@ -295,7 +295,7 @@ def _grant(words: str, login: Login) -> str:
     user = quoted(login.user)
     found = re.search(r"permission denied for (table|relation|view|schema|database|function) (\S+)", words)
     if found is None:
-        return f"grant user {login.user} that right (docs/operations.md has all it needs)"
+        return f"grant user {login.user} that right (docs/how-to/add-a-source.md has all it needs)"
     kind, name = found.groups()
     rights = {
         "schema": f"USAGE ON SCHEMA {quoted(name)}",
