@@ -19,7 +19,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 # Test processes, each with servers of its own; much of a test is waiting. What PYTEST_ARGS says comes later and wins.
 WORKERS ?= 2
 
-.PHONY: help demo test soak lint format docs bench lock clean
+.PHONY: help demo test soak lint sbom wheel format docs bench lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -41,6 +41,15 @@ lint: $(READY) ## Check style (ruff), types (mypy, strict), the layers of the pa
 	$(BIN)/codespell
 	$(BIN)/python .ci/prose.py README.md CONTRIBUTING.md docs
 	$(SITE)
+
+sbom: $(READY) ## List the installed packages in build/sbom.json (CycloneDX) and check their licences
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --no-validate --output-reproducible \
+		--output-file build/sbom.json $(BIN)/python
+	$(BIN)/python .ci/licences.py build/sbom.json
+
+wheel: $(READY) ## Build the wheel into dist/: `pip install` of it is all that fraud-lakehouse demo needs
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
 format: $(READY) ## Rewrite the Python files in the project's style
 	$(BIN)/ruff check --fix .

@@ -15,7 +15,7 @@ pipeline_commands = typer.Typer(help="The declared sources and streams.", no_arg
 def check(
     folder: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(help="default: FRAUD_PIPELINE, else pipeline/ here, else the one of the checkout"),
+        typer.Argument(help="default: FRAUD_PIPELINE, else pipeline/ here, else the shipped one"),
     ] = None,
 ) -> None:
     """Report every mistake in the files of a pipeline folder, one a line; needs no lake and no server.

@@ -21,7 +21,7 @@ rules_commands = typer.Typer(help="The rule files of the pipeline folder.", no_a
 def check(
     folder: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Argument(help="default: FRAUD_PIPELINE, else pipeline/ here, else the one of the checkout"),
+        typer.Argument(help="default: FRAUD_PIPELINE, else pipeline/ here, else the shipped one"),
     ] = None,
     rule: Annotated[Optional[str], typer.Option("--rule", help="only this one")] = None,  # noqa: UP045
 ) -> None:

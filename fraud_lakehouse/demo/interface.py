@@ -20,9 +20,9 @@ from pathlib import Path
 
 import typer
 
-import fraud_lakehouse
 from fraud_lakehouse.demo.services import HOST, Service, Watchdog, free_port
 from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.shipped import shipped_path
 from fraud_lakehouse.transform.documentation import QuietHandler
 
 DAGSTER_PORT = 3000
@@ -132,11 +132,7 @@ class DagsterServices:
     def __init__(self, home: Path, env: Mapping[str, str], *, nice: bool = True) -> None:
         folder = home / "dagster"
         folder.mkdir(parents=True, exist_ok=True)
-        given = Path(fraud_lakehouse.__file__).parent.parent / "dagster.yaml"
-        if given.exists():
-            shutil.copyfile(given, folder / "dagster.yaml")
-        else:
-            (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+        shutil.copyfile(shipped_path("dagster.yaml"), folder / "dagster.yaml")
         code, web = free_port(0), free_port(DAGSTER_PORT)
         workspace = folder / "workspace.yaml"
         workspace.write_text(

@@ -1,7 +1,7 @@
 """The pipeline folder as typed objects: sources and streams, checked at load.
 
 What belongs here: reading `pipeline/*.yml`, and every mistake in them that can be seen without a server. What does not:
-lakes, servers, dbt. Of the package only `errors` and `sql_text` are imported.
+lakes, servers, dbt. Of the package only `errors`, `shipped` and `sql_text` are imported.
 """
 
 from fraud_lakehouse.pipeline.load import Pipeline, default_folder, find_mistakes, load_pipeline, shipped_folder

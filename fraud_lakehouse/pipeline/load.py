@@ -20,6 +20,7 @@ from fraud_lakehouse.pipeline.sources import (
     Source,
 )
 from fraud_lakehouse.pipeline.streams import Stream
+from fraud_lakehouse.shipped import shipped_path
 from fraud_lakehouse.sql_text import listed_tables, qualified
 
 SOURCES, STREAMS = "sources.yml", "streams.yml"
@@ -37,7 +38,7 @@ class Pipeline:
 
 
 def default_folder(environment: Mapping[str, str]) -> Path:
-    """The pipeline folder: FRAUD_PIPELINE, else `pipeline` in the current folder, else the one of the checkout.
+    """The pipeline folder: FRAUD_PIPELINE, else `pipeline` in the current folder, else the shipped one.
 
     Raises:
         SettingsError: there is none.
@@ -49,13 +50,13 @@ def default_folder(environment: Mapping[str, str]) -> Path:
             return folder
     raise SettingsError(
         f"there is no pipeline folder: neither here nor in {shipped_folder().parent} is a file pipeline/{SOURCES}",
-        "name the folder by FRAUD_PIPELINE, or run from a checkout of the repository",
+        "name the folder by FRAUD_PIPELINE, or install fraud-lakehouse anew",
     )
 
 
 def shipped_folder() -> Path:
     """The pipeline folder that came with the package."""
-    return Path(__file__).resolve().parents[2] / "pipeline"
+    return shipped_path("pipeline")
 
 
 def load_pipeline(folder: Path, environment: Mapping[str, str]) -> Pipeline:

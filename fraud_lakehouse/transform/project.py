@@ -33,6 +33,7 @@ from fraud_lakehouse.ingest.idle_partitions import REFERENCE, Windows
 from fraud_lakehouse.rules import FOLDER as RULES
 from fraud_lakehouse.rules import Rules, load_rules, scopes_of
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.shipped import shipped_path
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.binding import check_models
 from fraud_lakehouse.transform.captured import (
@@ -81,11 +82,10 @@ def shipped_project() -> Path:
     Raises:
         TransformError: it is missing.
     """
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "dbt_project", package / "dbt_project"):
-        if (folder / "dbt_project.yml").is_file():
-            return folder
-    raise TransformError("the dbt project is not next to the package", "run from a checkout of the repository")
+    folder = shipped_path("dbt_project")
+    if not (folder / "dbt_project.yml").is_file():
+        raise TransformError(f"the dbt project is missing: there is no {folder}", "reinstall fraud-lakehouse")
+    return folder
 
 
 def prepare_project(settings: Settings, shipped: Path | None = None) -> PreparedProject:

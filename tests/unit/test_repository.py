@@ -127,7 +127,7 @@ def test_the_lock_pins_hashes_and_names_no_address() -> None:
     entries = re.split(r"\n(?=\S)", text.strip())
     assert len(entries) > 100
     for entry in entries:
-        assert re.match(r"[a-z0-9.\-]+(\[[a-z,]+\])?==\S+", entry), entry
+        assert re.match(r"[a-z0-9.\-]+(\[[a-z,-]+\])?==\S+", entry), entry
         assert "--hash=sha256:" in entry, entry
 
 
@@ -169,4 +169,5 @@ def test_ci_of_forks_runs_the_same_script() -> None:
     assert "bash .ci/run" in commands
     script = read(".ci/run")
     assert "make lint" in script
+    assert "make sbom" in script
     assert "make test" in script
