@@ -1,7 +1,7 @@
 """Features of labels as of their own times: dbt macros give the query, a separate DuckDB connection runs it, read-only.
 
-The macro (dbt_project/macros/features/as_of.sql) decides which rows count; see docs/reference/which-rows-count.md. Nothing is
-written to the lake and no connection is shared with a build, so a live cycle is not disturbed.
+The macro (dbt_project/macros/features/as_of.sql) decides which rows count; see docs/reference/which-rows-count.md. Nothing
+is written to the lake and no connection is shared with a build, so a live cycle is not disturbed.
 """
 
 from __future__ import annotations
