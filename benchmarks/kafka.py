@@ -53,12 +53,12 @@ def landing(settings: Settings, rows: int) -> tuple[float, float]:
     """Seconds until all records are durable in a new lake, and the CPU seconds of this process for it."""
     with tempfile.TemporaryDirectory() as folder:
         cpu, started = _cpu_seconds(), time.monotonic()
-        landed = 0
+        ingested = 0
         with KafkaIngest(settings, Lake.at(folder)) as ingest:
-            while landed < rows:
-                landed += sum(batch.rows for batch in ingest.step(settings.batch_rows, 0.05))
+            while ingested < rows:
+                ingested += sum(batch.rows for batch in ingest.step(settings.batch_rows, 0.05))
             seconds = time.monotonic() - started
-        assert landed == rows, f"{landed} rows landed instead of {rows}"
+        assert ingested == rows, f"{ingested} rows landed instead of {rows}"
         return seconds, _cpu_seconds() - cpu
 
 
@@ -109,14 +109,14 @@ def main() -> None:
             seconds, used = landing(settings, options.rows)
             ours.append(seconds)
             cpu.append(used)
-    yardstick, landed = statistics.median(bare), statistics.median(ours)
+    yardstick, ingested = statistics.median(bare), statistics.median(ours)
     figures = {
         "rows": options.rows,
         "broker": "apache" if options.apache else "embedded",
         "partitions": options.partitions,
         "bare_rows_per_second": round(options.rows / yardstick),
-        "landed_rows_per_second": round(options.rows / landed),
-        "ratio": round(yardstick / landed, 2),
+        "landed_rows_per_second": round(options.rows / ingested),
+        "ratio": round(yardstick / ingested, 2),
         "ratios": [round(one / other, 2) for one, other in zip(bare, ours, strict=True)],
         "cpu_seconds_per_million": round(statistics.median(cpu) * 1e6 / options.rows, 2),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),

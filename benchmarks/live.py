@@ -67,7 +67,7 @@ def median_seconds(action: Callable[[], object], times: int = 5) -> float:
 def floor(settings: Settings, home: Path) -> dict[str, float]:
     """Seconds of a build that finds nothing new, of a Delta commit of a row, of an event of Dagster's."""
     transformer = Transformer(settings)
-    build = median_seconds(lambda: transformer.build_lane("hot"))
+    build = median_seconds(lambda: transformer.build_tier("hot"))
     transformer.close()
     table = Appender.open(Lake.at(settings.lake), "control", "floor", {"n": pl.Int64()})
     commit = median_seconds(lambda: table.append(pl.DataFrame({"n": [1]}), {}))
@@ -154,13 +154,13 @@ def seconds_of(settings: Settings, since: datetime) -> dict[str, Any]:
         sys.exit("no alert fired in the time measured: use more --seconds")
     sent = pl.read_delta(f"{settings.lake}/gold/alert_deliveries").filter(pl.col("status") != "failed")
     first = sent.group_by("alert_id").agg(pl.col("attempted_at").min())
-    told = alerts.join(first, on="alert_id")
+    reported = alerts.join(first, on="alert_id")
     recorded = (alerts["fired_at"] - alerts["source_committed_at"]).dt.total_microseconds() / 1e6
-    delivered = (told["attempted_at"] - told["fired_at"]).dt.total_microseconds() / 1e6
+    delivered = (reported["attempted_at"] - reported["fired_at"]).dt.total_microseconds() / 1e6
     times = alerts["fired_at"].sort()
     return {
         "alerts": alerts.height,
-        "undelivered": alerts.height - told.height,
+        "undelivered": alerts.height - reported.height,
         "p50_seconds": round(float(recorded.quantile(0.5) or 0), 2),
         "p99_seconds": round(float(recorded.quantile(0.99) or 0), 2),
         "longest_seconds": round(float(recorded.max() or 0), 2),
@@ -232,11 +232,11 @@ def measure(settings: Settings, home: Path, options: argparse.Namespace) -> dict
 
 def recovery(settings: Settings, killed_at: datetime, turned_at: datetime) -> dict[str, float]:
     """Seconds from the kill until the next process held the turn, had landed rows, and had recorded an alert."""
-    landed = pl.read_delta(f"{settings.lake}/control/batches")["landed_at"]
+    ingested = pl.read_delta(f"{settings.lake}/control/batches")["landed_at"]
     fired = pl.read_delta(f"{settings.lake}/gold/alerts")["fired_at"]
     after = {
         "turn": turned_at,
-        "landed": landed.filter(landed > turned_at).min(),
+        "landed": ingested.filter(ingested > turned_at).min(),
         "alert": fired.filter(fired > turned_at).min(),
     }
     return {name: round((at - killed_at).total_seconds(), 1) for name, at in after.items() if isinstance(at, datetime)}

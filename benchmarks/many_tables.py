@@ -111,10 +111,10 @@ def live_cycle(cycle: Cycle, dsn: str, times: int) -> dict[str, float]:
         for _ in range(times):
             connection.execute("insert into transactions (user_id, amount) values (1, 10)")
             started, cpu = time.monotonic(), time.process_time()
-            landed = cycle.capture()
-            while not landed:
-                landed = cycle.capture()
-            cycle.follow(cycle.run(landed), pause=BUSY_FOLLOW_SECONDS)
+            ingested = cycle.capture()
+            while not ingested:
+                ingested = cycle.capture()
+            cycle.follow(cycle.run(ingested), pause=BUSY_FOLLOW_SECONDS)
             taken.append(time.monotonic() - started)
             spent.append(time.process_time() - cpu)
             started = time.monotonic()
@@ -137,9 +137,9 @@ def in_phases(settings: Settings, dsn: str, options: argparse.Namespace) -> dict
     with phases.phase("prepare"):
         cycle.transformer.reload()
     with phases.phase("build"):
-        cycle.transformer.build_lane("all").raise_for_errors()
+        cycle.transformer.build_tier("all").raise_for_errors()
     with phases.phase("build_again"):
-        cycle.transformer.build_lane("rest").raise_for_errors()
+        cycle.transformer.build_tier("rest").raise_for_errors()
     with phases.phase("status"):
         collect(settings)
     with phases.phase("prepare_again"):

@@ -148,7 +148,7 @@ class Bench:
 
     def build(self) -> BuildResult:
         """The hot lane; every model must succeed."""
-        result = self.transformer.build_lane("hot")
+        result = self.transformer.build_tier("hot")
         result.raise_for_errors()
         return result
 

@@ -42,9 +42,9 @@ def land(settings: Settings, server: EmbeddedPostgres, rows: int) -> tuple[float
     """Seconds, our CPU seconds and the server's CPU seconds to drain the slot into its lake."""
     with PostgresIngest(settings, Lake.at(settings.lake)) as ingest:
         server_before, own_before, started = server_cpu(server), time.process_time(), time.perf_counter()
-        landed = 0
-        while landed < rows:
-            landed += sum(item.rows for item in ingest.step(settings.batch_rows))
+        ingested = 0
+        while ingested < rows:
+            ingested += sum(item.rows for item in ingest.step(settings.batch_rows))
         seconds = time.perf_counter() - started
         return seconds, time.process_time() - own_before, server_cpu(server) - server_before
 

@@ -33,8 +33,8 @@ def land_here() -> None:
     settings = load_settings()
     rows, started = 0, time.perf_counter()
     with PostgresIngest(settings, Lake.at(settings.lake)) as ingest:
-        while landed := ingest.step(settings.batch_rows):
-            rows += sum(item.rows for item in landed)
+        while ingested := ingest.step(settings.batch_rows):
+            rows += sum(item.rows for item in ingested)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"rows": rows, "seconds": time.perf_counter() - started, "peak": peak}))
 

@@ -36,10 +36,10 @@ def take(settings: Settings, server: EmbeddedPostgres, rows: int) -> tuple[float
     """Seconds, our CPU seconds and the server's to land the snapshot in a new lake."""
     with PostgresIngest(settings, Lake.at(settings.lake)) as ingest:
         server_before, own_before, started = server_cpu(server), time.process_time(), time.perf_counter()
-        landed = sum(item.rows for item in ingest.step(settings.batch_rows))
+        ingested = sum(item.rows for item in ingest.step(settings.batch_rows))
         seconds = time.perf_counter() - started
-    if landed != rows:
-        raise SystemExit(f"{landed} rows were landed of {rows}")
+    if ingested != rows:
+        raise SystemExit(f"{ingested} rows were landed of {rows}")
     return seconds, time.process_time() - own_before, server_cpu(server) - server_before
 
 

@@ -89,7 +89,7 @@ def build_definitions(
                 source_sensor(
                     source,
                     settings,
-                    parts.look,
+                    parts.poll,
                     source_key(source, tables),
                     [*dict.fromkeys([source_key(source, tables), *map(bronze_key, tables)]), *keys.values()],
                 )

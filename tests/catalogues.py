@@ -57,12 +57,12 @@ def written(folder: Path, content: dict[str, Any]) -> Catalogue:
 def stream(**changes: Any) -> PaymentStream:
     """A stream `cards` of events."""
     entities = {"user": {"key": ["user_id"], "about": "the user"}, "card": {"key": ["card"], "about": "the card"}}
-    told = {
+    reported = {
         "name": "cards", "kind": "events", "table": "payments", "rows": "payments", "late": "payments_late",
         "features": "fast", "vectors": "vectors", "source_text": "cards.", "id": "id", "time": "at", "amount": "amt",
         "entity": "user", "entities": entities,
     }  # fmt: skip
-    return PaymentStream.model_validate(told | changes)
+    return PaymentStream.model_validate(reported | changes)
 
 
 def small(

@@ -40,8 +40,8 @@ class Daft:
             AssertionError: Daft refuses it; with its message.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
-        asked = {"table": table, "version": version, "file": str(self._file)}
-        self._process.stdin.write(json.dumps(asked) + "\n")
+        requested = {"table": table, "version": version, "file": str(self._file)}
+        self._process.stdin.write(json.dumps(requested) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         assert line, f"Daft ended: {self._log.read_text()[-2000:]}"

@@ -11,10 +11,10 @@ import pyarrow.feather
 
 def main() -> None:
     for line in sys.stdin:
-        asked = json.loads(line)
+        requested = json.loads(line)
         try:
-            read = daft.read_deltalake(asked["table"], version=asked["version"]).to_arrow()
-            pyarrow.feather.write_feather(read, asked["file"], compression="uncompressed")
+            read = daft.read_deltalake(requested["table"], version=requested["version"]).to_arrow()
+            pyarrow.feather.write_feather(read, requested["file"], compression="uncompressed")
             answer = {}
         except Exception as error:  # noqa: BLE001  the test says what Daft refuses
             answer = {"error": f"{type(error).__name__}: {error}"}

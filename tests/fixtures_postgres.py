@@ -56,8 +56,8 @@ def _version(folder: Path) -> str:
     program = folder / "postgres"
     if not program.exists():
         return f"none in {folder}, its tests are skipped"
-    said = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout
-    return said.removeprefix("postgres (PostgreSQL)").strip()
+    output = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout
+    return output.removeprefix("postgres (PostgreSQL)").strip()
 
 
 @pytest.fixture(scope="session")

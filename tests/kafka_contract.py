@@ -104,7 +104,7 @@ class CaptureContract:
             positions: dict[str, int] = {}
             batches = []
             while not batches or batches[-1].more:
-                batch = capture.read(dict(positions), 10, hasty=bool(batches))
+                batch = capture.read(dict(positions), 10, fail_fast=bool(batches))
                 assert batch is not None
                 positions.update(batch.positions)
                 batches.append(batch)

@@ -16,10 +16,10 @@ def is_required(name: str) -> bool:
 
 def not_tested(why: str, name: str) -> NoReturn:
     """Skip, loudly; fail where it is required."""
-    told = f"NOT TESTED: {why}"
+    reported = f"NOT TESTED: {why}"
     if is_required(name):
-        pytest.fail(told)
-    pytest.skip(told)
+        pytest.fail(reported)
+    pytest.skip(reported)
 
 
 def cache(name: str, version: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from fraud_lakehouse.ingest import Landed, Waiting
+from fraud_lakehouse.ingest import Ingested, Waiting
 
 
 class SourceDouble:
@@ -18,7 +18,7 @@ class SourceDouble:
         self.has_observed = False
         self.is_closed = False
 
-    def step(self, max_rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Ingested]:
         """Nothing to ingest."""
         return []
 
@@ -34,7 +34,7 @@ class SourceDouble:
         """No parts."""
         return {}
 
-    def be_patient(self, patient: bool) -> None:
+    def set_blocking(self, blocking: bool) -> None:
         """There is no server to wait for."""
 
     def close(self) -> None:

@@ -93,7 +93,7 @@ class Delivery:
         self._log = DeliveryLog(lake)
         self._journal = Journal(settings.work_dir / f"deliveries-{crc32(lake.root.encode()):08x}.jsonl")
         self._lock_path = settings.work_dir / "delivery.lock"
-        self._turn: ExitStack | None = None
+        self._work_lock: ExitStack | None = None
         self._lease: Lease | None = None  # of the lock
         self._rounds: dict[str, threading.Thread] = {}
         self._closing = threading.Event()
@@ -120,13 +120,13 @@ class Delivery:
         if not self._destinations:
             return DeliveryReport(notes=("no destination configured (FRAUD_ALERT_URLS)",))
         try:
-            self._take_turn()
+            self._acquire_lock()
         except ConcurrentWriterError as error:
             return DeliveryReport(notes=(error.problem,))
         try:
             return self._deliver(wait)
         finally:
-            self._end_turn()
+            self._release_lock()
 
     def _deliver(self, wait: float) -> DeliveryReport:
         idle = [one for one in self._destinations if not self._is_running(one.name)]  # before reading the tables
@@ -145,18 +145,18 @@ class Delivery:
         """Start no further message, and wait at most `wait` seconds for those in progress."""
         self._closing.set()
         self._join(wait)
-        self._end_turn()  # otherwise the end of the process releases the lock; unrecorded attempts are in the journal
+        self._release_lock()  # unrecorded attempts are in the journal
 
-    def _take_turn(self) -> None:
+    def _acquire_lock(self) -> None:
         """Acquire the lake's delivery lock, unless this process holds it; it is kept while messages are in progress."""
-        if self._turn is not None and not self._is_ours:
-            self._turn.close()
-            self._turn = None
-        if self._turn is None:
-            with ExitStack() as turn:
-                self._lease = turn.enter_context(process_lock(self._lock_path, 0, "is delivering this lake's alerts"))
+        if self._work_lock is not None and not self._is_ours:
+            self._work_lock.close()
+            self._work_lock = None
+        if self._work_lock is None:
+            with ExitStack() as lock:
+                self._lease = lock.enter_context(process_lock(self._lock_path, 0, "is delivering this lake's alerts"))
                 self._recover()
-                self._turn = turn.pop_all()
+                self._work_lock = lock.pop_all()
 
     @property
     def _is_ours(self) -> bool:
@@ -174,11 +174,11 @@ class Delivery:
                 self._log.append(missing)
             self._journal.replace(())
 
-    def _end_turn(self) -> None:
+    def _release_lock(self) -> None:
         busy = self._unrecorded or any(thread.is_alive() for thread in self._rounds.values())
-        if self._turn is not None and not busy:
-            self._turn.close()
-            self._turn = None
+        if self._work_lock is not None and not busy:
+            self._work_lock.close()
+            self._work_lock = None
 
     def _is_running(self, name: str) -> bool:
         thread = self._rounds.get(name)

@@ -169,11 +169,11 @@ def check_positions(
         topic: the topic whose records the table has; None: a table of PostgreSQL.
     """
     name = f"bronze/{table}"
-    lane = ["_topic", "_partition"] if topic else []
+    tier = ["_topic", "_partition"] if topic else []
     replayed = [REPLAYED] if topic else []
     position = ["_offset"] if topic else ["_lsn", "_seq"]
     number = [COMMIT] if topic else []
-    recent = _recent(lake, table, [*lane, *position, "_ingested_at", *number, *replayed], recent_rows)
+    recent = _recent(lake, table, [*tier, *position, "_ingested_at", *number, *replayed], recent_rows)
     if recent is None:
         return ContractResult("positions", name, numbers={"rows": 0})
     if replayed:  # goes back on purpose, see ingest/quarantine.py
@@ -182,12 +182,12 @@ def check_positions(
         recent = recent.filter(since)
     # one number in the order of positions: a transaction has far fewer than 2**40 changes
     at = pl.col("_offset") if topic else pl.col("_lsn").cast(pl.Int128) * (1 << 40) + pl.col("_seq")
-    rows = recent.select(*lane, "_ingested_at", at=at)
+    rows = recent.select(*tier, "_ingested_at", at=at)
     ranges = (
-        rows.group_by(*lane, "_ingested_at")
+        rows.group_by(*tier, "_ingested_at")
         .agg(first=pl.col("at").min(), last=pl.col("at").max(), rows=pl.len(), positions=pl.col("at").n_unique())
-        .sort(*lane, "first", "last")
-        .with_columns(before=pl.col("last").shift().over(lane) if lane else pl.col("last").shift())
+        .sort(*tier, "first", "last")
+        .with_columns(before=pl.col("last").shift().over(tier) if tier else pl.col("last").shift())
         .collect()
     )
     doubled = int((ranges["rows"] - ranges["positions"]).sum()) if ranges.height else 0

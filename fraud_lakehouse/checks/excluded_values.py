@@ -54,9 +54,9 @@ def evaluate_excluded_values(
     handle = lake.open("silver", table)
     if AMOUNT not in {field.name for field in handle.schema().fields}:
         return ExcludedValues(since, until)
-    landed = pl.col("_ingested_at")
+    ingested = pl.col("_ingested_at")
     rows = scan_files(handle, files_between(handle, "_ingested_at", since, until)).filter(
-        landed > since, landed <= until, pl.col(AMOUNT) | pl.col(TIME)
+        ingested > since, ingested <= until, pl.col(AMOUNT) | pl.col(TIME)
     )
     amount = pl.col(stream.amount)
     if stream.ledger is not None:  # for changes: deletions are entries too, and an amount may be text

@@ -62,9 +62,9 @@ def evaluate_late_rows(
     if stream.late is None or not lake.exists("silver", stream.late):
         return LateRows(since, until, rows, 0, None, 0, limit)
     late = scan(lake.open("silver", stream.late))
-    landed = late.filter(pl.col("_ingested_at") > since, pl.col("_ingested_at") <= until)
+    ingested = late.filter(pl.col("_ingested_at") > since, pl.col("_ingested_at") <= until)
     recent, total = pl.collect_all(
-        [landed.select(pl.len().alias("late"), pl.col("seconds_late").max()), late.select(pl.len())]
+        [ingested.select(pl.len().alias("late"), pl.col("seconds_late").max()), late.select(pl.len())]
     )
     count, worst = recent.row(0)
     return LateRows(since, until, rows, count, worst, total.item(), limit)

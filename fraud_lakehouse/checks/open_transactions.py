@@ -65,7 +65,7 @@ def current_transactions(topic: TopicConfig, settings: Settings) -> list[Transac
         SourceError: the broker does not respond.
     """
     with KafkaCapture(settings, topic) as capture:
-        capture.be_patient(False)
+        capture.set_blocking(False)
         found = capture.open_transactions()
     return assess(found, settings.kafka_transaction_seconds, topic.servers or "")
 

@@ -33,10 +33,12 @@ def rows_per_hour(lake: Lake, table: tuple[str, str], column: str, since: dateti
     stated = _stated(pl.DataFrame(handle.get_add_actions(flatten=True)), column)
     first, last = hours_ago(pl.col("least"), now), hours_ago(pl.col("greatest"), now)
     near = _near(stated, since, now)
-    is_told = (first == last) & (pl.col("least") > since) & (pl.col("greatest") <= now) & pl.col("rows").is_not_null()
-    told = near.filter(is_told).group_by(first.alias("hour")).agg(pl.col("rows").sum())
-    unsure = near.filter(~is_told.fill_null(value=False))["path"]
-    counts: dict[int, int] = dict(told.iter_rows())
+    is_reported = (
+        (first == last) & (pl.col("least") > since) & (pl.col("greatest") <= now) & pl.col("rows").is_not_null()
+    )
+    reported = near.filter(is_reported).group_by(first.alias("hour")).agg(pl.col("rows").sum())
+    unsure = near.filter(~is_reported.fill_null(value=False))["path"]
+    counts: dict[int, int] = dict(reported.iter_rows())
     if unsure.len():
         files = [file_path(table_root(handle), path) for path in unsure]
         rows = scan_files(handle, files).filter(pl.col(column) > since, pl.col(column) <= now)

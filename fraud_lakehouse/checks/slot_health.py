@@ -80,9 +80,9 @@ def assess(found: Retention, allowed_bytes: int, awaited: int | None) -> SlotHea
         _by_status(found),
         _by_idleness(found),
     ]
-    said = [(level, words) for level, words in judged if level is not Level.OK]
-    worst = max((level for level, _ in said), key=lambda level: level.rank, default=Level.OK)
-    return SlotHealth(worst, tuple(words for _, words in said), share, limit, found)
+    output = [(level, words) for level, words in judged if level is not Level.OK]
+    worst = max((level for level, _ in output), key=lambda level: level.rank, default=Level.OK)
+    return SlotHealth(worst, tuple(words for _, words in output), share, limit, found)
 
 
 def _loss(found: Retention, awaited: int | None) -> str | None:

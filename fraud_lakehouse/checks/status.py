@@ -120,14 +120,14 @@ def collect(settings: Settings) -> Status:
     """
     lake = Lake.at(settings.lake)
     status = Status(lake.root, datetime.now(UTC))
-    landed = _Landed(lake)
+    ingested = _Ingested(lake)
     questions: list[tuple[SourceStatus, Callable[[SourceStatus], None]]] = []
     for config in configured_sources(settings).values():
         kind = "postgres" if isinstance(config, PostgresConfig) else "kafka"
         found = SourceStatus(config.name, kind, update_delay=config.update_delay)
-        questions.append((found, partial(_ask, config, settings, landed)))
-    asked = [threading.Thread(target=_answer, args=question, daemon=True) for question in questions]
-    for thread in asked:
+        questions.append((found, partial(_ask, config, settings, ingested)))
+    requested = [threading.Thread(target=_answer, args=question, daemon=True) for question in questions]
+    for thread in requested:
         thread.start()
     for layer in ("bronze", "silver", "gold"):
         status.layers[layer] = [_table(lake, layer, name, status.at) for name in lake.tables(layer)]
@@ -140,11 +140,11 @@ def collect(settings: Settings) -> Status:
     if state is not None:
         lease = asdict(state.holder) if state.holder else None
         status.live = {"running": state.running, "lease": lease, "age_seconds": state.age, **state.summary}
-    status.problems = landed.problems()
+    status.problems = ingested.problems()
     if not any(status.layers.values()):
         status.message = f"there is no lake at {lake.root} yet; `fraud-lakehouse catch-up` or `live` creates one"
     deadline = time.monotonic() + SOURCE_SECONDS
-    for thread, (found, _) in zip(asked, questions, strict=True):
+    for thread, (found, _) in zip(requested, questions, strict=True):
         thread.join(max(0.0, deadline - time.monotonic()))
         late = SourceStatus(found.name, found.type, update_delay=found.update_delay)
         late.error = f"no answer within {SOURCE_SECONDS:.0f} s"
@@ -157,7 +157,7 @@ def to_json(status: Status) -> str:
     return json.dumps(asdict(status), default=lambda value: value.isoformat(), indent=2)
 
 
-class _Landed:
+class _Ingested:
     """What control/batches and control/audit record about a source."""
 
     def __init__(self, lake: Lake) -> None:
@@ -200,50 +200,50 @@ class _Landed:
         return [row | {"at": row["at"].isoformat()} for row in found if row["detail"].get("gap")]
 
 
-def _answer(found: SourceStatus, ask: Callable[[SourceStatus], None]) -> None:
+def _answer(found: SourceStatus, request: Callable[[SourceStatus], None]) -> None:
     try:
-        ask(found)
+        request(found)
     except Exception as error:  # noqa: BLE001 - status says what is wrong, whatever it is
         found.error = str(error) or type(error).__name__
 
 
-def _ask(config: SourceConfig, settings: Settings, landed: _Landed, found: SourceStatus) -> None:
+def _ask(config: SourceConfig, settings: Settings, ingested: _Ingested, found: SourceStatus) -> None:
     if isinstance(config, PostgresConfig):
         with config.named():
-            capture = open_capture(settings, landed.lake, config)
-            _ask_postgres(found, capture, landed, settings.slot_retained_bytes)
+            capture = open_capture(settings, ingested.lake, config)
+            _query_postgres(found, capture, ingested, settings.slot_retained_bytes)
     else:
-        _ask_kafka(found, KafkaCapture(settings, config), config, settings, landed)
+        _query_kafka(found, KafkaCapture(settings, config), config, settings, ingested)
 
 
-def _ask_postgres(found: SourceStatus, capture: PostgresCapture, landed: _Landed, allowed_bytes: int) -> None:
+def _query_postgres(found: SourceStatus, capture: PostgresCapture, ingested: _Ingested, allowed_bytes: int) -> None:
     name = capture.config.name
-    identity, last = landed.identity(name), landed.last_batch(name)
-    position = landed.batches.transaction_version(identity) if landed.batches and identity else None
+    identity, last = ingested.identity(name), ingested.last_batch(name)
+    position = ingested.batches.transaction_version(identity) if ingested.batches and identity else None
     found.position = f"{position >> 32:X}/{position & 0xFFFFFFFF:X}" if position is not None else None
     found.last_batch = _shown(last)
     with capture:
         lag, retention = capture.lag(), capture.retention()
         capture.tables()
-    found.left_out = [asdict(one) for one in ineligible_tables(landed.lake, capture)]
-    awaited = awaited_position(landed.lake, name, identity) if identity and not retention.exists else None
+    found.left_out = [asdict(one) for one in ineligible_tables(ingested.lake, capture)]
+    awaited = awaited_position(ingested.lake, name, identity) if identity and not retention.exists else None
     if retention.exists or awaited is not None:
         found.slot_health = assess(retention, allowed_bytes, awaited).evidence()
     found.lag_bytes = lag.bytes_behind if position is None else max(0, lag.current_lsn - position)
     found.retained_bytes, found.wal_status = lag.retained_bytes, lag.wal_status
-    if position is not None and last is not None and landed.batches is not None:
+    if position is not None and last is not None and ingested.batches is not None:
         # after the last batch's position there was only WAL of other tables, of the time it was committed
         idle = position > last["to_position"]
-        since = _changed_at(landed.batches) if idle else last["newest_committed_at"]
+        since = _changed_at(ingested.batches) if idle else last["newest_committed_at"]
         found.lag_seconds = _age(since) if found.lag_bytes else 0.0
 
 
-def _ask_kafka(
-    found: SourceStatus, capture: KafkaCapture, topic: TopicConfig, settings: Settings, landed: _Landed
+def _query_kafka(
+    found: SourceStatus, capture: KafkaCapture, topic: TopicConfig, settings: Settings, ingested: _Ingested
 ) -> None:
-    identity, last = landed.identity(topic.name, topic.topic), landed.last_batch(topic.name)
+    identity, last = ingested.identity(topic.name, topic.topic), ingested.last_batch(topic.name)
     place = ("bronze", topic.table)
-    table = landed.lake.open(*place) if identity and landed.lake.exists(*place) else None
+    table = ingested.lake.open(*place) if identity and ingested.lake.exists(*place) else None
     found.last_batch = _shown(last)
 
     def positions(app_ids: Sequence[str]) -> dict[str, int | None]:
@@ -251,7 +251,7 @@ def _ask_kafka(
         found.position = {app_id.rpartition(":")[2]: one for app_id, one in at.items() if one is not None} or None
         return at
 
-    positions(landed.app_ids(f"{identity}:"))
+    positions(ingested.app_ids(f"{identity}:"))
     with capture:
         found.lag_rows = capture.lag(positions(capture.partitions())).rows
         transactions = assess_transactions(

@@ -79,7 +79,7 @@ def catch_up() -> None:
     def report(result: CycleResult) -> None:
         nonlocal total
         total += result.rows
-        for batch in result.landed:
+        for batch in result.ingested:
             typer.echo(f"bronze/{batch.table}: {batch.rows:,} rows in {batch.seconds:.1f} s, at {batch.to_position}")
         if result.alerts:
             typer.echo(f"gold/alerts: {result.alerts:,} new")
@@ -257,8 +257,8 @@ def forget_slot(
 
     settings = _settings()
     slot, existed = forget_postgres_slot(settings, Lake.at(settings.lake), source)
-    said = "dropped; the next capture makes it anew and begins with a resync" if existed else "was not there"
-    typer.echo(f"replication slot {slot} {said}")
+    output = "dropped; the next capture makes it anew and begins with a resync" if existed else "was not there"
+    typer.echo(f"replication slot {slot} {output}")
 
 
 @app.command()

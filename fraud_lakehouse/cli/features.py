@@ -90,7 +90,7 @@ def as_of(
     catalogue = current_catalogue(settings)
     assert catalogue is not None, "the shipped project has streams"
     frame = read_labels(labels, text_columns(stream_named(catalogue, stream)))
-    told = features_as_of(
+    reported = features_as_of(
         frame,
         stream,
         features=[name.strip() for name in features.split(",") if name.strip()] if features is not None else None,
@@ -99,5 +99,5 @@ def as_of(
         corrected=corrected,
         settings=settings,
     )
-    write_frame(told, out)
-    typer.echo(f"{told.height:,} labels with {told.width - frame.width:,} features written to {out}")
+    write_frame(reported, out)
+    typer.echo(f"{reported.height:,} labels with {reported.width - frame.width:,} features written to {out}")

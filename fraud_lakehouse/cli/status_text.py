@@ -23,8 +23,8 @@ def render(status: Status) -> str:
             lines += ["", f"{layer:<44}{'rows':>14}{'version':>9}  changed"]
         for row in tables:
             changed = "-" if row["freshness_seconds"] is None else f"{_duration(row['freshness_seconds'])} ago"
-            said = row["error"] or f"{row['rows']:>14,}{row['version']:>9}  {changed}"
-            lines.append(f"  {row['table']:<42}{said}")
+            output = row["error"] or f"{row['rows']:>14,}{row['version']:>9}  {changed}"
+            lines.append(f"  {row['table']:<42}{output}")
     alerts = status.alerts
     lines += ["", f"Alerts: {alerts['open']:,} open, {alerts['undelivered']:,} undelivered"]
     for title in ("by_severity", "by_rule", "by_stream"):

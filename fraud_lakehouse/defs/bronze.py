@@ -16,7 +16,7 @@ import dagster as dg
 
 from fraud_lakehouse.defs import LAKE_POOL, OWNERS
 from fraud_lakehouse.defs.capture_check import CHECK, capture_spec, failing_check
-from fraud_lakehouse.defs.metadata import landed_metadata, table_metadata
+from fraud_lakehouse.defs.metadata import ingested_metadata, table_metadata
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.table_key import table_key
 from fraud_lakehouse.errors import ConcurrentWriterError
@@ -26,7 +26,7 @@ from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.storage.lake import Lake
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.ingest import Landed
+    from fraud_lakehouse.ingest import Ingested
     from fraud_lakehouse.settings import Settings
 
 SOURCES = "sources"
@@ -82,8 +82,8 @@ def bronze_key(table: str) -> dg.AssetKey:
 
 
 def drain(
-    step: Callable[[int], Sequence["Landed"]], max_rows: int, max_batches: int, writing: Writing = nullcontext
-) -> tuple[list["Landed"], bool]:
+    step: Callable[[int], Sequence["Ingested"]], max_rows: int, max_batches: int, writing: Writing = nullcontext
+) -> tuple[list["Ingested"], bool]:
     """Ingest micro-batches until the source has no more or `max_batches` are in, under the writer lock for each.
 
     A batch that is not full, after the first (which may be a snapshot), has caught up with the source. So a source that
@@ -98,7 +98,7 @@ def drain(
     Raises:
         ConcurrentWriterError: repeated commit conflicts: two writers work against each other.
     """
-    landed: list[Landed] = []
+    ingested: list[Ingested] = []
     conflicts = 0
     for _ in range(max_batches):
         try:
@@ -111,11 +111,11 @@ def drain(
             continue
         conflicts = 0
         was_full = sum(one.rows for one in batch) >= max_rows
-        if not batch or (landed and not was_full):
-            return [*landed, *batch], True
-        landed.extend(batch)
+        if not batch or (ingested and not was_full):
+            return [*ingested, *batch], True
+        ingested.extend(batch)
         time.sleep(TURN_SECONDS)
-    return landed, False
+    return ingested, False
 
 
 def source_key(source: DeclaredSource, tables: Sequence[str]) -> dg.AssetKey:
@@ -186,14 +186,14 @@ def _source_step(
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         with stated_failures(), failing_check(asset, context.log_event):
             step, rows = lakehouse.ingest(name).step, lakehouse.settings.batch_rows
-            landed, drained = drain(step, rows, config.max_batches, lambda: lakehouse.writing(name))
-        by_table: dict[str, list[Landed]] = defaultdict(list)
-        for batch in landed:
+            ingested, drained = drain(step, rows, config.max_batches, lambda: lakehouse.writing(name))
+        by_table: dict[str, list[Ingested]] = defaultdict(list)
+        for batch in ingested:
             by_table[batch.table].append(batch)
         for table in sorted({*declared, *by_table}):
             metadata = {
                 **table_metadata(lakehouse.lake, "bronze", table),
-                **landed_metadata(by_table[table]),
+                **ingested_metadata(by_table[table]),
                 "caught up": drained,
             }
             if table in declared:
@@ -203,6 +203,6 @@ def _source_step(
         if asset.path[0] == SOURCES:
             yield dg.MaterializeResult(asset_key=asset, metadata={"tables": len(by_table)})
         yield dg.AssetCheckResult(asset_key=asset, check_name=CHECK, passed=True)
-        context.log.info("%s: %d rows ingested, caught up: %s", name, sum(batch.rows for batch in landed), drained)
+        context.log.info("%s: %d rows ingested, caught up: %s", name, sum(batch.rows for batch in ingested), drained)
 
     return capture

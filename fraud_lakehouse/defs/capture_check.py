@@ -24,7 +24,7 @@ _NEWEST = 20  # evaluations to read: a run has one record, which it updates
 
 
 @dataclass(frozen=True)
-class Trouble:
+class CaptureProblem:
     """Why a source is not captured, and what to do; `is_gap`: rows are gone, and a person must decide."""
 
     problem: str
@@ -32,9 +32,9 @@ class Trouble:
     is_gap: bool
 
     @staticmethod
-    def of(error: LakehouseError) -> Trouble:
+    def of(error: LakehouseError) -> CaptureProblem:
         """The problem that an error describes."""
-        return Trouble(error.problem, error.fix, isinstance(error, GapError))
+        return CaptureProblem(error.problem, error.fix, isinstance(error, GapError))
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Evaluated:
     """An evaluation: its time (seconds since the epoch) and the problem; None: the source was captured."""
 
     at: float
-    trouble: Trouble | None
+    problem_found: CaptureProblem | None
 
 
 def capture_spec(source: str, asset: dg.AssetKey) -> dg.AssetCheckSpec:
@@ -55,15 +55,15 @@ def capture_spec(source: str, asset: dg.AssetKey) -> dg.AssetCheckSpec:
     )
 
 
-def capture_evaluation(asset: dg.AssetKey, trouble: Trouble | None) -> dg.AssetCheckEvaluation:
+def capture_evaluation(asset: dg.AssetKey, problem_found: CaptureProblem | None) -> dg.AssetCheckEvaluation:
     """The evaluated check: a gap is an error, an unreachable source a warning."""
     return dg.AssetCheckEvaluation(
         asset_key=asset,
         check_name=CHECK,
-        passed=trouble is None,
-        severity=dg.AssetCheckSeverity.ERROR if trouble and trouble.is_gap else dg.AssetCheckSeverity.WARN,
-        description=trouble.problem if trouble else None,
-        metadata={"problem": trouble.problem, "what to do": trouble.fix or "-"} if trouble else {},
+        passed=problem_found is None,
+        severity=dg.AssetCheckSeverity.ERROR if problem_found and problem_found.is_gap else dg.AssetCheckSeverity.WARN,
+        description=problem_found.problem if problem_found else None,
+        metadata={"problem": problem_found.problem, "what to do": problem_found.fix or "-"} if problem_found else {},
         blocking=False,
     )
 
@@ -83,33 +83,35 @@ def newest_evaluation(instance: dg.DagsterInstance, asset: dg.AssetKey) -> Evalu
         return Evaluated(newest.timestamp, None)
     texts = {name: str(found.metadata[name].value) for name in ("problem", "what to do")}
     is_gap = found.severity == dg.AssetCheckSeverity.ERROR
-    return Evaluated(newest.timestamp, Trouble(texts["problem"], texts["what to do"], is_gap))
+    return Evaluated(newest.timestamp, CaptureProblem(texts["problem"], texts["what to do"], is_gap))
 
 
-def recorded_gap(lake: Lake, source: str) -> Trouble | None:
+def recorded_gap(lake: Lake, source: str) -> CaptureProblem | None:
     """The gap in control/audit from which capture has not resumed; None if there is none."""
     if not lake.exists("control", "audit"):
         return None
     row = Audit(lake).stopped(source)
-    return Trouble(str(row.detail.get("problem")), str(row.detail.get("fix") or ""), is_gap=True) if row else None
+    return (
+        CaptureProblem(str(row.detail.get("problem")), str(row.detail.get("fix") or ""), is_gap=True) if row else None
+    )
 
 
-def report_look(
-    instance: dg.DagsterInstance, lake: Lake, source: str, asset: dg.AssetKey, trouble: Trouble | None
+def report_poll(
+    instance: dg.DagsterInstance, lake: Lake, source: str, asset: dg.AssetKey, problem_found: CaptureProblem | None
 ) -> None:
     """Evaluate the check for a sensor's poll: when the result changes and, while there is a problem, every minute.
 
     A poll sees less than a capture: a gap that a run has found ends only when capture has resumed.
     """
     last = newest_evaluation(instance, asset)
-    if trouble is None and (last is None or last.trouble is None):
+    if problem_found is None and (last is None or last.problem_found is None):
         return
-    trouble = trouble or recorded_gap(lake, source)
-    if last is not None and last.trouble is not None and trouble is not None:
-        is_old_news = last.trouble.is_gap == trouble.is_gap
+    problem_found = problem_found or recorded_gap(lake, source)
+    if last is not None and last.problem_found is not None and problem_found is not None:
+        is_old_news = last.problem_found.is_gap == problem_found.is_gap
         if is_old_news and time.time() - last.at < REPEAT_SECONDS:
             return
-    instance.report_runless_asset_event(capture_evaluation(asset, trouble))
+    instance.report_runless_asset_event(capture_evaluation(asset, problem_found))
 
 
 @contextmanager
@@ -122,7 +124,7 @@ def failing_check(asset: dg.AssetKey, emit: Callable[[dg.AssetCheckEvaluation], 
     try:
         yield
     except (SourceError, GapError) as error:
-        emit(capture_evaluation(asset, Trouble.of(error)))
+        emit(capture_evaluation(asset, CaptureProblem.of(error)))
         raise
 
 
@@ -158,5 +160,5 @@ class LiveCaptureChecks:
             self._is_troubled[source] = is_troubled
             self._due[source] = now + REPEAT_SECONDS
             problem, _, fix = problems.get(source, "").partition("\n  -> ")
-            trouble = Trouble(problem, fix, is_gap=False) if is_troubled else None
-            yield capture_evaluation(self._assets[source], recorded_gap(self._lake, source) or trouble)
+            problem_found = CaptureProblem(problem, fix, is_gap=False) if is_troubled else None
+            yield capture_evaluation(self._assets[source], recorded_gap(self._lake, source) or problem_found)

@@ -27,7 +27,7 @@ from fraud_lakehouse.defs.contract_checks import Contracted, ContractRounds
 from fraud_lakehouse.defs.excluded_values import excluded_evaluations
 from fraud_lakehouse.defs.ineligible_tables import tables_evaluation
 from fraud_lakehouse.defs.late_rows import late_evaluations
-from fraud_lakehouse.defs.metadata import landed_metadata
+from fraud_lakehouse.defs.metadata import ingested_metadata
 from fraud_lakehouse.defs.open_transactions import transactions_evaluation
 from fraud_lakehouse.defs.resources import Lakehouse, stated_failures
 from fraud_lakehouse.defs.slot_health import slot_evaluation
@@ -36,7 +36,7 @@ from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.pipeline import PipelineError
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.ingest import Landed
+    from fraud_lakehouse.ingest import Ingested
     from fraud_lakehouse.live import CycleResult
     from fraud_lakehouse.live.backlog import Behind
     from fraud_lakehouse.transform.build_result import NodeResult
@@ -83,7 +83,7 @@ class LiveReport:
         self._keys = keys
         self._seconds = seconds
         self._emit = emit
-        self._say = say
+        self._announce = say
         self._due = 0.0
         self._alerts_due = 0.0
         self._clear()
@@ -91,8 +91,8 @@ class LiveReport:
     def add(self, result: "CycleResult") -> None:
         """Add one cycle, and report if a report is due."""
         self._cycles += 1
-        for batch in result.landed:
-            self._landed[batch.table].append(batch)
+        for batch in result.ingested:
+            self._ingested[batch.table].append(batch)
         for build in result.builds:
             for node in build.nodes:
                 if node.ok and node.unique_id in self._keys:
@@ -107,17 +107,17 @@ class LiveReport:
 
     def flush(self) -> None:
         """Report everything collected."""
-        for table, batches in self._landed.items():
-            self._emit(dg.AssetMaterialization(bronze_key(table), metadata=landed_metadata(batches)))
+        for table, batches in self._ingested.items():
+            self._emit(dg.AssetMaterialization(bronze_key(table), metadata=ingested_metadata(batches)))
         now = time.monotonic()
         for unique_id, nodes in self._built.items():
             is_alerts = self._keys[unique_id] == ALERTS_KEY
             if any(node.rows for node in nodes) or (is_alerts and now >= self._alerts_due):
                 self._emit(dg.AssetMaterialization(self._keys[unique_id], metadata=_built_metadata(nodes)))
                 self._alerts_due = now + ALERTS_SECONDS if is_alerts else self._alerts_due
-        if rows := sum(batch.rows for batches in self._landed.values() for batch in batches):
+        if rows := sum(batch.rows for batches in self._ingested.values() for batch in batches):
             steps = ", ".join(f"{step} {seconds / self._cycles:.2f} s" for step, seconds in self._steps.items())
-            self._say(f"{rows} rows, {self._alerts} alerts in {self._cycles} cycles; a cycle took: {steps}")
+            self._announce(f"{rows} rows, {self._alerts} alerts in {self._cycles} cycles; a cycle took: {steps}")
         for source, behind in self._behind.items():
             if behind.exceeds(self._alert_seconds):
                 self._warn(f"{source} is behind: {behind}")
@@ -131,7 +131,7 @@ class LiveReport:
     def _clear(self) -> None:
         self._cycles = 0
         self._alerts = 0
-        self._landed: dict[str, list[Landed]] = defaultdict(list)
+        self._ingested: dict[str, list[Ingested]] = defaultdict(list)
         self._built: dict[str, list[NodeResult]] = defaultdict(list)
         self._steps: Counter[str] = Counter()
         self._problems: dict[str, str] = {}

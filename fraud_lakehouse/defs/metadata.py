@@ -21,7 +21,7 @@ from fraud_lakehouse.storage.lake import scan
 from fraud_lakehouse.transform.project import shipped_project
 
 if TYPE_CHECKING:
-    from fraud_lakehouse.ingest import Landed
+    from fraud_lakehouse.ingest import Ingested
     from fraud_lakehouse.storage.lake import Lake
 
 PREVIEW_ROWS = 5
@@ -60,17 +60,17 @@ def table_metadata(lake: Lake, layer: str, table: str) -> dict[str, Any]:
     }
 
 
-def landed_metadata(landed: Sequence[Landed]) -> dict[str, Any]:
+def ingested_metadata(ingested: Sequence[Ingested]) -> dict[str, Any]:
     """What micro-batches added to one bronze table: rows, range of positions, newest commit, seconds."""
-    if not landed:
+    if not ingested:
         return {"rows": 0}
-    newest = max((batch.newest_committed_at for batch in landed if batch.newest_committed_at), default=None)
+    newest = max((batch.newest_committed_at for batch in ingested if batch.newest_committed_at), default=None)
     found: Mapping[str, Any] = {
-        "rows": sum(batch.rows for batch in landed),
-        "batches": len(landed),
-        "from_position": str(landed[0].from_position),
-        "to_position": str(landed[-1].to_position),
-        "seconds": round(sum(batch.seconds for batch in landed), 3),
+        "rows": sum(batch.rows for batch in ingested),
+        "batches": len(ingested),
+        "from_position": str(ingested[0].from_position),
+        "to_position": str(ingested[-1].to_position),
+        "seconds": round(sum(batch.seconds for batch in ingested), 3),
         "newest_committed_at": newest and dg.MetadataValue.timestamp(newest),
     }
     return {name: value for name, value in found.items() if value is not None}

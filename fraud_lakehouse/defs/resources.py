@@ -26,7 +26,7 @@ from fraud_lakehouse.storage.writer_lock import TURN_SECONDS, writer_lock
 if TYPE_CHECKING:
     from fraud_lakehouse.checks.open_transactions import TransactionHealth
     from fraud_lakehouse.checks.slot_health import SlotHealth
-    from fraud_lakehouse.ingest import Landed
+    from fraud_lakehouse.ingest import Ingested
     from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
     from fraud_lakehouse.live import CycleResult
     from fraud_lakehouse.settings import Settings
@@ -41,14 +41,14 @@ KAFKA_PATIENCE = 0.5  # seconds a step waits for the first record before it trea
 class Ingest:
     """One source tied to the lake: `step(max_rows)` ingests one micro-batch; it is empty if the source is drained."""
 
-    step: Callable[[int], Sequence[Landed]]
+    step: Callable[[int], Sequence[Ingested]]
     close: Callable[[], None]
 
 
 class Builder(Protocol):
     """Interface of what builds models (`Transformer`)."""
 
-    def names(self, lane: str) -> list[str]:
+    def names(self, tier: str) -> list[str]:
         """Names of the models of a tier."""
 
     def warm_up(self, names: Collection[str]) -> None:
@@ -98,7 +98,7 @@ def _slot_health(config: PostgresConfig, settings: Settings) -> SlotHealth:
 
     lake, allowed = Lake.at(settings.lake), settings.slot_retained_bytes
     with config.named(), open_capture(settings, lake, config) as capture:
-        capture.be_patient(False)
+        capture.set_blocking(False)
         found = capture.retention()
         while not found.exists:
             awaited = awaited_position(lake, config.name, capture.app_id)
@@ -121,7 +121,7 @@ def _ineligible(config: PostgresConfig, settings: Settings) -> Sequence[Ineligib
 
     lake = Lake.at(settings.lake)
     with config.named(), open_capture(settings, lake, config) as capture:
-        capture.be_patient(False)
+        capture.set_blocking(False)
         capture.tables()
         return ineligible_tables(lake, capture)
 
@@ -136,7 +136,7 @@ class Parts:
     ingest: Callable[[SourceConfig, Settings, Lake], Ingest] = field(default=_ingest)
     builder: Callable[[Settings], Builder] = field(default=_builder)
     repeat: Repeat = field(default=_repeat)
-    look: Callable[[SourceConfig, Settings], NewData | None] = field(default=new_data)
+    poll: Callable[[SourceConfig, Settings], NewData | None] = field(default=new_data)
     slot: Callable[[PostgresConfig, Settings], SlotHealth] = field(default=_slot_health)
     transactions: Callable[[TopicConfig, Settings], Sequence[TransactionHealth]] = field(default=_open_transactions)
     tables: Callable[[PostgresConfig, Settings], Sequence[IneligibleTable]] = field(default=_ineligible)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from fraud_lakehouse.defs import LIVE_JOB, LIVE_SECONDS, UPDATE_JOB
-from fraud_lakehouse.defs.capture_check import Trouble, report_look
+from fraud_lakehouse.defs.capture_check import CaptureProblem, report_poll
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.run_lock import forget_lock, free_locks, lock_state
 from fraud_lakehouse.errors import GapError, SourceError
@@ -58,7 +58,7 @@ def request_for(
 def source_sensor(
     source: DeclaredSource,
     settings: Settings,
-    look: Callable[[SourceConfig, Settings], NewData | None],
+    poll: Callable[[SourceConfig, Settings], NewData | None],
     asset: dg.AssetKey,
     selection: Sequence[dg.AssetKey],
 ) -> dg.SensorDefinition:
@@ -87,13 +87,13 @@ def source_sensor(
         if runs := context.instance.get_runs(pulling, limit=1):
             return dg.SkipReason(f"Run {runs[0].run_id[:8]} is ingesting {runs[0].tags[RANGE_TAG]}.")
         try:
-            data = look(config, settings)
+            data = poll(config, settings)
         except (SourceError, GapError) as error:
-            report_look(context.instance, Lake.at(settings.lake), name, asset, Trouble.of(error))
+            report_poll(context.instance, Lake.at(settings.lake), name, asset, CaptureProblem.of(error))
             if isinstance(error, GapError):
                 raise
             return dg.SkipReason(f"Cannot poll {name}: {error.problem}. {error.fix}".strip())
-        report_look(context.instance, Lake.at(settings.lake), name, asset, None)
+        report_poll(context.instance, Lake.at(settings.lake), name, asset, None)
         if data is None:
             return dg.SkipReason(f"Nothing new in {name}.")
         context.update_cursor(data.run_key)
@@ -120,7 +120,7 @@ def live_sensor(settings: Settings) -> dg.SensorDefinition:
             return dg.SkipReason(" ".join([why, *(f"Live run {run[:8]} is being stopped." for run in stopped)]))
         started = context.instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=[dg.DagsterRunStatus.STARTED]))
         watch_over(settings, [run.run_id for run in started])
-        bury_dead_runs(context.instance, settings)
+        reap_dead_runs(context.instance, settings)
         alive = context.instance.get_run_records(dg.RunsFilter(job_name=LIVE_JOB, statuses=UNFINISHED))
         newest = context.instance.get_run_records(dg.RunsFilter(job_name=LIVE_JOB, statuses=SUBMITTED), limit=10)
         return next_live_run(alive, newest, time.time())
@@ -191,14 +191,14 @@ def janitor_sensor(settings: Settings) -> dg.SensorDefinition:
         " reported it.",
     )
     def end_dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        dead = bury_dead_runs(context.instance, settings)
+        dead = reap_dead_runs(context.instance, settings)
         forget_ended_runs(context.instance, settings)
         return dg.SkipReason(f"Ended {', '.join(run[:8] for run in dead)}." if dead else "Every started run is alive.")
 
     return end_dead_runs
 
 
-def bury_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float | None = None) -> list[str]:
+def reap_dead_runs(instance: dg.DagsterInstance, settings: Settings, now: float | None = None) -> list[str]:
     """Mark started runs without a working process as failed, those being stopped as canceled; returns their ids.
 
     A run without a lock has GRACE_SECONDS to reach its first step. A run that ended normally is not affected: its

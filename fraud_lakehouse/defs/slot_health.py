@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
 
 CHECK = "slot_retention"
-Look = Callable[[PostgresConfig, "Settings"], "SlotHealth"]
+Poll = Callable[[PostgresConfig, "Settings"], "SlotHealth"]
 
 
-def slot_evaluation(settings: "Settings", look: Look) -> Iterator[dg.AssetCheckEvaluation]:
+def slot_evaluation(settings: "Settings", poll: Poll) -> Iterator[dg.AssetCheckEvaluation]:
     """The check of each configured database, evaluated now. The live run logs the result as it is."""
-    return (_evaluated(config, asset, settings, look) for config, asset in checked_databases(settings))
+    return (_evaluated(config, asset, settings, poll) for config, asset in checked_databases(settings))
 
 
-def _evaluated(config: PostgresConfig, asset: dg.AssetKey, settings: "Settings", look: Look) -> dg.AssetCheckEvaluation:
-    return evaluated(asset, CHECK, lambda: _assessed(look(config, settings)))
+def _evaluated(config: PostgresConfig, asset: dg.AssetKey, settings: "Settings", poll: Poll) -> dg.AssetCheckEvaluation:
+    return evaluated(asset, CHECK, lambda: _assessed(poll(config, settings)))
 
 
 def _assessed(health: "SlotHealth") -> Assessed:
@@ -65,7 +65,7 @@ def _check(config: PostgresConfig, asset: dg.AssetKey) -> dg.AssetChecksDefiniti
     return slot_retention
 
 
-def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
+def slot_sensor(settings: "Settings", poll: Poll) -> dg.SensorDefinition:
     """The sensor that notifies the alert destinations when the slot's level changes.
 
     Per source, the cursor stores the level sent last. A message that no destination accepted is sent again at the next
@@ -83,7 +83,7 @@ def slot_sensor(settings: "Settings", look: Look) -> dg.SensorDefinition:
         lines = []
         for config, _ in checked_databases(settings):
             try:
-                health = look(config, settings)
+                health = poll(config, settings)
             except LakehouseError as error:
                 lines.append(f"Cannot read the slot of {config.name}: {error.problem}. {error.fix}".strip())
                 continue

@@ -50,7 +50,7 @@ def watch_sensor(settings: "Settings") -> dg.SensorDefinition:
             after = states[source] = next_state(before, found)
             if settings.alert_urls and after["number"] > before["number"]:
                 notify(settings, source_message(source, after["level"], found, after["number"]))
-            lines.append(f"{source}: {found.trouble.problem if found.trouble else 'captured'}")
+            lines.append(f"{source}: {found.problem_found.problem if found.problem_found else 'captured'}")
         context.update_cursor(json.dumps(states))
         return dg.SkipReason("; ".join(lines) or "Nothing has been captured yet.")
 
@@ -59,11 +59,11 @@ def watch_sensor(settings: "Settings") -> dg.SensorDefinition:
 
 def next_state(before: dict[str, Any], found: Evaluated) -> dict[str, Any]:
     """The cursor's state of a source after an evaluation; `number` grows if people should be notified."""
-    if found.trouble is None:
+    if found.problem_found is None:
         is_news = before["level"] != "well"
         return {"level": "well", "since": None, "number": before["number"] + is_news}
     since = found.at if before["since"] is None else before["since"]
-    level = "stopped" if found.trouble.is_gap else "away" if found.at - since >= LASTING_SECONDS else "well"
+    level = "stopped" if found.problem_found.is_gap else "away" if found.at - since >= LASTING_SECONDS else "well"
     is_worse = LEVELS.index(level) > LEVELS.index(before["level"])
     return {
         "level": level if is_worse else before["level"],
@@ -78,7 +78,7 @@ def source_message(source: str, level: str, found: Evaluated, number: int) -> Me
     Args:
         number: counts the messages, so that each has an idempotency key of its own.
     """
-    problem, fix = (found.trouble.problem, found.trouble.fix) if found.trouble else ("", "")
+    problem, fix = (found.problem_found.problem, found.problem_found.fix) if found.problem_found else ("", "")
     titles = {
         "well": f"[pipeline] {source} is captured again",
         "away": f"[pipeline] {source} is unreachable",

@@ -73,7 +73,7 @@ def transform_assets(manifest: Manifest, *, is_live: bool) -> dg.AssetsDefinitio
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         wanted = [nodes[uid] for uid, key in keys.items() if key in context.selected_asset_keys]
         with stated_failures():
-            built = build_in_turns(lakehouse, wanted, everything=len(wanted) == len(keys))
+            built = build_one_by_one(lakehouse, wanted, everything=len(wanted) == len(keys))
         checks = {
             str(spec.metadata["dagster_dbt/unique_id"]): spec.key
             for spec in context.assets_def.check_specs
@@ -102,7 +102,7 @@ def transform_assets(manifest: Manifest, *, is_live: bool) -> dg.AssetsDefinitio
     return dbt_build
 
 
-def build_in_turns(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], *, everything: bool) -> "BuildResult":
+def build_one_by_one(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], *, everything: bool) -> "BuildResult":
     """Build models under the lock of their tier, the fast path first: a long build of the others delays no alert.
 
     Tests of fast-path models run after their lock is released, because they may read the whole history; the live cycle
@@ -115,20 +115,20 @@ def build_in_turns(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], *,
     from fraud_lakehouse.transform.build_result import BuildResult
 
     builder = lakehouse.builder()
-    lanes: dict[str, list[str]] = {HOT: [], BESIDE: []}
+    tiers: dict[str, list[str]] = {HOT: [], BESIDE: []}
     for node in wanted:
-        lanes[HOT if "hot" in node["config"]["tags"] else BESIDE].append(node["name"])
+        tiers[HOT if "hot" in node["config"]["tags"] else BESIDE].append(node["name"])
     if everything:
-        lanes = {HOT: builder.names("hot"), BESIDE: builder.names("rest")}
-    if lanes[HOT]:
-        builder.warm_up(lanes[HOT])  # compile and load state before acquiring the lock that alerts wait for
+        tiers = {HOT: builder.names("hot"), BESIDE: builder.names("rest")}
+    if tiers[HOT]:
+        builder.warm_up(tiers[HOT])  # compile and load state before acquiring the lock that alerts wait for
     built = []
-    for lane, names in lanes.items():
+    for tier, names in tiers.items():
         if not names:
             continue
-        with lakehouse.writing(lane):
-            built.append(builder.build(names, tests=lane != HOT))
-        if lane == HOT:
+        with lakehouse.writing(tier):
+            built.append(builder.build(names, tests=tier != HOT))
+        if tier == HOT:
             built.append(builder.test(names))  # reads only: needs no lock
     # A test on models of both tiers runs with each; the second result counts.
     nodes = {node.unique_id: node for one in built for node in one.nodes}

@@ -140,16 +140,16 @@ class CardStream:
         if kind == "large":
             plan = [(chance.uniform(0, 3600), chance.uniform(5, 14)) for _ in range(chance.randint(1, 2))]
         elif kind == "testing":
-            plan = [(30.0 * turn, chance.uniform(0.0002, 0.006)) for turn in range(chance.randint(2, 4))]
+            plan = [(30.0 * lock, chance.uniform(0.0002, 0.006)) for lock in range(chance.randint(2, 4))]
             plan.append((300.0, chance.uniform(6, 12)))
         elif kind == "burst":
-            plan = [(20.0 * turn, chance.uniform(0.8, 2.5)) for turn in range(chance.randint(12, 22))]
+            plan = [(20.0 * lock, chance.uniform(0.8, 2.5)) for lock in range(chance.randint(12, 22))]
         else:
-            plan = [(700.0 * turn, chance.uniform(2.5, 6)) for turn in range(chance.randint(2, 5))]
+            plan = [(700.0 * lock, chance.uniform(2.5, 6)) for lock in range(chance.randint(2, 5))]
         case = f"{kind}-{self.number}"
-        for turn, (delay, factor) in enumerate(plan):
+        for lock, (delay, factor) in enumerate(plan):
             amount = max(0.01, round(usual * factor, 2))
-            heapq.heappush(self._planned, Planned(self._clock + delay, turn, index, amount, kind, case))
+            heapq.heappush(self._planned, Planned(self._clock + delay, lock, index, amount, kind, case))
 
     def _misuse(self, planned: Planned) -> Purchase:
         merchant, category = MERCHANTS[int(self._chance.random() * len(MERCHANTS))]

@@ -166,19 +166,19 @@ def _cycle(settings: Settings, stack: ExitStack) -> Cycle:
 
 def _run(cycle: Cycle, stopper: Stopper, progress: Progress, generators: Service) -> None:
     from fraud_lakehouse.live import run_until
-    from fraud_lakehouse.live.background import Beside
+    from fraud_lakehouse.live.background import BackgroundWorker
 
-    told = False
+    reported = False
 
     def asked() -> bool:
-        nonlocal told
-        if not told and not generators.running and not stopper.stop.is_set():
-            told = True
+        nonlocal reported
+        if not reported and not generators.running and not stopper.stop.is_set():
+            reported = True
             typer.echo(f"the generators have ended: {generators.log_tail()}")
         return stopper.stop.is_set()
 
-    with Beside(cycle.settings) as beside:
-        run_until(cycle, beside, asked, progress.note)
+    with BackgroundWorker(cycle.settings) as worker:
+        run_until(cycle, worker, asked, progress.note)
 
 
 def _drain(cycle: Cycle, stopper: Stopper, progress: Progress) -> None:

@@ -185,15 +185,15 @@ class DagsterServices:
 
     def stop(self) -> None:
         """Stop all three, the code server last because the others use it. Its runs end with it."""
-        self._web.ask_to_stop()
+        self._web.request_stop()
         for service in (self._daemon, self._web, self._code):
             service.stop()
 
 
 def _script(name: str) -> str:
     """A console script of the current environment."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else name
+    worker = Path(sys.executable).parent / name
+    return str(worker) if worker.exists() else name
 
 
 def _listens(port: int) -> bool:

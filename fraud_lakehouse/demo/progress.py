@@ -40,7 +40,7 @@ class Progress:
         self._lake = lake
         self._bank = bank
         self._cards = cards
-        self._say = say
+        self._announce = say
         self._begun = begun
         tables = {"bank": "transactions", "cards": "card_transactions"}
         self._bronze = {source: RowCount(lake, "bronze", table) for source, table in tables.items()}
@@ -53,28 +53,28 @@ class Progress:
         self.first_alert = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="progress", daemon=True)
 
-    def landed(self, source: str) -> int:
+    def ingested(self, source: str) -> int:
         """Rows in bronze from the source's generator (bank: events of transactions)."""
         return self._bronze[source].now()
 
     def note(self, result: CycleResult) -> None:
         """Record the result of a cycle."""
-        for batch in result.landed:
+        for batch in result.ingested:
             truth = self._bank if batch.source == "bank" else self._cards
             if batch.newest_committed_at is not None:
                 self._until[truth.source] = batch.newest_committed_at.astimezone(UTC)
         for source, problem in result.problems.items():
             if self._problems.get(source) != problem:
-                self._say(f"{source}: {problem}")
+                self._announce(f"{source}: {problem}")
         self._problems = dict(result.problems)
-        if result.landed:
+        if result.ingested:
             self._cycle_seconds = sum(result.seconds.values())
 
     def backfilled(self) -> None:
         """Record that both sources are drained: operations that are not in bronze now have no change events."""
         self._until = {truth.source: datetime.now(UTC) for truth in (self._bank, self._cards)}
         self.board.refresh(self._until)  # alerts of an earlier demo are not new
-        self._skew = self._bank.generated().rows - self.landed("bank")
+        self._skew = self._bank.generated().rows - self.ingested("bank")
 
     def start(self) -> None:
         """Start printing, in a thread."""
@@ -99,15 +99,15 @@ class Progress:
             fresh = self.board.refresh(until)
             if fresh and not self.first_alert.is_set():
                 self.first_alert.set()
-                self._say(f"first alert after {time.monotonic() - self._begun:.1f} s: {describe(fresh[0])}")
+                self._announce(f"first alert after {time.monotonic() - self._begun:.1f} s: {describe(fresh[0])}")
 
     def _total(self) -> int:
         return sum(count.now() for count in self._bronze.values())
 
     def _lag(self) -> dict[str, int]:
         return {
-            "bank": max(0, self._bank.generated().rows - self.landed("bank") - self._skew),
-            "cards": max(0, self._cards.generated().rows - self.landed("cards")),
+            "bank": max(0, self._bank.generated().rows - self.ingested("bank") - self._skew),
+            "cards": max(0, self._cards.generated().rows - self.ingested("cards")),
         }
 
     def _follow(self) -> None:
@@ -118,7 +118,7 @@ class Progress:
             if now - last < LINE_SECONDS:
                 continue
             total = self._total()
-            self._say(self._line((total - before) / (now - last)))
+            self._announce(self._line((total - before) / (now - last)))
             last, before = now, total
             if told % 3 == 0:
                 self.peak_bytes = max(self.peak_bytes, tree_bytes())
@@ -136,7 +136,7 @@ class Progress:
         )
         return (
             f"{_clock(time.monotonic() - self._begun)}"
-            f"  in: bank {self.landed('bank'):,} + cards {self.landed('cards'):,} rows, {per_second:,.0f}/s"
+            f"  in: bank {self.ingested('bank'):,} + cards {self.ingested('cards'):,} rows, {per_second:,.0f}/s"
             f"  lag {lag['bank'] + lag['cards']:,} rows, {max(seconds, default=0):.1f} s"
             f"  alerts {self.board.alerts:,}"
             f"  precision {percent(total.precision)}  recall {percent(total.recall)}"
@@ -150,18 +150,18 @@ class Progress:
         generated = {"bank": self._bank.generated().rows, "cards": self._cards.generated().rows}
         for source, what in (("bank", "operations"), ("cards", "records")):
             lines.append(
-                f"  {source}: {generated[source]:,} {what} generated, {self.landed(source):,} rows in bronze,"
+                f"  {source}: {generated[source]:,} {what} generated, {self.ingested(source):,} rows in bronze,"
                 f" {lag[source]:,} missing"
             )
         for table, count in bank.items():
             mine = rows(self._lake, "silver", table)
-            lines.append(f"  silver/{table}: {mine:,} rows, source {count:,}: {_verdict(mine, count)}")
+            lines.append(f"  silver/{table}: {mine:,} rows, source {count:,}: {_result(mine, count)}")
         mine = rows(self._lake, "silver", "card_transactions")
         late = rows(self._lake, "silver", "card_transactions_late")
         distinct = distinct_cards(self._lake)
         lines.append(
             f"  silver/card_transactions: {mine:,} rows ({late:,} late), distinct in bronze {distinct:,}:"
-            f" {_verdict(mine, distinct)}"
+            f" {_result(mine, distinct)}"
         )
         rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(self.board.by_rule.items())) or "none"
         lines.append(f"  alerts: {self.board.alerts:,} ({rules})")
@@ -209,7 +209,7 @@ def distinct_cards(lake: Lake) -> int:
     return int(cards.select(pl.col("trans_num").drop_nulls().n_unique()).collect().item())
 
 
-def _verdict(mine: int, wanted: int) -> str:
+def _result(mine: int, wanted: int) -> str:
     return "equal" if mine == wanted else "DIFFERENT"
 
 

@@ -137,7 +137,7 @@ class Service:
             stop.wait(0.1)
         return True
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Request that it ends; returns at once."""
         if self._process is not None and self.running:
             self._process.terminate()
@@ -146,7 +146,7 @@ class Service:
         """Request that it ends, then kill it; returns once no process of its session is left."""
         if self._process is None:
             return
-        self.ask_to_stop()
+        self.request_stop()
         pid, deadline = self._process.pid, time.monotonic() + timeout
         try:
             self._process.wait(timeout)

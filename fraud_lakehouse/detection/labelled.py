@@ -1,7 +1,7 @@
 """Features of labels as of their own times: dbt macros give the query, a separate DuckDB connection runs it, read-only.
 
-The macro (dbt_project/macros/features/as_of.sql) decides which rows count; see docs/reference/which-rows-count.md. Nothing
-is written to the lake and no connection is shared with a build, so a live cycle is not disturbed.
+The macro (dbt_project/macros/features/as_of.sql) decides which rows count; see docs/reference/which-rows-count.md.
+Nothing is written to the lake and no connection is shared with a build, so a live cycle is not disturbed.
 """
 
 from __future__ import annotations
@@ -88,22 +88,22 @@ def features_as_of(
     with _reading(settings, lake, sql) as (connection, types):
         given = typed_labels(labels, {name: types.get(name, pl.String()) for name in named})
         connection.register("labels", given.with_row_index(_ROW).to_arrow())
-        told = pl.DataFrame(connection.sql(sql).to_arrow_table()).sort(_ROW)
+        reported = pl.DataFrame(connection.sql(sql).to_arrow_table()).sort(_ROW)
         names = [feature.name for feature in chosen]
-        empty = told.filter(pl.all_horizontal(pl.col(names).is_null()))[_ROW]
+        empty = reported.filter(pl.all_horizontal(pl.col(names).is_null()))[_ROW]
         if by_id and len(empty):
             newest = _template(stream.name, chosen, None, [stream.id], stored=True, corrected=True)
             known = pl.DataFrame(connection.sql(transformer.rendered(newest)).to_arrow_table())
             later = known.filter(pl.col(_ROW).is_in(empty.implode()), pl.any_horizontal(pl.col(names).is_not_null()))
-            _tell_of_missing(stream, later.height, len(empty) - later.height)
+            _report_missing(stream, later.height, len(empty) - later.height)
         elif not by_id:
             if stream.kind == "changes" and moment is None and not corrected:
                 first = "_committed_at" if f'"{stream.ledger}"' in sql else "valid_from"
-                _tell_of_unknown_past(connection, sql, given, first)
-            _tell_of_timeless(given)
+                _report_unknown_past(connection, sql, given, first)
+            _report_timeless(given)
     if by_id:
-        _tell_of_outdated(lake, current_definitions(settings, transformer.project.folder), stream.vectors, names)
-    return labels.hstack(told.select(names))
+        _report_outdated(lake, current_definitions(settings, transformer.project.folder), stream.vectors, names)
+    return labels.hstack(reported.select(names))
 
 
 def _columns_needed(catalogue: Catalogue, chosen: Sequence[Feature]) -> list[str]:
@@ -151,9 +151,7 @@ def _scratch(settings: Settings) -> Path | None:
     return settings.work
 
 
-def _tell_of_unknown_past(
-    connection: duckdb.DuckDBPyConnection, sql: str, given: pl.DataFrame, known_from: str
-) -> None:
+def _report_unknown_past(connection: duckdb.DuckDBPyConnection, sql: str, given: pl.DataFrame, known_from: str) -> None:
     """Warn how many labels are older than the first known row: nothing counts for them.
 
     Args:
@@ -175,12 +173,12 @@ def _tell_of_unknown_past(
         )
 
 
-def _tell_of_outdated(lake: Lake, definitions: Definitions, table: str, names: list[str]) -> None:
+def _report_outdated(lake: Lake, definitions: Definitions, table: str, names: list[str]) -> None:
     for found in outdated_features(lake, {table: {name: definitions[table][name] for name in names}}):
         log.warning("%s", found)
 
 
-def _tell_of_missing(stream: PaymentStream, known_later: int, without: int) -> None:
+def _report_missing(stream: PaymentStream, known_later: int, without: int) -> None:
     """Warn how many labels that name payments have no features, and why."""
     vectors = f"gold/{stream.vectors}"
     if known_later:
@@ -195,6 +193,6 @@ def _tell_of_missing(stream: PaymentStream, known_later: int, without: int) -> N
         log.warning("%s labels name no %s of which %s has features: null", f"{without:,}", stream.id, vectors)
 
 
-def _tell_of_timeless(given: pl.DataFrame) -> None:
+def _report_timeless(given: pl.DataFrame) -> None:
     if timeless := given[EVENT_TIME].null_count():
         log.warning("%s labels have no %s: their features are null", f"{timeless:,}", EVENT_TIME)

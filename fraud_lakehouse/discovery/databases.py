@@ -64,7 +64,7 @@ def propose_database(
         bronze: names of bronze tables in use; this database's are added.
         streams: names of streams in use; this database's are added.
     """
-    judged = _judge(database.tables, prefix, bronze, reader is None)
+    judged = _evaluate(database.tables, prefix, bronze, reader is None)
     worthy = [one for one in judged if one.bronze not in read and (one.is_stream or is_worth_a_comment(one.roles))]
     notes = []
     if reader is not None:
@@ -95,7 +95,7 @@ def propose_database(
     return _source(database, name, prefix, judged, worthy, covered), entries, notes
 
 
-def _judge(tables: Sequence[Table], prefix: str, bronze: Names, is_new: bool) -> list[_Judged]:
+def _evaluate(tables: Sequence[Table], prefix: str, bronze: Names, is_new: bool) -> list[_Judged]:
     """The tables, in order. Those that look most like payments choose their names first.
 
     Args:

@@ -45,7 +45,7 @@ EVER = {
 """Wording for the rows that count without a window."""
 
 
-def told_on_arrival(name: str, kind: Aggregate, measure: str | None, window: Window | None) -> Aggregate:
+def known_on_arrival(name: str, kind: Aggregate, measure: str | None, window: Window | None) -> Aggregate:
     """The aggregate as these tables compute it, with a window or without; a count may also count all rows.
 
     Counts are bigint and empty sums 0, as rules expect.

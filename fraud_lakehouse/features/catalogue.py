@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.aggregates import aggregate as aggregate_of
 from fraud_lakehouse.features.aggregates import of_rows
-from fraud_lakehouse.features.arrival import ARRIVAL, COUNTED, EVER, check_ledger, told_on_arrival
+from fraud_lakehouse.features.arrival import ARRIVAL, COUNTED, EVER, check_ledger, known_on_arrival
 from fraud_lakehouse.features.checks import check_measured, check_names, check_place, check_streams, check_tables
 from fraud_lakehouse.features.entries import ALL, DELAYS, STEPPED, CatalogueFile, Entry
 from fraud_lakehouse.features.filtered import check_filter, filtered_measure
@@ -229,7 +229,7 @@ def _feature(
     if kind is not None and aggregate == "count" and measure is None and entry.filter is not None:
         kind = of_rows(kind)
     if aggregate is not None and kind is not None and past in ARRIVAL:
-        kind = told_on_arrival(aggregate, kind, measure, window)
+        kind = known_on_arrival(aggregate, kind, measure, window)
     check_measured(stream, aggregate, kind, measure, past)
     if kind is not None and kind.windowed != (window is not None):
         raise TransformError(
@@ -263,7 +263,7 @@ def _feature(
         counted, words["delay"] = _KNOWN, DELAYS[delay]
     words["counted"] = _filled(counted, words)
     condition = ", of those with {filter}" if entry.filter is not None else ""
-    told = f"{kind.words}{condition}, of {{about}}; {counted}." if kind else ""
+    reported = f"{kind.words}{condition}, of {{about}}; {counted}." if kind else ""
     return Feature(
         name=_filled(entry.name, texts),
         stream=stream.name,
@@ -280,7 +280,7 @@ def _feature(
         expression=_filled(entry.expression, texts) if entry.expression is not None else None,
         data_type=kind.data_type if kind else "double",
         empty=kind.empty if kind else "null",
-        definition=_filled(entry.definition or told, words).strip(),
+        definition=_filled(entry.definition or reported, words).strip(),
         unit=_filled(entry.unit or unit, words),
         owner=entry.owner,
     )
@@ -329,11 +329,11 @@ def _one_of(known: Mapping[str, T], name: str, what: str) -> T:
 
 def _problems(error: ValidationError, path: Path) -> str:
     entries = (yaml.safe_load(path.read_text()) or {}).get("features") or []
-    told = []
+    reported = []
     for problem in error.errors():
         place = list(problem["loc"])
         if place[:1] == ["features"] and len(place) > 1 and isinstance(place[1], int):
             entry = entries[place[1]]
             place[:2] = [f"feature {entry['name']!r}" if isinstance(entry, dict) and "name" in entry else place[1]]
-        told.append(f"{'.'.join(str(part) for part in place)}: {problem['msg']}")
-    return "; ".join(told)
+        reported.append(f"{'.'.join(str(part) for part in place)}: {problem['msg']}")
+    return "; ".join(reported)

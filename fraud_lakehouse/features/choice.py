@@ -35,7 +35,12 @@ def text_columns(stream: PaymentStream) -> list[str]:
 
 
 def chosen_features(
-    catalogue: Catalogue, stream: PaymentStream, asked: Sequence[str] | None, columns: Sequence[str], *, stored: bool
+    catalogue: Catalogue,
+    stream: PaymentStream,
+    requested: Sequence[str] | None,
+    columns: Sequence[str],
+    *,
+    stored: bool,
 ) -> list[Feature]:
     """The features to compute for labels with these columns, in the order of the catalogue.
 
@@ -48,7 +53,7 @@ def chosen_features(
             column has the name of a feature.
     """
     known = {feature.name: feature for feature in catalogue.of_table(stream.vectors)}
-    for name in asked or ():
+    for name in requested or ():
         if name not in known:
             raise LabelsError(f"there is no feature {name!r} in {stream.vectors}", _likely(name, known))
     must = stream.id if stored else EVENT_TIME
@@ -57,22 +62,22 @@ def chosen_features(
             f"the labels have no column {must}: they have {', '.join(columns) or 'none'}",
             f"name the payment in {stream.id}" if stored else f"give the moment of decision (UTC) in {EVENT_TIME}",
         )
-    told = []
-    for feature in known.values() if asked is None else (known[name] for name in known if name in set(asked)):
+    reported = []
+    for feature in known.values() if requested is None else (known[name] for name in known if name in set(requested)):
         missing = [] if stored else [name for name in catalogue.needed(feature)["needs"] if name not in columns]
-        if missing and asked is not None:
+        if missing and requested is not None:
             raise LabelsError(
                 f"feature {feature.name} needs the label columns {', '.join(missing)}", "add them, or leave it out"
             )
         if not missing:
-            told.append(feature)
-    if not told:
+            reported.append(feature)
+    if not reported:
         keys = "; ".join(f"{name}: {', '.join(entity.key)}" for name, entity in stream.entities.items())
         raise LabelsError(f"the columns {', '.join(columns)} contain no entity's key", f"give one of {keys}")
-    for feature in told:
+    for feature in reported:
         if feature.name in columns:
             raise LabelsError(f"the labels have a column {feature.name}, a feature's name", "rename that column")
-    return told
+    return reported
 
 
 def _likely(name: str, known: dict[str, Feature]) -> str:

@@ -56,7 +56,7 @@ def number_of(what: Any) -> int:
 
 
 def _decided(
-    catalogue: Catalogue, feature: Feature, beside: Mapping[str, Feature], settings: Mapping[str, Any]
+    catalogue: Catalogue, feature: Feature, background: Mapping[str, Feature], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     stream = catalogue.streams[feature.stream]
     needed = catalogue.needed(feature)
@@ -73,7 +73,7 @@ def _decided(
         },
         "how": how,
         "delay": _delay(feature.delay, stream, settings) if feature.delay is not None else None,
-        "uses": [_decided(catalogue, beside[name], beside, settings) for name in needed["uses"]],
+        "uses": [_decided(catalogue, background[name], background, settings) for name in needed["uses"]],
         **condition,
         **step,
     }

@@ -31,17 +31,19 @@ def documented_models(project: Path, catalogue: Catalogue) -> dict[str, str]:
                 for model in content.get("models") or []:
                     if model["name"] == name:
                         declared = model.get("columns") or []
-                        model["columns"] = _merged(declared, features, is_told=name == table)
+                        model["columns"] = _merged(declared, features, is_reported=name == table)
                 files[str(path.relative_to(project))] = yaml.safe_dump(content, sort_keys=False, width=1_000)
     return files
 
 
-def _merged(declared: list[dict[str, Any]], features: list[dict[str, Any]], *, is_told: bool) -> list[dict[str, Any]]:
+def _merged(
+    declared: list[dict[str, Any]], features: list[dict[str, Any]], *, is_reported: bool
+) -> list[dict[str, Any]]:
     """The columns of a model; `is_told`: whether declared feature columns are completed from the catalogue."""
     added = {column["name"]: column for column in features}
     merged = []
     for column in declared:
         feature = added.pop(column["name"], {})
-        told = {name: value for name, value in feature.items() if name != "data_type"} if is_told else {}
-        merged.append(column | told)
+        reported = {name: value for name, value in feature.items() if name != "data_type"} if is_reported else {}
+        merged.append(column | reported)
     return [*merged, *added.values()]

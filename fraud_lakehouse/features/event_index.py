@@ -73,14 +73,14 @@ class EventIndex:
         at = _column(events, "_at")
         by_time = at.arg_sort().cast(_PLACE)
         at = at.gather(by_time)
-        asked = _Asked(_column(events, "is_evaluated"), by_time)
+        requested = _Asked(_column(events, "is_evaluated"), by_time)
         codes = {
             column: _codes(_column(events, column)).gather(by_time)
             for column in sorted({name for wanted in entities.values() for name in (*wanted.key, *wanted.measured)})
         }
-        self.size = len(asked.numbers)
+        self.size = len(requested.numbers)
         """How many events are evaluated."""
-        moments = at.gather(asked.numbers)
+        moments = at.gather(requested.numbers)
         bounds = {
             before: _first_not_before(at, moments - before)
             for before in sorted({before for wanted in entities.values() for before in wanted.bounds})
@@ -90,7 +90,7 @@ class EventIndex:
             for name in sorted({measure for wanted in entities.values() for measure in wanted.measures})
         }
         self._entities = {
-            name: _EntityIndex(wanted, asked, at, codes, units, bounds) for name, wanted in entities.items()
+            name: _EntityIndex(wanted, requested, at, codes, units, bounds) for name, wanted in entities.items()
         }
 
     def rows(self, first: int, count: int) -> pl.DataFrame:
@@ -112,12 +112,12 @@ class EventIndex:
 class _Asked:
     """The evaluated events. `numbers`: their ascending positions in order of time; `given`: the same as given."""
 
-    def __init__(self, asked: pl.Series, by_time: pl.Series) -> None:
-        self.all = bool(asked.all())
-        self.given = _inverse(by_time).filter(asked)
-        self._asked = asked.gather(by_time)
+    def __init__(self, requested: pl.Series, by_time: pl.Series) -> None:
+        self.all = bool(requested.all())
+        self.given = _inverse(by_time).filter(requested)
+        self._asked = requested.gather(by_time)
         self.numbers = self._asked.arg_true().cast(_PLACE)
-        self._turns = _inverse(self.numbers, len(asked))
+        self._turns = _inverse(self.numbers, len(requested))
 
     def among(self, numbers: pl.Series) -> pl.Series:
         """Whether each of these events (numbers in any order) is evaluated."""
@@ -141,15 +141,15 @@ class _EntityIndex:
     def __init__(
         self,
         wanted: Wanted,
-        asked: _Asked,
+        requested: _Asked,
         at: pl.Series,
         codes: dict[str, pl.Series],
         units: dict[str, pl.Series],
         bounds: dict[int, pl.Series],
     ) -> None:
         self._wanted = wanted
-        order = _Order(_of_asked(_combined([codes[column] for column in wanted.key]), asked), asked)
-        self._seats = order.seats.gather(asked.given)
+        order = _Order(_of_asked(_combined([codes[column] for column in wanted.key]), requested), requested)
+        self._seats = order.seats.gather(requested.given)
         self._bounds = {before: order.first_not_before(bounds[before]) for before in sorted(wanted.bounds)}
         self._running: dict[tuple[str, str], pl.Series | None] = {}
         for total, measure in {window[:2] for window in wanted.totals}:
@@ -167,7 +167,7 @@ class _EntityIndex:
     def rows(self, first: int, count: int) -> list[tuple[str, pl.Series]]:
         seat = self._seats.slice(first, count)
         bounds = {before: places.gather(seat) for before, places in self._bounds.items()}
-        told: list[tuple[str, pl.Series]] = []
+        reported: list[tuple[str, pl.Series]] = []
         known: dict[tuple[str, str, int], pl.Series] = {}
 
         def until(total: str, measure: str, before: int) -> pl.Series:
@@ -182,28 +182,30 @@ class _EntityIndex:
             begin, end = _microseconds(delay + seconds), _microseconds(delay)
             values = until(total, measure, end) - until(total, measure, begin)
             kind: pl.DataType = pl.Int64() if total == "n" else pl.Decimal(38, 0)
-            told.append((f"{total}_{measure}_{seconds}", values.cast(kind)))
+            reported.append((f"{total}_{measure}_{seconds}", values.cast(kind)))
         for column, seconds in self._wanted.distinct:
-            told.append((f"distinct_{column}_{seconds}", self._distinct[column][seconds].gather(seat).cast(pl.Int64)))
+            reported.append(
+                (f"distinct_{column}_{seconds}", self._distinct[column][seconds].gather(seat).cast(pl.Int64))
+            )
         for counted, last in self._last.items():
-            told.append(("last" if counted is None else f"last_{counted}", last.gather(seat)))
-        return told
+            reported.append(("last" if counted is None else f"last_{counted}", last.gather(seat)))
+        return reported
 
 
 class _Order:
     """Events by (key, time): `events` (the event at each position), `seats` (the rank of each event)."""
 
-    def __init__(self, key: pl.Series, asked: _Asked) -> None:
+    def __init__(self, key: pl.Series, requested: _Asked) -> None:
         size = len(key)
         number = pl.int_range(size, eager=True)
         self._by_key = (key * size + number).drop_nulls().sort()
         self.events = (self._by_key % max(size, 1)).cast(_PLACE)
         self._key_begins = self._by_key - self.events.cast(pl.Int64)
         seated, self._begins_of_asked = self.events, self._key_begins
-        if not asked.all:
-            is_asked = asked.among(self.events)
+        if not requested.all:
+            is_asked = requested.among(self.events)
             seated, self._begins_of_asked = self.events.filter(is_asked), self._key_begins.filter(is_asked)
-        self._turns = asked.turns(seated)
+        self._turns = requested.turns(seated)
         self.seats = _inverse(seated, size)
 
     def first_not_before(self, numbers: pl.Series) -> pl.Series:
@@ -269,11 +271,11 @@ def _size(codes: pl.Series) -> int:
     return _whole(codes.max()) + 1
 
 
-def _of_asked(key: pl.Series, asked: _Asked) -> pl.Series:
+def _of_asked(key: pl.Series, requested: _Asked) -> pl.Series:
     """The same keys, but null for those without an evaluated event: no result needs them."""
-    if asked.all:
+    if requested.all:
         return key
-    return key.set(~key.is_in(key.gather(asked.numbers).unique().implode()), None)
+    return key.set(~key.is_in(key.gather(requested.numbers).unique().implode()), None)
 
 
 def _by_column(distinct: Sequence[tuple[str, int]]) -> dict[str, list[int]]:

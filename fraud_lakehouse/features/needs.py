@@ -82,7 +82,7 @@ def row_columns(time: str, expression: str) -> list[str]:
     return [column for column in columns_of(expression) if column != time]
 
 
-def needed_of(feature: Feature, stream: PaymentStream, beside: Mapping[str, Feature]) -> dict[str, Sequence[str]]:
+def needed_of(feature: Feature, stream: PaymentStream, background: Mapping[str, Feature]) -> dict[str, Sequence[str]]:
     """What a feature needs.
 
     Args:
@@ -94,8 +94,8 @@ def needed_of(feature: Feature, stream: PaymentStream, beside: Mapping[str, Feat
     """
     named = columns_of(feature.expression) if feature.expression is not None else ()
     own = [name for name in named if name in stream.measures]
-    uses = [name for name in named if name in beside and name not in own]
-    keys = [stream.entities[entity].key for entity in (feature.entity, *(beside[name].entity for name in uses))]
+    uses = [name for name in named if name in background and name not in own]
+    keys = [stream.entities[entity].key for entity in (feature.entity, *(background[name].entity for name in uses))]
     columns = [
         *(column for key in keys for column in key),
         *(column for name in own for column in row_columns(stream.time, stream.measures[name].expression)),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from fraud_lakehouse.ingest.base import SourceIngest, Waiting
 from fraud_lakehouse.ingest.idle_partitions import Windows
+from fraud_lakehouse.ingest.ingested import Ingested
 from fraud_lakehouse.ingest.kafka import KafkaIngest, accept_kafka
-from fraud_lakehouse.ingest.landed import Landed
 from fraud_lakehouse.ingest.operator_actions import accept_postgres, forget_slot
 from fraud_lakehouse.ingest.postgres import PostgresIngest, open_capture
 from fraud_lakehouse.ingest.resync_run import ResyncReport
@@ -19,8 +19,8 @@ from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.writer_lock import TURN_SECONDS, writer_lock
 
 __all__ = [
+    "Ingested",
     "KafkaIngest",
-    "Landed",
     "PostgresIngest",
     "SourceIngest",
     "Waiting",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.ingested import Ingested
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SourceIngest(Protocol):
     def has_observed(self) -> bool:
         """Whether the last step recorded a heartbeat of an idle source, which is new input for models."""
 
-    def step(self, max_rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Ingested]:
         """Ingest one micro-batch of about `max_rows` rows; empty when the source is drained.
 
         Raises:
@@ -72,7 +72,7 @@ class SourceIngest(Protocol):
     def position(self) -> Mapping[str, int]:
         """The position read so far, by the names in `Waiting.ends`; sends no request."""
 
-    def be_patient(self, patient: bool) -> None:
+    def set_blocking(self, blocking: bool) -> None:
         """Whether a step blocks while the server is unreachable; otherwise it fails fast."""
 
     def close(self) -> None:

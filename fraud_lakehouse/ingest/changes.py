@@ -20,9 +20,9 @@ from fraud_lakehouse.errors import ConcurrentWriterError, SourceError
 from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.ingest.batches import Batch, Batches
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from fraud_lakehouse.ingest.evolution import OWNER_PROPERTY, Ineligible, adapt, first_properties
-from fraud_lakehouse.ingest.ineligible_tables import PostgresRefusals
-from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.evolution import OWNER_PROPERTY, Ineligible, evolve, first_properties
+from fraud_lakehouse.ingest.ineligible_tables import IneligibleTables
+from fraud_lakehouse.ingest.ingested import Ingested
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.catalog import TableInfo
 from fraud_lakehouse.sources.postgres.changes import Changes
@@ -62,7 +62,7 @@ class ChangeIngest:
         """Positions of bronze tables that the source has dropped: the log may still have their last events."""
         self.waiting: set[int] = set()
         """Oids of tables whose snapshot or resync is due, which will include their changes in the log."""
-        self._refusals = PostgresRefusals(lake, capture, self._opened)
+        self._ineligible_tables = IneligibleTables(lake, capture, self._opened)
         self._tables: dict[str, BronzeTable] = {}
         self._idle_since = time.monotonic()
 
@@ -116,7 +116,7 @@ class ChangeIngest:
         for table in self._tables.values():
             table.refresh()
 
-    def land(self, max_rows: int, until: int | None = None) -> list[Landed]:
+    def land(self, max_rows: int, until: int | None = None) -> list[Ingested]:
         """Ingest the next whole transactions of every table with a position, and acknowledge them.
 
         Args:
@@ -133,11 +133,11 @@ class ChangeIngest:
             ConcurrentWriterError: another writer committed first; nothing was written twice.
             LakeError: the lake could not be written; nothing was acknowledged.
         """
-        self._refusals.heed()
+        self._ineligible_tables.enforce()
         while True:
             self._discard()  # staged by an interrupted call
             try:
-                return self._land(max_rows, until)
+                return self._ingest_rows(max_rows, until)
             except TableFailedError as failed:
                 self._discard()
                 self.leave_out(failed)
@@ -145,7 +145,7 @@ class ChangeIngest:
                 self._discard()
                 raise
 
-    def _land(self, max_rows: int, until: int | None) -> list[Landed]:
+    def _ingest_rows(self, max_rows: int, until: int | None) -> list[Ingested]:
         began = time.monotonic()
         app_id = self.capture.app_id
         position = self.batches.position(app_id)
@@ -165,12 +165,12 @@ class ChangeIngest:
         if not staged:
             redelivered = any(at > position for at in after.values())
             self._advance(position, end, worth_a_commit=redelivered or until is not None)
-            return self._land(max_rows, until) if redelivered else []
-        landed = [self._commit(rows, after.get(name, position), end, began) for name, rows in staged.items()]
+            return self._ingest_rows(max_rows, until) if redelivered else []
+        ingested = [self._commit(rows, after.get(name, position), end, began) for name, rows in staged.items()]
         failpoint("postgres.before_position")
-        self.batches.commit([batch_row(item, self.capture) for item in landed], {app_id: end})
+        self.batches.commit([batch_row(item, self.capture) for item in ingested], {app_id: end})
         self._acknowledge(end)
-        return landed
+        return ingested
 
     def _stage(self, changes: Changes) -> dict[str, _Staged]:
         """Write all rows, invisible to readers; returns what was staged, by table."""
@@ -182,19 +182,19 @@ class ChangeIngest:
                 before = staged.get(name)
                 with one_table(name, info.oid, f"writing changes of {info.source_name}"):
                     if before is None or (before.info.columns, before.info.key) != (info.columns, info.key):
-                        adapt(table, info)
+                        evolve(table, info)
                     table.stage(frame)
                 rows = frame.height + (before.rows if before else 0)
                 oldest = before.oldest if before else oldest_of(frame)
                 staged[name] = _Staged(info, rows, oldest, newest_of(frame))
         return staged
 
-    def _commit(self, staged: _Staged, start: int, end: int, began: float) -> Landed:
+    def _commit(self, staged: _Staged, start: int, end: int, began: float) -> Ingested:
         name = staged.info.name
         table = self.table(staged.info)
         version = table.commit({self.capture.app_id_of(name): end})
         seconds = time.monotonic() - began
-        return Landed(
+        return Ingested(
             name, staged.rows, start, end, version, staged.newest, seconds, self.capture.config.name, staged.oldest
         )
 
@@ -231,7 +231,7 @@ class ChangeIngest:
         failpoint("postgres.after_acknowledge")
 
 
-def batch_row(item: Landed, capture: PostgresCapture) -> Batch:
+def batch_row(item: Ingested, capture: PostgresCapture) -> Batch:
     """The `control/batches` row for what was ingested into one table."""
     return Batch(
         source=item.source,

@@ -71,7 +71,7 @@ class Ineligible:
         table.set_properties({INELIGIBLE_PROPERTY: json.dumps(asdict(self), ensure_ascii=False)})
 
 
-def adapt(table: BronzeTable, info: TableInfo) -> bool:
+def evolve(table: BronzeTable, info: TableInfo) -> bool:
     """Evolve the bronze table's schema to the source's columns, and record them.
 
     From the catalog: columns are added, and rewritten if their type changed. From the log, which may describe the past:

@@ -78,7 +78,7 @@ class IdlePartitions:
         self._windows = windows
         self._config = topic or shipped_topic(settings)
         self._version: int | None = None
-        self._look_at: datetime | None = None
+        self._poll_at: datetime | None = None
 
     def due(self, topic: KafkaTopic, at: datetime) -> datetime | None:
         """The moment up to `at` (UTC) that asks for an observation which is not made yet; None where there is none.
@@ -90,9 +90,9 @@ class IdlePartitions:
         known = self._lake.open(*TABLE).transaction_version(_app_id(topic)) if self._lake.exists(*TABLE) else None
         return _open_since(times, known, at)
 
-    def landed(self, version: int, at: datetime) -> None:
+    def ingested(self, version: int, at: datetime) -> None:
         """Take note that rows were landed at `at` or later, in this version of bronze: nothing is due for a while."""
-        self._version, self._look_at = version, at + timedelta(seconds=min(self._patience) + self._lateness)
+        self._version, self._poll_at = version, at + timedelta(seconds=min(self._patience) + self._lateness)
 
     def observe(self, topic: KafkaTopic, version: int, ends: Mapping[str, int], at: datetime) -> bool:
         """Record that every partition has been read to its end, if that is due; whether it was recorded.
@@ -106,13 +106,13 @@ class IdlePartitions:
             ConcurrentWriterError: another writer has observed it.
             LakeError: the lake cannot be read or written.
         """
-        if version == self._version and (self._look_at is None or at < self._look_at):
+        if version == self._version and (self._poll_at is None or at < self._poll_at):
             return False
         times = self._times(topic)
         is_due = bool(times) and times[0] <= at and self._is_open(topic, times, at)
         if is_due:
             self._record(topic, ends, at)
-        self._version, self._look_at = version, next((time for time in times if time > at), None)
+        self._version, self._poll_at = version, next((time for time in times if time > at), None)
         return is_due
 
     @cached_property
@@ -185,8 +185,8 @@ def newest_of(handle: DeltaTable, topic: str, stream: Stream, seconds: float, ma
     actions = pl.DataFrame(handle.get_add_actions(flatten=True))
     stated = f"max.{INGESTED_AT}"
     if actions.height and stated in actions.columns:
-        landed = pl.col(stated).cast(UTC_MICROSECONDS)
-        near = landed >= landed.max() - timedelta(seconds=seconds) - _TRUNCATED
+        ingested = pl.col(stated).cast(UTC_MICROSECONDS)
+        near = ingested >= ingested.max() - timedelta(seconds=seconds) - _TRUNCATED
         paths = actions.filter(near.fill_null(value=True))["path"]
         files = [f"{table_root(handle)}/{unquote(path)}" for path in paths]
         if found := _newest_in(handle, files, topic, stream, seconds, max_future):

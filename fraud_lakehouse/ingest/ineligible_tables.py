@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.evolution import NEVER, SHAPE_PROPERTY, Ineligible
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
-from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.eligibility import Ineligibility
 from fraud_lakehouse.sources.postgres.fingerprint import Shape
 from fraud_lakehouse.storage.lake import Lake
 
@@ -45,7 +45,7 @@ def ineligible(lake: Lake, name: str) -> Ineligible | None:
     return Ineligible.of(lake.open("bronze", name).metadata().configuration)
 
 
-class PostgresRefusals:
+class IneligibleTables:
     """The tables of one source that were ineligible at the last check of the catalog.
 
     Args:
@@ -58,10 +58,10 @@ class PostgresRefusals:
         self._lake = lake
         self._capture = capture
         self._opened = opened
-        self._heeded: list[Refusal] | None = None
-        self._told: set[str] = set()
+        self._heeded: list[Ineligibility] | None = None
+        self._reported: set[str] = set()
 
-    def heed(self) -> None:
+    def enforce(self) -> None:
         """Continue without the ineligible tables; logs each once per process.
 
         If the lake has such a table and the log has changes of it, the table first records that they are skipped. A
@@ -74,23 +74,23 @@ class PostgresRefusals:
         refused = self._capture.refused
         if refused is self._heeded:
             return
-        for refusal in refused:
-            if refusal.in_log and self._is_landed(refusal):
-                table, error = self._opened(refusal.name), refusal.error
+        for ineligibility in refused:
+            if ineligibility.in_log and self._is_ingested(ineligibility):
+                table, error = self._opened(ineligibility.name), ineligibility.error
                 before = Ineligible.of(table.properties)
                 if before is None or before.problem != error.problem:
                     Ineligible(error.problem, error.fix, NEVER).record(table)
-            if refusal.error.problem not in self._told:
-                log.warning("not captured until it is fixed: %s", refusal.error)
-        self._told = {refusal.error.problem for refusal in refused}
+            if ineligibility.error.problem not in self._reported:
+                log.warning("not captured until it is fixed: %s", ineligibility.error)
+        self._reported = {ineligibility.error.problem for ineligibility in refused}
         self._heeded = refused
 
-    def _is_landed(self, refusal: Refusal) -> bool:
+    def _is_ingested(self, ineligibility: Ineligibility) -> bool:
         """Whether the lake has this very table, not an earlier one of the same name."""
-        if not self._lake.exists("bronze", refusal.name):
+        if not self._lake.exists("bronze", ineligibility.name):
             return False
-        handle = self._lake.open("bronze", refusal.name)
-        if handle.transaction_version(self._capture.app_id_of(refusal.name)) is None:
+        handle = self._lake.open("bronze", ineligibility.name)
+        if handle.transaction_version(self._capture.app_id_of(ineligibility.name)) is None:
             return False
         shape = handle.metadata().configuration.get(SHAPE_PROPERTY)
-        return shape is not None and Shape.read(shape).oid == refusal.oid
+        return shape is not None and Shape.read(shape).oid == ineligibility.oid

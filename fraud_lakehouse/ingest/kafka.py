@@ -27,7 +27,7 @@ from fraud_lakehouse.ingest.base import Waiting
 from fraud_lakehouse.ingest.batches import Batch, Batches
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.idle_partitions import REFERENCE, IdlePartitions, Windows
-from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.ingested import Ingested
 from fraud_lakehouse.ingest.topic_table import evolve, open_topic_table
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.capture import BATCH_BYTES, KafkaBatch, KafkaCapture
@@ -120,11 +120,11 @@ class KafkaIngest:
         """By partition's app_id, the next offset to read."""
         return self.capture.passed()
 
-    def be_patient(self, patient: bool) -> None:
+    def set_blocking(self, blocking: bool) -> None:
         """Whether a step may wait for a broker that is unreachable."""
-        self.capture.be_patient(patient)
+        self.capture.set_blocking(blocking)
 
-    def step(self, max_rows: int, timeout: float = STEP_SECONDS) -> list[Landed]:
+    def step(self, max_rows: int, timeout: float = STEP_SECONDS) -> list[Ingested]:
         """Land at most about `max_rows` records, waiting up to `timeout` seconds for the first.
 
         Returns:
@@ -156,7 +156,7 @@ class KafkaIngest:
     def _batches(self) -> Batches:
         return Batches(self.lake)
 
-    def _step(self, max_rows: int, timeout: float) -> list[Landed]:
+    def _step(self, max_rows: int, timeout: float) -> list[Ingested]:
         if not self._ready:
             self.capture.preflight()
             topic = self.capture.topic
@@ -165,11 +165,11 @@ class KafkaIngest:
         self._bronze.refresh()
         if not self._ready:
             evolve(self.lake, self._bronze, self.topic)
-        landed = self._land(max_rows, timeout)
+        ingested = self._ingest_rows(max_rows, timeout)
         if not self._ready:
             self._audit.resumed(self.topic.name)
             self._ready = True
-        return landed
+        return ingested
 
     def _recreated(self, topic: KafkaTopic) -> TopicRecreatedError:
         return TopicRecreatedError(
@@ -178,7 +178,7 @@ class KafkaIngest:
             f"`fraud-lakehouse accept-source {self.topic.name}`",
         )
 
-    def _land(self, max_rows: int, timeout: float) -> list[Landed]:
+    def _ingest_rows(self, max_rows: int, timeout: float) -> list[Ingested]:
         began, at = time.monotonic(), datetime.now(UTC)
         self._bronze.discard()  # of a step that was interrupted
         before = positions_of(self._bronze, self.capture.topic)
@@ -194,10 +194,10 @@ class KafkaIngest:
             return []
         if any(self._bronze.position(app_id) is not None for app_id in batch.positions.keys() - before.keys()):
             self._bronze.discard()
-            return self._land(max_rows, timeout)  # a partition new to us that another writer has landed from
+            return self._ingest_rows(max_rows, timeout)  # a partition new to us that another writer has landed from
         version = self._bronze.commit(batch.positions)
-        self._idle.landed(version, at)
-        item = Landed(
+        self._idle.ingested(version, at)
+        item = Ingested(
             self.topic.table,
             sum(batch.rows.values()),
             sum(batch.first.values()),
@@ -231,7 +231,11 @@ class KafkaIngest:
                 most = left if whole else min(left, PIECE_ROWS)
                 try:
                     records = self.capture.read(
-                        reached, most, 0.0 if onward else timeout, BATCH_BYTES if whole else PIECE_BYTES, hasty=onward
+                        reached,
+                        most,
+                        0.0 if onward else timeout,
+                        BATCH_BYTES if whole else PIECE_BYTES,
+                        fail_fast=onward,
                     )
                 except (SourceError, GapError):
                     if writing is None:
@@ -252,7 +256,7 @@ class KafkaIngest:
             writing.result()
         return batch
 
-    def _note(self, item: Landed, batch: _Staged) -> None:
+    def _note(self, item: Ingested, batch: _Staged) -> None:
         """Add the batch to control/batches: for status only, so a failure is left to the next lake write to tell."""
         batches = [
             Batch(

@@ -19,8 +19,8 @@ from fraud_lakehouse.errors import ConcurrentWriterError, GapError, SourceError
 from fraud_lakehouse.ingest.base import Waiting
 from fraud_lakehouse.ingest.batches import Batches
 from fraud_lakehouse.ingest.changes import ChangeIngest
-from fraud_lakehouse.ingest.evolution import Ineligible, adapt, other_owner, recorded_names, resync_reason
-from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.evolution import Ineligible, evolve, other_owner, recorded_names, resync_reason
+from fraud_lakehouse.ingest.ingested import Ingested
 from fraud_lakehouse.ingest.postgres_identity import PostgresIdentity, identity_detail
 from fraud_lakehouse.ingest.resync_run import Resync, ResyncReport
 from fraud_lakehouse.ingest.snapshot import SnapshotIngest
@@ -29,7 +29,7 @@ from fraud_lakehouse.sources.configured import declared_sources, postgres_source
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.catalog import TableInfo
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
-from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.eligibility import Ineligibility
 from fraud_lakehouse.sources.postgres.errors import (
     SlotAheadError,
     SlotLostError,
@@ -76,7 +76,7 @@ class PostgresIngest:
         self.lake = lake
         self.capture = capture or open_capture(settings, lake, config)
         self._ready = False
-        self._look_due = 0.0
+        self._poll_due = 0.0
         self._busy_until = 0.0
         self._in_step: dict[str, tuple[int, TableInfo, str | None]] = {}
         """By bronze name: the version that was checked, and the description and publication epoch it matched."""
@@ -106,7 +106,7 @@ class PostgresIngest:
     @property
     def due(self) -> float:
         """When a step next reads the catalog, even if the log has nothing (monotonic clock)."""
-        return self._look_due
+        return self._poll_due
 
     def wait(self, timeout: float) -> bool:
         """Whether the log has something new, waiting at most `timeout` seconds for it.
@@ -130,11 +130,11 @@ class PostgresIngest:
         """The LSN up to which the log was read."""
         return {LOG: self.capture.seen_lsn}
 
-    def be_patient(self, patient: bool) -> None:
+    def set_blocking(self, blocking: bool) -> None:
         """Whether a step blocks while the server is unreachable; otherwise it fails fast."""
-        self.capture.be_patient(patient)
+        self.capture.set_blocking(blocking)
 
-    def step(self, max_rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Ingested]:
         """Ingest what is due: a snapshot, a resync or one batch of about `max_rows` changes.
 
         Returns:
@@ -177,7 +177,7 @@ class PostgresIngest:
                 tables = self.capture.tables()
                 wanted = [_captured(tables, self.capture.refused, name) for name in names] or tables
                 self._retries.clear()
-                self._look()
+                self._poll()
                 done = self._resync.last
                 if done is None or not {info.name for info in wanted} <= set(done.found):
                     done = self._resync.run(wanted, new_slot=False, because={i.name: "asked for" for i in wanted})
@@ -216,19 +216,19 @@ class PostgresIngest:
     def _start_over(self) -> None:
         """Make the next step repeat all checks, with whichever server answers then."""
         self._ready = False
-        self._look_due = 0.0
+        self._poll_due = 0.0
         self._in_step.clear()
         self.capture.forget_server()
 
-    def _step(self, max_rows: int) -> list[Landed]:
+    def _step(self, max_rows: int) -> list[Ingested]:
         self._refresh()
         if not self._ready:
-            landed = self._start()
+            ingested = self._start()
             self._ready = True
-            if landed:
-                return landed
-        if landed := self._look_at_catalog():
-            return landed
+            if ingested:
+                return ingested
+        if ingested := self._read_catalog():
+            return ingested
         return self._changes.land(max_rows)
 
     @contextmanager
@@ -251,7 +251,7 @@ class PostgresIngest:
         if not self._ready or self._batches.version != before:
             self._changes.refresh()
 
-    def _start(self) -> list[Landed]:
+    def _start(self) -> list[Ingested]:
         """Check the source, then its slot; ingest what must come before the log."""
         position = self._batches.position(self.capture.app_id)
         order = self._audit.order(self.name, self.capture.app_id, position)
@@ -263,16 +263,16 @@ class PostgresIngest:
                 self.capture.resume(position)
                 raise
         self._identity.register()
-        landed: list[Landed] = []
+        ingested: list[Ingested] = []
         if order in ("resync_started", "slot_forgotten"):
-            landed = self._resync.run(self.capture.seen_tables, new_slot=True, because={}).landed
+            ingested = self._resync.run(self.capture.seen_tables, new_slot=True, because={}).ingested
         elif position is None or order == "accepted":
-            landed = self._snapshot.land(self.capture.seen_tables, new_slot=True)
+            ingested = self._snapshot.land(self.capture.seen_tables, new_slot=True)
         else:
             self.capture.resume(position)
         self._audit.resumed(self.name)
         self._changes.dropped = self._positions_of_dropped_tables()
-        return landed
+        return ingested
 
     def _start_or_give_up(self) -> None:
         """Start; if the slot's changes are lost, give up its position and start with a resync of everything."""
@@ -295,27 +295,27 @@ class PostgresIngest:
                     found[name] = position
         return found
 
-    def _look_at_catalog(self) -> list[Landed]:
+    def _read_catalog(self) -> list[Ingested]:
         """Every NEW_TABLES_SECONDS, check the catalog for changes that are not in the log."""
-        if time.monotonic() < self._look_due:
+        if time.monotonic() < self._poll_due:
             return []
-        landed = self._look()
-        self._look_due = time.monotonic() + NEW_TABLES_SECONDS
-        return landed
+        ingested = self._poll()
+        self._poll_due = time.monotonic() + NEW_TABLES_SECONDS
+        return ingested
 
-    def _look(self) -> list[Landed]:
+    def _poll(self) -> list[Ingested]:
         """Ingest tables that are new, or whose first snapshot was interrupted; resync those changed outside the log."""
         tables = self.capture.tables()
         self._changes.waiting = self._waiting(tables)
         new = [info for info in tables if self._changes.position(info) is None and self._is_due(info)]
-        landed = self._unless_busy("a snapshot", new, lambda: self._snapshot.land(new, new_slot=False))
-        if not landed:
+        ingested = self._unless_busy("a snapshot", new, lambda: self._snapshot.land(new, new_slot=False))
+        if not ingested:
             because = self._resync_reasons(tables)
             changed = [info for info in tables if info.name in because and self._is_due(info)]
             resync = partial(self._resync.run, changed, new_slot=False, because=because)
-            landed = self._unless_busy("a resync", changed, lambda: resync().landed)
+            ingested = self._unless_busy("a resync", changed, lambda: resync().ingested)
         self._changes.waiting = self._waiting(tables)
-        return landed
+        return ingested
 
     def _resync_reasons(self, tables: Sequence[TableInfo]) -> dict[str, str]:
         """By bronze name, why ingested tables need a resync."""
@@ -330,7 +330,7 @@ class PostgresIngest:
             try:
                 with one_table(info.name, info.oid, f"changing the columns of {info.source_name}"):
                     if Ineligible.of(table.properties) is None:
-                        adapt(table, info)
+                        evolve(table, info)
                     reason = resync_reason(table, info, members.get(info.name))
             except TableFailedError as failed:
                 self._changes.leave_out(failed)
@@ -364,14 +364,16 @@ class PostgresIngest:
                 pause = min(2 * pause or BUSY_SECONDS, MOST_BUSY_SECONDS)
                 self._retries[info.oid] = time.monotonic() + pause, pause
 
-    def _unless_busy(self, what: str, tables: Sequence[TableInfo], action: Callable[[], list[Landed]]) -> list[Landed]:
+    def _unless_busy(
+        self, what: str, tables: Sequence[TableInfo], action: Callable[[], list[Ingested]]
+    ) -> list[Ingested]:
         """Run it; if another session's transaction or lock blocks it, postpone it and continue with the log."""
         if not tables or time.monotonic() < self._busy_until:
             return []
         try:
-            landed = action()
+            ingested = action()
             self._postpone_failed(tables)
-            return landed
+            return ingested
         except SourceBusyError as busy:
             log.warning("%s of %s is postponed: %s", what, ", ".join(info.name for info in tables), busy)
             self._busy_until = time.monotonic() + BUSY_SECONDS
@@ -405,7 +407,7 @@ def open_capture(settings: Settings, lake: Lake, config: PostgresConfig | None =
     return PostgresCapture(settings, config, recorded_names(lake, config), owner)
 
 
-def _captured(tables: Sequence[TableInfo], refused: Sequence[Refusal], name: str) -> TableInfo:
+def _captured(tables: Sequence[TableInfo], refused: Sequence[Ineligibility], name: str) -> TableInfo:
     """The captured table of that name.
 
     Raises:
@@ -414,9 +416,9 @@ def _captured(tables: Sequence[TableInfo], refused: Sequence[Refusal], name: str
     for info in tables:
         if name in (info.name, info.source_name, info.table):
             return info
-    for refusal in refused:
-        if name in (refusal.name, refusal.table, refusal.table.partition(".")[2]):
-            raise refusal.error
+    for ineligibility in refused:
+        if name in (ineligibility.name, ineligibility.table, ineligibility.table.partition(".")[2]):
+            raise ineligibility.error
     raise SourceTableError(
         f"no table {name} is captured", f"name one of: {', '.join(sorted(info.name for info in tables))}"
     )

@@ -64,8 +64,8 @@ class PostgresIdentity:
 
     def _check_timeline(self, position: int) -> None:
         now = self._capture.timeline()
-        told = [Timeline.of_detail(row.detail) for row in self._audit.rows(self._capture.config.name)]
-        before = next((one for one in reversed(told) if one is not None), None)
+        reported = [Timeline.of_detail(row.detail) for row in self._audit.rows(self._capture.config.name)]
+        before = next((one for one in reversed(reported) if one is not None), None)
         if now == before:
             return
         if before is not None:

@@ -143,13 +143,13 @@ class Quarantine:
             return result
         bronze, decoder = open_topic_table(self.lake, self.topic), RecordDecoder(self.topic)
         evolve(self.lake, bronze, self.topic)
-        turn = bronze.position(APP_ID) or 0  # before the rows are looked at: a later replay is refused by it
+        lock = bronze.position(APP_ID) or 0  # before the rows are looked at: a later replay is refused by it
         for frame in self._open(selection):
             good = _read_again(frame, corrected, decoder, result)
             failpoint("quarantine.before_append")
             if good.height:
-                turn += 1
-                _append(bronze, good, turn)
+                lock += 1
+                _append(bronze, good, lock)
                 result.rows += good.height
         if result.rows:
             detail = {"table": self.topic.table, "rows": result.rows, "corrected": corrected is not None}
@@ -210,14 +210,14 @@ def read_corrections(path: Path) -> dict[Place, bytes]:
     return found
 
 
-def _append(bronze: BronzeTable, good: pl.DataFrame, turn: int) -> None:
+def _append(bronze: BronzeTable, good: pl.DataFrame, lock: int) -> None:
     """Commit the rows with the replay's turn; capture, which commits to the table too, may be first a few times."""
     for attempt in range(_ATTEMPTS):
         try:
-            bronze.append(good, {APP_ID: turn})
+            bronze.append(good, {APP_ID: lock})
             return
         except ConcurrentWriterError:  # the handle is at the rival's commit now
-            if attempt == _ATTEMPTS - 1 or (bronze.position(APP_ID) or 0) >= turn:
+            if attempt == _ATTEMPTS - 1 or (bronze.position(APP_ID) or 0) >= lock:
                 raise
 
 

@@ -32,8 +32,8 @@ from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.ingest.batches import Batches
 from fraud_lakehouse.ingest.changes import ChangeIngest, batch_row
 from fraud_lakehouse.ingest.differences import Differences, write_differences
-from fraud_lakehouse.ingest.evolution import adapt, settle
-from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.evolution import evolve, settle
+from fraud_lakehouse.ingest.ingested import Ingested
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.catalog import TableInfo
@@ -61,7 +61,7 @@ class ResyncReport:
 
     lsn: int
     found: dict[str, Differences]
-    landed: list[Landed]
+    ingested: list[Ingested]
 
 
 class Resync:
@@ -137,7 +137,7 @@ class Resync:
             if not copied and not new_slot:
                 return ResyncReport(lsn, {}, [])
             failpoint("resync.after_copy")
-            landed = [] if new_slot else self._land_until(lsn)
+            ingested = [] if new_slot else self._ingest_until(lsn)
             found = {}
             for table in copied:
                 info = table.info
@@ -147,24 +147,24 @@ class Resync:
                 except TableFailedError as failed:
                     self._changes.leave_out(failed)
                     continue
-                landed += [item] if item.rows else []
+                ingested += [item] if item.rows else []
                 failpoint("resync.after_table")
-        batches = [batch_row(item, self._capture) for item in landed if item.to_position == lsn and item.rows]
+        batches = [batch_row(item, self._capture) for item in ingested if item.to_position == lsn and item.rows]
         self._batches.commit(batches, {self._capture.app_id: lsn} if new_slot else {})
         failpoint("resync.after_position")
-        self.last = ResyncReport(lsn, found, landed)
+        self.last = ResyncReport(lsn, found, ingested)
         slot = {"lsn": lsn, "slot": "made anew" if new_slot else "kept"}
         tables_detail = {name: _detail(one, because.get(name)) for name, one in found.items()}
         seconds = round(time.monotonic() - began, 3)
         self._audit.record(self._capture.config.name, "resync", {**slot, "tables": tables_detail, "seconds": seconds})
         return self.last
 
-    def _land_until(self, lsn: int) -> list[Landed]:
+    def _ingest_until(self, lsn: int) -> list[Ingested]:
         """Ingest the log of all tables up to `lsn` and not beyond."""
-        landed: list[Landed] = []
+        ingested: list[Ingested] = []
         app_id = self._capture.app_id
         while (position := self._batches.position(app_id) or 0) < lsn:
-            landed += self._changes.land(self._settings.batch_rows, until=lsn)
+            ingested += self._changes.land(self._settings.batch_rows, until=lsn)
             if self._batches.position(app_id) == position:  # no changes of ours up to there
                 self._batches.commit([], {app_id: lsn})
         if position != lsn:
@@ -172,14 +172,14 @@ class Resync:
                 "another process ingested changes beyond the snapshot of a resync",
                 "let it finish; the resync then restarts",
             )
-        return landed
+        return ingested
 
-    def _reconcile(self, copied: _Copied, lsn: int, member: str | None, began: float) -> tuple[Landed, Differences]:
+    def _reconcile(self, copied: _Copied, lsn: int, member: str | None, began: float) -> tuple[Ingested, Differences]:
         """Append the differences from the snapshot with the position, in one commit; nothing if there are none."""
         info = copied.info
         app_id = self._capture.app_id_of(info.name)
         table = self._changes.table(info)
-        adapt(table, info)
+        evolve(table, info)
         before = table.position(app_id)
         if before is not None and before > lsn:
             raise ConcurrentWriterError(f"another process ingested {info.name} beyond a resync's snapshot", "try again")
@@ -209,7 +209,7 @@ class Resync:
         settle(table, info, member)
         newest = copied.taken_at if rows else None
         seconds = time.monotonic() - began
-        return Landed(
+        return Ingested(
             info.name, rows, before or 0, lsn, version, newest, seconds, self._capture.config.name, newest
         ), found
 

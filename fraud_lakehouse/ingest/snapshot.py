@@ -17,8 +17,8 @@ from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.ingest.batches import Batch, Batches
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.ingest.changes import ChangeIngest, batch_row, newest_of, oldest_of
-from fraud_lakehouse.ingest.evolution import adapt, settle
-from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.evolution import evolve, settle
+from fraud_lakehouse.ingest.ingested import Ingested
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.catalog import TableInfo
 from fraud_lakehouse.sources.postgres.errors import TableFailedError, one_table
@@ -43,7 +43,7 @@ class SnapshotIngest:
         self._batches = batches
         self._audit = audit
 
-    def land(self, tables: Sequence[TableInfo], *, new_slot: bool) -> list[Landed]:
+    def land(self, tables: Sequence[TableInfo], *, new_slot: bool) -> list[Ingested]:
         """Ingest whole tables as of one LSN.
 
         Args:
@@ -59,20 +59,20 @@ class SnapshotIngest:
         """
         while tables or new_slot:
             try:
-                return self._land(tables, new_slot=new_slot)
+                return self._ingest_rows(tables, new_slot=new_slot)
             except TableFailedError as failed:
                 self._changes.leave_out(failed)
                 tables = [info for info in tables if info.oid != failed.oid]
         return []
 
-    def _land(self, tables: Sequence[TableInfo], *, new_slot: bool) -> list[Landed]:
+    def _ingest_rows(self, tables: Sequence[TableInfo], *, new_slot: bool) -> list[Ingested]:
         """Ingest the tables that can be read.
 
         Raises:
             TableFailedError: a table could not be locked or published; none was read. Otherwise as `land`.
         """
         began = time.monotonic()
-        landed: list[Landed] = []
+        ingested: list[Ingested] = []
         batches: list[Batch] = []
         with self._capture.held(tables):
             names = {info.name for info in tables}
@@ -84,22 +84,22 @@ class SnapshotIngest:
                 for info in present:
                     try:
                         with closing(snapshot.chunks(info)) as chunks:
-                            item = self._land_table(info, chunks, lsn, members.get(info.name))
+                            item = self._ingest_table(info, chunks, lsn, members.get(info.name))
                     except TableFailedError as failed:
                         self._changes.leave_out(failed)
                         continue
-                    landed.append(item)
+                    ingested.append(item)
                     batches.append(batch_row(item, self._capture))
                 failpoint("postgres.before_snapshot_position")
                 self._batches.commit(batches, {self._capture.app_id: lsn} if new_slot else {})
                 failpoint("postgres.after_snapshot_position")
-        counts = {item.table: item.rows for item in landed}
+        counts = {item.table: item.rows for item in ingested}
         seconds = round(time.monotonic() - began, 3)
-        if landed or new_slot:
+        if ingested or new_slot:
             self._audit.record(self._capture.config.name, "snapshot", {"lsn": lsn, "rows": counts, "seconds": seconds})
-        return [item for item in landed if item.rows]
+        return [item for item in ingested if item.rows]
 
-    def _land_table(self, info: TableInfo, chunks: Iterable[pl.DataFrame], lsn: int, member: str | None) -> Landed:
+    def _ingest_table(self, info: TableInfo, chunks: Iterable[pl.DataFrame], lsn: int, member: str | None) -> Ingested:
         """Replace the table by its snapshot; its position comes last. Fails if another process does the same."""
         began = time.monotonic()
         app_id = self._capture.app_id_of(info.name)
@@ -111,7 +111,7 @@ class SnapshotIngest:
             first = list(islice(frames, 2))
             if is_long := len(first) == 2:  # with a single frame, its only commit has the fence
                 table.append(pl.DataFrame(schema=dict(info.frame_schema)), fence)
-            adapt(table, info)
+            evolve(table, info)
             try:
                 for frame in chain(_taken(first), frames):
                     if is_long:
@@ -131,7 +131,7 @@ class SnapshotIngest:
                 table.discard()
                 raise
         settle(table, info, member)
-        return Landed(
+        return Ingested(
             info.name, rows, 0, lsn, version, newest, time.monotonic() - began, self._capture.config.name, oldest
         )
 

@@ -31,7 +31,7 @@ STOPPED_SECONDS = 10.0  # without a heartbeat, after which a stopped process is 
 SILENT_SECONDS = 300.0  # the same for one that is not stopped: on a busy machine it hardly runs (`nice` 19)
 
 
-class Beside:
+class BackgroundWorker:
     """Starts and supervises the worker, notifies it of changes, collects its builds. A context manager.
 
     The worker starts at the first call, which is after the first alerts: its imports would delay them.
@@ -53,7 +53,7 @@ class Beside:
         self._silent = 0.0  # seconds since its last line
         self._checked_at = 0.0
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> BackgroundWorker:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -63,7 +63,7 @@ class Beside:
         assert process.stdin is not None
         with suppress(BrokenPipeError):
             process.stdin.close()
-        self._bury(process, GRACE_SECONDS)
+        self._reap(process, GRACE_SECONDS)
 
     @property
     def pid(self) -> int | None:
@@ -104,7 +104,7 @@ class Beside:
                 return
             problem = f"the background worker ended with code {self._process.returncode}; it is started again"
             log.error("%s", problem)
-            self._bury(self._process)
+            self._reap(self._process)
             with self._lock:
                 self._problems = {"beside": problem}
             self._process = None
@@ -141,7 +141,7 @@ class Beside:
             log.error("the background worker has not responded for %.0f s (stopped, or stuck): it is killed", silent)
             process.kill()
 
-    def _bury(self, process: subprocess.Popen[str], grace: float | None = None) -> None:
+    def _reap(self, process: subprocess.Popen[str], grace: float | None = None) -> None:
         """Wait for the worker's end, terminate it after `grace` seconds, and close its pipes.
 
         Each of its commits is atomic, so it may be ended at any point.

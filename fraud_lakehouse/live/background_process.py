@@ -22,7 +22,7 @@ from fraud_lakehouse.ingest.idle_partitions import TABLE as OBSERVATIONS
 from fraud_lakehouse.live.duty_cycle import Rest
 from fraud_lakehouse.live.problems import broken_models
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sinks.kafka.background import PublishLane
+from fraud_lakehouse.sinks.kafka.background import PublishWorker
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.lease import BEAT_SECONDS, is_stuck, progress, watched
 from fraud_lakehouse.storage.maintenance import DailyUpkeep
@@ -57,7 +57,7 @@ class _Answers:
     """Sends messages to the parent: one JSON object a line, and an empty object as a heartbeat."""
 
     def __init__(self, say: TextIO) -> None:
-        self._say = say
+        self._announce = say
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="answers", daemon=True)
@@ -75,8 +75,8 @@ class _Answers:
             BrokenPipeError: the parent has ended.
         """
         with self._lock:
-            self._say.write(json.dumps(answer) + "\n")
-            self._say.flush()
+            self._announce.write(json.dumps(answer) + "\n")
+            self._announce.flush()
 
     def _beat(self) -> None:
         with suppress(BrokenPipeError, ValueError):  # the parent has ended, or the stream is closed
@@ -89,7 +89,7 @@ class _EndedError(Exception):
     """The parent has ended, or wants this process to end."""
 
 
-def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishLane) -> None:
+def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishWorker) -> None:
     """Build deferred models after a change, at most every `replica_interval` seconds, until `lines` ends."""
     changes = _Changes(lines)
     changes.start()
@@ -140,24 +140,24 @@ class _Work:
         if self._changes.changed.is_set() and self._rest.is_over and self._transformer.is_ready:
             self._build()
         else:
-            self._tell({})
+            self._notify({})
             self._keep_up(idle=not self._changes.changed.is_set())
             self._changes.ended.wait(PROJECT_SECONDS)
 
     def _build(self) -> None:
         self._changes.changed.clear()
         began, used = time.monotonic(), time.process_time()
-        for lane in LANES:
+        for tier in LANES:
             built: dict[str, Any] = {}
             try:
-                with self._turn():
-                    result = self._transformer.build_lane(lane)
+                with self._work_lock():
+                    result = self._transformer.build_tier(tier)
             except LakehouseError as error:
-                self._broken[lane] = {f"lane {lane}": str(error)}
+                self._broken[tier] = {f"lane {tier}": str(error)}
             else:
-                self._broken[lane] = broken_models(result.failed_models)
+                self._broken[tier] = broken_models(result.failed_models)
                 built = {"seconds": result.seconds, "nodes": [asdict(node) for node in result.nodes]}
-            self._tell(built)
+            self._notify(built)
             self._go_on()
         worked = max(time.monotonic() - began, time.process_time() - used)
         pause = max(self._settings.replica_interval, self._settings.update_delay)
@@ -192,14 +192,14 @@ class _Work:
     def _keep_up(self, *, idle: bool) -> None:
         """Maintain a table if one is due."""
         try:
-            with self._turn():
+            with self._work_lock():
                 self._daily.step(idle=idle)
         except LakehouseError as error:
             self._note("upkeep", str(error))
         else:
             self._note("upkeep", None)
 
-    def _turn(self) -> AbstractContextManager[object]:
+    def _work_lock(self) -> AbstractContextManager[object]:
         return writer_lock(self._settings.work_dir, TURN_SECONDS, BESIDE, self._go_on)
 
     def _go_on(self) -> None:
@@ -213,8 +213,8 @@ class _Work:
         else:
             self._problems[part] = problem
 
-    def _tell(self, answer: dict[str, Any]) -> None:
-        broken = {part: why for lane in self._broken.values() for part, why in lane.items()}
+    def _notify(self, answer: dict[str, Any]) -> None:
+        broken = {part: why for tier in self._broken.values() for part, why in tier.items()}
         self._answers.send({"problems": {**self._problems, **broken}, **answer})
 
 
@@ -227,7 +227,7 @@ def main() -> None:
     if settings.failpoint:
         arm_from(settings.failpoint)
     try:
-        with PublishLane(settings) as publishing:
+        with PublishWorker(settings) as publishing:
             serve(settings, sys.stdin, answers, publishing)
     except (BrokenPipeError, KeyboardInterrupt):
         return

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fraud_lakehouse.ingest.base import Waiting
-from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.ingested import Ingested
 
 ASKS = 720  # answers kept per source: one hour
 
@@ -39,22 +39,22 @@ class Behind:
     source_rows: int | None = None
     source_bytes: int | None = None
     retained_bytes: int | None = None
-    away_since: datetime | None = None
+    unreachable_since: datetime | None = None
     delay: float = 0.0
 
     def exceeds(self, limit: float) -> bool:
         """Whether a row older than `limit` seconds plus the delay may be unscored."""
-        return self.seconds > limit + self.delay or self.away_since is not None
+        return self.seconds > limit + self.delay or self.unreachable_since is not None
 
     def plain(self) -> dict[str, Any]:
         """The fields as JSON values; times as ISO 8601."""
-        return asdict(self) | {"away_since": self.away_since and self.away_since.isoformat()}
+        return asdict(self) | {"away_since": self.unreachable_since and self.unreachable_since.isoformat()}
 
     def __str__(self) -> str:
         parts = [f"{self.seconds:.1f} s", f"{self.rows:,} rows"]
         parts += [f"{self.source_rows:,} more in the source"] if self.source_rows else []
         parts += [f"{self.source_bytes:,} bytes of log"] if self.source_bytes else []
-        parts += [f"no answer from it since {self.away_since:%F %T} UTC"] if self.away_since else []
+        parts += [f"no answer from it since {self.unreachable_since:%F %T} UTC"] if self.unreachable_since else []
         return ", ".join(parts)
 
 
@@ -68,21 +68,24 @@ class Backlog:
     """
 
     def __init__(
-        self, sources: Mapping[str, float] | None = None, away_after: float = math.inf, at: datetime | None = None
+        self,
+        sources: Mapping[str, float] | None = None,
+        unreachable_after: float = math.inf,
+        at: datetime | None = None,
     ) -> None:
-        self._away_after = away_after
+        self._unreachable_after = unreachable_after
         self._lock = threading.Lock()
         self._sources = {name: _Source(at or datetime.now(UTC), delay) for name, delay in (sources or {}).items()}
         self._failing: Collection[str] = ()
 
-    def landed(self, batches: Sequence[Landed], at: datetime | None = None) -> None:
+    def ingested(self, batches: Sequence[Ingested], at: datetime | None = None) -> None:
         """Record batches ingested into bronze."""
         at = at or datetime.now(UTC)
         with self._lock:
             for batch in batches:
                 self._source(batch.source, at).land(batch, at)
 
-    def scored(self, batches: Sequence[Landed], failing: Collection[str] = ()) -> None:
+    def scored(self, batches: Sequence[Ingested], failing: Collection[str] = ()) -> None:
         """Record that the fast path has read these batches, all of them ingested before.
 
         Args:
@@ -117,7 +120,7 @@ class Backlog:
         """How far behind each source is, by name."""
         at = at or datetime.now(UTC)
         with self._lock:
-            return {name: source.behind(at, self._away_after) for name, source in sorted(self._sources.items())}
+            return {name: source.behind(at, self._unreachable_after) for name, source in sorted(self._sources.items())}
 
     def _source(self, name: str, at: datetime) -> _Source:
         if name not in self._sources:
@@ -131,20 +134,20 @@ class _Source:
     def __init__(self, at: datetime, delay: float = 0.0) -> None:
         self.rows = 0
         self._delay = delay
-        self._unscored: deque[tuple[Landed, datetime]] = deque()  # with the commit time of its oldest row
+        self._unscored: deque[tuple[Ingested, datetime]] = deque()  # with the commit time of its oldest row
         self._answered_at = at
         self._waiting = Waiting()
         self._unread: deque[tuple[datetime, Mapping[str, int]]] = deque(maxlen=ASKS)
         """Answers by time, until everything the source had then is read: the end positions of the unread parts."""
         self._newest: tuple[datetime, datetime] | None = None  # when a batch was ingested last, and its newest commit
 
-    def land(self, batch: Landed, at: datetime) -> None:
+    def land(self, batch: Ingested, at: datetime) -> None:
         self.rows += batch.rows
         self._unscored.append((batch, batch.oldest_committed_at or at))
         if batch.newest_committed_at is not None:
             self._newest = max((at, batch.newest_committed_at), self._newest or (at, batch.newest_committed_at))
 
-    def score(self, batch: Landed) -> None:
+    def score(self, batch: Ingested) -> None:
         del self._unscored[next(place for place, (one, _) in enumerate(self._unscored) if one == batch)]
         self.rows -= batch.rows
 
@@ -158,16 +161,16 @@ class _Source:
         while self._unread and all(position.get(part, end) >= end for part, end in self._unread[0][1].items()):
             self._unread.popleft()
 
-    def behind(self, at: datetime, away_after: float) -> Behind:
+    def behind(self, at: datetime, unreachable_after: float) -> Behind:
         waiting, oldest = self._waiting, self._oldest()
-        is_away = (at - self._answered_at).total_seconds() > away_after + self._delay
+        is_unreachable = (at - self._answered_at).total_seconds() > unreachable_after + self._delay
         return Behind(
             max(0.0, round((at - oldest).total_seconds(), 1)) if oldest else 0.0,
             self.rows,
             waiting.rows,
             waiting.size,
             waiting.retained,
-            self._answered_at if is_away else None,
+            self._answered_at if is_unreachable else None,
             self._delay,
         )
 

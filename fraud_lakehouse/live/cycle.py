@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from fraud_lakehouse.alerts.delivery import Delivery, DeliveryReport
 from fraud_lakehouse.alerts.times import AlertTimes
 from fraud_lakehouse.errors import SettingsError
-from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.ingest import Ingested
 from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.live.ingesting import may_have_more
 from fraud_lakehouse.live.problems import broken_models
@@ -51,7 +51,7 @@ class CycleResult:
     scored because a model that reads them failed.
     """
 
-    landed: list[Landed] = field(default_factory=list)
+    ingested: list[Ingested] = field(default_factory=list)
     builds: list[BuildResult] = field(default_factory=list)
     delivery: DeliveryReport | None = None
     problems: dict[str, str] = field(default_factory=dict)
@@ -68,12 +68,12 @@ class CycleResult:
     @property
     def has_rows(self) -> bool:
         """Whether rows were ingested, or written by a model."""
-        return bool(self.landed) or any(node.rows for build in self.builds for node in build.nodes)
+        return bool(self.ingested) or any(node.rows for build in self.builds for node in build.nodes)
 
     @property
     def rows(self) -> int:
         """Rows ingested into bronze."""
-        return sum(batch.rows for batch in self.landed)
+        return sum(batch.rows for batch in self.ingested)
 
     @property
     def alerts(self) -> int:
@@ -109,7 +109,7 @@ class Cycle:
 
     def capture(
         self, errors: dict[str, BaseException] | None = None, only: Collection[str] | None = None
-    ) -> list[Landed]:
+    ) -> list[Ingested]:
         """Ingest at most one micro-batch of each source, one after the other; a failing source does not stop others.
 
         Args:
@@ -120,20 +120,20 @@ class Cycle:
         Raises:
             LakeError: the lake cannot be written.
         """
-        landed: list[Landed] = []
+        ingested: list[Ingested] = []
         for source in self.sources:
             if (errors is not None and source.name in errors) or (only is not None and source.name not in only):
                 continue
             try:
-                landed += source.land(self.settings.work_dir, self.settings.batch_rows, strict=errors is not None)
+                ingested += source.land(self.settings.work_dir, self.settings.batch_rows, strict=errors is not None)
             except BaseException as error:
                 if errors is None or not is_of_source(error):
                     raise
                 log.error("%s: %s", source.name, error)  # noqa: TRY400  the caller raises it after the other sources
                 errors[source.name] = error
-        return landed
+        return ingested
 
-    def run(self, landed: Sequence[Landed], *, is_shared: bool = False, wait: float = 0.0) -> CycleResult:
+    def run(self, ingested: Sequence[Ingested], *, is_shared: bool = False, wait: float = 0.0) -> CycleResult:
         """Score new rows, if there are any, and deliver alerts. Call `follow` afterwards.
 
         Args:
@@ -143,7 +143,7 @@ class Cycle:
         """
         seconds: dict[str, float] = {}
         builds: list[BuildResult] = []
-        self._alerts.is_stale |= bool(landed) or is_shared
+        self._alerts.is_stale |= bool(ingested) or is_shared
         if self._alerts.is_due:
             with _timed(seconds, "build"):
                 builds.append(self._build_alerts(self._deliver))
@@ -152,7 +152,7 @@ class Cycle:
         self._early = DeliveryReport()
         times = self._alert_times.take() | ({"delivered": list(delivery.seconds)} if delivery.seconds else {})
         unscored = self._alerts.unread
-        return CycleResult(list(landed), builds, delivery, self.problems, seconds, times, unscored=unscored)
+        return CycleResult(list(ingested), builds, delivery, self.problems, seconds, times, unscored=unscored)
 
     def _build_alerts(self, meanwhile: Callable[[], None] = lambda: None) -> BuildResult:
         """Build the models that alerts depend on, under the fast path's lock; a failed model does not stop the others.
@@ -182,7 +182,7 @@ class Cycle:
         """Build one part of the fast path; `meanwhile` is called while another process holds the lock."""
         with writer_lock(self.settings.work_dir, TURN_SECONDS, HOT, meanwhile):
             without = part.paused
-            result = self.transformer.build_lane(part.lane, without=without)
+            result = self.transformer.build_tier(part.tier, without=without)
         part.note(result, without)
         log_failures(result)
         return result
@@ -220,13 +220,13 @@ class Cycle:
         for number in itertools.count():
             seconds: dict[str, float] = {}
             with _timed(seconds, "capture"):
-                landed = self.capture(errors)
+                ingested = self.capture(errors)
             if len(errors) == len(self.sources):
                 raise next(iter(errors.values()))
-            result = self.follow(self.run(landed), pause=BUSY_FOLLOW_SECONDS if landed else 0.0)
-            report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
+            result = self.follow(self.run(ingested), pause=BUSY_FOLLOW_SECONDS if ingested else 0.0)
+            report(CycleResult(result.ingested, result.builds, result.delivery, {}, seconds | result.seconds))
             # The first batch may be a snapshot, which does not show how much log follows it.
-            if not landed or (number and not may_have_more(landed, began, self.settings.batch_rows)):
+            if not ingested or (number and not may_have_more(ingested, began, self.settings.batch_rows)):
                 break
         self.transformer.reload()
         # One lock at a time, and no tests under the fast path's lock: a live cycle's alerts would wait for them.
@@ -236,8 +236,8 @@ class Cycle:
             built.append(self._build(part, self._deliver))
         self.transformer.close()  # frees the memory of the fast path's state for the deferred models
         with writer_lock(self.settings.work_dir, TURN_SECONDS, BESIDE, self._deliver):
-            built.append(self.transformer.build_lane("rest"))
-        log_failures(self.transformer.build_lane("hot_tests"))
+            built.append(self.transformer.build_tier("rest"))
+        log_failures(self.transformer.build_tier("hot_tests"))
         while (sent := self.delivery.deliver_pending(wait=10.0)).pending and (sent.delivered or sent.digested):
             pass  # a delivery round does not include alerts recorded after it began: run another
         publish_features(self.settings, self.lake)
@@ -281,7 +281,7 @@ class _Part:
     Failed models are built again when `due`; until then, the part is built without them as rows come.
     """
 
-    lane: str
+    tier: str
     is_stale: bool = True
     built_at: float = 0.0
     due: float = 0.0

@@ -28,11 +28,11 @@ class Endpoint:
         has_turn: whether this process holds the live lock.
     """
 
-    def __init__(self, host: str, port: int, registry: CollectorRegistry, has_turn: Callable[[], bool]) -> None:
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, holds_lock: Callable[[], bool]) -> None:
         self._host = host
         self._port = port
         self._registry = registry
-        self._has_turn = has_turn
+        self._holds_lock = holds_lock
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -68,4 +68,4 @@ class Endpoint:
             thread.join()
 
     def _is_wanted(self) -> bool:
-        return not self._closing.is_set() and self._has_turn()
+        return not self._closing.is_set() and self._holds_lock()

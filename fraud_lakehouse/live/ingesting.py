@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.ingest import Ingested
 from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.live.source import Source
 
@@ -27,35 +27,35 @@ GATHER_SECONDS = 0.1  # how long a batch waits for another source's batch that i
 _NEWEST_SHARE = 0.3  # weight of the newest duration in the moving average
 
 
-class Landings:
+class IngestQueue:
     """Batches that the threads have ingested and the loop has not taken yet."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._is_wanted = False
-        self._landing = 0
+        self._ingesting = 0
         self._taken_at = 0.0
         self._busy_seconds = 0.0  # moving average of how long the loop is busy with a batch
-        self._landed: list[Landed] = []
+        self._ingested: list[Ingested] = []
         self._is_shared = False
         self._error: BaseException | None = None
 
     @contextmanager
-    def landing(self) -> Iterator[None]:
+    def ingesting(self) -> Iterator[None]:
         """Context in which a batch is being ingested, to be `put`."""
         with self._changed:
-            self._landing += 1
+            self._ingesting += 1
         try:
             yield
         finally:
             with self._changed:
-                self._landing -= 1
+                self._ingesting -= 1
                 self._changed.notify_all()
 
-    def put(self, landed: Sequence[Landed], *, is_shared: bool = False) -> None:
+    def put(self, ingested: Sequence[Ingested], *, is_shared: bool = False) -> None:
         """Add batches. `is_shared`: the lake has other news: rows of another process, or an idle topic."""
         with self._changed:
-            self._landed += landed
+            self._ingested += ingested
             self._is_shared |= is_shared
             self._changed.notify_all()
 
@@ -63,7 +63,7 @@ class Landings:
     def is_waiting(self) -> bool:
         """Whether a batch waits to be taken."""
         with self._changed:
-            return bool(self._landed) or self._is_shared
+            return bool(self._ingested) or self._is_shared
 
     def fail(self, error: BaseException) -> None:
         """End the loop with this error."""
@@ -71,7 +71,7 @@ class Landings:
             self._error = error
             self._changed.notify_all()
 
-    def take(self, timeout: float) -> tuple[list[Landed], bool]:
+    def take(self, timeout: float) -> tuple[list[Ingested], bool]:
         """Everything ingested since the last call, waiting at most `timeout` seconds for the first; and `is_shared`.
 
         Raises:
@@ -83,16 +83,16 @@ class Landings:
                 self._taken_at = 0.0
             self._is_wanted = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._landed or self._is_shared or self._error, timeout)
-            if self._landed:
-                self._changed.wait_for(lambda: not self._landing or self._error, GATHER_SECONDS)
+            self._changed.wait_for(lambda: self._ingested or self._is_shared or self._error, timeout)
+            if self._ingested:
+                self._changed.wait_for(lambda: not self._ingesting or self._error, GATHER_SECONDS)
             self._is_wanted = False
             if self._error is not None:
                 raise self._error
-            landed, self._landed = self._landed, []
+            ingested, self._ingested = self._ingested, []
             is_shared, self._is_shared = self._is_shared, False
-            self._taken_at = time.monotonic() if landed else 0.0
-            return landed, is_shared
+            self._taken_at = time.monotonic() if ingested else 0.0
+            return ingested, is_shared
 
     def wait_for_demand(self, lead: float, until: float) -> None:
         """Wait until the loop is idle or will be in `lead` seconds, at most until `until` (monotonic clock).
@@ -118,7 +118,7 @@ class Capturing:
     """
 
     def __init__(self, sources: Sequence[Source], work: Path, rows: int) -> None:
-        self.landings = Landings()
+        self.ingest_queue = IngestQueue()
         self.backlog = Backlog({source.name: source.ingest.update_delay for source in sources}, AWAY_SECONDS)
         self._work = work
         self._rows = rows
@@ -128,10 +128,10 @@ class Capturing:
             for source in sources
         ]
 
-    def __enter__(self) -> Landings:
+    def __enter__(self) -> IngestQueue:
         for thread in self._threads:
             thread.start()
-        return self.landings
+        return self.ingest_queue
 
     def __exit__(self, *exception: object) -> None:
         self._ending.set()
@@ -142,10 +142,10 @@ class Capturing:
         try:
             self._capture(source)
         except BaseException as error:  # noqa: BLE001  # the loop raises it; a Rust library's panic is not an Exception
-            self.landings.fail(error)
+            self.ingest_queue.fail(error)
 
     def _capture(self, source: Source) -> None:
-        look_at, ask_at, lead = 0.0, 0.0, 0.0
+        poll_at, request_at, lead = 0.0, 0.0, 0.0
         drain_at = 0.0
         drain: tuple[float, datetime] | None = None  # in progress: when the next one is due, when this one began
         while not self._ending.is_set():
@@ -153,41 +153,41 @@ class Capturing:
                 self._ending.wait(WAKE_SECONDS)
                 continue
             is_full = self.backlog.is_full(source.name, self._rows)
-            if is_full and time.monotonic() >= ask_at:
-                ask_at = time.monotonic() + BACKLOG_SECONDS
+            if is_full and time.monotonic() >= request_at:
+                request_at = time.monotonic() + BACKLOG_SECONDS
                 source.tell(self.backlog)
             if is_full or not source.is_ready:
                 self._ending.wait(WAKE_SECONDS)
                 continue
             # After an error, a step finds out whether the source works again.
             has_data = source.wait(WAKE_SECONDS) or source.problem
-            if not has_data and time.monotonic() < min(look_at, source.ingest.due):
+            if not has_data and time.monotonic() < min(poll_at, source.ingest.due):
                 self.backlog.read(source.name, source.ingest.position())
                 continue
             began = time.monotonic()
             drain = drain or (began + source.ingest.update_delay, datetime.now(UTC))
-            look_at = began + LOOK_SECONDS
-            with self.landings.landing():
-                landed = source.land(self._work, self._rows)
-                self.backlog.landed(landed)
-                is_shared = source.is_shared or (not landed and source.ingest.has_observed)
-                if landed or is_shared:
-                    self.landings.put(landed, is_shared=is_shared)
+            poll_at = began + LOOK_SECONDS
+            with self.ingest_queue.ingesting():
+                ingested = source.land(self._work, self._rows)
+                self.backlog.ingested(ingested)
+                is_shared = source.is_shared or (not ingested and source.ingest.has_observed)
+                if ingested or is_shared:
+                    self.ingest_queue.put(ingested, is_shared=is_shared)
             if not source.problem:
                 self.backlog.read(source.name, source.ingest.position())
-                if began >= ask_at:
+                if began >= request_at:
                     source.tell(self.backlog)
-                    ask_at = began + BACKLOG_SECONDS
-            if landed:
+                    request_at = began + BACKLOG_SECONDS
+            if ingested:
                 lead += _NEWEST_SHARE * (time.monotonic() - began - lead)
-            if not may_have_more(landed, drain[1], self._rows):
+            if not may_have_more(ingested, drain[1], self._rows):
                 drain_at, drain = drain[0], None
-            if sum(batch.rows for batch in landed) < self._rows:  # after a full batch, more rows are waiting
+            if sum(batch.rows for batch in ingested) < self._rows:  # after a full batch, more rows are waiting
                 self._ending.wait(max(0.0, began + PACE_SECONDS - time.monotonic()))
-                self.landings.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)
+                self.ingest_queue.wait_for_demand(lead, began + LONGEST_PACE_SECONDS)
 
 
-def may_have_more(landed: Sequence[Landed], began: datetime, rows: int) -> bool:
+def may_have_more(ingested: Sequence[Ingested], began: datetime, rows: int) -> bool:
     """Whether sources may have more of the rows they had when a drain began; later rows belong to the next drain.
 
     Args:
@@ -195,5 +195,5 @@ def may_have_more(landed: Sequence[Landed], began: datetime, rows: int) -> bool:
         began: start of the drain (UTC).
         rows: size of a full micro-batch.
     """
-    is_full = sum(batch.rows for batch in landed) >= rows
-    return is_full or any(batch.newest_committed_at is None or batch.newest_committed_at < began for batch in landed)
+    is_full = sum(batch.rows for batch in ingested) >= rows
+    return is_full or any(batch.newest_committed_at is None or batch.newest_committed_at < began for batch in ingested)

@@ -46,16 +46,16 @@ class Intervals:
                 self._due[source.name] = time.monotonic() + source.ingest.update_delay
         began, is_first = datetime.now(UTC), True
         while is_first or not stop():
-            landed = self._cycle.capture(only=[source.name for source in now])
-            self._backlog.landed(landed)
+            ingested = self._cycle.capture(only=[source.name for source in now])
+            self._backlog.ingested(ingested)
             for source in now:
                 if not source.problem:
                     self._backlog.read(source.name, source.ingest.position())
                     source.tell(self._backlog)
-            has_more = may_have_more(landed, began, self._cycle.settings.batch_rows)
+            has_more = may_have_more(ingested, began, self._cycle.settings.batch_rows)
             pause = (lambda: BUSY_FOLLOW_SECONDS) if has_more else (lambda: 0.0)
             # The first cycle of a drain always builds: another process may have ingested rows.
-            yield self._scoring.run(landed, is_shared=is_first, pause=pause)
+            yield self._scoring.run(ingested, is_shared=is_first, pause=pause)
             if not has_more:
                 return
             is_first = False

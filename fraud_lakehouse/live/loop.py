@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from fraud_lakehouse.live.background import Beside
+from fraud_lakehouse.live.background import BackgroundWorker
 from fraud_lakehouse.live.cycle import BUSY_FOLLOW_SECONDS, FOLLOW_SECONDS, Cycle, CycleResult
 from fraud_lakehouse.live.ingesting import Capturing
 from fraud_lakehouse.live.intervals import Intervals
@@ -17,7 +17,9 @@ IDLE_SECONDS = 1.0  # longest time between cycles: an alert whose destination fa
 SLICE_SECONDS = 0.2  # longest time between checks of `stop`
 
 
-def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
+def run_until(
+    cycle: Cycle, worker: BackgroundWorker, stop: Callable[[], bool], report: Callable[[CycleResult], None]
+) -> None:
     """Repeat cycles, waking on data, until `stop()`; the current cycle is finished first.
 
     A source with a gap does not end the loop, even if it is the only one: it continues after the command named in its
@@ -32,47 +34,49 @@ def run_until(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Ca
     """
     with watched():
         if all(source.ingest.update_delay for source in cycle.sources):
-            _at_intervals(cycle, beside, stop, report)
+            _at_intervals(cycle, worker, stop, report)
         else:
-            _on_data(cycle, beside, stop, report)
+            _on_data(cycle, worker, stop, report)
 
 
-def _on_data(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]) -> None:
+def _on_data(
+    cycle: Cycle, worker: BackgroundWorker, stop: Callable[[], bool], report: Callable[[CycleResult], None]
+) -> None:
     settings = cycle.settings
     capturing = Capturing(cycle.sources, settings.work_dir, settings.batch_rows)
     scoring = Scoring(cycle, capturing.backlog)
 
     def pause() -> float:
-        return BUSY_FOLLOW_SECONDS if landings.is_waiting else FOLLOW_SECONDS
+        return BUSY_FOLLOW_SECONDS if ingest_queue.is_waiting else FOLLOW_SECONDS
 
-    with capturing as landings:
+    with capturing as ingest_queue:
         due = 0.0
         while not stop():
             progress()
-            landed, is_shared = landings.take(SLICE_SECONDS)
-            if landed or is_shared or time.monotonic() >= due:
-                result = scoring.run(landed, is_shared=is_shared, pause=pause)
-                _finish(cycle, beside, result, report)
+            ingested, is_shared = ingest_queue.take(SLICE_SECONDS)
+            if ingested or is_shared or time.monotonic() >= due:
+                result = scoring.run(ingested, is_shared=is_shared, pause=pause)
+                _finish(cycle, worker, result, report)
                 due = time.monotonic() + IDLE_SECONDS
 
 
 def _at_intervals(
-    cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Callable[[CycleResult], None]
+    cycle: Cycle, worker: BackgroundWorker, stop: Callable[[], bool], report: Callable[[CycleResult], None]
 ) -> None:
     intervals = Intervals(cycle)
     while not stop():
         for result in intervals.cycles(stop):
-            _finish(cycle, beside, result, report)
+            _finish(cycle, worker, result, report)
         until = time.monotonic() + IDLE_SECONDS
         while not stop() and not intervals.is_time and time.monotonic() < until:
             progress()
             time.sleep(SLICE_SECONDS)
 
 
-def _finish(cycle: Cycle, beside: Beside, result: CycleResult, report: Callable[[CycleResult], None]) -> None:
+def _finish(cycle: Cycle, worker: BackgroundWorker, result: CycleResult, report: Callable[[CycleResult], None]) -> None:
     # A build without rows is the check every half minute for rows of other processes: the worker has nothing to do.
     if result.has_rows:
-        beside.note_change()
-    built = beside.take()
+        worker.note_change()
+    built = worker.take()
     progress()
-    report(replace(result, builds=[*result.builds, *built], problems={**result.problems, **beside.problems}))
+    report(replace(result, builds=[*result.builds, *built], problems={**result.problems, **worker.problems}))

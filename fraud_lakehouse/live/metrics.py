@@ -43,7 +43,7 @@ class Metrics:
     """
 
     def __init__(
-        self, work: Path, host: str = "127.0.0.1", port: int = 0, has_turn: Callable[[], bool] = lambda: True
+        self, work: Path, host: str = "127.0.0.1", port: int = 0, holds_lock: Callable[[], bool] = lambda: True
     ) -> None:
         self._path = work / "live.json"
         self._write_due = 0.0
@@ -81,10 +81,10 @@ class Metrics:
         self._slot = self._gauge(
             "fraud_slot_retained_bytes", "Bytes of log that the PostgreSQL server retains for the replication slot"
         )
-        self._away = self._gauge(
+        self._unreachable = self._gauge(
             "fraud_source_away_seconds", "Seconds since an unreachable source reported its backlog; 0 while it responds"
         )
-        self._endpoint = Endpoint(host, port, self._registry, has_turn) if port else None
+        self._endpoint = Endpoint(host, port, self._registry, holds_lock) if port else None
 
     @staticmethod
     def of(settings: Settings) -> Metrics:
@@ -107,7 +107,7 @@ class Metrics:
         """Record one finished cycle."""
         self._count("cycles", 1)
         self._cycles.inc()
-        for batch in result.landed:
+        for batch in result.ingested:
             self._rows.labels(batch.table).inc(batch.rows)
             self.observe("capture", batch.seconds)
         self._count("rows", result.rows)
@@ -169,7 +169,9 @@ class Metrics:
         for source, one in behind.items():
             self._lag.labels(source).set(one.seconds)
             self._lag_rows.labels(source, "landed").set(one.rows)
-            self._away.labels(source).set((now - one.away_since).total_seconds() if one.away_since else 0.0)
+            self._unreachable.labels(source).set(
+                (now - one.unreachable_since).total_seconds() if one.unreachable_since else 0.0
+            )
             if one.source_rows is not None:
                 self._lag_rows.labels(source, "source").set(one.source_rows)
             if one.source_bytes is not None:

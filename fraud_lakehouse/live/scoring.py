@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from fraud_lakehouse.ingest.landed import Landed
+from fraud_lakehouse.ingest.ingested import Ingested
 from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 
@@ -20,10 +20,10 @@ class Scoring:
     def __init__(self, cycle: Cycle, backlog: Backlog) -> None:
         self._cycle = cycle
         self._backlog = backlog
-        self._unscored: list[Landed] = []
+        self._unscored: list[Ingested] = []
 
     def run(
-        self, landed: Sequence[Landed], *, is_shared: bool, pause: Callable[[], float] = lambda: 0.0
+        self, ingested: Sequence[Ingested], *, is_shared: bool, pause: Callable[[], float] = lambda: 0.0
     ) -> CycleResult:
         """Score ingested rows, deliver alerts, build due follow-up models. The result has the remaining backlog.
 
@@ -32,8 +32,8 @@ class Scoring:
             is_shared: whether another process has ingested rows as well.
             pause: seconds from one build of the follow-up models to the next; called after the alerts.
         """
-        result = self._cycle.run(landed, is_shared=is_shared)
-        self._unscored += landed
+        result = self._cycle.run(ingested, is_shared=is_shared)
+        self._unscored += ingested
         if result.builds:
             waiting = [batch for batch in self._unscored if batch.table in result.unscored]
             scored = [batch for batch in self._unscored if batch.table not in result.unscored]

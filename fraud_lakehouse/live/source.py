@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError, LakehouseError, SourceError
-from fraud_lakehouse.ingest import Landed, SourceIngest, Waiting, open_ingest
+from fraud_lakehouse.ingest import Ingested, SourceIngest, Waiting, open_ingest
 from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.configured import configured_sources
 from fraud_lakehouse.storage.lake import Lake
-from fraud_lakehouse.storage.writer_lock import TURN_SECONDS, TurnTakenError, writer_lock
+from fraud_lakehouse.storage.writer_lock import TURN_SECONDS, LockTakenError, writer_lock
 from fraud_lakehouse.transform.project import current_windows
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Source:
         """Whether it may be polled now."""
         return time.monotonic() >= self.retry_at
 
-    def land(self, work: Path, rows: int, *, strict: bool = False) -> list[Landed]:
+    def land(self, work: Path, rows: int, *, strict: bool = False) -> list[Ingested]:
         """Ingest one micro-batch of at most about `rows` rows under this source's lock.
 
         Args:
@@ -66,12 +66,12 @@ class Source:
         """
         if not self.is_ready:
             return []
-        self.ingest.be_patient(strict)
+        self.ingest.set_blocking(strict)
         self.is_shared = False
         try:
             with writer_lock(work, TURN_SECONDS if strict else BUSY_SECONDS, self.name):
-                landed = self.ingest.step(rows)
-        except TurnTakenError:
+                ingested = self.ingest.step(rows)
+        except LockTakenError:
             if strict:
                 raise
             self.is_shared = True
@@ -82,7 +82,7 @@ class Source:
             self._note(error)
             return []
         self.problem, self.failures, self._noted = None, 0, None
-        return landed
+        return ingested
 
     def wait(self, timeout: float) -> bool:
         """Whether there is data, waiting at most `timeout` seconds; an error is recorded and means no."""

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from fraud_lakehouse.live.background import Beside
+from fraud_lakehouse.live.background import BackgroundWorker
 from fraud_lakehouse.live.cycle import Cycle, CycleResult
 from fraud_lakehouse.live.loop import run_until
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.storage.lease import Lease, LeaseLostError, is_held
-from fraud_lakehouse.storage.writer_lock import TurnTakenError, process_lock
+from fraud_lakehouse.storage.writer_lock import LockTakenError, process_lock
 
 _SLICE_SECONDS = 0.2
 
@@ -39,16 +39,16 @@ def run_live(
     """
     # The worker is awaited last: its current build can take long. By then the cycle's end has released the lock and
     # the delivery of alerts to the successor.
-    with Beside(settings) as beside, Cycle(settings) as cycle:
+    with BackgroundWorker(settings) as worker, Cycle(settings) as cycle:
         if is_held(settings.work_dir / "live.lock"):
             cycle.warm_up()  # without a predecessor, ingestion starts first: it need not wait for dbt's imports
-        with live_turn(settings.work_dir, stop) as lease:
+        with live_lock(settings.work_dir, stop) as lease:
             if lease is None:
                 return
             queue = settings.work_dir / "live.queue"
             run_until(
                 cycle,
-                beside,
+                worker,
                 lambda: stop() or not lease.is_ours or (is_over() and is_held(queue)),
                 report,
             )
@@ -57,7 +57,7 @@ def run_live(
 
 
 @contextmanager
-def live_turn(work: Path, stop: Callable[[], bool]) -> Iterator[Lease | None]:
+def live_lock(work: Path, stop: Callable[[], bool]) -> Iterator[Lease | None]:
     """Wait until no other live cycle runs; None if `stop()` came first. A waiting process holds `live.queue`."""
     with ExitStack() as held:
         lease = None
@@ -71,6 +71,6 @@ def _acquired(path: Path, held: ExitStack, stop: Callable[[], bool]) -> Lease | 
     while not stop():
         try:
             return held.enter_context(process_lock(path, _SLICE_SECONDS, "runs this lake's live cycle"))
-        except TurnTakenError:
+        except LockTakenError:
             continue
     return None

@@ -21,7 +21,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
 from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.storage import commit_numbers, durable, housekeeping, reshape, schemas, table_properties
-from fraud_lakehouse.storage.commit_conflict import is_refused
+from fraud_lakehouse.storage.commit_conflict import is_conflict
 from fraud_lakehouse.storage.compaction import only_next
 from fraud_lakehouse.storage.errors import lake_errors
 from fraud_lakehouse.storage.lake import Lake, scan
@@ -267,7 +267,7 @@ class Appender:
         self._sync_log()
         failpoint(f"{self.layer}.after_fsync")
         if housekeeping.is_due(before, self.version):
-            self._handle = housekeeping.keep_house(self._handle, self.path, before)
+            self._handle = housekeeping.maintain_log(self._handle, self.path, before)
             self._durable = self.version
 
     def _commit_files(self, commit: CommitProperties) -> None:
@@ -283,7 +283,7 @@ class Appender:
                 post_commithook_properties=_NO_HOOKS,
             )
         except DeltaError as error:
-            if is_refused(error):
+            if is_conflict(error):
                 self._staging.remove(staged)
             raise
         durable.check_not_left_behind(self.path, before)

@@ -15,7 +15,7 @@ _LEFT_BEHIND = re.compile(
 _MADE_BEFORE = "able already exists at"  # another writer created the table first
 
 
-def is_refused(error: Exception) -> bool:
+def is_conflict(error: Exception) -> bool:
     """Whether an error is a commit conflict: another writer was first and the commit was not applied.
 
     A log entry that disappears while the log is read may surface as an OSError of the storage.

@@ -10,7 +10,7 @@ import polars as pl
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from fraud_lakehouse.errors import ConcurrentWriterError, LakeError
-from fraud_lakehouse.storage.commit_conflict import is_refused
+from fraud_lakehouse.storage.commit_conflict import is_conflict
 from fraud_lakehouse.storage.lake import Lake
 
 _NO_SPACE = ("No space left", "File too large", "Disk quota exceeded", "Invalid thrift: transport error")
@@ -29,7 +29,7 @@ def lake_errors(lake: Lake, layer: str, name: str) -> Iterator[None]:
     try:
         yield
     except (DeltaError, pl.exceptions.PolarsError, OSError) as error:
-        if is_refused(error):
+        if is_conflict(error):
             raise ConcurrentWriterError(
                 f"another writer committed to {table} in {lake.root} first ({error})",
                 "nothing was written twice; the next cycle reads the positions again and continues",

@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.storage import durable
-from fraud_lakehouse.storage.commit_conflict import is_refused
+from fraud_lakehouse.storage.commit_conflict import is_conflict
 from fraud_lakehouse.storage.compaction import Tier, merge_small_files
 from fraud_lakehouse.storage.schemas import COMMIT
 from fraud_lakehouse.storage.table_properties import set_properties
@@ -62,7 +62,7 @@ def is_due(before: int, now: int) -> bool:
     return _passed(CHECKPOINT_INTERVAL, before, now)
 
 
-def keep_house(handle: DeltaTable, root: Path, before: int) -> DeltaTable:
+def maintain_log(handle: DeltaTable, root: Path, before: int) -> DeltaTable:
     """Checkpoint a local table; every 100th commit, also merge files and clean the log.
 
     Args:
@@ -120,7 +120,7 @@ def merge_durably(handle: DeltaTable, root: Path | None, tier: Tier) -> bool:
     try:
         merged = merge_small_files(handle, root, tier)
     except CommitFailedError as error:
-        if not is_refused(error):
+        if not is_conflict(error):
             raise
         merged = 0
     handle.update_incremental()

@@ -88,7 +88,7 @@ def maintain_table(lake: Lake, layer: str, name: str, retention_hours: int = LEA
             removed = [0] * len(handle.vacuum(retention_hours, dry_run=False, full=True))
             handle.update_incremental()
         else:
-            _tidy(handle, root)
+            _clean(handle, root)
             shutil.rmtree(root / _PAST, ignore_errors=True)
             failpoint("upkeep.before_vacuum")
             removed = _vacuum(handle, root, time.time() - retention_hours * 3600.0)
@@ -118,11 +118,11 @@ class DailyUpkeep:
     own maintenance is known: a table's first day begins when the process starts.
     """
 
-    def __init__(self, lake: Lake, every_hours: float = 25.0, look_every: float = 60.0) -> None:
+    def __init__(self, lake: Lake, every_hours: float = 25.0, poll_every: float = 60.0) -> None:
         self._lake = lake
         self._every = every_hours * 3600.0
-        self._look_every = look_every
-        self._next_look = time.monotonic() + look_every
+        self._poll_every = poll_every
+        self._next_poll = time.monotonic() + poll_every
         self._began = time.time()
         self._done: dict[tuple[str, str], float] = {}
 
@@ -138,13 +138,13 @@ class DailyUpkeep:
         Raises:
             LakeError: the table could not be read or written.
         """
-        if time.monotonic() < self._next_look:
+        if time.monotonic() < self._next_poll:
             return None
         due = time.time() - (self._every if idle else 2 * self._every)
         tables = [(layer, name) for layer in LAYERS for name in self._lake.tables(layer)]
         waiting = sorted((at, *table) for table in tables if (at := self._done_at(*table)) < due)
         if len(waiting) < 2:
-            self._next_look = time.monotonic() + self._look_every
+            self._next_poll = time.monotonic() + self._poll_every
         if not waiting:
             return None
         _, layer, name = waiting[0]
@@ -162,7 +162,7 @@ class DailyUpkeep:
         return 0.0
 
 
-def _tidy(handle: DeltaTable, root: Path) -> None:
+def _clean(handle: DeltaTable, root: Path) -> None:
     """Set properties, merge, checkpoint and clean the log of a local table; the handle's version advances."""
     housekeeping.update_properties(handle, root)
     _merge(handle, root)

@@ -15,7 +15,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.storage import schemas
-from fraud_lakehouse.storage.commit_conflict import is_refused
+from fraud_lakehouse.storage.commit_conflict import is_conflict
 from fraud_lakehouse.storage.commit_numbers import commits_of
 from fraud_lakehouse.storage.compaction import ONLY_NEXT, only_next
 from fraud_lakehouse.storage.lake import data_files, table_root
@@ -83,7 +83,7 @@ def _rewrite(handle: DeltaTable, root: Path, schema: schemas.FrameSchema) -> Non
             post_commithook_properties=_NO_HOOKS,
         )
     except CommitFailedError as error:
-        if is_refused(error):
+        if is_conflict(error):
             _remove(root, added)
         raise
     handle.load_as_version(version + 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.storage.lease import LEASE_SECONDS, Lease, acquire, holder, is_held, is_ours
 
-__all__ = ["BESIDE", "HOT", "TURN_SECONDS", "TurnTakenError", "is_held", "is_ours", "process_lock", "writer_lock"]
+__all__ = ["BESIDE", "HOT", "TURN_SECONDS", "LockTakenError", "is_held", "is_ours", "process_lock", "writer_lock"]
 
 TURN_SECONDS = 600.0  # how long a cycle or run waits for its lock: a catch-up may be in progress
 HOT = "hot"  # the models that alerts depend on
@@ -23,7 +23,7 @@ BESIDE = "beside"  # every other model, and maintenance
 _POLL_SECONDS = 0.02
 
 
-class TurnTakenError(ConcurrentWriterError):
+class LockTakenError(ConcurrentWriterError):
     """Another process holds the lock and did not release it in time."""
 
 
@@ -84,7 +84,7 @@ def _acquire(path: Path, deadline: float, activity: str, meanwhile: Callable[[],
         if time.monotonic() >= deadline:
             found = holder(path)
             who = f"process {found.pid or 'unknown'}" if found else "another process"
-            raise TurnTakenError(
+            raise LockTakenError(
                 f"{who} {activity} (it holds {path})",
                 "wait for it to finish, or stop it; the lock of a process that is dead, or has not answered for"
                 f" {LEASE_SECONDS:.0f} s, is taken over",

@@ -38,7 +38,7 @@ def build_models(
     models = [model for model in models if model.unique_id not in absent]
     for model in models:
         failed = {unique_id for unique_id, result in results.items() if not result.ok}
-        if _waits(model, failed, has_any=not model.is_hot or full_refresh):
+        if _waits(model, failed, has_any=not model.is_fast_path or full_refresh):
             results[model.unique_id] = _result(model, "skipped")
         elif not model.is_stored:
             results[model.unique_id] = _result(model, "success")

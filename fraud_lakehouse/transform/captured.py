@@ -17,8 +17,8 @@ from deltalake import DeltaTable
 
 from fraud_lakehouse.ingest.bronze import COLUMNS_PROPERTY, KEY_PROPERTY
 from fraud_lakehouse.storage.lake import Lake
-from fraud_lakehouse.transform.handles import Handles, Mark, log_folder_mark
 from fraud_lakehouse.transform.scan import columns
+from fraud_lakehouse.transform.table_cache import Mark, TableCache, log_folder_mark
 
 CAPTURED_CONFIG = {"+strategy": "merge", "+tags": ["replica"], "+source_types": True}
 """Config of all generated models, set once in dbt_project.yml: dbt parses that faster than a config in each model."""
@@ -100,7 +100,7 @@ class CapturedTables:
 
     def __init__(self, lake: Lake) -> None:
         self._lake = lake
-        self._handles = Handles(lake)
+        self._table_cache = TableCache(lake)
         self._known: dict[str, tuple[Mark | None, Captured]] = {}
 
     def now(self) -> dict[str, Captured]:
@@ -110,7 +110,7 @@ class CapturedTables:
             mark, known = log_folder_mark(self._lake, ("bronze", name)), self._known.get(name)
             if mark is not None and known is not None and known[0] == mark:
                 found[name] = known[1]
-            elif (table := self._handles.get(("bronze", name))) is not None:
+            elif (table := self._table_cache.get(("bronze", name))) is not None:
                 captured = Captured.of(table)
                 # Equal descriptions stay the same object, so that comparing a thousand tables is quick.
                 found[name] = known[1] if known is not None and known[1] == captured else captured

@@ -23,8 +23,8 @@ from fraud_lakehouse.features.definitions import Definitions
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.compiled import HOT, CompiledProject, Input, Model, Source, Test, Variant, named_tables
 from fraud_lakehouse.transform.executor import Executor
-from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.inputs import NewRows
+from fraud_lakehouse.transform.table_cache import Key
 from fraud_lakehouse.transform.variables import catalogue_of
 
 STORED = "delta"
@@ -53,10 +53,10 @@ def compile_project(folder: Path) -> None:
         return
     lines = done.stdout.splitlines()
     if done.returncode == _FAILED and lines and lines[-1].startswith("{"):
-        told = json.loads(lines[-1])
-        if "errno" in told:
-            raise OSError(told["errno"], told["problem"])
-        raise TransformError(told["problem"], told["fix"])
+        reported = json.loads(lines[-1])
+        if "errno" in reported:
+            raise OSError(reported["errno"], reported["problem"])
+        raise TransformError(reported["problem"], reported["fix"])
     raise TransformError(
         f"compiling the dbt project failed with code {done.returncode}: {done.stderr[-2000:]}", "see the message"
     )
@@ -109,11 +109,13 @@ def _check_reads(project: CompiledProject, model: Model) -> None:
                 " later: what the model has read would become wrong",
                 f"read new_rows of an append-only table, or {'/'.join(new.upstream)} as a whole",
             )
-    for table in model.incremental.tables if model.is_hot else ():
+    for table in model.incremental.tables if model.is_fast_path else ():
         if table in stored and table != model.key:
             raise TransformError(
                 f"model {model.name} is part of the fast path and reads {'/'.join(table)} as a whole, which"
-                + (" costs more with every row" if stored[table].is_hot else " is built later and would be stale"),
+                + (
+                    " costs more with every row" if stored[table].is_fast_path else " is built later and would be stale"
+                ),
                 "read new_rows, seen_rows, seen_totals or seen_by_key of a table of the fast path or of bronze;"
                 f" or remove the tag {HOT} from {model.name}",
             )
@@ -172,13 +174,15 @@ def _calls(file: Path) -> dict[str, list[Input]]:
     """The recorded inputs by the model's unique id."""
     found: dict[str, list[Input]] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        told = json.loads(line)
-        node, kind = told["call"].pop("node"), told["kind"]
+        reported = json.loads(line)
+        node, kind = reported["call"].pop("node"), reported["kind"]
         if kind == "plan":
-            if "stored" not in told["call"]:
+            if "stored" not in reported["call"]:
                 continue
-            told = {"kind": "stored", "call": told["call"]["stored"]}
-        one = Input(told["kind"], {name: value for name, value in told["call"].items() if name not in _NOT_OF_INPUT})
+            reported = {"kind": "stored", "call": reported["call"]["stored"]}
+        one = Input(
+            reported["kind"], {name: value for name, value in reported["call"].items() if name not in _NOT_OF_INPUT}
+        )
         if one not in found.setdefault(node, []):
             found[node].append(one)
     return found

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fraud_lakehouse.features.catalogue import Catalogue
-from fraud_lakehouse.transform.handles import Key
+from fraud_lakehouse.transform.table_cache import Key
 
 _RELATION = re.compile(r'(?:"memory"\.)?"(\w+)"\."((?:[^"]|"")+)"')
 
@@ -85,7 +85,7 @@ class Model:
     incremental: Variant
 
     @property
-    def is_hot(self) -> bool:
+    def is_fast_path(self) -> bool:
         """Whether it is part of the fast path."""
         return HOT in self.tags
 
@@ -145,23 +145,23 @@ class CompiledProject:
         Raises:
             FileNotFoundError: the file does not exist.
         """
-        told = json.loads(path.read_text(encoding="utf-8"))
+        reported = json.loads(path.read_text(encoding="utf-8"))
         return CompiledProject(
-            [_model(one) for one in told["models"]],
-            [Test(**{**one, "tables": _keys(one["tables"])}) for one in told["tests"]],
-            [Source(**{**one, "key": _key(one["key"])}) for one in told["sources"]],
-            Catalogue.of_plain(told["catalogue"]) if told["catalogue"] else None,
+            [_model(one) for one in reported["models"]],
+            [Test(**{**one, "tables": _keys(one["tables"])}) for one in reported["tests"]],
+            [Source(**{**one, "key": _key(one["key"])}) for one in reported["sources"]],
+            Catalogue.of_plain(reported["catalogue"]) if reported["catalogue"] else None,
         )
 
     def save(self, path: Path) -> None:
         """Write the project to a file."""
-        told = {
+        reported = {
             "models": [asdict(model) for model in self.models],
             "tests": [asdict(test) for test in self.tests],
             "sources": [asdict(source) for source in self.sources],
             "catalogue": self.catalogue.plain() if self.catalogue else None,
         }
-        path.write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(reported, ensure_ascii=False), encoding="utf-8")
 
     def find(self, unique_id: str) -> Model | None:
         """The model with this id; None for a source or an unknown id."""
@@ -203,18 +203,18 @@ def named_tables(text: str) -> set[Key]:
     return {(schema, table.replace('""', '"')) for schema, table in _RELATION.findall(text)}
 
 
-def _model(told: dict[str, Any]) -> Model:
-    variants = {name: _variant(told[name]) for name in ("full", "incremental")}
-    return Model(**{**told, "key": _key(told["key"]), **variants})
+def _model(reported: dict[str, Any]) -> Model:
+    variants = {name: _variant(reported[name]) for name in ("full", "incremental")}
+    return Model(**{**reported, "key": _key(reported["key"]), **variants})
 
 
-def _variant(told: dict[str, Any]) -> Variant:
-    return Variant(told["sql"], [Input(**one) for one in told["inputs"]], _keys(told["tables"]))
+def _variant(reported: dict[str, Any]) -> Variant:
+    return Variant(reported["sql"], [Input(**one) for one in reported["inputs"]], _keys(reported["tables"]))
 
 
-def _keys(told: Iterable[Sequence[str]]) -> list[Key]:
-    return [_key(one) for one in told]
+def _keys(reported: Iterable[Sequence[str]]) -> list[Key]:
+    return [_key(one) for one in reported]
 
 
-def _key(told: Sequence[str]) -> Key:
-    return told[0], told[1]
+def _key(reported: Sequence[str]) -> Key:
+    return reported[0], reported[1]

@@ -23,8 +23,8 @@ from fraud_lakehouse.storage import commit_numbers
 from fraud_lakehouse.storage.commit_numbers import NOTHING, Commits, commits_of, rows_since
 from fraud_lakehouse.transform import definitions, old_positions
 from fraud_lakehouse.transform.definitions import VersionOf
-from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
+from fraud_lakehouse.transform.table_cache import Key, TableCache
 
 if TYPE_CHECKING:
     from fraud_lakehouse.transform.fired import Fired
@@ -99,12 +99,12 @@ class Plan:
     definitions: Mapping[str, int] = field(default_factory=dict)
     version_of: VersionOf | None = None
     recorded: list[Transaction] = field(default_factory=list)
-    asked: set[Key] = field(default_factory=set)
+    requested: set[Key] = field(default_factory=set)
 
     @property
     def has_new_rows(self) -> bool:
         """Whether an upstream has rows that this consumer has not read."""
-        return any(self.reads[key].has_rows for key in self.asked)
+        return any(self.reads[key].has_rows for key in self.requested)
 
     @property
     def has_registered(self) -> bool:
@@ -124,8 +124,8 @@ class Plan:
         """
         if not rewrites and self.numbered:
             return self.before.after_append()
-        all_rows = not self.incremental and bool(self.asked)
-        same = all_rows and self.target is not None and not any(self.reads[key].has_news for key in self.asked)
+        all_rows = not self.incremental and bool(self.requested)
+        same = all_rows and self.target is not None and not any(self.reads[key].has_news for key in self.requested)
         return self.before.after_rewrite(same_rows=same)
 
     def transactions(self, commits: Commits | None = None) -> list[Transaction]:
@@ -140,7 +140,7 @@ class Plan:
         )
         if commits is not None:
             out += commits.transactions(self.before)
-        for key in self.asked:
+        for key in self.requested:
             read = self.reads[key]
             out.append(Transaction(app_id(key), read.until))
             out.append(Transaction(app_id(key, read.table), read.until))
@@ -157,8 +157,8 @@ def app_id(upstream: Key, table: DeltaTable | None = None) -> str:
 class Consumption:
     """Plans builds. Builds without a result need no commit; their positions are kept in memory."""
 
-    def __init__(self, handles: Handles) -> None:
-        self._handles = handles
+    def __init__(self, table_cache: TableCache) -> None:
+        self._table_cache = table_cache
         self._seen: dict[tuple[str, str], int] = {}
         self._positions: dict[Key, tuple[str, int, dict[str, int | None]]] = {}
 
@@ -171,28 +171,28 @@ class Consumption:
             keep_rows: the consumer's rows are never rebuilt (alerts): a rebuilt upstream is read as a whole, the
                 consumer's rows stay.
         """
-        target = self._handles.get(consumer)
+        target = self._table_cache.get(consumer)
         plan = Plan(consumer, target, target is not None and (keep_rows or not full_refresh), keep_rows)
         if target is not None:
             plan.version_of = partial(self._position, consumer, target)
             for parent in parents:
                 if not self._has_read(plan, parent):
                     continue
-                if (table := self._handles.get(parent)) is not None:
+                if (table := self._table_cache.get(parent)) is not None:
                     plan.reads[parent] = self._read(plan, parent, table)
         if not keep_rows and any(read.start_over for read in plan.reads.values()):
             plan.incremental = False
         return plan
 
-    def ask(self, plan: Plan, upstream: Key) -> Read | None:
+    def request(self, plan: Plan, upstream: Key) -> Read | None:
         """The part of `upstream` that this build reads; None if the table does not exist yet."""
         if upstream not in plan.reads:
-            table = self._handles.get(upstream)
+            table = self._table_cache.get(upstream)
             if table is None:
                 return None
             plan.reads[upstream] = self._read(plan, upstream, table)
         read = plan.reads[upstream]
-        plan.asked.add(upstream)
+        plan.requested.add(upstream)
         if not plan.incremental and read.after >= 0:
             read = plan.reads[upstream] = read.between(NOTHING, read.until)
         return read
@@ -266,7 +266,7 @@ class Consumption:
     def remember(self, plan: Plan) -> None:
         """Keep the positions of a build that had nothing to commit. Losing them with the process is harmless."""
         if plan.target is not None:
-            for key in plan.asked:
+            for key in plan.requested:
                 read = plan.reads[key]
                 self._seen[self._memo(plan.target, key, read.table)] = read.until
 

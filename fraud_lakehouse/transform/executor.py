@@ -24,12 +24,12 @@ from fraud_lakehouse.storage.lease import progress
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.compiled import CompiledProject, Model, Test, Variant, named_tables
 from fraud_lakehouse.transform.consumption import Consumption, Plan
-from fraud_lakehouse.transform.handles import Handles, Key, Mark, log_folder_mark
 from fraud_lakehouse.transform.inputs import NewRows
 from fraud_lakehouse.transform.model_sql import Queries, stored_only, typed, without_number
 from fraud_lakehouse.transform.relations import Relations
 from fraud_lakehouse.transform.rulebook import RuleBook
 from fraud_lakehouse.transform.scan import Columns, columns
+from fraud_lakehouse.transform.table_cache import Key, Mark, TableCache, log_folder_mark
 from fraud_lakehouse.transform.values import with_values
 
 MOST_EMPTY_BUILDS = 64  # an empty result may be this many commits behind before its position is committed alone
@@ -49,15 +49,15 @@ class Executor:
         self._lake = lake
         self._connection = connection or duckdb.connect()
         object_store.register(self._connection, lake.root)
-        self._handles = Handles(lake)
-        self._consumption = Consumption(self._handles)
+        self._table_cache = TableCache(lake)
+        self._consumption = Consumption(self._table_cache)
         self._queries = Queries(self._connection)
         self._built: dict[Key, Any] = {}
         self._unchanged: dict[Key, Any] = {}  # the log marks at the last build that found nothing to do
         self._project = CompiledProject()
         self.rules = rules or RuleBook()
         """The rules of the project's streams."""
-        self.relations = Relations(self._connection, self._handles, self._consumption, self.rules)
+        self.relations = Relations(self._connection, self._table_cache, self._consumption, self.rules)
         """The relations that SQL reads by name."""
 
     def use(self, project: CompiledProject) -> None:
@@ -94,16 +94,16 @@ class Executor:
         progress()
         plan.definitions = model.definitions
         inputs = self._inputs_seen(model)
-        if self._is_settled(model, plan, inputs):
-            self._settle(plan)
+        if self._is_synced(model, plan, inputs):
+            self._mark_synced(plan)
             return None
         commit = self._run_parts(model, plan)
         if commit is None:
-            self._settle(plan)
-        elif not plan.asked:
+            self._mark_synced(plan)
+        elif not plan.requested:
             self._built[model.key] = inputs, commit.version
         if plan.target is not None:
-            self._handles.committed(model.key, plan.target)
+            self._table_cache.committed(model.key, plan.target)
         return commit
 
     def plan(self, consumer: Key, upstreams: Sequence[Key], *, full_refresh: bool, keep_rows: bool) -> Plan:
@@ -183,7 +183,7 @@ class Executor:
         """Add the upstreams whose new rows the model reads to the plan."""
         for one in self._variant(model, plan).inputs:
             if one.kind == "new_rows":
-                self._consumption.ask(plan, NewRows.of(one.call).upstream)
+                self._consumption.request(plan, NewRows.of(one.call).upstream)
 
     @staticmethod
     def _variant(model: Model, plan: Plan) -> Variant:
@@ -202,11 +202,11 @@ class Executor:
         named = [*model.full.inputs, *model.incremental.inputs]
         return list(dict.fromkeys(NewRows.of(one.call).upstream for one in named if one.kind == "new_rows"))
 
-    def _is_settled(self, model: Model, plan: Plan, inputs: Any) -> bool:
+    def _is_synced(self, model: Model, plan: Plan, inputs: Any) -> bool:
         """Whether a build would change nothing: no new rows, or the same SQL over the same versions."""
         if plan.target is None or not plan.incremental:
             return False
-        if plan.asked:
+        if plan.requested:
             return not plan.has_new_rows
         return self._built.get(model.key) == (inputs, plan.target.version())
 
@@ -214,15 +214,15 @@ class Executor:
         """The SQL of a model that reads whole tables, and the versions of those tables."""
         versions = []
         for key in model.full.tables:
-            table = self._handles.get(key)
+            table = self._table_cache.get(key)
             versions.append((key, "", -1) if table is None else (key, str(table.metadata().id), table.version()))
         return model.full.sql, tuple(versions)
 
     def _run_parts(self, model: Model, plan: Plan) -> writer.Commit | None:
         """Run a model. A merge that is far behind runs in several commits, each with its own position."""
-        if not (plan.incremental and model.strategy == "merge" and len(plan.asked) == 1):
+        if not (plan.incremental and model.strategy == "merge" and len(plan.requested) == 1):
             return self._run(model, plan)
-        (upstream,) = plan.asked
+        (upstream,) = plan.requested
         whole, rows, last = plan.reads[upstream], 0, None
         parts = list(steps(whole.table, whole.after, whole.until, MOST_MERGED_ROWS))
         if len(parts) == 1:
@@ -253,7 +253,7 @@ class Executor:
         """Run a model's SQL over filled inputs, and commit the result."""
         sql, cursor = self._fill(plan, model), self._connection.cursor()
         before = plan.target.version() if plan.target is not None else -1
-        with self.relations.registered(cursor, plan), writer.refusals(plan):
+        with self.relations.registered(cursor, plan), writer.conflicts(plan):
             commit = self._write(cursor, model, plan, sql, [name for name, _ in self._queries.columns(cursor, sql)])
         if commit is not None:
             self._consumption.record(plan, before, commit.version)
@@ -290,12 +290,12 @@ class Executor:
                 return writer.append(self._lake, plan, reader)
         return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
 
-    def _settle(self, plan: Plan) -> None:
+    def _mark_synced(self, plan: Plan) -> None:
         """Nothing to commit: keep the positions in memory, and commit them once one is far behind its upstream."""
-        if not all(self._consumption.is_recorded(plan, key) for key in plan.asked):
+        if not all(self._consumption.is_recorded(plan, key) for key in plan.requested):
             writer.progress(plan)
         self._consumption.remember(plan)
-        committed = {key: self._consumption.committed(plan, key) for key in plan.asked}
+        committed = {key: self._consumption.committed(plan, key) for key in plan.requested}
         behind = [plan.reads[key].until - at for key, at in committed.items() if at is not None]
         if max(behind, default=0) > MOST_EMPTY_BUILDS:
             writer.progress(plan)
@@ -303,7 +303,7 @@ class Executor:
     def _is_stored_as(self, target: DeltaTable, wanted: Mapping[str, Any]) -> bool:
         """Whether a table has the columns of a source's table, in its types."""
         source: Key = (wanted["source"][0], wanted["source"][1])
-        table, names = self._handles.get(source), wanted["names"]
+        table, names = self._table_cache.get(source), wanted["names"]
         kinds = dict(self.relations.declared(source)) if table is None else dict(columns(table))
         stored = dict(columns(target))
         if any(stored.get(own) != kinds.get(name) for name, own in names.items()):

@@ -15,7 +15,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from fraud_lakehouse.features.event_index import UNITS, EventIndex, Wanted
-from fraud_lakehouse.transform.handles import Key
+from fraud_lakehouse.transform.table_cache import Key
 from fraud_lakehouse.transform.values import with_values
 
 STREAM_ROWS = 16_384
@@ -23,7 +23,7 @@ ROWS = "lake_rows"  # the name of the rows in additional queries
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideQuery:
     """Additional columns, computed by queries over `lake_rows`: all rows, without units. Rows not returned get nulls.
 
     `sparse` and `dense` return the same: _row, and columns with names that the rows do not have. `is_sparse` is a query
@@ -50,13 +50,13 @@ class Indexed:
     consumer: Key
     sql: str
     entities: dict[str, Wanted]
-    beside: tuple[Beside, ...] = ()
+    beside: tuple[SideQuery, ...] = ()
 
     @staticmethod
     def of(call: dict[str, Any]) -> Indexed:
         """Parse a macro's call."""
         entities = {name: Wanted.of(wanted) for name, wanted in call["entities"].items()}
-        beside = tuple(Beside(one["is_sparse"], one["sparse"], one["dense"]) for one in call["beside"])
+        beside = tuple(SideQuery(one["is_sparse"], one["sparse"], one["dense"]) for one in call["beside"])
         return Indexed((call["consumer"][0], call["consumer"][1]), call["sql"], entities, beside)
 
     @property
@@ -80,8 +80,8 @@ class Indexed:
             rows = rows.filter(rows["is_evaluated"])
         order = pl.DataFrame(rows.select(["_row"]))
         beside = [order.join(one, on="_row", how="left", maintain_order="left").drop("_row") for one in found]
-        told = _Told(rows, index, beside)
-        cursor.register(self.name, pa.RecordBatchReader.from_batches(told.part(0, 0).schema, told.batches()))
+        reported = _Answer(rows, index, beside)
+        cursor.register(self.name, pa.RecordBatchReader.from_batches(reported.part(0, 0).schema, reported.batches()))
 
     def forget(self, cursor: DuckDBPyConnection) -> None:
         """Unregister the relation and free its memory."""
@@ -89,7 +89,7 @@ class Indexed:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Answer:
     rows: pa.Table
     index: EventIndex
     beside: list[pl.DataFrame]

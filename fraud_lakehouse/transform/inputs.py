@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fraud_lakehouse.sql_text import quoted
+from fraud_lakehouse.transform.cached_rows import CachedRows
 from fraud_lakehouse.transform.fired import Fired
-from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.indexed import Indexed
-from fraud_lakehouse.transform.mirrored import Mirrored
 from fraud_lakehouse.transform.scored import Scored
+from fraud_lakehouse.transform.table_cache import Key
 from fraud_lakehouse.transform.values import Value
 
 NEW_ROWS_SCHEMA = "new_rows"
@@ -63,7 +63,7 @@ def name_of(kind: str, call: Mapping[str, Any]) -> str:
     if kind == "new_rows":
         return NewRows.of(call).relation
     if kind == "seen":
-        return Mirrored.of(dict(call)).relation
+        return CachedRows.of(dict(call)).relation
     if kind == "index":
         return quoted(Indexed.of(dict(call)).name)
     if kind == "scored":

@@ -24,11 +24,11 @@ from fraud_lakehouse.storage.lake import LAYERS, Lake
 from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model, Source, Variant, named_tables
 from fraud_lakehouse.transform.consumption import Plan
 from fraud_lakehouse.transform.executor import Executor
-from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.inputs import NewRows, answer_of, name_of
 from fraud_lakehouse.transform.project import shipped_variables
 from fraud_lakehouse.transform.rulebook import RuleBook
 from fraud_lakehouse.transform.streams import folder_with_rules
+from fraud_lakehouse.transform.table_cache import Key
 from fraud_lakehouse.transform.variables import catalogue_of
 
 

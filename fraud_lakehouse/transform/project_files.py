@@ -26,7 +26,7 @@ class Stamp:
     """
 
     marks: tuple[tuple[str, int, int, int, int], ...]
-    is_settled: bool
+    is_synced: bool
 
 
 def stamp_of(project: Path, but: str = "") -> Stamp:

@@ -35,11 +35,11 @@ def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) 
     chosen = [_named(project.models, name) for name in names]
     built: list[NodeResult] = []
     for part in (HOT, BESIDE):
-        wanted = [model for model in chosen if model.is_hot == (part == HOT)]
+        wanted = [model for model in chosen if model.is_fast_path == (part == HOT)]
         if wanted:
             with writer_lock(settings.work_dir, TURN_SECONDS, part):
                 if part == HOT:
-                    transformer.build_lane("hot").raise_for_errors()
+                    transformer.build_tier("hot").raise_for_errors()
                 result = transformer.build({model.name for model in wanted}, full_refresh=True, tests=False)
             result.raise_for_errors()
             built += result.nodes

@@ -13,17 +13,17 @@ from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.storage.commit_numbers import NOTHING, newest
 from fraud_lakehouse.storage.lake import LAYERS
 from fraud_lakehouse.storage.schemas import COMMIT
+from fraud_lakehouse.transform.cached_rows import SEEN_SCHEMA, CachedRows
 from fraud_lakehouse.transform.compiled import CompiledProject, Input, Model
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.fired import Fired
-from fraud_lakehouse.transform.handles import Handles, Key
 from fraud_lakehouse.transform.indexed import Indexed
 from fraud_lakehouse.transform.inputs import NEW_ROWS_SCHEMA, NewRows
-from fraud_lakehouse.transform.mirror import Mirrors
-from fraud_lakehouse.transform.mirrored import SEEN_SCHEMA, Mirrored
+from fraud_lakehouse.transform.row_cache import RowCaches
 from fraud_lakehouse.transform.rulebook import RuleBook, further_columns
 from fraud_lakehouse.transform.scan import Columns, columns, empty_sql, rows_sql, snapshot_sql
 from fraud_lakehouse.transform.scored import Engines, Scored
+from fraud_lakehouse.transform.table_cache import Key, TableCache
 from fraud_lakehouse.transform.values import Value
 
 SCHEMAS = (*LAYERS, NEW_ROWS_SCHEMA, SEEN_SCHEMA)
@@ -33,14 +33,14 @@ class Relations:
     """The relations of one connection, for the models of one project at a time (`use`)."""
 
     def __init__(
-        self, connection: DuckDBPyConnection, handles: Handles, consumption: Consumption, rules: RuleBook
+        self, connection: DuckDBPyConnection, table_cache: TableCache, consumption: Consumption, rules: RuleBook
     ) -> None:
         for schema in SCHEMAS:
             connection.execute(f"create schema if not exists {schema}")
         self._connection = connection
-        self._handles = handles
+        self._table_cache = table_cache
         self._consumption = consumption
-        self._mirrors = Mirrors(connection)
+        self._row_caches = RowCaches(connection)
         self._engines = Engines()
         self._rules = rules
         self._project = CompiledProject()
@@ -78,7 +78,7 @@ class Relations:
         for key in tables:
             relation = f"{quoted(key[0])}.{quoted(key[1])}"
             growing = self._grows_by(key)
-            if (table := self._handles.get(key)) is not None:
+            if (table := self._table_cache.get(key)) is not None:
                 made_of = str(table.metadata().id), table.version(), growing
                 self._show(relation, made_of, partial(snapshot_sql, table, growing))
             elif declared := self._all_declared(key):
@@ -98,7 +98,7 @@ class Relations:
             if one.kind == "new_rows":
                 self.show_new_rows(plan, NewRows.of(one.call))
             elif one.kind == "seen":
-                self._show_seen(plan, Mirrored.of(dict(one.call)))
+                self._show_seen(plan, CachedRows.of(dict(one.call)))
             elif one.kind == "index":
                 plan.indexed = Indexed.of(dict(one.call))
             elif one.kind == "scored":
@@ -168,7 +168,7 @@ class Relations:
         self.show_tables(model.incremental.tables)
         self.show_views(model.parents)
         upstreams = [NewRows.of(one.call).upstream for one in model.incremental.inputs if one.kind == "new_rows"]
-        tables = [self._handles.get(key) for key in (*model.incremental.tables, *upstreams)]
+        tables = [self._table_cache.get(key) for key in (*model.incremental.tables, *upstreams)]
         made_of = model.incremental.sql, [columns(table) if table is not None else None for table in tables]
         self._show(f"{quoted(model.key[0])}.{quoted(model.key[1])}", made_of, lambda: model.incremental.sql)
 
@@ -181,17 +181,17 @@ class Relations:
     def show_new_rows(self, plan: Plan, new: NewRows) -> None:
         """Create a view on the upstream rows that the consumer has not read."""
         growing = self._grows_by(new.upstream)
-        read = self._consumption.ask(plan, new.upstream)
+        read = self._consumption.request(plan, new.upstream)
         declared = self._all_declared(new.upstream)
         sql = empty_sql(declared) if read is None else rows_sql(read.table, read.rows, growing)
         self._show(new.relation, sql, lambda: sql)
 
-    def _show_seen(self, plan: Plan, seen: Mirrored) -> None:
+    def _show_seen(self, plan: Plan, seen: CachedRows) -> None:
         """Create the relation of upstream rows that the consumer has read before, or of all current ones."""
         is_own = seen.upstream == plan.consumer
         read = plan.reads.get(seen.upstream)
         if is_own or seen.newest:
-            table = plan.target if is_own else self._handles.get(seen.upstream)
+            table = plan.target if is_own else self._table_cache.get(seen.upstream)
             number = newest(table) if table is not None and (plan.incremental or not is_own) else NOTHING
         else:
             table, number = (read.table, read.after) if read is not None else (None, NOTHING)
@@ -200,4 +200,4 @@ class Relations:
         if table is None:
             self.show_tables([seen.upstream])
         growing = self._growing.get(seen.upstream, [])
-        seen.answer(self._mirrors, self._connection.cursor(), table, number, growing)
+        seen.answer(self._row_caches, self._connection.cursor(), table, number, growing)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from fraud_lakehouse.features.catalogue import Catalogue, Feature
     from fraud_lakehouse.features.streams import PaymentStream
     from fraud_lakehouse.rules import StreamRule
-    from fraud_lakehouse.transform.handles import Key
     from fraud_lakehouse.transform.scan import Columns
+    from fraud_lakehouse.transform.table_cache import Key
 
 ANY = "any"
 """Matches both states of rules: live and shadow."""
@@ -107,7 +107,7 @@ class RuleBook:
             stamp = stamp_of(folder)
         except FileNotFoundError:
             return  # a file disappeared meanwhile: the next build reads it
-        if stamp == self._stamp and stamp.is_settled:
+        if stamp == self._stamp and stamp.is_synced:
             return
         before = self.mistakes
         rules = load_rules(self._folder, scopes_of(self._catalogue, self._max_amount)).with_former(self._rules)

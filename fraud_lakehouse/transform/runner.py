@@ -16,10 +16,10 @@ from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.compiled import CompiledProject, Model
 from fraud_lakehouse.transform.engine import SESSION, options
 from fraud_lakehouse.transform.executor import Executor
-from fraud_lakehouse.transform.lanes import UNTESTED, models_of
 from fraud_lakehouse.transform.project import Preparation, PreparedProject
 from fraud_lakehouse.transform.rendering import document, render
 from fraud_lakehouse.transform.rulebook import RuleBook
+from fraud_lakehouse.transform.tiers import UNTESTED, models_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -104,11 +104,11 @@ class Transformer:
             return False  # the process that prepares it reports why
         return planned.is_prepared and planned != self._project and self._take_over(planned)
 
-    def names(self, lane: str) -> list[str]:
+    def names(self, tier: str) -> list[str]:
         """Names of the models of a tier."""
-        return [model.name for model in models_of(self.compiled, lane)]
+        return [model.name for model in models_of(self.compiled, tier)]
 
-    def build_lane(self, lane: str, *, full_refresh: bool = False, without: Collection[str] = ()) -> BuildResult:
+    def build_tier(self, tier: str, *, full_refresh: bool = False, without: Collection[str] = ()) -> BuildResult:
         """Build a tier: "hot" (the fast path), "features", "replica", "rest" (all but hot) or "all".
 
         "alerts" and "follow" are parts of "hot": the alerts with all they read, and the follow-up models. These three
@@ -117,10 +117,10 @@ class Transformer:
         Args:
             without: unique ids of models that failed before. They are left out, as are models that read only them.
         """
-        if lane == "hot_tests":
+        if tier == "hot_tests":
             return self.test(self.names("hot"))
-        models = models_of(self.compiled, lane)
-        return self._build(models, tests=lane not in UNTESTED, full_refresh=full_refresh, left_out=without)
+        models = models_of(self.compiled, tier)
+        return self._build(models, tests=tier not in UNTESTED, full_refresh=full_refresh, left_out=without)
 
     def build(self, names: Collection[str], *, full_refresh: bool = False, tests: bool = True) -> BuildResult:
         """Build the models of these names, and run their tests. A failing model or test is a result, not an exception.

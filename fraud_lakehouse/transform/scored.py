@@ -21,8 +21,8 @@ from fraud_lakehouse.features.requested import NO_TIME, EngineInput, feature_typ
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.storage.commit_numbers import NOTHING
 from fraud_lakehouse.storage.lease import progress
-from fraud_lakehouse.transform.handles import Key
 from fraud_lakehouse.transform.scan import rows_sql
+from fraud_lakehouse.transform.table_cache import Key
 from fraud_lakehouse.transform.values import with_values
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.failpoints import failpoint
 from fraud_lakehouse.storage import commit_numbers, housekeeping, schemas
-from fraud_lakehouse.storage.commit_conflict import is_refused
+from fraud_lakehouse.storage.commit_conflict import is_conflict
 from fraud_lakehouse.storage.commit_numbers import Commits
 from fraud_lakehouse.storage.compaction import only_next
 from fraud_lakehouse.storage.durable import check_not_left_behind, mark_removed, sync_versions
@@ -182,18 +182,18 @@ def _commit(
 def _committing(plan: Plan) -> Iterator[None]:
     """Wraps a model's commit: a conflict with another process's commit becomes ConcurrentWriterError."""
     failpoint(f"model.{plan.consumer[1]}.before_commit")
-    with refusals(plan):
+    with conflicts(plan):
         yield
     failpoint(f"model.{plan.consumer[1]}.after_commit")
 
 
 @contextmanager
-def refusals(plan: Plan) -> Iterator[None]:
+def conflicts(plan: Plan) -> Iterator[None]:
     """Convert deltalake's commit conflicts to ConcurrentWriterError."""
     try:
         yield
     except (DeltaError, OSError) as error:
-        if not (isinstance(error, CommitFailedError) or is_refused(error)):
+        if not (isinstance(error, CommitFailedError) or is_conflict(error)):
             raise
         raise _conflict(plan, error) from error
 
@@ -238,7 +238,7 @@ def _done(
     if root is not None:
         mark_removed(removed)
     if root is not None and housekeeping.is_due(before, target.version()):
-        housekeeping.keep_house(target, root, before)
+        housekeeping.maintain_log(target, root, before)
     return Commit(rows, target.version(), strategy)
 
 

@@ -103,11 +103,11 @@ def watermark(rows: list[Row], idle: timedelta, observed: datetime | None) -> da
     Args:
         observed: when the topic was seen last to have nothing more.
     """
-    landings: dict[int, datetime] = {}
+    arrivals: dict[int, datetime] = {}
     for row in rows:
-        landings[row["_partition"]] = max(landings.get(row["_partition"], row["_ingested_at"]), row["_ingested_at"])
-    last = max(landings.values())
-    newest = [at for partition, at in newest_by_partition(rows).items() if last - landings[partition] < idle]
+        arrivals[row["_partition"]] = max(arrivals.get(row["_partition"], row["_ingested_at"]), row["_ingested_at"])
+    last = max(arrivals.values())
+    newest = [at for partition, at in newest_by_partition(rows).items() if last - arrivals[partition] < idle]
     if observed is not None and observed - last >= idle:
         return max(newest) + (observed - last - idle) - LATENESS
     return min(newest) - LATENESS

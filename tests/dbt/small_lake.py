@@ -103,9 +103,9 @@ class SmallLake:
         frame = pl.DataFrame([row | {"partition": number} for number in range(partitions)], schema=IDLE_PARTITIONS)
         Appender.open(self.lake, *OBSERVATIONS, IDLE_PARTITIONS).append(frame, {})
 
-    def build(self, lane: str, *, full_refresh: bool = False) -> BuildResult:
+    def build(self, tier: str, *, full_refresh: bool = False) -> BuildResult:
         self.transformer.reload()  # as each cycle does
-        return self._checked(self.transformer.build_lane(lane, full_refresh=full_refresh))
+        return self._checked(self.transformer.build_tier(tier, full_refresh=full_refresh))
 
     def build_only(self, *models: str, full_refresh: bool = False) -> BuildResult:
         """These models, with their tests; the rest of a lane would take seconds."""

@@ -26,7 +26,7 @@ START = datetime(2024, 3, 1, 5)  # noqa: DTZ001 event times have no zone
 DELAY = 86_400  # seconds until a fraud label is known, here
 SIZES = [0, 600, 3600, 21_600, DELAY, 7 * 86_400, 30 * 86_400, 30 * 86_400 + DELAY]
 TIMES = st.builds(
-    lambda size, beside: START + timedelta(seconds=size, microseconds=beside),
+    lambda size, background: START + timedelta(seconds=size, microseconds=background),
     st.sampled_from(SIZES),
     st.sampled_from([-1, 0, 0, 0, 1]),
 )

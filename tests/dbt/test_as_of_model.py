@@ -104,10 +104,10 @@ def test_the_command_writes_a_file_and_nothing_else(
         result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         assert f"{len(rows)} labels with 1 features" in result.output
-        told = pl.read_csv(out) if ending == "csv" else pl.read_parquet(out)
-        assert told.columns == [*labels.columns, "user_amt_count_1h"]
+        reported = pl.read_csv(out) if ending == "csv" else pl.read_parquet(out)
+        assert reported.columns == [*labels.columns, "user_amt_count_1h"]
         expected = as_of(labels, features=["user_amt_count_1h"], settings=lake.settings, transformer=lake.transformer)
-        assert told["user_amt_count_1h"].to_list() == expected["user_amt_count_1h"].to_list()
+        assert reported["user_amt_count_1h"].to_list() == expected["user_amt_count_1h"].to_list()
     assert files(lake.root) == before, "the lake is only read"
 
 

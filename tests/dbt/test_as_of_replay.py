@@ -81,15 +81,15 @@ def test_row_by_row_gives_what_one_build_gives(lake: SmallLake, catalogue: Catal
         label = labels_of([row])
         live += as_of(label, stored=False, settings=lake.settings, transformer=lake.transformer).to_dicts()
 
-    landed = {row["trans_num"]: row["_ingested_at"] for row in lake.rows("silver", "card_transactions")}
-    everything = labels_of(rows).with_columns(known_by=pl.Series([landed[row["trans_num"]] for row in rows]))
+    ingested = {row["trans_num"]: row["_ingested_at"] for row in lake.rows("silver", "card_transactions")}
+    everything = labels_of(rows).with_columns(known_by=pl.Series([ingested[row["trans_num"]] for row in rows]))
     backtest = as_of(everything, stored=False, settings=lake.settings, transformer=lake.transformer).to_dicts()
-    counted = [{**row, "known_from": landed[row["trans_num"]], "known_to": None} for row in rows]
+    counted = [{**row, "known_from": ingested[row["trans_num"]], "known_to": None} for row in rows]
     for row, then, later in zip(rows, live, backtest, strict=True):
         assert [then[name] for name in names] == [later[name] for name in names], "live and backtest, to the last digit"
-        label = {**row, "known_by": landed[row["trans_num"]]}
+        label = {**row, "known_by": ingested[row["trans_num"]]}
         assert is_same(then, oracle.features_of(label, counted, catalogue, "cards", delay)) is None
-    assert any(told["merchant_frauds_7d"] for told in live), "no label was known"
+    assert any(reported["merchant_frauds_7d"] for reported in live), "no label was known"
 
     settled = as_of(labels_of(rows), stored=False, settings=lake.settings, transformer=lake.transformer).to_dicts()
     step_by_step = newest(lake)
@@ -105,12 +105,14 @@ def test_row_by_row_gives_what_one_build_gives(lake: SmallLake, catalogue: Catal
 
     for row in rows:  # a table built anew tells of each vector when what it counts had landed
         if (vector := at_once.get(row["trans_num"])) is not None:
-            assert vector["known_at"] == max(landed[other["trans_num"]] for other in rows if other["t"] <= row["t"])
+            assert vector["known_at"] == max(ingested[other["trans_num"]] for other in rows if other["t"] <= row["t"])
     then = sorted(vector["known_at"] for vector in at_once.values())[COUNT // 4]
     of_then = as_of(labels_of(rows), known_by=then, settings=lake.settings, transformer=lake.transformer).to_dicts()
-    is_told = [row["card_amt_count_30d"] is not None for row in of_then]
-    assert is_told == [row["trans_num"] in at_once and at_once[row["trans_num"]]["known_at"] <= then for row in rows]
-    assert 0 < sum(is_told) < len(at_once)
+    is_reported = [row["card_amt_count_30d"] is not None for row in of_then]
+    assert is_reported == [
+        row["trans_num"] in at_once and at_once[row["trans_num"]]["known_at"] <= then for row in rows
+    ]
+    assert 0 < sum(is_reported) < len(at_once)
 
 
 def build_bank(lake: SmallLake, *, full_refresh: bool = False) -> dict[int, list[Row]]:
@@ -124,8 +126,8 @@ def build_bank(lake: SmallLake, *, full_refresh: bool = False) -> dict[int, list
 
 def ask_bank(lake: SmallLake, labels: list[Row], schema: dict[str, Any], *, stored: bool) -> list[Row]:
     frame = pl.DataFrame([{name: row[name] for name in schema} for row in labels], schema=schema)
-    told = as_of(frame, "bank", stored=stored, settings=lake.settings, transformer=lake.transformer)
-    return told.drop(schema).to_dicts()
+    reported = as_of(frame, "bank", stored=stored, settings=lake.settings, transformer=lake.transformer)
+    return reported.drop(schema).to_dicts()
 
 
 @settings(max_examples=5, deadline=None)
@@ -167,17 +169,17 @@ def test_the_banks_versions_are_what_was_known_at_their_moments(
     computed["known_by"] = pl.Datetime("us", "UTC")
     alive = [row for rows in versions.values() for row in rows if not row["is_deleted"]]
     labels = [then(row["transaction_id"], row["known_at"]) for row in alive]
-    for row, told in zip(alive, ask_bank(lake, labels, computed, stored=False) if alive else [], strict=True):
-        assert {name: row[name] for name in told} == told, "to the last digit"
+    for row, reported in zip(alive, ask_bank(lake, labels, computed, stored=False) if alive else [], strict=True):
+        assert {name: row[name] for name in reported} == reported, "to the last digit"
 
     labels = [then(identity, event["_committed_at"]) for identity, event in first.items()]
     decided = ask_bank(lake, labels, computed, stored=False)
 
     def check_decided(versions: dict[int, list[Row]]) -> None:
         stored = ask_bank(lake, labels, {"transaction_id": pl.Int64()}, stored=True)
-        for label, told, wanted in zip(labels, stored, decided, strict=True):
+        for label, reported, wanted in zip(labels, stored, decided, strict=True):
             of_then = [row for row in versions.get(label["transaction_id"], []) if row["known_at"] <= label["known_by"]]
-            assert told == (wanted if of_then else dict.fromkeys(wanted)), label
+            assert reported == (wanted if of_then else dict.fromkeys(wanted)), label
 
     check_decided(versions)
     check_decided(build_bank(lake, full_refresh=True))

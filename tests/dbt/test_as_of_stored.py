@@ -69,8 +69,8 @@ def test_cards_are_told_the_version_decided_on_or_known_by_then(lake: SmallLake)
 
 def warnings_of_labels(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Not that of the table, which the test wrote without telling by which definitions."""
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    return [one for one in said if "labels name" in one]
+    output = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    return [one for one in output if "labels name" in one]
 
 
 def test_what_is_null_is_told_by_its_reason(lake: SmallLake, caplog: pytest.LogCaptureFixture) -> None:

@@ -38,7 +38,7 @@ def shared_lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     lake.transformer.close()
 
 
-def landings(records: list[Row], rng: random.Random) -> Iterator[list[Row]]:
+def arrivals(records: list[Row], rng: random.Random) -> Iterator[list[Row]]:
     """The records in commits; each takes some partitions only, so that one can run far ahead of another."""
     waiting = list(records)
     while waiting:
@@ -54,10 +54,10 @@ def build(lake: SmallLake, *models: str, full_refresh: bool = False) -> None:
     lake.transformer.build(models, full_refresh=full_refresh, tests=False).raise_for_errors()
 
 
-def check(lake: SmallLake, *, lane: bool = True) -> None:
+def check(lake: SmallLake, *, tier: bool = True) -> None:
     """Build the replica lane with its 40 tests, or only what is compared here, and compare."""
     build(lake, *BESIDE, *KEYS)
-    if lane:
+    if tier:
         lake.build("replica")
     rows = oracle.distinct(lake.rows("bronze", "card_transactions"))
     late = oracle.late(rows)
@@ -77,12 +77,12 @@ def check(lake: SmallLake, *, lane: bool = True) -> None:
 
 def check_known(lake: SmallLake, told: dict[tuple[Any, ...], datetime]) -> None:
     """Versions a build has added (not `told` yet) are known after all that had landed; those of a key one by one."""
-    landed = max(row["_ingested_at"] for row in lake.rows("bronze", "card_transactions"))
+    ingested = max(row["_ingested_at"] for row in lake.rows("bronze", "card_transactions"))
     for table, key in KEYS.items():
         for row in sorted(lake.rows("gold", f"{table}_versions"), key=lambda row: row["version"]):
             place = (table, *(row[name] for name in key))
             if (*place, row["version"]) not in told:
-                assert row["known_at"] >= landed, row
+                assert row["known_at"] >= ingested, row
                 assert row["version"] == 1 or row["known_at"] > told[*place, row["version"] - 1], row
                 told[*place, row["version"]] = row["known_at"]
             assert told[*place, row["version"]] == row["known_at"]
@@ -92,11 +92,11 @@ def test_many_records_in_many_builds_give_what_brute_force_gives(lake: SmallLake
     rng = random.Random(1)
     records = oracle.random_records(1, count=400, partitions=3)
     told: dict[tuple[Any, ...], datetime] = {}
-    for rows in landings(records, rng):
+    for rows in arrivals(records, rng):
         lake.land("card_transactions", rows)
         if rng.random() < 0.3:
             lake.build("hot")
-            check(lake, lane=False)
+            check(lake, tier=False)
             check_known(lake, told)
     lake.build("hot")
     check(lake)
@@ -167,4 +167,4 @@ def test_built_from_nothing_the_features_are_the_newest_of_their_versions(lake: 
     lake.build("hot")
     check(lake)
     lake.transformer.build([*KEYS], full_refresh=True, tests=False).raise_for_errors()
-    check(lake, lane=False)
+    check(lake, tier=False)

@@ -75,6 +75,6 @@ def test_any_split_gives_what_brute_force_gives(shared_lake: SmallLake, drawn: l
         if one["then"] == "build beside":
             build(shared_lake, *BESIDE)
     shared_lake.build("hot")
-    check(shared_lake, lane=False)
+    check(shared_lake, tier=False)
     shared_lake.build("hot", full_refresh=True)
-    check(shared_lake, lane=False)
+    check(shared_lake, tier=False)

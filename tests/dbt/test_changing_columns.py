@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from fraud_lakehouse.ingest.evolution import adapt
+from fraud_lakehouse.ingest.evolution import evolve
 from fraud_lakehouse.sources.postgres.catalog import ColumnInfo, TableInfo
 from fraud_lakehouse.sources.postgres.types import ColumnType
 from tests.dbt.small_lake import SmallLake
@@ -35,7 +35,7 @@ class Source:
         own = tuple(ColumnInfo(name, kind) for name, kind in columns)
         info = TableInfo(self.name, "public", self.name, own, (self.key,), lsn=self.lsn, shape="{}")
         table = BronzeTable.open_or_create(self.lake.lake, self.name, info.frame_schema, info.key)
-        adapt(table, info)
+        evolve(table, info)
         at = datetime(2026, 1, 1, 0, 0, self.lsn, tzinfo=UTC)
         events = [
             {"_op": "c", "_lsn": self.lsn, "_seq": number, "_committed_at": at, **row}

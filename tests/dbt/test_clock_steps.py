@@ -12,7 +12,7 @@ from fraud_lakehouse.ingest import bronze
 from fraud_lakehouse.storage.appender import Appender
 from tests.dbt import vectors_oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
-from tests.dbt.test_card_models import BESIDE, KEYS, landings
+from tests.dbt.test_card_models import BESIDE, KEYS, arrivals
 from tests.dbt.test_window_idle import Clock
 
 HOT = ("card_transactions", "card_transactions_late", "card_transaction_features")
@@ -65,7 +65,7 @@ def test_a_rebuild_gives_what_incremental_builds_gave(
     rng = random.Random(seed)
     commits = 0
     older = 3 * seed  # commits of before they were numbered: they count as their clock had them, and are read as one
-    for rows in landings(vectors_oracle.random_payments(seed + 60, count=160, partitions=2), rng):
+    for rows in arrivals(vectors_oracle.random_payments(seed + 60, count=160, partitions=2), rng):
         with monkeypatch.context() as patched:
             if commits < older:
                 patched.setattr(Appender, "_next_number", None)

@@ -27,9 +27,9 @@ from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.consumption import Consumption, app_id
-from fraud_lakehouse.transform.handles import Handles
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer
+from fraud_lakehouse.transform.table_cache import TableCache
 
 MINI = Path(__file__).parent / "mini_project"
 
@@ -65,9 +65,9 @@ class Mini:
         )
         Appender.open(Lake.at(self.root), "bronze", "events", frame.schema).append(frame, {})
 
-    def build(self, lane: str = "all", *, full_refresh: bool = False) -> BuildResult:
+    def build(self, tier: str = "all", *, full_refresh: bool = False) -> BuildResult:
         """Build a lane; every model must succeed."""
-        result = self.transformer.build_lane(lane, full_refresh=full_refresh)
+        result = self.transformer.build_tier(tier, full_refresh=full_refresh)
         result.raise_for_errors()
         return result
 
@@ -263,7 +263,7 @@ def test_a_model_that_disagrees_with_its_declaration_fails_by_name(
     (broken / "models/gold/average.sql").write_text("select avg(amount) as mean from {{ ref('latest') }}")
     transformer = Transformer(load_settings(lake=str(mini.root)), broken)
     with pytest.raises(TransformError, match=r"average.*undeclared columns \['mean'\]"):
-        transformer.build_lane("all").raise_for_errors()
+        transformer.build_tier("all").raise_for_errors()
     transformer.close()
 
 
@@ -274,12 +274,12 @@ def test_a_rival_build_of_the_same_model_is_refused(mini: Mini) -> None:
     mini.transformer.build(["cards"])
     lake, key = Lake.at(mini.root), ("gold", "features")
     plans = [
-        Consumption(Handles(lake)).plan(key, [("silver", "cards")], full_refresh=False, keep_rows=False)
+        Consumption(TableCache(lake)).plan(key, [("silver", "cards")], full_refresh=False, keep_rows=False)
         for _ in range(2)
     ]
     rows = pa.table({"id": [7], "half": [3.5], "amount": [7.0]})
     for plan in plans:
-        Consumption(Handles(lake)).ask(plan, ("silver", "cards"))
+        Consumption(TableCache(lake)).request(plan, ("silver", "cards"))
     assert writer.append(lake, plans[0], rows.to_reader()) is not None
     with pytest.raises(ConcurrentWriterError, match="another process"):
         writer.append(lake, plans[1], rows.to_reader())
@@ -289,7 +289,7 @@ def test_of_two_that_make_a_table_one_is_refused_and_leaves_nothing(mini: Mini) 
     mini.add(0, 5)
     lake, key = Lake.at(mini.root), ("silver", "made")
     plans = [
-        Consumption(Handles(lake)).plan(key, [("bronze", "cards")], full_refresh=False, keep_rows=False)
+        Consumption(TableCache(lake)).plan(key, [("bronze", "cards")], full_refresh=False, keep_rows=False)
         for _ in range(2)
     ]
     made = writer.overwrite(lake, plans[0], pa.table({"id": [7]}).to_reader())
@@ -346,7 +346,7 @@ def test_a_table_that_another_process_makes_at_the_same_time_is_built_from_its_s
 
     def late(lake: Lake, *arguments: Any) -> writer.Commit:
         for rival in rivals:
-            rival.build_lane("all").raise_for_errors()
+            rival.build_tier("all").raise_for_errors()
         return overwrite(lake, *arguments)
 
     monkeypatch.setattr(writer, "overwrite", late)

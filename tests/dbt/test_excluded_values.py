@@ -57,8 +57,8 @@ def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]
 
 def build_all(lake: SmallLake) -> None:
     lake.transformer.reload()  # as each cycle does
-    for lane in ("hot", "features", "replica"):
-        lake.transformer.build(lake.transformer.names(lane), tests=False).raise_for_errors()
+    for tier in ("hot", "features", "replica"):
+        lake.transformer.build(lake.transformer.names(tier), tests=False).raise_for_errors()
 
 
 def table(lake: SmallLake, layer: str, name: str, key: tuple[str, ...], extra: set[Any]) -> dict[Any, Row]:
@@ -79,9 +79,9 @@ def results(lake: SmallLake, keys: dict[tuple[str, str], tuple[str, ...]], extra
     return found | {"velocity": sorted(row["transaction_id"] for row in alerts)}
 
 
-def land_and_build(lake: SmallLake, name: str, landings: list[list[Row]]) -> None:
+def land_and_build(lake: SmallLake, name: str, arrivals: list[list[Row]]) -> None:
     lake.clear()
-    for rows in landings:
+    for rows in arrivals:
         lake.land(name, rows)
         build_all(lake)
 

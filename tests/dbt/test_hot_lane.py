@@ -17,7 +17,7 @@ from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform import writer
 from fraud_lakehouse.transform.consumption import Plan
-from fraud_lakehouse.transform.mirror import Mirror, Mirrors
+from fraud_lakehouse.transform.row_cache import RowCache, RowCaches
 from tests.dbt import cards_oracle
 from tests.dbt.small_lake import Row, SmallLake, assert_same
 from tests.dbt.transactions_oracle import Change, random_log
@@ -124,13 +124,13 @@ def test_warming_up_reads_what_the_build_needs_and_writes_nothing(
     lake.transformer.close()
     versions = {key: lake.lake.open(*key).version() for key in RESULTS if lake.lake.exists(*key)}
     made: list[str] = []
-    make = Mirrors._make
+    make = RowCaches._make
 
-    def noted(mirrors: Mirrors, mirror: Mirror, *others: Any) -> None:
-        made.append(mirror.name)
-        make(mirrors, mirror, *others)
+    def noted(row_caches: RowCaches, row_cache: RowCache, *others: Any) -> None:
+        made.append(row_cache.name)
+        make(row_caches, row_cache, *others)
 
-    monkeypatch.setattr(Mirrors, "_make", noted)
+    monkeypatch.setattr(RowCaches, "_make", noted)
     lake.transformer.warm_up()
     assert made, "what was read before is in memory now"
     assert versions == {key: lake.lake.open(*key).version() for key in versions}, "nothing is written"
@@ -155,7 +155,7 @@ def test_a_build_that_fails_half_way_through_its_rows_is_built_by_the_next(
     land(lake, records[60:], [])
     with monkeypatch.context() as patched:
         patched.setattr(writer, "append", refuse)
-        assert lake.transformer.build_lane("hot").failed and kept
+        assert lake.transformer.build_tier("hot").failed and kept
     assert lake.build("hot").rows("card_transaction_features") > 0
     stored = {row["trans_num"] for row in lake.rows("silver", "card_transactions")}
     assert stored == {row["trans_num"] for row in records if "trans_num" in row}

@@ -92,7 +92,7 @@ class FaultyLake(SmallLake):
         assert not self.owed()
 
     def cycle(self, without: list[str] | None = None) -> BuildResult:
-        return self.transformer.build_lane("alerts", without=without or [])
+        return self.transformer.build_tier("alerts", without=without or [])
 
 
 @pytest.fixture(scope="module")
@@ -163,15 +163,15 @@ def test_card_transactions_that_fail_stop_no_alert_of_the_bank(lake: FaultyLake)
 def test_a_table_of_one_source_that_fails_stops_no_replica_of_the_other(lake: FaultyLake) -> None:
     lake.pay(BAD)
     lake.swipe(5000.0)
-    assert not lake.transformer.build_lane("hot").failed
+    assert not lake.transformer.build_tier("hot").failed
     lake.project.fail("user_avg")
-    result = lake.transformer.build_lane("replica")
+    result = lake.transformer.build_tier("replica")
     assert failed(result) == {"user_avg": ["transactions"], "transaction_anomalies": ["transactions", "users"]}
     for table in ("user_trans_amt_last_360min", "daily_report"):
         assert lake.rows("gold", table), table
     assert lake.rows("silver", "transactions")
     lake.project.mend("user_avg")
-    assert not lake.transformer.build_lane("replica").failed
+    assert not lake.transformer.build_tier("replica").failed
     assert lake.rows("gold", "user_avg")[0]["avg_amount"] == BAD
 
 

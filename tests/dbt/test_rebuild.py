@@ -123,7 +123,7 @@ def test_what_the_catalogue_has_changed_is_named_until_it_is_rebuilt(
         ("silver/user", "there is no model 'silver/user'\n.*silver/users"),
     ],
 )
-def test_what_cannot_be_rebuilt_is_refused_by_name(lake: SmallLake, name: str, said: str) -> None:
-    with pytest.raises(TransformError, match=said):
+def test_what_cannot_be_rebuilt_is_refused_by_name(lake: SmallLake, name: str, output: str) -> None:
+    with pytest.raises(TransformError, match=output):
         rebuild(lake.transformer, lake.settings, [VECTORS, name])
     assert not lake.lake.exists("gold", VECTORS), "nothing was built"

@@ -46,9 +46,9 @@ def test_any_split_of_the_log_gives_what_one_build_gives(lake: SmallLake, seed: 
     bounds = [0, *sorted(rng.sample(range(1, len(log)), 3)), len(log)]
     for start, end in pairwise(bounds):
         land(lake, log[start:end])
-        lane = rng.choice(["hot", "replica", "none"])
-        if lane != "none":
-            lake.build(lane)
+        tier = rng.choice(["hot", "replica", "none"])
+        if tier != "none":
+            lake.build(tier)
     lake.build("all")
 
     expected = Replayed().replay(log)

@@ -78,8 +78,8 @@ def append(lake: SmallLake, table: str, rows: list[dict[str, Any]]) -> None:
 
 
 def build(lake: SmallLake, *, full_refresh: bool = False) -> None:
-    for lane in LANES:
-        lake.build(lane, full_refresh=full_refresh)
+    for tier in LANES:
+        lake.build(tier, full_refresh=full_refresh)
 
 
 def contents(lake: SmallLake) -> dict[str, pl.DataFrame]:

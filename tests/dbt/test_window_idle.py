@@ -38,8 +38,8 @@ def windows(bronze_rows: list[Row]) -> list[Row]:
     """The closed windows: the partitions that had a row within IDLE of the newest landing decide the watermark."""
     rows = oracle.distinct(bronze_rows)
     late = {row["trans_num"] for row in oracle.late(rows)}
-    landings = {row["_partition"]: row["_ingested_at"] for row in sorted(rows, key=lambda one: one["_ingested_at"])}
-    awake = {partition for partition, at in landings.items() if max(landings.values()) - at < IDLE}
+    arrivals = {row["_partition"]: row["_ingested_at"] for row in sorted(rows, key=lambda one: one["_ingested_at"])}
+    awake = {partition for partition, at in arrivals.items() if max(arrivals.values()) - at < IDLE}
     newest = {one: max(row["t"] for row in rows if row["_partition"] == one) for one in awake}
     passed = min(newest.values())
     # the oracle's own watermark is that of its slowest partition: as one partition that is as far as the slowest awake

@@ -70,14 +70,14 @@ def test_order_of_arrival_within_the_lateness_changes_no_result(lake: SmallLake)
     by_number = {row["trans_num"]: row for row in records}
     in_time = sorted(by_number.values(), key=lambda row: row["trans_date_trans_time"])
     results: list[Any] = []
-    for landings in (1, 4):
+    for arrivals in (1, 4):
         lake.clear()
         if results:  # shuffled by less than the lateness
             moment = datetime.fromisoformat
             in_time.sort(key=lambda row: moment(row["trans_date_trans_time"]).timestamp() + rng.uniform(0, 15))
         for offset, row in enumerate(in_time):
             row["_offset"] = offset
-        size = len(in_time) // landings + 1
+        size = len(in_time) // arrivals + 1
         for start in range(0, len(in_time), size):
             lake.land("card_transactions", in_time[start : start + size])
             lake.build("hot")

@@ -84,7 +84,7 @@ def query(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Query]:
 
 # in steps that make ties and exact bounds common, a microsecond beside them too
 _times = st.builds(
-    lambda seconds, beside: START + timedelta(seconds=seconds, microseconds=beside),
+    lambda seconds, background: START + timedelta(seconds=seconds, microseconds=background),
     st.integers(0, 40),
     st.sampled_from([0, 0, 0, 1, -1]),
 )

@@ -61,7 +61,7 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
         ingests: dict[str, ScriptedIngest] = defaultdict(lambda: ScriptedIngest([]))
         new: dict[str, Any] = {}
 
-        def look(config: SourceConfig, _settings: Settings) -> NewData | None:
+        def poll(config: SourceConfig, _settings: Settings) -> NewData | None:
             found = new.get(config.name)
             if isinstance(found, Exception):
                 raise found
@@ -90,7 +90,7 @@ def stand(tmp_path: Path, manifest: dict[str, Any]) -> Callable[..., Stand]:
         parts = Parts(
             ingest=lambda config, *_: ingests[config.name],
             builder=lambda _: builder,
-            look=look,
+            poll=poll,
             slot=slot,
             tables=tables,
             transactions=transactions,

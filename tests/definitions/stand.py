@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 
-from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.ingest import Ingested
 from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.postgres.retention import Retention
@@ -19,22 +19,22 @@ from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def landed(table: str, rows: int, start: int, end: int) -> Landed:
+def ingested(table: str, rows: int, start: int, end: int) -> Ingested:
     """One landed batch."""
     source = "cards" if table == "card_transactions" else "bank"
-    return Landed(table, rows, start, end, 1, AT, 0.5, source)
+    return Ingested(table, rows, start, end, 1, AT, 0.5, source)
 
 
 class ScriptedIngest:
     """A source that gives the scripted steps, errors included, and is drained after them."""
 
-    def __init__(self, steps: Sequence[list[Landed] | Exception]) -> None:
+    def __init__(self, steps: Sequence[list[Ingested] | Exception]) -> None:
         self.steps = list(steps)
 
     def close(self) -> None:
         """Nothing to close."""
 
-    def step(self, max_rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Ingested]:
         """The next scripted step."""
         if not self.steps:
             return []
@@ -52,10 +52,10 @@ class ScriptedBuilder:
     broken: dict[str, str] = field(default_factory=dict)
     asked: list[list[str]] = field(default_factory=list)
 
-    def names(self, lane: str) -> list[str]:
+    def names(self, tier: str) -> list[str]:
         """Names of the models of the lane "hot", or of the rest."""
         models = [node for node in self.manifest["nodes"].values() if node["resource_type"] == "model"]
-        return [node["name"] for node in models if ("hot" in node["config"]["tags"]) == (lane == "hot")]
+        return [node["name"] for node in models if ("hot" in node["config"]["tags"]) == (tier == "hot")]
 
     def warm_up(self, names: Collection[str]) -> None:
         """Noted as if it were a build."""
@@ -72,8 +72,8 @@ class ScriptedBuilder:
         return self._results({"test"}, names)
 
     def _note(self, what: str, names: Collection[str]) -> None:
-        lanes = [lane for lane in ("hot", "rest") if set(names) == set(self.names(lane))]
-        self.asked.append([what, *(lanes or sorted(names))])
+        tiers = [tier for tier in ("hot", "rest") if set(names) == set(self.names(tier))]
+        self.asked.append([what, *(tiers or sorted(names))])
 
     def _results(self, kinds: set[str], names: Collection[str]) -> BuildResult:
         nodes = []

@@ -72,9 +72,9 @@ def test_a_failure_reaches_every_destination(stand: Callable[..., Any], instance
         settings = stand(alert_urls=(bad.url, good.url)).settings
         with pytest.raises(DestinationError, match=bad.host):
             notify(settings, failure_message(run, "the slot was dropped"))
-        (told,) = good.received
-    assert told["problem"] == "the slot was dropped"
-    assert told["run_id"] == run.run_id
+        (reported,) = good.received
+    assert reported["problem"] == "the slot was dropped"
+    assert reported["run_id"] == run.run_id
 
 
 def test_a_message_goes_to_all_destinations_at_once(

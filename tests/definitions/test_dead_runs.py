@@ -11,7 +11,7 @@ import pytest
 
 from fraud_lakehouse.defs.resources import Lakehouse, Parts
 from fraud_lakehouse.defs.run_lock import hold_lock, lock_state
-from fraud_lakehouse.defs.sensors import GRACE_SECONDS, bury_dead_runs, forget_ended_runs, watch_over
+from fraud_lakehouse.defs.sensors import GRACE_SECONDS, forget_ended_runs, reap_dead_runs, watch_over
 from fraud_lakehouse.storage import lease
 from fraud_lakehouse.storage.lease import LeaseLostError
 
@@ -34,9 +34,9 @@ def test_a_started_run_whose_process_is_gone_is_ended(stand: Callable[..., Any],
     run = _started(made, instance)
     process = hold_lock(made.settings, run.run_id)
     assert lock_state(made.settings, run.run_id) == "held"
-    assert bury_dead_runs(instance, made.settings) == []
+    assert reap_dead_runs(instance, made.settings) == []
     process.release()  # what the kernel does when a process is killed
-    assert bury_dead_runs(instance, made.settings) == [run.run_id]
+    assert reap_dead_runs(instance, made.settings) == [run.run_id]
     assert _status(instance, run) == FAILURE
     assert lock_state(made.settings, run.run_id) == "absent"
 
@@ -55,7 +55,7 @@ def test_a_started_run_whose_process_hangs_is_ended_and_the_process_stops_workin
     now = time.monotonic()
     monkeypatch.setattr(lease, "clock", lambda: now + lease.LEASE_SECONDS + 1)
     assert lock_state(made.settings, run.run_id) == "hung"
-    assert bury_dead_runs(instance, made.settings) == [run.run_id]
+    assert reap_dead_runs(instance, made.settings) == [run.run_id]
     assert _status(instance, run) == FAILURE
     with pytest.raises(LeaseLostError):
         lakehouse.repeat(lambda: False, lambda: False, lambda result: None)
@@ -72,7 +72,7 @@ def test_a_run_that_was_being_stopped_when_its_process_went_is_canceled(
     run = _started(made, instance)
     hold_lock(made.settings, run.run_id).release()
     instance.report_run_canceling(run)
-    assert bury_dead_runs(instance, made.settings) == [run.run_id]
+    assert reap_dead_runs(instance, made.settings) == [run.run_id]
     assert _status(instance, run) == dg.DagsterRunStatus.CANCELED
 
 
@@ -87,7 +87,7 @@ def test_a_run_is_not_dead_between_its_last_step_and_the_end_that_dagster_writes
         if event.is_dagster_event and event.dagster_event_type == dg.DagsterEventType.RUN_SUCCESS:
             (run,) = self.get_runs()
             assert run.status == dg.DagsterRunStatus.STARTED
-            buried.append(bury_dead_runs(self, made.settings, time.time() + 10 * GRACE_SECONDS))
+            buried.append(reap_dead_runs(self, made.settings, time.time() + 10 * GRACE_SECONDS))
         return write(self, event, **more)
 
     monkeypatch.setattr(type(instance), "handle_new_event", look_before_the_end_is_written)
@@ -137,5 +137,5 @@ def test_a_run_may_take_its_time_to_reach_its_first_step(
     made = stand()
     run = _started(made, instance)
     now = time.time()
-    assert bury_dead_runs(instance, made.settings, now) == []
-    assert bury_dead_runs(instance, made.settings, now + GRACE_SECONDS + 1) == [run.run_id]
+    assert reap_dead_runs(instance, made.settings, now) == []
+    assert reap_dead_runs(instance, made.settings, now + GRACE_SECONDS + 1) == [run.run_id]

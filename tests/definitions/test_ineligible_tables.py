@@ -43,8 +43,8 @@ def test_people_get_one_message_for_each_change(stand: Callable[..., Any], insta
         cursor: str | None = None
         for found in ([], [KEYLESS], [KEYLESS], [HUGE, KEYLESS], [HUGE], []):
             made.ineligible[:] = found
-            said, cursor = _tick(made, instance, cursor)
-        assert said == "Every table of bank is captured."
+            output, cursor = _tick(made, instance, cursor)
+        assert output == "Every table of bank is captured."
         titles = [one["title"] for one in receiver.received]
         again = [one["captured_again"] for one in receiver.received]
     assert titles == [

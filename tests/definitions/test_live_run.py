@@ -26,7 +26,7 @@ from fraud_lakehouse.live import CycleResult
 from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
-from tests.definitions.stand import landed
+from tests.definitions.stand import ingested
 from tests.fixtures_kafka import CARDS
 
 ALERTS = "model.fraud_lakehouse.alerts"
@@ -37,7 +37,7 @@ def _cycle(rows: int) -> CycleResult:
     alerts = NodeResult(ALERTS, "alerts", "model", "success", 0.02, rows=1, version=7)
     quiet = NodeResult("model.fraud_lakehouse.user_avg", "user_avg", "model", "success", 0.02, rows=None)
     build = BuildResult([alerts, quiet], 0.1)
-    return CycleResult([landed("users", rows, 0, rows)], [build], None, {}, {"capture": 0.1, "build": 0.2})
+    return CycleResult([ingested("users", rows, 0, rows)], [build], None, {}, {"capture": 0.1, "build": 0.2})
 
 
 def test_cycles_are_reported_together_at_most_every_so_often() -> None:
@@ -76,7 +76,9 @@ def test_the_log_says_that_the_cycle_is_behind_and_by_how_much() -> None:
 def test_the_log_says_that_a_source_does_not_answer() -> None:
     lines: list[str] = []
     report = LiveReport(KEYS, 0.0, lambda event: None, lambda line: None, lines.append, alert_seconds=10.0)
-    report.add(replace(CycleResult(), behind={"bank": Behind(0.0, 0, away_since=datetime(2026, 3, 1, tzinfo=UTC))}))
+    report.add(
+        replace(CycleResult(), behind={"bank": Behind(0.0, 0, unreachable_since=datetime(2026, 3, 1, tzinfo=UTC))})
+    )
     assert lines == ["bank is behind: 0.0 s, 0 rows, no answer from it since 2026-03-01 00:00:00 UTC"]
 
 
@@ -88,7 +90,7 @@ def test_a_model_that_fails_is_not_materialized_and_its_problem_is_in_the_log() 
     failed = BuildResult([NodeResult(ALERTS, "alerts", "model", "error", 0.02, message="column amt is missing")], 0.1)
     problems = {"model alerts": "column amt is missing"}
     for _ in range(5):
-        report.add(replace(_cycle(0), landed=[], builds=[failed], problems=problems))
+        report.add(replace(_cycle(0), ingested=[], builds=[failed], problems=problems))
     report.flush()
     assert events == [], "gold/alerts goes stale while it cannot be built"
     assert warnings == ["model alerts: column amt is missing"] * 2, "at the first cycle, and once for four more"
@@ -200,8 +202,8 @@ def test_a_live_run_that_ends_with_a_gap_says_so_in_the_check(
     job = _live(stand, manifest, repeat)
     job.execute_in_process(instance=instance, run_config=_config(5.0), raise_on_error=False)
     found = newest_evaluation(instance, table_key("bronze", "transactions"))
-    assert found is not None and found.trouble is not None
-    assert (found.trouble.problem, found.trouble.fix) == ("the slot was dropped", "run resync")
+    assert found is not None and found.problem_found is not None
+    assert (found.problem_found.problem, found.problem_found.fix) == ("the slot was dropped", "run resync")
     assert newest_evaluation(instance, table_key("bronze", "card_transactions")) is None, "nothing is known of it yet"
 
 
@@ -215,8 +217,8 @@ def test_a_live_run_that_needs_a_person_fails_with_the_reason(
     result = job.execute_in_process(instance=instance, run_config=_config(5.0), raise_on_error=False)
     assert not result.success
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    said = failure.step_failure_data.user_failure_data
-    assert said is not None and said.description == "the slot was dropped"
+    output = failure.step_failure_data.user_failure_data
+    assert output is not None and output.description == "the slot was dropped"
 
 
 def test_a_request_to_stop_lets_the_cycle_finish_and_is_then_handed_on() -> None:

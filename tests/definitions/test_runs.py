@@ -15,7 +15,7 @@ from deltalake import write_deltalake
 from fraud_lakehouse.defs.bronze import MOST_REFUSALS, drain
 from fraud_lakehouse.defs.resources import Lakehouse
 from fraud_lakehouse.errors import ConcurrentWriterError, GapError
-from tests.definitions.stand import AT, landed
+from tests.definitions.stand import AT, ingested
 
 
 def _steps_failed(result: dg.ExecuteInProcessResult) -> list[str]:
@@ -37,8 +37,8 @@ def _checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluat
 
 def test_materialize_all_materializes_every_layer(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     made = stand()
-    made.ingests["bank"].steps = [[landed("users", 3, 10, 20), landed("transactions", 4, 10, 20)]] * 2
-    made.ingests["cards"].steps = [[landed("card_transactions", 5, 0, 5)]]
+    made.ingests["bank"].steps = [[ingested("users", 3, 10, 20), ingested("transactions", 4, 10, 20)]] * 2
+    made.ingests["cards"].steps = [[ingested("card_transactions", 5, 0, 5)]]
     result = made.materialize(instance)
     assert result.success
     found = _materialized(result)
@@ -56,7 +56,7 @@ def test_materialize_all_materializes_every_layer(stand: Callable[..., Any], ins
 
 def test_one_source_alone_is_enough(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     made = stand(kafka_bootstrap_servers=None)
-    made.ingests["bank"].steps = [[landed("users", 3, 10, 20)]]
+    made.ingests["bank"].steps = [[ingested("users", 3, 10, 20)]]
     result = made.materialize(instance)
     assert result.success
     assert "bronze/card_transactions" not in _materialized(result)
@@ -78,8 +78,8 @@ def test_only_the_models_of_the_hot_lane_are_built_in_its_turn(
     monkeypatch.setattr(Lakehouse, "writing", noted)
     assert made.materialize(instance).success
     asked = [" ".join(options) for options in made.builder.asked]
-    turn = asked[asked.index("hot begins") : asked.index("hot ends") + 1]
-    assert turn == ["hot begins", "build hot", "hot ends"]
+    lock = asked[asked.index("hot begins") : asked.index("hot ends") + 1]
+    assert lock == ["hot begins", "build hot", "hot ends"]
     assert asked.index("warm up hot") < asked.index("hot begins")
 
 
@@ -101,9 +101,9 @@ def test_a_broken_source_fails_its_step_and_says_what_to_do(
     assert not result.success
     assert _steps_failed(result) == ["capture_bank"]
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    said = failure.step_failure_data.user_failure_data
-    assert said is not None and said.description == "the slot was dropped"
-    assert said.metadata["what to do"].value == "run accept-source"
+    output = failure.step_failure_data.user_failure_data
+    assert output is not None and output.description == "the slot was dropped"
+    assert output.metadata["what to do"].value == "run accept-source"
     assert made.materialize(instance).success, "the next run continues"
 
 
@@ -202,8 +202,8 @@ def test_counts_and_a_masked_preview_are_in_the_metadata(
 
 def test_drain_goes_on_after_a_rival_and_stops_when_there_are_two_writers() -> None:
     class Rivalled:
-        def __init__(self, refusals: int) -> None:
-            self.left = refusals
+        def __init__(self, conflicts: int) -> None:
+            self.left = conflicts
             self.given = False
 
         def step(self, max_rows: int) -> list[Any]:
@@ -211,7 +211,7 @@ def test_drain_goes_on_after_a_rival_and_stops_when_there_are_two_writers() -> N
                 self.left -= 1
                 raise ConcurrentWriterError("a rival was first")
             self.given, already = True, self.given
-            return [] if already else [landed("users", 2, 0, 5)]
+            return [] if already else [ingested("users", 2, 0, 5)]
 
     batches, drained = drain(Rivalled(3).step, 100, 50)
     assert (sum(batch.rows for batch in batches), drained) == (2, True)
@@ -220,7 +220,7 @@ def test_drain_goes_on_after_a_rival_and_stops_when_there_are_two_writers() -> N
 
 
 def _endless(max_rows: int) -> list[Any]:
-    return [landed("users", 2, 0, 5)]
+    return [ingested("users", 2, 0, 5)]
 
 
 def test_a_source_that_never_rests_does_not_hold_the_run() -> None:

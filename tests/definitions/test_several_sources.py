@@ -22,7 +22,7 @@ from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
 from fraud_lakehouse.sources.postgres.retention import Retention
 from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import Receiver
-from tests.definitions.stand import landed
+from tests.definitions.stand import ingested
 from tests.definitions.ticks import Ticks
 
 SHIPPED = Path(__file__).parents[2] / "pipeline"
@@ -87,15 +87,17 @@ def test_a_run_ingests_every_source_and_one_that_fails_is_the_only_one_with_a_fa
     several: Callable[..., Any], instance: dg.DagsterInstance
 ) -> None:
     made = several()
-    made.ingests["bank"].steps = [[landed("users", 3, 10, 20)]]
+    made.ingests["bank"].steps = [[ingested("users", 3, 10, 20)]]
     made.ingests["shop"].steps = [SourceError("no answer from shop:5432", "check that it runs")]
-    made.ingests["cards.refunds"].steps = [[landed("refunds", 2, 0, 2)]]
+    made.ingests["cards.refunds"].steps = [[ingested("refunds", 2, 0, 2)]]
     result = made.materialize(instance)
     failed = {event.step_key for event in result.all_events if event.is_step_failure}
     assert [step for step in failed if step.startswith("capture_")] == ["capture_shop"]
     found = {source: newest_evaluation(instance, asset) for source, asset in CHECKED.items()}
-    troubles = {source: one.trouble and one.trouble.problem for source, one in found.items() if one is not None}
-    assert troubles == dict.fromkeys(SOURCES) | {"shop": "no answer from shop:5432"}
+    problems_found = {
+        source: one.problem_found and one.problem_found.problem for source, one in found.items() if one is not None
+    }
+    assert problems_found == dict.fromkeys(SOURCES) | {"shop": "no answer from shop:5432"}
     rows = {
         event.asset_key: event.step_materialization_data.materialization.metadata["rows"].value
         for event in result.get_asset_materialization_events()
@@ -117,7 +119,7 @@ def test_tables_in_the_lake_are_assets_of_the_source_that_created_them(
         key.path[1]: graph.get(key).tags.get("source") for key in graph.get_all_asset_keys() if key.path[0] == "bronze"
     }
     assert bronze == owners | {"card_transactions": "cards.card_transactions", "refunds": "cards.refunds"}
-    made.ingests["shop"].steps = [[landed("shop_orders", 7, 1, 2)]]
+    made.ingests["shop"].steps = [[ingested("shop_orders", 7, 1, 2)]]
     of_shop = [CHECKED["shop"], table_key("bronze", "shop_orders"), table_key("bronze", "users")]
     result = made.materialize(instance, asset_selection=of_shop)
     assert {event.asset_key for event in result.get_asset_materialization_events()} == set(of_shop)
@@ -149,7 +151,7 @@ def test_each_sensor_requests_runs_of_its_own_source(several: Callable[..., Any]
     with pytest.raises(GapError):
         shop.tick()
     found = newest_evaluation(instance, CHECKED["shop"])
-    assert found is not None and found.trouble is not None and found.trouble.is_gap
+    assert found is not None and found.problem_found is not None and found.problem_found.is_gap
     assert newest_evaluation(instance, CHECKED["bank"]) is None
 
 

@@ -52,11 +52,11 @@ def test_people_are_told_when_it_gets_worse_and_when_it_is_over_once_each(
         cursor: str | None = None
         for found in (made.retention[0], HALF, HALF, MOST, MOST, made.retention[0], HALF):
             made.retention.append(found)
-            said, cursor = _tick(made, instance, cursor)
-        assert "GiB of log are retained for the slot" in said
-        told = [(one["level"], one["title"]) for one in receiver.received]
-    assert [level for level, _ in told] == ["warning", "error", "ok", "warning"]
-    assert "replication slot fraud_lakehouse is in danger" in told[1][1]
+            output, cursor = _tick(made, instance, cursor)
+        assert "GiB of log are retained for the slot" in output
+        reported = [(one["level"], one["title"]) for one in receiver.received]
+    assert [level for level, _ in reported] == ["warning", "error", "ok", "warning"]
+    assert "replication slot fraud_lakehouse is in danger" in reported[1][1]
 
 
 def test_a_message_that_was_not_taken_is_sent_again(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
@@ -89,10 +89,10 @@ def test_a_slot_that_was_given_up_is_not_well_again_when_it_is_dropped(
         cursor: str | None = None
         for found in (Retention(True, None, "lost"), Retention(False), made.retention[0]):
             made.retention.append(found)
-            said, cursor = _tick(made, instance, cursor)
+            output, cursor = _tick(made, instance, cursor)
         titles = [one["title"] for one in receiver.received]
     assert titles == [
         "[pipeline] replication slot fraud_lakehouse is lost",
         "[pipeline] replication slot fraud_lakehouse is healthy again",
     ]
-    assert said == "The slot of bank is ok."
+    assert output == "The slot of bank is ok."

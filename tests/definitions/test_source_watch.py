@@ -14,12 +14,12 @@ from fraud_lakehouse.defs.capture_check import (
     ASKED_SECONDS,
     CHECK,
     REPEAT_SECONDS,
+    CaptureProblem,
     Evaluated,
     LiveCaptureChecks,
-    Trouble,
     capture_evaluation,
     newest_evaluation,
-    report_look,
+    report_poll,
 )
 from fraud_lakehouse.defs.positions import NewData
 from fraud_lakehouse.defs.source_watch import LASTING_SECONDS, next_state
@@ -28,7 +28,7 @@ from fraud_lakehouse.errors import GapError, SourceError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import Receiver
-from tests.definitions.stand import landed
+from tests.definitions.stand import ingested
 
 BANK, CARDS = table_key("bronze", "transactions"), table_key("bronze", "card_transactions")
 GAP = GapError("the slot was dropped", "run `fraud-lakehouse resync`")
@@ -40,7 +40,7 @@ def _tick(made: Any, instance: dg.DagsterInstance, cursor: str | None) -> tuple[
     return data.skip_message or "", data.cursor
 
 
-def _look(made: Any, instance: dg.DagsterInstance, found: NewData | Exception | None) -> None:
+def _poll(made: Any, instance: dg.DagsterInstance, found: NewData | Exception | None) -> None:
     """A tick of the sensor that looks for new data in PostgreSQL."""
     made.new["bank"] = found
     sensor = made.sensor("new_data_bank")
@@ -58,7 +58,7 @@ def test_a_gap_that_a_tick_finds_is_told_at_once_and_when_it_is_over(
         made = stand(alert_urls=(receiver.url,), kafka_bootstrap_servers=None)
         cursor: str | None = None
         for found in (None, GAP, GAP, None, NewData("bank", "0/1-0/2")):
-            _look(made, instance, found)
+            _poll(made, instance, found)
             said, cursor = _tick(made, instance, cursor)
         stopped, well = receiver.received
     assert stopped["title"] == "[pipeline] capture of bank has stopped and needs a person"
@@ -74,14 +74,14 @@ def test_a_gap_is_over_when_capture_has_resumed_not_when_a_look_sees_none(
     audit = Audit(lake)
     with pytest.raises(GapError), audit.gaps("cards"):
         raise GapError("records 5 to 9 are gone", "run accept-source")
-    report_look(instance, lake, "cards", CARDS, Trouble.of(GAP))
-    report_look(instance, lake, "cards", CARDS, None)
+    report_poll(instance, lake, "cards", CARDS, CaptureProblem.of(GAP))
+    report_poll(instance, lake, "cards", CARDS, None)
     found = newest_evaluation(instance, CARDS)
-    assert found is not None and found.trouble is not None and found.trouble.is_gap
+    assert found is not None and found.problem_found is not None and found.problem_found.is_gap
     audit.resumed("cards")
-    report_look(instance, lake, "cards", CARDS, None)
+    report_poll(instance, lake, "cards", CARDS, None)
     found = newest_evaluation(instance, CARDS)
-    assert found is not None and found.trouble is None
+    assert found is not None and found.problem_found is None
 
 
 def test_a_gap_is_one_row_of_the_audit_though_its_words_change(stand: Callable[..., Any]) -> None:
@@ -96,10 +96,10 @@ def test_a_gap_is_one_row_of_the_audit_though_its_words_change(stand: Callable[.
 
 
 def test_a_source_that_is_away_is_told_when_it_lasts() -> None:
-    away = Trouble.of(AWAY)
+    away = CaptureProblem.of(AWAY)
     state = {"level": "well", "since": None, "number": 0}
     seen = []
-    for at, trouble in [
+    for at, problem_found in [
         (0.0, None),
         (10.0, away),
         (20.0, None),  # a restart of its server
@@ -107,11 +107,11 @@ def test_a_source_that_is_away_is_told_when_it_lasts() -> None:
         (29.0 + LASTING_SECONDS, away),
         (30.0 + LASTING_SECONDS, away),
         (90.0 + LASTING_SECONDS, away),
-        (99.0 + LASTING_SECONDS, Trouble.of(GAP)),
+        (99.0 + LASTING_SECONDS, CaptureProblem.of(GAP)),
         (120.0 + LASTING_SECONDS, away),
         (150.0 + LASTING_SECONDS, None),
     ]:
-        state = next_state(state, Evaluated(at, trouble))
+        state = next_state(state, Evaluated(at, problem_found))
         seen.append((state["level"], state["number"]))
     assert seen == [
         *[("well", 0)] * 5,
@@ -122,7 +122,7 @@ def test_a_source_that_is_away_is_told_when_it_lasts() -> None:
 
 
 def test_a_message_that_was_not_taken_is_sent_again(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
-    instance.report_runless_asset_event(capture_evaluation(CARDS, Trouble.of(GAP)))
+    instance.report_runless_asset_event(capture_evaluation(CARDS, CaptureProblem.of(GAP)))
     with Receiver(status=500) as receiver, pytest.raises(DestinationError):
         _tick(stand(alert_urls=(receiver.url,)), instance, None)
     with Receiver() as receiver:
@@ -136,7 +136,7 @@ def test_without_destinations_or_captures_nothing_is_sent(
 ) -> None:
     made = stand()
     assert _tick(made, instance, None)[0] == "Nothing has been captured yet."
-    _look(made, instance, AWAY)
+    _poll(made, instance, AWAY)
     assert _tick(made, instance, None)[0] == "bank: no answer from db:5432"
 
 
@@ -151,32 +151,32 @@ def test_trouble_that_lasts_is_an_evaluation_a_minute_not_one_a_tick(
         )
 
     for _ in range(3):
-        report_look(instance, lake, "bank", BANK, Trouble.of(AWAY))
+        report_poll(instance, lake, "bank", BANK, CaptureProblem.of(AWAY))
     assert evaluations() == 1
     monkeypatch.setattr("fraud_lakehouse.defs.capture_check.REPEAT_SECONDS", 0.0)
-    report_look(instance, lake, "bank", BANK, Trouble.of(AWAY))
+    report_poll(instance, lake, "bank", BANK, CaptureProblem.of(AWAY))
     assert evaluations() == 2
     for _ in range(3):
-        report_look(instance, lake, "bank", BANK, None)
+        report_poll(instance, lake, "bank", BANK, None)
     assert evaluations() == 3, "that all is well is said once"
 
 
 def test_a_run_that_captures_evaluates_the_check(stand: Callable[..., Any], instance: dg.DagsterInstance) -> None:
     made = stand()
 
-    def troubles() -> list[Trouble | None]:
+    def problems_found() -> list[CaptureProblem | None]:
         found = [newest_evaluation(instance, asset) for asset in (BANK, CARDS)]
-        return [one.trouble for one in found if one is not None]
+        return [one.problem_found for one in found if one is not None]
 
-    made.ingests["bank"].steps = [[landed("users", 3, 10, 20)]]
+    made.ingests["bank"].steps = [[ingested("users", 3, 10, 20)]]
     made.ingests["cards"].steps = [GAP]
     assert not made.materialize(instance).success
-    assert troubles() == [None, Trouble.of(GAP)]
+    assert problems_found() == [None, CaptureProblem.of(GAP)]
     made.ingests["cards"].steps = [AWAY]
     assert not made.materialize(instance).success
-    assert troubles() == [None, Trouble.of(AWAY)]
+    assert problems_found() == [None, CaptureProblem.of(AWAY)]
     assert made.materialize(instance).success
-    assert troubles() == [None, None], "the next run continues"
+    assert problems_found() == [None, None], "the next run continues"
     assert not made.definitions.resolve_asset_graph().get_check_spec(dg.AssetCheckKey(CARDS, CHECK)).blocking
 
 

@@ -184,8 +184,8 @@ def test_live_and_batch_runs_go_on_where_the_other_stopped(
 ) -> None:
     def land_only(settings: Settings, _stop: Any, _is_over: Any, report: Callable[[CycleResult], None]) -> None:
         (postgres,) = sources(settings, Lake.at(settings.lake))
-        while landed := postgres.land(settings.work_dir, settings.batch_rows):
-            report(CycleResult(landed))
+        while ingested := postgres.land(settings.work_dir, settings.batch_rows):
+            report(CycleResult(ingested))
         postgres.ingest.close()
 
     given = {"lake": str(tmp_path / "lake"), "postgres_dsn": database}

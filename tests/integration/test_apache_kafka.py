@@ -62,8 +62,8 @@ def test_retention_that_passed_us_fails_closed(broker: Broker) -> None:
         app_id = capture.topic.app_id(1)
         assert batch.positions[app_id] == 4
         delete_before(broker, topic, 1, 7)
-        told = r"partition 1: our next offset 4 is before the earliest the broker still has, 7"
-        with KafkaCapture(broker.settings(topic)) as other, pytest.raises(RetentionGapError, match=told):
+        reported = r"partition 1: our next offset 4 is before the earliest the broker still has, 7"
+        with KafkaCapture(broker.settings(topic)) as other, pytest.raises(RetentionGapError, match=reported):
             other.read(batch.positions, 10)
         assert capture.lag(batch.positions).partitions[app_id].start == 7
     with KafkaCapture(broker.settings(topic)) as fresh:  # nothing landed yet: the earliest there is
@@ -147,31 +147,36 @@ def test_a_hanging_transaction_is_named_and_ended_by_the_command_it_names(
         broker.publish(topic, [encode(card(number)) for number in range(4)], partition)
     lake = Lake.at(tmp_path)
 
-    def landed() -> list[tuple[int, int]]:
+    def ingested() -> list[tuple[int, int]]:
         with KafkaIngest(settings, lake) as ingest:
             while ingest.step(100, 0.5):
                 pass
         rows = pl.read_delta(lake.uri("bronze", "card_transactions"))
         return sorted(rows.select("_partition", "_offset").rows())
 
-    assert landed() == [(0, number) for number in range(4)], "what is committed behind the transaction waits"
-    patient = settings.model_copy(update={"kafka_transaction_seconds": 600.0})
-    found = current_transactions(shipped_topic(patient), patient)
+    assert ingested() == [(0, number) for number in range(4)], "what is committed behind the transaction waits"
+    blocking = settings.model_copy(update={"kafka_transaction_seconds": 600.0})
+    found = current_transactions(shipped_topic(blocking), blocking)
     assert [(one.found.partition, one.hanging) for one in found] == [(1, False)], "in progress"
-    assert "hanging transaction:" not in render(collect(patient))
+    assert "hanging transaction:" not in render(collect(blocking))
     deadline = time.monotonic() + PATIENCE
     while not [one for one in current_transactions(shipped_topic(settings), settings) if one.hanging]:
         assert time.monotonic() < deadline
     (kafka,) = collect(settings).sources
-    (told,) = kafka.open_transactions
-    assert (told["last_stable_offset"], told["high_watermark"], told["waiting"], kafka.lag_rows) == (0, 5, 5, 0)
+    (reported,) = kafka.open_transactions
+    assert (reported["last_stable_offset"], reported["high_watermark"], reported["waiting"], kafka.lag_rows) == (
+        0,
+        5,
+        5,
+        0,
+    )
     (evaluation,) = transactions_evaluation(settings, current_transactions)
     assert not evaluation.passed and evaluation.metadata["waiting"].value == 5
-    describe, abort, find = (named.split() for named in re.findall(r"`kafka-transactions.sh ([^`]+)`", told["fix"]))
+    describe, abort, find = (named.split() for named in re.findall(r"`kafka-transactions.sh ([^`]+)`", reported["fix"]))
     assert "ProducerId" in apache_server.transactions_tool(*describe)
     apache_server.transactions_tool(*find)
     apache_server.transactions_tool(*abort)
-    assert landed()[4:] == [(1, number) for number in range(1, 5)], "its own record is none"
+    assert ingested()[4:] == [(1, number) for number in range(1, 5)], "its own record is none"
     assert collect(settings).sources[0].open_transactions == []
     (evaluation,) = transactions_evaluation(settings, current_transactions)
     assert evaluation.passed
@@ -305,10 +310,10 @@ def test_sasl_and_tls_by_configuration_file(
         assert PASSWORD not in repr(capture) + repr(vars(capture)) + repr(settings)
     wrong = secured(apache_server, tmp_path, topic, "wrong-0815", apache_server.certificate, mechanism)
     with KafkaCapture(wrong) as refused:
-        refused.be_patient(False)
-        with pytest.raises(SourceError, match=r"uthentication .*\n.*FRAUD_KAFKA_CONFIG_FILE") as told:
+        refused.set_blocking(False)
+        with pytest.raises(SourceError, match=r"uthentication .*\n.*FRAUD_KAFKA_CONFIG_FILE") as reported:
             refused.preflight()
-        assert "wrong-0815" not in str(told.value) + caplog.text
+        assert "wrong-0815" not in str(reported.value) + caplog.text
 
 
 def test_a_certificate_of_nobody_we_trust_is_refused(
@@ -317,7 +322,7 @@ def test_a_certificate_of_nobody_we_trust_is_refused(
     make_certificate(tmp_path / "other.p12", tmp_path / "other.pem")
     settings = secured(apache_server, tmp_path, broker.new_topic(), PASSWORD, tmp_path / "other.pem", "PLAIN")
     with KafkaCapture(settings) as stranger:
-        stranger.be_patient(False)
-        with pytest.raises(SourceError, match="certificate verify failed") as told:
+        stranger.set_blocking(False)
+        with pytest.raises(SourceError, match="certificate verify failed") as reported:
             stranger.preflight()
-        assert PASSWORD not in str(told.value) + caplog.text
+        assert PASSWORD not in str(reported.value) + caplog.text

@@ -50,12 +50,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return call
 
 
-def assert_refused(outcome: Outcome, *said: str) -> None:
+def assert_refused(outcome: Outcome, *output: str) -> None:
     """A message and what to do, no traceback, exit code not 0."""
     assert outcome.code != 0
     assert "Traceback" not in outcome.err
     assert re.search(r"^  -> \S", outcome.err, re.MULTILINE), outcome.err
-    for part in said:
+    for part in output:
         assert part in outcome.err
 
 
@@ -166,6 +166,6 @@ def test_resync_and_forget_slot_say_what_they_did(run: Run, database: str) -> No
         assert "slot command_line dropped; the next capture makes it anew" in dropped.out
         connection.execute("delete from payments where id > 5")
         connection.execute("insert into payments values (8)")
-        said = run("resync", "public.payments", **source).out
-        assert "6 rows in the source; of bronze 1 new, 0 changed, 2 gone" in said
+        output = run("resync", "public.payments", **source).out
+        assert "6 rows in the source; of bronze 1 new, 0 changed, 2 gone" in output
         assert "was not there" in run("forget-slot", postgres_dsn=database, postgres_slot="nothing_here").out

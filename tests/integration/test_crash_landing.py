@@ -233,12 +233,12 @@ def test_kafka_killed_while_landing(kafka: Broker, tmp_path: Path, point: str) -
     with KafkaIngest(settings, lake) as ingest:
         while ingest.step(100, 0.5):
             pass
-    landed = pl.read_delta(lake.uri("bronze", "card_transactions"))
-    assert landed.height == 400
-    assert not landed.select("_partition", "_offset").is_duplicated().any()
-    good = landed.filter(pl.col("_error").is_null())
+    ingested = pl.read_delta(lake.uri("bronze", "card_transactions"))
+    assert ingested.height == 400
+    assert not ingested.select("_partition", "_offset").is_duplicated().any()
+    good = ingested.filter(pl.col("_error").is_null())
     assert sorted(good["user_id"]) == [number for number in range(400) if number % 50 != 49]
-    bad = landed.filter(pl.col("_error").is_not_null())
+    bad = ingested.filter(pl.col("_error").is_not_null())
     assert bad["_raw"].to_list() == [b"not json"] * 8
 
 
@@ -256,5 +256,5 @@ def test_kafka_killed_between_the_pieces_of_one_batch(kafka: Broker, tmp_path: P
     with KafkaIngest(settings, lake) as ingest:
         while ingest.step(1_000, 0.5):
             pass
-    landed = pl.read_delta(lake.uri("bronze", "card_transactions"))
-    assert sorted(landed["_offset"]) == list(range(1_000))
+    ingested = pl.read_delta(lake.uri("bronze", "card_transactions"))
+    assert sorted(ingested["_offset"]) == list(range(1_000))

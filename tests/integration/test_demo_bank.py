@@ -61,13 +61,13 @@ def test_table_is_what_the_operations_say_and_a_second_start_continues(dsn: str)
         users = connection.execute("select count(*) from users").fetchone()
         ids = "select array_agg(transaction_id order by transaction_id) from "
         live = connection.execute(ids + "transactions").fetchone()
-        told = connection.execute(
+        reported = connection.execute(
             ids + "(select transaction_id from demo_truth.operations"
             " group by 1 having bool_or(kind = 'insert') and not bool_or(kind = 'delete')) as left_over"
         ).fetchone()
     assert numbers == (list(range(600)),)
     assert users == (20,)
-    assert live == told
+    assert live == reported
 
 
 def test_truth_is_read_little_by_little(dsn: str) -> None:

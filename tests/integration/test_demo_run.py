@@ -59,16 +59,16 @@ def figures(summary: str, source: str) -> tuple[int, int, int]:
     """Generated, landed and missing rows of a source in the summary."""
     found = re.search(rf"{source}: ([\d,]+) \w+ generated, ([\d,]+) rows in bronze, ([\d,]+) missing", summary)
     assert found, summary
-    generated, landed, missing = (int(figure.replace(",", "")) for figure in found.groups())
-    return generated, landed, missing
+    generated, ingested, missing = (int(figure.replace(",", "")) for figure in found.groups())
+    return generated, ingested, missing
 
 
 def check(summary: str) -> None:
     assert "DIFFERENT" not in summary, summary
     assert summary.count(": equal") == 3, summary
     for source in ("bank", "cards"):
-        generated, landed, missing = figures(summary, source)
-        assert generated == landed > 0
+        generated, ingested, missing = figures(summary, source)
+        assert generated == ingested > 0
         assert missing == 0
 
 
@@ -78,9 +78,9 @@ def test_runs_continues_and_leaves_nothing(tmp_path: Path) -> None:
     demo = begin(home, "--seconds=6", "--rate=50")
     early = read_until(demo, "Kafka ")
     other = begin(home, "--seconds=1")
-    refusal, _ = other.communicate(timeout=PATIENCE)
+    ineligibility, _ = other.communicate(timeout=PATIENCE)
     assert other.returncode == 1
-    assert f"another demo (pid {demo.pid}) is running" in refusal
+    assert f"another demo (pid {demo.pid}) is running" in ineligibility
     first, _ = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 0, early + first
     check(first)

@@ -307,11 +307,11 @@ def test_values_that_no_column_holds_are_null_in_silver_and_text_in_its_history(
         assert silver.columns == expected.columns
         history = pl.read_delta(f"{settings.lake}/silver/{table}_history").filter(pl.col("valid_to").is_null())
         current = history.rename({"valid_to": "", "source_valid_to": "valid_to"}, strict=False)
-        told = [
-            {**row, **json.loads(beside or "{}")}
-            for row, beside in zip(as_texts(current, expected.columns), current["_text"], strict=True)
+        reported = [
+            {**row, **json.loads(background or "{}")}
+            for row, background in zip(as_texts(current, expected.columns), current["_text"], strict=True)
         ]
-        assert sorted(told, key=str) == sorted(expected.to_dicts(), key=str)
+        assert sorted(reported, key=str) == sorted(expected.to_dicts(), key=str)
         assert sorted(as_texts(silver, silver.columns), key=str) == sorted(as_texts(current, silver.columns), key=str)
         assert sum(row[name] is None for row in as_texts(silver, silver.columns) for name in key) == (
             3 if table == "periods" else 0

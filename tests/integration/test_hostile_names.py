@@ -75,14 +75,14 @@ def test_names_reach_silver_and_dagster_as_they_are(settings: Settings, source: 
     definitions = build_definitions(settings)
     with dg.DagsterInstance.ephemeral() as instance:
         done = definitions.resolve_job_def("update").execute_in_process(instance=instance)
-    told = {event.asset_key for event in done.get_asset_materialization_events()}
+    reported = {event.asset_key for event in done.get_asset_materialization_events()}
     status = collect(settings)
     shown = {layer: {one["table"] for one in status.layers[layer]} for layer in ("bronze", "silver")}
     for table in TABLES:
         name = bronze_name(*table)
         assert read(settings, "silver", name) == [(1, "n'ew\\"), (3, None)], table
         layers = [("bronze", name), ("silver", name), ("silver", f"{name}_history")]
-        assert {table_key(*one) for one in layers} <= told
+        assert {table_key(*one) for one in layers} <= reported
         assert name in shown["bronze"] & shown["silver"]
         assert name in render(status) and name in to_json(status)
     assert source.execute("select count(*) from users").fetchone() == (1,)

@@ -210,11 +210,11 @@ def test_catch_up_builds_all_it_can_and_ends_with_the_error_of_the_model(
         return set(pl.read_delta(f"{settings.lake}/gold/alerts")["transaction_id"])
 
     project.fail("transactions_ledger")
-    code, said = catch_up()
-    assert code == 7 and "transactions_ledger met its value" in said and "rows of transactions wait for it" in said
+    code, output = catch_up()
+    assert code == 7 and "transactions_ledger met its value" in output and "rows of transactions wait for it" in output
     assert alerted() == cards
     assert pl.read_delta(f"{settings.lake}/silver/transactions").height == len(bank)
     project.mend("transactions_ledger")
-    code, said = catch_up()
-    assert code == 0, said
+    code, output = catch_up()
+    assert code == 0, output
     assert alerted() == cards | bank

@@ -71,9 +71,9 @@ def test_concurrent_producer_loses_and_doubles_nothing(kafka: Broker, rounds: in
     thread.start()
     positions: dict[str, int] = {}
     seen: list[tuple[int, int]] = []
-    for turn in range(rounds):  # a process dies and its successor goes on from the committed positions
+    for lock in range(rounds):  # a process dies and its successor goes on from the committed positions
         with KafkaCapture(kafka.settings(topic)) as capture:
-            while (turn == rounds - 1 and thread.is_alive()) or len(seen) < total * (turn + 1) // (rounds + 1):
+            while (lock == rounds - 1 and thread.is_alive()) or len(seen) < total * (lock + 1) // (rounds + 1):
                 seen += offsets(drain(capture, positions, max_rows=400))
             capture.read(dict(positions), 10)  # handed out, never committed
     thread.join()
@@ -88,7 +88,7 @@ def test_waiting_notices_that_the_broker_has_gone(tmp_path: Path, monkeypatch: p
     server.start()
     server.create_topic("t", 1)
     with KafkaCapture(Broker(server.bootstrap).settings("t")) as capture:
-        capture.be_patient(False)
+        capture.set_blocking(False)
         assert capture.wait(60) and capture.read({}, 10) is None
         while capture.wait(0.1):  # what the connection said while it was made
             assert capture.read({}, 10) is None
@@ -106,7 +106,7 @@ def test_in_haste_a_broker_that_is_away_holds_nobody_up(tmp_path: Path) -> None:
     server.create_topic("t", 1)
     broker = Broker(server.bootstrap)
     with KafkaCapture(broker.settings("t")) as capture:
-        capture.be_patient(False)
+        capture.set_blocking(False)
         broker.publish("t", [encode(card(1))])
         positions: dict[str, int] = {}
         while not positions:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from fraud_lakehouse.demo.card_record import encode
-from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.ingest import Ingested
 from fraud_lakehouse.live.backlog import Backlog, Behind
 from fraud_lakehouse.live.source import Source, sources
 from fraud_lakehouse.settings import Settings, load_settings
@@ -29,13 +29,13 @@ class Followed:
         self.backlog = Backlog({source.name: 0.0}, at=NOW)
         self._work = work
 
-    def land(self) -> list[Landed]:
+    def land(self) -> list[Ingested]:
         """Land what there is, as scored."""
-        found: list[Landed] = []
-        while landed := self.source.land(self._work, 1000):
-            found += landed
+        found: list[Ingested] = []
+        while ingested := self.source.land(self._work, 1000):
+            found += ingested
         assert self.source.problem is None
-        self.backlog.landed(found)
+        self.backlog.ingested(found)
         self.backlog.read(self.source.name, self.source.ingest.position())
         self.backlog.scored(found)
         return found

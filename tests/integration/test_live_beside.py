@@ -16,7 +16,7 @@ import pytest
 
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.live import Cycle
-from fraud_lakehouse.live.background import Beside
+from fraud_lakehouse.live.background import BackgroundWorker
 from fraud_lakehouse.live.duty_cycle import Rest
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.storage.writer_lock import BESIDE, is_held, writer_lock
@@ -34,7 +34,7 @@ def until(ready: Callable[[], bool], seconds: float = PATIENCE) -> None:
         time.sleep(0.05)
 
 
-def landed(database: str, tmp_path: Path) -> Settings:
+def ingested(database: str, tmp_path: Path) -> Settings:
     """A lake with ten transactions in bronze and the hot lane built."""
     with psycopg.connect(database) as connection:
         connection.execute(
@@ -54,14 +54,14 @@ def landed(database: str, tmp_path: Path) -> Settings:
 def test_it_builds_what_no_alert_waits_for_and_is_replaced_when_killed_or_stopped(
     database: str, tmp_path: Path
 ) -> None:
-    settings = landed(database, tmp_path)
+    settings = ingested(database, tmp_path)
     built: list[BuildResult] = []
 
-    def took(beside: Beside) -> bool:
+    def took(beside: BackgroundWorker) -> bool:
         built.extend(beside.take())
         return bool(built)
 
-    with Beside(settings) as beside:
+    with BackgroundWorker(settings) as beside:
         beside.note_change()
         until(lambda: took(beside))
         assert built[-1].rows("transactions") == 10 and not built[-1].failed
@@ -88,13 +88,13 @@ def test_it_builds_what_no_alert_waits_for_and_is_replaced_when_killed_or_stoppe
 def test_a_stop_waits_neither_for_a_turn_nor_for_a_process_that_hangs(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = landed(database, tmp_path)
-    with writer_lock(settings.work_dir, 0, BESIDE), Beside(settings) as beside:
+    settings = ingested(database, tmp_path)
+    with writer_lock(settings.work_dir, 0, BESIDE), BackgroundWorker(settings) as beside:
         beside.note_change()
         until(lambda: is_held(settings.work_dir / "beside.queue"))
     monkeypatch.setattr("fraud_lakehouse.live.background.GRACE_SECONDS", 0.1)
     monkeypatch.setattr("fraud_lakehouse.live.background._TERMINATE_SECONDS", 0.1)
-    with Beside(settings) as beside:
+    with BackgroundWorker(settings) as beside:
         beside.note_change()
         hanging = beside.pid
         assert hanging is not None
@@ -123,7 +123,7 @@ def test_a_change_that_does_not_parse_is_refused_and_the_old_one_goes_on(project
             with pytest.raises(TransformError, match="no_such_model"):
                 beside.reload()
         assert not hot.follow(), "the old one stays"
-        assert not hot.build_lane("replica").failed
+        assert not hot.build_tier("replica").failed
         model.write_text(good)
         features = catalogue.read_text()
         catalogue.write_text("features: [")
@@ -139,7 +139,7 @@ def test_a_change_that_does_not_parse_is_refused_and_the_old_one_goes_on(project
 def test_sql_that_does_not_hold_is_refused_by_the_model_and_taken_once_it_is_mended(
     project: Path, tmp_path: Path, database: str
 ) -> None:
-    settings = landed(database, tmp_path)
+    settings = ingested(database, tmp_path)
     models = project / "models"
     with closing(Transformer(settings, project)) as hot, closing(Transformer(settings, project)) as beside:
         assert hot.follow() and beside.reload()
@@ -151,14 +151,14 @@ def test_sql_that_does_not_hold_is_refused_by_the_model_and_taken_once_it_is_men
                 with pytest.raises(TransformError, match=rf"(?s){model.stem}.*no_such_column"):
                     beside.reload()
             assert not hot.follow(), "the old one stays"
-            assert not hot.build_lane("hot").failed
+            assert not hot.build_tier("hot").failed
             with closing(Transformer(settings, project)) as successor:
                 assert successor.follow(), "a process that starts meanwhile goes on with the old one"
                 assert successor.project == hot.project
             model.write_text(good + "\n-- mended")
             assert beside.reload() and hot.follow()
             assert hot.project == beside.project
-        assert not hot.build_lane("hot").failed
+        assert not hot.build_tier("hot").failed
 
 
 def test_a_first_start_with_a_broken_model_says_so_and_uses_nothing(project: Path, tmp_path: Path) -> None:

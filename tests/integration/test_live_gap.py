@@ -54,7 +54,7 @@ def rows(settings: Settings, layer: str, table: str) -> pl.DataFrame:
     return pl.read_delta(lake.uri(layer, table)) if lake.exists(layer, table) else pl.DataFrame()
 
 
-def landed(settings: Settings, transaction: str) -> bool:
+def ingested(settings: Settings, transaction: str) -> bool:
     found = rows(settings, "bronze", "transactions")
     return found.height > 0 and found.filter(pl.col("transaction_id") == int(transaction)).height > 0
 
@@ -97,13 +97,13 @@ def test_a_live_process_of_postgres_alone_survives_a_lost_slot(
         until(lambda: alerted(settings) == fired, "the first alert", live)
         lose_slot(bank, settings)
         lost = [unknown_user(bank), unknown_user(bank)]
-        until(lambda: "does not exist, but the lake has changes up to" in live.said, "the loss is a problem", live)
+        until(lambda: "does not exist, but the lake has changes up to" in live.output, "the loss is a problem", live)
         command(settings, "resync")
         fired.append(unknown_user(bank))
-        until(lambda: landed(settings, fired[-1]), "capture goes on", live)
+        until(lambda: ingested(settings, fired[-1]), "capture goes on", live)
         fired.append(unknown_user(bank))
         until(lambda: set(fired + lost) <= set(alerted(settings)), "the last alert", live)
-        until(lambda: "('bank', " not in live.said.splitlines()[-1], "no problem is left", live)
+        until(lambda: "('bank', " not in live.output.splitlines()[-1], "no problem is left", live)
         assert_nothing_lost_or_doubled(settings, bank, fired, lost)
     gaps = [row.event for row in Audit(Lake.at(settings.lake)).rows("bank")]
     assert gaps == ["registered", "snapshot", "slot_lost", "resync_started", "resync"]
@@ -127,12 +127,12 @@ def test_a_live_process_of_kafka_alone_goes_on_with_a_topic_made_anew(apache_kaf
         until(lambda: cards() == expected, "the first cards", live)
         kafka.delete(topic)
         kafka.create(topic)
-        until(lambda: "accept-source cards" in live.said, "the gap is a problem", live)
+        until(lambda: "accept-source cards" in live.output, "the gap is a problem", live)
         expected += published(2)
         command(settings, "accept-source", "cards")
         expected += published(3)
         until(lambda: len(cards()) >= len(expected), "capture goes on", live)
-        until(lambda: "('cards', " not in live.said.splitlines()[-1], "no problem is left", live)
+        until(lambda: "('cards', " not in live.output.splitlines()[-1], "no problem is left", live)
         assert cards() == expected
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from fraud_lakehouse.definitions import build_definitions
 from fraud_lakehouse.live import Cycle, CycleResult, run_until
-from fraud_lakehouse.live.background import Beside
+from fraud_lakehouse.live.background import BackgroundWorker
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.storage.lake import Lake, scan
 from fraud_lakehouse.storage.writer_lock import BESIDE, HOT, is_held, writer_lock
@@ -62,7 +62,7 @@ class Live:
     @property
     def batches(self) -> list[int]:
         """Rows of `transactions` in each batch landed."""
-        return [batch.rows for one in list(self.results) for batch in one.landed if batch.table == "transactions"]
+        return [batch.rows for one in list(self.results) for batch in one.ingested if batch.table == "transactions"]
 
     def __str__(self) -> str:
         last = self.results[-1] if self.results else None
@@ -83,7 +83,7 @@ def running(settings: Settings) -> Iterator[Live]:
 
     def repeat() -> None:
         try:
-            with Cycle(settings) as cycle, Beside(settings) as beside:
+            with Cycle(settings) as cycle, BackgroundWorker(settings) as beside:
                 run_until(cycle, beside, stop.is_set, live.results.append)
         except BaseException as error:  # noqa: BLE001  told below
             live.error = error
@@ -257,7 +257,7 @@ def test_what_another_process_records_is_delivered_while_it_still_has_the_turn(
                 second = unknown_user(bank)
                 until(lambda: table(settings, "bronze", "transactions").height == 22, "the landing", live)
                 until(lambda: is_held(settings.work_dir / "hot.queue"), "the loop waits for the turn", live)
-                other.build_lane("alerts").raise_for_errors()
+                other.build_tier("alerts").raise_for_errors()
                 until(lambda: second in told(receiver), "delivered by a loop that waits", live)
             third = unknown_user(bank)
             until(lambda: third in told(receiver), "the turn is taken again", live)

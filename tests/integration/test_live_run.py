@@ -89,7 +89,7 @@ class Process:
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
     def over(self) -> None:
@@ -97,7 +97,7 @@ class Process:
 
     def end(self) -> None:
         """Wait for its end, which must be the expected one."""
-        assert self.process.wait(PATIENCE) == self._ends, self.said[-3000:]
+        assert self.process.wait(PATIENCE) == self._ends, self.output[-3000:]
 
     def __enter__(self) -> Process:
         return self
@@ -115,8 +115,8 @@ def until(ready: Callable[[], object], what: str, *live: Process, seconds: float
     deadline = time.monotonic() + seconds
     while not ready():
         for one in live:
-            assert one.process.poll() is None, f"it ended before it happened: {what}; {one.said[-3000:]}"
-        assert time.monotonic() < deadline, f"it did not happen: {what}; {[one.said[-3000:] for one in live]}"
+            assert one.process.poll() is None, f"it ended before it happened: {what}; {one.output[-3000:]}"
+        assert time.monotonic() < deadline, f"it did not happen: {what}; {[one.output[-3000:] for one in live]}"
         time.sleep(0.05)
 
 
@@ -184,8 +184,8 @@ def test_a_live_process_hands_over_to_the_next_while_rows_flow(
     assert Counter(told(receiver)) == Counter(fired), "none is lost, none is told twice"
     alerts = pl.read_delta(f"{settings.lake}/gold/alerts").filter(pl.col("rule") == "unknown_user")
     assert Counter(alerts["transaction_id"].to_list()) == Counter(fired)
-    landed = bronze(settings, "card_transactions")["trans_num"].to_list()
-    assert Counter(landed) == Counter(f"{number:032x}" for number in cards)
+    ingested = bronze(settings, "card_transactions")["trans_num"].to_list()
+    assert Counter(ingested) == Counter(f"{number:032x}" for number in cards)
 
 
 @pytest.mark.kafka
@@ -218,7 +218,7 @@ def test_a_live_process_that_is_stopped_is_replaced_and_harms_nothing_when_it_go
             first.process.send_signal(signal.SIGCONT)
             until_the_second_alerts()
             first.end()
-            assert "did not respond" in first.said
+            assert "did not respond" in first.output
             until_the_second_alerts()
         # rows written last, and the second process has ended: what is left is landed and delivered
         with Cycle(settings) as cycle:
@@ -228,8 +228,8 @@ def test_a_live_process_that_is_stopped_is_replaced_and_harms_nothing_when_it_go
     assert len(repeated) <= 1, "at most the one that was being sent when the process was stopped"
     alerts = pl.read_delta(f"{settings.lake}/gold/alerts").filter(pl.col("rule") == "unknown_user")
     assert Counter(alerts["transaction_id"].to_list()) == Counter(fired)
-    landed = bronze(settings, "card_transactions")["trans_num"].to_list()
-    assert Counter(landed) == Counter(f"{number:032x}" for number in cards)
+    ingested = bronze(settings, "card_transactions")["trans_num"].to_list()
+    assert Counter(ingested) == Counter(f"{number:032x}" for number in cards)
     rows = bronze(settings, "transactions")["transaction_id"].to_list()
     assert Counter(map(str, rows)) == Counter(fired)
 
@@ -292,11 +292,11 @@ def test_a_rule_dropped_into_the_folder_of_a_running_process_fires_on_the_next_p
             pay(8, "food")
             wanted.append(("card", "8", pay(8, "travel")))
             until(lambda: fired() == wanted, "the version before has fired", live)
-            until(lambda: "('rule two_categories', " in live.said, "the edit is refused", live)
-            assert "rules/two_categories.yml:8" in live.said and "categories" in live.said
+            until(lambda: "('rule two_categories', " in live.output, "the edit is refused", live)
+            assert "rules/two_categories.yml:8" in live.output and "categories" in live.output
             rule.write_text(RULE.replace("categories >= 2", "categories >= 3"))
             pay(9, "food")
             pay(9, "travel")
             wanted.append(("card", "9", pay(9, "fuel")))
             until(lambda: fired() == wanted, "the mended edit has fired", live)
-            assert "('rule " not in live.said.splitlines()[-1]
+            assert "('rule " not in live.output.splitlines()[-1]

@@ -295,7 +295,7 @@ def test_without_patience_a_server_that_is_away_is_an_error_at_once_and_a_restar
 ) -> None:
     capture = capture_of()
     Replayed().snapshot(capture)
-    capture.be_patient(False)
+    capture.set_blocking(False)
     postgres.stop("immediate")
     started = time.monotonic()
     with pytest.raises(PostgresUnreachableError):

@@ -35,7 +35,7 @@ HOSTILE = [
 ]
 
 
-def look(capture: PostgresCapture, name: str) -> TableInfo:
+def poll(capture: PostgresCapture, name: str) -> TableInfo:
     return next(table for table in capture.tables() if table.name == name)
 
 
@@ -63,10 +63,10 @@ def test_changes_of_rows_that_the_log_is_silent_about(
 ) -> None:
     source.execute("insert into payments values (1, 'A', 1)")
     capture = capture_of()
-    before = look(capture, "payments")
+    before = poll(capture, "payments")
     for part in statement.split("; "):
         source.execute(part)
-    found = Shape.read(look(capture, "payments").shape).silent_change(Shape.read(before.shape))
+    found = Shape.read(poll(capture, "payments").shape).silent_change(Shape.read(before.shape))
     assert found is None if reason is None else reason in (found or "")
 
 
@@ -90,10 +90,10 @@ def test_changes_of_partitions_that_the_log_is_silent_about(
     source.execute("insert into parts values (1, 'eu')")
     model, capture = Replayed(), capture_of(postgres_tables=("parts",))
     model.snapshot(capture)
-    before = look(capture, "parts")
+    before = poll(capture, "parts")
     for part in statement.split("; "):
         source.execute(part)
-    found = Shape.read(look(capture, "parts").shape).silent_change(Shape.read(before.shape))
+    found = Shape.read(poll(capture, "parts").shape).silent_change(Shape.read(before.shape))
     assert found is None if reason is None else reason in (found or "")
     model.follow(capture)
     rows = source.execute("select region, id from parts").fetchall()
@@ -103,11 +103,11 @@ def test_changes_of_partitions_that_the_log_is_silent_about(
 def test_an_empty_partition_that_fills_up_is_no_silent_change(source: psycopg.Connection, capture_of: Open) -> None:
     source.execute("create table parts (id int primary key) partition by range (id)")
     capture = capture_of(postgres_tables=("parts",))
-    shapes = [Shape.read(look(capture, "parts").shape)]
+    shapes = [Shape.read(poll(capture, "parts").shape)]
     empty = "create table parts_1 partition of parts for values from (0) to (9)"
     for statement in (empty, "insert into parts values (1)"):
         source.execute(statement)
-        shapes.append(Shape.read(look(capture, "parts").shape))
+        shapes.append(Shape.read(poll(capture, "parts").shape))
     assert [now.silent_change(before) for before, now in pairwise(shapes)] == [None, None]
 
 
@@ -141,7 +141,7 @@ def test_stored_generated_columns_are_captured_where_the_log_carries_them(
 ) -> None:
     if source.info.server_version < STORED_IN_LOG:
         source.execute("create table priced (id int primary key, net int, gross int generated always as (net) stored)")
-        assert look(capture_of(), "priced").left_out == ("gross",)
+        assert poll(capture_of(), "priced").left_out == ("gross",)
         return
     source.execute("create table priced (id int primary key, net int, gross int generated always as (net * 2) stored,"
                    " label text generated always as ('n' || net) virtual)")  # fmt: skip
@@ -155,10 +155,10 @@ def test_stored_generated_columns_are_captured_where_the_log_carries_them(
         {"id": 1, "net": 11, "gross": 22},
         {"id": 2, "net": 20, "gross": 40},
     ]
-    assert look(capture, "priced").left_out == ("label",)
+    assert poll(capture, "priced").left_out == ("label",)
 
     source.execute("alter publication fraud_lakehouse set (publish_generated_columns = none)")
-    table = look(capture, "priced")
+    table = poll(capture, "priced")
     assert [column.name for column in table.columns] == ["id", "net"]
     assert table.left_out == ("gross", "label")
     source.execute("insert into priced values (3, 30)")

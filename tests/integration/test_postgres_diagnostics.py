@@ -400,10 +400,10 @@ def test_a_publication_that_left_operations_out_for_a_while_loses_nothing(
         source.execute("delete from payments where id = 1")
         if running:
             live.step(100)
-            (refusal,) = live.capture.refused
-            assert isinstance(refusal.error, SourceTableError)
-            assert "does not publish every operation" in refusal.error.problem
-            source.execute(refusal.error.fix)
+            (ineligibility,) = live.capture.refused
+            assert isinstance(ineligibility.error, SourceTableError)
+            assert "does not publish every operation" in ineligibility.error.problem
+            source.execute(ineligibility.error.fix)
         else:  # and put right before anybody saw it
             source.execute("alter publication fraud_lakehouse set (publish = 'insert, update, delete, truncate')")
         source.execute("delete from payments where id = 2")

@@ -29,7 +29,7 @@ def failure(capture: PostgresCapture, kind: type[LakehouseError]) -> str:
     """What is wrong: with the source, or with the one table that is left out."""
     try:
         capture.preflight()
-        (error,) = [refusal.error for refusal in capture.refused]
+        (error,) = [ineligibility.error for ineligibility in capture.refused]
     except LakehouseError as raised:
         error = raised  # type: ignore[assignment]
     assert isinstance(error, kind)

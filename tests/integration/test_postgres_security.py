@@ -66,13 +66,13 @@ class Landing:
 
     def column(self, table: str, name: str) -> list[tuple[object, ...]]:
         """(id, value) in order; the newest event of an id comes last."""
-        landed = pl.read_delta(str(self.lake / "bronze" / table)).sort("_lsn", "_seq")
-        return list(landed.select("id", name).iter_rows())
+        ingested = pl.read_delta(str(self.lake / "bronze" / table)).sort("_lsn", "_seq")
+        return list(ingested.select("id", name).iter_rows())
 
     def rows(self, table: str) -> list[tuple[object, ...]]:
         """(op, id) in order."""
-        landed = pl.read_delta(str(self.lake / "bronze" / table)).sort("_lsn", "_seq")
-        return list(landed.select("_op", "id").iter_rows())
+        ingested = pl.read_delta(str(self.lake / "bronze" / table)).sort("_lsn", "_seq")
+        return list(ingested.select("_op", "id").iter_rows())
 
 
 @pytest.fixture

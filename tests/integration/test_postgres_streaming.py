@@ -67,7 +67,7 @@ def bronze(ingest: PostgresIngest, table: str) -> pl.DataFrame:
 
 
 def drain(ingest: PostgresIngest) -> list[int]:
-    return [item.rows for landed in iter(lambda: ingest.step(100), []) for item in landed]
+    return [item.rows for ingested in iter(lambda: ingest.step(100), []) for item in ingested]
 
 
 def test_a_large_transaction_is_staged_in_pieces_and_committed_once(
@@ -90,8 +90,8 @@ def test_a_large_transaction_is_staged_in_pieces_and_committed_once(
         stage(table, frame)
 
     monkeypatch.setattr(BronzeTable, "stage", recorded)
-    landed = ingest.step(100)
-    assert [(item.table, item.rows, item.version) for item in landed] == [("a", 2000, before + 1)]
+    ingested = ingest.step(100)
+    assert [(item.table, item.rows, item.version) for item in ingested] == [("a", 2000, before + 1)]
     chunk = postgres_connection._CHUNK_ROWS
     assert len(heights) >= 2000 // (PIECE + chunk)
     assert max(heights) < PIECE + chunk

@@ -104,7 +104,7 @@ def kinds(source: psycopg.Connection) -> Callable[[int], None]:
     return insert
 
 
-def said(source: psycopg.Connection, number: int) -> list[str | None]:
+def output(source: psycopg.Connection, number: int) -> list[str | None]:
     # format() takes what the type itself writes; a cast of char(5) to text would take the blanks away.
     written = sql.SQL("select case when c{0} is distinct from null then format('%s', c{0}) end from kinds order by id")
     return [row[0] for row in source.execute(written.format(number)).fetchall()]
@@ -149,13 +149,13 @@ def test_every_type_says_what_the_server_says(
         source.execute(f"set {setting}")
     for place, (kind, dtype, values) in enumerate(TYPES):
         assert both.schema[f"c{place}"] == dtype, kind
-        expected, found = said(source, place), heard(both, place)
+        expected, found = output(source, place), heard(both, place)
         assert sum(value is not None for value in found) == 2 * len(values), f"{kind}: a value became null"
         if isinstance(dtype, pl.Decimal):
             assert [number(text) for text in found] == [number(text) for text in expected], kind
         elif dtype != TEXT:
-            told = sql.SQL("select case when t is not null then format('%%s', t::{}) end from unnest(%s::text[]) t")
-            assert [row[0] for row in source.execute(told.format(sql.SQL(kind)), (found,))] == expected, kind
+            reported = sql.SQL("select case when t is not null then format('%%s', t::{}) end from unnest(%s::text[]) t")
+            assert [row[0] for row in source.execute(reported.format(sql.SQL(kind)), (found,))] == expected, kind
         elif not kind.startswith("reg"):
             assert found == expected, kind
         else:

@@ -20,7 +20,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.sinks.kafka import publisher as publisher_module
 from fraud_lakehouse.sinks.kafka import transactions
-from fraud_lakehouse.sinks.kafka.background import PublishLane
+from fraud_lakehouse.sinks.kafka.background import PublishWorker
 from fraud_lakehouse.sinks.kafka.errors import (
     FencedError,
     OutputTopicMissingError,
@@ -33,7 +33,7 @@ from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 from tests.fixtures_kafka import Broker
 from tests.patience import PATIENCE
-from tests.published import OVER, TUMBLE, Row, add, identity, over_row, read_back, told, window_row
+from tests.published import OVER, TUMBLE, Row, add, identity, over_row, read_back, reported, window_row
 
 pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
 PROCESS = """
@@ -88,9 +88,9 @@ class Stand:
         """Every row of the tables is there once, with its values under its key."""
         for name, rows in self.rows.items():
             messages = read_back(self.broker.bootstrap, self.prefix + name)
-            assert sorted(told(messages), key=repr) == sorted(map(identity, rows), key=repr)
+            assert sorted(reported(messages), key=repr) == sorted(map(identity, rows), key=repr)
             wanted = {identity(row): row for row in rows}
-            for message, found in zip(messages, told(messages), strict=True):
+            for message, found in zip(messages, reported(messages), strict=True):
                 key, body, _ = message
                 assert list(body) == list((OVER if name == OVER.name else TUMBLE).body)
                 assert body == {column: _shown(wanted[found][column]) for column in body}
@@ -172,8 +172,8 @@ def test_a_frozen_publisher_that_wakes_up_later_publishes_nothing_twice(stand: S
         stand.publish()
         stand.check()
         zombie.send_signal(signal.SIGCONT)
-        said, trouble = zombie.communicate(timeout=PATIENCE)
-    assert said.split() == [FencedError.__name__], trouble
+        output, problem_found = zombie.communicate(timeout=PATIENCE)
+    assert output.split() == [FencedError.__name__], problem_found
     assert stand.publish() == 0
     stand.check()
 
@@ -271,7 +271,9 @@ def test_a_topic_that_others_wrote_to_is_not_begun_silently(stand: Stand) -> Non
     stand.broker.publish(stand.prefix + OVER.name, [b"{}"])
     with pytest.raises(PositionUnclearError, match="has had records"):
         stand.publish()
-    assert told(read_back(stand.broker.bootstrap, stand.prefix + TUMBLE.name)), "the other topic does not wait for it"
+    assert reported(read_back(stand.broker.bootstrap, stand.prefix + TUMBLE.name)), (
+        "the other topic does not wait for it"
+    )
 
 
 def test_a_missing_topic_is_named_with_the_command_that_makes_it(stand: Stand) -> None:
@@ -293,12 +295,12 @@ def test_the_lane_beside_the_cycle_tells_its_trouble_and_goes_on_by_itself(stand
     """The topics come late, then rows: nobody has to start anything again."""
     prefix = f"late-{uuid4().hex[:6]}."
     stand.add(range(3))
-    with PublishLane(load_settings(**stand.given | {"publish_topic_prefix": prefix})) as lane:
-        _wait(lambda: lane.problem is not None and "kafka-topics.sh" in lane.problem)
+    with PublishWorker(load_settings(**stand.given | {"publish_topic_prefix": prefix})) as tier:
+        _wait(lambda: tier.problem is not None and "kafka-topics.sh" in tier.problem)
         for name in stand.rows:
             stand.broker.create(prefix + name)
         stand.prefix = prefix
-        _wait(lambda: lane.problem is None)
+        _wait(lambda: tier.problem is None)
         stand.add(range(3, 6))
         _wait(lambda: len(read_back(stand.broker.bootstrap, prefix + TUMBLE.name)) == 6)
     stand.check()

@@ -121,12 +121,12 @@ def test_both_topics_equal_brute_force(apache_kafka: Broker, tmp_path: Path) -> 
     with Cycle(settings) as cycle:
         cycle.catch_up()
         cycle.catch_up()
-    told = newest(
+    reported = newest(
         read_back(apache_kafka.bootstrap, settings.publish_topic_prefix + OVER.name), lambda _, at: at["trans_num"]
     )
     assert {
         trans_num: (body["user_id"], body["trans_date_trans_time"], body[MEAN], body[COUNT])
-        for trans_num, body in told.items()
+        for trans_num, body in reported.items()
     } == over(rows)
     windows = newest(
         read_back(apache_kafka.bootstrap, settings.publish_topic_prefix + TUMBLE.name),

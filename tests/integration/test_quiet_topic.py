@@ -82,7 +82,7 @@ def test_nothing_is_observed_of_a_broker_that_is_away(tmp_path: Path) -> None:
             broker.publish("t", [encode(card(1))])
             while not ingest.step(100, 0.0):
                 pass
-            ingest.capture.be_patient(False)
+            ingest.capture.set_blocking(False)
             server.stop()
             refused = 0
             while not refused:

@@ -143,7 +143,7 @@ def test_a_resync_of_an_intact_table_appends_nothing_while_the_log_goes_on(datab
             writing.join()
         found = [report.found["items"] for report in reports]
         assert all((one.new, one.changed, one.gone) == (0, 0, 0) for one in found)
-        assert all(item.rows for report in reports for item in report.landed)
+        assert all(item.rows for report in reports for item in report.ingested)
         land(settings)
         version = DeltaTable(f"{settings.lake}/bronze/items").version()
         resync(settings, Lake.at(settings.lake), [])

@@ -110,9 +110,9 @@ def test_no_secret_is_in_what_dagster_keeps(
         with pytest.raises(DestinationError, match=r"127\.0\.0\.1:1") as untold:
             deliver.evaluate_tick(dg.build_sensor_context(instance=instance))
         failed = update(refused, instance)
-        told = "".join(str(failed.failure_data_for_node(f"capture_{name}")) for name in ("bank", "cards"))
-        assert "nobody_here" in told and f"{kafka.bootstrap}/bootstrap: SASL" in told
-        assert not [secret for secret in SECRETS if secret in told + str(untold.value)]
+        reported = "".join(str(failed.failure_data_for_node(f"capture_{name}")) for name in ("bank", "cards"))
+        assert "nobody_here" in reported and f"{kafka.bootstrap}/bootstrap: SASL" in reported
+        assert not [secret for secret in SECRETS if secret in reported + str(untold.value)]
     assert not [secret for secret in SECRETS if secret in caplog.text + "".join(capfd.readouterr())]
     assert found(home) == []
 

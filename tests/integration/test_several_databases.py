@@ -196,8 +196,8 @@ def test_a_database_that_does_not_answer_is_the_only_problem(
             assert result.problems.keys() == {"shop"} and "SHOP_DSN" in result.problems["shop"]
             assert databases.alerted() == [first]
         second = databases.pay()
-        code, said = run("catch-up")
-        assert code == SourceError.exit_code and "SHOP_DSN" in said and "FRAUD_POSTGRES_DSN" not in said
+        code, output = run("catch-up")
+        assert code == SourceError.exit_code and "SHOP_DSN" in output and "FRAUD_POSTGRES_DSN" not in output
         assert databases.alerted() == [first, second]
     assert run("catch-up")[0] == 0
     databases.assert_all_same()
@@ -245,26 +245,26 @@ def test_commands_about_a_database_take_its_name(databases: Databases, run: Run)
     with Cycle(databases.settings) as cycle:
         cycle.catch_up()
     for command in ("resync", "forget-slot"):
-        code, said = run(command)
-        assert code != 0 and "there are several PostgreSQL sources" in said and "name one of: bank, shop" in said
-        code, said = run(command, "--source", "shops")
-        assert code != 0 and "there is no PostgreSQL source shops" in said
+        code, output = run(command)
+        assert code != 0 and "there are several PostgreSQL sources" in output and "name one of: bank, shop" in output
+        code, output = run(command, "--source", "shops")
+        assert code != 0 and "there is no PostgreSQL source shops" in output
     databases.shop.execute("delete from orders")
-    code, said = run("resync", "--source", "shop")
-    assert code == 0 and "bronze/shop_orders: 0 rows in the source" in said
-    assert "bronze/shop_users: 2 rows in the source" in said and "bronze/users" not in said
-    code, said = run("resync", "users", "--source", "bank")
-    assert code == 0 and "bronze/users: 1 rows in the source" in said
-    code, said = run("forget-slot", "--source", "shop")
-    assert code == 0 and "replication slot fraud_lakehouse_shop dropped" in said
+    code, output = run("resync", "--source", "shop")
+    assert code == 0 and "bronze/shop_orders: 0 rows in the source" in output
+    assert "bronze/shop_users: 2 rows in the source" in output and "bronze/users" not in output
+    code, output = run("resync", "users", "--source", "bank")
+    assert code == 0 and "bronze/users: 1 rows in the source" in output
+    code, output = run("forget-slot", "--source", "shop")
+    assert code == 0 and "replication slot fraud_lakehouse_shop dropped" in output
     slots = databases.bank.execute("select slot_name from pg_replication_slots where slot_name like 'fraud_lake%'")
     assert slots.fetchall() == [("fraud_lakehouse",)]
     databases.order()
     databases.pay()
     assert run("catch-up")[0] == 0
     databases.assert_all_same()
-    code, said = run("accept-source", "shop")
-    assert code == 0, said
+    code, output = run("accept-source", "shop")
+    assert code == 0, output
     databases.order()
     assert run("catch-up")[0] == 0
     databases.assert_all_same()

@@ -147,8 +147,10 @@ def test_a_slot_that_goes_away_just_before_it_is_read_is_told_with_positions(dat
     ):
         with invalidated(connection, settings.postgres_slot):
             confirmed = slot_lsn(database, settings, "confirmed_flush_lsn")
-            told = rf"invalidated by the server .*\(acknowledged {confirmed}, keeps log from .*, the lake has {at}\)"
-            with pytest.raises(SlotLostError, match=told) as lost:
+            reported = (
+                rf"invalidated by the server .*\(acknowledged {confirmed}, keeps log from .*, the lake has {at}\)"
+            )
+            with pytest.raises(SlotLostError, match=reported) as lost:
                 capture._slot.peek(connection, parse_lsn(at), 10)
             assert "fraud-lakehouse resync" in lost.value.fix
         connection.execute("select pg_drop_replication_slot(%s)", [settings.postgres_slot])
@@ -406,8 +408,10 @@ def test_the_server_says_how_near_the_loss_is(database: str, tmp_path: Path, req
                 connection.execute("select pg_switch_wal()")
                 seen.append(health(1))
             assert (seen[0].level, seen[0].limit_bytes) == (Level.OK, 128 * 2**20), "the server's own limit counts"
-            told = next(one for one in seen if one.level is Level.ERROR)
-            assert told.retention.wal_status == "reserved" and (told.retention.safe_bytes or 0) > 0, "before the danger"
+            reported = next(one for one in seen if one.level is Level.ERROR)
+            assert reported.retention.wal_status == "reserved" and (reported.retention.safe_bytes or 0) > 0, (
+                "before the danger"
+            )
             assert "next checkpoint" in " ".join(seen[-1].reasons)
             # It writes what the server itself writes every 15 s, without which no log is let go.
             connection.execute("select pg_create_logical_replication_slot('of_a_moment', 'pgoutput', true)")

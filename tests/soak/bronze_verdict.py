@@ -17,7 +17,7 @@ from tests.soak.cards import BAD, CardStream
 from tests.soak.ledger import TOTAL
 from tests.soak.workload import Committed, Event, Row, Workload
 
-Landed = dict[str, list[tuple[int, Event]]]
+Ingested = dict[str, list[tuple[int, Event]]]
 """By table the events in order, each with its LSN."""
 
 
@@ -62,25 +62,25 @@ def judge_changes(lake: Lake, workload: Workload, *, steady_clock: bool = True) 
     Args:
         steady_clock: whether the product's clock never went back, so that ingestion times follow the order of rows.
     """
-    verdict = Verdict()
-    landed: Landed = {}
+    result = Verdict()
+    ingested: Ingested = {}
     first: dict[str, dict[Any, Row]] = {}
     for table, columns in workload.tables.items():
-        first[table], landed[table] = _events(verdict, lake, workload.prefix + table, columns, steady_clock)
+        first[table], ingested[table] = _events(result, lake, workload.prefix + table, columns, steady_clock)
     rest = _after_snapshot(workload.committed, first)
     if rest is None:
-        verdict.wrong("the snapshot in bronze is the state of the source at no time")
-        return verdict
+        result.wrong("the snapshot in bronze is the state of the source at no time")
+        return result
     expected: dict[str, list[Event]] = {table: [] for table in first}
     for transaction in rest:
         for table, events in transaction.events.items():
             expected[table] += events
     for table, rows in first.items():
-        _compare(verdict, workload.prefix + table, expected[table], [event for _, event in landed[table]])
-        verdict.checked += len(rows)
-    if verdict.clean:
-        _check_transactions(verdict, rest, landed, first.get("accounts"))
-    return verdict
+        _compare(result, workload.prefix + table, expected[table], [event for _, event in ingested[table]])
+        result.checked += len(rows)
+    if result.clean:
+        _check_transactions(result, rest, ingested, first.get("accounts"))
+    return result
 
 
 def judge_cards(lake: Lake, cards: CardStream) -> Verdict:
@@ -88,29 +88,29 @@ def judge_cards(lake: Lake, cards: CardStream) -> Verdict:
 
     A poisoned record may be typed or quarantined; either way nothing of it may be changed.
     """
-    verdict = Verdict()
+    result = Verdict()
     frame = pl.read_delta(lake.uri("bronze", "card_transactions")).filter(pl.col("_topic") == cards.topic)
     frame = frame.sort("_partition", "_offset")
     places = list(zip(frame["_partition"], frame["_offset"], strict=True))
-    verdict.checked += len(places)
+    result.checked += len(places)
     count = Counter(places)
     if missing := [place for place in cards.published if place not in count]:
-        verdict.wrong(f"card records lost, first {sorted(missing)[:3]}", lost=len(missing))
+        result.wrong(f"card records lost, first {sorted(missing)[:3]}", lost=len(missing))
     if twice := [place for place, number in count.items() if number > 1]:
-        verdict.wrong(f"card records landed twice, first {sorted(twice)[:3]}", doubled=len(twice))
+        result.wrong(f"card records landed twice, first {sorted(twice)[:3]}", doubled=len(twice))
     if phantoms := [place for place in count if place not in cards.published]:
-        verdict.wrong(f"card records nobody committed, first {sorted(phantoms)[:3]}", doubled=len(phantoms))
+        result.wrong(f"card records nobody committed, first {sorted(phantoms)[:3]}", doubled=len(phantoms))
     changed = 0
     for place, number, raw in zip(places, frame["trans_num"], frame["_raw"], strict=True):
         value = cards.published.get(place, b"")
         is_quarantined = value in BAD or (value in cards.poison and raw is not None)
         changed += (raw or b"") != value if is_quarantined else f'"{number}"'.encode() not in value
     if changed:
-        verdict.wrong(f"{changed} card records are not what was published", lost=changed)
+        result.wrong(f"{changed} card records are not what was published", lost=changed)
     for (number,), mine in frame.group_by("_partition"):
         if not mine.sort("_offset")["_commit"].is_sorted():
-            verdict.wrong(f"partition {number}: a later offset was committed before an earlier one", reordered=1)
-    return verdict
+            result.wrong(f"partition {number}: a later offset was committed before an earlier one", reordered=1)
+    return result
 
 
 def judge_positions(lake: Lake, known: dict[tuple[str, str], tuple[int, int]]) -> Verdict:
@@ -120,7 +120,7 @@ def judge_positions(lake: Lake, known: dict[tuple[str, str], tuple[int, int]]) -
         known: by table and app_id the newest version seen and its position; kept by the caller from one call to the
             next, since old log entries are removed from time to time.
     """
-    verdict = Verdict()
+    result = Verdict()
     for layer in ("bronze", "control"):
         for table in lake.tables(layer):
             for version, app_id, position in _positions(lake, layer, table):
@@ -128,11 +128,11 @@ def judge_positions(lake: Lake, known: dict[tuple[str, str], tuple[int, int]]) -
                 if version <= seen:
                     continue
                 if position < before:
-                    told = f"{layer}/{table} version {version}: {app_id} went from {before} back to {position}"
-                    verdict.wrong(told, reordered=1)
+                    reported = f"{layer}/{table} version {version}: {app_id} went from {before} back to {position}"
+                    result.wrong(reported, reordered=1)
                 known[f"{layer}/{table}", app_id] = (version, position)
-                verdict.checked += 1
-    return verdict
+                result.checked += 1
+    return result
 
 
 def _positions(lake: Lake, layer: str, table: str) -> Iterator[tuple[int, str, int]]:
@@ -144,7 +144,7 @@ def _positions(lake: Lake, layer: str, table: str) -> Iterator[tuple[int, str, i
 
 
 def _events(
-    verdict: Verdict, lake: Lake, table: str, columns: Sequence[str], steady_clock: bool
+    result: Verdict, lake: Lake, table: str, columns: Sequence[str], steady_clock: bool
 ) -> tuple[dict[Any, Row], list[tuple[int, Event]]]:
     """The snapshot's rows by key, and what came after it; values that an update did not send are filled in.
 
@@ -152,9 +152,9 @@ def _events(
     """
     frame = pl.read_delta(lake.uri("bronze", table)).sort("_lsn", "_seq")
     if twice := int(frame.select("_lsn", "_seq").is_duplicated().sum()):
-        verdict.wrong(f"bronze/{table}: {twice} rows share their place in the log", doubled=twice)
+        result.wrong(f"bronze/{table}: {twice} rows share their place in the log", doubled=twice)
     if steady_clock and not frame["_ingested_at"].is_sorted():
-        verdict.wrong(f"bronze/{table}: a later event was landed before an earlier one", reordered=1)
+        result.wrong(f"bronze/{table}: a later event was landed before an earlier one", reordered=1)
     first: dict[Any, Row] = {}
     state: dict[Any, Row] = {}
     events: list[tuple[int, Event]] = []
@@ -170,7 +170,7 @@ def _events(
             if lsn == snapshot_lsn:
                 first[key] = state[key] = tuple(values)
             elif state.get(key) != tuple(values):
-                verdict.wrong(f"bronze/{table}: a resync changed row {key} of a table that lacked nothing", doubled=1)
+                result.wrong(f"bronze/{table}: a resync changed row {key} of a table that lacked nothing", doubled=1)
             continue
         if op == "d":
             moved = ((lsn, seq + 1), state.pop(key, None))
@@ -200,29 +200,29 @@ def _after_snapshot(committed: list[Committed], first: dict[str, dict[Any, Row]]
     return None
 
 
-def _compare(verdict: Verdict, table: str, expected: list[Event], landed: list[Event]) -> None:
-    verdict.checked += len(landed)
-    if expected == landed:
+def _compare(result: Verdict, table: str, expected: list[Event], ingested: list[Event]) -> None:
+    result.checked += len(ingested)
+    if expected == ingested:
         return
-    wanted, got = Counter(expected), Counter(landed)
+    wanted, got = Counter(expected), Counter(ingested)
     lost, surplus = wanted - got, got - wanted
     if lost:
-        verdict.wrong(
-            f"bronze/{table}: {lost.total()} events lost, first {_shown(next(iter(lost)))}", lost=lost.total()
-        )
+        result.wrong(f"bronze/{table}: {lost.total()} events lost, first {_shown(next(iter(lost)))}", lost=lost.total())
     if surplus:
-        told = f"bronze/{table}: {surplus.total()} events twice or never committed, first {_shown(next(iter(surplus)))}"
-        verdict.wrong(told, doubled=surplus.total())
+        reported = (
+            f"bronze/{table}: {surplus.total()} events twice or never committed, first {_shown(next(iter(surplus)))}"
+        )
+        result.wrong(reported, doubled=surplus.total())
     if not lost and not surplus:
-        at = next(n for n, (one, other) in enumerate(zip(expected, landed, strict=True)) if one != other)
-        verdict.wrong(f"bronze/{table}: events in another order from number {at} on", reordered=1)
+        at = next(n for n, (one, other) in enumerate(zip(expected, ingested, strict=True)) if one != other)
+        result.wrong(f"bronze/{table}: events in another order from number {at} on", reordered=1)
 
 
 def _check_transactions(
-    verdict: Verdict, rest: list[Committed], landed: Landed, accounts: dict[Any, Row] | None
+    result: Verdict, rest: list[Committed], ingested: Ingested, accounts: dict[Any, Row] | None
 ) -> None:
     """All events of a transaction have one LSN, later transactions later ones; the balances, if any, add up."""
-    queues = {table: iter(events) for table, events in landed.items()}
+    queues = {table: iter(events) for table, events in ingested.items()}
     balances = {key: row[1] for key, row in (accounts or {}).items()}
     before = -1
     for transaction in rest:
@@ -238,10 +238,10 @@ def _check_transactions(
         if not lsns:
             continue
         if len(lsns) != 1 or min(lsns) <= before:
-            verdict.wrong(f"transaction {transaction.number} is torn or out of order: LSNs {lsns}", reordered=1)
+            result.wrong(f"transaction {transaction.number} is torn or out of order: LSNs {lsns}", reordered=1)
         before = max(lsns)
         if accounts is not None and sum(balances.values()) != TOTAL:
-            verdict.wrong(f"after transaction {transaction.number} the balances are {sum(balances.values())}", lost=1)
+            result.wrong(f"after transaction {transaction.number} the balances are {sum(balances.values())}", lost=1)
             return
 
 

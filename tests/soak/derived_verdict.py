@@ -41,7 +41,7 @@ _ROUNDED = ["evidence"]  # text with sums of floats, whose last bits follow the 
 
 def judge_silver(lake: Lake, workload: Workload) -> Verdict:
     """Compare the replicas with the source's tables, row by row. Nobody may be writing."""
-    verdict = Verdict()
+    result = Verdict()
     for table, columns in workload.tables.items():
         names = sql.SQL(", ").join(map(sql.Identifier, columns))
         statement = sql.SQL("select {} from {} order by 1").format(names, sql.Identifier(table))
@@ -49,13 +49,15 @@ def judge_silver(lake: Lake, workload: Workload) -> Verdict:
             source = [tuple(map(_stored, row)) for row in connection.execute(statement)]
         name = workload.prefix + table
         replica = pl.read_delta(lake.uri("silver", name)).select(columns).sort(columns[0]).rows()
-        verdict.checked += len(replica)
+        result.checked += len(replica)
         if replica != source:
             missing, surplus = len(set(source) - set(replica)), len(set(replica) - set(source))
-            told = f"silver/{name} is not the source: {missing} rows are missing or old, {surplus} should not be there"
-            told += f", first {[*set(source) ^ set(replica)][:2]}"
-            verdict.wrong(told, lost=missing, doubled=surplus)
-    return verdict
+            reported = (
+                f"silver/{name} is not the source: {missing} rows are missing or old, {surplus} should not be there"
+            )
+            reported += f", first {[*set(source) ^ set(replica)][:2]}"
+            result.wrong(reported, lost=missing, doubled=surplus)
+    return result
 
 
 def compare_others(lake: Lake, dsn: str, tables: Mapping[str, str]) -> Verdict:
@@ -64,20 +66,20 @@ def compare_others(lake: Lake, dsn: str, tables: Mapping[str, str]) -> Verdict:
     Args:
         tables: by their names in the source, those of the replicas.
     """
-    verdict = Verdict()
+    result = Verdict()
     for table, name in tables.items():
         with psycopg.connect(dsn) as connection:
             source = connection.execute(sql.SQL("select * from {} order by 1").format(sql.Identifier(table))).fetchall()
         if not lake.exists("silver", name):
-            verdict.wrong(f"table {table!r} is not replicated", lost=len(source))
+            result.wrong(f"table {table!r} is not replicated", lost=len(source))
             continue
         replica = pl.read_delta(lake.uri("silver", name))
         rows = replica.sort(replica.columns[0]).rows()
-        verdict.checked += len(rows)
+        result.checked += len(rows)
         if rows != source:
             missing, surplus = len(set(source) - set(rows)), len(set(rows) - set(source))
-            verdict.wrong(f"silver/{name} is not table {table!r}", lost=missing, doubled=surplus)
-    return verdict
+            result.wrong(f"silver/{name} is not table {table!r}", lost=missing, doubled=surplus)
+    return result
 
 
 def _stored(value: Any) -> Any:
@@ -93,13 +95,13 @@ def judge_gold(lake: Lake, scratch: Path, pipeline: Path) -> Verdict:
     Args:
         pipeline: the folder that declares what is in the lake.
     """
-    verdict = Verdict()
+    result = Verdict()
     shutil.copytree(Path(lake.root) / "bronze", scratch / "bronze")
     fresh = Lake.at(scratch)
     settings = load_settings(lake=str(scratch), work=str(scratch / "_work"), pipeline=pipeline, alert_urls="")
     transformer = Transformer(settings)
     try:
-        transformer.build_lane("all").raise_for_errors()
+        transformer.build_tier("all").raise_for_errors()
     finally:
         transformer.close()
     for layer in ("silver", "gold"):
@@ -111,9 +113,9 @@ def judge_gold(lake: Lake, scratch: Path, pipeline: Path) -> Verdict:
                 # and the vector of a payment read just before it was found late (docs/reference/which-rows-count.md)
                 late = pl.read_delta(lake.uri("silver", LATE)) if lake.exists("silver", LATE) else None
                 stored = stored if late is None else stored.join(late, "trans_num", "anti")
-            _compare(verdict, f"{layer}/{table}", recomputed, stored)
+            _compare(result, f"{layer}/{table}", recomputed, stored)
     shutil.rmtree(scratch)
-    return verdict
+    return result
 
 
 def _content(lake: Lake, layer: str, table: str) -> pl.DataFrame:
@@ -124,11 +126,11 @@ def _content(lake: Lake, layer: str, table: str) -> pl.DataFrame:
     return rows.drop(_OF_A_RUN + _ROUNDED, strict=False)
 
 
-def _compare(verdict: Verdict, name: str, recomputed: pl.DataFrame, stored: pl.DataFrame) -> None:
-    verdict.checked += stored.height
+def _compare(result: Verdict, name: str, recomputed: pl.DataFrame, stored: pl.DataFrame) -> None:
+    result.checked += stored.height
     if recomputed.height != stored.height:
         lost, doubled = max(0, recomputed.height - stored.height), max(0, stored.height - recomputed.height)
-        verdict.wrong(f"{name} has {stored.height} rows, recomputed {recomputed.height}", lost=lost, doubled=doubled)
+        result.wrong(f"{name} has {stored.height} rows, recomputed {recomputed.height}", lost=lost, doubled=doubled)
         return
     keys = [column for column, kind in stored.schema.items() if not kind.is_float()]
     try:
@@ -139,7 +141,7 @@ def _compare(verdict: Verdict, name: str, recomputed: pl.DataFrame, stored: pl.D
             abs_tol=1e-9,
         )
     except (AssertionError, pl.exceptions.PolarsError) as error:
-        verdict.wrong(f"{name} is not what bronze recomputes: {str(error)[:600]}", lost=1)
+        result.wrong(f"{name} is not what bronze recomputes: {str(error)[:600]}", lost=1)
 
 
 class AlertBook:
@@ -161,41 +163,41 @@ class AlertBook:
 
     def judge(self, lake: Lake, received: list[dict[str, Any]]) -> Verdict:
         """No alert may be gone, twice, or other than it was; each must have been received at least once."""
-        verdict = Verdict()
+        result = Verdict()
         if not lake.exists("gold", "alerts"):
-            return verdict
+            return result
         frame = pl.read_delta(lake.uri("gold", "alerts"))
         now = {row["alert_id"]: row for row in frame.iter_rows(named=True)}
-        verdict.checked += frame.height
+        result.checked += frame.height
         if twice := frame.height - len(now):
-            verdict.wrong(f"{twice} alerts are recorded twice", doubled=twice)
+            result.wrong(f"{twice} alerts are recorded twice", doubled=twice)
         if gone := self._seen.keys() - now.keys():
-            verdict.wrong(f"{len(gone)} recorded alerts are gone", missing_alerts=len(gone))
+            result.wrong(f"{len(gone)} recorded alerts are gone", missing_alerts=len(gone))
         if other := [one for one, row in self._seen.items() if one in now and now[one] != row]:
-            verdict.wrong(f"{len(other)} alerts changed after they fired, first {other[0]}", lost=len(other))
+            result.wrong(f"{len(other)} alerts changed after they fired, first {other[0]}", lost=len(other))
         arrived = {message.get("alert_id") for message in received}
         if silent := now.keys() - arrived:
-            verdict.wrong(
+            result.wrong(
                 f"{len(silent)} alerts never reached the receiver, first {min(silent)}", missing_alerts=len(silent)
             )
         self._seen |= now
-        return verdict
+        return result
 
 
 def check_deliveries(lake: Lake, hostile: HostileDestination) -> Verdict:
     """No alert is recorded as delivered to the hostile destination that it did not accept; none went elsewhere."""
-    verdict = Verdict()
+    result = Verdict()
     if hostile.elsewhere:
-        verdict.wrong(
+        result.wrong(
             f"alerts followed redirects to {sorted(set(hostile.elsewhere))}", missing_alerts=len(hostile.elsewhere)
         )
     if not lake.exists("gold", "alert_deliveries"):
-        return verdict
+        return result
     rows = pl.read_delta(lake.uri("gold", "alert_deliveries")).filter(status="delivered")
     mine = set(rows.filter(pl.col("destination").str.contains(hostile.host, literal=True))["alert_id"])
-    verdict.checked += len(mine)
+    result.checked += len(mine)
     if invented := mine - set(hostile.accepted):
-        verdict.wrong(
+        result.wrong(
             f"{len(invented)} alerts are recorded as delivered but were not accepted", missing_alerts=len(invented)
         )
-    return verdict
+    return result

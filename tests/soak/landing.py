@@ -34,16 +34,16 @@ def land(settings: Settings, stop: threading.Event, *, only: str | None, upkeep:
             if only in (None, name)
         ]
         while not stop.is_set():
-            landed = 0
+            ingested = 0
             for source in sources:
                 try:
-                    landed += len(source.step(settings.batch_rows))
+                    ingested += len(source.step(settings.batch_rows))
                 except (SourceError, ConcurrentWriterError) as error:
                     print(f"{source.name}: {type(error).__name__}: {error}", flush=True)
                     time.sleep(0.05)
             if upkeep:
                 maintain(lake, ("bronze", "control"))
-            if not landed:
+            if not ingested:
                 time.sleep(0.02)
 
 

@@ -201,8 +201,8 @@ def model_kills() -> tuple[LiveFault, ...]:
     """SIGKILL around the commit of each model."""
     steps = ("before_commit", "after_commit", "after_fsync")
     return tuple(
-        (killed_at if is_hot else killed_beside_at)(f"model.{table}.{step}")
-        for table, is_hot in stored_tables().items()
+        (killed_at if is_fast_path else killed_beside_at)(f"model.{table}.{step}")
+        for table, is_fast_path in stored_tables().items()
         for step in steps
     )
 

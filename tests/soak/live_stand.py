@@ -145,39 +145,39 @@ class LiveStand:
 
     def judge(self, *, gold: bool) -> Verdict:
         """Compare everything with the record; the lake must be settled."""
-        verdict = self.stand.judge()
-        if not verdict.clean:
-            return verdict
-        verdict.add(judge_silver(self.stand.lake, self.stand.ledger))
-        verdict.add(judge_silver(self.stand.lake, self.stand.shop))
+        result = self.stand.judge()
+        if not result.clean:
+            return result
+        result.add(judge_silver(self.stand.lake, self.stand.ledger))
+        result.add(judge_silver(self.stand.lake, self.stand.shop))
         named = {table: self.stand.bronze_name(table) for table in self.stand.tables}
-        verdict.add(compare_others(self.stand.lake, self.stand.ledger.dsn, named))
+        result.add(compare_others(self.stand.lake, self.stand.ledger.dsn, named))
         # A live cycle that is still running delivers in the background, and catch-up leaves it to that.
         until = time.monotonic() + DELIVERY_SECONDS
         while self.alerts.silent(self.stand.lake, self.receiver.received) and time.monotonic() < until:
             time.sleep(0.2)
-        verdict.add(self.alerts.judge(self.stand.lake, self.receiver.received))
-        verdict.add(check_deliveries(self.stand.lake, self.hostile))
+        result.add(self.alerts.judge(self.stand.lake, self.receiver.received))
+        result.add(check_deliveries(self.stand.lake, self.hostile))
         changes = (BANK, shop(self.stand.shop_database))
-        verdict.add(check_against_oracle(self.stand.lake, self.stand.cards, changes))
+        result.add(check_against_oracle(self.stand.lake, self.stand.cards, changes))
         if gold:
             scratch = self.stand.home / "recomputed"
             shutil.rmtree(scratch, ignore_errors=True)
-            verdict.add(judge_gold(self.stand.lake, scratch, self.stand.pipeline))
-        return verdict
+            result.add(judge_gold(self.stand.lake, scratch, self.stand.pipeline))
+        return result
 
     def check_last_deliveries(self) -> Verdict:
         """Every recorded alert reaches the hostile destination too, now that it is honest."""
-        verdict = Verdict()
+        result = Verdict()
         recorded = self.alerts.silent(self.stand.lake, [])
         until = time.monotonic() + LAST_DELIVERY_SECONDS
         self.live()
         while (missing := recorded - set(self.hostile.accepted)) and time.monotonic() < until:
             time.sleep(0.5)
-        verdict.checked += len(recorded)
+        result.checked += len(recorded)
         if missing:
-            verdict.wrong(f"{len(missing)} alerts never reached the hostile destination", missing_alerts=len(missing))
-        return verdict
+            result.wrong(f"{len(missing)} alerts never reached the hostile destination", missing_alerts=len(missing))
+        return result
 
     def _commits(self) -> int:
         """Grows with each commit to a bronze table."""

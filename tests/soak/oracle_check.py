@@ -72,35 +72,33 @@ def check_against_oracle(lake: Lake, cards: CardStream, changes: Sequence[Change
     Features and alerts of cards are compared for users whose payments are all in one partition: for others the order
     of arrival is not known from the source alone.
     """
-    verdict = Verdict()
+    result = Verdict()
     payments = _card_payments(lake, cards)
     late = late_ids(payments)
     all_cards = card_features(payments)
     pinned = {key: one for key, one in all_cards.items() if one.payment.user is None or one.payment.user in PINNED}
-    _compare(verdict, "silver/card_transactions", _flags(all_cards), _stored_flags(lake))
+    _compare(result, "silver/card_transactions", _flags(all_cards), _stored_flags(lake))
 
     stored = _stored_features(lake, "card_transaction_features", "transaction_id")
     wanted = {(key,): _plain(one) for key, one in pinned.items()}
-    _compare(
-        verdict, "gold/card_transaction_features", wanted, {key: stored[key] for key in stored if key[0] in pinned}
-    )
+    _compare(result, "gold/card_transaction_features", wanted, {key: stored[key] for key in stored if key[0] in pinned})
     by_source = {f"kafka.{cards.topic}": [*pinned.values()]}
     for stream in changes:
         ledger = _ledger_features(lake, stream)
         wanted = {key: _plain(one) for key, one in ledger.items()}
         found = _stored_features(lake, stream.features, "_lsn", "_seq")
-        _compare(verdict, f"gold/{stream.features}", wanted, found)
+        _compare(result, f"gold/{stream.features}", wanted, found)
         by_source[stream.source] = [*ledger.values()]
 
     late_rows = _read(lake, "silver", "card_transactions_late")["trans_num"]
-    _compare(verdict, "silver/card_transactions_late", dict.fromkeys(late, ()), dict.fromkeys(late_rows, ()))
+    _compare(result, "silver/card_transactions_late", dict.fromkeys(late, ()), dict.fromkeys(late_rows, ()))
     columns = ("window_start", "user_id", "user_trans_count_last_360min", "user_mean_trans_amt_last_360min")
     rows = _read(lake, "gold", "user_trans_amt_last_360min_windowed").select(columns).iter_rows()
     windows = {(start, user): (count, mean) for start, user, count, mean in rows}
-    _compare(verdict, "gold/user_trans_amt_last_360min_windowed", closed_windows(payments, late), windows)
+    _compare(result, "gold/user_trans_amt_last_360min_windowed", closed_windows(payments, late), windows)
 
-    _compare_alerts(verdict, lake, by_source)
-    return verdict
+    _compare_alerts(result, lake, by_source)
+    return result
 
 
 def _card_payments(lake: Lake, cards: CardStream) -> list[Payment]:
@@ -173,33 +171,31 @@ def _stored_features(lake: Lake, table: str, *key: str) -> dict[Key, Key]:
     return {row[: len(key)]: row[len(key) :] for row in rows}
 
 
-def _compare_alerts(verdict: Verdict, lake: Lake, features: Mapping[str, list[Features]]) -> None:
+def _compare_alerts(result: Verdict, lake: Lake, features: Mapping[str, list[Features]]) -> None:
     wanted = {
         (rule, source, one.payment.id) for source, all_of in features.items() for one in all_of for rule in one.rules
     }
     known = {(source, one.payment.id) for source, all_of in features.items() for one in all_of}
     recorded = _read(lake, "gold", "alerts").select("rule", "source", "transaction_id").rows()
     fired = {(rule, source, payment) for rule, source, payment in recorded if (source, payment) in known}
-    verdict.checked += len(fired)
+    result.checked += len(fired)
     if missing := wanted - fired:
-        verdict.wrong(f"{len(missing)} alerts did not fire: {sorted(missing)[:_SHOWN]}", missing_alerts=len(missing))
+        result.wrong(f"{len(missing)} alerts did not fire: {sorted(missing)[:_SHOWN]}", missing_alerts=len(missing))
     if surplus := fired - wanted:
-        verdict.wrong(f"{len(surplus)} alerts should not have fired: {sorted(surplus)[:_SHOWN]}", doubled=len(surplus))
+        result.wrong(f"{len(surplus)} alerts should not have fired: {sorted(surplus)[:_SHOWN]}", doubled=len(surplus))
 
 
-def _compare(verdict: Verdict, name: str, wanted: Mapping[Any, Key], stored: Mapping[Any, Key]) -> None:
+def _compare(result: Verdict, name: str, wanted: Mapping[Any, Key], stored: Mapping[Any, Key]) -> None:
     """Rows by key; numbers within 1e-6."""
-    verdict.checked += len(stored)
+    result.checked += len(stored)
     if missing := wanted.keys() - stored.keys():
-        verdict.wrong(f"{name}: {len(missing)} rows are missing: {list(missing)[:_SHOWN]}", lost=len(missing))
+        result.wrong(f"{name}: {len(missing)} rows are missing: {list(missing)[:_SHOWN]}", lost=len(missing))
     if surplus := stored.keys() - wanted.keys():
-        verdict.wrong(
-            f"{name}: {len(surplus)} rows should not be there: {list(surplus)[:_SHOWN]}", doubled=len(surplus)
-        )
+        result.wrong(f"{name}: {len(surplus)} rows should not be there: {list(surplus)[:_SHOWN]}", doubled=len(surplus))
     other = [key for key in wanted.keys() & stored.keys() if not all(map(_is_same, wanted[key], stored[key]))]
     if other:
         shown = [(key, f"oracle {wanted[key]}", f"lake {stored[key]}") for key in other[:_SHOWN]]
-        verdict.wrong(f"{name}: {len(other)} rows are not what the oracle says: {shown}", lost=len(other))
+        result.wrong(f"{name}: {len(other)} rows are not what the oracle says: {shown}", lost=len(other))
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -38,7 +38,7 @@ class Report:
     postgres: str
     broker: str
     faults: Counter[str] = field(default_factory=Counter)
-    verdict: Verdict = field(default_factory=Verdict)
+    result: Verdict = field(default_factory=Verdict)
     lives: int = 0
     transactions: int = 0
     shop_transactions: int = 0
@@ -72,7 +72,7 @@ class Report:
 
     def text(self) -> str:
         """The report as it is printed."""
-        found = self.verdict
+        found = self.result
         packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
         committed = f"{self.transactions} transactions, {self.shop_transactions} in the second database"
         minutes = f"{self.seconds / 60:.0f} min, seed {self.seed}"

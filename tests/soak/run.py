@@ -67,7 +67,7 @@ def soak(home: Path, plan: Plan, broker: str) -> Report:
         dice = Random(plan.seed)
         faults = chain.from_iterable(rounds(dice, servers.broker.keeps, plan.only))
         until = began + 60 * plan.minutes
-        while time.monotonic() < until and report.verdict.clean:
+        while time.monotonic() < until and report.result.clean:
             seed = plan.seed + report.lives + 1
             _life(report, servers, clock, home / f"life-{seed}", seed, faults, until)
             report.seconds = time.monotonic() - began
@@ -102,16 +102,16 @@ def _life(
             _judged(report, life, fault, dice, whole=whole, gold=gold)
             print(f"{time.strftime('%T')} {injected:5.1f} + {time.monotonic() - began - injected:.1f} s {fault.name}")
             sys.stdout.flush()
-            if last or not report.verdict.clean:
+            if last or not report.result.clean:
                 break
-        if report.verdict.clean:
-            report.verdict.add(life.check_last_deliveries())
+        if report.result.clean:
+            report.result.add(life.check_last_deliveries())
         report.add_life(life)
         try:
             life.end()
         except ProductError as error:
-            report.verdict.wrong(f"at the end of a life: {error}")
-    if report.verdict.clean:
+            report.result.wrong(f"at the end of a life: {error}")
+    if report.result.clean:
         shutil.rmtree(home)
 
 
@@ -124,7 +124,7 @@ def _injected(report: Report, life: LiveStand, fault: AnyFault) -> None:
             life.end()
             fault.inject(life.stand)
     except Exception as error:  # noqa: BLE001 (whatever it is, the report must tell it)
-        report.verdict.wrong(f"{fault.name}: {type(error).__name__}: {error}")
+        report.result.wrong(f"{fault.name}: {type(error).__name__}: {error}")
 
 
 def _judged(report: Report, life: LiveStand, fault: AnyFault, dice: Random, *, whole: bool, gold: bool) -> None:
@@ -132,12 +132,12 @@ def _judged(report: Report, life: LiveStand, fault: AnyFault, dice: Random, *, w
     try:
         if not (whole or gold):
             life.stand.drain()
-            report.verdict.add(life.stand.judge())
+            report.result.add(life.stand.judge())
             return
         life.settle(fresh_process=dice.random() < FRESH_PROCESS)
-        report.verdict.add(life.judge(gold=gold))
+        report.result.add(life.judge(gold=gold))
     except Exception as error:  # noqa: BLE001 (whatever it is, the report must tell it)
-        report.verdict.wrong(f"after {fault.name}: {type(error).__name__}: {error}")
+        report.result.wrong(f"after {fault.name}: {type(error).__name__}: {error}")
 
 
 def _broker(stack: contextlib.ExitStack, home: Path, wanted: str) -> SoakBroker:
@@ -168,7 +168,7 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     report = soak(home, Plan(options.minutes, options.seed, options.only), options.broker)
     print(report.text(), flush=True)
-    if report.verdict.clean:
+    if report.result.clean:
         shutil.rmtree(home, ignore_errors=True)
         return 0
     print(f"the lake is kept in {home}", flush=True)

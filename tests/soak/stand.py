@@ -184,11 +184,11 @@ class Stand:
     def judge(self) -> Verdict:
         """Compare bronze with the record; the lake must be drained."""
         steady_clock = self.clock is None or not self.clock.has_stepped
-        verdict = judge_changes(self.lake, self.ledger, steady_clock=steady_clock)
-        verdict.add(judge_changes(self.lake, self.shop, steady_clock=steady_clock))
-        verdict.add(judge_cards(self.lake, self.cards))
-        verdict.add(judge_positions(self.lake, self._positions))
-        return verdict
+        result = judge_changes(self.lake, self.ledger, steady_clock=steady_clock)
+        result.add(judge_changes(self.lake, self.shop, steady_clock=steady_clock))
+        result.add(judge_cards(self.lake, self.cards))
+        result.add(judge_positions(self.lake, self._positions))
+        return result
 
     @contextlib.contextmanager
     def read_only(self) -> Iterator[None]:

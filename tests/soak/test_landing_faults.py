@@ -28,6 +28,6 @@ def test_landing_survives(stand: Stand, fault: Fault) -> None:
 def survive(stand: Stand, fault: Fault) -> None:
     fault.inject(stand)
     stand.drain()
-    verdict = stand.judge()
-    print(f"seed {SEED}: {fault.name}, {verdict.checked} rows checked")
-    assert verdict.clean, verdict.problems
+    result = stand.judge()
+    print(f"seed {SEED}: {fault.name}, {result.checked} rows checked")
+    assert result.clean, result.problems

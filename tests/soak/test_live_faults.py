@@ -43,9 +43,9 @@ def test_the_product_survives(life: LiveStand, faults: tuple[live_faults.LiveFau
     for fault in faults:
         fault.inject(life)
     life.settle()
-    verdict = life.judge(gold=faults == ROUNDS[-1])
-    print(f"seed {SEED}: {verdict.checked} rows checked, {len(life.alerts)} alerts, recoveries {life.recoveries}")
-    assert verdict.clean, verdict.problems
+    result = life.judge(gold=faults == ROUNDS[-1])
+    print(f"seed {SEED}: {result.checked} rows checked, {len(life.alerts)} alerts, recoveries {life.recoveries}")
+    assert result.clean, result.problems
     assert len(life.alerts) > 0
 
 

@@ -84,9 +84,9 @@ def write_bronze(home: Path, tables: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def test_what_was_committed_passes(tmp_path: Path) -> None:
-    verdict = judged(tmp_path, lambda tables: None)
-    assert verdict.clean, verdict.problems
-    assert verdict.checked == 2 + 8 + 3
+    result = judged(tmp_path, lambda tables: None)
+    assert result.clean, result.problems
+    assert result.checked == 2 + 8 + 3
 
 
 def stated_again(tables: dict[str, list[dict[str, Any]]], balance: Decimal) -> dict[str, Any]:
@@ -129,9 +129,9 @@ def swap(rows: list[dict[str, Any]]) -> None:
 def test_what_was_tampered_with_is_found(
     tmp_path: Path, tamper: Callable[[dict[str, list[dict[str, Any]]]], None], finds: str | None
 ) -> None:
-    verdict = judged(tmp_path, tamper)
-    assert not verdict.clean
-    assert finds is None or getattr(verdict, finds) > 0, verdict
+    result = judged(tmp_path, tamper)
+    assert not result.clean
+    assert finds is None or getattr(result, finds) > 0, result
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_what_was_tampered_with_is_found(
         ([1, 3, 2], "reordered"),
     ],
 )
-def test_orders_of_the_second_database(tmp_path: Path, landed: list[int], finds: str | None) -> None:
+def test_orders_of_the_second_database(tmp_path: Path, ingested: list[int], finds: str | None) -> None:
     orders = {n: (f"o{n}", "a1", AT, Decimal(n), n) for n in (1, 2, 3)}
-    bronze = {"shop_users": [], "shop_orders": [orders[n] for n in landed]}
+    bronze = {"shop_users": [], "shop_orders": [orders[n] for n in ingested]}
     for table, rows in bronze.items():
         columns = Shop.tables[table.removeprefix(Shop.prefix)]
         kinds: dict[str, Any] = dict.fromkeys(columns, pl.String) | {"is_seller": pl.Boolean, "stamp": pl.Int64}
@@ -160,9 +160,9 @@ def test_orders_of_the_second_database(tmp_path: Path, landed: list[int], finds:
         write_deltalake(str(tmp_path / "bronze" / table), frame)
     first = Committed(0, {"orders": [("c", "o0", orders[1]), ("d", "o0", None)]})
     rest = [Committed(n, {"orders": [("c", f"o{n}", row)]}) for n, row in orders.items()]
-    verdict = judge_changes(Lake.at(tmp_path), Shop("", 0, [first, *rest]))
-    assert verdict.clean == (finds is None), verdict.problems
-    assert finds is None or getattr(verdict, finds) > 0
+    result = judge_changes(Lake.at(tmp_path), Shop("", 0, [first, *rest]))
+    assert result.clean == (finds is None), result.problems
+    assert finds is None or getattr(result, finds) > 0
 
 
 @pytest.mark.parametrize(
@@ -176,18 +176,18 @@ def test_orders_of_the_second_database(tmp_path: Path, landed: list[int], finds:
         ([(0, 1, "b"), (0, 0, "a")], "reordered"),
     ],
 )
-def test_card_records(tmp_path: Path, landed: list[tuple[int, int, str]], finds: str | None) -> None:
+def test_card_records(tmp_path: Path, ingested: list[tuple[int, int, str]], finds: str | None) -> None:
     rows = [
         {"_topic": "t", "_partition": p, "_offset": o, "trans_num": n, "_raw": None, "_commit": c}
-        for c, (p, o, n) in enumerate(landed)
+        for c, (p, o, n) in enumerate(ingested)
     ]
     kinds = {"_topic": pl.String, "_partition": pl.Int32, "_offset": pl.Int64, "trans_num": pl.String}
     kinds |= {"_raw": pl.Binary, "_commit": pl.Int64}
     write_deltalake(str(tmp_path / "bronze" / "card_transactions"), pl.DataFrame(rows, schema=kinds))
     cards = SimpleNamespace(topic="t", published={(0, 0): b'"a"', (0, 1): b'"b"'}, poison=set())
-    verdict = judge_cards(Lake.at(tmp_path), cast("CardStream", cards))
-    assert verdict.clean == (finds is None)
-    assert finds is None or getattr(verdict, finds) > 0
+    result = judge_cards(Lake.at(tmp_path), cast("CardStream", cards))
+    assert result.clean == (finds is None)
+    assert finds is None or getattr(result, finds) > 0
 
 
 def test_a_position_that_goes_back(tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_a_position_that_goes_back(tmp_path: Path) -> None:
         properties = CommitProperties(app_transactions=[Transaction("pg:1:s", position)])
         table = str(tmp_path / "control" / "batches")
         write_deltalake(table, pl.DataFrame({"n": [1]}), mode="append", commit_properties=properties)
-    told = ["control/batches version 2: pg:1:s went from 7 back to 6"]
-    assert judge_positions(Lake.at(tmp_path), known).problems == told
+    reported = ["control/batches version 2: pg:1:s went from 7 back to 6"]
+    assert judge_positions(Lake.at(tmp_path), known).problems == reported
     assert judge_positions(Lake.at(tmp_path), known).checked == 0
 
 
@@ -220,9 +220,9 @@ def test_alerts(tmp_path: Path, later: list[tuple[str, float]], received: list[s
         return book.judge(lake, [{"alert_id": one} for one in arrived])
 
     assert judge([("a", 1.0)], ["a"]).clean
-    verdict = judge(later, received)
-    assert verdict.clean == (finds is None)
-    assert finds is None or getattr(verdict, finds) > 0
+    result = judge(later, received)
+    assert result.clean == (finds is None)
+    assert finds is None or getattr(result, finds) > 0
 
 
 @pytest.mark.parametrize("amount, text", [("NaN", '{"amount": "NaN"}'), (Decimal("1e100"), '{"amount": "1E+100"}')])
@@ -253,6 +253,6 @@ def test_deliveries(tmp_path: Path, accepted: list[str], elsewhere: list[str], m
     }
     write_deltalake(lake.uri("gold", "alert_deliveries"), pl.DataFrame(rows))
     hostile = SimpleNamespace(host="there:1", accepted=accepted, elsewhere=elsewhere)
-    verdict = check_deliveries(lake, cast("HostileDestination", hostile))
-    assert verdict.missing_alerts == missing
-    assert verdict.clean == (missing == 0)
+    result = check_deliveries(lake, cast("HostileDestination", hostile))
+    assert result.missing_alerts == missing
+    assert result.clean == (missing == 0)

@@ -63,7 +63,7 @@ class ModelKafka:
         timeout: float,
         max_bytes: int,
         *,
-        hasty: bool = False,
+        fail_fast: bool = False,
     ) -> KafkaBatch | None:
         assert timeout == 0
         self._ends = None

@@ -20,7 +20,7 @@ from fraud_lakehouse.ingest.batches import Batches
 from fraud_lakehouse.sources.postgres.catalog import ColumnInfo, TableInfo
 from fraud_lakehouse.sources.postgres.changes import ChangePiece
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
-from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.eligibility import Ineligibility
 from fraud_lakehouse.sources.postgres.errors import SlotAheadError, SlotLostError
 from fraud_lakehouse.sources.postgres.fingerprint import Shape
 from fraud_lakehouse.sources.postgres.lag import PostgresLag
@@ -78,7 +78,7 @@ class ModelPostgres:
         self.server = server
         self.lake = lake
         self.config = CONFIG
-        self.refused: list[Refusal] = []
+        self.refused: list[Ineligibility] = []
 
     @property
     def app_id(self) -> str:

@@ -29,7 +29,7 @@ SAY_IT = SAY.format(module="fraud_lakehouse.cli.commands", then="fraud_lakehouse
         ("dirty_decay_ms:500", f"{OURS},dirty_decay_ms:500"),  # as every child of a process with polars is given
     ],
 )
-def test_it_is_said_before_the_libraries_are_there(module: str, then: str, given: str | None, said: str) -> None:
+def test_it_is_said_before_the_libraries_are_there(module: str, then: str, given: str | None, output: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "_RJEM_MALLOC_CONF"}
     done = subprocess.run(
         [sys.executable, "-c", SAY.format(module=module, then=then)],
@@ -38,7 +38,7 @@ def test_it_is_said_before_the_libraries_are_there(module: str, then: str, given
         text=True,
         check=True,
     )
-    assert done.stdout.split() == [said, "False"]
+    assert done.stdout.split() == [output, "False"]
 
 
 def test_it_holds_in_a_child_of_a_process_that_has_polars() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fraud_lakehouse.checks.lag import keeping_up, live_state
-from fraud_lakehouse.ingest import Landed, Waiting
+from fraud_lakehouse.ingest import Ingested, Waiting
 from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.storage import lease
 from fraud_lakehouse.storage.writer_lock import process_lock
@@ -22,10 +22,10 @@ from fraud_lakehouse.storage.writer_lock import process_lock
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def batch(source: str, rows: int, age: float, spread: float = 0.0) -> Landed:
+def batch(source: str, rows: int, age: float, spread: float = 0.0) -> Ingested:
     """Rows committed over `spread` seconds, the newest of them so many seconds ago."""
     newest = NOW - timedelta(seconds=age)
-    return Landed("t", rows, 0, 1, 1, newest, 0.1, source, newest - timedelta(seconds=spread))
+    return Ingested("t", rows, 0, 1, 1, newest, 0.1, source, newest - timedelta(seconds=spread))
 
 
 def ago(seconds: float) -> datetime:
@@ -39,28 +39,28 @@ def kafka_has(rows: int, end: int) -> Waiting:
 def test_rows_are_behind_from_their_landing_to_their_scoring() -> None:
     backlog = Backlog()
     first, second = batch("cards", 10, 60.0), batch("cards", 500, 20.0, spread=5.0)
-    backlog.landed([first])
+    backlog.ingested([first])
     assert (backlog.now(NOW)["cards"].rows, backlog.now(NOW)["cards"].seconds) == (10, 60.0)
     backlog.scored([first])
     assert (backlog.now(NOW)["cards"].rows, backlog.now(NOW)["cards"].seconds) == (0, 0.0)
-    backlog.landed([second])
+    backlog.ingested([second])
     assert backlog.now(NOW)["cards"].seconds == 25.0, "its oldest row's age; the quiet time before it is none"
-    backlog.landed([batch("cards", 1, 5.0)])
+    backlog.ingested([batch("cards", 1, 5.0)])
     backlog.scored([second])
     assert backlog.now(NOW)["cards"].seconds == 5.0
 
 
 def test_rows_without_a_time_are_as_old_as_their_landing() -> None:
     backlog = Backlog()
-    backlog.landed([Landed("t", 3, 0, 1, 1, None, 0.1, "cards")], ago(4.0))
+    backlog.ingested([Ingested("t", 3, 0, 1, 1, None, 0.1, "cards")], ago(4.0))
     assert backlog.now(NOW)["cards"].seconds == 4.0
 
 
 def test_a_source_with_an_update_delay_is_late_only_beyond_it(tmp_path: Path) -> None:
     backlog = Backlog({"bank": 1800.0, "cards": 0.0}, 15.0, ago(1814.0))
-    backlog.landed([batch("bank", 1, 1805.0), batch("cards", 1, 5.0)])
+    backlog.ingested([batch("bank", 1, 1805.0), batch("cards", 1, 5.0)])
     behind = backlog.now(NOW)
-    assert behind["bank"].away_since is None and behind["cards"].away_since is not None
+    assert behind["bank"].unreachable_since is None and behind["cards"].unreachable_since is not None
     assert not behind["bank"].exceeds(10.0) and behind["bank"].exceeds(4.0)
     write(tmp_path, bank=one(1805.0, 1) | {"delay": 1800.0}, cards=one(5.0, 1))
     with process_lock(tmp_path / "live.lock", 0, "runs"):
@@ -87,7 +87,7 @@ def test_a_busy_source_is_not_behind_because_there_is_always_something() -> None
     for age in range(50, 0, -5):
         backlog.at_source("cards", kafka_has(7, 1000 - age), {"0": 993 - age}, ago(age))
         backlog.read("cards", {"0": 1000 - age})
-        backlog.landed([batch("cards", 7, age - 0.2)], ago(age - 0.5))
+        backlog.ingested([batch("cards", 7, age - 0.2)], ago(age - 0.5))
         backlog.scored([batch("cards", 7, age - 0.2)])
         assert backlog.now(ago(age - 1))["cards"].seconds == 0.0
 
@@ -113,7 +113,7 @@ def test_after_a_restart_rows_that_are_landed_late_tell_how_old_the_rest_is() ->
     backlog.at_source("bank", Waiting(size=99_000, ends={"log": 100_000}), {"log": 1_000}, ago(18.0))
     assert backlog.now(NOW)["bank"].seconds == 18.0
     late = batch("bank", 500, 3600.0)
-    backlog.landed([late], ago(15.0))
+    backlog.ingested([late], ago(15.0))
     backlog.read("bank", {"log": 30_000})
     backlog.scored([late])
     assert backlog.now(NOW)["bank"].seconds == 3600.0, "what is left was committed after that, an hour ago"
@@ -125,17 +125,17 @@ def test_a_source_that_does_not_answer_is_away_since_its_last_answer() -> None:
     backlog = Backlog({"cards": 0.0, "bank": 0.0}, 15.0, ago(60.0))
     backlog.at_source("bank", Waiting(size=0, retained=4096, ends={"log": 1}), {"log": 1}, ago(15.0))
     behind = backlog.now(NOW)
-    assert behind["cards"].away_since == ago(60.0), "it never did"
-    assert behind["bank"].away_since is None and behind["bank"].retained_bytes == 4096
+    assert behind["cards"].unreachable_since == ago(60.0), "it never did"
+    assert behind["bank"].unreachable_since is None and behind["bank"].retained_bytes == 4096
     assert behind["cards"].exceeds(3600.0) and not behind["bank"].exceeds(0.0)
-    assert backlog.now(NOW + timedelta(seconds=1))["bank"].away_since == ago(15.0)
+    assert backlog.now(NOW + timedelta(seconds=1))["bank"].unreachable_since == ago(15.0)
     backlog.at_source("cards", kafka_has(0, 5), {"0": 5}, NOW)
-    assert backlog.now(NOW)["cards"].away_since is None
+    assert backlog.now(NOW)["cards"].unreachable_since is None
 
 
 def test_a_full_backlog_leaves_rows_in_the_source_unless_models_fail() -> None:
     backlog, many = Backlog(), batch("cards", 500, 20.0)
-    backlog.landed([many])
+    backlog.ingested([many])
     assert backlog.is_full("cards", 500) and not backlog.is_full("cards", 501)
     assert not backlog.is_full("bank", 500)
     backlog.scored([], failing={"bank"})
@@ -143,16 +143,16 @@ def test_a_full_backlog_leaves_rows_in_the_source_unless_models_fail() -> None:
     backlog.scored([], failing={"cards"})
     assert not backlog.is_full("cards", 500), "else the source would keep its log until a person comes"
     backlog.scored([many])
-    backlog.landed([many])
+    backlog.ingested([many])
     assert backlog.is_full("cards", 500)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["bank", "cards"]), st.integers(1, 1000), st.booleans()), max_size=30))
 def test_the_rows_behind_are_those_landed_and_not_scored(steps: list[tuple[str, int, bool]]) -> None:
-    backlog, waiting = Backlog(), list[Landed]()
+    backlog, waiting = Backlog(), list[Ingested]()
     for source, rows, is_scored in steps:
         waiting.append(batch(source, rows, 1.0))
-        backlog.landed(waiting[-1:])
+        backlog.ingested(waiting[-1:])
         if is_scored:
             backlog.scored(waiting)
             waiting.clear()

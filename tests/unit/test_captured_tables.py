@@ -12,7 +12,7 @@ import pytest
 from fraud_lakehouse.ingest.bronze import BronzeTable
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.captured import CapturedTables
-from fraud_lakehouse.transform.handles import Handles, Key
+from fraud_lakehouse.transform.table_cache import Key, TableCache
 
 
 @pytest.fixture
@@ -27,15 +27,15 @@ def made(lake: Lake, name: str, column: str = "id") -> BronzeTable:
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Key]:
     """The tables opened so far, with every log taken as old enough for its folder's time to tell."""
-    monkeypatch.setattr("fraud_lakehouse.transform.handles.SETTLED_NS", -1)
+    monkeypatch.setattr("fraud_lakehouse.transform.table_cache.SETTLED_NS", -1)
     keys: list[Key] = []
-    get = Handles.get
+    get = TableCache.get
 
-    def counted(self: Handles, key: Key) -> object:
+    def counted(self: TableCache, key: Key) -> object:
         keys.append(key)
         return get(self, key)
 
-    monkeypatch.setattr(Handles, "get", counted)
+    monkeypatch.setattr(TableCache, "get", counted)
     return keys
 
 

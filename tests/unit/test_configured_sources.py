@@ -20,7 +20,7 @@ from fraud_lakehouse.sources.configured import (
 )
 from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
-from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.eligibility import Ineligibility
 from fraud_lakehouse.sources.postgres.errors import SourceTableError
 from fraud_lakehouse.storage.lake import Lake
 
@@ -227,5 +227,7 @@ def test_errors_name_the_settings_of_the_source_they_are_about(everything: Setti
         raise SourceTableError(problem, fix)
     assert raised.value.problem == problem, "its settings are the shipped ones"
     assert raised.value.fix.endswith("`fraud-lakehouse accept-source bank`")
-    refusal = shop.renamed(Refusal("public.a", SourceTableError("no such table", "correct FRAUD_POSTGRES_TABLES")))
-    assert refusal.error.fix == f"correct {listed}"
+    ineligibility = shop.renamed(
+        Ineligibility("public.a", SourceTableError("no such table", "correct FRAUD_POSTGRES_TABLES"))
+    )
+    assert ineligibility.error.fix == f"correct {listed}"

@@ -10,7 +10,7 @@ from deltalake import DeltaTable, Transaction
 
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.consumption import Consumption, Plan, app_id
-from fraud_lakehouse.transform.handles import Handles
+from fraud_lakehouse.transform.table_cache import TableCache
 from tests.numbered import commit
 
 UPSTREAM, READER = ("silver", "cards"), ("gold", "features")
@@ -21,7 +21,7 @@ class Reader:
 
     def __init__(self, root: Path) -> None:
         self.lake = Lake.at(root)
-        self.consumption = Consumption(Handles(self.lake))
+        self.consumption = Consumption(TableCache(self.lake))
 
     def write(self, table: tuple[str, str], recorded: list[Transaction]) -> int:
         """Commit a row; the version."""
@@ -30,7 +30,7 @@ class Reader:
 
     def plan(self) -> Plan:
         plan = self.consumption.plan(READER, [UPSTREAM], full_refresh=False, keep_rows=False)
-        self.consumption.ask(plan, UPSTREAM)
+        self.consumption.request(plan, UPSTREAM)
         return plan
 
     def build(self, *, rival: int | None = None) -> None:
@@ -62,9 +62,9 @@ def test_the_log_is_not_asked_for_what_a_commit_said(reader: Reader, monkeypatch
 
     def refuse(table: DeltaTable, name: str) -> int | None:
         assert name.startswith("fraud_lakehouse:"), name
-        return ask(table, name)
+        return request(table, name)
 
-    ask = DeltaTable.transaction_version
+    request = DeltaTable.transaction_version
 
     reader.plan()
     with monkeypatch.context() as patched:

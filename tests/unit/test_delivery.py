@@ -115,13 +115,13 @@ def test_exactly_the_burst_needs_no_digest(lake: Lake, receiver: Receiver) -> No
 def test_failure_is_recorded_and_waits_its_time_across_restarts(lake: Lake) -> None:
     record_alerts(lake, 0, 2)
     with Receiver(status=503) as server:
-        patient = Backoff(first=60.0)
-        report = Delivery(settings(server.url), lake, patient).deliver_pending(wait=5)
+        blocking = Backoff(first=60.0)
+        report = Delivery(settings(server.url), lake, blocking).deliver_pending(wait=5)
         assert (report.delivered, report.failed, report.pending) == (0, 1, 2), "a dead destination costs one attempt"
         assert "503" in report.notes[0]
-        again = Delivery(settings(server.url), lake, patient).deliver_pending(wait=5)
+        again = Delivery(settings(server.url), lake, blocking).deliver_pending(wait=5)
         assert (again.failed, again.pending) == (1, 2), "and one of another alert, which may be another matter"
-        third = Delivery(settings(server.url), lake, patient).deliver_pending(wait=5)
+        third = Delivery(settings(server.url), lake, blocking).deliver_pending(wait=5)
         assert (third.failed, third.pending) == (0, 2)
         eager = Delivery(settings(server.url), lake, AT_ONCE)
         assert [eager.deliver_pending(wait=5).failed for _ in range(2)] == [1, 1]
@@ -262,8 +262,8 @@ def test_what_waits_for_a_dead_destination_is_kept_small_and_sent_whole(
     while delivery.deliver_pending(wait=5).pending:
         pass
     assert {one["evidence"]["prior_count"] for one in receiver.received if "alert_id" in one} == {7}
-    told = receiver.alert_ids + [one for digest in receiver.received for one in digest.get("alert_ids", [])]
-    assert sorted(told) == sorted(f"a{number}" for number in range(100)), "each once"
+    reported = receiver.alert_ids + [one for digest in receiver.received for one in digest.get("alert_ids", [])]
+    assert sorted(reported) == sorted(f"a{number}" for number in range(100)), "each once"
 
 
 def test_compaction_and_a_rebuilt_table_repeat_nothing(lake: Lake, receiver: Receiver) -> None:

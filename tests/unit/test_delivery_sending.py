@@ -90,9 +90,9 @@ def test_slack_must_say_that_it_has_the_message(
     body: bytes, is_accepted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(*_: Any, **__: Any) -> requests.Response:
-        said = requests.Response()
-        said.status_code, said.raw = 200, BytesIO(body)
-        return said
+        output = requests.Response()
+        output.status_code, output.raw = 200, BytesIO(body)
+        return output
 
     monkeypatch.setattr(requests.Session, "send", answer)
     slack = Destination("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/%23fraud")
@@ -178,7 +178,7 @@ def test_the_rest_of_the_process_is_not_bound(elsewhere: Receiver) -> None:
 
 
 def test_what_a_destination_says_cannot_forge_lines_of_the_log() -> None:
-    said = json.dumps({"code": 40001, "error": "denied\n2026 ERROR forged \x1b[31m"}).encode()
-    with Receiver(status=400, body=said) as server:
+    output = json.dumps({"code": 40001, "error": "denied\n2026 ERROR forged \x1b[31m"}).encode()
+    with Receiver(status=400, body=output) as server:
         error = str(Destination(f"ntfy://{server.host}/topic").send(MESSAGE))
     assert "denied 2026 ERROR forged \ufffd[31m" in error

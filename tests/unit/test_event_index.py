@@ -43,7 +43,9 @@ _events = st.lists(
     st.fixed_dictionaries(
         {
             "_at": st.builds(
-                lambda second, beside: second * 1_000_000 + beside, st.integers(-3, 4), st.sampled_from([0, 0, 1, -1])
+                lambda second, background: second * 1_000_000 + background,
+                st.integers(-3, 4),
+                st.sampled_from([0, 0, 1, -1]),
             ),
             "is_evaluated": st.booleans(),
             "user": st.sampled_from([1, 1, 2, -(2**62), None]),
@@ -85,10 +87,10 @@ def wanted(row: Row, events: list[Row]) -> Row:
 
 def check(events: list[Row]) -> None:
     index = EventIndex(pa.Table.from_pylist(events, schema=SCHEMA), ENTITIES)
-    asked = [row for row in events if row["is_evaluated"]]
-    half = len(asked) // 2
-    found = [*index.rows(0, half).to_dicts(), *index.rows(half, len(asked) - half).to_dicts()]
-    assert found == [wanted(row, events) for row in asked]
+    requested = [row for row in events if row["is_evaluated"]]
+    half = len(requested) // 2
+    found = [*index.rows(0, half).to_dicts(), *index.rows(half, len(requested) - half).to_dicts()]
+    assert found == [wanted(row, events) for row in requested]
 
 
 @given(events=_events)

@@ -64,9 +64,9 @@ def test_they_have_several_windows_or_none(tmp_path: Path) -> None:
 def test_their_definitions_say_what_counts(tmp_path: Path) -> None:
     ever = {"aggregate": "mean", "measure": "amt", "window": None}
     entries = [HOT, {**HOT, "name": "ever", **ever}, LEDGER, {**LEDGER, "name": "ledger_ever", **ever}]
-    told = {feature.name: feature.definition for feature in load(tmp_path, *entries).features}
+    reported = {feature.name: feature.definition for feature in load(tmp_path, *entries).features}
 
-    assert told == {
+    assert reported == {
         "count_10min": "Number of payments, of the user; event time in [t - 10 minutes, t], of what had arrived by "
         "then: the payment itself counts, and of equal time those that arrived before it.",
         "ever": "Mean of amount, of the user; event time before t, however long ago, of what had arrived by then: "
@@ -101,9 +101,9 @@ def test_their_definitions_say_what_counts(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_told_as_a_row_arrives_is_refused_by_name(
-    tmp_path: Path, change: dict[str, Any], told: str
+    tmp_path: Path, change: dict[str, Any], reported: str
 ) -> None:
-    with pytest.raises(TransformError, match=f"(?s){FILE}.*{told}"):
+    with pytest.raises(TransformError, match=f"(?s){FILE}.*{reported}"):
         load(tmp_path, {**HOT, **change})
 
 
@@ -114,9 +114,9 @@ def test_what_is_not_told_as_a_row_arrives_is_refused_by_name(
         ({"measure": None, "window": None}, "counts only payments with a value\n.*or a window"),
     ],
 )
-def test_what_a_ledger_cannot_tell_is_refused_by_name(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_what_a_ledger_cannot_tell_is_refused_by_name(tmp_path: Path, change: dict[str, Any], reported: str) -> None:
     load(tmp_path, HOT, LEDGER)
-    with pytest.raises(TransformError, match=f"(?s)feature 'of_ledger': .*{told}"):
+    with pytest.raises(TransformError, match=f"(?s)feature 'of_ledger': .*{reported}"):
         load(tmp_path, HOT, {**LEDGER, **change})
 
 
@@ -177,19 +177,19 @@ def fewer_decimals(content: dict[str, Any]) -> None:
         (fewer_decimals, set()),
     ],
 )
-def test_what_decides_them(tmp_path: Path, change: Callable[[dict[str, Any]], None], told: set[str]) -> None:
+def test_what_decides_them(tmp_path: Path, change: Callable[[dict[str, Any]], None], reported: set[str]) -> None:
     before = definitions_of(shipped_catalogue(), SETTINGS)
     after = definitions_of(changed(tmp_path, change), SETTINGS)
     differ = {f"{table}.{name}" for table in (CARDS, BANK) for name in after[table] if after[table] != before[table]
               and after[table][name] != before[table].get(name)}  # fmt: skip
-    assert differ == told
+    assert differ == reported
 
 
 def commit(lake: Lake, table: str, definitions: dict[str, int]) -> DeltaTable:
     """A row computed by these definitions, as a build adds it."""
-    said = to_commit(lake.open("gold", table), definitions, all_rows=False, table=table)
+    output = to_commit(lake.open("gold", table), definitions, all_rows=False, table=table)
     row = pa.table({name: pa.array([0.5], pa.float64()) for name in ["id", *definitions]})
-    properties = CommitProperties(app_transactions=said)
+    properties = CommitProperties(app_transactions=output)
     write_deltalake(lake.uri("gold", table), row, mode="append", schema_mode="merge", commit_properties=properties)
     return lake.open("gold", table)
 
@@ -205,18 +205,18 @@ def test_a_lake_of_before_the_catalogue_had_them_is_outdated_where_one_has_chang
     now = dict(definitions_of(shipped_catalogue(), SETTINGS | {"late_rows": "correct"})[table])
     write_deltalake(lake.uri("gold", table), pa.table({name: [0.5] for name in ["id", *now]}))
     assert tuple(name for one in outdated_features(lake, {table: now}) for name in one.features) == changed
-    (told,) = outdated_features(lake, {table: now | {"count_10min": 1}})
-    assert told.features == (changed or ("count_10min",))
+    (reported,) = outdated_features(lake, {table: now | {"count_10min": 1}})
+    assert reported.features == (changed or ("count_10min",))
 
     later = now | {"count_1h": 7}
     stored = commit(lake, table, later)
     numbers = {name: stored.transaction_version(app_id(name)) for name in later}
     assert numbers == now | dict.fromkeys([*changed, "count_1h"], MIXED)
-    (told,) = outdated_features(lake, {table: later})
-    assert told.features == (*changed, "count_1h")
+    (reported,) = outdated_features(lake, {table: later})
+    assert reported.features == (*changed, "count_1h")
     commit(lake, table, later | {"sum_10min": 1})
-    (told,) = outdated_features(lake, {table: later})
-    assert told.features == (*(changed or ("sum_10min",)), "count_1h"), "rows in the middle say something else"
+    (reported,) = outdated_features(lake, {table: later})
+    assert reported.features == (*(changed or ("sum_10min",)), "count_1h"), "rows in the middle say something else"
 
 
 def test_only_these_tables_are_known_of_before() -> None:

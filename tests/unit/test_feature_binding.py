@@ -56,8 +56,8 @@ def test_the_shipped_catalogue_fits_its_models(tmp_path: Path) -> None:
         ({"entry": {**RATIO, "expression": "{amt} / {merchant}"}}, "feature 'ratio': .*cannot be computed"),
     ],
 )
-def test_what_the_models_cannot_compute_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(TransformError, match=told):
+def test_what_the_models_cannot_compute_is_named(tmp_path: Path, change: dict[str, Any], reported: str) -> None:
+    with pytest.raises(TransformError, match=reported):
         check(tmp_path, **change)
 
 

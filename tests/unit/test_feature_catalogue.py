@@ -91,8 +91,8 @@ def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(TransformError, match=f"(?s){told}"):
+def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], reported: str) -> None:
+    with pytest.raises(TransformError, match=f"(?s){reported}"):
         load(tmp_path, {**ENTRY, **change})
 
 
@@ -127,8 +127,10 @@ def test_a_delayed_measure_says_when_it_is_known(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_a_delayed_measure_cannot_be_used_for_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(TransformError, match=f"(?s){told}"):
+def test_what_a_delayed_measure_cannot_be_used_for_is_named(
+    tmp_path: Path, change: dict[str, Any], reported: str
+) -> None:
+    with pytest.raises(TransformError, match=f"(?s){reported}"):
         load(tmp_path, {**LATER, **change})
 
 
@@ -139,9 +141,9 @@ def test_what_a_delayed_measure_cannot_be_used_for_is_named(tmp_path: Path, chan
         ({"decimals": None}, "measure 'fraud' of 'cards': it has a delay but no decimals\n.*0: whole numbers"),
     ],
 )
-def test_what_is_wrong_with_a_delay_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+def test_what_is_wrong_with_a_delay_is_named(tmp_path: Path, change: dict[str, Any], reported: str) -> None:
     measures = {**MEASURES, "fraud": {**MEASURES["fraud"], **change}}
-    with pytest.raises(TransformError, match=f"(?s){told}"):
+    with pytest.raises(TransformError, match=f"(?s){reported}"):
         small(tmp_path, stream(), measures=measures)
 
 
@@ -204,8 +206,8 @@ def test_what_is_no_number_is_only_told_apart(tmp_path: Path, aggregate: str) ->
         ({"shop": {**MERCHANT, "expression": "a, b"}}, "measure 'shop' of 'cards': 'a, b' is no SQL exp"),
     ],
 )
-def test_what_is_wrong_with_a_measure_is_named(tmp_path: Path, measures: dict[str, Any], told: str) -> None:
-    with pytest.raises(TransformError, match=told):
+def test_what_is_wrong_with_a_measure_is_named(tmp_path: Path, measures: dict[str, Any], reported: str) -> None:
+    with pytest.raises(TransformError, match=reported):
         small(tmp_path, stream(), measures=measures)
 
 
@@ -223,9 +225,9 @@ def test_a_feature_named_as_another_column_is_refused(tmp_path: Path, name: str)
         ("{amt} /", "feature 'ratio': 'amt /' is not an SQL expression"),
     ],
 )
-def test_what_is_wrong_with_an_expression_is_named(tmp_path: Path, expression: str, told: str) -> None:
+def test_what_is_wrong_with_an_expression_is_named(tmp_path: Path, expression: str, reported: str) -> None:
     ratio = {"name": "ratio", "stream": "cards", "entity": "user", "owner": "somebody", "unit": "ratio"}
-    with pytest.raises(TransformError, match=told):
+    with pytest.raises(TransformError, match=reported):
         load(tmp_path, {**ratio, "expression": expression, "definition": "A ratio."})
 
 
@@ -261,8 +263,10 @@ def test_a_table_of_its_own_has_the_features_of_its_entries(tmp_path: Path) -> N
         ({"name": "user_other"}, "recent has no feature 'user_amt', which others rely on"),
     ],
 )
-def test_what_a_table_does_not_compute_is_refused_by_name(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(TransformError, match=f"(?s)features.yml.*{told}"):
+def test_what_a_table_does_not_compute_is_refused_by_name(
+    tmp_path: Path, change: dict[str, Any], reported: str
+) -> None:
+    with pytest.raises(TransformError, match=f"(?s)features.yml.*{reported}"):
         small(tmp_path, stream(), {**CLOSED, **change}, tables=OWN)
 
 

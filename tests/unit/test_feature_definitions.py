@@ -87,11 +87,11 @@ def build(lake: Lake, definitions: dict[str, int], *, all_rows: bool = False, ro
     target = DeltaTable(uri) if lake.exists("gold", "vectors") else None
     columns = {"id": pa.array([1] * rows, pa.int64())}
     columns |= {name: pa.array([0.5] * rows, pa.float64()) for name in definitions}
-    said = CommitProperties(app_transactions=to_commit(target, definitions, all_rows=all_rows))
+    output = CommitProperties(app_transactions=to_commit(target, definitions, all_rows=all_rows))
     if target is None or all_rows:
-        write_deltalake(uri, pa.table(columns), mode="overwrite", schema_mode="overwrite", commit_properties=said)
+        write_deltalake(uri, pa.table(columns), mode="overwrite", schema_mode="overwrite", commit_properties=output)
     else:
-        write_deltalake(target, pa.table(columns), mode="append", schema_mode="merge", commit_properties=said)
+        write_deltalake(target, pa.table(columns), mode="append", schema_mode="merge", commit_properties=output)
 
 
 def outdated(lake: Lake, definitions: dict[str, int]) -> tuple[str, ...]:
@@ -113,9 +113,9 @@ def test_a_changed_and_a_new_feature_stay_outdated_until_all_rows_are_built(lake
     for _ in range(2):
         build(lake, now)
         assert outdated(lake, now) == ("a", "c")
-    (told,) = outdated_features(lake, {"vectors": now})
-    assert "gold/vectors has rows in which a, c were computed by another definition, or not at all" in str(told)
-    assert "`fraud-lakehouse rebuild vectors`" in str(told)
+    (reported,) = outdated_features(lake, {"vectors": now})
+    assert "gold/vectors has rows in which a, c were computed by another definition, or not at all" in str(reported)
+    assert "`fraud-lakehouse rebuild vectors`" in str(reported)
 
     build(lake, now, all_rows=True)
     assert outdated(lake, now) == ()
@@ -149,5 +149,5 @@ def test_a_table_without_rows_has_nothing_outdated(lake: Lake) -> None:
 
 def test_rows_of_before_definitions_were_kept_are_all_outdated(lake: Lake) -> None:
     write_deltalake(lake.uri("gold", "vectors"), pa.table({"id": [1], "a": [0.5]}))
-    (told,) = outdated_features(lake, {"vectors": {"a": 1}})
-    assert "in which all features were computed" in str(told)
+    (reported,) = outdated_features(lake, {"vectors": {"a": 1}})
+    assert "in which all features were computed" in str(reported)

@@ -96,8 +96,8 @@ def test_models_aggregate_a_measure_of_rows_that_count(tmp_path: Path) -> None:
         ({**ROWS, "filter": None}, "the aggregate count needs a measure"),
     ],
 )
-def test_a_filter_that_cannot_be_used_is_refused(tmp_path: Path, change: dict[str, Any], told: str) -> None:
-    with pytest.raises(TransformError, match=f"(?s){told}"):
+def test_a_filter_that_cannot_be_used_is_refused(tmp_path: Path, change: dict[str, Any], reported: str) -> None:
+    with pytest.raises(TransformError, match=f"(?s){reported}"):
         load(tmp_path, {**ENTRY, **change})
 
 
@@ -134,11 +134,13 @@ def test_a_label_may_be_a_condition_on_a_measure_that_is_known_as_late(tmp_path:
         (BANK, "weight < 2", "names 'weight', which is no column of .*bank_payments"),
     ],
 )
-def test_a_filter_that_does_not_fit_the_rows_is_refused(tmp_path: Path, name: str, condition: str, told: str) -> None:
+def test_a_filter_that_does_not_fit_the_rows_is_refused(
+    tmp_path: Path, name: str, condition: str, reported: str
+) -> None:
     entry = {**ENTRY, "stream": name, "measure": "amount", "filter": condition}
     content = shipped_content()
     content["features"].append(entry)
-    with pytest.raises(TransformError, match=f"(?s)feature 'user_travel_sum': .*{told}"):
+    with pytest.raises(TransformError, match=f"(?s)feature 'user_travel_sum': .*{reported}"):
         check_models(shipped_project(), written(tmp_path, content), {})
 
 

@@ -64,10 +64,10 @@ def test_keys_and_amounts_take_the_sources_types() -> None:
         ("event_time", 5, "holds Int64"),
     ],
 )
-def test_another_type_is_told_by_column_and_value(name: str, value: object, said: str) -> None:
+def test_another_type_is_told_by_column_and_value(name: str, value: object, output: str) -> None:
     with pytest.raises(LabelsError, match=f"column {name} holds|column {name}") as error:
         typed_labels(pl.DataFrame({name: [value, None]}), TYPES)
-    assert said in str(error.value)
+    assert output in str(error.value)
 
 
 def test_files(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_properties_are_read(tmp_path: Path) -> None:
         ("bootstrap.servers=x:1", "line 1: bootstrap.servers does not belong here"),
     ],
 )
-def test_wrong_line_is_named(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(SettingsError, match=told):
+def test_wrong_line_is_named(tmp_path: Path, text: str, reported: str) -> None:
+    with pytest.raises(SettingsError, match=reported):
         read_properties(written(tmp_path, text), CARDS)
 
 

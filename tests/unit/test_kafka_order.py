@@ -63,11 +63,11 @@ def test_every_cut_is_a_prefix_of_each_partition(
 
 @given(st.lists(st.lists(st.none() | st.integers(0, 50), min_size=1, max_size=5), max_size=6), st.integers(1, 6))
 def test_a_partition_alone_is_handed_out_as_it_is(added: list[list[int | None]], most: int) -> None:
-    order, told, taken = ArrivalOrder(alone=True), ArrivalOrder(), list[tuple[int, int]]()
+    order, reported, taken = ArrivalOrder(alone=True), ArrivalOrder(), list[tuple[int, int]]()
     for timestamps in added:
         hold(order, 0, len(taken) + order.rows, timestamps)
-        hold(told, 0, 0, timestamps)
-        assert order.clocks == told.clocks
+        hold(reported, 0, 0, timestamps)
+        assert order.clocks == reported.clocks
         assert order.ready(order.clocks[0]) == order.rows
         taken += order.release(most, order.clocks[0]).rows()
     if order.rows:

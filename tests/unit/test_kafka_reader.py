@@ -97,24 +97,24 @@ def failure(log: Log, kind: type[GapError], *codes: int) -> str:
 
 @pytest.mark.parametrize("code", [KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE])
 def test_retention_that_passes_a_reader_is_told_from_where_to_where(code: int) -> None:
-    told = failure(Log(first={0: 0, 1: 7}), RetentionGapError, code)
-    assert "partition 1: our next offset 3 is before the earliest the broker still has, 7" in told
-    assert f"accept-source {TOPIC.name}" in told
+    reported = failure(Log(first={0: 0, 1: 7}), RetentionGapError, code)
+    assert "partition 1: our next offset 3 is before the earliest the broker still has, 7" in reported
+    assert f"accept-source {TOPIC.name}" in reported
 
 
 def test_the_partition_whose_records_are_gone_is_named_not_the_one_that_was_refused() -> None:
-    told = failure(Log(first={0: 5, 1: 0}), RetentionGapError, KafkaError._AUTO_OFFSET_RESET)
-    assert "partition 0: our next offset 3 is before the earliest the broker still has, 5" in told
+    reported = failure(Log(first={0: 5, 1: 0}), RetentionGapError, KafkaError._AUTO_OFFSET_RESET)
+    assert "partition 0: our next offset 3 is before the earliest the broker still has, 5" in reported
 
 
 def test_a_log_that_ends_before_the_reader_is_told() -> None:
-    told = failure(Log(last={0: 9, 1: 2}), LogTruncatedError, KafkaError._AUTO_OFFSET_RESET)
-    assert "partition 1: our next offset 3 is beyond the end of the log, 2" in told
+    reported = failure(Log(last={0: 9, 1: 2}), LogTruncatedError, KafkaError._AUTO_OFFSET_RESET)
+    assert "partition 1: our next offset 3 is beyond the end of the log, 2" in reported
 
 
 def test_a_log_that_moved_back_while_it_was_asked_is_still_a_gap() -> None:
-    told = failure(Log(), RetentionGapError, KafkaError._AUTO_OFFSET_RESET)
-    assert "partition 1: our next offset 3 is not in the log any more" in told
+    reported = failure(Log(), RetentionGapError, KafkaError._AUTO_OFFSET_RESET)
+    assert "partition 1: our next offset 3 is not in the log any more" in reported
 
 
 @pytest.mark.parametrize("code", [KafkaError._AUTO_OFFSET_RESET, KafkaError.UNKNOWN_TOPIC_OR_PART])

@@ -48,9 +48,9 @@ def test_column_order_does_not_matter_and_zipcode_is_taken_too(tmp_path: Path) -
         ("trans_date_trans_time", "2019-W01-1 00:00:00", "line 3, column trans_date_trans_time: expected a time as"),
     ],
 )
-def test_wrong_value_is_told_by_line_and_column(tmp_path: Path, column: str, value: str, told: str) -> None:
+def test_wrong_value_is_told_by_line_and_column(tmp_path: Path, column: str, value: str, reported: str) -> None:
     path = written(tmp_path, SPARKOV_HEADER, sparkov_line(0), sparkov_line(1, **{column: value}))
-    with pytest.raises(ReplayFileError, match=told):
+    with pytest.raises(ReplayFileError, match=reported):
         replay(NOWHERE, path)
 
 
@@ -64,8 +64,8 @@ def test_wrong_value_is_told_by_line_and_column(tmp_path: Path, column: str, val
         ([SPARKOV_HEADER, sparkov_line(0), '"open'], "near line 3: not CSV"),
     ],
 )
-def test_what_is_no_sparkov_file(tmp_path: Path, lines: list[str], told: str) -> None:
-    with pytest.raises(ReplayFileError, match=told):
+def test_what_is_no_sparkov_file(tmp_path: Path, lines: list[str], reported: str) -> None:
+    with pytest.raises(ReplayFileError, match=reported):
         replay(NOWHERE, written(tmp_path, *lines))
 
 

@@ -82,8 +82,8 @@ def test_schema_key_and_stamp(tmp_path: Path) -> None:
     assert all(field["nullable"] for field in fields.values())
     assert fields["at"]["type"] == "timestamp_ntz"
     assert fields["amount"]["type"] == "decimal(10,2)"
-    landed = pl.read_delta(str(tmp_path / "bronze/t"))
-    assert abs((datetime.now(UTC) - landed["_ingested_at"][0]).total_seconds()) < 60
+    ingested = pl.read_delta(str(tmp_path / "bronze/t"))
+    assert abs((datetime.now(UTC) - ingested["_ingested_at"][0]).total_seconds()) < 60
 
 
 def test_positions_alone_write_no_file(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_a_new_column_is_added_and_older_rows_read_null(tmp_path: Path) -> None:
     table.append(rows(1), {"a": 1})
     table.append(rows(2).with_columns(city=pl.lit("Bonn"), nothing=pl.lit(None)), {"a": 2})
     table.append(rows(3), {"a": 3})
-    landed = pl.read_delta(str(tmp_path / "bronze/t")).sort("id")
-    assert landed["city"].to_list() == [None, "Bonn", None]
-    assert landed.schema["nothing"] == pl.String
+    ingested = pl.read_delta(str(tmp_path / "bronze/t")).sort("id")
+    assert ingested["city"].to_list() == [None, "Bonn", None]
+    assert ingested.schema["nothing"] == pl.String
 
 
 def test_a_column_the_source_dropped_becomes_null(tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_values_that_outgrow_the_tables_type_are_kept_as_text(tmp_path: Path) ->
         _text=pl.Series([None, '{"other": "NaN"}', None], dtype=pl.String),
     )
     table.append(wide, {"a": 1})
-    landed = pl.read_delta(str(tmp_path / "bronze/t")).sort("id")
-    assert landed["amount"].to_list() == [Decimal("1.50"), None, None]
-    assert landed["_text"].to_list() == [None, '{"other": "NaN", "amount": "123456789012.34"}', None]
+    ingested = pl.read_delta(str(tmp_path / "bronze/t")).sort("id")
+    assert ingested["amount"].to_list() == [Decimal("1.50"), None, None]
+    assert ingested["_text"].to_list() == [None, '{"other": "NaN", "amount": "123456789012.34"}', None]
 
 
 def test_every_version_opens_in_other_libraries(tmp_path: Path) -> None:

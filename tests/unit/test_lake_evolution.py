@@ -13,7 +13,7 @@ import pytest
 
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.ingest.bronze import BronzeTable
-from fraud_lakehouse.ingest.evolution import adapt, resync_reason, settle
+from fraud_lakehouse.ingest.evolution import evolve, resync_reason, settle
 from fraud_lakehouse.sources.postgres.catalog import EVENT_SCHEMA, ColumnInfo, TableInfo
 from fraud_lakehouse.sources.postgres.fingerprint import Column, Shape
 from fraud_lakehouse.sources.postgres.types import ColumnType
@@ -62,11 +62,11 @@ def described(table: BronzeTable) -> list[tuple[str, str]]:
 def test_the_sources_columns_are_recorded_in_its_order(lake: Lake) -> None:
     first = source(("amount", NUMERIC_10_2), ("note", TEXT))
     table = opened(lake, first)
-    assert adapt(table, first)
-    assert not adapt(table, first)
+    assert evolve(table, first)
+    assert not evolve(table, first)
     land(table, first, 1, id=1, note="old")
     later = source(("kind", TEXT), ("amount", NUMERIC_10_2), lsn=20)
-    assert adapt(table, later)
+    assert evolve(table, later)
     assert described(table) == [("id", "integer"), ("kind", "string"), ("amount", "decimal(10,2)")]
     land(table, later, 2, id=2, kind="new")
     assert rows(lake, "id", "note", "kind") == [(1, "old", None), (2, None, "new")]
@@ -76,12 +76,12 @@ def test_the_sources_columns_are_recorded_in_its_order(lake: Lake) -> None:
 def test_another_type_rewrites_the_files_and_loses_no_value(lake: Lake) -> None:
     first = source(("v", TEXT))
     table = opened(lake, first)
-    adapt(table, first)
+    evolve(table, first)
     for number, value in enumerate(("7", "seven", None)):
         land(table, first, number, id=number, v=value, _text='{"id": "x"}' if number == 1 else None)
     files = len(list(Path(lake.uri("bronze", "t")).glob("*.parquet")))
     before = lake.open("bronze", "t")
-    assert adapt(table, source(("v", INT8), lsn=20))
+    assert evolve(table, source(("v", INT8), lsn=20))
     assert described(table) == [("id", "integer"), ("v", "long")]
     assert rows(lake, "id", "v") == [(0, 7), (1, None), (2, None)]
     assert [json.loads(text or "{}") for (text,) in rows(lake, "_text")] == [{}, {"id": "x", "v": "seven"}, {}]
@@ -98,26 +98,26 @@ def test_another_type_rewrites_the_files_and_loses_no_value(lake: Lake) -> None:
 def test_the_log_may_be_describing_the_past(lake: Lake) -> None:
     now = source(("amount", INT4), ("kind", TEXT), lsn=100)
     table = opened(lake, now)
-    assert not adapt(table, replace(now, shape="", lsn=200)), "the catalog comes first"
-    adapt(table, now)
+    assert not evolve(table, replace(now, shape="", lsn=200)), "the catalog comes first"
+    evolve(table, now)
     past = source(("amount", INT8), ("note", TEXT), lsn=90, shape="")
-    assert not adapt(table, past)
+    assert not evolve(table, past)
     land(table, past, 90, id=1, amount=2**40, note="old")
     assert rows(lake, "amount", "note", "_text") == [(None, "old", json.dumps({"amount": str(2**40)}))]
-    assert adapt(table, source(("amount", INT8), ("more", TEXT), lsn=110, shape=""))
+    assert evolve(table, source(("amount", INT8), ("more", TEXT), lsn=110, shape=""))
     waiting = described(table)
     assert waiting == [("id", "integer"), ("amount", "integer"), ("more", "string")], "types wait for the catalog"
-    assert adapt(table, source(("amount", INT8), ("more", TEXT), lsn=120))
+    assert evolve(table, source(("amount", INT8), ("more", TEXT), lsn=120))
     assert described(table) == [("id", "integer"), ("amount", "long"), ("more", "string")]
 
 
 def test_a_name_that_changes_its_case_is_the_same_column(lake: Lake) -> None:
     first = source(("note", TEXT))
     table = opened(lake, first)
-    adapt(table, first)
+    evolve(table, first)
     land(table, first, 1, id=1, note="a")
     renamed = source(("Note", TEXT), lsn=20)
-    adapt(table, renamed)
+    evolve(table, renamed)
     land(table, renamed, 2, id=2, Note="b")
     assert described(table) == [("id", "integer"), ("note", "string")]
     assert rows(lake, "note") == [("a",), ("b",)]
@@ -128,12 +128,12 @@ def test_a_rival_is_never_overwritten(lake: Lake) -> None:
     table, rival = opened(lake, info), opened(lake, info)
     land(rival, info, 1, id=1, v="7")
     with pytest.raises(ConcurrentWriterError):
-        adapt(table, source(("v", INT8), lsn=20))
+        evolve(table, source(("v", INT8), lsn=20))
     land(rival, info, 2, id=2, v="8")
     with pytest.raises(ConcurrentWriterError):
         table.set_properties({"fraud_lakehouse.columns": "[]"})
     assert rows(lake, "id", "v") == [(1, "7"), (2, "8")]
-    assert adapt(table, source(("v", INT8), lsn=20))
+    assert evolve(table, source(("v", INT8), lsn=20))
     with pytest.raises(ConcurrentWriterError):
         land(rival, info, 3, id=3, v="9")  # its file would have the old type
     land(rival, info, 3, id=3, v="9")
@@ -156,7 +156,7 @@ def test_a_rewrite_that_fails_leaves_no_file(lake: Lake, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("fraud_lakehouse.storage.reshape.write_parquet", fail_at_the_second)
     with pytest.raises(KeyboardInterrupt):
-        adapt(table, source(("v", INT8), lsn=20))
+        evolve(table, source(("v", INT8), lsn=20))
     assert set(Path(lake.uri("bronze", "t")).glob("*.parquet")) == files
     assert rows(lake, "v") == [("7",)] * 3
 
@@ -164,13 +164,13 @@ def test_a_rewrite_that_fails_leaves_no_file(lake: Lake, monkeypatch: pytest.Mon
 def test_a_resync_is_due_until_it_is_settled(lake: Lake) -> None:
     first = source(("v", TEXT), shape=shape_of(("id", 23), ("v", 25)))
     table = opened(lake, first)
-    adapt(table, first)
+    evolve(table, first)
     assert resync_reason(table, first, "m") is None
     truncated = replace(first, shape=shape_of(("id", 23), ("v", 25), file=2))
     assert resync_reason(table, truncated, "m") is None
     assert table.properties["fraud_lakehouse.shape"] == truncated.shape
     grown = source(("v", TEXT), ("w", TEXT), shape=shape_of(("id", 23), ("v", 25), ("w", 25), file=2))
-    adapt(table, grown)
+    evolve(table, grown)
     for _ in range(2):
         assert resync_reason(table, grown, "m") == "column w was added"
     settle(table, grown, "m")
@@ -186,18 +186,18 @@ def test_a_table_of_an_older_lake_is_resynced_only_if_its_columns_differ(lake: L
     other = source(("w", TEXT), shape=shape_of(("id", 23)))
     table = opened(lake, same)
     assert set(table.properties) & {"fraud_lakehouse.shape", "fraud_lakehouse.columns"} == set()
-    adapt(table, same)
+    evolve(table, same)
     assert resync_reason(table, same, "m") is None
     older = BronzeTable.open_or_create(lake, "older", same.frame_schema, ["id"])
-    adapt(older, other)
+    evolve(older, other)
     assert resync_reason(older, other, "m") == "its columns changed while it was not captured"
 
 
 def test_generated_columns_that_are_left_out_are_named_once(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
     info = source(("v", TEXT), left_out=("gross",))
     table = opened(lake, info)
-    adapt(table, info)
-    assert not adapt(opened(lake, info), info)
+    evolve(table, info)
+    assert not evolve(opened(lake, info), info)
     assert [record.getMessage() for record in caplog.records] == [
         'generated columns of public.t that the log does not carry: ["gross"]'
     ]
@@ -206,9 +206,9 @@ def test_generated_columns_that_are_left_out_are_named_once(lake: Lake, caplog: 
 def test_names_that_are_patterns_elsewhere_are_names(lake: Lake) -> None:
     info = source(("^.*$", INT4), ("*", TEXT), ("a.b", TEXT))
     table = opened(lake, info)
-    adapt(table, info)
+    evolve(table, info)
     land(table, info, 1, id=1, **{"^.*$": 2, "*": "x", "a.b": "y"})
-    adapt(table, source(("^.*$", TEXT), ("*", TEXT), ("a.b", TEXT), lsn=20))
+    evolve(table, source(("^.*$", TEXT), ("*", TEXT), ("a.b", TEXT), lsn=20))
     frame = pl.read_delta(lake.uri("bronze", "t"))
     assert [frame.get_column(name).to_list() for name in ("id", "^.*$", "*", "a.b")] == [[1], ["2"], ["x"], ["y"]]
     assert set(EVENT_SCHEMA) < set(frame.columns)

@@ -332,7 +332,7 @@ def test_daily_upkeep_takes_a_table_a_call_once_a_day(tmp_path: Path) -> None:
     lake = Lake.at(tmp_path)
     for name in ("t", "u"):
         Appender.open(lake, "bronze", name, SCHEMA)
-    daily = DailyUpkeep(lake, look_every=0.0)
+    daily = DailyUpkeep(lake, poll_every=0.0)
     assert daily.step(idle=True) is None, "they are new"
     for name in ("t", "u"):
         os.utime(durable.log_entry(tmp_path / "bronze" / name, 0), (0, 0))

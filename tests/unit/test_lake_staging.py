@@ -73,8 +73,8 @@ def test_a_column_that_comes_late_is_null_in_what_was_staged_before(tmp_path: Pa
     table.stage(rows(1))
     table.stage(rows(2).with_columns(city=pl.lit("Bonn")))
     table.commit({"a": 1})
-    landed = pl.read_delta(str(tmp_path / "bronze/t")).sort("id")
-    assert landed.select("id", "city").rows() == [(1, None), (2, "Bonn")]
+    ingested = pl.read_delta(str(tmp_path / "bronze/t")).sort("id")
+    assert ingested.select("id", "city").rows() == [(1, None), (2, "Bonn")]
 
 
 def test_a_rival_between_the_look_at_positions_and_a_new_column_is_seen(tmp_path: Path) -> None:

@@ -40,5 +40,5 @@ def test_an_allowed_licence_is_not_reported(allowed: dict[str, Any]) -> None:
         (package(), "no licence"),
     ],
 )
-def test_any_other_licence_is_reported_with_its_package(other: dict[str, Any], said: str) -> None:
-    assert CHECK["problems"]([other]) == [f"some 1.0: {said}"]
+def test_any_other_licence_is_reported_with_its_package(other: dict[str, Any], output: str) -> None:
+    assert CHECK["problems"]([other]) == [f"some 1.0: {output}"]

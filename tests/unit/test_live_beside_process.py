@@ -20,7 +20,7 @@ from fraud_lakehouse.ingest.idle_partitions import TABLE as OBSERVATIONS
 from fraud_lakehouse.live import background_process as beside_process
 from fraud_lakehouse.live.duty_cycle import Rest
 from fraud_lakehouse.settings import Settings, load_settings
-from fraud_lakehouse.sinks.kafka.background import PublishLane
+from fraud_lakehouse.sinks.kafka.background import PublishWorker
 from fraud_lakehouse.storage.appender import Appender
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.storage.lease import watched
@@ -39,21 +39,21 @@ class ScriptedTransformer:
 
     def __init__(self, *results: BuildResult) -> None:
         self.results = list(results)
-        self.refusal: str | None = None
+        self.ineligibility: str | None = None
         self.changes = 0
         self.is_ready = True
 
     def reload(self) -> bool:
         """Whether there is a change."""
-        if self.refusal:
-            raise TransformError(self.refusal, "mend it")
+        if self.ineligibility:
+            raise TransformError(self.ineligibility, "mend it")
         self.is_ready = True
         self.changes -= 1
         return self.changes >= 0
 
-    def build_lane(self, lane: str) -> BuildResult:
+    def build_tier(self, tier: str) -> BuildResult:
         """The next result for the replica lane, a good one for the other."""
-        if lane != "replica":
+        if tier != "replica":
             return built("vectors")
         return self.results.pop(0) if len(self.results) > 1 else self.results[0]
 
@@ -72,7 +72,7 @@ def serving(
     (read_lines, write_lines), (read_answers, write_answers) = os.pipe(), os.pipe()
     with open(read_lines) as lines, open(read_answers) as answers, open(write_answers, "w") as say:
         thread = threading.Thread(
-            target=beside_process.serve, args=(settings, lines, say, PublishLane(settings)), daemon=True
+            target=beside_process.serve, args=(settings, lines, say, PublishWorker(settings)), daemon=True
         )
         with open(write_lines, "w") as parent:
             parent.write("changed\n" * changes)
@@ -147,12 +147,12 @@ def test_a_refused_project_and_a_broken_model_are_told_side_by_side(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformer = ScriptedTransformer(built("users", "skipped"))
-    transformer.refusal = "dbt could not build rule_velocity"
+    transformer.ineligibility = "dbt could not build rule_velocity"
     with serving(settings, transformer, monkeypatch) as answers:
-        refused = str(TransformError(transformer.refusal, "mend it"))
+        refused = str(TransformError(transformer.ineligibility, "mend it"))
         skipped = "skipped: an upstream model failed"
         until(answers, {"project": refused, "model users": skipped})
-        transformer.refusal = None
+        transformer.ineligibility = None
         until(answers, {"model users": skipped})
 
 

@@ -14,11 +14,11 @@ import pytest
 from polars.exceptions import PanicException
 
 from fraud_lakehouse.errors import GapError, LakeError, SourceError
-from fraud_lakehouse.ingest import Landed, Waiting
-from fraud_lakehouse.live.ingesting import Capturing, Landings
+from fraud_lakehouse.ingest import Ingested, Waiting
+from fraud_lakehouse.live.ingesting import Capturing, IngestQueue
 from fraud_lakehouse.live.source import Source
 from fraud_lakehouse.storage.writer_lock import writer_lock
-from tests.definitions.stand import landed
+from tests.definitions.stand import ingested
 from tests.patience import PATIENCE
 from tests.source_double import SourceDouble
 
@@ -26,7 +26,7 @@ from tests.source_double import SourceDouble
 class Scripted(SourceDouble):
     """A source that has data while there are steps; each step is called, and gives rows or raises."""
 
-    def __init__(self, name: str, *steps: Callable[[], list[Landed]], update_delay: float = 0.0) -> None:
+    def __init__(self, name: str, *steps: Callable[[], list[Ingested]], update_delay: float = 0.0) -> None:
         super().__init__(name, update_delay)
         self.steps = list(steps)
         self.drained = threading.Event()
@@ -38,51 +38,51 @@ class Scripted(SourceDouble):
             time.sleep(min(timeout, 0.01))
         return bool(self.steps)
 
-    def step(self, max_rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Ingested]:
         """The next step."""
         return self.steps.pop(0)() if self.steps else []
 
 
-def rows(table: str, start: int) -> Callable[[], list[Landed]]:
-    return lambda: [landed(table, 1, start, start + 1)]
+def rows(table: str, start: int) -> Callable[[], list[Ingested]]:
+    return lambda: [ingested(table, 1, start, start + 1)]
 
 
-def failing(error: BaseException) -> Callable[[], list[Landed]]:
-    def step() -> list[Landed]:
+def failing(error: BaseException) -> Callable[[], list[Ingested]]:
+    def step() -> list[Ingested]:
         raise error
 
     return step
 
 
-def taken(landings: Landings, count: int) -> list[Landed]:
+def taken(ingest_queue: IngestQueue, count: int) -> list[Ingested]:
     """Batches in the order of landing, until there are `count`."""
-    found: list[Landed] = []
+    found: list[Ingested] = []
     deadline = time.monotonic() + PATIENCE
     while len(found) < count and time.monotonic() < deadline:
-        found += landings.take(0.1)[0]
+        found += ingest_queue.take(0.1)[0]
     return found
 
 
 def test_a_source_that_hangs_holds_up_no_other(tmp_path: Path) -> None:
     release = threading.Event()
 
-    def hanging() -> list[Landed]:
+    def hanging() -> list[Ingested]:
         release.wait(PATIENCE)
-        return [landed("transactions", 1, 0, 1)]
+        return [ingested("transactions", 1, 0, 1)]
 
     slow, quick = Scripted("bank", hanging), Scripted("cards", *(rows("card_transactions", at) for at in range(3)))
-    with Capturing([Source(slow), Source(quick)], tmp_path, 1000) as landings:
-        assert [batch.from_position for batch in taken(landings, 3)] == [0, 1, 2]
+    with Capturing([Source(slow), Source(quick)], tmp_path, 1000) as ingest_queue:
+        assert [batch.from_position for batch in taken(ingest_queue, 3)] == [0, 1, 2]
         release.set()
-        assert [batch.table for batch in taken(landings, 1)] == ["transactions"]
+        assert [batch.table for batch in taken(ingest_queue, 1)] == ["transactions"]
 
 
 def test_a_source_with_a_gap_waits_for_a_person_and_one_that_is_away_is_asked_again(tmp_path: Path) -> None:
     gone = Scripted("bank", failing(GapError("the slot is gone", "resync")), rows("transactions", 0))
     away = Scripted("cards", failing(SourceError("no broker", "start it")), rows("card_transactions", 0))
     postgres, kafka = Source(gone), Source(away)
-    with Capturing([postgres, kafka], tmp_path, 1000) as landings:
-        assert [batch.table for batch in taken(landings, 1)] == ["card_transactions"]
+    with Capturing([postgres, kafka], tmp_path, 1000) as ingest_queue:
+        assert [batch.table for batch in taken(ingest_queue, 1)] == ["card_transactions"]
     assert postgres.problem is not None and "the slot is gone" in postgres.problem
     assert len(gone.steps) == 1, "nothing is skipped behind a gap"
     assert kafka.problem is None
@@ -96,20 +96,20 @@ def test_a_defect_in_the_capture_of_a_source_is_its_problem_and_it_is_tried_agai
     noted = threading.Event()
     proceed = threading.Event()
 
-    def until_seen() -> list[Landed]:
+    def until_seen() -> list[Ingested]:
         noted.set()
         proceed.wait(PATIENCE)
-        return [landed("transactions", 1, 0, 1)]
+        return [ingested("transactions", 1, 0, 1)]
 
     faulty = Scripted("bank", failing(defect), failing(defect), until_seen)
     postgres = Source(faulty)
     quick = Scripted("cards", *(rows("card_transactions", at) for at in range(3)))
-    with Capturing([postgres, Source(quick)], tmp_path, 1000) as landings:
-        assert {batch.table for batch in taken(landings, 3)} == {"card_transactions"}
+    with Capturing([postgres, Source(quick)], tmp_path, 1000) as ingest_queue:
+        assert {batch.table for batch in taken(ingest_queue, 3)} == {"card_transactions"}
         assert noted.wait(PATIENCE)
         assert postgres.problem == f"{type(defect).__name__}: {defect}"
         proceed.set()
-        assert [batch.table for batch in taken(landings, 1)] == ["transactions"]
+        assert [batch.table for batch in taken(ingest_queue, 1)] == ["transactions"]
     assert postgres.problem is None
     traces = [record for record in caplog.records if record.exc_info and record.exc_info[1] is defect]
     assert [record.levelname for record in traces] == ["ERROR"], "with its traceback, once"
@@ -130,13 +130,13 @@ def test_rows_wait_in_the_source_while_as_many_as_a_batch_are_not_scored(
     scripted = Scripted("cards", *(rows("card_transactions", at) for at in range(4)))
     scripted.waiting = lambda: Waiting(rows=len(scripted.steps))  # type: ignore[method-assign]
     capturing = Capturing([Source(scripted)], tmp_path, 2)
-    with capturing as landings:
-        first = taken(landings, 2)
+    with capturing as ingest_queue:
+        first = taken(ingest_queue, 2)
         assert capturing.backlog.is_full("cards", 2)
-        assert landings.take(1.0) == ([], False), "the third stays in the source"
+        assert ingest_queue.take(1.0) == ([], False), "the third stays in the source"
         assert capturing.backlog.now()["cards"].source_rows == 2
         capturing.backlog.scored(first)
-        assert len(taken(landings, 2)) == 2
+        assert len(taken(ingest_queue, 2)) == 2
 
 
 class Idle(SourceDouble):
@@ -155,7 +155,7 @@ class Idle(SourceDouble):
         time.sleep(0.001)
         return False
 
-    def step(self, max_rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Ingested]:
         """Nothing to land; what was due is done."""
         self.steps += 1
         self.due = math.inf
@@ -213,38 +213,40 @@ def test_the_backlog_knows_what_was_landed_and_what_the_source_still_has(tmp_pat
     cards.waiting = unreachable  # type: ignore[method-assign]
     began = datetime.now(UTC)
     capturing = Capturing([Source(bank), Source(cards)], tmp_path, 1000)
-    with capturing as landings:
-        taken(landings, 2)
+    with capturing as ingest_queue:
+        taken(ingest_queue, 2)
     behind = capturing.backlog.now()
     assert {name: one.rows for name, one in behind.items()} == {"bank": 1, "cards": 1}
     assert (behind["bank"].source_bytes, behind["cards"].source_rows) == (8192, None)
     later = capturing.backlog.now(datetime.now(UTC) + timedelta(minutes=1))
-    assert later["cards"].away_since is not None and later["cards"].away_since - began < timedelta(seconds=30)
+    assert later["cards"].unreachable_since is not None and later["cards"].unreachable_since - began < timedelta(
+        seconds=30
+    )
 
 
 def test_a_lake_that_cannot_be_written_ends_the_loop(tmp_path: Path) -> None:
     broken = Scripted("cards", failing(LakeError("the disk is full", "free space")))
     with (
-        Capturing([Source(broken)], tmp_path, 1000) as landings,
+        Capturing([Source(broken)], tmp_path, 1000) as ingest_queue,
         pytest.raises(LakeError, match="the disk is full"),
     ):
-        taken(landings, 1)
+        taken(ingest_queue, 1)
 
 
 def test_rows_that_another_process_is_landing_are_built_too(tmp_path: Path) -> None:
     scripted = Scripted("bank", rows("transactions", 0))
     with (
         writer_lock(tmp_path, 0, "bank"),
-        Capturing([Source(scripted)], tmp_path, 1000) as landings,
+        Capturing([Source(scripted)], tmp_path, 1000) as ingest_queue,
     ):
-        assert landings.take(30) == ([], True)
+        assert ingest_queue.take(30) == ([], True)
         assert len(scripted.steps) == 1, "its turn is not ours"
 
 
 class Observing(Scripted):
     """A source whose last step but one finds that it has nothing more."""
 
-    def step(self, max_rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Ingested]:
         """The next step."""
         found = super().step(max_rows)
         self.has_observed = len(self.steps) == 1
@@ -253,10 +255,10 @@ class Observing(Scripted):
 
 def test_models_are_built_where_a_source_was_observed_to_have_nothing_more(tmp_path: Path) -> None:
     scripted = Observing("cards", list, list, list)
-    with Capturing([Source(scripted)], tmp_path, 1000) as landings:
-        assert landings.take(30) == ([], True)
+    with Capturing([Source(scripted)], tmp_path, 1000) as ingest_queue:
+        assert ingest_queue.take(30) == ([], True)
         assert scripted.drained.wait(PATIENCE)
-        assert landings.take(0.0) == ([], False), "it is told once"
+        assert ingest_queue.take(0.0) == ([], False), "it is told once"
 
 
 class Clock:
@@ -277,63 +279,63 @@ def test_a_source_with_an_update_delay_is_drained_once_in_it_and_the_other_is_re
     monkeypatch.setattr("fraud_lakehouse.live.ingesting.time", clock)
     monkeypatch.setattr("fraud_lakehouse.live.ingesting.PACE_SECONDS", 0.0)
 
-    def of_now(start: int) -> Callable[[], list[Landed]]:
+    def of_now(start: int) -> Callable[[], list[Ingested]]:
         """A row that comes after the drain began."""
         return lambda: [
-            replace(landed("transactions", 1, start, start + 1), newest_committed_at=datetime.max.replace(tzinfo=UTC))
+            replace(ingested("transactions", 1, start, start + 1), newest_committed_at=datetime.max.replace(tzinfo=UTC))
         ]
 
     delayed = Scripted(
         "bank", rows("transactions", 0), rows("transactions", 1), of_now(2), of_now(3), update_delay=60.0
     )
     prompt = Scripted("cards", *(rows("card_transactions", at) for at in range(30)))
-    with Capturing([Source(delayed), Source(prompt)], tmp_path, 1000) as landings:
-        found = taken(landings, 33)
+    with Capturing([Source(delayed), Source(prompt)], tmp_path, 1000) as ingest_queue:
+        found = taken(ingest_queue, 33)
         of_bank = [batch.from_position for batch in found if batch.table == "transactions"]
         assert (len(found), of_bank) == (33, [0, 1, 2]), "all that was there, and none of what comes in the interval"
-        assert landings.take(0.5) == ([], False)
+        assert ingest_queue.take(0.5) == ([], False)
         clock.now += 59.0
-        assert landings.take(0.5) == ([], False)
+        assert ingest_queue.take(0.5) == ([], False)
         clock.now += 1.0
-        assert [batch.from_position for batch in taken(landings, 1)] == [3]
+        assert [batch.from_position for batch in taken(ingest_queue, 1)] == [3]
 
 
 def test_batches_of_two_sources_that_land_together_are_taken_together() -> None:
-    landings, second = Landings(), threading.Event()
+    ingest_queue, second = IngestQueue(), threading.Event()
 
     def land_later() -> None:
-        with landings.landing():
+        with ingest_queue.ingesting():
             second.set()
             time.sleep(0.02)
-            landings.put([landed("card_transactions", 1, 0, 1)])
+            ingest_queue.put([ingested("card_transactions", 1, 0, 1)])
 
     thread = threading.Thread(target=land_later)
     thread.start()
     second.wait(PATIENCE)
-    landings.put([landed("transactions", 1, 0, 1)])
-    found, _ = landings.take(30)
+    ingest_queue.put([ingested("transactions", 1, 0, 1)])
+    found, _ = ingest_queue.take(30)
     thread.join()
     assert {batch.table for batch in found} == {"transactions", "card_transactions"}
 
 
 def test_while_the_loop_is_busy_a_source_lands_just_before_it_is_ready() -> None:
-    landings = Landings()
+    ingest_queue = IngestQueue()
     for _ in range(8):  # it learns that a batch keeps the loop busy for 0.1 s
-        landings.put([landed("transactions", 1, 0, 1)])
-        landings.take(30)
+        ingest_queue.put([ingested("transactions", 1, 0, 1)])
+        ingest_queue.take(30)
         time.sleep(0.1)
-    landings.put([landed("transactions", 1, 0, 1)])
-    landings.take(30)
+    ingest_queue.put([ingested("transactions", 1, 0, 1)])
+    ingest_queue.take(30)
     busy_from = time.monotonic()
-    landings.wait_for_demand(lead=0.02, until=busy_from + 60)
+    ingest_queue.wait_for_demand(lead=0.02, until=busy_from + 60)
     assert 0.01 < time.monotonic() - busy_from < 30
 
 
 def test_a_loop_with_nothing_to_do_is_served_at_once() -> None:
-    landings = Landings()
-    taking = threading.Thread(target=landings.take, args=(30,))
+    ingest_queue = IngestQueue()
+    taking = threading.Thread(target=ingest_queue.take, args=(30,))
     taking.start()
-    landings.wait_for_demand(lead=0.0, until=time.monotonic() + PATIENCE)
+    ingest_queue.wait_for_demand(lead=0.0, until=time.monotonic() + PATIENCE)
     assert taking.is_alive()
-    landings.put([landed("transactions", 1, 0, 1)])
+    ingest_queue.put([ingested("transactions", 1, 0, 1)])
     taking.join()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fraud_lakehouse.errors import SourceError, TransformError
-from fraud_lakehouse.ingest import Landed, Waiting
+from fraud_lakehouse.ingest import Ingested, Waiting
 from fraud_lakehouse.live import cycle as cycle_module
 from fraud_lakehouse.live.backlog import Backlog
 from fraud_lakehouse.live.cycle import Cycle
@@ -21,7 +21,7 @@ from fraud_lakehouse.live.scoring import Scoring
 from fraud_lakehouse.live.source import Source
 from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
-from tests.definitions.stand import landed
+from tests.definitions.stand import ingested
 from tests.source_double import SourceDouble
 
 BATCH = 10
@@ -42,14 +42,14 @@ class ScriptedModels:
         """No change."""
         return False
 
-    def build_lane(self, lane: str, *, without: Collection[str] = ()) -> BuildResult:
+    def build_tier(self, tier: str, *, without: Collection[str] = ()) -> BuildResult:
         """A model named like the lane, which reads `transactions`, and one of the other source that always works."""
-        self.asked.append(lane)
-        status = "error" if lane in self.broken else "success"
-        node = NodeResult(f"model.x.{lane}", lane, "model", status, 0.1, message=self.broken.get(lane, ""))
+        self.asked.append(tier)
+        status = "error" if tier in self.broken else "success"
+        node = NodeResult(f"model.x.{tier}", tier, "model", status, 0.1, message=self.broken.get(tier, ""))
         if status == "error":
             node = replace(node, sources=("transactions",))
-        other = NodeResult(f"model.x.cards_{lane}", f"cards_{lane}", "model", "success", 0.1, rows=1)
+        other = NodeResult(f"model.x.cards_{tier}", f"cards_{tier}", "model", "success", 0.1, rows=1)
         return BuildResult([one for one in (node, other) if one.unique_id not in without], 0.1)
 
     def reload(self) -> bool:
@@ -66,7 +66,7 @@ class Backlogged(SourceDouble):
     def __init__(self, rows: int, update_delay: float = 0.0, name: str = "") -> None:
         super().__init__(name, update_delay)
         self.rows = rows
-        self.landed = 0
+        self.ingested = 0
         self.error: SourceError | None = None
         self.is_flowing = False
 
@@ -78,7 +78,7 @@ class Backlogged(SourceDouble):
         """What is left."""
         return Waiting(rows=self.rows)
 
-    def step(self, max_rows: int) -> list[Landed]:
+    def step(self, max_rows: int) -> list[Ingested]:
         """One batch: committed long ago, or, where rows keep coming, just now."""
         if self.error is not None:
             raise self.error
@@ -87,8 +87,8 @@ class Backlogged(SourceDouble):
             return []
         at = datetime.now(UTC) if self.is_flowing and not self.rows else datetime.now(UTC) - timedelta(hours=1)
         self.rows = max(0, self.rows - count)
-        self.landed += count
-        return [replace(landed("transactions", count, self.landed - count, self.landed), newest_committed_at=at)]
+        self.ingested += count
+        return [replace(ingested("transactions", count, self.ingested - count, self.ingested), newest_committed_at=at)]
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def never() -> bool:
 def test_failing_hot_models_are_problems_until_they_are_well_again(make: Make, models: ScriptedModels) -> None:
     models.broken = {"alerts": "Binder Error: no such column", "follow": "Out of Memory"}
     with make(Backlogged(0)) as cycle:
-        result = cycle.follow(cycle.run([landed("transactions", 1, 0, 1)]))
+        result = cycle.follow(cycle.run([ingested("transactions", 1, 0, 1)]))
         waits = "(rows of transactions wait for it)"
         assert result.problems == {
             "model alerts": f"Binder Error: no such column {waits}",
@@ -141,10 +141,10 @@ def test_a_failed_model_waits_for_its_pause_and_the_others_are_built_as_rows_com
     monkeypatch.setattr(cycle_module, "AFTER_FAILURE_SECONDS", (3600.0,))
     models.broken = {"alerts": "Out of Memory"}
     with make(Backlogged(0)) as cycle:
-        first = cycle.run([landed("transactions", 1, 0, 1)])
+        first = cycle.run([ingested("transactions", 1, 0, 1)])
         assert [node.name for node in first.builds[0].failed_models] == ["alerts"]
         for position in range(1, 4):
-            result = cycle.run([landed("card_transactions", 1, position - 1, position)])
+            result = cycle.run([ingested("card_transactions", 1, position - 1, position)])
             assert [node.name for node in result.builds[0].nodes] == ["cards_alerts"], "at once, without the failed one"
             assert "model alerts" in result.problems and result.unscored == {"transactions"}
         assert not cycle.run([]).builds, "nothing is new"
@@ -162,22 +162,22 @@ def test_rows_of_a_source_whose_model_fails_stay_unscored_and_those_of_the_other
     with make(Backlogged(0)) as cycle:
         scoring = Scoring(cycle, backlog)
 
-        def behind(*batches: Landed) -> dict[str, int]:
-            backlog.landed(batches)
+        def behind(*batches: Ingested) -> dict[str, int]:
+            backlog.ingested(batches)
             result = scoring.run(batches, is_shared=False)
             return {source: one.rows for source, one in result.behind.items()}
 
-        assert behind(landed("transactions", 5, 0, 1), landed("card_transactions", 7, 0, 1)) == {
+        assert behind(ingested("transactions", 5, 0, 1), ingested("card_transactions", 7, 0, 1)) == {
             "cards": 0,
             "bank": 5,
         }
-        assert behind(landed("transactions", 5, 1, 2), landed("card_transactions", 7, 1, 2)) == {
+        assert behind(ingested("transactions", 5, 1, 2), ingested("card_transactions", 7, 1, 2)) == {
             "cards": 0,
             "bank": 10,
         }
         models.broken = {}
         cycle._alerts.due = 0.0
-        assert behind(landed("card_transactions", 7, 2, 3)) == {"cards": 0, "bank": 0}
+        assert behind(ingested("card_transactions", 7, 2, 3)) == {"cards": 0, "bank": 0}
 
 
 def test_catch_up_does_what_it_can_for_every_source_and_then_names_what_failed(
@@ -189,14 +189,14 @@ def test_catch_up_does_what_it_can_for_every_source_and_then_names_what_failed(
         models.broken = {"alerts": "Out of Memory"}
         with pytest.raises(TransformError, match="could not build alerts: Out of Memory"):
             cycle.catch_up()
-        assert other.landed == 3 * BATCH and models.asked[-4:] == ["alerts", "follow", "rest", "hot_tests"]
+        assert other.ingested == 3 * BATCH and models.asked[-4:] == ["alerts", "follow", "rest", "hot_tests"]
     unreachable, other = Backlogged(BATCH), Backlogged(3 * BATCH)
     unreachable.error = SourceError("no server answers", "start it")
     with make(unreachable, other) as cycle:
         models.broken = {}
         with pytest.raises(SourceError, match="no server answers"):
             cycle.catch_up()
-        assert other.landed == 3 * BATCH and models.asked[-4:] == ["alerts", "follow", "rest", "hot_tests"]
+        assert other.ingested == 3 * BATCH and models.asked[-4:] == ["alerts", "follow", "rest", "hot_tests"]
         other.error, models.asked = unreachable.error, []
         with pytest.raises(SourceError, match="no server answers"):
             cycle.catch_up()
@@ -208,10 +208,10 @@ def test_an_interval_drains_the_sources_batch_by_batch(make: Make) -> None:
     with make(first, second, update_delay=3600.0) as cycle:
         intervals = Intervals(cycle)
         results = list(intervals.cycles(never))
-        assert (first.landed, second.landed) == (4 * BATCH + 3, BATCH)
+        assert (first.ingested, second.ingested) == (4 * BATCH + 3, BATCH)
         assert max(one.rows for one in results) <= 2 * BATCH, "a micro-batch of each source at a time"
-        told = [one.behind["source 0"].source_rows for one in results]
-        assert told == sorted(told, reverse=True) and told[-1] == 0
+        reported = [one.behind["source 0"].source_rows for one in results]
+        assert reported == sorted(reported, reverse=True) and reported[-1] == 0
         first.rows = 1
         assert not intervals.is_time
         (between,) = intervals.cycles(never)
@@ -225,19 +225,19 @@ def test_each_source_is_drained_in_an_interval_of_its_own(make: Make, monkeypatc
     with make(often, seldom) as cycle:
         intervals = Intervals(cycle)
         list(intervals.cycles(never))
-        assert (often.landed, seldom.landed) == (BATCH, BATCH)
+        assert (often.ingested, seldom.ingested) == (BATCH, BATCH)
         often.rows = seldom.rows = BATCH
         clock.now += 59.0
         assert not intervals.is_time
         clock.now += 1.0
         assert intervals.is_time
         behind = list(intervals.cycles(never))[-1].behind
-        assert (often.landed, seldom.landed) == (2 * BATCH, BATCH)
+        assert (often.ingested, seldom.ingested) == (2 * BATCH, BATCH)
         assert (behind["often"].delay, behind["seldom"].delay) == (60.0, 3600.0)
         clock.now += 3540.0
         often.rows = BATCH
         list(intervals.cycles(never))
-        assert (often.landed, seldom.landed) == (3 * BATCH, 2 * BATCH)
+        assert (often.ingested, seldom.ingested) == (3 * BATCH, 2 * BATCH)
 
 
 def test_a_drain_ends_where_rows_keep_coming_and_when_it_is_to_stop(make: Make) -> None:

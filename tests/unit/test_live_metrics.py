@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fraud_lakehouse.demo.services import free_port
-from fraud_lakehouse.ingest import Landed
+from fraud_lakehouse.ingest import Ingested
 from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.live.cycle import CycleResult
 from fraud_lakehouse.live.metrics import Metrics, percentiles
@@ -29,7 +29,7 @@ def cycle(rows: int, age: float) -> CycleResult:
     committed = datetime.now(UTC) - timedelta(seconds=age)
     alerts = NodeResult("model.x.alerts", "alerts", "model", "success", 0.1, rows=2, version=1)
     return CycleResult(
-        [Landed("transactions", rows, 0, 1, 1, committed, 0.05, "bank")],
+        [Ingested("transactions", rows, 0, 1, 1, committed, 0.05, "bank")],
         [BuildResult([alerts], 0.2)],
         None,
         {"cards": "no broker"},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fraud_lakehouse.live import standby
-from fraud_lakehouse.live.standby import live_turn, run_live
+from fraud_lakehouse.live.standby import live_lock, run_live
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.storage.lease import LeaseLostError, create, is_held
 from tests.patience import PATIENCE
@@ -42,7 +42,7 @@ def test_a_standby_takes_over_from_one_that_is_killed_or_stopped(tmp_path: Path,
         ours, over = threading.Event(), threading.Event()
 
         def stand_by() -> None:
-            with live_turn(tmp_path, never) as lease:
+            with live_lock(tmp_path, never) as lease:
                 if lease is not None:
                     ours.set()
                     over.wait(PATIENCE)
@@ -86,14 +86,14 @@ def test_a_process_that_was_replaced_ends_its_loop_and_says_so(tmp_path: Path, m
 
 
 def test_a_standby_that_is_told_to_stop_does_not_wait(tmp_path: Path) -> None:
-    with live_turn(tmp_path, never) as first, live_turn(tmp_path, lambda: True) as second:
+    with live_lock(tmp_path, never) as first, live_lock(tmp_path, lambda: True) as second:
         assert first is not None and second is None
 
 
 def test_the_process_beside_is_waited_for_once_turn_and_deliveries_are_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turn, held_at_end = tmp_path / "live.lock", []
+    lock, held_at_end = tmp_path / "live.lock", []
 
     class Part:
         def __init__(self, _settings: Settings) -> None:
@@ -106,16 +106,16 @@ def test_the_process_beside_is_waited_for_once_turn_and_deliveries_are_free(
     class FakeCycle(Part):
         def __exit__(self, *exception: object) -> None:
             self.is_open = False
-            held_at_end.append(("cycle", is_held(turn)))
+            held_at_end.append(("cycle", is_held(lock)))
 
     class FakeBeside(Part):
         def __exit__(self, *exception: object) -> None:
             cycle_is_open = any(one.is_open for one in opened if isinstance(one, FakeCycle))
-            held_at_end.append(("beside", is_held(turn) or cycle_is_open))
+            held_at_end.append(("beside", is_held(lock) or cycle_is_open))
 
     opened: list[Part] = []
     monkeypatch.setattr(standby, "Cycle", FakeCycle)
     monkeypatch.setattr(standby, "Beside", FakeBeside)
-    monkeypatch.setattr(standby, "run_until", lambda *arguments: held_at_end.append(("loop", is_held(turn))))
+    monkeypatch.setattr(standby, "run_until", lambda *arguments: held_at_end.append(("loop", is_held(lock))))
     run_live(Settings(work=str(tmp_path)), never, lambda result: None)
     assert held_at_end == [("loop", True), ("cycle", False), ("beside", False)]

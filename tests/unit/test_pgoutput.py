@@ -266,7 +266,7 @@ CHANGE = st.tuples(st.sampled_from(["c", "u", "d", "k", "t"]), ROW, st.integers(
 
 @settings(deadline=None)
 @given(st.lists(st.lists(CHANGE, max_size=6), max_size=5), st.integers(0, 5))
-def test_decoding_equals_the_list_of_changes(transactions: list[list[tuple[str, tuple, int]]], landed: int) -> None:
+def test_decoding_equals_the_list_of_changes(transactions: list[list[tuple[str, tuple, int]]], ingested: int) -> None:
     messages: list[bytes] = []
     expected: list[tuple[object, ...]] = []
     described = False
@@ -284,12 +284,12 @@ def test_decoding_equals_the_list_of_changes(transactions: list[list[tuple[str, 
                 "k": [("d", old, None, None), ("u", *row)],
                 "t": [("t", *empty)],
             }[op]
-            expected += [(*one, *end) for one in rows if number > landed]
+            expected += [(*one, *end) for one in rows if number > ingested]
         if built and not described:
             built.insert(0, PAYMENTS.relation())
             described = True
         messages += transaction(lsn, *built)
-    result = decode(messages, {}, {"payments": landed * 100}, 0)
+    result = decode(messages, {}, {"payments": ingested * 100}, 0)
     frame = result.frames.get("payments")
     assert (events(frame, "_op", "id", "note", "amount", "_lsn") if frame is not None else []) == expected
     assert result.end_lsn == len(transactions) * 100

@@ -74,15 +74,15 @@ def decoded(runs: list[Run], position: int) -> tuple[dict[str, pl.DataFrame], in
 
 
 @settings(max_examples=50, deadline=None)
-@given(log=LOG, limit=st.integers(1, 20), size=st.integers(1, 9), landed=st.integers(0, 3))
+@given(log=LOG, limit=st.integers(1, 20), size=st.integers(1, 9), ingested=st.integers(0, 3))
 def test_events_are_those_of_the_uncut_stream(
-    log: list[list[tuple[str, int, int]]], limit: int, size: int, landed: int
+    log: list[list[tuple[str, int, int]]], limit: int, size: int, ingested: int
 ) -> None:
     messages = log_of(log)
     runs = list(Runs(FOLDER, most_messages=limit).cut(chunked(messages, size)))
     assert [one for run in runs for one in run.messages] == messages
     assert all(len(run.messages) < limit + size for run in runs)
-    position = landed * 100
+    position = ingested * 100
     whole = decode(messages, {}, AFTER, position)
     frames, end, newest = decoded(runs, position)
     assert (end, newest) == (whole.end_lsn, whole.newest_committed_at_us)

@@ -67,10 +67,10 @@ LOGIN = Login("db:5432/Bank as cap", 'ca"p', "Bank")
         ("FATAL:  Die Vorgabe ist in einer anderen Sprache", SourceError, "the server's log"),
     ],
 )
-def test_words_while_connecting(words: str, kind: type[SourceError], said: str) -> None:
+def test_words_while_connecting(words: str, kind: type[SourceError], output: str) -> None:
     error = connect_error(words, LOGIN)
     assert type(error) is kind
-    assert said in str(error) and words in error.problem and "db:5432/Bank as cap" in error.problem
+    assert output in str(error) and words in error.problem and "db:5432/Bank as cap" in error.problem
     assert error.fix and "{" not in error.fix
 
 
@@ -108,10 +108,10 @@ def test_words_while_connecting(words: str, kind: type[SourceError], said: str) 
         (errors.UndefinedTable("relation is gone"), SourceError, "42P01"),
     ],
 )
-def test_states_of_statements(raised: psycopg.Error, kind: type[SourceError], said: str) -> None:
+def test_states_of_statements(raised: psycopg.Error, kind: type[SourceError], output: str) -> None:
     error = query_error(raised, LOGIN, str(raised))
     assert type(error) is kind
-    assert said in str(error) and error.fix
+    assert output in str(error) and error.fix
 
 
 def slot_state(**values: object) -> SlotState:

@@ -125,7 +125,7 @@ def test_what_was_read_within_a_tick_of_its_change_is_read_once_more(
 
     monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", seen_as(seen))  # the same tick
     assert preparation.planned() == first
-    monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", seen_as(replace(seen, is_settled=True)))
+    monkeypatch.setattr("fraud_lakehouse.transform.project.stamp_of", seen_as(replace(seen, is_synced=True)))
     assert preparation.planned() != first
 
 

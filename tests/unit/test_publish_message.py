@@ -42,12 +42,12 @@ def test_a_message_of_over_is_the_reference_s() -> None:
 
 
 def test_a_withdrawn_window_says_so_in_a_header() -> None:
-    told, withdrawn = messages(TUMBLE, [window_row(5), window_row(7, version=3, is_deleted=True)], epoch=2)
-    assert told.value == (
+    reported, withdrawn = messages(TUMBLE, [window_row(5), window_row(7, version=3, is_deleted=True)], epoch=2)
+    assert reported.value == (
         b'{"window_start":"2024-01-01 06:00:00","window_end":"2024-01-01 12:00:00","user_id":1,'
         b'"user_mean_trans_amt_last_360min":0.7142857142857143,"user_trans_count_last_360min":1}'
     )
-    assert (told.key, dict(told.headers)) == (b"1", {"version": b"1", "lake": b"lake-1", "epoch": b"2"})
+    assert (reported.key, dict(reported.headers)) == (b"1", {"version": b"1", "lake": b"lake-1", "epoch": b"2"})
     assert withdrawn.key is None
     assert dict(withdrawn.headers)["deleted"] == b"true"
     assert b'"user_id":null' in withdrawn.value
@@ -104,15 +104,15 @@ def test_after_the_differences_the_topic_says_what_a_table_built_anew_says(befor
     published = messages(TUMBLE, rows(before))
     wanted = differences(table, content(TUMBLE, published), TUMBLE)
     published += list(TUMBLE.messages(wanted, "lake-1", 1))
-    said = content(TUMBLE, published)
+    output = content(TUMBLE, published)
     alive = {number: value for number, (value, deleted) in after.items() if not deleted}
-    assert sorted(said.newest.filter(~pl.col("is_deleted"))["user_mean_trans_amt_last_360min"]) == sorted(
+    assert sorted(output.newest.filter(~pl.col("is_deleted"))["user_mean_trans_amt_last_360min"]) == sorted(
         value / 3 for value in alive.values()
     )
     same = {n for n in alive if n in before and not before[n][1] and before[n][0] == after[n][0]}
     gone = {n for n, (_, deleted) in before.items() if not deleted and n not in alive}
     assert wanted.height == len(alive) - len(same) + len(gone)
-    assert differences(table, said, TUMBLE).is_empty()
+    assert differences(table, output, TUMBLE).is_empty()
 
 
 def test_other_lakes_messages_do_not_count() -> None:
@@ -135,7 +135,7 @@ def test_other_lakes_messages_do_not_count() -> None:
     ],
 )
 def test_each_refusal_says_what_to_do(code: int, kind: type[Exception], words: str) -> None:
-    told = errors.publish_error(KafkaException(KafkaError(code)), "b:1", "out", "i", "g")
-    assert type(told) is kind
-    assert words in str(told)
-    assert told.exit_code == 8
+    reported = errors.publish_error(KafkaException(KafkaError(code)), "b:1", "out", "i", "g")
+    assert type(reported) is kind
+    assert words in str(reported)
+    assert reported.exit_code == 8

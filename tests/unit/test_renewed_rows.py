@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from fraud_lakehouse.storage.commit_numbers import Commits, commits_of
 from fraud_lakehouse.storage.lake import Lake
 from fraud_lakehouse.transform.consumption import Consumption, Plan
-from fraud_lakehouse.transform.handles import Handles
+from fraud_lakehouse.transform.table_cache import TableCache
 from tests.numbered import commit
 
 UPSTREAM, READER = ("silver", "cards"), ("gold", "features")
@@ -35,9 +35,9 @@ class Tables:
 
     def plan(self, *, full_refresh: bool = False, keep_rows: bool = False) -> Plan:
         """A build of the reader, with what it reads asked for."""
-        consumption = Consumption(Handles(self.lake))
+        consumption = Consumption(TableCache(self.lake))
         plan = consumption.plan(READER, [UPSTREAM], full_refresh=full_refresh, keep_rows=keep_rows)
-        consumption.ask(plan, UPSTREAM)
+        consumption.request(plan, UPSTREAM)
         return plan
 
     def read(self, plan: Plan) -> list[int]:

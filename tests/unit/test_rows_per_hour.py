@@ -19,7 +19,7 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TABLE = ("gold", "t")
 HOUR = 3_600_000_000
 # on, and microseconds beside, the turns of hours; and anywhere
-moments = st.builds(lambda hour, beside: hour * HOUR + beside, st.integers(-1, 5), st.integers(-1_500, 1_500))
+moments = st.builds(lambda hour, background: hour * HOUR + background, st.integers(-1, 5), st.integers(-1_500, 1_500))
 times = st.none() | moments | st.integers(-HOUR, 5 * HOUR)
 
 

@@ -28,7 +28,7 @@ from fraud_lakehouse.live.metrics import Metrics
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.transactions import OpenTransaction
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
-from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.eligibility import Ineligibility
 from fraud_lakehouse.sources.postgres.retention import Retention
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
@@ -115,7 +115,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, current_lsn: int, end: int, open_
             since = datetime.now(UTC) - timedelta(seconds=open_seconds)
             return [OpenTransaction("cards", 1, 6, 14, since)] if open_seconds else []
 
-        refused = (Refusal("public.tmp", SourceError("table public.tmp has no key", "give it one")),)
+        refused = (Ineligibility("public.tmp", SourceError("table public.tmp has no key", "give it one")),)
         seen_tables: tuple[object, ...] = ()
 
         def tables(self) -> list[object]:

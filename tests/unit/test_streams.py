@@ -107,10 +107,10 @@ def test_a_topic_of_rates_is_a_source_of_the_models(tmp_path: Path) -> None:
         ({"rate": "double", "valid_from": "bigint"}, "the column valid_from of .* is bigint, expected a date"),
     ],
 )
-def test_a_table_of_rates_that_does_not_fit_is_named(captured: dict[str, str], told: str) -> None:
+def test_a_table_of_rates_that_does_not_fit_is_named(captured: dict[str, str], reported: str) -> None:
     kinds = {"currency": "varchar", "valid_from": "date"} | captured
     tables = {"fx": Captured([], [], list(kinds.items()))} if captured else {}
-    with pytest.raises(TransformError, match=rf"streams\.yml, cards: {told}"):
+    with pytest.raises(TransformError, match=rf"streams\.yml, cards: {reported}"):
         with_rates(stream(rates=RATE), tables)
 
 
@@ -153,8 +153,8 @@ def test_the_folder_is_the_projects_own_else_that_of_the_settings(tmp_path: Path
         ),
     ],
 )
-def test_what_is_wrong_with_a_stream_is_named(tmp_path: Path, streams: str, told: str) -> None:
-    with pytest.raises(TransformError, match=f"(?s){told}"):
+def test_what_is_wrong_with_a_stream_is_named(tmp_path: Path, streams: str, reported: str) -> None:
+    with pytest.raises(TransformError, match=f"(?s){reported}"):
         project_streams(shipped_project(), folder(tmp_path, streams))
 
 
@@ -177,8 +177,8 @@ def test_what_is_wrong_with_a_stream_is_named(tmp_path: Path, streams: str, told
         ({"fields": {"is_time_excluded": "boolean"}}, "table payments: the field 'is_time_excluded' has the name of"),
     ],
 )
-def test_columns_that_models_cannot_have_are_named(change: dict[str, object], told: str) -> None:
-    with pytest.raises(TransformError, match=told):
+def test_columns_that_models_cannot_have_are_named(change: dict[str, object], reported: str) -> None:
+    with pytest.raises(TransformError, match=reported):
         check_stream(stream(**({"time": "paid"} | change)))
 
 

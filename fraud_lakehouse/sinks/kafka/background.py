@@ -22,7 +22,7 @@ PAUSES = (1.0, 5.0, 30.0, 60.0)
 _LAST_TRANSACTION_SECONDS = 5.0
 
 
-class PublishLane:
+class PublishWorker:
     """The publishing thread; does nothing if publishing is switched off. A context manager."""
 
     def __init__(self, settings: Settings) -> None:
@@ -32,7 +32,7 @@ class PublishLane:
         self.problem: str | None = None
         """Why features are not published now, for people."""
 
-    def __enter__(self) -> PublishLane:
+    def __enter__(self) -> PublishWorker:
         if self._settings.publish_features:
             self._thread.start()
         return self

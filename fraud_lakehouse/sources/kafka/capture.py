@@ -91,8 +91,8 @@ class KafkaCapture:
         self._topic: KafkaTopic | None = None
         self._described = 0.0
         self._reader: KafkaReader | None = None
-        self._patient = True
-        self._told: dict[int, int | None] = {}  # what the caller knows of each partition
+        self._blocking = True
+        self._reported: dict[int, int | None] = {}  # what the caller knows of each partition
 
     def preflight(self) -> None:
         """See that the broker answers and the topic is there.
@@ -124,7 +124,7 @@ class KafkaCapture:
         timeout: float = 0.0,
         max_bytes: int = BATCH_BYTES,
         *,
-        hasty: bool = False,
+        fail_fast: bool = False,
     ) -> KafkaBatch | None:
         """The next micro-batch after `positions`.
 
@@ -148,20 +148,20 @@ class KafkaCapture:
         if self._reader is None:
             self._reader = KafkaReader(self._clients, self._source, topic, self._decoder.decode)
         reader = self._reader
-        reader.hasty = hasty or not self._patient
-        if wanted != self._told or not reader.assigned:
-            self._told = {}
+        reader.fail_fast = fail_fast or not self._blocking
+        if wanted != self._reported or not reader.assigned:
+            self._reported = {}
             reader.assign(wanted)
-            self._told = wanted
+            self._reported = wanted
         frame = reader.take(max_rows, max_bytes, timeout)
         if frame is None:
             return None
         try:
             self._describe()  # identities never come back: unchanged after the fetch means unchanged during it
         except (GapError, SourceError):
-            self._told = {}
+            self._reported = {}
             raise
-        self._told = dict(reader.handed)
+        self._reported = dict(reader.handed)
         first = frame.group_by("_partition").agg(pl.col("_offset").min()).sort("_partition")
         return KafkaBatch(
             frame=frame,
@@ -175,10 +175,10 @@ class KafkaCapture:
             more=reader.more,
         )
 
-    def be_patient(self, patient: bool) -> None:
+    def set_blocking(self, blocking: bool) -> None:
         """Whether calls wait for a broker that is away; without, they fail soon and the caller tries again later."""
-        self._patient = patient
-        self._source.be_patient(patient)
+        self._blocking = blocking
+        self._source.set_blocking(blocking)
 
     def wait(self, timeout: float) -> bool:
         """Whether `read` would find something: a record, a new partition or an error. Waits up to `timeout` seconds.
@@ -192,7 +192,7 @@ class KafkaCapture:
         """
         if self._reader is None or not self._reader.assigned:
             return True
-        if self._fresh_topic().partitions > len(self._told):
+        if self._fresh_topic().partitions > len(self._reported):
             return True
         return self._reader.wait(timeout) or self._clients.all_down
 
@@ -248,7 +248,7 @@ class KafkaCapture:
     def close(self) -> None:
         """Leave the broker and forget the topic's identity. The object can be used again."""
         reader, self._reader = self._reader, None
-        self._told, self._topic = {}, None
+        self._reported, self._topic = {}, None
         if reader is not None:
             reader.close()
         self._source.close()

@@ -64,7 +64,7 @@ class KafkaReader:
         self._settled = 0.0
         self._silent = 0.0
         self._behind = True
-        self.hasty = False
+        self.fail_fast = False
         """Whether `take` gives up for now, instead of waiting, when a broker says nothing."""
         self.at_end = False
         """Whether the last `take` found nothing since the broker, asked anew, has nothing beyond `next`."""
@@ -205,7 +205,7 @@ class KafkaReader:
                 heard = now
             else:
                 self._check_silence(now - heard)
-                if self.hasty and now - started > _HASTY_SECONDS:  # the next call goes on waiting
+                if self.fail_fast and now - started > _HASTY_SECONDS:  # the next call goes on waiting
                     self._silent = now - heard
                     return None
 

@@ -102,7 +102,7 @@ class KafkaSource:
         self._config = clients.topic
         self._name = topic
         self._admin: AdminClient | None = None
-        self._hasty = False
+        self._fail_fast = False
 
     def describe(self) -> KafkaTopic:
         """The topic's identity and partitions, asked now.
@@ -115,8 +115,8 @@ class KafkaSource:
         """
         admin = self._connected()
         try:
-            asked = admin.describe_topics(TopicCollection([self._name]), request_timeout=self._seconds)
-            found = self._answer(asked[self._name])
+            requested = admin.describe_topics(TopicCollection([self._name]), request_timeout=self._seconds)
+            found = self._answer(requested[self._name])
             topic_id, partitions = str(found.topic_id), len(found.partitions)
         except KafkaException as error:
             if reason_of(error).code() not in _UNSUPPORTED:
@@ -136,9 +136,11 @@ class KafkaSource:
         Raises:
             SourceError: the broker refuses or does not answer.
         """
-        asked = self._connected().create_topics([NewTopic(self._name, partitions, -1)], request_timeout=ANSWER_SECONDS)
+        requested = self._connected().create_topics(
+            [NewTopic(self._name, partitions, -1)], request_timeout=ANSWER_SECONDS
+        )
         try:
-            self._answer(asked[self._name])
+            self._answer(requested[self._name])
         except KafkaException as error:
             if reason_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 why = reason_of(error).str()
@@ -166,7 +168,7 @@ class KafkaSource:
         """
         if self._admin is not None:
             self._admin.poll(0)  # lets it report why
-            if not self._hasty:
+            if not self._fail_fast:
                 self._admin = None
         cause = f" ({self._clients.last_error})" if self._clients.last_error else ""
         return SourceError(
@@ -174,18 +176,18 @@ class KafkaSource:
             f"check {self._config.servers_env}, the network and, for SASL or TLS, {self._config.config_file_setting}",
         )
 
-    def be_patient(self, patient: bool) -> None:
+    def set_blocking(self, blocking: bool) -> None:
         """Whether a question may wait for a broker that is away, which holds up whoever asks."""
-        self._hasty = not patient
+        self._fail_fast = not blocking
 
     def close(self) -> None:
         """Let the connection go, unless it is still being made in haste."""
-        if not (self._hasty and self._clients.all_down):
+        if not (self._fail_fast and self._clients.all_down):
             self._admin = None
 
     @property
     def _seconds(self) -> float:
-        if not self._hasty:
+        if not self._fail_fast:
             return ANSWER_SECONDS
         return _AWAY_SECONDS if self._clients.all_down else HASTY_SECONDS
 
@@ -215,9 +217,9 @@ class KafkaSource:
             return {}
         deadline = time.monotonic() + self._seconds
         while True:
-            asked = self._connected().list_offsets(wanted, isolation_level=isolation, request_timeout=self._seconds)
+            requested = self._connected().list_offsets(wanted, isolation_level=isolation, request_timeout=self._seconds)
             try:
-                return {place.partition: int(self._answer(answer).offset) for place, answer in asked.items()}
+                return {place.partition: int(self._answer(answer).offset) for place, answer in requested.items()}
             except KafkaException as error:
                 if reason_of(error).code() not in _LEADERLESS:
                     raise self._refused(error) from None
@@ -237,11 +239,11 @@ class KafkaSource:
         while not future.done():
             if time.monotonic() - started > self._seconds + 1:
                 raise self.unreachable(self._seconds)
-            if self._hasty and self._admin is not None:
+            if self._fail_fast and self._admin is not None:
                 self._admin.poll(0)  # lets it report that everybody is away
                 if self._clients.all_down and time.monotonic() - started > _AWAY_SECONDS:
                     raise self.unreachable(_AWAY_SECONDS)
-            wait([future], _POLL_SECONDS if self._hasty else self._seconds)
+            wait([future], _POLL_SECONDS if self._fail_fast else self._seconds)
         found = future.result()
         self._clients.all_down = False
         return found

@@ -21,7 +21,7 @@ from fraud_lakehouse.sources.postgres.catalog import TableInfo, base_types, disc
 from fraud_lakehouse.sources.postgres.changes import LAST_LSN, Changes, Peeked, Question
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.connection import PostgresConnector
-from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.eligibility import Ineligibility
 from fraud_lakehouse.sources.postgres.errors import SourceTableError
 from fraud_lakehouse.sources.postgres.lag import PostgresLag
 from fraud_lakehouse.sources.postgres.link import PostgresLink
@@ -85,7 +85,7 @@ class PostgresCapture:
         self._runs = Runs(settings.work_dir)
         self._max_field_bytes = settings.max_field_bytes
         self._tables: dict[str, TableInfo] = {}
-        self.refused: list[Refusal] = []
+        self.refused: list[Ineligibility] = []
         """Configured tables that are ineligible, as of the last call of `tables`."""
         self._published: Mapping[str, str] | None = None
         self._seen = 0
@@ -295,22 +295,22 @@ class PostgresCapture:
         if not self._tables:
             self.tables()
         self._check_published(after, waiting)
-        asked = Question(after, slot_position, max_rows, LAST_LSN if until is None else until)
+        requested = Question(after, slot_position, max_rows, LAST_LSN if until is None else until)
         return Changes(
-            asked,
+            requested,
             self._tables,
-            lambda rows: self._peek(asked, rows),
+            lambda rows: self._peek(requested, rows),
             self._finish,
             self._runs,
             self._base_types,
             self._max_field_bytes,
-            {refusal.oid for refusal in self.refused if refusal.in_log}.union(waiting),
+            {ineligibility.oid for ineligibility in self.refused if ineligibility.in_log}.union(waiting),
             self._names,
         )
 
-    def be_patient(self, patient: bool) -> None:
+    def set_blocking(self, blocking: bool) -> None:
         """Whether calls block while the server is unreachable; otherwise they fail fast and the caller retries."""
-        self._link.patient = self._log.link.patient = patient
+        self._link.blocking = self._log.link.blocking = blocking
 
     def acknowledge(self, lsn: int) -> None:
         """Let the server discard its log up to `lsn`. Call it only once that position is durable in the lake."""
@@ -354,8 +354,8 @@ class PostgresCapture:
                 return
         raise unpublished_error(lost[0], self._slot.publication)
 
-    def _peek(self, asked: Question, max_rows: int) -> Peeked:
-        return self._log.peek(asked, max_rows, self.system_id)
+    def _peek(self, requested: Question, max_rows: int) -> Peeked:
+        return self._log.peek(requested, max_rows, self.system_id)
 
     def _finish(self, changes: Changes) -> None:
         self._slot_seen = self._log.check(changes.start_lsn)
@@ -374,10 +374,10 @@ def _log_end(connection: psycopg.Connection[Any]) -> int:
     return int(row[0]) if row else 0
 
 
-def _owned(table: TableInfo, owner: str) -> Refusal:
+def _owned(table: TableInfo, owner: str) -> Ineligibility:
     """Ineligible: another source owns its bronze name."""
     error = SourceTableError(
         f"table {table.source_name} would land in bronze/{table.name}, which belongs to the source {owner}",
         "give this source a prefix in sources.yml, such as `prefix: x_`, or leave the table out by naming the others",
     )
-    return Refusal(table.source_name, error)
+    return Ineligibility(table.source_name, error)

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from fraud_lakehouse.sources.postgres.connection import raw_text
-from fraud_lakehouse.sources.postgres.eligibility import Refusal, Standing, refusal_of
+from fraud_lakehouse.sources.postgres.eligibility import Eligibility, Ineligibility, ineligibility_of
 from fraud_lakehouse.sources.postgres.errors import SourceTableError
 from fraud_lakehouse.sources.postgres.fingerprint import read_shapes
 from fraud_lakehouse.sources.postgres.inheritance import uncaptured_children
@@ -115,7 +115,7 @@ class _Facts:
     table: str
     oid: int
     key: tuple[str, ...]
-    standing: Standing
+    eligibility: Eligibility
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Catalog:
     """The eligible tables, and the configured ones that are ineligible."""
 
     tables: list[TableInfo]
-    refused: list[Refusal]
+    refused: list[Ineligibility]
 
 
 # To add a table, the user must be (a member of) the owner of both the publication and the table.
@@ -211,9 +211,9 @@ def discover(
         facts = _facts(connection, wanted, publication)
         refused = _absent(wanted, {(fact.schema, fact.table) for fact in facts})
         refused += uncaptured_children(connection, [fact.oid for fact in facts])
-        facts = [fact for fact in facts if fact.standing.persistence != "u" or wanted]
+        facts = [fact for fact in facts if fact.eligibility.persistence != "u" or wanted]
         columns, left_out, unnamed = _columns(connection, [fact.oid for fact in facts], publication)
-        roots = [fact.oid for fact in facts if fact.standing.kind == "p"]
+        roots = [fact.oid for fact in facts if fact.eligibility.kind == "p"]
         shapes = read_shapes(connection, {fact.oid: fact.key for fact in facts}, roots)
     by_age = sorted(facts, key=lambda fact: fact.oid)
     named = bronze_names(((shown(fact.schema), shown(fact.table)) for fact in by_age), known, prefix, reserved)
@@ -228,18 +228,18 @@ def discover(
             columns=tuple(columns.get(fact.oid, ())),
             key=tuple(own.get(shown(name), shown(name)) for name in fact.key),
             oid=fact.oid,
-            full=fact.standing.identity == "f",
-            partitioned=fact.standing.kind == "p",
+            full=fact.eligibility.identity == "f",
+            partitioned=fact.eligibility.kind == "p",
             left_out=tuple(left_out.get(fact.oid, ())),
             lsn=position,
             shape=shapes[fact.oid],
         )
         odd = [shown(name) for name in (fact.schema, fact.table) if not is_text(name)]
-        refusal = refusal_of(info, fact.standing, next(iter(odd), unnamed.get(fact.oid)))
-        if refusal is None:
+        ineligibility = ineligibility_of(info, fact.eligibility, next(iter(odd), unnamed.get(fact.oid)))
+        if ineligibility is None:
             tables.append(info)
         else:
-            refused.append(refusal)
+            refused.append(ineligibility)
     return Catalog(tables, refused)
 
 
@@ -247,17 +247,21 @@ def _facts(connection: psycopg.Connection[Any], wanted: Sequence[tuple[str, str]
     named = {"schemas": [schema for schema, _ in wanted], "names": [name for _, name in wanted]}
     query = _TABLES.format(member=MEMBER, joins=joins(connection))
     rows = connection.execute(query, {**named, "publication": publication}).fetchall()
-    return [_Facts(schema, table, oid, tuple(key or ()), Standing(*facts)) for schema, table, oid, key, *facts in rows]
+    return [
+        _Facts(schema, table, oid, tuple(key or ()), Eligibility(*facts)) for schema, table, oid, key, *facts in rows
+    ]
 
 
-def _absent(wanted: Sequence[tuple[str, str]], present: Collection[tuple[str, str]]) -> list[Refusal]:
+def _absent(wanted: Sequence[tuple[str, str]], present: Collection[tuple[str, str]]) -> list[Ineligibility]:
     """Configured tables that do not exist."""
     if not wanted:
         fix = "create one, or name tables elsewhere in FRAUD_POSTGRES_TABLES"
-        return [] if present else [Refusal("public.*", SourceTableError("there is no table in schema public", fix))]
+        return (
+            [] if present else [Ineligibility("public.*", SourceTableError("there is no table in schema public", fix))]
+        )
     fix = "correct FRAUD_POSTGRES_TABLES (schema.table, comma separated), or create the table"
     missing = [f"{schema}.{table}" for schema, table in sorted(set(wanted) - set(present))]
-    return [Refusal(name, SourceTableError(f"the database has no table {name}", fix)) for name in missing]
+    return [Ineligibility(name, SourceTableError(f"the database has no table {name}", fix)) for name in missing]
 
 
 def _columns(

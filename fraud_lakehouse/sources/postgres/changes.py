@@ -117,7 +117,7 @@ class Changes:
         return self._pieces
 
     def _read(self) -> Iterator[ChangePiece]:
-        asked, rows = self._question, self._question.max_rows
+        requested, rows = self._question, self._question.max_rows
         while True:
             failpoint("postgres.before_read")
             peeked = self._peek(rows)
@@ -127,12 +127,12 @@ class Changes:
                 decoded = pgoutput.decode(
                     run.messages,
                     self._known,
-                    asked.after,
-                    asked.position,
+                    requested.after,
+                    requested.position,
                     self._base_types,
                     part=run.part,
                     described=described,
-                    until=asked.until,
+                    until=requested.until,
                     left_out=self._left_out,
                     names=self._names,
                 )
@@ -143,12 +143,12 @@ class Changes:
                     self._known |= {name: table for name, table in decoded.tables.items() if name in self._known}
                     failpoint("postgres.after_decode")
                     yield ChangePiece(decoded.frames, decoded.tables)
-            if self._received < rows or end > asked.position:
+            if self._received < rows or end > requested.position:
                 break
             # After a crash before the acknowledgement, the peek may have only transactions that the lake already has.
             rows *= 2
-        drained = min(peeked.log_end, asked.until) if self._received < rows else 0
-        self.end_lsn = max(end, drained, asked.position)
+        drained = min(peeked.log_end, requested.until) if self._received < rows else 0
+        self.end_lsn = max(end, drained, requested.position)
         if newest is not None:
             self.newest_committed_at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=newest)
         self._finish(self)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pydantic import SecretStr
 
 from fraud_lakehouse.errors import LakehouseError
-from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.eligibility import Ineligibility
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class PostgresConfig:
             self._rename(error)
             raise
 
-    def renamed(self, refusal: Refusal) -> Refusal:
+    def renamed(self, ineligibility: Ineligibility) -> Ineligibility:
         """The reason, with this source's own settings in its text."""
-        self._rename(refusal.error)
-        return replace(refusal)
+        self._rename(ineligibility.error)
+        return replace(ineligibility)
 
     def _rename(self, error: LakehouseError) -> None:
         problem, fix = self._own(error.problem), self._own(error.fix)

@@ -17,7 +17,7 @@ _LEAVE_OUT = "or leave it out by naming the others in FRAUD_POSTGRES_TABLES"
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Ineligibility:
     """Why a table is ineligible for capture.
 
     Args:
@@ -36,7 +36,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Standing:
+class Eligibility:
     """The facts in the catalog that decide a table's eligibility.
 
     Args:
@@ -70,7 +70,7 @@ class Standing:
     may_publish: bool
 
 
-def refusal_of(info: TableInfo, standing: Standing, odd_name: str | None = None) -> Refusal | None:
+def ineligibility_of(info: TableInfo, eligibility: Eligibility, odd_name: str | None = None) -> Ineligibility | None:
     """Why the table is ineligible, or None; of several reasons, the one to fix first.
 
     Args:
@@ -82,45 +82,46 @@ def refusal_of(info: TableInfo, standing: Standing, odd_name: str | None = None)
             problem, "ALTER ... RENAME it, with SET client_encoding = SQL_ASCII"
         )
     else:
-        error = next(_errors(info, standing), None)
+        error = next(_errors(info, eligibility), None)
     if error is None:
         return None
-    return Refusal(info.source_name, error, info.name, info.oid, in_log=standing.published)
+    return Ineligibility(info.source_name, error, info.name, info.oid, in_log=eligibility.published)
 
 
-def _errors(info: TableInfo, standing: Standing) -> Iterator[SourceError]:
+def _errors(info: TableInfo, eligibility: Eligibility) -> Iterator[SourceError]:
     table = f"{quoted(info.schema)}.{quoted(info.table)}"
-    if standing.kind not in ("r", "p"):
-        kind = {"f": "foreign table", "v": "view", "m": "materialized view"}[standing.kind]
+    if eligibility.kind not in ("r", "p"):
+        kind = {"f": "foreign table", "v": "view", "m": "materialized view"}[eligibility.kind]
         yield SourceTableError(
             f"{info.source_name} is a {kind}, of which the server's log has no changes",
             "name the tables that it reads in FRAUD_POSTGRES_TABLES, or take it out",
         )
-    if standing.persistence != "p":
+    if eligibility.persistence != "p":
         yield SourceTableError(
             f"table {info.source_name} is not written to the log (unlogged)", f"ALTER TABLE {table} SET LOGGED"
         )
-    if not standing.enters_schema:
+    if not eligibility.enters_schema:
         yield SourceTableError(
             f"the user may not enter schema {info.schema} of table {info.source_name}",
             f"GRANT USAGE ON SCHEMA {quoted(info.schema)} TO the user of FRAUD_POSTGRES_DSN",
         )
-    if not standing.readable:
+    if not eligibility.readable:
         yield SourceTableError(
             f"the user may not read table {info.source_name}",
             f"GRANT SELECT ON {table} TO the user of FRAUD_POSTGRES_DSN",
         )
-    if standing.has_hidden_rows:
+    if eligibility.has_hidden_rows:
         yield SourceTableError(
             f"row level security hides rows of table {info.source_name} from the user",
             "ALTER ROLE ... BYPASSRLS for the user of FRAUD_POSTGRES_DSN",
         )
-    if standing.unlogged_leaf is not None:
+    if eligibility.unlogged_leaf is not None:
         yield SourceTableError(
-            f"partition {standing.unlogged_leaf} of table {info.source_name} is not in the log (foreign or unlogged)",
+            f"partition {eligibility.unlogged_leaf} of table {info.source_name} is not in the log (foreign or"
+            " unlogged)",
             f"ALTER TABLE {table} DETACH PARTITION ..., or ALTER TABLE ... SET LOGGED for that partition",
         )
-    if standing.identity == "n":
+    if eligibility.identity == "n":
         yield SourceTableError(
             f"table {info.source_name} has replica identity NOTHING: updates and deletes would not be logged",
             f"ALTER TABLE {table} REPLICA IDENTITY DEFAULT",
@@ -136,8 +137,8 @@ def _errors(info: TableInfo, standing: Standing) -> Iterator[SourceError]:
             f"ALTER TABLE {table} ADD PRIMARY KEY (...), or ALTER TABLE {table} REPLICA IDENTITY USING INDEX ...,"
             f" {_LEAVE_OUT}",
         )
-    if standing.publication:
-        yield from _publication_errors(info, standing, table)
+    if eligibility.publication:
+        yield from _publication_errors(info, eligibility, table)
 
 
 def incomplete_error(publication: str) -> SourceTableError:
@@ -148,24 +149,25 @@ def incomplete_error(publication: str) -> SourceTableError:
     )
 
 
-def _publication_errors(info: TableInfo, standing: Standing, table: str) -> Iterator[SourceError]:
-    publication = quoted(standing.publication)
+def _publication_errors(info: TableInfo, eligibility: Eligibility, table: str) -> Iterator[SourceError]:
+    publication = quoted(eligibility.publication)
     only = "" if info.partitioned else "ONLY "
-    if not standing.is_complete:
-        yield incomplete_error(standing.publication)
-    if standing.filtered:
+    if not eligibility.is_complete:
+        yield incomplete_error(eligibility.publication)
+    if eligibility.filtered:
         yield SourceTableError(
-            f"publication {standing.publication} has a row filter or a column list for {info.source_name}",
+            f"publication {eligibility.publication} has a row filter or a column list for {info.source_name}",
             f"ALTER PUBLICATION {publication} DROP TABLE {table}; ALTER PUBLICATION {publication} ADD TABLE"
             f" {only}{table}; or choose another name in FRAUD_POSTGRES_PUBLICATION",
         )
-    if info.partitioned and not standing.via_root:
+    if info.partitioned and not eligibility.via_root:
         yield SourceTableError(
-            f"publication {standing.publication} publishes partitions under their own names, not as {info.source_name}",
+            f"publication {eligibility.publication} publishes partitions under their own names, not as"
+            f" {info.source_name}",
             f"ALTER PUBLICATION {publication} SET (publish_via_partition_root = true)",
         )
-    if not (standing.published or standing.may_publish):
+    if not (eligibility.published or eligibility.may_publish):
         yield ReplicationRightError(
-            f"table {info.source_name} is not in publication {standing.publication}, and the user may not add it",
+            f"table {info.source_name} is not in publication {eligibility.publication}, and the user may not add it",
             f"let an owner of both run: ALTER PUBLICATION {publication} ADD TABLE {only}{table}",
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from fraud_lakehouse.sources.postgres.eligibility import Refusal
+from fraud_lakehouse.sources.postgres.eligibility import Ineligibility
 from fraud_lakehouse.sources.postgres.errors import SourceTableError
 from fraud_lakehouse.sources.postgres.names import shown
 
@@ -24,18 +24,18 @@ select h.parent::regclass::text, c.oid::int8, n.nspname, c.relname
 """
 
 
-def uncaptured_children(connection: psycopg.Connection[Any], oids: Collection[int]) -> list[Refusal]:
+def uncaptured_children(connection: psycopg.Connection[Any], oids: Collection[int]) -> list[Ineligibility]:
     """A warning for each table that inherits from one of `oids` and is not one of them.
 
     A query of the parent includes the rows of its children, but each row is stored, logged and captured with its own
     table.
     """
-    found: dict[int, Refusal] = {}
+    found: dict[int, Ineligibility] = {}
     for relation, oid, schema, table in connection.execute(_CHILDREN, {"oids": list(oids)}).fetchall():
         name, parent = f"{shown(schema)}.{shown(table)}", shown(relation)
         error = SourceTableError(
             f"table {name} inherits from {parent} and is not captured: queries of {parent} show its rows, bronze not",
             f"name {name} in FRAUD_POSTGRES_TABLES in addition to the others: it becomes a table of its own",
         )
-        found.setdefault(oid, Refusal(name, error, oid=oid))
+        found.setdefault(oid, Ineligibility(name, error, oid=oid))
     return list(found.values())

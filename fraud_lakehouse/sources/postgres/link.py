@@ -30,8 +30,8 @@ class PostgresLink:
         patient: whether a call blocks, up to 30 s, while the server is unreachable; otherwise it fails fast.
     """
 
-    def __init__(self, connector: PostgresConnector, *, patient: bool = True) -> None:
-        self.patient = patient
+    def __init__(self, connector: PostgresConnector, *, blocking: bool = True) -> None:
+        self.blocking = blocking
         self._connector = connector
         self._connection: psycopg.Connection[Any] | None = None
         self._system_id: str | None = None
@@ -72,7 +72,7 @@ class PostgresLink:
                     return action(self._connected())
             except PostgresUnreachableError:
                 self.close()
-                deadline = deadline or time.monotonic() + (_RECONNECT if self.patient else 0.0)
+                deadline = deadline or time.monotonic() + (_RECONNECT if self.blocking else 0.0)
                 if first or (not was_connected and time.monotonic() >= deadline):
                     raise
                 time.sleep(0.1)

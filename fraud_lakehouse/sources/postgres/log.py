@@ -23,7 +23,7 @@ class LogReader:
         self._connector = connector
         self._slot = slot
 
-    def peek(self, asked: Question, max_rows: int, system_id: str) -> Peeked:
+    def peek(self, requested: Question, max_rows: int, system_id: str) -> Peeked:
         """Start a peek. The log's end is read first, so that a batch can advance past changes of other tables.
 
         Args:
@@ -38,11 +38,13 @@ class LogReader:
         def begin(connection: psycopg.Connection[Any]) -> Peeked:
             send_raw_text(connection)
             before = self._slot.state(connection)
-            self._slot.check(before, asked.position)
-            if before.current <= asked.position:
+            self._slot.check(before, requested.position)
+            if before.current <= requested.position:
                 return Peeked(before.current, iter(()))
-            until = None if asked.until == LAST_LSN else asked.until
-            return Peeked(before.current, self._closing(self._slot.peek(connection, asked.position, max_rows, until)))
+            until = None if requested.until == LAST_LSN else requested.until
+            return Peeked(
+                before.current, self._closing(self._slot.peek(connection, requested.position, max_rows, until))
+            )
 
         return self.link.run(begin)
 

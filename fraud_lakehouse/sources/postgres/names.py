@@ -24,7 +24,7 @@ def bronze_name(schema: str, table: str, prefix: str = "", reserved: Collection[
     name = prefix + (table if schema == "public" else f"{schema}__{table}")
     if _PLAIN_NAME.fullmatch(name) and name.lower() not in (_DELTA_LOG, *reserved):
         return name
-    return _told_apart(re.sub(r"[^A-Za-z0-9_]", "_", name), name)
+    return _distinguished(re.sub(r"[^A-Za-z0-9_]", "_", name), name)
 
 
 def bronze_names(
@@ -50,7 +50,7 @@ def bronze_names(
         if not name:
             name = bronze_name(schema, table, prefix, reserved)
             while name.lower() in taken:
-                name = _told_apart(name, f"{schema}.{table} {name}")
+                name = _distinguished(name, f"{schema}.{table} {name}")
             taken.add(name.lower())
         names.append(name)
     return names
@@ -67,7 +67,7 @@ def column_names(names: Sequence[str], reserved: Iterable[str] = ()) -> list[str
     for name in names:
         own = name
         while own.lower() in taken or own.lower().startswith(_OWN_PREFIX):
-            own = _told_apart(f"source{own}" if own.startswith("_") else own, name)
+            own = _distinguished(f"source{own}" if own.startswith("_") else own, name)
         taken.add(own.lower())
         result.append(own)
     return result
@@ -83,5 +83,5 @@ def shown(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _told_apart(name: str, whole: str) -> str:
+def _distinguished(name: str, whole: str) -> str:
     return f"{name}_{hashlib.sha256(whole.encode()).hexdigest()[:6]}"

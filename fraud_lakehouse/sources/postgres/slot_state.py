@@ -35,10 +35,10 @@ class SlotState:
 
     def is_like(self, other: SlotState) -> bool:
         """Whether it is the same slot, equally usable, and not acknowledged in between."""
-        return self._standing == other._standing
+        return self._eligibility == other._eligibility
 
     @property
-    def _standing(self) -> tuple[object, ...]:
+    def _eligibility(self) -> tuple[object, ...]:
         return self.exists, self.plugin, self.same_database, self.confirmed, self.wal_status == "lost"
 
     def places(self, position: int | None) -> str:

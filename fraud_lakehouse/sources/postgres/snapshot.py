@@ -20,7 +20,7 @@ from fraud_lakehouse.sources.postgres.columns import SourceColumn, UnpackError
 from fraud_lakehouse.sources.postgres.connection import PostgresConnector, abandon
 from fraud_lakehouse.sources.postgres.copy import columns_of_lines, copy_lines
 from fraud_lakehouse.sources.postgres.errors import one_table
-from fraud_lakehouse.sources.postgres.pgoutput.tuples import texts_beside
+from fraud_lakehouse.sources.postgres.pgoutput.tuples import texts_alongside
 from fraud_lakehouse.sources.postgres.publication import ensure_publication
 from fraud_lakehouse.sources.postgres.slot import ReplicationSlot
 from fraud_lakehouse.sources.read_ahead import read_ahead
@@ -178,7 +178,7 @@ class Snapshot:
 
     def _frame(self, columns: Sequence[SourceColumn], done: int) -> pl.DataFrame:
         height = columns[0].values.len()
-        beside = texts_beside({one.values.name: one.beside for one in columns if one.beside is not None}, height)
+        beside = texts_alongside({one.values.name: one.beside for one in columns if one.beside is not None}, height)
         events = {
             "_op": pl.lit("r"),
             "_lsn": pl.lit(self.lsn),

@@ -78,7 +78,9 @@ class TupleReader:
             values.append(typed.alias(column.name))
             if beside is not None:
                 lossy[column.name] = beside
-        return self._assemble(op, values, _unchanged(self._relation, columns), texts_beside(lossy, self._group.height))
+        return self._assemble(
+            op, values, _unchanged(self._relation, columns), texts_alongside(lossy, self._group.height)
+        )
 
     def old_keys(self, old: Sequence[TupleColumn], key: Sequence[str], changed: pl.Series | None) -> pl.DataFrame:
         """Deletes of the old keys, numbered before their updates; only where `changed` (None: everywhere)."""
@@ -142,7 +144,7 @@ def _unchanged(relation: Relation, columns: Sequence[TupleColumn]) -> pl.Series:
     return flags.select(pl.when(pl.any_horizontal(pl.all())).then(pl.format("[{}]", listed))).to_series()
 
 
-def texts_beside(lossy: dict[str, pl.Series], height: int) -> pl.Series:
+def texts_alongside(lossy: dict[str, pl.Series], height: int) -> pl.Series:
     """Per row, a JSON object column -> text of values that no typed column can represent; null if there are none."""
     if not lossy:
         return pl.Series([], dtype=pl.String).clear(height)

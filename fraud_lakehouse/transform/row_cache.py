@@ -75,7 +75,7 @@ class Shape:
 
 
 @dataclass
-class Mirror:
+class RowCache:
     """The cached state of one table's rows in one shape, up to the commit number `until`."""
 
     name: str
@@ -96,16 +96,16 @@ class Mirror:
         return f" where {NUMBER} <= {number}" if number < self.until and not self.shape.totals else ""
 
 
-class Mirrors:
+class RowCaches:
     """The cached state of one DuckDB connection. Not thread-safe."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
-        self._mirrors: dict[tuple[str, Shape], Mirror] = {}
+        self._row_caches: dict[tuple[str, Shape], RowCache] = {}
         self._shown: dict[str, str] = {}
         connection.execute(f"create schema if not exists {SCHEMA}")
 
-    def at(self, name: str, shape: Shape, table: DeltaTable, number: int, declared: Columns = ()) -> Mirror:
+    def at(self, name: str, shape: Shape, table: DeltaTable, number: int, declared: Columns = ()) -> RowCache:
         """Cached state of at least the rows up to commit `number` (-1: none); totals are of exactly those.
 
         Args:
@@ -113,24 +113,24 @@ class Mirrors:
             table: the table at that commit or later.
             declared: columns that read as null where the table does not have them yet.
         """
-        mirror = self._mirrors.get((name, shape))
-        if mirror is None:
-            mirror = self._mirrors[name, shape] = Mirror(f"{name} {len(self._mirrors)}", shape)
+        row_cache = self._row_caches.get((name, shape))
+        if row_cache is None:
+            row_cache = self._row_caches[name, shape] = RowCache(f"{name} {len(self._row_caches)}", shape)
         table_id, commits = str(table.metadata().id), commits_of(table)
-        is_same = mirror.table_id == table_id and mirror.until <= commits.newest
-        is_same = is_same and (mirror.until < 0 or commits.rewritten <= mirror.until)
-        if not is_same or (shape.totals and number < mirror.until):
-            mirror.table_id = ""  # until it is complete: state left by an error must not be used
-            self._make(mirror, table, number, declared)
-        elif mirror.until < number:
-            mirror.table_id = ""
-            rows = rows_since(table, mirror.until, number)
+        is_same = row_cache.table_id == table_id and row_cache.until <= commits.newest
+        is_same = is_same and (row_cache.until < 0 or commits.rewritten <= row_cache.until)
+        if not is_same or (shape.totals and number < row_cache.until):
+            row_cache.table_id = ""  # until it is complete: state left by an error must not be used
+            self._make(row_cache, table, number, declared)
+        elif row_cache.until < number:
+            row_cache.table_id = ""
+            rows = rows_since(table, row_cache.until, number)
             if rows.files:
-                self._append(mirror, rows_sql(table, rows, declared), _kept_number(mirror, table))
-        mirror.table_id, mirror.until = table_id, max(number, mirror.until)
-        return mirror
+                self._append(row_cache, rows_sql(table, rows, declared), _kept_number(row_cache, table))
+        row_cache.table_id, row_cache.until = table_id, max(number, row_cache.until)
+        return row_cache
 
-    def find(self, mirror: Mirror, number: int, by: tuple[str, ...], keys: str, into: str) -> None:
+    def find(self, row_cache: RowCache, number: int, by: tuple[str, ...], keys: str, into: str) -> None:
         """Write the cached rows that have one of the keys to the table `into`; it may include hash collisions.
 
         Args:
@@ -138,18 +138,18 @@ class Mirrors:
             by: SQL expressions over the cached columns.
             keys: SQL of as many columns with the same types; a row with a null is no key.
         """
-        index = mirror.indexes.setdefault(by, KeyIndex())
+        index = row_cache.indexes.setdefault(by, KeyIndex())
         cursor = self._connection.cursor()
-        if index.covered < mirror.rows:
-            new = f"select rowid as row, {', '.join(by)} from {mirror.relation} where rowid >= {index.covered}"
-            index.add(_hashes(cursor, new, len(by), "row"), mirror.rows)
+        if index.covered < row_cache.rows:
+            new = f"select rowid as row, {', '.join(by)} from {row_cache.relation} where rowid >= {index.covered}"
+            index.add(_hashes(cursor, new, len(by), "row"), row_cache.rows)
         numbers = index.find(_hashes(cursor, keys, len(by))["hash"])
         cursor.register(ROW_NUMBERS, numbers.to_frame().to_arrow())
         cursor.execute(
-            f"create or replace table {into} as select {mirror.shape.names} from ("
-            f"select * from {mirror.relation}"
+            f"create or replace table {into} as select {row_cache.shape.names} from ("
+            f"select * from {row_cache.relation}"
             f" where rowid in (select row from {ROW_NUMBERS}))"  # DuckDB reads few rows by number directly
-            f"{mirror.up_to(number)}"
+            f"{row_cache.up_to(number)}"
         )
         cursor.unregister(ROW_NUMBERS)
 
@@ -159,23 +159,23 @@ class Mirrors:
             self._connection.cursor().execute(f"create or replace view {relation} as {sql}")
             self._shown[relation] = sql
 
-    def _make(self, mirror: Mirror, table: DeltaTable, number: int, declared: Columns) -> None:
+    def _make(self, row_cache: RowCache, table: DeltaTable, number: int, declared: Columns) -> None:
         """Fill the cached state from all rows up to a commit."""
-        mirror.indexes.clear()
-        mirror.until = number
+        row_cache.indexes.clear()
+        row_cache.until = number
         rows = rows_sql(table, rows_since(table, NOTHING, number), declared)
-        self._create(mirror, mirror.shape.select(f"({rows})", _kept_number(mirror, table)))
-        mirror.folded_rows = mirror.rows
+        self._create(row_cache, row_cache.shape.select(f"({rows})", _kept_number(row_cache, table)))
+        row_cache.folded_rows = row_cache.rows
 
-    def _append(self, mirror: Mirror, sql: str, number: str) -> None:
-        select = mirror.shape.select(f"({sql})", number)
-        mirror.rows += self._changed(f"insert into {mirror.relation} {select}")
-        if mirror.shape.totals and mirror.rows > max(2 * mirror.folded_rows, FOLD_FROM):
-            self._create(mirror, mirror.shape.fold(mirror.relation))
-            mirror.folded_rows = mirror.rows
+    def _append(self, row_cache: RowCache, sql: str, number: str) -> None:
+        select = row_cache.shape.select(f"({sql})", number)
+        row_cache.rows += self._changed(f"insert into {row_cache.relation} {select}")
+        if row_cache.shape.totals and row_cache.rows > max(2 * row_cache.folded_rows, FOLD_FROM):
+            self._create(row_cache, row_cache.shape.fold(row_cache.relation))
+            row_cache.folded_rows = row_cache.rows
 
-    def _create(self, mirror: Mirror, sql: str) -> None:
-        mirror.rows = self._changed(f"create or replace table {mirror.relation} as {sql}")
+    def _create(self, row_cache: RowCache, sql: str) -> None:
+        row_cache.rows = self._changed(f"create or replace table {row_cache.relation} as {sql}")
 
     def _changed(self, statement: str) -> int:
         """Execute a statement; returns the number of rows written."""
@@ -184,9 +184,9 @@ class Mirrors:
         return int(counted[0])
 
 
-def _kept_number(mirror: Mirror, table: DeltaTable) -> str:
+def _kept_number(row_cache: RowCache, table: DeltaTable) -> str:
     """SQL of a row's commit number, if the cached state stores it."""
-    if mirror.shape.totals:
+    if row_cache.shape.totals:
         return ""
     return f"coalesce({COMMIT}, 0)" if is_numbered(table) else "0"
 

@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fraud_lakehouse.storage.commit_numbers import COMMITS, REWRITTEN
-from fraud_lakehouse.transform import mirror as mirrors_module
+from fraud_lakehouse.transform import row_cache as mirrors_module
 from fraud_lakehouse.transform.key_index import KeyIndex
-from fraud_lakehouse.transform.mirror import Mirrors, Shape
+from fraud_lakehouse.transform.row_cache import RowCaches, Shape
 from tests.numbered import commit
 
 ROWS = Shape((("id", "id"), ("twice", "2 * amount")))
@@ -54,14 +54,16 @@ class Table:
         return DeltaTable(self.path)
 
 
-def rows(connection: duckdb.DuckDBPyConnection, mirrors: Mirrors, table: Table, number: int) -> list[tuple[int, int]]:
-    mirror = mirrors.at("table", ROWS, table.handle, number)
-    return sorted(connection.execute(f"select id, twice from {mirror.relation}{mirror.up_to(number)}").fetchall())
+def rows(
+    connection: duckdb.DuckDBPyConnection, row_caches: RowCaches, table: Table, number: int
+) -> list[tuple[int, int]]:
+    row_cache = row_caches.at("table", ROWS, table.handle, number)
+    return sorted(connection.execute(f"select id, twice from {row_cache.relation}{row_cache.up_to(number)}").fetchall())
 
 
-def totals(connection: duckdb.DuckDBPyConnection, mirrors: Mirrors, table: Table, number: int) -> list[object]:
-    mirror = mirrors.at("table", TOTALS, table.handle, number)
-    return sorted(connection.execute(TOTALS.fold(mirror.relation)).fetchall())
+def totals(connection: duckdb.DuckDBPyConnection, row_caches: RowCaches, table: Table, number: int) -> list[object]:
+    row_cache = row_caches.at("table", TOTALS, table.handle, number)
+    return sorted(connection.execute(TOTALS.fold(row_cache.relation)).fetchall())
 
 
 def expected_totals(ids: list[int]) -> list[object]:
@@ -86,7 +88,7 @@ def expected_totals(ids: list[int]) -> list[object]:
 def test_a_mirror_has_the_rows_up_to_that_commit(steps: list[tuple[str, list[int]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         table, connection = Table(Path(folder)), duckdb.connect()
-        mirrors = Mirrors(connection)
+        row_caches = RowCaches(connection)
         for action, values in [*steps, ("ask", [])]:
             if action in {"append", "overwrite"}:
                 table.write(values, action)  # type: ignore[arg-type]
@@ -96,62 +98,64 @@ def test_a_mirror_has_the_rows_up_to_that_commit(steps: list[tuple[str, list[int
                 known = sorted(table.ids)
                 number = known[-1] if action == "ask" else known[values[0] % len(known)]
                 ids = table.ids[number]
-                assert rows(connection, mirrors, table, number) == sorted((i, 20 * i) for i in ids)
-                assert totals(connection, mirrors, table, number) == expected_totals(ids)
+                assert rows(connection, row_caches, table, number) == sorted((i, 20 * i) for i in ids)
+                assert totals(connection, row_caches, table, number) == expected_totals(ids)
 
 
 def test_a_mirror_reads_only_what_was_added(tmp_path: Path) -> None:
     table, connection = Table(tmp_path), duckdb.connect()
-    mirrors = Mirrors(connection)
+    row_caches = RowCaches(connection)
     table.write([1, 2], "append")
     old_file = Path(table.handle.file_uris()[0].removeprefix("file://"))
-    rows(connection, mirrors, table, table.newest)
+    rows(connection, row_caches, table, table.newest)
     old_file.unlink()
     table.write([3], "append")
 
-    assert rows(connection, mirrors, table, table.newest) == [(1, 20), (2, 40), (3, 60)]
+    assert rows(connection, row_caches, table, table.newest) == [(1, 20), (2, 40), (3, 60)]
 
 
 def test_a_mirror_follows_a_table_without_numbers(tmp_path: Path) -> None:
     """A one-to-one replica: each of its commits counts as a rewrite."""
     connection, path = duckdb.connect(), str(tmp_path / "table")
-    mirrors = Mirrors(connection)
+    row_caches = RowCaches(connection)
     for number, ids in enumerate(([1, 2], [1, 2, 3], [3]), start=1):
         frame = pl.DataFrame({"id": ids, "amount": ids})
         recorded = [Transaction(name, number) for name in (COMMITS, REWRITTEN)]
         properties = CommitProperties(app_transactions=recorded)
         write_deltalake(path, frame.to_arrow(), mode="overwrite", commit_properties=properties)
-        mirror = mirrors.at("table", ROWS, DeltaTable(path), number)
-        found = connection.execute(f"select id from {mirror.relation}{mirror.up_to(number)} order by 1").fetchall()
+        row_cache = row_caches.at("table", ROWS, DeltaTable(path), number)
+        found = connection.execute(
+            f"select id from {row_cache.relation}{row_cache.up_to(number)} order by 1"
+        ).fetchall()
         assert found == [(one,) for one in ids]
 
 
 def test_totals_are_folded_before_they_grow_with_the_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirrors_module, "FOLD_FROM", 10)
     table, connection = Table(tmp_path), duckdb.connect()
-    mirrors = Mirrors(connection)
+    row_caches = RowCaches(connection)
     for number in range(30):
         table.write([number, number + 1], "append")
-        assert mirrors.at("table", TOTALS, table.handle, table.newest).rows <= 12
-    assert totals(connection, mirrors, table, table.newest) == expected_totals(
+        assert row_caches.at("table", TOTALS, table.handle, table.newest).rows <= 12
+    assert totals(connection, row_caches, table, table.newest) == expected_totals(
         [i for number in range(30) for i in (number, number + 1)]
     )
 
 
 def test_rows_are_found_by_key_and_nulls_are_none(tmp_path: Path) -> None:
     table, connection = Table(tmp_path), duckdb.connect()
-    mirrors = Mirrors(connection)
+    row_caches = RowCaches(connection)
     table.write([1, 2, 3, 2], "append")
     before = table.newest
-    mirrors.find(mirrors.at("table", ROWS, table.handle, before), before, ("id",), "select 2", "found")
+    row_caches.find(row_caches.at("table", ROWS, table.handle, before), before, ("id",), "select 2", "found")
     assert connection.execute("select id from found").fetchall() == [(2,), (2,)]
 
     table.write([2, 4], "append")
-    mirror = mirrors.at("table", ROWS, table.handle, table.newest)
+    row_cache = row_caches.at("table", ROWS, table.handle, table.newest)
     keys = "select unnest([2, 4, null, 7])"
-    mirrors.find(mirror, table.newest, ("id",), keys, "found")
+    row_caches.find(row_cache, table.newest, ("id",), keys, "found")
     assert sorted(connection.execute("select id from found").fetchall()) == [(2,), (2,), (2,), (4,)]
-    mirrors.find(mirrors.at("table", ROWS, table.handle, before), before, ("id",), keys, "found")
+    row_caches.find(row_caches.at("table", ROWS, table.handle, before), before, ("id",), keys, "found")
     assert connection.execute("select id from found").fetchall() == [(2,), (2,)]
 
 

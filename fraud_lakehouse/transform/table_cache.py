@@ -22,7 +22,7 @@ class _Open:
     mark: Mark | None  # the newest log entry; None: the table is not cached
 
 
-class Handles:
+class TableCache:
     """Caches the newest version of each table requested. Not thread-safe."""
 
     def __init__(self, lake: Lake) -> None:
@@ -101,5 +101,5 @@ def log_folder_mark(lake: Lake, key: Key) -> Mark | None:
         found = os.stat(f"{lake.uri(*key)}/_delta_log")
     except FileNotFoundError:
         return None
-    is_settled = time.time_ns() - found.st_mtime_ns > SETTLED_NS
-    return (found.st_ino, found.st_mtime_ns) if is_settled else None
+    is_synced = time.time_ns() - found.st_mtime_ns > SETTLED_NS
+    return (found.st_ino, found.st_mtime_ns) if is_synced else None

@@ -14,15 +14,15 @@ from deltalake import DeltaTable
 
 from fraud_lakehouse.sql_text import literal, quoted
 from fraud_lakehouse.storage.commit_numbers import NOTHING, rows_since
-from fraud_lakehouse.transform.handles import Key
-from fraud_lakehouse.transform.mirror import Mirrors, Shape
+from fraud_lakehouse.transform.row_cache import RowCaches, Shape
 from fraud_lakehouse.transform.scan import Columns, rows_sql
+from fraud_lakehouse.transform.table_cache import Key
 
 SEEN_SCHEMA = "seen"
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class CachedRows:
     """A model's request.
 
     `newest`: all current rows, not only those consumed before. `since`: a column and the SQL of its smallest value
@@ -40,13 +40,13 @@ class Mirrored:
     is_kept: bool = True
 
     @staticmethod
-    def of(call: dict[str, Any]) -> Mirrored:
+    def of(call: dict[str, Any]) -> CachedRows:
         """Parse a macro's call."""
         consumer, upstream = ((call[part][0], call[part][1]) for part in ("consumer", "upstream"))
         since = (call["since"][0], call["since"][1]) if call.get("since") else None
         shape = Shape.of(call["shape"])
         by, keys = tuple(call.get("by", ())), call.get("keys", "")
-        return Mirrored(consumer, upstream, shape, call["newest"], since, by, keys, call.get("is_kept", True))
+        return CachedRows(consumer, upstream, shape, call["newest"], since, by, keys, call.get("is_kept", True))
 
     @property
     def relation(self) -> str:
@@ -57,7 +57,7 @@ class Mirrored:
 
     def answer(
         self,
-        mirrors: Mirrors,
+        row_caches: RowCaches,
         cursor: duckdb.DuckDBPyConnection,
         table: DeltaTable | None,
         number: int,
@@ -75,22 +75,22 @@ class Mirrored:
             if self.by:
                 cursor.execute(f"create or replace table {self.relation} as {sql}")  # a table, as key lookups are
             else:
-                mirrors.show(self.relation, sql)
+                row_caches.show(self.relation, sql)
             return
         if not self.is_kept:
             rows = rows_sql(table, rows_since(table, NOTHING, number), declared)
-            mirrors.show(self.relation, self._bounded(cursor, self.shape.select(f"({rows})")))
+            row_caches.show(self.relation, self._bounded(cursor, self.shape.select(f"({rows})")))
             return
         # totals are of one commit number: models that have read up to different numbers need their own
         owner = f" of {'.'.join(self.consumer)}" if self.shape.totals else ""
-        mirror = mirrors.at(".".join(self.upstream) + owner, self.shape, table, number, declared)
+        row_cache = row_caches.at(".".join(self.upstream) + owner, self.shape, table, number, declared)
         if self.by:
-            mirrors.find(mirror, number, self.by, self.keys, self.relation)
+            row_caches.find(row_cache, number, self.by, self.keys, self.relation)
             return
-        sql = f"select {self.shape.names} from {mirror.relation}{mirror.up_to(number)}"
+        sql = f"select {self.shape.names} from {row_cache.relation}{row_cache.up_to(number)}"
         if self.shape.totals:
-            sql = self.shape.fold(mirror.relation)
-        mirrors.show(self.relation, self._bounded(cursor, sql))
+            sql = self.shape.fold(row_cache.relation)
+        row_caches.show(self.relation, self._bounded(cursor, sql))
 
     def _bounded(self, cursor: duckdb.DuckDBPyConnection, sql: str) -> str:
         """Restrict the query to values from the smallest wanted one."""

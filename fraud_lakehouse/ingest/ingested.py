@@ -7,7 +7,7 @@ from datetime import datetime
 
 
 @dataclass(frozen=True)
-class Landed:
+class Ingested:
     """Rows that one commit added to one bronze table.
 
     Args:

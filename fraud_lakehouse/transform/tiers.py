@@ -10,20 +10,20 @@ UNTESTED = ("hot", "alerts", "follow")
 ALERTS = "alerts"
 
 
-def models_of(project: CompiledProject, lane: str) -> list[Model]:
+def models_of(project: CompiledProject, tier: str) -> list[Model]:
     """The models of a tier, in order.
 
     Raises:
         TransformError: there is no such tier.
     """
-    if lane not in LANES:
-        raise TransformError(f"there is no tier {lane!r}", f"use one of {', '.join(LANES)}")
-    if lane == "all":
+    if tier not in LANES:
+        raise TransformError(f"there is no tier {tier!r}", f"use one of {', '.join(LANES)}")
+    if tier == "all":
         return list(project.models)
-    if lane == "rest":
-        return [model for model in project.models if not model.is_hot]
-    if lane not in ("alerts", "follow"):
-        return project.tagged(lane)
+    if tier == "rest":
+        return [model for model in project.models if not model.is_fast_path]
+    if tier not in ("alerts", "follow"):
+        return project.tagged(tier)
     before = {model.unique_id for model in project.with_parents(project.named([ALERTS]))}
     hot = project.tagged(HOT)
-    return [model for model in hot if (model.unique_id in before) == (lane == "alerts")]
+    return [model for model in hot if (model.unique_id in before) == (tier == "alerts")]
