@@ -3,7 +3,7 @@
 A name depends only on the input.
 
 - `new_rows`: the rows of a table that the consumer has not read yet (macro new_rows).
-- `seen`: rows it has read before, cached in memory (macros seen_rows, seen_totals, seen_by_key; `mirrored.py`).
+- `seen`: rows it has read before, cached in memory (macros seen_rows, seen_totals, seen_by_key; `cached_rows.py`).
 - `index`: rows with results of an index over them (macro indexed_rows; `indexed.py`).
 - `scored`: new payments with what was known when each arrived (macro scored_payments; `scored.py`).
 - `fired`: payments on which rules fire (macro fired_rows; `fired.py`).

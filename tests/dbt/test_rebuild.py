@@ -115,7 +115,7 @@ def test_what_the_catalogue_has_changed_is_named_until_it_is_rebuilt(
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, output",
     [
         ("alerts", "gold/alerts keeps its rows"),
         (SPINE, f"gold/{SPINE} is a view"),

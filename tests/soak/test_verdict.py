@@ -135,7 +135,7 @@ def test_what_was_tampered_with_is_found(
 
 
 @pytest.mark.parametrize(
-    "landed, finds",
+    "ingested, finds",
     [
         ([1, 2, 3], None),
         ([1, 3], "lost"),
@@ -166,7 +166,7 @@ def test_orders_of_the_second_database(tmp_path: Path, ingested: list[int], find
 
 
 @pytest.mark.parametrize(
-    "landed, finds",
+    "ingested, finds",
     [
         ([(0, 0, "a"), (0, 1, "b")], None),
         ([(0, 0, "a")], "lost"),

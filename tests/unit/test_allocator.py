@@ -22,7 +22,7 @@ SAY_IT = SAY.format(module="fraud_lakehouse.cli.commands", then="fraud_lakehouse
     ],
 )
 @pytest.mark.parametrize(
-    "given, said",
+    "given, output",
     [
         (None, OURS),
         ("narenas:4", "narenas:4"),

@@ -79,7 +79,7 @@ def test_their_definitions_say_what_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         (
             {"aggregate": "median", "measure": "amt"},
@@ -108,7 +108,7 @@ def test_what_is_not_told_as_a_row_arrives_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         ({"measure": "double"}, "measure double is '2 . amount', and the ledger of ledger adds up amount alone\n.*amt"),
         ({"measure": None, "window": None}, "counts only payments with a value\n.*or a window"),
@@ -171,7 +171,7 @@ def fewer_decimals(content: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         (longer, {f"{CARDS}.count_10min", f"{BANK}.count_10min"}),
         (fewer_decimals, set()),

@@ -35,7 +35,7 @@ def test_the_shipped_catalogue_fits_its_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         ({"measure": {"expression": "colour"}}, "measure 'x' of 'card_payments': 'colour' cannot be computed.*colour"),
         (

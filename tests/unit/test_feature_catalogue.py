@@ -70,7 +70,7 @@ def test_an_expression_names_features_beside_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         ({"aggregate": "average"}, r"feature '\{entity\}.*unknown aggregate 'average'\n.*count, sum, mean"),
         ({"aggregate": "percentile_100"}, "unknown aggregate 'percentile_100'"),
@@ -111,7 +111,7 @@ def test_a_delayed_measure_says_when_it_is_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         ({"aggregate": "median"}, "fraud is known after its delay, which median does not support\n.*count, sum, mean"),
         ({"aggregate": "distinct"}, "fraud is known after its delay, which distinct does not support"),
@@ -135,7 +135,7 @@ def test_what_a_delayed_measure_cannot_be_used_for_is_named(
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         ({"delay": "lable_delay"}, "measure 'fraud' of 'cards': unknown delay 'lable_delay'\n.*label_delay"),
         ({"decimals": None}, "measure 'fraud' of 'cards': it has a delay but no decimals\n.*0: whole numbers"),
@@ -197,7 +197,7 @@ def test_what_is_no_number_is_only_told_apart(tmp_path: Path, aggregate: str) ->
 
 
 @pytest.mark.parametrize(
-    "measures, told",
+    "measures, reported",
     [
         ({"user_id": {**MERCHANT}}, "measure 'user_id' of 'cards': the vectors have a column of that name"),
         ({"event_time": {**MERCHANT}}, "measure 'event_time' of 'cards': the vectors have a column"),
@@ -219,7 +219,7 @@ def test_a_feature_named_as_another_column_is_refused(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize(
-    "expression, told",
+    "expression, reported",
     [
         ("{amt} / user_id", "feature 'ratio': its expression names 'user_id'"),
         ("{amt} /", "feature 'ratio': 'amt /' is not an SQL expression"),
@@ -249,7 +249,7 @@ def test_a_table_of_its_own_has_the_features_of_its_entries(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         (
             {"table": None},

@@ -75,7 +75,7 @@ def test_models_aggregate_a_measure_of_rows_that_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         ({"filter": "category ="}, "its filter 'category =' is not an SQL expression"),
         ({"filter": "amt < 2, amt > 1"}, "its filter 'amt < 2, amt > 1' is more than one SQL expression"),
@@ -114,7 +114,7 @@ def test_a_label_may_be_a_condition_on_a_measure_that_is_known_as_late(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "name, condition, told",
+    "name, condition, reported",
     [
         (
             CARDS,

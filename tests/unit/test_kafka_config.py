@@ -26,7 +26,7 @@ def test_properties_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, reported",
     [
         ("security.protocol", "line 1: expected name=value"),
         ("\n=x", "line 2: expected name=value"),

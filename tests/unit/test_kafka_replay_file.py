@@ -36,7 +36,7 @@ def test_column_order_does_not_matter_and_zipcode_is_taken_too(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "column, value, told",
+    "column, value, reported",
     [
         ("amt", "abc", "line 3, column amt: expected a finite decimal number, got 'abc'"),
         ("amt", "nan", "line 3, column amt: expected a finite decimal number, got 'nan'"),
@@ -55,7 +55,7 @@ def test_wrong_value_is_told_by_line_and_column(tmp_path: Path, column: str, val
 
 
 @pytest.mark.parametrize(
-    "lines, told",
+    "lines, reported",
     [
         ([], "is empty"),
         (["a,b", "1,2"], "line 1: no column trans_date_trans_time, .*, zip; found: a, b"),

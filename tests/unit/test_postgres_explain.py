@@ -30,7 +30,7 @@ LOGIN = Login("db:5432/Bank as cap", 'ca"p', "Bank")
 
 
 @pytest.mark.parametrize(
-    "words, kind, said",
+    "words, kind, output",
     [
         ("FATAL:  the database system is starting up", PostgresStartingError, "it is tried again"),
         ("FATAL:  the database system is not yet accepting connections", PostgresStartingError, "see the server's log"),
@@ -75,7 +75,7 @@ def test_words_while_connecting(words: str, kind: type[SourceError], output: str
 
 
 @pytest.mark.parametrize(
-    "raised, kind, said",
+    "raised, kind, output",
     [
         (errors.DiskFull("could not extend file"), ServerLimitError, "pg_replication_slots"),
         (errors.OutOfMemory("out of memory"), ServerLimitError, "53200"),

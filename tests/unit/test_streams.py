@@ -98,7 +98,7 @@ def test_a_topic_of_rates_is_a_source_of_the_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "captured, told",
+    "captured, reported",
     [
         ({}, "its table of rates, bronze/fx, is not captured yet"),
         ({"rte": "double"}, "there is no column rate of the table of rates, bronze/fx, .*; did you mean rte?"),
@@ -143,7 +143,7 @@ def test_the_folder_is_the_projects_own_else_that_of_the_settings(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "streams, told",
+    "streams, reported",
     [
         (ORDERS.replace("orders: {", "card_payments: {"), "card_payments: it reads orders .* another name"),
         (ORDERS.replace("amount: total", "amount: totl"), r"streams\.yml:1: .*'totl'.*did you mean total\?"),
@@ -159,7 +159,7 @@ def test_what_is_wrong_with_a_stream_is_named(tmp_path: Path, streams: str, repo
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         ({"amount": "order"}, "amount names the column 'order', expected .* not an SQL keyword"),
         ({"time": "was at"}, "time names the column 'was at', expected letters"),

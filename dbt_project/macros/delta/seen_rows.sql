@@ -1,5 +1,5 @@
 {#- The rows that the model being built has read before, as cached state in memory
-    (fraud_lakehouse/transform/mirror.py): the complement of new_rows. Of `this`: all its rows. `columns`: name -> SQL
+    (fraud_lakehouse/transform/row_cache.py): the complement of new_rows. Of `this`: all its rows. `columns`: name -> SQL
     expression of the cached columns. In a unit test: the given rows. -#}
 
 {#- The rows themselves. since: [column, SQL of its least value]; where: SQL condition for cached rows; newest: instead
