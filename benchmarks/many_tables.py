@@ -30,7 +30,7 @@ from catch_up import BANK, catch_up
 
 from fraud_lakehouse.checks.status import collect
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.live.cycle import Cycle
+from fraud_lakehouse.live.cycle import BUSY_FOLLOW_SECONDS, Cycle
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.storage.appender import Appender
 from fraud_lakehouse.storage.lake import Lake
@@ -114,7 +114,7 @@ def live_cycle(cycle: Cycle, dsn: str, times: int) -> dict[str, float]:
             landed = cycle.capture()
             while not landed:
                 landed = cycle.capture()
-            cycle.follow(cycle.run(landed), is_busy=True)
+            cycle.follow(cycle.run(landed), pause=BUSY_FOLLOW_SECONDS)
             taken.append(time.monotonic() - started)
             spent.append(time.process_time() - cpu)
             started = time.monotonic()

@@ -185,7 +185,7 @@ def _drain(cycle: Cycle, stopper: Stopper, progress: Progress) -> None:
     """Cycles until every row generated has landed, then every layer."""
     deadline = time.monotonic() + _DRAIN_SECONDS
     while progress.missing() and time.monotonic() < deadline and not stopper.hurry.is_set():
-        progress.note(cycle.follow(cycle.run(cycle.capture()), is_busy=False))
+        progress.note(cycle.follow(cycle.run(cycle.capture())))
     if not stopper.hurry.is_set():
         cycle.catch_up(progress.note)
 

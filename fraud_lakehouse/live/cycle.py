@@ -163,13 +163,12 @@ class Cycle:
         self._follow.is_stale = True
         return self._build(self._alerts, meanwhile)
 
-    def follow(self, result: CycleResult, *, is_busy: bool) -> CycleResult:
+    def follow(self, result: CycleResult, *, pause: float = 0.0) -> CycleResult:
         """After the alerts: the other models of the hot lane, if they are due; returns the result with their build.
 
         Args:
-            is_busy: rows wait to be scored; these models then wait for up to `BUSY_FOLLOW_SECONDS`.
+            pause: seconds that must have passed since they were built last.
         """
-        pause = BUSY_FOLLOW_SECONDS if is_busy else FOLLOW_SECONDS
         if not self._follow.is_due or time.monotonic() < self._follow.built_at + pause:
             return result
         seconds: dict[str, float] = {}
@@ -223,7 +222,7 @@ class Cycle:
                 landed = self.capture(errors)
             if len(errors) == len(self.sources):
                 raise next(iter(errors.values()))
-            result = self.follow(self.run(landed), is_busy=bool(landed))
+            result = self.follow(self.run(landed), pause=BUSY_FOLLOW_SECONDS if landed else 0.0)
             report(CycleResult(result.landed, result.builds, result.delivery, {}, seconds | result.seconds))
             # The first may be a snapshot, which says nothing of the log behind it.
             if not landed or (number and not may_have_more(landed, began, self.settings.batch_rows)):

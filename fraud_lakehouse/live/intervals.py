@@ -9,10 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from functools import partial
 
 from fraud_lakehouse.live.backlog import Backlog
-from fraud_lakehouse.live.cycle import Cycle, CycleResult
+from fraud_lakehouse.live.cycle import BUSY_FOLLOW_SECONDS, Cycle, CycleResult
 from fraud_lakehouse.live.ingesting import AWAY_SECONDS, may_have_more
 from fraud_lakehouse.live.scoring import Scoring
 from fraud_lakehouse.live.source import Source
@@ -40,7 +39,7 @@ class Intervals:
     def cycles(self, stop: Callable[[], bool]) -> Iterator[CycleResult]:
         """The cycles that are to be run now: those of a drain if it is time for one, else one without ingestion."""
         if not (now := self._now()):
-            yield self._scoring.run([], is_shared=False, is_busy=lambda: False)
+            yield self._scoring.run([], is_shared=False)
             return
         for source in now:
             if time.monotonic() >= self._due[source.name]:
@@ -53,10 +52,11 @@ class Intervals:
                 if not source.problem:
                     self._backlog.read(source.name, source.ingest.position())
                     source.tell(self._backlog)
-            is_busy = partial(may_have_more, landed, began, self._cycle.settings.batch_rows)
+            has_more = may_have_more(landed, began, self._cycle.settings.batch_rows)
+            pause = (lambda: BUSY_FOLLOW_SECONDS) if has_more else (lambda: 0.0)
             # The first of a drain builds in any case: another process may have landed rows.
-            yield self._scoring.run(landed, is_shared=is_first, is_busy=is_busy)
-            if not is_busy():
+            yield self._scoring.run(landed, is_shared=is_first, pause=pause)
+            if not has_more:
                 return
             is_first = False
 

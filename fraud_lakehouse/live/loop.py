@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fraud_lakehouse.live.background import Beside
-from fraud_lakehouse.live.cycle import Cycle, CycleResult
+from fraud_lakehouse.live.cycle import BUSY_FOLLOW_SECONDS, FOLLOW_SECONDS, Cycle, CycleResult
 from fraud_lakehouse.live.ingesting import Capturing
 from fraud_lakehouse.live.intervals import Intervals
 from fraud_lakehouse.live.scoring import Scoring
@@ -41,13 +41,17 @@ def _on_data(cycle: Cycle, beside: Beside, stop: Callable[[], bool], report: Cal
     settings = cycle.settings
     capturing = Capturing(cycle.sources, settings.work_dir, settings.batch_rows)
     scoring = Scoring(cycle, capturing.backlog)
+
+    def pause() -> float:
+        return BUSY_FOLLOW_SECONDS if landings.is_waiting else FOLLOW_SECONDS
+
     with capturing as landings:
         due = 0.0
         while not stop():
             progress()
             landed, is_shared = landings.take(SLICE_SECONDS)
             if landed or is_shared or time.monotonic() >= due:
-                result = scoring.run(landed, is_shared=is_shared, is_busy=lambda: landings.is_waiting)
+                result = scoring.run(landed, is_shared=is_shared, pause=pause)
                 _finish(cycle, beside, result, report)
                 due = time.monotonic() + IDLE_SECONDS
 

@@ -22,13 +22,15 @@ class Scoring:
         self._backlog = backlog
         self._unscored: list[Landed] = []
 
-    def run(self, landed: Sequence[Landed], *, is_shared: bool, is_busy: Callable[[], bool]) -> CycleResult:
+    def run(
+        self, landed: Sequence[Landed], *, is_shared: bool, pause: Callable[[], float] = lambda: 0.0
+    ) -> CycleResult:
         """Score what has landed, deliver, and build what is due beside the alerts; tells how far behind that leaves.
 
         Args:
             landed: the new batches.
             is_shared: another process has landed some as well.
-            is_busy: whether more waits to be scored; asked after the alerts.
+            pause: seconds from one build of the models after the alerts to the next; called after the alerts.
         """
         result = self._cycle.run(landed, is_shared=is_shared)
         self._unscored += landed
@@ -37,4 +39,4 @@ class Scoring:
             scored = [batch for batch in self._unscored if batch.table not in result.unscored]
             self._backlog.scored(scored, {batch.source for batch in waiting})
             self._unscored = waiting
-        return replace(self._cycle.follow(result, is_busy=is_busy()), behind=self._backlog.now())
+        return replace(self._cycle.follow(result, pause=pause()), behind=self._backlog.now())

@@ -12,7 +12,7 @@ _LEFT_BEHIND = re.compile(
     r"|File not found: \S*_delta_log/\d{20}\."
 )
 """A handle so old that the log no longer has its checkpoint, its entries or those after them."""
-_MADE_BEFORE = "already exists at that location"  # the table, when it was to be made
+_MADE_BEFORE = "able already exists at"  # the table, when it was to be made
 
 
 def is_refused(error: Exception) -> bool:

@@ -26,7 +26,7 @@ from fraud_lakehouse.transform.compiled import CompiledProject, Model, Test, Var
 from fraud_lakehouse.transform.consumption import Consumption, Plan
 from fraud_lakehouse.transform.handles import Handles, Key, Mark, log_folder_mark
 from fraud_lakehouse.transform.inputs import NewRows
-from fraud_lakehouse.transform.model_sql import INTERNAL, Queries, stored_only, typed, without_number
+from fraud_lakehouse.transform.model_sql import Queries, stored_only, typed, without_number
 from fraud_lakehouse.transform.relations import Relations
 from fraud_lakehouse.transform.rulebook import RuleBook
 from fraud_lakehouse.transform.scan import Columns, columns
@@ -254,7 +254,7 @@ class Executor:
         sql, cursor = self._fill(plan, model), self._connection.cursor()
         before = plan.target.version() if plan.target is not None else -1
         with self.relations.registered(cursor, plan), writer.refusals(plan):
-            commit = self._write(cursor, model, plan, sql, self._queries.columns(cursor, sql))
+            commit = self._write(cursor, model, plan, sql, [name for name, _ in self._queries.columns(cursor, sql)])
         if commit is not None:
             self._consumption.record(plan, before, commit.version)
         return commit
@@ -273,9 +273,9 @@ class Executor:
         return typed(sql, names, dict(model.columns), model.name, may_have_more=plan.scored is not None)
 
     def _write(
-        self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, described: list[tuple[str, str]]
+        self, cursor: DuckDBPyConnection, model: Model, plan: Plan, sql: str, names: list[str]
     ) -> writer.Commit | None:
-        names, sql = without_number([name for name, _ in described], sql)
+        names, sql = without_number(names, sql)
         plan.numbered = not model.has_source_types or "_lsn" in names  # a replica has only its source's columns
         sql = self._typed(model, plan, sql, names)
         rows = min(100_000, BATCH_VALUES // len(names))
@@ -288,13 +288,6 @@ class Executor:
                 return writer.merge(plan, relation.to_arrow_table(), list(model.unique_key))
             with closing(relation.to_arrow_reader(rows)) as reader:  # the connection allows one open reader
                 return writer.append(self._lake, plan, reader)
-        known = {} if model.has_source_types else model.columns
-        kinds = {name: known.get(name, "") for name in names if name not in INTERNAL}
-        # Rows of an index come in batches: delta-rs writes in parallel, DuckDB's writer would not.
-        is_new = not plan.has_registered and (plan.target is None or model.strategy != "overwrite")
-        found = [kinds[name] or kind for name, kind in described if name in kinds]
-        if is_new and writer.can_replace(self._lake, plan, cursor, stored, found):
-            return writer.replace(self._lake, plan, cursor, stored, list(kinds.values()))
         return writer.overwrite(self._lake, plan, cursor.sql(stored).to_arrow_reader(rows))
 
     def _settle(self, plan: Plan) -> None:

@@ -26,7 +26,7 @@ from deltalake import (
     write_deltalake,
 )
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, RemoveAction, create_table_with_add_actions
+from deltalake.transaction import AddAction, RemoveAction
 
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.failpoints import failpoint
@@ -39,11 +39,9 @@ from fraud_lakehouse.storage.lake import data_files, file_path, table_root
 from fraud_lakehouse.storage.parquet import upload_parquet, write_parquet
 from fraud_lakehouse.storage.reshape import reshape
 from fraud_lakehouse.storage.schemas import COMMIT
-from fraud_lakehouse.transform import copied, merged
+from fraud_lakehouse.transform import merged
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
     from fraud_lakehouse.storage.lake import Lake
     from fraud_lakehouse.transform.consumption import Plan
 
@@ -68,92 +66,30 @@ def append(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit | Non
     rows = _Counted(reader)
     if plan.target is not None and rows.is_empty:
         return None
-    return _write(plan, rows, "append", _target(lake, plan, rows))
+    return _write(lake, plan, rows, "append")
 
 
 def overwrite(lake: Lake, plan: Plan, reader: pa.RecordBatchReader) -> Commit:
     """Replace the whole content; the schema may change."""
-    rows, is_new = _Counted(reader), plan.target is None
-    return _write(plan, rows, "overwrite", _target(lake, plan, rows), rewrites=not is_new)
+    return _write(lake, plan, _Counted(reader), "overwrite")
 
 
-def _target(lake: Lake, plan: Plan, rows: _Counted) -> DeltaTable:
-    if plan.target is None:
-        plan.target = _create(lake, plan, rows.schema)
-    return plan.target
-
-
-def _write(
-    plan: Plan, rows: _Counted, mode: Literal["append", "overwrite"], target: DeltaTable, *, rewrites: bool = False
-) -> Commit:
-    removed = data_files(target) if rewrites else []
-    before, commits = target.version(), plan.after(rewrites=rewrites)
+def _write(lake: Lake | None, plan: Plan, rows: _Counted, mode: Literal["append", "overwrite"]) -> Commit:
+    """Write the rows into the table, or into a new one of the lake, whose first version has them."""
+    target = plan.target
+    rewrites = mode == "overwrite" and target is not None
+    before = target.version() if target is not None else -1
+    removed = data_files(target) if rewrites and target is not None else []
+    commits = plan.after(rewrites=rewrites)
     if plan.numbered:
         rows.number(commits.newest)
-    _commit(plan, target, rows, mode, commits)
-    return _done(plan, target, before, rows.rows, mode, commits, removed)
-
-
-def replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> Commit:
-    """Like `overwrite`, with a file that DuckDB writes; only if `can_replace`."""
-    root = Path(lake.uri(*plan.consumer))
-    commits = plan.after(rewrites=plan.target is not None)
-    if plan.numbered:
-        sql = f"select *, cast({commits.newest} as bigint) as {COMMIT} from ({sql})"
-        kinds = [*kinds, "bigint"] if kinds else kinds
-    file = copied.copy_rows(cursor, sql, root, kinds)
-    schema = pa.schema([_delta_field(field) for field in file.schema])
-    actions = [file.action] if file.rows else []
-    if not file.rows:
-        (root / file.action.path).unlink()
-    before = plan.target.version() if plan.target is not None else -1
-    removed = data_files(plan.target) if plan.target is not None else []
-    committing = only_next(plan.transactions(commits))
-    try:
-        with _committing(plan):
-            if plan.target is None:
-                create_table_with_add_actions(
-                    str(root),
-                    Schema.from_arrow(schema),
-                    actions,
-                    configuration=housekeeping.properties(local=lake.is_local, columns=len(schema)),
-                    commit_properties=committing,
-                    post_commithook_properties=_NO_HOOKS,
-                )
-            else:
-                plan.target.create_write_transaction(
-                    [*actions], "overwrite", schema, commit_properties=committing, post_commithook_properties=_NO_HOOKS
-                )
-    except ConcurrentWriterError:
-        for action in actions:
-            (root / action.path).unlink(missing_ok=True)
-        raise
-    if plan.target is None:
-        plan.target = lake.open(*plan.consumer)
+    if target is None:
+        assert lake is not None
+        _create(lake, plan, rows, commits)
+        plan.target = target = lake.open(*plan.consumer)
     else:
-        plan.target.update_incremental()
-    return _done(plan, plan.target, before, file.rows, "overwrite", commits, removed)
-
-
-def can_replace(lake: Lake, plan: Plan, cursor: DuckDBPyConnection, sql: str, kinds: Sequence[str]) -> bool:
-    """Whether DuckDB may write the file: a local table that is new or has exactly these columns.
-
-    Args:
-        kinds: types of the columns, if known.
-    """
-    if not lake.is_local or not copied.can_copy(cursor, sql, kinds):
-        return False
-    return plan.target is None or _schema_of(plan, cursor, sql) == _schema(plan.target)
-
-
-def _schema_of(plan: Plan, cursor: DuckDBPyConnection, sql: str) -> pa.Schema:
-    """A query's columns as Delta stores them."""
-    schema = pa.schema([_delta_field(field) for field in cursor.sql(sql).limit(0).to_arrow_table().schema])
-    return schema.append(_NUMBER) if plan.numbered else schema
-
-
-def _schema(table: DeltaTable) -> pa.Schema:
-    return pa.schema([_delta_field(field) for field in pa.schema(table.schema().to_arrow())])
+        _commit(plan, target, rows, mode, commits)
+    return _done(plan, target, before, rows.rows, mode, commits, removed)
 
 
 def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
@@ -164,7 +100,7 @@ def merge(plan: Plan, rows: pa.Table, key: list[str]) -> Commit | None:
         return None
     stored = [name for name in rows.column_names if name not in (DELETE, IS_NEW)]
     if _all_true(rows, IS_NEW):
-        return _write(plan, _Counted(rows.select(stored).to_reader()), "append", target)
+        return _write(None, plan, _Counted(rows.select(stored).to_reader()), "append")
     before, commits = target.version(), plan.after(rewrites=True)
     if plan.numbered:
         rows = rows.append_column(_NUMBER, pa.repeat(pa.scalar(commits.newest, pa.int64()), rows.num_rows))
@@ -211,11 +147,17 @@ def progress(plan: Plan) -> None:
     _done(plan, plan.target, before, 0, "append", None)
 
 
-def _create(lake: Lake, plan: Plan, schema: pa.Schema) -> DeltaTable:
-    schema = schema.append(_NUMBER) if plan.numbered else schema
-    nullable = pa.schema([field.with_nullable(True) for field in schema])
-    configuration = housekeeping.properties(local=lake.is_local, columns=len(schema))
-    return DeltaTable.create(lake.uri(*plan.consumer), nullable, configuration=configuration)
+def _create(lake: Lake, plan: Plan, data: _Counted, commits: Commits) -> None:
+    with _committing(plan):
+        write_deltalake(
+            lake.uri(*plan.consumer),
+            data.reader(),
+            mode="error",
+            configuration=housekeeping.properties(local=lake.is_local, columns=len(data.schema)),
+            commit_properties=CommitProperties(app_transactions=plan.transactions(commits), max_commit_retries=0),
+            post_commithook_properties=_NO_HOOKS,
+            writer_properties=_parquet(data.first),
+        )
 
 
 def _commit(

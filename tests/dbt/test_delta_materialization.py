@@ -292,11 +292,10 @@ def test_of_two_that_make_a_table_one_is_refused_and_leaves_nothing(mini: Mini) 
         Consumption(Handles(lake)).plan(key, [("bronze", "cards")], full_refresh=False, keep_rows=False)
         for _ in range(2)
     ]
-    with duckdb.connect() as engine:
-        made = writer.replace(lake, plans[0], engine, "select 7::bigint as id", ["bigint"])
-        assert (made.rows, made.version) == (1, 0)
-        with pytest.raises(ConcurrentWriterError, match="silver/made was built by another process"):
-            writer.replace(lake, plans[1], engine, "select 8::bigint as id", ["bigint"])
+    made = writer.overwrite(lake, plans[0], pa.table({"id": [7]}).to_reader())
+    assert (made.rows, made.version) == (1, 0)
+    with pytest.raises(ConcurrentWriterError, match="silver/made was built by another process"):
+        writer.overwrite(lake, plans[1], pa.table({"id": [8]}).to_reader())
     assert pl.read_delta(str(mini.root / "silver/made"))["id"].to_list() == [7]
     assert len(list((mini.root / "silver/made").glob("*.parquet"))) == 1
 
@@ -343,14 +342,14 @@ def test_a_table_that_another_process_makes_at_the_same_time_is_built_from_its_s
 ) -> None:
     mini.add(0, 120)
     other = Transformer(load_settings(lake=str(mini.root)), mini_project)
-    replace, rivals = writer.replace, iter([other])
+    overwrite, rivals = writer.overwrite, iter([other])
 
     def late(lake: Lake, *arguments: Any) -> writer.Commit:
         for rival in rivals:
             rival.build_lane("all").raise_for_errors()
-        return replace(lake, *arguments)
+        return overwrite(lake, *arguments)
 
-    monkeypatch.setattr(writer, "replace", late)
+    monkeypatch.setattr(writer, "overwrite", late)
     mini.build()
     other.close()
     assert mini.ids("gold", "features") == list(range(120))

@@ -116,7 +116,7 @@ def test_silver_equals_the_source_under_concurrent_writers(database: str, tmp_pa
         for writer in writers:
             writer.start()
         while any(writer.is_alive() for writer in writers):
-            cycle.follow(cycle.run(cycle.capture()), is_busy=False)
+            cycle.follow(cycle.run(cycle.capture()))
         for writer in writers:
             writer.join()
         with psycopg.connect(database, autocommit=True) as connection:

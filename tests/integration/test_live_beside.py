@@ -47,7 +47,7 @@ def landed(database: str, tmp_path: Path) -> Settings:
         connection.execute("insert into transactions select i, 1, now(), i from generate_series(1, 10) i")
     settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database, replica_interval=0.0)
     with Cycle(settings) as cycle:
-        cycle.follow(cycle.run(cycle.capture()), is_busy=False)
+        cycle.follow(cycle.run(cycle.capture()))
     return settings
 
 

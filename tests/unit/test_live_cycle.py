@@ -122,7 +122,7 @@ def never() -> bool:
 def test_failing_hot_models_are_problems_until_they_are_well_again(make: Make, models: ScriptedModels) -> None:
     models.broken = {"alerts": "Binder Error: no such column", "follow": "Out of Memory"}
     with make(Backlogged(0)) as cycle:
-        result = cycle.follow(cycle.run([landed("transactions", 1, 0, 1)]), is_busy=False)
+        result = cycle.follow(cycle.run([landed("transactions", 1, 0, 1)]))
         waits = "(rows of transactions wait for it)"
         assert result.problems == {
             "model alerts": f"Binder Error: no such column {waits}",
@@ -131,7 +131,7 @@ def test_failing_hot_models_are_problems_until_they_are_well_again(make: Make, m
         assert not result.is_scored
         models.broken = {}
         cycle._alerts.due = cycle._follow.due = 0.0
-        result = cycle.follow(cycle.run([]), is_busy=False)
+        result = cycle.follow(cycle.run([]))
         assert result.problems == {} and result.is_scored
 
 
@@ -164,7 +164,7 @@ def test_rows_of_a_source_whose_model_fails_stay_unscored_and_those_of_the_other
 
         def behind(*batches: Landed) -> dict[str, int]:
             backlog.landed(batches)
-            result = scoring.run(batches, is_shared=False, is_busy=lambda: False)
+            result = scoring.run(batches, is_shared=False)
             return {source: one.rows for source, one in result.behind.items()}
 
         assert behind(landed("transactions", 5, 0, 1), landed("card_transactions", 7, 0, 1)) == {
