@@ -184,8 +184,8 @@ def _report_missing(stream: PaymentStream, known_later: int, without: int) -> No
     if known_later:
         log.warning(
             "%s labels name payments whose vectors in %s became known only later than their decision, or than the "
-            "moment asked for: null. A table built anew has no older versions, and a backfill is known from its "
-            "landing. Compute these (`--computed`), or take what is known by now (`--corrected`)",
+            "requested time: null. A rebuilt table has no older versions, and a backfill is known from its ingestion "
+            "on. Compute these (`--computed`), or use what is known now (`--corrected`)",
             f"{known_later:,}",
             vectors,
         )

@@ -1,4 +1,4 @@
-"""An index of the events in each event's windows, and their totals: looked up, not summed again for each row.
+"""An index of the events in each event's windows, and their totals: searched, not summed again for each row.
 
 Events are in order of time. For each entity they are also sorted by (key, time). A strictly past window is then a range
 of positions, found by binary search, and a total is the difference of two running totals. Totals are integers of 128

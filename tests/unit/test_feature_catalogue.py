@@ -123,7 +123,7 @@ def test_a_delayed_measure_says_when_it_is_known(tmp_path: Path) -> None:
         ),
         (
             {"aggregate": None, "measure": None, "expression": "{fraud}", "definition": "one", "unit": "one"},
-            "its expression names 'fraud' of the row itself\n.*FRAUD_LABEL_DELAY later",
+            "its expression uses 'fraud' of the row itself\n.*FRAUD_LABEL_DELAY later",
         ),
     ],
 )
@@ -202,8 +202,8 @@ def test_what_is_no_number_is_only_told_apart(tmp_path: Path, aggregate: str) ->
         ({"user_id": {**MERCHANT}}, "measure 'user_id' of 'cards': the vectors have a column of that name"),
         ({"event_time": {**MERCHANT}}, "measure 'event_time' of 'cards': the vectors have a column"),
         ({"Shop": MERCHANT}, "measure 'Shop' of 'cards': not a column name"),
-        ({"shop": {**MERCHANT, "expression": "a +"}}, r"measure 'shop' of 'cards': 'a \+' is no SQL exp"),
-        ({"shop": {**MERCHANT, "expression": "a, b"}}, "measure 'shop' of 'cards': 'a, b' is no SQL exp"),
+        ({"shop": {**MERCHANT, "expression": "a +"}}, r"measure 'shop' of 'cards': 'a \+' is not an SQL exp"),
+        ({"shop": {**MERCHANT, "expression": "a, b"}}, "measure 'shop' of 'cards': 'a, b' is more than one SQL exp"),
     ],
 )
 def test_what_is_wrong_with_a_measure_is_named(tmp_path: Path, measures: dict[str, Any], reported: str) -> None:

@@ -90,7 +90,7 @@ def test_models_aggregate_a_measure_of_rows_that_count(tmp_path: Path) -> None:
         ({"measure": ["fraud", "amt"], "filter": "is_fraud = 1"}, "names is_fraud, the label"),
         (
             {**ROWS, "table": "ledger", "past": "committed"},
-            "the totals of ledger come from its ledger, .* no filter\n.*vectors computes filters",
+            "the totals of ledger come from its ledger, .* cannot filter\n.*vectors computes filters",
         ),
         ({"measure": None}, "the aggregate sum needs a measure"),
         ({**ROWS, "filter": None}, "the aggregate count needs a measure"),

@@ -53,7 +53,7 @@ def evaluate(
     computed: Array,
     number: Word,
 ) -> None:
-    """Compute the features of a row at `place` of its block; -1: it has no time. `lows` is scratch for its windows."""
+    """Compute the features of a row at `place` of its block; -1: no time. `lows` gets its windows' starts."""
     start, length, at = np.int64(blocks.slots[slot, START]), blocks.slots[slot, LENGTH], rows.at[row]
     has_place = slot > 0 and place >= 0
     before = first_from(blocks.ids, rows.at, start, place, at) if has_place else 0
