@@ -39,7 +39,7 @@ def documented_models(project: Path, catalogue: Catalogue) -> dict[str, str]:
 def _merged(
     declared: list[dict[str, Any]], features: list[dict[str, Any]], *, is_reported: bool
 ) -> list[dict[str, Any]]:
-    """The columns of a model; `is_told`: whether declared feature columns are completed from the catalogue."""
+    """The columns of a model; `is_reported`: whether declared feature columns are completed from the catalogue."""
     added = {column["name"]: column for column in features}
     merged = []
     for column in declared:

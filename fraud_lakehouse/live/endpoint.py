@@ -25,7 +25,7 @@ class Endpoint:
     is retried; after `PATIENCE_SECONDS` this is logged once. Missing metrics stop nothing.
 
     Args:
-        has_turn: whether this process holds the live lock.
+        holds_lock: whether this process holds the live lock.
     """
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry, holds_lock: Callable[[], bool]) -> None:

@@ -39,7 +39,7 @@ class Metrics:
     Args:
         work: folder of the summary (`settings.work_dir`).
         host, port: address of the Prometheus endpoint; port 0: none.
-        has_turn: whether this process holds the live lock.
+        holds_lock: whether this process holds the live lock.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Metrics:
             self._lag.labels(source).set(one.seconds)
             self._lag_rows.labels(source, "landed").set(one.rows)
             self._unreachable.labels(source).set(
-                (now - one.unreachable_since).total_seconds() if one.unreachable_since else 0.0
+                (now - one.away_since).total_seconds() if one.away_since else 0.0
             )
             if one.source_rows is not None:
                 self._lag_rows.labels(source, "source").set(one.source_rows)

@@ -46,7 +46,7 @@ def writer_lock(
         meanwhile: called repeatedly until the lock is free; an exception from it ends the wait.
 
     Raises:
-        TurnTakenError: another process still holds the lock; names its pid.
+        LockTakenError: another process still holds the lock; names its pid.
         LakeError: the folder cannot be written.
     """
     deadline = time.monotonic() + timeout
@@ -69,7 +69,7 @@ def process_lock(
         meanwhile: called repeatedly until the lock is free.
 
     Raises:
-        TurnTakenError: another process still holds it after `timeout` seconds; names its pid.
+        LockTakenError: another process still holds it after `timeout` seconds; names its pid.
         LakeError: the folder cannot be written.
     """
     lease = _acquire(path, time.monotonic() + timeout, activity, meanwhile)

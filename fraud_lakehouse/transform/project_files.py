@@ -21,7 +21,7 @@ SETTLED_NS = 2_000_000_000  # longer than a clock tick of any file system
 class Stamp:
     """Metadata of a project's files: it differs after a file was changed, added or removed.
 
-    `marks`: path in the project, inode, size, modification and change time (ns). `is_settled`: no file is so new that
+    `marks`: path in the project, inode, size, modification and change time (ns). `is_synced`: no file is so new that
     it could change again within the same clock tick; otherwise the files must be read again.
     """
 

@@ -28,7 +28,7 @@ def rebuild(transformer: Transformer, settings: Settings, names: Sequence[str]) 
     Raises:
         TransformError: no model has that name, or its rows must not be rebuilt (nothing is built then); or a model
             failed.
-        TurnTakenError: another process did not release the lock.
+        LockTakenError: another process did not release the lock.
     """
     transformer.reload()
     project = transformer.compiled

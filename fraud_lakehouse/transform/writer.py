@@ -255,7 +255,7 @@ def _local(target: DeltaTable) -> Path | None:
 
 
 def _hooks(target: DeltaTable) -> PostCommitHookProperties | None:
-    """We write checkpoints of a local table (`keep_house` flushes them); delta-rs writes those of a remote one."""
+    """We write checkpoints of a local table (`maintain_log` flushes them); delta-rs writes those of a remote one."""
     return None if _local(target) is None else _NO_HOOKS
 
 

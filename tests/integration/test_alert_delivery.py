@@ -53,7 +53,7 @@ from fraud_lakehouse.transform.runner import Transformer
 
 place, url, where = sys.argv[1:]
 settings = Settings(lake=place, alert_urls=(url,))
-Transformer(settings).build_lane("hot").raise_for_errors()
+Transformer(settings).build_tier("hot").raise_for_errors()
 failpoints.arm_from(where)
 print(Delivery(settings, Lake.at(place)).deliver_pending(wait=20))
 """

@@ -19,7 +19,7 @@ from fraud_lakehouse import cli
 from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.live import Cycle, CycleResult, run_until
 from fraud_lakehouse.live import cycle as cycle_module
-from fraud_lakehouse.live.background import Beside
+from fraud_lakehouse.live.background import BackgroundWorker
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.sources.kafka import chunk as kafka_chunk
 from fraud_lakehouse.transform.runner import Transformer
@@ -78,7 +78,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FaultyProject:
     return faulty
 
 
-class NoDeferredModels(Beside):
+class NoDeferredModels(BackgroundWorker):
     """Starts no process: it would build by the shipped project."""
 
     def _keep_running(self) -> None:

@@ -53,7 +53,7 @@ def test_keys_and_amounts_take_the_sources_types() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "output"),
     [
         ("user_id", "x", "'x', which is not a whole number"),
         ("user_id", 1.5, "1.5, which is not a whole number"),

@@ -31,7 +31,7 @@ def test_an_allowed_licence_is_not_reported(allowed: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "output"),
     [
         (package({"license": {"id": "GPL-3.0-only"}}), "GPL-3.0-only"),
         (package({"license": {"id": "MIT"}}, {"license": {"id": "AGPL-3.0-only"}}), "AGPL-3.0-only"),

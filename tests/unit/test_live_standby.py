@@ -20,8 +20,8 @@ from tests.patience import PATIENCE
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fraud_lakehouse.live.standby import live_turn
-with live_turn(Path(sys.argv[1]), lambda: False) as lease:
+from fraud_lakehouse.live.standby import live_lock
+with live_lock(Path(sys.argv[1]), lambda: False) as lease:
     print("running", flush=True)
     while lease.is_ours:
         time.sleep(0.05)
@@ -79,9 +79,9 @@ def test_a_process_that_was_replaced_ends_its_loop_and_says_so(tmp_path: Path, m
         assert stop()
 
     monkeypatch.setattr(standby, "Cycle", Part)
-    monkeypatch.setattr(standby, "Beside", Part)
+    monkeypatch.setattr(standby, "BackgroundWorker", Part)
     monkeypatch.setattr(standby, "run_until", loop)
-    with pytest.raises(LeaseLostError, match="this live process had not answered"):
+    with pytest.raises(LeaseLostError, match="this live process did not respond"):
         run_live(Settings(work=str(tmp_path)), never, lambda result: None)
 
 
@@ -115,7 +115,7 @@ def test_the_process_beside_is_waited_for_once_turn_and_deliveries_are_free(
 
     opened: list[Part] = []
     monkeypatch.setattr(standby, "Cycle", FakeCycle)
-    monkeypatch.setattr(standby, "Beside", FakeBeside)
+    monkeypatch.setattr(standby, "BackgroundWorker", FakeBeside)
     monkeypatch.setattr(standby, "run_until", lambda *arguments: held_at_end.append(("loop", is_held(lock))))
     run_live(Settings(work=str(tmp_path)), never, lambda result: None)
     assert held_at_end == [("loop", True), ("cycle", False), ("beside", False)]

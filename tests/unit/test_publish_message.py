@@ -131,7 +131,7 @@ def test_other_lakes_messages_do_not_count() -> None:
         (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, errors.PublishNotAllowedError, "transactional id i"),
         (KafkaError._UNSUPPORTED_FEATURE, errors.TransactionsUnsupportedError, "FRAUD_PUBLISH_FEATURES=false"),
         (KafkaError.UNKNOWN_TOPIC_OR_PART, errors.OutputTopicMissingError, "--create --topic out"),
-        (KafkaError._TIMED_OUT, errors.PublishError, "tried again"),
+        (KafkaError._TIMED_OUT, errors.PublishError, "is retried"),
     ],
 )
 def test_each_refusal_says_what_to_do(code: int, kind: type[Exception], words: str) -> None:

@@ -1,4 +1,4 @@
-"""Mirrors hold a table's rows up to any commit asked for, whatever happened to the table; the index finds keys."""
+"""A row cache holds a table's rows up to any commit, whatever happened to the table; the index finds keys."""
 
 from __future__ import annotations
 
