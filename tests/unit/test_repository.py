@@ -163,4 +163,4 @@ def test_ci_of_forks_runs_the_same_script() -> None:
     assert "bash .ci/run" in commands
     script = read(".ci/run")
     assert "make lint" in script
-    assert "make test" in script
+    assert "for target in test test-slow" in script
