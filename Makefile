@@ -19,16 +19,19 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 # Test processes, each with servers of its own; much of a test is waiting. What PYTEST_ARGS says comes later and wins.
 WORKERS ?= 2
 
-.PHONY: help demo test soak lint sbom wheel format docs bench lock clean
+.PHONY: help demo test test-slow soak lint sbom wheel format docs bench lock clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 demo: $(READY) ## Run the whole product on embedded PostgreSQL and Kafka; Ctrl-C ends it (DEMO_ARGS="--seconds 60 --no-ui")
 	@exec $(BIN)/fraud-lakehouse demo $(DEMO_ARGS)
 
-test: $(READY) ## Run all tests: unit, dbt, definitions, integration, faults (PYTEST_ARGS="tests/unit -x")
-	$(PYTEST) --numprocesses=$(WORKERS) $(PYTEST_ARGS)
+test: $(READY) ## Run the tests, but for those marked slow (PYTEST_ARGS="tests/unit -x")
+	$(PYTEST) --numprocesses=$(WORKERS) -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(READY) ## Run the tests marked slow: Java servers, whole processes, an object store, faults
+	$(PYTEST) --numprocesses=$(WORKERS) -m slow $(PYTEST_ARGS)
 
 soak: $(READY) ## Break the product for as long as asked and print what was found (SOAK_ARGS="--minutes 30 --seed 7")
 	$(BIN)/python -m tests.soak.run $(SOAK_ARGS)

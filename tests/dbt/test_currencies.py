@@ -340,6 +340,7 @@ def test_a_stream_waits_for_its_table_of_rates_and_the_other_does_not(
     assert features(lake, kind)[1]["amount"] == 8, "nothing was lost meanwhile"
 
 
+@pytest.mark.slow
 @pytest.mark.spark
 @pytest.mark.timeout(900)
 @kinds

@@ -20,7 +20,7 @@ from tests.dbt.test_transaction_models import land
 from tests.dbt.transactions_oracle import random_log
 from tests.spark import Spark
 
-pytestmark = [pytest.mark.spark, pytest.mark.timeout(900)]  # Spark is fetched once
+pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(900)]  # Spark is fetched once
 OVER = "user_trans_amt_last_360min"
 WINDOW = ("window_start", "window_end", "user_id")
 KEYS: dict[str, tuple[str, ...]] = {

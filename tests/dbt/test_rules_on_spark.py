@@ -17,7 +17,7 @@ from tests.rule_expression_cases import COLUMNS, EXPRESSIONS, ROWS, checked
 from tests.rule_scopes import BANK, SCOPES
 from tests.spark import Spark
 
-pytestmark = [pytest.mark.spark, pytest.mark.timeout(900)]  # Spark is fetched once
+pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(900)]  # Spark is fetched once
 KINDS = {"varchar": "string", "timestamp": "timestamp_ntz"}
 SCHEMA = ", ".join(f"{name} {KINDS.get(kind, kind)}" for name, kind in COLUMNS.items())
 

@@ -17,7 +17,7 @@ from tests.dbt.test_windows import QUERIES, START, Row, assert_spines, assert_wi
 from tests.spark import Spark
 
 Rendered = Callable[[str], str]
-pytestmark = [pytest.mark.spark, pytest.mark.timeout(900)]  # Spark is fetched once
+pytestmark = [pytest.mark.slow, pytest.mark.spark, pytest.mark.timeout(900)]  # Spark is fetched once
 SCHEMA = "id bigint, k bigint, t timestamp_ntz, x double"
 
 

@@ -33,7 +33,7 @@ from tests.fixtures_kafka import CARDS, Broker, card
 from tests.kafka_contract import CaptureContract, drain, offsets
 from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
 
 
 class TestApacheKafka(CaptureContract):

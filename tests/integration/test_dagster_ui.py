@@ -27,6 +27,8 @@ import pytest
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from tests.optional import not_tested
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 STARTUP_SECONDS = 300.0
 RUN_SECONDS = 900.0

@@ -21,7 +21,7 @@ from fraud_lakehouse.sources.postgres.names import bronze_name
 from fraud_lakehouse.sql_text import quoted
 from fraud_lakehouse.storage.lake import Lake, scan
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.slow, pytest.mark.postgres]
 
 COLUMN = "c'd \"e 🙂"
 TABLES = [

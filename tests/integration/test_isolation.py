@@ -28,7 +28,7 @@ from tests.faulty_project import BAD, FaultyProject
 from tests.fixtures_kafka import Broker, card
 from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.postgres, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(1200)]
 
 SCHEMA = """
 create table users (user_id int primary key, name text, email text, registration_date timestamp);

@@ -26,6 +26,8 @@ from fraud_lakehouse.transform.runner import Transformer
 from tests.catalogues import PIPELINE
 from tests.patience import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 
 def until(ready: Callable[[], bool], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds

@@ -30,7 +30,7 @@ from tests.integration.test_live_run import ROOT, SCHEMA, Process, bronze, unkno
 from tests.integration.test_resync import state
 from tests.patience import PATIENCE
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

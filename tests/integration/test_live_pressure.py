@@ -29,6 +29,8 @@ from fraud_lakehouse.transform.runner import Transformer
 from tests.alert_receiver import Receiver
 from tests.patience import PATIENCE
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = """
 create table users (user_id int primary key, name text, email text, registration_date timestamp);
 create table transactions

@@ -58,7 +58,7 @@ UNKNOWN = (
 )
 
 
-pytestmark = [pytest.mark.postgres, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from tests.fixtures_kafka import Broker, card
 from tests.integration.test_end_to_end import content, create_bank, lake_rows, operate, source_rows
 from tests.soak.product import Product
 
-pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.object_store]
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.kafka, pytest.mark.object_store]
 
 NOT_COMPARED = {"batches", "audit", "alert_deliveries", "idle_partitions"}
 """Tables about the runs themselves."""

@@ -35,7 +35,7 @@ from tests.fixtures_kafka import Broker
 from tests.patience import PATIENCE
 from tests.published import OVER, TUMBLE, Row, add, identity, over_row, read_back, reported, window_row
 
-pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
 PROCESS = """
 import json, sys
 from fraud_lakehouse.failpoints import arm_from

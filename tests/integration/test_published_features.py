@@ -23,7 +23,7 @@ from fraud_lakehouse.settings import load_settings
 from tests.fixtures_kafka import Broker
 from tests.published import OVER, TUMBLE, read_back
 
-pytestmark = [pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
 SIX_HOURS, LATENESS = timedelta(hours=6), timedelta(seconds=15)
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 event times have no zone
 TIME = "%Y-%m-%d %H:%M:%S"

@@ -20,7 +20,7 @@ from tests.fixtures_kafka import Broker, card
 from tests.integration.test_live_run import Process, until
 from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.kafka, pytest.mark.timeout(1200)]
 
 WINDOWS = "user_trans_amt_last_360min_windowed"
 END = 6 * 3600

@@ -37,7 +37,7 @@ from tests.fetched import NotFetchedError
 from tests.fixtures_kafka import Broker, card
 from tests.optional import not_tested
 
-pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1800)]
 
 SCHEMA = """
 create table users (user_id int primary key, name text not null, email text, registration_date timestamp);

@@ -22,7 +22,7 @@ from fraud_lakehouse.settings import Settings, load_settings
 from tests.fixtures_kafka import Broker
 from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.postgres, pytest.mark.kafka]
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.kafka]
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD, TOKEN, SASL = "pw-Zq83kd71", "tok-Xw92hb55", "sasl-Vt47mc19"
 SECRETS = (PASSWORD, TOKEN, SASL)

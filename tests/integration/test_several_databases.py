@@ -30,7 +30,7 @@ from fraud_lakehouse.storage.lake import Lake
 from tests.integration.test_live_run import ROOT, SCHEMA, unknown_user
 from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.postgres, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(1200)]
 
 SHIPPED = ROOT / "pipeline"
 SHOP_SCHEMA = """

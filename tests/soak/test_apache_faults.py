@@ -14,7 +14,13 @@ from tests.soak.servers import ApacheSoakBroker, Servers
 from tests.soak.stand import Stand
 from tests.soak.test_landing_faults import survive
 
-pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.apache_kafka, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.crash,
+    pytest.mark.postgres,
+    pytest.mark.apache_kafka,
+    pytest.mark.timeout(1200),
+]
 
 
 @pytest.fixture(scope="module")

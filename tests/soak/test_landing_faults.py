@@ -12,7 +12,7 @@ from tests.soak.conftest import SEED
 from tests.soak.landing_faults import LOG, SNAPSHOT, Fault
 from tests.soak.stand import Stand
 
-pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka]
+pytestmark = [pytest.mark.slow, pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka]
 
 
 @pytest.mark.parametrize("fault", SNAPSHOT, ids=lambda fault: fault.name)

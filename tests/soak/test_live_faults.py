@@ -16,7 +16,7 @@ from tests.soak.servers import Servers
 from tests.soak.shop import STREAM
 from tests.soak.stand import Stand
 
-pytestmark = [pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.crash, pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1200)]
 
 ROUNDS = [
     (value_faults.HUGE_AMOUNTS, value_faults.FUTURE_CARDS),

@@ -13,7 +13,7 @@ import pytest
 from fraud_lakehouse import failpoints
 from fraud_lakehouse.errors import SettingsError
 
-PACKAGE = Path(failpoints.__file__).resolve().parents[1]
+PACKAGE = Path(failpoints.__file__).resolve().parent
 
 
 def names_in_source() -> Counter[str]:

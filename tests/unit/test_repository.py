@@ -170,4 +170,4 @@ def test_ci_of_forks_runs_the_same_script() -> None:
     script = read(".ci/run")
     assert "make lint" in script
     assert "make sbom" in script
-    assert "make test" in script
+    assert "for target in test test-slow" in script
