@@ -226,7 +226,7 @@ def check_bronze(
 def _topic_schema(topic: TopicConfig) -> dict[str, pl.DataType]:
     """What the table of a topic has from its first rows on; columns that later versions added may come later."""
     added = ("_extra", "_key", "_headers", "_quarantined_at")
-    schema = {name: kind for name, kind in schema_of(topic.fields).items() if name not in added}
+    schema = {name: kind for name, kind in schema_of(topic.fields, topic.format).items() if name not in added}
     return schema | {"_ingested_at": UTC_MICROSECONDS}
 
 
