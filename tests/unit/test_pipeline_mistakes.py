@@ -48,7 +48,11 @@ SOURCE_MISTAKES = [
         r":9: wires.topics\[0\].topic: found the value 7, .*in quotes, as it reads as a number",
     ),
     ("topic: wires", "topic_env: WIRES_TOPIC", r":9: wires.topics\[0\]: the key 'topic' is missing"),
-    ("table: wires", "table: wires\n      format: avro", r":11: .*.format: found 'avro', .*can be read: json"),
+    (
+        "table: wires",
+        "table: wires\n      format: avr",
+        r":11: .*.format: found 'avr', .*avro.*; did you mean avro\?",
+    ),
     ("id: string", "id: strng", r":12: wires.topics\[0\].fields.id: found 'strng', .*; did you mean string\?"),
     (
         "id: string",

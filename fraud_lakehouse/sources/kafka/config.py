@@ -17,7 +17,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from fraud_lakehouse.errors import SettingsError
-from fraud_lakehouse.pipeline import Field, KafkaSource, Pipeline, Stream, default_folder, load_pipeline
+from fraud_lakehouse.pipeline import (
+    REGISTRY_FORMATS,
+    Field,
+    KafkaSource,
+    Pipeline,
+    Stream,
+    default_folder,
+    load_pipeline,
+)
 from fraud_lakehouse.settings import Settings
 
 SHIPPED_TOPIC = "FRAUD_KAFKA_TOPIC"
@@ -103,6 +111,14 @@ class TopicConfig:
     def renamed(self) -> dict[str, str]:
         """By alias, the name."""
         return dict.fromkeys(self.aliases, self.name)
+
+    @property
+    def missing_variable(self) -> str | None:
+        """The variable of its connection that is not set: of the servers, or of the registry that its format needs."""
+        if not self.servers:
+            return self.servers_env
+        needs_registry = self.format in REGISTRY_FORMATS or self.changes.key_format == "avro"
+        return self.registry_env if needs_registry and not self.registry else None
 
     @property
     def config_file_setting(self) -> str:

@@ -29,18 +29,25 @@ _SCHEMA_AND_PAYLOAD = {"schema", "payload"}
 
 @dataclass(frozen=True, eq=False)
 class _Shape:
-    """A form of records: `is_alike` tells it from others, `decode` reads one, `plan` reads its rows.
+    """A form of records: `decode` reads one, or fails with one of another form; `plan` reads rows.
 
     Args:
+        names: those of declared fields, as of `spelling`.
+        keys: of a flattened event, all of its keys.
         has_schema: the record is {"schema": …, "payload": …}; the plan then goes by the schema.
         plan: of rows without a schema.
     """
 
-    key: tuple[Any, ...]
+    names: Mapping[str, str]
+    keys: tuple[str, ...]
     decode: Callable[[bytes], Any]
     has_schema: bool
     is_envelope: bool
     plan: Plan
+
+    def fits(self, found: Any) -> bool:
+        """Whether what was decoded has this form; of an envelope the decoder has seen to that."""
+        return self.is_envelope or tuple(found.payload if self.has_schema else found) == self.keys
 
 
 class JsonEvents:
@@ -73,15 +80,17 @@ class JsonEvents:
         shape = self._shape
         if shape is not None:
             try:
-                return shape, shape.decode(value)
+                found = shape.decode(value)
+                if shape.fits(found):
+                    return shape, found
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 pass
         try:
-            found = self._shape_of(_ANY.decode(value))
-            if found is None:
+            shape = self._shape_of(_ANY.decode(value))
+            if shape is None:
                 return None, None
-            self._shape = found
-            return found, found.decode(value)
+            self._shape = shape
+            return shape, shape.decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise RecordError(reason_of(error)) from None
 
@@ -99,14 +108,14 @@ class JsonEvents:
             raise RecordError(f"$.after: expected an object, got {type(row).__name__}")
         names = spelling(self._fields, [*row])
         if is_envelope and not row and self._shape is not None and self._shape.is_envelope:
-            names = dict(self._shape.key[2])  # a truncate has no names
-        key = (has_schema, is_envelope, tuple(names.items()))
-        if key not in self._shapes:
-            self._shapes[key] = self._make(key, names)
-        return self._shapes[key]
+            names = dict(self._shape.names)  # a truncate has no names
+        keys = () if is_envelope else tuple(row)
+        known = (has_schema, is_envelope, tuple(names.items()), keys)
+        if known not in self._shapes:
+            self._shapes[known] = self._make(names, keys, has_schema=has_schema, is_envelope=is_envelope)
+        return self._shapes[known]
 
-    def _make(self, key: tuple[Any, ...], names: dict[str, str]) -> _Shape:
-        has_schema, is_envelope, _ = key
+    def _make(self, names: dict[str, str], keys: tuple[str, ...], *, has_schema: bool, is_envelope: bool) -> _Shape:
         if is_envelope:
             structure = attributes(self._fields)
             required = {one.path for one in self._fields if not one.optional}
@@ -124,13 +133,14 @@ class JsonEvents:
         if has_schema:
             payload = msgspec.defstruct("WithSchema", [("schema", msgspec.Raw), ("payload", payload)], gc=False)
         plan = make_plan(self._fields, self._modes, None, None if is_envelope else names)
-        return _Shape(key, msgspec.json.Decoder(payload, float_hook=Decimal).decode, has_schema, is_envelope, plan)
+        decode = msgspec.json.Decoder(payload, float_hook=Decimal).decode
+        return _Shape(names, keys, decode, has_schema, is_envelope, plan)
 
     def _plan_of(self, shape: _Shape, schema: bytes) -> Plan:
         plan = self._plans.get((shape, schema))
         if plan is None:
             declared = _ANY.decode(schema)
-            names = dict(shape.key[2])
+            names = dict(shape.names)
             schemas = schemas_of(declared)
             if shape.is_envelope:
                 schemas = schemas_of(schemas.get("after", schemas.get("before")))

@@ -127,7 +127,9 @@ def columns_of(events: Events, fields: Sequence[Field], key: Sequence[str], *, n
     for row in events.errors:
         unchanged.pop(row, None)
         before.pop(row, None)
-    events.unchanged = {row: json.dumps(names, ensure_ascii=False) for row, names in unchanged.items()}
+    events.unchanged = {
+        row: json.dumps(names, ensure_ascii=False, separators=(",", ":")) for row, names in unchanged.items()
+    }
     events.before = before
     if len(frames) == 1 and frames[0].height == events.count:
         return frames[0].drop(_ROW)

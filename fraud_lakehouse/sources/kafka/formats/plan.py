@@ -25,10 +25,14 @@ class Plan:
 
 
 def spelling(fields: Sequence[Field], names: Sequence[str]) -> dict[str, str]:
-    """By declared first key of a path, the name that a row has for it: the same, or one of another case."""
+    """By declared first key of a path, the name that a row has for it: the same, or one of another case.
+
+    A key that the row does not have may come later, in upper case if all names are.
+    """
+    is_upper = bool(names) and all(name == name.upper() for name in names)
     by_case = {name.casefold(): name for name in reversed([*names])}
     keys = dict.fromkeys(one.path.partition(".")[0] for one in fields)
-    return {key: key if key in names else by_case.get(key.casefold(), key) for key in keys}
+    return {key: key if key in names else by_case.get(key.casefold(), key.upper() if is_upper else key) for key in keys}
 
 
 def attributes(fields: Sequence[Field]) -> dict[str, str]:

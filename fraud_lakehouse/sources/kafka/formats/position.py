@@ -90,22 +90,22 @@ def time_of(source: Source) -> int | None:
     for name, numerator, denominator in (("ts_us", 1, 1), ("ts_ns", 1, 1_000), ("ts_ms", 1_000, 1)):
         value = getattr(source, name)
         if value is not msgspec.UNSET and value is not None:
-            return _integer(name, value) * numerator // denominator
+            return _integer(name, value, least=-_END) * numerator // denominator
     return None
 
 
-def _integer(name: str, value: Any) -> int:
+def _integer(name: str, value: Any, least: int = 0) -> int:
     """An integer or its text.
 
     Raises:
-        ValueError: it is none of 64 bits.
+        ValueError: it is none of 63 bits.
     """
     try:
         number = int(value) if isinstance(value, str) else value
     except ValueError:
         number = None
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < _END:
-        raise ValueError(f"source.{name}: expected a position of 63 bits, got {str(value)[:80]!r}")
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number < _END:
+        raise ValueError(f"source.{name}: expected an integer of 63 bits, got {str(value)[:80]!r}")
     return number
 
 

@@ -125,7 +125,7 @@ class Registry:
 
 
 def _parse(text: str, named: dict[str, Any]) -> Any:
-    return parse_schema(_renamed(json.loads(text)), named_schemas=named, _write_hint=False)
+    return parse_schema(_renamed(json.loads(text)), named_schemas=named)
 
 
 def _renamed(schema: Any) -> Any:
