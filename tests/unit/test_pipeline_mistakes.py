@@ -53,6 +53,42 @@ SOURCE_MISTAKES = [
         "table: wires\n      format: avr",
         r":11: .*.format: found 'avr', .*avro.*; did you mean avro\?",
     ),
+    (
+        "table: wires",
+        "table: wires\n      format: avro",
+        r":8: wires.topics: the topic 'wires' is Avro, .* registry_env",
+    ),
+    ("table: wires", "table: wires\n      format: debezum", r":11: .*.format: .*; did you mean debezium\?"),
+    (
+        "table: wires",
+        "table: wires\n      key: [id]",
+        r":11: .*.key: found it with format: json, expected it only with",
+    ),
+    (
+        "table: wires",
+        "table: wires\n      format: debezium\n      key: [idd]",
+        r":1[12]: .*.key: found 'idd', expected a declared field: .*; did you mean id\?",
+    ),
+    (
+        "table: wires",
+        "table: wires\n      format: debezium\n      key_format: jso",
+        r":12: .*.key_format: found 'jso', .*; did you mean json\?",
+    ),
+    (
+        "table: wires",
+        "table: wires\n      format: debezium\n      decimals: precize",
+        r":12: .*.decimals: found 'precize', .*precise, double, string; did you mean precise\?",
+    ),
+    (
+        "table: wires",
+        "table: wires\n      format: debezium\n      binaries: base46",
+        r":12: .*.binaries: found 'base46', .*; did you mean base64\?",
+    ),
+    (
+        "table: wires",
+        "table: wires\n      format: debezium\n      key_format: avro",
+        r":8: wires.topics: .* is Avro, expected registry_env",
+    ),
     ("id: string", "id: strng", r":12: wires.topics\[0\].fields.id: found 'strng', .*; did you mean string\?"),
     (
         "id: string",
