@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fraud_lakehouse.sources.kafka.records import RecordDecoder
 from tests.change_records import event, plain, records, topic, with_schema
@@ -179,6 +181,8 @@ def test_positions_of_other_databases(source: dict[str, Any], position: tuple[in
         (plain({"id": 1, "name": "a"}), "expected op and source (a change event), or __op or __deleted"),
         (plain({"op": "c", "after": 5}), "$.after: expected an object, got int"),
         (plain(event("x", None, {"id": 1, "name": "a"})), "$.op: expected one of r, c, u, d, t, got 'x'"),
+        (plain({"id": 1, "name": "a", "__op": ["c"]}), "$.op: expected one of r, c, u, d, t, got"),
+        (plain(event("c", None, {"id": 1, "name": "a"}, ts_ms=2**62)), "source.ts_ms: expected an integer of 63"),
         (plain(event("c")), "$.after: expected the row, got null"),
         (plain(event("c", None, {"id": 1})), "$.after.name: required field is missing"),
         (plain(event("c", None, {"id": None, "name": "a"})), "$.id: expected int64, got null"),
@@ -198,6 +202,53 @@ def test_a_record_that_is_no_event_is_kept_with_the_reason(value: bytes, reason:
         assert bad["_error"][0].startswith(reason)
         assert bad.select("_op", "_lsn", "_seq", "_committed_at", "id", "name").rows() == [(None,) * 6]
         assert frame["_op"].drop_nulls().to_list() == ["c"] * (len(values) - 1)
+
+
+ANY = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9)
+    | st.sampled_from(
+        ["1_0", "\uff11", "1e400", "0x1", "-0", "AQ==", "2024-01-01", "2024-13-01T00:00:00Z", "NaN", " 1"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["scale", "value", "x"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+KINDS = ["string", "int32", "int64", "double", "boolean", "decimal(9,2)", "decimal(4,4)", "decimal(38,0)"]
+KINDS += ["timestamp", "timestamptz", "date", "time", "binary", "json"]
+
+
+@given(st.data())
+def test_any_json_is_either_read_or_kept_with_the_reason(data: st.DataObject) -> None:
+    fields = {f"c{number}": kind for number, kind in enumerate(KINDS)}
+    config = topic(
+        fields,
+        decimals=data.draw(st.sampled_from(["precise", "string"])),
+        times=data.draw(st.sampled_from(["adaptive", "nanoseconds"])),
+        binaries=data.draw(st.sampled_from(["bytes", "hex"])),
+    )
+    rows = data.draw(st.lists(st.fixed_dictionaries(dict.fromkeys(fields, ANY)), min_size=1, max_size=3))
+    names = ["lsn", "scn", "file", "pos", "ts_ms", "ts_us", "change_lsn", "event_serial_no"]
+    sources = st.dictionaries(st.sampled_from(names), ANY | st.just(2**62))
+    values = [
+        data.draw(
+            st.sampled_from(
+                [
+                    event(data.draw(st.sampled_from("rcudt")), row, row, **data.draw(sources)),
+                    row | {"__op": data.draw(ANY | st.just("u")), "__deleted": data.draw(ANY), "__lsn": data.draw(ANY)},
+                ]
+            )
+        )
+        for row in rows
+    ]
+    frame = read(config, [plain(value) for value in values], [plain(data.draw(ANY)) for _ in values])
+    for row, value in zip(frame.iter_rows(named=True), values, strict=True):
+        assert (row["_op"] is None) == (row["_error"] is not None)
+        assert row["_raw"] == (None if row["_error"] is None else plain(value))
 
 
 def test_values_that_an_update_left_out_are_named() -> None:

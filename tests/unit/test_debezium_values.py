@@ -117,6 +117,8 @@ def test_each_mode(
         ("decimal(12,2)", "10.25", {}, "$.v: expected decimal(12,2) in base64 (decimals: precise), got '10.25'"),
         ("decimal(12,2)", "10.255", {"decimals": "string"}, "$.v: expected decimal(12,2), got '10.255'"),
         ("decimal(12,2)", "1" * 11, {"decimals": "string"}, f"$.v: expected decimal(12,2), got '{'1' * 11}'"),
+        ("decimal(12,2)", "\uff11", {"decimals": "string"}, "$.v: expected decimal(12,2), got"),
+        ("decimal(12,2)", "1_0", {"decimals": "string"}, "$.v: expected decimal(12,2), got '1_0'"),
         ("decimal(12,2)", "NaN", {"decimals": "string"}, "$.v: expected decimal(12,2), got 'NaN'"),
         ("decimal(12,2)", {"scale": 3, "value": "AQ=="}, {}, "$.v: expected decimal(12,2), got an object"),
         ("decimal(12,2)", "", {}, "$.v: expected decimal(12,2) in base64 (decimals: precise), got ''"),

@@ -81,7 +81,8 @@ class AvroEvents:
             if not isinstance(found, dict):
                 raise RecordError(f"expected a change event, got {type(found).__name__}")
             return add_unwrapped(events, number, plan, found, headers)
-        source = Source(**{name: found["source"][name] for name in POSITION_NAMES if name in found["source"]})
+        given = found["source"] or {}
+        source = Source(**{name: given[name] for name in POSITION_NAMES if name in given})
         return add_envelope(events, number, plan, found["op"], found.get("before"), found["after"], source)
 
 

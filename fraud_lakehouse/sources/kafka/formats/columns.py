@@ -40,7 +40,8 @@ _MARKS_IN_TEXT = _MARKS | {"X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==", UNAVAILAB
 _LARGE = ("string", "binary", "json")
 _DAY = timedelta(days=1)
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896  # 0001-01-01 and 9999-12-31 from 1970-01-01
-_ZONED = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z$"
+_ZONED = r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}(\.[0-9]{1,6})?Z$"
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,6})?")
 _NOT_FINITE = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 _HEX = re.compile(r"([0-9a-fA-F]{2})*")
 _JSON = msgspec.json.Encoder(decimal_format="number")
@@ -91,7 +92,7 @@ class ColumnReader:
             if value is not None:
                 try:
                     values[row] = self._one(value)
-                except ValueError as error:
+                except (ValueError, OverflowError, RecursionError) as error:
                     values[row] = None
                     wrong[row] = str(error)
         return ReadColumn(self._type.series(name, values), wrong, unchanged)
@@ -156,8 +157,8 @@ class ColumnReader:
                 return None
             texts = pl.Series(values, dtype=pl.String)
             whole = max(precision - scale, 1)
-            fraction = rf"(\.\d{{1,{scale}}})?" if scale else ""
-            fits = texts.str.contains(rf"^-?\d{{1,{whole}}}{fraction}$").all() and precision > scale
+            fraction = rf"(\.[0-9]{{1,{scale}}})?" if scale else ""
+            fits = texts.str.contains(rf"^-?[0-9]{{1,{whole}}}{fraction}$").all() and precision > scale
             return texts.cast(column) if fits else None
         if self._encoding.scale != scale or kind not in (str, bytes):
             return None
@@ -197,8 +198,8 @@ class ColumnReader:
                 return _scaled(value, scale)
             if isinstance(value, float):
                 value = repr(value)
-            if isinstance(value, str | Decimal) and (number := Decimal(value)).is_finite():
-                return number
+            if isinstance(value, Decimal) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
+                return Decimal(value)
         except (ArithmeticError, TypeError, ValueError):
             pass
         raise self._unexpected(value)

@@ -168,7 +168,7 @@ def add_envelope(events: Events, number: int, plan: Plan, op: Any, before: Any, 
     Raises:
         RecordError: its operation or position cannot be read, or it has no row.
     """
-    if op not in _OPERATIONS:
+    if not isinstance(op, str) or op not in _OPERATIONS:
         raise RecordError(f"$.op: expected one of r, c, u, d, t, got {str(op)[:80]!r}")
     row = before if op == "d" else after
     if row is None and op not in "dt":

@@ -42,8 +42,7 @@ class Events:
     """Change events of a batch: what is known of each, in their order; `errors`, `unchanged` and `before` by row."""
 
     count: int
-    errors: dict[int, str] = field(default_factory=dict)
-
+    errors: dict[int, str] = field(default_factory=dict, init=False)
     unchanged: dict[int, str] = field(default_factory=dict, init=False)
     before: dict[int, str] = field(default_factory=dict, init=False)
 
@@ -108,7 +107,7 @@ def columns_of(events: Events, fields: Sequence[Field], key: Sequence[str], *, n
             if not one.optional:
                 wrong |= {row: f"$.{one.path}: required field is missing" for row in missing if row not in wrong}
             if must and read.series.null_count():
-                allowed = {*missing, *read.wrong, *read.unchanged}
+                allowed = {*read.wrong, *read.unchanged}
                 for row in read.series.is_null().arg_true().to_list():
                     if row not in allowed:
                         wrong.setdefault(row, f"$.{one.path}: expected {one.type}, got null")

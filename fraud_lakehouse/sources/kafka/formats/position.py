@@ -13,6 +13,7 @@ import msgspec
 
 _END = 2**63
 _FILE = re.compile(r".*?(\d+)", re.DOTALL)
+_TEXT = re.compile(r"-?[0-9]{1,19}")
 _SERVER_LSN = re.compile(r"([0-9a-fA-F]{8}):([0-9a-fA-F]{8}):([0-9a-fA-F]{4})")
 _SEQUENCE = msgspec.json.Decoder(list[str | None])
 
@@ -75,8 +76,12 @@ def position_of(source: Source) -> tuple[int | None, int | None]:
         if found is None:
             raise ValueError(f"source.change_lsn: expected three hexadecimal numbers, got {text!r}")
         log, block, slot = (int(part, 16) for part in found.groups())
-        serial = 0 if source.event_serial_no in (None, msgspec.UNSET) else _integer("number", source.event_serial_no)
-        return _integer("change_lsn", log * 2**32 + block), slot * 2**32 + serial
+        serial = (
+            0
+            if source.event_serial_no in (None, msgspec.UNSET)
+            else _integer("event_serial_no", source.event_serial_no)
+        )
+        return _integer("change_lsn", log * 2**32 + block), _integer("event_serial_no", slot * 2**32 + serial)
     moment = time_of(source)
     return moment, None if moment is None else 0
 
@@ -90,7 +95,8 @@ def time_of(source: Source) -> int | None:
     for name, numerator, denominator in (("ts_us", 1, 1), ("ts_ns", 1, 1_000), ("ts_ms", 1_000, 1)):
         value = getattr(source, name)
         if value is not msgspec.UNSET and value is not None:
-            return _integer(name, value, least=-_END) * numerator // denominator
+            moment = _integer(name, value, least=-_END) * numerator // denominator
+            return _integer(name, moment, least=-_END)
     return None
 
 
@@ -100,10 +106,7 @@ def _integer(name: str, value: Any, least: int = 0) -> int:
     Raises:
         ValueError: it is none of 63 bits.
     """
-    try:
-        number = int(value) if isinstance(value, str) else value
-    except ValueError:
-        number = None
+    number = int(value) if isinstance(value, str) and _TEXT.fullmatch(value) else value
     if not isinstance(number, int) or isinstance(number, bool) or not least <= number < _END:
         raise ValueError(f"source.{name}: expected an integer of 63 bits, got {str(value)[:80]!r}")
     return number
