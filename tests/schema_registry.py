@@ -18,6 +18,8 @@ class SchemaRegistry:
         self.schemas: dict[int, dict[str, Any]] = {}
         self.requests: list[str] = []
         self.status = 200
+        self.broken: set[int] = set()
+        """Schemas that it cannot give for now."""
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,6 +62,8 @@ class SchemaRegistry:
         if self.status != 200:
             return self.status, {"error_code": self.status, "message": "not now"}
         parts = path.partition("?")[0].strip("/").split("/")
+        if parts[:2] == ["schemas", "ids"] and int(parts[2]) in self.broken:
+            return 503, {"error_code": 50301, "message": "not now"}
         if parts[:2] == ["schemas", "ids"] and int(parts[2]) in self.schemas:
             return 200, self.schemas[int(parts[2])]
         if parts[0] == "subjects" and int(parts[1]) in self.schemas:  # a subject of tests is the number of its schema

@@ -11,10 +11,12 @@ from confluent_kafka import Producer
 
 from fraud_lakehouse.checks.contracts import check_bronze
 from fraud_lakehouse.errors import SourceError
+from fraud_lakehouse.ingest import kafka as kafka_ingest
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.ingest.quarantine import Quarantine, Selection
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.configured import declared_sources, declared_topics
+from fraud_lakehouse.sources.kafka import reader
 from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.storage.lake import Lake
 from tests.change_records import event, plain
@@ -116,6 +118,33 @@ def test_an_unreachable_registry_pauses_only_its_topics(
     }
     assert Quarantine(lake, topics["accounts"]).replay(Selection(), corrected).rows == 1
     assert bronze(lake, "accounts")["id"].to_list()[2:] in ([None, 2], [2, None])
+
+
+def test_a_registry_that_fails_in_the_middle_of_a_backlog_loses_no_record(
+    kafka: Broker, topics: dict[str, TopicConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_ingest, "PIECE_ROWS", 10)
+    monkeypatch.setattr(reader, "CHUNK", 10)
+    lake = Lake.at(tmp_path / "lake")
+    values = [
+        written(2 if 10 <= number < 20 else 1, ORDER, event("c", None, {"ID": number}, lsn=number) | {"ts_ms": None})
+        for number in range(40)
+    ]
+    publish(kafka, topics["orders"].topic, *((None, value) for value in values))
+    with SchemaRegistry() as registry:
+        registry.add(ORDER)
+        registry.add(ORDER | {"doc": "a later version"})
+        registry.broken = {2}
+        monkeypatch.setenv("SHOP_REGISTRY", registry.url)
+        there = {topic.table: topic for topic in declared_topics(Settings())}
+        with KafkaIngest(Settings(), lake, there["orders"]) as ingest:
+            assert ingest.step(100), "what could be read is landed"
+            with pytest.raises(SourceError, match="answers 503"):
+                ingest.step(100, PATIENCE)
+            registry.broken = set()
+            while ingest.step(100, 0.5):
+                pass
+    assert bronze(lake, "orders")["id"].to_list() == list(range(40))
 
 
 @pytest.mark.usefixtures("topics")
