@@ -1,6 +1,6 @@
 """Debezium's change events in JSON: with and without the schema inside, and flattened by its unwrap transform.
 
-Shapes are told apart by the records themselves, since a connector may be configured anew. What is not declared of a row
+The form of each record is detected from the record, since a connector may be configured anew. What is not declared of a row
 is not kept. Avro is `avro.py`'s.
 """
 
