@@ -1,7 +1,7 @@
 """Debezium's change events in JSON: with and without the schema inside, and flattened by its unwrap transform.
 
-The form of each record is detected from the record, since a connector may be configured anew. What is not declared of a row
-is not kept. Avro is `avro.py`'s.
+The form of each record is detected from the record, since a connector may be configured anew. What is not declared of a
+row is not kept. Avro is `avro.py`'s.
 """
 
 from __future__ import annotations
