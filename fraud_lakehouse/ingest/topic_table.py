@@ -32,7 +32,7 @@ def open_topic_table(lake: Lake, topic: TopicConfig) -> BronzeTable:
     Raises:
         LakeError: the lake cannot be read or written.
     """
-    return BronzeTable.open_or_create(lake, topic.table, schema_of(topic.fields), ())
+    return BronzeTable.open_or_create(lake, topic.table, schema_of(topic.fields, topic.format), ())
 
 
 def evolve(lake: Lake, table: BronzeTable, topic: TopicConfig) -> bool:
@@ -48,7 +48,7 @@ def evolve(lake: Lake, table: BronzeTable, topic: TopicConfig) -> bool:
         ConcurrentWriterError: another writer committed meanwhile; nothing changed.
         LakeError: the lake could not be read or written.
     """
-    wanted = {table.spelling(name): kind for name, kind in schema_of(topic.fields).items()}
+    wanted = {table.spelling(name): kind for name, kind in schema_of(topic.fields, topic.format).items()}
     before, now = delta_types(table.schema), delta_types(wanted)
     for name, kind in now.items():
         if before.get(name, kind) == kind or _is_wider(before[name], kind) or not _has_values(lake, topic.table, name):

@@ -7,10 +7,20 @@ lakes, servers, dbt. Of the package only `errors`, `shipped` and `sql_text` are 
 from fraud_lakehouse.pipeline.load import Pipeline, default_folder, find_mistakes, load_pipeline, shipped_folder
 from fraud_lakehouse.pipeline.mistakes import Mistake, PipelineError
 from fraud_lakehouse.pipeline.paths import Node, path_tree
-from fraud_lakehouse.pipeline.sources import Field, KafkaSource, PostgresSource, Source, Topic
+from fraud_lakehouse.pipeline.sources import (
+    CHANGE_FORMATS,
+    REGISTRY_FORMATS,
+    Field,
+    KafkaSource,
+    PostgresSource,
+    Source,
+    Topic,
+)
 from fraud_lakehouse.pipeline.streams import CurrencyColumn, Entity, ExistsIn, Rates, Stream
 
 __all__ = [
+    "CHANGE_FORMATS",
+    "REGISTRY_FORMATS",
     "CurrencyColumn",
     "Entity",
     "ExistsIn",

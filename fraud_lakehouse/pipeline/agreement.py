@@ -13,7 +13,14 @@ from typing import Any
 
 from fraud_lakehouse.pipeline.document import Document
 from fraud_lakehouse.pipeline.mistakes import Location, listed, nearest, place, shown
-from fraud_lakehouse.pipeline.sources import SHIPPED_TOPIC, SHIPPED_TOPIC_DEFAULT, PostgresSource, Source, field_type
+from fraud_lakehouse.pipeline.sources import (
+    CHANGE_FORMATS,
+    SHIPPED_TOPIC,
+    SHIPPED_TOPIC_DEFAULT,
+    PostgresSource,
+    Source,
+    field_type,
+)
 from fraud_lakehouse.pipeline.streams import RATE_COLUMNS
 from fraud_lakehouse.sql_text import qualified
 
@@ -35,12 +42,14 @@ class _Table:
 
     Args:
         columns: of a topic, names and types (None: it cannot be read); empty where they are not known.
+        has_changes: of a topic, whether its records are change events.
     """
 
     name: str
     at: Location
     is_topic: bool
     columns: dict[str, str | None] = field(default_factory=dict)
+    has_changes: bool = False
 
 
 def check_agreement(
@@ -106,7 +115,7 @@ def _tables(sources: Document) -> Iterator[_Table]:
     for at, topic, _ in _topics(sources):
         if isinstance(topic.get("table"), str):
             columns = {column: _type(kind) for column, kind in _mapping(topic.get("fields")).items()}
-            yield _Table(topic["table"], (*at, "table"), True, columns)
+            yield _Table(topic["table"], (*at, "table"), True, columns, topic.get("format") in CHANGE_FORMATS)
 
 
 def _type(declared: Any) -> str | None:
@@ -174,9 +183,13 @@ def _check_streams(streams: Document, tables: list[_Table], open_prefixes: tuple
                 streams.report(at, f"the table is also that of {other}, expected one stream of events for a table")
         else:
             table = _check_table(streams, at, origin, known, open_prefixes)
-            if table is not None and table.is_topic and stream.get("kind") == "changes":
-                expected = "events: records of format json are never changed"
+            is_topic = table is not None and table.is_topic and not table.has_changes
+            if is_topic and stream.get("kind") == "changes":
+                expected = "events: records of this format are never changed"
                 streams.report((name, "kind"), f"found 'changes', expected {expected}")
+        if table is not None and table.has_changes:
+            expected = "a topic of another format, or a PostgreSQL table: change events are only captured"
+            streams.report(at, f"found {shown(origin)}, a topic of change events; expected {expected}")
         if table is not None:
             for role, column_at, column in _columns(stream):
                 _check_column(streams, (name, *column_at), table, column, role)

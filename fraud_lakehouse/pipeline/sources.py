@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Strict, ValidationInfo, field_validator, model_validator
 from pydantic import Field as Key
@@ -17,11 +17,24 @@ from fraud_lakehouse.pipeline.paths import path_tree
 from fraud_lakehouse.pipeline.values import NAME, Column, Entry, Seconds, Variable, with_names
 from fraud_lakehouse.sql_text import qualified
 
-FORMATS = ("json",)
+FORMATS = ("json", "debezium", "avro", "debezium_avro")
 """Formats of records that can be read."""
 
-TYPES = ("string", "int32", "int64", "double", "boolean", "timestamp", "timestamptz", "date", "binary")
+CHANGE_FORMATS = ("debezium", "debezium_avro")
+"""Those whose records are changes of a table's rows."""
+
+REGISTRY_FORMATS = ("avro", "debezium_avro")
+"""Those that need a schema registry."""
+
+KEY_FORMATS = ("json", "avro", "string")
+"""Formats of record keys that can be read."""
+
+TYPES = ("string", "int32", "int64", "double", "boolean", "timestamp", "timestamptz", "date", "time", "binary", "json")
 """Types of fields, besides `decimal(p,s)`."""
+
+Decimals = Literal["precise", "double", "string"]
+Times = Literal["adaptive", "adaptive_time_microseconds", "connect", "isostring", "microseconds", "nanoseconds"]
+Binaries = Literal["bytes", "base64", "base64-url-safe", "hex"]
 
 _ALL_TYPES = ", ".join((*TYPES, "decimal(p,s)"))
 SHIPPED_DSN, SHIPPED_TOPIC = "FRAUD_POSTGRES_DSN", "FRAUD_KAFKA_TOPIC"
@@ -130,14 +143,22 @@ class Field(Entry):
 class Topic(Entry):
     """A Kafka topic and the bronze table of its records.
 
-    `topic_env` names a variable that, where it is set, has another name of the topic.
+    `topic_env` names a variable that, where it is set, has another name of the topic. Of a change format: `key` has
+    the columns of the table's primary key, `key_format` says how record keys are written (as the values by default),
+    and `decimals`, `times` and `binaries` are the connector's `decimal.handling.mode`, `time.precision.mode` and
+    `binary.handling.mode`, for records without a schema.
     """
 
     topic: str = Key(pattern=f"^{TOPIC_NAME.pattern}$", description=TOPIC_EXPECTED)
     topic_env: Variable | None = None
     table: str = Key(pattern=NAME, max_length=63, description="a table's name of a-z, 0-9 and _, a letter first")
-    format: str = Key("json", description="json")
+    format: str = Key("json", description=", ".join(FORMATS))
     fields: dict[str, Field] = Key(min_length=1, description=f"a {_DECLARED}")
+    key: tuple[str, ...] = Key((), description="a list of the fields that identify a row")
+    key_format: str = Key("", description=", ".join(KEY_FORMATS))
+    decimals: Decimals = Key("precise", description=f"one of {', '.join(get_args(Decimals))}")
+    times: Times = Key("adaptive", description=f"one of {', '.join(get_args(Times))}")
+    binaries: Binaries = Key("bytes", description=f"one of {', '.join(get_args(Binaries))}")
 
     @model_validator(mode="before")
     @classmethod
@@ -150,6 +171,33 @@ class Topic(Entry):
     @classmethod
     def _known_format(cls, value: Any) -> str:
         return one_of(value, FORMATS, "one of the formats that can be read")
+
+    @field_validator("key_format", mode="before")
+    @classmethod
+    def _known_key_format(cls, value: Any) -> str:
+        return one_of(value, KEY_FORMATS, "one of the formats of keys that can be read")
+
+    @field_validator("decimals", "times", "binaries", mode="before")
+    @classmethod
+    def _known_mode(cls, value: Any, info: ValidationInfo) -> str:
+        modes = {"decimals": Decimals, "times": Times, "binaries": Binaries}[str(info.field_name)]
+        return one_of(value, get_args(modes), "one of the connector's modes")
+
+    @field_validator("key", "key_format", "decimals", "times", "binaries")
+    @classmethod
+    def _for_changes(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("format")
+        if kind is not None and kind not in CHANGE_FORMATS:
+            raise ValueError(f"found it with format: {kind}, expected it only with {' or '.join(CHANGE_FORMATS)}")
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _declared_key(cls, key: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "fields" in info.data:
+            for name in key:
+                one_of(name, list(info.data["fields"]), "a declared field")
+        return key
 
     @field_validator("fields", mode="before")
     @classmethod
@@ -170,8 +218,21 @@ class KafkaSource(Entry):
     type: Literal["kafka"] = "kafka"
     servers_env: Variable
     config_file_env: Variable | None = None
+    registry_env: Variable | None = None
     topics: tuple[Topic, ...] = Key(min_length=1, description="a list of topics, at least one")
     update_delay: Seconds | None = None
+
+    @field_validator("topics")
+    @classmethod
+    def _with_registry(cls, topics: tuple[Topic, ...], info: ValidationInfo) -> tuple[Topic, ...]:
+        for topic in topics:
+            needs = topic.format in REGISTRY_FORMATS or topic.key_format == "avro"
+            if needs and "registry_env" in info.data and info.data["registry_env"] is None:
+                raise ValueError(
+                    f"the topic {shown(topic.topic)} is Avro, expected registry_env, the name of the environment"
+                    " variable that has the URL of the schema registry"
+                )
+        return topics
 
     def is_present(self, environment: Mapping[str, str]) -> bool:
         """Whether its connection is set."""

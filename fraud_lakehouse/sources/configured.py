@@ -61,7 +61,13 @@ def declared_sources(settings: Settings, pipeline: Pipeline | None = None) -> li
             found.append(DeclaredSource(source.name, "postgres", source.dsn_env, tables, database))
         else:
             found += [
-                DeclaredSource(topic.name, "kafka", topic.servers_env, (topic.table,), topic if topic.servers else None)
+                DeclaredSource(
+                    topic.name,
+                    "kafka",
+                    topic.missing_variable or topic.servers_env,
+                    (topic.table,),
+                    None if topic.missing_variable else topic,
+                )
                 for topic in topics_of(source, pipeline, variables, settings.max_record_bytes, settings.update_delay)
             ]
     return found

@@ -81,5 +81,5 @@ def test_errors_name_the_topics_own_settings(tmp_path: Path) -> None:
 
 
 def test_a_format_that_cannot_be_read_is_named() -> None:
-    with pytest.raises(SettingsError, match="cards: there is no format 'avro'"):
-        RecordDecoder(replace(CARDS, format="avro"))
+    with pytest.raises(SettingsError, match="cards: there is no format 'xml'"):
+        RecordDecoder(replace(CARDS, format="xml"))

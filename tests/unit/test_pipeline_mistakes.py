@@ -48,7 +48,22 @@ SOURCE_MISTAKES = [
         r":9: wires.topics\[0\].topic: found the value 7, .*in quotes, as it reads as a number",
     ),
     ("topic: wires", "topic_env: WIRES_TOPIC", r":9: wires.topics\[0\]: the key 'topic' is missing"),
-    ("table: wires", "table: wires\n      format: avro", r":11: .*.format: found 'avro', .*can be read: json"),
+    (
+        "table: wires",
+        "table: wires\n      format: avr",
+        r":11: .*.format: found 'avr', .*avro.*; did you mean avro\?",
+    ),
+    (
+        "table: wires",
+        "table: wires\n      format: avro",
+        r":8: wires.topics: the topic 'wires' is Avro, .* registry_env",
+    ),
+    ("table: wires", "table: wires\n      format: debezum", r":11: .*.format: .*; did you mean debezium\?"),
+    (
+        "table: wires",
+        "table: wires\n      key: [id]",
+        r":11: .*.key: found it with format: json, expected it only with",
+    ),
     ("id: string", "id: strng", r":12: wires.topics\[0\].fields.id: found 'strng', .*; did you mean string\?"),
     (
         "id: string",
@@ -256,7 +271,7 @@ def test_a_name_that_is_not_plain_is_quoted_and_escaped(tmp_path: Path) -> None:
 def test_records_are_no_changes(tmp_path: Path) -> None:
     wires = STREAMS[STREAMS.index("wires:") :]
     assert mistakes(tmp_path, streams=changed(wires, "kind: events", "kind: changes")) == [
-        "streams.yml:3: wires.kind: found 'changes', expected events: records of format json are never changed"
+        "streams.yml:3: wires.kind: found 'changes', expected events: records of this format are never changed"
     ]
 
 
@@ -394,3 +409,47 @@ def test_a_wrong_value_of_a_variable(variable: str, value: str, line: str, probl
     [found] = find_mistakes(SHIPPED, {variable: value})
     assert found.problem.startswith(problem)
     assert (SHIPPED / "sources.yml").read_text().splitlines()[found.line - 1].strip().startswith(line)
+
+
+@pytest.mark.parametrize(
+    "old, new, expected",
+    [
+        (
+            "table: wires",
+            "table: wires\n      format: debezium\n      key: [idd]",
+            r":1[12]: .*.key: found 'idd', expected a declared field: .*; did you mean id\?",
+        ),
+        (
+            "table: wires",
+            "table: wires\n      format: debezium\n      key_format: jso",
+            r":12: .*.key_format: found 'jso', .*; did you mean json\?",
+        ),
+        (
+            "table: wires",
+            "table: wires\n      format: debezium\n      decimals: precize",
+            r":12: .*.decimals: found 'precize', .*precise, double, string; did you mean precise\?",
+        ),
+        (
+            "table: wires",
+            "table: wires\n      format: debezium\n      binaries: base46",
+            r":12: .*.binaries: found 'base46', .*; did you mean base64\?",
+        ),
+        (
+            "table: wires",
+            "table: wires\n      format: debezium\n      key_format: avro",
+            r":8: wires.topics: .* is Avro, expected registry_env",
+        ),
+    ],
+)
+def test_mistake_in_a_topic_of_change_events(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    found = mistakes(tmp_path, changed(SOURCES, old, new), STREAMS.partition("wires:")[0])
+    assert len(found) == 1
+    assert re.match("sources.yml" + expected, found[0]), found
+
+
+@pytest.mark.parametrize("kind", ["events", "changes"])
+def test_no_stream_is_of_change_events(tmp_path: Path, kind: str) -> None:
+    sources = changed(SOURCES, "table: wires", "table: wires\n      format: debezium")
+    found = mistakes(tmp_path, sources, changed(STREAMS, "from: wires\n  kind: events", f"from: wires\n  kind: {kind}"))
+    assert len(found) == 1
+    assert re.match(r"streams.yml:9: wires.from: found 'wires', a topic of change events; expected a topic", found[0])

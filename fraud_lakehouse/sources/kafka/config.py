@@ -17,7 +17,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from fraud_lakehouse.errors import SettingsError
-from fraud_lakehouse.pipeline import Field, KafkaSource, Pipeline, Stream, default_folder, load_pipeline
+from fraud_lakehouse.pipeline import (
+    REGISTRY_FORMATS,
+    Field,
+    KafkaSource,
+    Pipeline,
+    Stream,
+    default_folder,
+    load_pipeline,
+)
 from fraud_lakehouse.settings import Settings
 
 SHIPPED_TOPIC = "FRAUD_KAFKA_TOPIC"
@@ -52,6 +60,17 @@ _SERVERS = ("bootstrap.servers", "metadata.broker.list")
 
 
 @dataclass(frozen=True)
+class ChangeFormat:
+    """How a connector writes changes: the columns of the row's key, and its modes, as `pipeline.Topic` has them."""
+
+    key: tuple[str, ...] = ()
+    key_format: str = ""
+    decimals: str = "precise"
+    times: str = "adaptive"
+    binaries: str = "bytes"
+
+
+@dataclass(frozen=True)
 class TopicConfig:
     """One topic to capture: what is declared of it, and how its cluster is reached.
 
@@ -66,6 +85,8 @@ class TopicConfig:
         aliases: names under which older control rows have this unit.
         stream: the payments that its rows are; None where they are none.
         update_delay: seconds between reads; 0: as records come.
+        changes: how values and keys are written, of a change format.
+        registry: the URL of the schema registry; None where its variable, `registry_env`, is not set.
     """
 
     name: str
@@ -82,11 +103,22 @@ class TopicConfig:
     aliases: tuple[str, ...] = ()
     stream: Stream | None = field(default=None, hash=False)
     update_delay: float = 0.0
+    changes: ChangeFormat = ChangeFormat()
+    registry: str | None = field(default=None, repr=False)
+    registry_env: str | None = None
 
     @property
     def renamed(self) -> dict[str, str]:
         """By alias, the name."""
         return dict.fromkeys(self.aliases, self.name)
+
+    @property
+    def missing_variable(self) -> str | None:
+        """The variable of its connection that is not set: of the servers, or of the registry that its format needs."""
+        if not self.servers:
+            return self.servers_env
+        needs_registry = self.format in REGISTRY_FORMATS or self.changes.key_format == "avro"
+        return self.registry_env if needs_registry and not self.registry else None
 
     @property
     def config_file_setting(self) -> str:
@@ -155,6 +187,9 @@ def topics_of(
                 (names[1], *(["kafka"] if topic.topic_env == SHIPPED_TOPIC else [])),
                 streams.get(topic.table),
                 update_delay if source.update_delay is None else source.update_delay,
+                ChangeFormat(topic.key, topic.key_format, topic.decimals, topic.times, topic.binaries),
+                environment.get(source.registry_env or "") or None,
+                source.registry_env,
             )
         )
     return found

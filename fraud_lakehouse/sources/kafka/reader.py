@@ -111,17 +111,17 @@ class KafkaReader:
 
         Raises:
             GapError: records between our offset and the broker's are gone.
-            SourceError: the broker went silent for 10 s, or the topic is gone.
+            SourceError: the broker went silent for 10 s, the topic is gone, or records cannot be decoded for now.
         """
         self.at_end = False
         try:
             horizon = self._fill(max_rows, max_bytes, timeout)
+            if not self._order.rows:
+                return None
+            frame = self._order.release(max_rows, horizon)
         except (GapError, SourceError):
             self.next = {}  # what was fetched is dropped: the next read must assign again
             raise
-        if not self._order.rows:
-            return None
-        frame = self._order.release(max_rows, horizon)
         last = frame.group_by("_partition").agg(pl.col("_offset").max())
         self.handed |= {number: offset + 1 for number, offset in last.iter_rows()}
         self.handed = self.passed

@@ -7,7 +7,7 @@ record means for fraud is not decided here.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -16,9 +16,13 @@ import msgspec
 import polars as pl
 
 from fraud_lakehouse.errors import SettingsError
-from fraud_lakehouse.pipeline import Field
+from fraud_lakehouse.pipeline import CHANGE_FORMATS, Field
 from fraud_lakehouse.sources.kafka.config import TopicConfig
-from fraud_lakehouse.sources.kafka.formats.json import JsonDecoder
+from fraud_lakehouse.sources.kafka.formats.avro import AvroDecoder
+from fraud_lakehouse.sources.kafka.formats.changes import ChangeDecoder
+from fraud_lakehouse.sources.kafka.formats.events import EVENT_COLUMNS
+from fraud_lakehouse.sources.kafka.formats.json import JsonDecoder, ReadValues
+from fraud_lakehouse.sources.kafka.formats.registry import Registry
 from fraud_lakehouse.sources.kafka.formats.values import column_type
 
 RECORD_COLUMNS: dict[str, pl.DataType] = {
@@ -35,10 +39,9 @@ RECORD_COLUMNS: dict[str, pl.DataType] = {
 }
 """Columns of every topic's bronze table, besides the declared fields (`_ingested_at` is stamped when ingested)."""
 
-FORMATS = {"json": JsonDecoder}
-"""What reads the values of each format."""
-
 Header = tuple[str, bytes | str | None]
+Read = Callable[["RawRecords", int], ReadValues]
+"""What reads the values of records that have at most so many bytes."""
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -70,25 +73,51 @@ class RawRecords:
         return sum(map(len, filter(None, self.values))) + sum(map(len, filter(None, self.keys)))
 
 
-def schema_of(fields: Sequence[Field]) -> dict[str, pl.DataType]:
+def schema_of(fields: Sequence[Field], format: str = "json") -> dict[str, pl.DataType]:
     """Columns of the bronze table of a topic with these fields, as capture gives them."""
-    return {one.name: column_type(one.type) for one in fields} | RECORD_COLUMNS
+    events = EVENT_COLUMNS if format in CHANGE_FORMATS else {}
+    return {one.name: column_type(one.type) for one in fields} | events | RECORD_COLUMNS
+
+
+def _json(topic: TopicConfig) -> Read:
+    decoder = JsonDecoder(topic.fields)
+    return lambda records, most_bytes: decoder.read(records.values, most_bytes)
+
+
+def _avro(topic: TopicConfig) -> Read:
+    decoder = AvroDecoder(topic, Registry(topic))
+    return lambda records, most_bytes: decoder.read(records.values, most_bytes)
+
+
+def _changes(topic: TopicConfig) -> Read:
+    is_avro = topic.format == "debezium_avro" or topic.changes.key_format == "avro"
+    decoder = ChangeDecoder(topic, Registry(topic) if is_avro else None)
+    return lambda records, most_bytes: decoder.read(records.values, records.keys, records.headers, most_bytes)
+
+
+FORMATS: dict[str, Callable[[TopicConfig], Read]] = {
+    "json": _json,
+    "debezium": _changes,
+    "avro": _avro,
+    "debezium_avro": _changes,
+}
+"""What makes the reader of each format."""
 
 
 class RecordDecoder:
     """Reads records of one topic into frames of `schema`.
 
     Raises:
-        SettingsError: there is no such format.
+        SettingsError: there is no such format, or it needs a schema registry whose variable is not set.
     """
 
     def __init__(self, topic: TopicConfig) -> None:
         if topic.format not in FORMATS:
             known = ", ".join(FORMATS)
             raise SettingsError(f"{topic.name}: there is no format {topic.format!r}", f"set it to one of: {known}")
-        self.schema = schema_of(topic.fields)
+        self.schema = schema_of(topic.fields, topic.format)
         self._most_bytes = topic.max_record_bytes
-        self._values = FORMATS[topic.format](topic.fields)
+        self._read = FORMATS[topic.format](topic)
 
     def decode(self, records: RawRecords) -> pl.DataFrame:
         """One row for each record, in the order given; never raises on their content.
@@ -96,9 +125,12 @@ class RecordDecoder:
         A record that cannot be read has its declared fields null, its bytes in `_raw` and the reason in `_error`, for
         instance "$.amt: expected float, got str". A good record has both null. A value longer than the topic's
         `max_record_bytes` is not looked into and kept whole in `_raw`.
+
+        Raises:
+            SourceError: the schema registry cannot be read.
         """
         values, count = records.values, len(records.values)
-        read = self._values.read(values, self._most_bytes)
+        read = self._read(records, self._most_bytes)
         raw = {row: values[row] for row in read.errors}
         columns = [
             _same("_topic", records.topic, count),

@@ -69,7 +69,7 @@ class _Leaf:
         return "$" + "".join(f"[{key}]" if key.isdecimal() else f".{key}" for key in keys)
 
 
-class _RecordError(Exception):
+class RecordError(Exception):
     """Why a record cannot be read."""
 
 
@@ -163,7 +163,7 @@ class JsonDecoder:
         for index, value in enumerate(values):
             try:
                 row, extra = self._read_one(value, most_bytes)
-            except _RecordError as error:
+            except RecordError as error:
                 rows.append(None)
                 read.errors[index] = str(error)
             else:
@@ -191,18 +191,15 @@ class JsonDecoder:
         """The record, and what is not declared of it as JSON text.
 
         Raises:
-            _RecordError: as "path: expected X, got Y", for instance "$.amt: expected float, got str".
+            RecordError: as "path: expected X, got Y", for instance "$.amt: expected float, got str".
         """
-        if value is None:
-            raise _RecordError(TOMBSTONE)
-        if len(value) > most_bytes:
-            raise _RecordError(f"longer than FRAUD_MAX_RECORD_BYTES: {len(value)} bytes, at most {most_bytes} are read")
+        value = check_value(value, most_bytes)
         try:
             row = self._reader.read(value)
             extra = _undeclared(self._root, value, "$")
             return row, _WRITER.encode(extra).decode() if extra else None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise _RecordError(_reason(error)) from None
+            raise RecordError(reason_of(error)) from None
 
 
 def _convert(leaf: _Leaf, column: list[Any], wrong: dict[int, str]) -> None:
@@ -242,11 +239,11 @@ def _undeclared(node: Node, value: bytes, place: str) -> dict[str, Any]:
     """What of an object is not declared; of nested objects what is not declared in them, of arrays all.
 
     Raises:
-        _RecordError: a key is there twice in an object with declared fields.
+        RecordError: a key is there twice in an object with declared fields.
     """
     found = _ANY_FIELDS.decode(value)
     if (name := _repeated_key(value, found)) is not None:
-        raise _RecordError(f"{place}.{name[:_SHOWN_NAME]}: there more than once")
+        raise RecordError(f"{place}.{name[:_SHOWN_NAME]}: there more than once")
     children = node.children
     others: dict[str, Any] = {name: text for name, text in found.items() if name not in children}
     for name, child in node.inner.items():
@@ -286,7 +283,20 @@ def _repeated_key(value: bytes, found: dict[str, msgspec.Raw]) -> str | None:
     return next((name for name in objects[0] if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
 
 
-def _reason(error: Exception) -> str:
+def check_value(value: bytes | None, most_bytes: int) -> bytes:
+    """The value.
+
+    Raises:
+        RecordError: there is none, or it is too long.
+    """
+    if value is None:
+        raise RecordError(TOMBSTONE)
+    if len(value) > most_bytes:
+        raise RecordError(f"longer than FRAUD_MAX_RECORD_BYTES: {len(value)} bytes, at most {most_bytes} are read")
+    return value
+
+
+def reason_of(error: Exception) -> str:
     """A decoder's message as "path: expected X, got Y"."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8: {error.reason}"

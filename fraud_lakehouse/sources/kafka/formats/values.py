@@ -29,16 +29,20 @@ _COLUMNS: dict[str, pl.DataType] = {
     "timestamp": pl.Datetime("us"),
     "timestamptz": pl.Datetime("us", "UTC"),
     "date": pl.Date(),
+    "time": pl.String(),
     "binary": pl.Binary(),
+    "json": pl.String(),
 }
 _PLAIN: dict[str, type] = {"string": str, "double": float, "boolean": bool}
-_UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}
+UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 1}
+"""Microseconds of a unit; of nanoseconds a thousand are one."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FIRST = (datetime(1, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 _END = (datetime(9999, 12, 31, tzinfo=UTC) + timedelta(days=1, microseconds=-1) - _EPOCH) // _MICROSECOND
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?:(:\d\d)(?:[.,](\d{1,9}))?)?(Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_CLOCK = re.compile(r"([01]\d|2[0-4]):[0-5]\d:[0-5]\d(\.\d{1,9})?(Z|[+-]\d\d(:?\d\d)?)?", re.ASCII)
 _NUMBER = re.compile(rb'(-?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,6})?)|"(-?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,6})?)"')
 _SHOWN = 80  # characters of a wrong value that an error repeats
 
@@ -82,13 +86,17 @@ def value_type(field: Field) -> ValueType:
         return ValueType(column, msgspec.Raw, lambda raw: _decimal(raw, column))
     if field.type == "date":
         return ValueType(column, str, _date)
+    if field.type == "time":
+        return ValueType(column, str, time_of_day)
     if field.type == "binary":
         return ValueType(column, str, _binary)
+    if field.type == "json":
+        return ValueType(column, msgspec.Raw, _json)
     if field.unit is not None:
         unit = field.unit
         return ValueType(column, Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)], lambda at: _count(at, unit))
     has_zone = field.type == "timestamptz"
-    return ValueType(column, str, lambda text: _time(text, has_zone=has_zone))
+    return ValueType(column, str, lambda text: microseconds_of(text, has_zone=has_zone))
 
 
 def column_type(declared: str) -> pl.DataType:
@@ -110,18 +118,48 @@ def _decimal(raw: msgspec.Raw, kind: pl.Decimal) -> Decimal:
     expected = f"expected decimal({kind.precision},{kind.scale})"
     if found is None:
         raise ValueError(f"{expected}, got {shown(text.decode(errors='backslashreplace'))}")
-    number = Decimal((found[1] or found[2]).decode())
+    number = exact_decimal(Decimal((found[1] or found[2]).decode()), kind)
+    if number is None:
+        raise ValueError(f"{expected}, got {shown(text.decode())}")
+    return number
+
+
+def exact_decimal(number: Decimal, kind: pl.Decimal) -> Decimal | None:
+    """The number without zeros at its end; None where the column cannot hold it exactly."""
     if not number:
         return Decimal(0)
     sign, digits, exponent = number.as_tuple()
     assert isinstance(exponent, int)
     zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
     if -exponent - zeros > kind.scale or number.adjusted() >= (kind.precision or 0) - kind.scale:
-        raise ValueError(f"{expected}, got {shown(text.decode())}")
+        return None
     return Decimal((sign, digits[: len(digits) - zeros], exponent + zeros))
 
 
-def _time(text: str, *, has_zone: bool) -> int:
+def _json(raw: msgspec.Raw) -> str:
+    text = bytes(raw).decode()
+    if text == "null":
+        raise ValueError("expected a value, got null")
+    return text
+
+
+def time_of_day(text: str) -> str:
+    """A time of day, perhaps with a zone.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if _CLOCK.fullmatch(text):
+        return text
+    raise ValueError(f"expected a time of day such as 12:30:00, got {shown(text)}")
+
+
+def microseconds_of(text: str, *, has_zone: bool) -> int:
+    """A time as microseconds since 1970, in UTC where it has a zone.
+
+    Raises:
+        ValueError: it is none, or has a zone where none is expected, or the other way round.
+    """
     found = _TIME.fullmatch(text)
     if found is None:
         raise ValueError(f"expected a time such as 2024-01-31T12:00:00, got {shown(text)}")
@@ -135,7 +173,7 @@ def _time(text: str, *, has_zone: bool) -> int:
     except ValueError as error:
         raise ValueError(f"expected a time, got {shown(text)} ({error})") from None
     since = (moment - _EPOCH) // _MICROSECOND
-    return _within(since + int((fraction or "")[:6].ljust(6, "0")), text)
+    return within_years(since + int((fraction or "")[:6].ljust(6, "0")), text)
 
 
 def _zone(text: str) -> timezone:
@@ -146,10 +184,15 @@ def _zone(text: str) -> timezone:
 
 
 def _count(number: int, unit: str) -> int:
-    return _within(number // 1_000 if unit == "ns" else number * _UNITS[unit], f"{number} {unit}")
+    return within_years(number // 1_000 if unit == "ns" else number * UNITS[unit], f"{number} {unit}")
 
 
-def _within(microseconds: int, text: str) -> int:
+def within_years(microseconds: int, text: str) -> int:
+    """Microseconds since 1970 that are a time of the years 1 to 9999.
+
+    Raises:
+        ValueError: they are not; it repeats the text.
+    """
     if not _FIRST <= microseconds <= _END:
         raise ValueError(f"expected a time of the years 1 to 9999, got {shown(text)}")
     return microseconds
