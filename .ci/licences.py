@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 ALLOWED = {
-    *("0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT"),
+    *(
+        "0BSD",
+        "Apache-2.0",
+        "Apache-2.0 WITH LLVM-exception",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "CC0-1.0",
+        "ISC",
+        "MIT",
+        "MIT-0",
+    ),
     *("PSF-2.0", "Python-2.0", "Zlib"),
     *("LGPL-3.0-only", "MPL-2.0"),  # used as they are; only changed files of theirs would have to be published
     *(f"License :: OSI Approved :: {name}" for name in ("Apache Software License", "BSD License")),
@@ -20,6 +30,7 @@ SAYS_NOTHING = {"License :: OSI Approved", "License :: DFSG approved"}
 KNOWN = {  # packages whose metadata has no licence, or offers several
     "antlr4-python3-runtime": "BSD-3-Clause",
     "protobuf": "BSD-3-Clause",
+    "codespell": "GPL-2.0-only; a tool of `make lint`, no part of the product",
     "text-unidecode": "Artistic License, by choice; the GPL is the other",
 }
 
