@@ -166,7 +166,7 @@ def test_the_folder_is_named_or_here_or_the_shipped_one(tmp_path: Path, monkeypa
 
 def test_no_folder_anywhere_is_a_wrong_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fraud_lakehouse.pipeline.load.__file__", str(tmp_path / "a" / "b" / "load.py"))
+    monkeypatch.setattr("fraud_lakehouse.pipeline.load.shipped_path", lambda name: tmp_path / "shipped" / name)
     with pytest.raises(SettingsError, match="FRAUD_PIPELINE"):
         default_folder({})
 
