@@ -179,11 +179,16 @@ def replay(
 @app.command(epilog="Example: fraud-lakehouse status --json")
 def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
     """Positions, lag and freshness of every source and layer, and the open alerts."""
+    from rich.console import Console
+
     from fraud_lakehouse.checks.status import collect, to_json
-    from fraud_lakehouse.cli.status_text import render
+    from fraud_lakehouse.cli.status_text import coloured, render
 
     report = collect(_settings())
-    typer.echo(to_json(report) if as_json else render(report))
+    if as_json:
+        typer.echo(to_json(report))
+    else:
+        Console().print(coloured(render(report)), soft_wrap=True)
 
 
 @app.command(epilog="Example: fraud-lakehouse bench catch_up --json")

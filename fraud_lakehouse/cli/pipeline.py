@@ -24,7 +24,8 @@ def check(
 
     Where sources.yml and streams.yml have none, features.yml, what models need of them, and the rules are checked too.
     """
-    from fraud_lakehouse.cli.rules import checked_rules, counted, reported
+    from fraud_lakehouse.cli.attention import counted
+    from fraud_lakehouse.cli.rules import checked_rules, reported
     from fraud_lakehouse.pipeline import PipelineError, default_folder, load_pipeline
     from fraud_lakehouse.settings import load_settings
     from fraud_lakehouse.transform.project import check_pipeline

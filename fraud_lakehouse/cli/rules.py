@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from fraud_lakehouse.cli.attention import counted
+
 if TYPE_CHECKING:
     from fraud_lakehouse.pipeline import Mistake
     from fraud_lakehouse.rules import Rules, StreamRule
@@ -66,11 +68,6 @@ def checked_rules(settings: Settings, folder: Path) -> tuple[Rules, list[Mistake
 
     rules = current_rules(settings.model_copy(update={"pipeline": folder}))
     return rules, sorted([*rules.all_mistakes(), *(run_examples(rules) if rules.is_own else [])])
-
-
-def counted(number: int, name: str) -> str:
-    """A number of things: "1 rule", "2 rules"."""
-    return f"{number:,} {name}" + ("" if number == 1 else "s")
 
 
 def reported(mistakes: Iterable[Mistake]) -> typer.Exit:
