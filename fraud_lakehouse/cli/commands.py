@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -15,6 +16,7 @@ import typer
 
 from fraud_lakehouse.allocator import give_memory_back
 from fraud_lakehouse.cli.discover import discover
+from fraud_lakehouse.cli.failure import print_failure
 from fraud_lakehouse.cli.features import features_commands
 from fraud_lakehouse.cli.pipeline import pipeline_commands
 from fraud_lakehouse.cli.quarantine import quarantine_commands
@@ -27,16 +29,17 @@ BEHIND_SECONDS = 10.0  # between two lines of `live` that a source is behind
 app = typer.Typer(
     name="fraud-lakehouse",
     help="Change data and card streams into Delta, features and rules in dbt, alerts in seconds.",
-    epilog="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+    epilog="Example: fraud-lakehouse demo\n\nExit codes: "
+    + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items())
+    + ".",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(features_commands, name="features")
 app.add_typer(pipeline_commands, name="pipeline")
 app.add_typer(quarantine_commands, name="quarantine")
 app.add_typer(rules_commands, name="rules")
-app.command()(discover)
+app.command(epilog="Example: fraud-lakehouse discover --postgres FRAUD_POSTGRES_DSN --folder pipeline")(discover)
 
 
 def main() -> None:
@@ -45,14 +48,14 @@ def main() -> None:
     try:
         app()
     except LakehouseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_failure(error)
         sys.exit(error.exit_code)
     except Exception:  # noqa: BLE001  # the interpreter would print the same and exit with 1, which is another error's
         traceback.print_exc()
         sys.exit(DEFECT)
 
 
-@app.command()
+@app.command(epilog="Example: fraud-lakehouse demo --seconds 60 --no-ui")
 def demo(
     seconds: Annotated[Optional[float], typer.Option(help="stop by itself after this long")] = None,  # noqa: UP045
     home: Annotated[Path, typer.Option(help="everything the demo keeps lies here")] = Path("demo"),
@@ -65,10 +68,11 @@ def demo(
     raise typer.Exit(run_demo(home, seconds, rate, ui))
 
 
-@app.command("catch-up")
+@app.command("catch-up", epilog="Example: FRAUD_LAKE=lake FRAUD_POSTGRES_DSN=... fraud-lakehouse catch-up")
 def catch_up() -> None:
     """Run cycles until the sources are drained and every layer is built."""
     give_memory_back()
+    from fraud_lakehouse.cli.progress_bar import ProgressBar
     from fraud_lakehouse.live import Cycle, CycleResult
     from fraud_lakehouse.storage.lake import Lake
     from fraud_lakehouse.transform.definitions import outdated_features
@@ -79,20 +83,21 @@ def catch_up() -> None:
     def report(result: CycleResult) -> None:
         nonlocal total
         total += result.rows
-        for batch in result.ingested:
-            typer.echo(f"bronze/{batch.table}: {batch.rows:,} rows in {batch.seconds:.1f} s, at {batch.to_position}")
+        for batch in result.landed:
+            bar.line(f"bronze/{batch.table}: {batch.rows:,} rows in {batch.seconds:.1f} s, at {batch.to_position}")
         if result.alerts:
-            typer.echo(f"gold/alerts: {result.alerts:,} new")
+            bar.line(f"gold/alerts: {result.alerts:,} new")
+        bar.update(f"{total:,} rows ingested, " + ("reading the sources" if result.landed else "building every layer"))
 
     settings = _settings()
-    with Cycle(settings) as cycle:
+    with ProgressBar("reading the sources") as bar, Cycle(settings) as cycle:
         cycle.catch_up(report)
     for outdated in outdated_features(Lake.at(settings.lake), current_definitions(settings)):
         typer.echo(f"note: {outdated}")
     typer.echo(f"caught up: {total:,} rows landed, every layer built")
 
 
-@app.command()
+@app.command(epilog="Example: FRAUD_METRICS_PORT=9464 fraud-lakehouse live")
 def live() -> None:
     """Run cycles until SIGTERM or Ctrl-C; the cycle under way is finished first.
 
@@ -133,7 +138,7 @@ def live() -> None:
                 return
 
 
-@app.command()
+@app.command(epilog="Example: fraud-lakehouse rebuild gold/card_feature_vectors")
 def rebuild(
     models: Annotated[list[str], typer.Argument(help="tables of silver or gold; with the layer where two have a name")],
 ) -> None:
@@ -142,42 +147,51 @@ def rebuild(
     `status` names features with rows that another definition has computed. What reads these models follows at its next
     build; versions begin at 1 again. Tables that keep what they have said (gold/alerts) are refused.
     """
+    from fraud_lakehouse.cli.progress_bar import ProgressBar
     from fraud_lakehouse.transform.rebuild import rebuild as rebuild_models
     from fraud_lakehouse.transform.runner import Transformer
 
     settings = _settings()
-    transformer = Transformer(settings)
-    try:
+    with closing(Transformer(settings)) as transformer, ProgressBar(f"rebuilding {', '.join(models)}") as bar:
         for node in rebuild_models(transformer, settings, models):
-            typer.echo(f"{node.name}: {node.rows or 0:,} rows in {node.seconds:.1f} s")
-    finally:
-        transformer.close()
+            bar.line(f"{node.name}: {node.rows or 0:,} rows in {node.seconds:.1f} s")
 
 
-@app.command()
+@app.command(epilog="Example: fraud-lakehouse replay fraudTest.csv --rate 100")
 def replay(
     file: Annotated[Path, typer.Argument(help="a Sparkov-shaped CSV")],
     rate: Annotated[Optional[float], typer.Option(min=0.001, help="records a second; default: no limit")] = None,  # noqa: UP045
     topic: Annotated[Optional[str], typer.Option(help="default: FRAUD_KAFKA_TOPIC")] = None,  # noqa: UP045
 ) -> None:
     """Publish a CSV of card transactions to Kafka as the 12-field JSON."""
+    from fraud_lakehouse.cli.progress_bar import ProgressBar
     from fraud_lakehouse.demo.replay import replay as replay_file
 
-    result = replay_file(_settings(), file, rate=rate, topic=topic)
+    with ProgressBar(f"checking {file}") as bar:
+
+        def report(published: int, total: int) -> None:
+            bar.update(f"{published:,} of {total:,} records published", published, total)
+
+        result = replay_file(_settings(), file, rate=rate, topic=topic, report=report)
     typer.echo(f"{result.published:,} records published to {result.topic} in {result.seconds:.1f} s")
 
 
-@app.command()
+@app.command(epilog="Example: fraud-lakehouse status --json")
 def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
     """Positions, lag and freshness of every source and layer, and the open alerts."""
+    from rich.console import Console
+
     from fraud_lakehouse.checks.status import collect, to_json
-    from fraud_lakehouse.cli.status_text import render
+    from fraud_lakehouse.cli.status_text import coloured, render
 
     report = collect(_settings())
-    typer.echo(to_json(report) if as_json else render(report))
+    if as_json:
+        typer.echo(to_json(report))
+    else:
+        Console().print(coloured(render(report)), soft_wrap=True)
 
 
-@app.command()
+@app.command(epilog="Example: fraud-lakehouse bench catch_up --json")
 def bench(
     name: Annotated[str, typer.Argument(help="a benchmark of benchmarks/; 'list' names them")],
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
@@ -188,7 +202,7 @@ def bench(
     run_benchmark(name, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="Example: fraud-lakehouse publish --from topic")
 def publish(
     begin: Annotated[
         Optional[Literal["now", "topic", "start"]],  # noqa: UP045
@@ -210,7 +224,7 @@ def publish(
             typer.echo(f"{done.topic}: {done.rows:,} rows published, {done.position.published:,} in all")
 
 
-@app.command("accept-source")
+@app.command("accept-source", epilog="Example: fraud-lakehouse accept-source bank")
 def accept_source(source: Annotated[str, typer.Argument(help="its name in sources.yml, such as bank")]) -> None:
     """Resume with another source: accept its present identity and continue from what it has.
 
@@ -225,26 +239,30 @@ def accept_source(source: Annotated[str, typer.Argument(help="its name in source
     typer.echo(f"accepted {accept(settings, Lake.at(settings.lake), source)}")
 
 
-@app.command()
+@app.command(epilog="Example: fraud-lakehouse resync public.payments --source bank")
 def resync(
-    tables: Annotated[Optional[list[str]], typer.Argument(help="[schema.]table; default: every captured table")] = None,  # noqa: UP045
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="names, with the schema or without; default: every captured table")
+    ] = None,
     source: Annotated[Optional[str], typer.Option(help="which database; default: the only one")] = None,  # noqa: UP045
 ) -> None:
     """Compare PostgreSQL tables with bronze and append what bronze lacks, without a gap; makes a lost slot anew.
 
     The history stays: rows that differ become new versions as of now. A running live process goes on afterwards.
     """
+    from fraud_lakehouse.cli.progress_bar import ProgressBar
     from fraud_lakehouse.ingest import resync as resync_tables
     from fraud_lakehouse.storage.lake import Lake
 
     settings = _settings()
-    report = resync_tables(settings, Lake.at(settings.lake), tables or [], source)
+    with ProgressBar(f"comparing {', '.join(tables or ['every captured table'])} with bronze"):
+        report = resync_tables(settings, Lake.at(settings.lake), tables or [], source)
     for name, one in sorted(report.found.items()):
         found = f"{one.new:,} new, {one.changed:,} changed, {one.gone:,} gone"
         typer.echo(f"bronze/{name}: {one.rows:,} rows in the source; of bronze {found}")
 
 
-@app.command("forget-slot")
+@app.command("forget-slot", epilog="Example: fraud-lakehouse forget-slot --source bank")
 def forget_slot(
     source: Annotated[Optional[str], typer.Option(help="which database; default: the only one")] = None,  # noqa: UP045
 ) -> None:
@@ -261,7 +279,7 @@ def forget_slot(
     typer.echo(f"replication slot {slot} {output}")
 
 
-@app.command()
+@app.command(epilog="Example: fraud-lakehouse generate --rate 10")
 def generate(rate: Annotated[float, typer.Option(min=0.1, help="operations a second and source")] = 50.0) -> None:
     """Write the demo's data into the configured PostgreSQL and Kafka until SIGTERM or Ctrl-C."""
     from fraud_lakehouse.demo.generate import run_generators
@@ -270,7 +288,7 @@ def generate(rate: Annotated[float, typer.Option(min=0.1, help="operations a sec
     run_generators(_settings(), rate, stop)
 
 
-@app.command()
+@app.command(epilog="Example: fraud-lakehouse docs --folder build/docs --serve 8580")
 def docs(
     folder: Annotated[Path, typer.Option(help="where the site is written")] = Path("target/docs"),
     serve: Annotated[Optional[int], typer.Option(help="serve it on this port of the loopback address")] = None,  # noqa: UP045

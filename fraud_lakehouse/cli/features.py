@@ -9,11 +9,13 @@ from typing import Annotated, Optional
 import typer
 
 features_commands = typer.Typer(
-    help="The catalogue of features, and features of labels as of their own times.", no_args_is_help=True
+    help="The catalogue of features, and features of labels as of their own times.",
+    no_args_is_help=True,
+    epilog="Example: fraud-lakehouse features list",
 )
 
 
-@features_commands.command("list")
+@features_commands.command("list", epilog="Example: fraud-lakehouse features list --stream card_payments")
 def list_features(
     stream: Annotated[
         Optional[str],  # noqa: UP045
@@ -53,7 +55,9 @@ def list_features(
         typer.echo("  ".join(row[name].ljust(widths.get(name, 0)) for name in shown))
 
 
-@features_commands.command("as-of")
+@features_commands.command(
+    "as-of", epilog="Example: fraud-lakehouse features as-of labels.csv --out training.parquet --stream card_payments"
+)
 def as_of(
     labels: Annotated[Path, typer.Argument(help="a .csv or .parquet file with event_time (UTC) and keys")],
     out: Annotated[Path, typer.Option(help="the .csv or .parquet file that is written")],

@@ -8,10 +8,12 @@ from typing import Annotated, Optional
 
 import typer
 
-pipeline_commands = typer.Typer(help="The declared sources and streams.", no_args_is_help=True)
+pipeline_commands = typer.Typer(
+    help="The declared sources and streams.", no_args_is_help=True, epilog="Example: fraud-lakehouse pipeline check"
+)
 
 
-@pipeline_commands.command()
+@pipeline_commands.command(epilog="Example: fraud-lakehouse pipeline check pipeline")
 def check(
     folder: Annotated[
         Optional[Path],  # noqa: UP045
@@ -22,6 +24,7 @@ def check(
 
     Where sources.yml and streams.yml have none, features.yml, what models need of them, and the rules are checked too.
     """
+    from fraud_lakehouse.cli.attention import counted
     from fraud_lakehouse.cli.rules import checked_rules, reported
     from fraud_lakehouse.pipeline import PipelineError, default_folder, load_pipeline
     from fraud_lakehouse.settings import load_settings
@@ -36,5 +39,5 @@ def check(
     rules, mistakes = checked_rules(settings, folder)
     if mistakes:
         raise reported(mistakes)
-    counts = f"{len(pipeline.sources)} sources, {len(pipeline.streams)} streams, {len(rules.rules)} rules"
-    typer.echo(f"{counts}: no mistakes")
+    sources, streams = counted(len(pipeline.sources), "source"), counted(len(pipeline.streams), "stream")
+    typer.echo(f"{sources}, {streams}, {counted(len(rules.rules), 'rule')}: no mistakes")

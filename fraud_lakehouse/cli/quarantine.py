@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from fraud_lakehouse.ingest.quarantine import Quarantine
 
 quarantine_commands = typer.Typer(
-    help="Kafka records that could not be read: show them, read them again.", no_args_is_help=True
+    help="Kafka records that could not be read: show them, read them again.",
+    no_args_is_help=True,
+    epilog="Example: fraud-lakehouse quarantine list",
 )
 
 _Reason = Annotated[Optional[str], typer.Option(help="a part of the reason's text")]  # noqa: UP045
@@ -27,7 +29,7 @@ _Table = Annotated[
 _Offset = Annotated[Optional[int], typer.Option(min=0, help="at this offset")]  # noqa: UP045
 
 
-@quarantine_commands.command("list")
+@quarantine_commands.command("list", epilog="Example: fraud-lakehouse quarantine list --limit 5")
 def list_records(
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
     limit: Annotated[int, typer.Option(min=1, help="most records shown, newest first")] = 20,
@@ -50,7 +52,7 @@ def list_records(
     typer.echo(f"{len(records):,} shown" if records else "nothing is in quarantine")
 
 
-@quarantine_commands.command()
+@quarantine_commands.command(epilog="Example: fraud-lakehouse quarantine export unreadable.jsonl")
 def export(
     file: Annotated[Path, typer.Argument(help="JSON lines are written here")],
     reason: _Reason = None,
@@ -65,7 +67,7 @@ def export(
     typer.echo(f"{count:,} records written to {file}")
 
 
-@quarantine_commands.command()
+@quarantine_commands.command(epilog="Example: fraud-lakehouse quarantine replay --from corrected.jsonl")
 def replay(
     corrected: Annotated[
         Optional[Path],  # noqa: UP045

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from fraud_lakehouse.cli.attention import counted
+
 if TYPE_CHECKING:
     from fraud_lakehouse.pipeline import Mistake
     from fraud_lakehouse.rules import Rules, StreamRule
     from fraud_lakehouse.settings import Settings
 
-rules_commands = typer.Typer(help="The rule files of the pipeline folder.", no_args_is_help=True)
+rules_commands = typer.Typer(
+    help="The rule files of the pipeline folder.", no_args_is_help=True, epilog="Example: fraud-lakehouse rules check"
+)
 
 
-@rules_commands.command()
+@rules_commands.command(epilog="Example: fraud-lakehouse rules check --rule velocity")
 def check(
     folder: Annotated[
         Optional[Path],  # noqa: UP045
@@ -49,7 +53,8 @@ def check(
         mistakes = [one for one in mistakes if Path(one.file).stem == rule]
     if mistakes:
         raise reported(mistakes)
-    typer.echo(f"{len(shown)} rules, {sum(len(bound[0].rule.examples) for bound in shown)} examples: no mistakes")
+    examples = sum(len(bound[0].rule.examples) for bound in shown)
+    typer.echo(f"{counted(len(shown), 'rule')}, {counted(examples, 'example')}: no mistakes")
 
 
 def checked_rules(settings: Settings, folder: Path) -> tuple[Rules, list[Mistake]]:

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fraud_lakehouse.cli.attention import attention
+
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from fraud_lakehouse.checks.status import SourceStatus, Status
 
 
+ATTENTION, WELL = "Needs attention:", "Nothing needs attention."
+_COLOURS = (
+    (r"(?m)^\S.*$", "bold"),
+    (rf"(?m)^{re.escape(WELL)}$", "bold green"),
+    (rf"(?m)^{ATTENTION}\n(?:  .*\n)*", "bold yellow"),
+    (r"(?m)^  (?:ERROR |hanging transaction: |slot error: |problem of ).*$", "red"),
+    (r"(?m)^  (?:left out |slot warning: ).*$", "yellow"),
+    (r"(?m), failing \(.*$", "red"),
+    (r"(?m)^Live cycle runs", "bold green"),
+    (r"(?m)^Problems:\n(?:  .*\n?)*", "red"),
+)
+"""What stands out on a terminal, by pattern; a later one wins."""
+
+
+def coloured(text: str) -> Text:
+    """A rendered report with its colours, which rich leaves out where they are not wanted."""
+    from rich.text import Text
+
+    found = Text(text)
+    for pattern, style in _COLOURS:
+        found.highlight_regex(pattern, style)
+    return found
+
+
 def render(status: Status) -> str:
-    """The report as text for a terminal."""
+    """The report as text: what needs attention first, then each part."""
     lines = [f"Lake {status.lake}, {status.at:%F %T} UTC"]
     lines += [status.message] if status.message else []
+    wrong = attention(status)
+    lines += [ATTENTION, *(f"  {line}" for line in wrong)] if wrong else [WELL]
     for source in status.sources:
         lines += ["", *_source_lines(source)]
     if not status.sources:

@@ -9,7 +9,7 @@ import csv
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ COLUMNS = tuple(name for name in FIELDS if name not in ("zipcode", "user_id"))
 """Required columns, in addition to `zip` (or `zipcode`); others are ignored. `user_id` is computed."""
 
 STUCK_SECONDS = 30.0
+REPORT_ROWS = 50
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}", re.ASCII)
 _EXPECTED = {
     "cc_num": "a 64-bit integer",
@@ -49,7 +50,13 @@ class ReplayResult:
     seconds: float
 
 
-def replay(settings: Settings, path: Path, rate: float | None = None, topic: str | None = None) -> ReplayResult:
+def replay(
+    settings: Settings,
+    path: Path,
+    rate: float | None = None,
+    topic: str | None = None,
+    report: Callable[[int, int], None] = lambda published, total: None,
+) -> ReplayResult:
     """Publish the file's rows in order and wait until the broker has acknowledged each.
 
     Args:
@@ -57,6 +64,7 @@ def replay(settings: Settings, path: Path, rate: float | None = None, topic: str
         path: a CSV file with a header; columns as in `COLUMNS`.
         rate: records per second; None is as fast as possible.
         topic: default `settings.kafka_topic`; created with one partition if it does not exist.
+        report: called every `REPORT_ROWS` records, and at the end, with how many of how many are published.
 
     Raises:
         ReplayFileError: the file is absent, not CSV, lacks a column or has a wrong value; names line and column.
@@ -69,15 +77,14 @@ def replay(settings: Settings, path: Path, rate: float | None = None, topic: str
         )
     path, topic = Path(path), topic or settings.kafka_topic
     clients = KafkaClients(shipped_topic(settings))
-    for _ in records(path):
-        pass
+    total = sum(1 for _ in records(path))
     source = KafkaSource(clients, topic)
     try:
         source.describe()
     except TopicMissingError:
         source.create()
     started = time.monotonic()
-    published = _Publisher(clients, topic).publish(records(path), rate)
+    published = _Publisher(clients, topic).publish(records(path), rate, lambda done: report(done, total))
     return ReplayResult(published, topic, time.monotonic() - started)
 
 
@@ -172,7 +179,7 @@ class _Publisher:
         self._delivered = 0
         self._heard = time.monotonic()
 
-    def publish(self, rows: Iterable[CardTransaction], rate: float | None) -> int:
+    def publish(self, rows: Iterable[CardTransaction], rate: float | None, report: Callable[[int], None]) -> int:
         """Publish all, at most `rate` per second, wait for every acknowledgement and return their number."""
         started = time.monotonic()
         for record in rows:
@@ -180,8 +187,11 @@ class _Publisher:
                 while (ahead := started + self._sent / rate - time.monotonic()) > 0:
                     self._producer.poll(min(ahead, 0.1))
             self._send(encode(record))
+            if self._sent % REPORT_ROWS == 0:
+                report(self._delivered)
         while self._delivered < self._sent:
             self._wait()
+        report(self._delivered)
         return self._delivered
 
     def _send(self, value: bytes) -> None:

@@ -60,3 +60,14 @@ def test_broker_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytes
         address = server.bootstrap
     with pytest.raises(SourceError, match=f"no Kafka broker answers at {address}"):
         replay(Broker(address).settings("t"), write_sparkov(tmp_path, 1))
+
+
+def test_progress_is_reported_up_to_the_last_record(
+    kafka: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fraud_lakehouse.demo.replay.REPORT_ROWS", 2)
+    seen: list[tuple[int, int]] = []
+    replay(kafka.settings(kafka.new_topic()), write_sparkov(tmp_path, 5), report=lambda *of: seen.append(of))
+    assert {total for _, total in seen} == {5}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert len(seen) == 3 and seen[-1] == (5, 5)

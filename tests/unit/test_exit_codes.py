@@ -73,5 +73,27 @@ def test_a_command_exits_with_the_code_of_what_ended_it(
     assert ("Traceback" in capsys.readouterr().err) == (code == DEFECT)
 
 
+@pytest.mark.parametrize(
+    "raised, last",
+    [
+        (SlotLostError("the slot is gone", "resync"), "  -> resync"),
+        (
+            LakehouseError("the slot is gone"),
+            "  -> `fraud-lakehouse status` shows the state of the lake and its sources",
+        ),
+    ],
+)
+def test_an_error_says_what_where_and_the_next_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: LakehouseError, last: str
+) -> None:
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "_settings", fail)
+    assert run(monkeypatch, "status", "--json") == raised.exit_code
+    where = f"  in: fraud-lakehouse status; exit code {raised.exit_code}, {EXIT_CODES[raised.exit_code]}"
+    assert capsys.readouterr().err.splitlines() == ["error: the slot is gone", where, last]
+
+
 def test_a_wrong_option_exits_as_a_wrong_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "status", "--no-such-option") == 2

@@ -85,3 +85,11 @@ def test_the_shipped_rules_are_no_mistake_of_a_folder_with_other_streams(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["velocity", "live", "high", "payins", "s"] in [line[:5] for line in lines]
     assert "unknown_user" not in [line[0] for line in lines]
+
+
+def test_one_rule_is_counted_as_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    write_rule(folder, "spree", streams=["card_payments"], examples=[{"given": {"amount": 2}, "fires": True}])
+    assert run(monkeypatch, "rules", "check", str(folder), "--rule", "spree") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 rule, 1 example: no mistakes"
