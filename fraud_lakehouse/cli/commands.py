@@ -83,11 +83,12 @@ def catch_up() -> None:
     def report(result: CycleResult) -> None:
         nonlocal total
         total += result.rows
-        for batch in result.landed:
+        for batch in result.ingested:
             bar.line(f"bronze/{batch.table}: {batch.rows:,} rows in {batch.seconds:.1f} s, at {batch.to_position}")
         if result.alerts:
             bar.line(f"gold/alerts: {result.alerts:,} new")
-        bar.update(f"{total:,} rows ingested, " + ("reading the sources" if result.landed else "building every layer"))
+        phase = "reading the sources" if result.ingested else "building every layer"
+        bar.update(f"{total:,} rows ingested, {phase}")
 
     settings = _settings()
     with ProgressBar("reading the sources") as bar, Cycle(settings) as cycle:

@@ -39,22 +39,22 @@ class Behind:
     source_rows: int | None = None
     source_bytes: int | None = None
     retained_bytes: int | None = None
-    unreachable_since: datetime | None = None
+    away_since: datetime | None = None
     delay: float = 0.0
 
     def exceeds(self, limit: float) -> bool:
         """Whether a row older than `limit` seconds plus the delay may be unscored."""
-        return self.seconds > limit + self.delay or self.unreachable_since is not None
+        return self.seconds > limit + self.delay or self.away_since is not None
 
     def plain(self) -> dict[str, Any]:
         """The fields as JSON values; times as ISO 8601."""
-        return asdict(self) | {"away_since": self.unreachable_since and self.unreachable_since.isoformat()}
+        return asdict(self) | {"away_since": self.away_since and self.away_since.isoformat()}
 
     def __str__(self) -> str:
         parts = [f"{self.seconds:.1f} s", f"{self.rows:,} rows"]
         parts += [f"{self.source_rows:,} more in the source"] if self.source_rows else []
         parts += [f"{self.source_bytes:,} bytes of log"] if self.source_bytes else []
-        parts += [f"no answer from it since {self.unreachable_since:%F %T} UTC"] if self.unreachable_since else []
+        parts += [f"no answer from it since {self.away_since:%F %T} UTC"] if self.away_since else []
         return ", ".join(parts)
 
 

@@ -169,9 +169,7 @@ class Metrics:
         for source, one in behind.items():
             self._lag.labels(source).set(one.seconds)
             self._lag_rows.labels(source, "landed").set(one.rows)
-            self._unreachable.labels(source).set(
-                (now - one.unreachable_since).total_seconds() if one.unreachable_since else 0.0
-            )
+            self._unreachable.labels(source).set((now - one.away_since).total_seconds() if one.away_since else 0.0)
             if one.source_rows is not None:
                 self._lag_rows.labels(source, "source").set(one.source_rows)
             if one.source_bytes is not None:

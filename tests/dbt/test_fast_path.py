@@ -45,7 +45,7 @@ def write(project: Path, models: dict[str, str]) -> None:
                 ALERTS: KEPT
                 + "{{ new_rows(ref('features')) }} where amount > (select amount from {{ ref('average') }})",
             },
-            ["alerts", "gold/average", "built after it"],
+            ["alerts", "gold/average", "built later"],
             id="alerts that compare with a table that is built later",
         ),
         pytest.param(
@@ -63,7 +63,7 @@ def write(project: Path, models: dict[str, str]) -> None:
                 FEATURES: "{{ config(strategy='append') }} select bucket as id, amount / 2 as half, amount"
                 " from {{ new_rows(ref('latest')) }}"
             },
-            ["features", "gold/latest", "changed and removed"],
+            ["features", "gold/latest", "updated and deleted"],
             id="new rows of a table that is merged into",
         ),
         pytest.param(

@@ -152,7 +152,7 @@ def test_a_mistake_leaves_the_other_rules_and_the_version_before_in_force(lake: 
     mistakes = lake.transformer.mistakes
     assert set(mistakes) == {"large", "new"}
     assert "rules/large.yml:5" in mistakes["large"] and "amount" in mistakes["large"]
-    assert "the version before is in force" in mistakes["large"] and "in force" not in mistakes["new"]
+    assert "the previous version stays in force" in mistakes["large"] and "in force" not in mistakes["new"]
 
 
 def test_what_a_shadow_rule_finds_is_no_alert(lake: SmallLake, folder: Path) -> None:

@@ -108,5 +108,5 @@ def test_a_captured_table_that_takes_the_name_of_another_is_refused_by_name(proj
     lake = SmallLake(tmp_path / "lake", project)
     lake.land("transactions", [{"transaction_id": 1, "_op": "c", "_lsn": 1, "_seq": 1}])
     shutil.copytree(lake.root / "bronze" / "transactions", lake.root / "bronze" / "users")
-    with pytest.raises(AssertionError, match="bronze/users is not the table that the model users is about"):
+    with pytest.raises(AssertionError, match="bronze/users is not the table that the model users reads"):
         typed(project, lake, "build", "--select", "users")

@@ -76,9 +76,7 @@ def test_the_log_says_that_the_cycle_is_behind_and_by_how_much() -> None:
 def test_the_log_says_that_a_source_does_not_answer() -> None:
     lines: list[str] = []
     report = LiveReport(KEYS, 0.0, lambda event: None, lambda line: None, lines.append, alert_seconds=10.0)
-    report.add(
-        replace(CycleResult(), behind={"bank": Behind(0.0, 0, unreachable_since=datetime(2026, 3, 1, tzinfo=UTC))})
-    )
+    report.add(replace(CycleResult(), behind={"bank": Behind(0.0, 0, away_since=datetime(2026, 3, 1, tzinfo=UTC))}))
     assert lines == ["bank is behind: 0.0 s, 0 rows, no answer from it since 2026-03-01 00:00:00 UTC"]
 
 

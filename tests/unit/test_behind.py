@@ -60,7 +60,7 @@ def test_a_source_with_an_update_delay_is_late_only_beyond_it(tmp_path: Path) ->
     backlog = Backlog({"bank": 1800.0, "cards": 0.0}, 15.0, ago(1814.0))
     backlog.ingested([batch("bank", 1, 1805.0), batch("cards", 1, 5.0)])
     behind = backlog.now(NOW)
-    assert behind["bank"].unreachable_since is None and behind["cards"].unreachable_since is not None
+    assert behind["bank"].away_since is None and behind["cards"].away_since is not None
     assert not behind["bank"].exceeds(10.0) and behind["bank"].exceeds(4.0)
     write(tmp_path, bank=one(1805.0, 1) | {"delay": 1800.0}, cards=one(5.0, 1))
     with process_lock(tmp_path / "live.lock", 0, "runs"):
@@ -125,12 +125,12 @@ def test_a_source_that_does_not_answer_is_away_since_its_last_answer() -> None:
     backlog = Backlog({"cards": 0.0, "bank": 0.0}, 15.0, ago(60.0))
     backlog.at_source("bank", Waiting(size=0, retained=4096, ends={"log": 1}), {"log": 1}, ago(15.0))
     behind = backlog.now(NOW)
-    assert behind["cards"].unreachable_since == ago(60.0), "it never did"
-    assert behind["bank"].unreachable_since is None and behind["bank"].retained_bytes == 4096
+    assert behind["cards"].away_since == ago(60.0), "it never did"
+    assert behind["bank"].away_since is None and behind["bank"].retained_bytes == 4096
     assert behind["cards"].exceeds(3600.0) and not behind["bank"].exceeds(0.0)
-    assert backlog.now(NOW + timedelta(seconds=1))["bank"].unreachable_since == ago(15.0)
+    assert backlog.now(NOW + timedelta(seconds=1))["bank"].away_since == ago(15.0)
     backlog.at_source("cards", kafka_has(0, 5), {"0": 5}, NOW)
-    assert backlog.now(NOW)["cards"].unreachable_since is None
+    assert backlog.now(NOW)["cards"].away_since is None
 
 
 def test_a_full_backlog_leaves_rows_in_the_source_unless_models_fail() -> None:

@@ -219,9 +219,7 @@ def test_the_backlog_knows_what_was_landed_and_what_the_source_still_has(tmp_pat
     assert {name: one.rows for name, one in behind.items()} == {"bank": 1, "cards": 1}
     assert (behind["bank"].source_bytes, behind["cards"].source_rows) == (8192, None)
     later = capturing.backlog.now(datetime.now(UTC) + timedelta(minutes=1))
-    assert later["cards"].unreachable_since is not None and later["cards"].unreachable_since - began < timedelta(
-        seconds=30
-    )
+    assert later["cards"].away_since is not None and later["cards"].away_since - began < timedelta(seconds=30)
 
 
 def test_a_lake_that_cannot_be_written_ends_the_loop(tmp_path: Path) -> None:
