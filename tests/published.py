@@ -101,7 +101,7 @@ def read_back(bootstrap: str, topic: str) -> list[tuple[str | None, Row, dict[st
     return found
 
 
-def told(messages: list[tuple[str | None, Row, dict[str, str]]]) -> list[tuple[Any, ...]]:
+def reported(messages: list[tuple[str | None, Row, dict[str, str]]]) -> list[tuple[Any, ...]]:
     """The identity of the row of each message."""
     return [
         (headers["trans_num"], int(headers["version"]))
