@@ -1,15 +1,15 @@
 {#- Every version of every row of a captured table, with the times of the commits that opened and closed it. Args:
-    relation: the bronze table; key: its key columns.
+    relation: the bronze table; key: its key columns; present: all columns of a topic's table.
     Adds valid_from, valid_to (null: current), is_deleted (the version ended by a delete or truncate) and the position
     _lsn, _seq of the event that opened it; key + _lsn + _seq is unique. `_text` is as in bronze, by the source's names:
     the texts of values that their columns cannot represent.
     A source column with one of these names becomes source_<name>. Dropped columns stay, since older versions have them.
     An incremental build reads only the keys of new events and their open versions. -#}
-{% macro history(relation, key) %}
-{%- set columns = source_columns(relation) -%}
+{% macro history(relation, key, present=none) %}
+{%- set columns = source_columns(relation, present) -%}
 {%- set stored_as = history_names(columns) -%}
 {%- set incremental = is_incremental_replay(relation, columns + ['_text'], stored_as + ['_text']) -%}
-{%- set new_events = new_rows(relation) -%}
+{%- set new_events = new_changes(relation) -%}
 {%- set unsent = columns | reject('in', key) | list -%}
 with recursive truncates as (
 

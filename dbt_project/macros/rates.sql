@@ -65,7 +65,7 @@ rate_events as (
     select
         events.*,
         lead(_op) over (partition by {{ key | join(', ') }} order by _lsn, _seq) is null as is_last
-    from {{ seen_rows(table, columns, newest=true) }} as events
+    from {{ seen_rows(table, columns, where=counting_changes(table), newest=true) }} as events
 
 ),
 

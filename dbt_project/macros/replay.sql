@@ -29,6 +29,9 @@
     {%- for id in model.depends_on.nodes if id in graph.sources and graph.sources[id].identifier == relation.identifier -%}
         {{ return(lake_columns(graph.sources[id])) }}
     {%- endfor -%}
+    {%- for id in model.depends_on.nodes if id in graph.nodes and graph.nodes[id].alias == relation.identifier -%}
+        {{ return(lake_columns(graph.nodes[id])) }}
+    {%- endfor -%}
     {{ return({}) }}
 {% endmacro %}
 

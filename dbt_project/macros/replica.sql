@@ -6,10 +6,10 @@
 {% macro replica(relation, key, present=none) %}
 {%- set columns = source_columns(relation, present) -%}
 {%- set incremental = is_incremental_replay(relation, columns, columns, exactly=true) -%}
-{%- set new_events = new_rows(relation) -%}
+{%- set new_events = new_changes(relation) -%}
 {%- if incremental and full_when(keys_alike(relation, key, new_events)) -%}
     {%- set incremental = false -%}
-    {%- set new_events = new_rows(relation) -%}
+    {%- set new_events = new_changes(relation) -%}
 {%- endif -%}
 {%- set unsent = columns | reject('in', key) | list -%}
 with recursive truncates as (

@@ -5,16 +5,17 @@ A field that is no longer declared stays as a column; new records are null there
 
 from __future__ import annotations
 
+import json
 import re
 
 import polars as pl
 
 from fraud_lakehouse.errors import SourceError
-from fraud_lakehouse.ingest.bronze import BronzeTable
+from fraud_lakehouse.ingest.bronze import COLUMNS_PROPERTY, KEY_PROPERTY, BronzeTable
 from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.kafka.records import schema_of
 from fraud_lakehouse.storage.lake import Lake
-from fraud_lakehouse.storage.schemas import delta_types
+from fraud_lakehouse.storage.schemas import FrameSchema, delta_types
 
 _DECLARED = {"integer": "int32", "long": "int64", "timestamp": "timestamptz", "timestamp_ntz": "timestamp"}
 """By Delta's name of a type, the declared one, where they differ."""
@@ -32,7 +33,17 @@ def open_topic_table(lake: Lake, topic: TopicConfig) -> BronzeTable:
     Raises:
         LakeError: the lake cannot be read or written.
     """
-    return BronzeTable.open_or_create(lake, topic.table, schema_of(topic.fields, topic.format), ())
+    schema = schema_of(topic.fields, topic.format)
+    return BronzeTable.open_or_create(lake, topic.table, schema, topic.changes.key, _columns(topic, schema))
+
+
+def _columns(topic: TopicConfig, schema: FrameSchema) -> dict[str, str]:
+    """The property with the source's columns: for a topic of changes, whose models need them."""
+    if not topic.changes.key:
+        return {}
+    types = delta_types({field.name: schema[field.name] for field in topic.fields})
+    described = [{"name": name, "type": kind} for name, kind in types.items()]
+    return {COLUMNS_PROPERTY: json.dumps(described, ensure_ascii=False)}
 
 
 def evolve(lake: Lake, table: BronzeTable, topic: TopicConfig) -> bool:
@@ -60,7 +71,13 @@ def evolve(lake: Lake, table: BronzeTable, topic: TopicConfig) -> bool:
             f" bronze/{topic.table} has values of type {was} there, which it cannot hold in every case",
             f"declare it as {was} again, or give the new type to a field of another name with path: {path}",
         )
-    return table.reshape(wanted, rewrite=True)
+    is_reshaped = table.reshape(wanted, rewrite=True)
+    key = json.dumps([table.spelling(name) for name in topic.changes.key])
+    described = {KEY_PROPERTY: key} | _columns(topic, schema_of(topic.fields, topic.format))
+    if all(table.properties.get(name, "[]") == value for name, value in described.items()):
+        return is_reshaped
+    table.set_properties(described)
+    return True
 
 
 def _has_values(lake: Lake, table: str, column: str) -> bool:

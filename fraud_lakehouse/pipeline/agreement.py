@@ -36,6 +36,9 @@ _FITTING = {
 """By role of a column in a stream: the types of a topic's field that fit it, and their names."""
 
 
+_NO_ORDER = "changes of a topic have no common order with those of another table"
+
+
 @dataclass(frozen=True)
 class _Table:
     """A declared table.
@@ -43,6 +46,7 @@ class _Table:
     Args:
         columns: of a topic, names and types (None: it cannot be read); empty where they are not known.
         has_changes: of a topic, whether its records are change events.
+        key: of such a topic, the columns of its table's key.
     """
 
     name: str
@@ -50,6 +54,7 @@ class _Table:
     is_topic: bool
     columns: dict[str, str | None] = field(default_factory=dict)
     has_changes: bool = False
+    key: tuple[str, ...] = ()
 
 
 def check_agreement(
@@ -115,7 +120,8 @@ def _tables(sources: Document) -> Iterator[_Table]:
     for at, topic, _ in _topics(sources):
         if isinstance(topic.get("table"), str):
             columns = {column: _type(kind) for column, kind in _mapping(topic.get("fields")).items()}
-            yield _Table(topic["table"], (*at, "table"), True, columns, topic.get("format") in CHANGE_FORMATS)
+            key = tuple(_text(column) for column in _items(topic.get("key")))
+            yield _Table(topic["table"], (*at, "table"), True, columns, topic.get("format") in CHANGE_FORMATS, key)
 
 
 def _type(declared: Any) -> str | None:
@@ -188,12 +194,23 @@ def _check_streams(streams: Document, tables: list[_Table], open_prefixes: tuple
                 expected = "events: records of this format are never changed"
                 streams.report((name, "kind"), f"found 'changes', expected {expected}")
         if table is not None and table.has_changes:
-            expected = "a topic of another format, or a PostgreSQL table: change events are only captured"
-            streams.report(at, f"found {shown(origin)}, a topic of change events; expected {expected}")
+            _check_changes(streams, name, stream, table)
         if table is not None:
             for role, column_at, column in _columns(stream):
                 _check_column(streams, (name, *column_at), table, column, role)
         _check_further_tables(streams, name, stream, known, open_prefixes)
+
+
+def _check_changes(streams: Document, name: str, stream: dict[str, Any], table: _Table) -> None:
+    """Check a stream of a topic of change events."""
+    if stream.get("kind") == "events":
+        streams.report((name, "kind"), "found 'events', expected changes: the topic has change events")
+    elif not table.key:
+        expected = f"`key: [{stream.get('id')}]` of the topic in sources.yml"
+        streams.report((name, "from"), f"the topic of {shown(table.name)} declares no key, expected {expected}")
+    for entity, values in _mapping(stream.get("entities")).items():
+        if _mapping(values).get("exists_in"):
+            streams.report((name, "entities", entity, "exists_in"), f"found a table, expected none: {_NO_ORDER}")
 
 
 def _check_further_tables(
@@ -208,7 +225,9 @@ def _check_further_tables(
         at = (name, "entities", entity, "exists_in")
         if "table" in must:
             table = _check_table(streams, (*at, "table"), must["table"], known, open_prefixes)
-            if table is not None:
+            if table is not None and table.has_changes:
+                streams.report((*at, "table"), f"found {shown(table.name)}, a topic; expected a table: {_NO_ORDER}")
+            elif table is not None:
                 _check_column(streams, (*at, "column"), table, must.get("column"), "")
 
 

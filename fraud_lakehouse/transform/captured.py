@@ -23,6 +23,22 @@ from fraud_lakehouse.transform.table_cache import Mark, TableCache, log_folder_m
 CAPTURED_CONFIG = {"+strategy": "merge", "+tags": ["replica"], "+source_types": True}
 """Config of all generated models, set once in dbt_project.yml: dbt parses that faster than a config in each model."""
 _SOURCES = "models/bronze/sources.yml"
+_LOG_COLUMNS = {
+    "_op": "varchar",
+    "_lsn": "bigint",
+    "_seq": "bigint",
+    "_committed_at": "timestamptz",
+    "_ingested_at": "timestamptz",
+    "_unchanged": "varchar",
+    "_text": "varchar",
+    "_is_stale": "boolean",
+    "_source_lsn": "bigint",
+    "_source_seq": "bigint",
+    "_digest": "varchar",
+    "_partition": "integer",
+    "_offset": "bigint",
+}
+"""Name and DuckDB type of the columns of a topic's changes, in addition to the source's (macro change_log)."""
 _WHOLE = r"smallint|integer|bigint"
 _ALIKE = [
     re.compile(_WHOLE),
@@ -82,6 +98,17 @@ class Captured:
         described = json.loads(properties.get(COLUMNS_PROPERTY) or "[]")
         key: list[str] = json.loads(properties.get(KEY_PROPERTY) or "[]")
         return Captured(key, [column["name"] for column in described], columns(table))
+
+    @property
+    def is_topic(self) -> bool:
+        """Whether its changes are records of a topic, which may arrive twice or out of order."""
+        return any(name == "_offset" for name, _ in self.columns) and bool(self.key)
+
+    @property
+    def source_columns(self) -> list[tuple[str, str]]:
+        """Name and DuckDB type of the columns that the source has now."""
+        kinds = dict(self.columns)
+        return [(name, kinds[name]) for name in self.present if name in kinds]
 
     def is_like(self, shipped: ShippedTable) -> bool:
         """Whether it has the key and the columns that a table's shipped models need."""
@@ -144,10 +171,15 @@ def models_of(captured: Mapping[str, Captured], shipped: set[str]) -> dict[str, 
             continue
         declared = [{"name": _unrendered(column), "data_type": kind, "quote": True} for column, kind in table.columns]
         sources.append({"name": name, "description": f"Change events of {name}.", "columns": declared})
-        files |= _model(name, name, "replica", [table.key, table.present], table.key)
+        changes = f"source('captured', {_json(name)})"
+        if table.is_topic:
+            files |= _log_model(name, table)
+            changes = change_events(name, table)
+        files |= _model(name, changes, "replica", [table.key, table.present], {"unique_key": table.key})
         if f"{name}_history".lower() not in taken:  # a captured table of that name has its replica there
             history = [*map(_in_history, table.key), "_lsn", "_seq"]
-            files |= _model(f"{name}_history", name, "history", [table.key], history)
+            arguments = [table.key, table.present] if table.is_topic else [table.key]
+            files |= _model(f"{name}_history", changes, "history", arguments, {"unique_key": history})
     if sources:
         content = {"version": 2, "sources": [{"name": "captured", "schema": "bronze", "tables": sources}]}
         files["models/silver/captured/sources.yml"] = yaml.dump(content, Dumper=yaml.CSafeDumper)
@@ -169,16 +201,47 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def change_events(name: str, table: Captured) -> str:
+    """The relation with a captured table's changes, in a template: the bronze table, or the log of a topic's."""
+    return f"ref('{_model_name(log_table(name))}')" if table.is_topic else f"source('captured', {_json(name)})"
+
+
+def log_table(name: str) -> str:
+    """The silver table with the changes that arrive as records of a topic."""
+    return f"{name}_changes"
+
+
+def _log_model(name: str, table: Captured) -> dict[str, str]:
+    """The model of a topic's changes, which all other models of its table read, and its columns."""
+    own = table.source_columns
+    options = {"alias": log_table(name), "strategy": "append", "source_types": False, "tags": ["hot"]}
+    model = _model(
+        log_table(name), f"source('captured', {_json(name)})", "change_log", [table.key, table.present], options
+    )
+    columns = [
+        {"name": _unrendered(column), "data_type": kind, "quote": True}
+        for column, kind in [*own, *_LOG_COLUMNS.items()]
+    ]
+    text = f"Changes of {name} in the order of arrival, each marked whether it counts. One row per readable record."
+    described = {"name": _model_name(log_table(name)), "description": text, "columns": columns}
+    content = yaml.dump({"version": 2, "models": [described]}, Dumper=yaml.CSafeDumper)
+    return model | {f"models/silver/captured/{_model_name(log_table(name))}.yml": content}
+
+
+def _model_name(alias: str) -> str:
+    return f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
+
+
 def _model(
-    alias: str, source: str, macro: str, arguments: Sequence[Sequence[str]], unique_key: Sequence[str]
+    alias: str, changes: str, macro: str, arguments: Sequence[Sequence[str]], options: Mapping[str, object]
 ) -> dict[str, str]:
-    options = {"unique_key": unique_key, "alias": alias}
-    name = f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
+    options = {"alias": alias, **options}
+    name = _model_name(alias)
     listed = ", ".join(_json(argument) for argument in arguments)
     # At parse time only the source matters: with the macro, parsing up to 2,000 of these took nearly twice as long.
     text = (
         "{{ config(**" + _json(options) + ") }}\n"
-        "{% set change_events = source('captured', " + _json(source) + ") %}\n"
+        "{% set change_events = " + changes + " %}\n"
         "{% if execute %}{{ " + macro + "(change_events, " + listed + ") }}{% endif %}\n"
     )
     return {f"models/silver/captured/{name}.sql": text}

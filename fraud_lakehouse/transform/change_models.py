@@ -8,27 +8,29 @@ from fraud_lakehouse.features.streams import PaymentStream
 from fraud_lakehouse.transform.stream_models import EXCLUDED, RATE, Column, StreamModel, rates_argument, tested
 
 
-def change_models(stream: PaymentStream, source: Callable[[str], str], captured: Collection[str]) -> list[StreamModel]:
+def change_models(
+    stream: PaymentStream, relation: Callable[[str], str], captured: Collection[str]
+) -> list[StreamModel]:
     """The models of a stream of changes.
 
     Args:
         stream: one that is `fitted`.
-        source: gives the dbt source of a captured table.
+        relation: gives the relation with a captured table's changes, in a template.
         captured: names of the captured tables.
     """
     name, ledger, event = stream.name, stream.ledger, stream.event
     assert ledger is not None
     hot = {"strategy": "append", "tags": ["hot"]}
-    events, entries = _source(source, stream.table), f"ref({ledger!r})"
+    events, entries = relation(stream.table), f"ref({ledger!r})"
     known = stream.entities[stream.entity].exists_in
-    exists = f", {_source(source, known['table'])}" if known is not None and known["table"] in captured else ""
+    exists = f", {relation(known['table'])}" if known is not None and known["table"] in captured else ""
     return [
         StreamModel(
             name,
             ledger,
             "silver",
             hot,
-            f"change_ledger({name!r}, {events}{rates_argument(stream, source)})",
+            f"change_ledger({name!r}, {events}{rates_argument(stream, relation)})",
             f"The {event}s of the stream {name} as a ledger in commit order. A new version counts +1 for its "
             f"{stream.entity}; a version closed by an update, delete or truncate counts -1 with its old values. "
             f"One row per opened or closed version of a {event}.",
@@ -55,10 +57,6 @@ def change_models(stream: PaymentStream, source: Callable[[str], str], captured:
             _vector_columns(stream),
         ),
     ]
-
-
-def _source(source: Callable[[str], str], table: str) -> str:
-    return f"source({source(table)!r}, {table!r})"
 
 
 def _kind(stream: PaymentStream, column: str) -> str:

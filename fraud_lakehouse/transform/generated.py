@@ -10,7 +10,7 @@ from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.features.catalogue import Catalogue
 from fraud_lakehouse.features.documented import documented_models
 from fraud_lakehouse.transform.binding import check_models
-from fraud_lakehouse.transform.captured import Captured, models_of, shipped_tables, tables_of_models
+from fraud_lakehouse.transform.captured import Captured, change_events, models_of, shipped_tables, tables_of_models
 from fraud_lakehouse.transform.change_models import change_models
 from fraud_lakehouse.transform.fitted_streams import fitted_catalogue
 from fraud_lakehouse.transform.stream_checks import check_stream, check_tables
@@ -60,13 +60,15 @@ def generate(
     catalogue, problems = fitted_catalogue(catalogue, streams.own, tables, captured)
     further = [stream for name, stream in catalogue.streams.items() if name not in streams.own]
 
-    def source(table: str) -> str:
-        return "bronze" if table in own else "captured" if captured[table].key else "streams"
+    def relation(table: str) -> str:
+        if table not in own and captured[table].key:
+            return change_events(table, captured[table])
+        return f"source({'bronze' if table in own else 'streams'!r}, {table!r})"
 
-    models = stream_models(further, source)
+    models = stream_models(further, relation)
     for stream in further:
         if stream.kind == "changes":
-            models += change_models(stream, source, captured)
+            models += change_models(stream, relation, captured)
     check_tables(shipped, models)
     check_models(shipped, catalogue, {model.name: model.columns for model in models})
     files |= documented_models(shipped, catalogue) | files_of(models, further, catalogue)

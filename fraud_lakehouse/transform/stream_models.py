@@ -42,13 +42,13 @@ class StreamModel:
         return f"models/{self.layer}/streams/{self.name}.sql"
 
 
-def stream_models(streams: Iterable[PaymentStream], source: Callable[[str], str]) -> list[StreamModel]:
+def stream_models(streams: Iterable[PaymentStream], relation: Callable[[str], str]) -> list[StreamModel]:
     """The models of event streams that have no files.
 
     Args:
-        source: gives the dbt source of a captured table.
+        relation: gives the relation with a captured table's changes, in a template.
     """
-    return [model for stream in streams if stream.kind == "events" for model in event_models(stream, source)]
+    return [model for stream in streams if stream.kind == "events" for model in event_models(stream, relation)]
 
 
 def files_of(models: Sequence[StreamModel], streams: Sequence[PaymentStream], catalogue: Catalogue) -> dict[str, str]:
@@ -72,8 +72,8 @@ def files_of(models: Sequence[StreamModel], streams: Sequence[PaymentStream], ca
     return files
 
 
-def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[StreamModel]:
-    """The models of a stream of events; `source` gives the dbt source of a captured table."""
+def event_models(stream: PaymentStream, relation: Callable[[str], str]) -> list[StreamModel]:
+    """The models of a stream of events; `relation` as for `stream_models`."""
     name, late = stream.name, stream.late
     assert late is not None
     rows = f"ref({stream.rows!r})"
@@ -84,7 +84,7 @@ def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[St
             stream.rows,
             "silver",
             hot,
-            f"event_rows({name!r}, source('streams', {stream.table!r}){rates_argument(stream, source)})",
+            f"event_rows({name!r}, source('streams', {stream.table!r}){rates_argument(stream, relation)})",
             f"Readable {stream.event}s of the stream {name}. Duplicates count once: the first arrival is kept. "
             f"A record without {stream.id} gets topic/partition/offset as its id. "
             f"One row per distinct {stream.id}.",
@@ -125,9 +125,9 @@ def event_models(stream: PaymentStream, source: Callable[[str], str]) -> list[St
     ]
 
 
-def rates_argument(stream: PaymentStream, source: Callable[[str], str]) -> str:
+def rates_argument(stream: PaymentStream, relation: Callable[[str], str]) -> str:
     """The rates as a further argument of a macro's call; empty if all amounts are in one currency."""
-    return f", rates=source({source(stream.rates.table)!r}, {stream.rates.table!r})" if stream.rates else ""
+    return f", rates={relation(stream.rates.table)}" if stream.rates else ""
 
 
 _POSITIONS: list[Column] = [

@@ -108,7 +108,7 @@ def test_a_column_that_the_source_has_dropped_is_missing() -> None:
 def test_models_have_the_streams_own_names_and_types() -> None:
     found = fitted(stream(), captured())
     assert found is not None
-    ledger, features, vectors = change_models(found, lambda _table: "captured", captured())
+    ledger, features, vectors = change_models(found, lambda table: f"source('captured', {table!r})", captured())
     kinds = {column["name"]: column["data_type"] for column in ledger.columns}
     wanted = {"payment_id": "varchar", "account": "varchar", "merchant": "bigint"}
     assert wanted.items() <= kinds.items()
@@ -122,7 +122,7 @@ def test_features_know_the_table_that_must_have_the_entity() -> None:
     tables = captured() | {"accounts": accounts}
     found = fitted(stream(), tables)
     assert found is not None
-    _, features, _ = change_models(found, lambda _table: "captured", tables)
+    _, features, _ = change_models(found, lambda table: f"source('captured', {table!r})", tables)
     assert features.call == "change_features('shop', ref('shop_ledger'), source('captured', 'accounts'))"
 
 

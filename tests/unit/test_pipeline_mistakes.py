@@ -447,9 +447,15 @@ def test_mistake_in_a_topic_of_change_events(tmp_path: Path, old: str, new: str,
     assert re.match("sources.yml" + expected, found[0]), found
 
 
-@pytest.mark.parametrize("kind", ["events", "changes"])
-def test_no_stream_is_of_change_events(tmp_path: Path, kind: str) -> None:
-    sources = changed(SOURCES, "table: wires", "table: wires\n      format: debezium")
-    found = mistakes(tmp_path, sources, changed(STREAMS, "from: wires\n  kind: events", f"from: wires\n  kind: {kind}"))
-    assert len(found) == 1
-    assert re.match(r"streams.yml:9: wires.from: found 'wires', a topic of change events; expected a topic", found[0])
+def of_change_topic(tmp_path: Path, topic: str = "", stream: str = "kind: changes") -> list[str]:
+    """Mistakes of a pipeline whose stream `wires` is of a topic of change events."""
+    sources = changed(SOURCES, "table: wires", f"table: wires\n      format: debezium{topic}")
+    return mistakes(tmp_path, sources, changed(STREAMS, "from: wires\n  kind: events", f"from: wires\n  {stream}"))
+
+
+def test_a_stream_may_be_of_a_topic_of_change_events_with_a_key(tmp_path: Path) -> None:
+    assert of_change_topic(tmp_path, "\n      key: [id]") == []
+    (no_key,) = of_change_topic(tmp_path)
+    assert re.match(r"streams.yml:9: wires.from: the topic of 'wires' declares no key, expected `key: \[id\]`", no_key)
+    (wrong_kind,) = of_change_topic(tmp_path, "\n      key: [id]", "kind: events")
+    assert re.match(r"streams.yml:10: wires.kind: found 'events', expected changes", wrong_kind)

@@ -58,7 +58,7 @@ def test_a_further_stream_has_models_of_its_own_names_and_the_shipped_ones_stay(
 def test_generated_models_declare_their_columns_and_tests(tmp_path: Path) -> None:
     found = project_streams(shipped_project(), folder(tmp_path))
     catalogue = declared_catalogue(tmp_path, found)
-    models = stream_models(found.generated, lambda _table: "captured")
+    models = stream_models(found.generated, lambda table: f"source('captured', {table!r})")
     files = files_of(models, found.generated, catalogue)
     [rows] = yaml.safe_load(files["models/silver/streams/orders.yml"])["models"]
     kinds = {column["name"]: column["data_type"] for column in rows["columns"]}
@@ -86,7 +86,7 @@ def test_a_topic_of_rates_is_a_source_of_the_models(tmp_path: Path) -> None:
     )
     kinds = [("currency", "varchar"), ("valid_from", "timestamp"), ("rate", "double")]
     orders = with_rates(orders, {"fx": Captured([], [], kinds)})
-    models = stream_models([orders], lambda _table: "streams")
+    models = stream_models([orders], lambda table: f"source('streams', {table!r})")
     assert models[0].call == "event_rows('orders', source('streams', 'orders'), rates=source('streams', 'fx'))"
     files = files_of(models, [orders], declared_catalogue(tmp_path, found))
     [source] = yaml.safe_load(files["models/silver/streams/sources.yml"])["sources"]
@@ -192,4 +192,4 @@ def test_a_generated_model_is_not_called_like_one_of_the_project() -> None:
     )
     taken = taken.model_copy(update={"fields": taken.fields | {"user_id": "bigint", "card": "varchar"}})
     with pytest.raises(TransformError, match="stream cards would have the table silver/user_avg, as the model models/"):
-        check_tables(shipped_project(), stream_models([taken], lambda _table: "captured"))
+        check_tables(shipped_project(), stream_models([taken], lambda table: f"source('captured', {table!r})"))

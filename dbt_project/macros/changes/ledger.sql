@@ -5,7 +5,7 @@
 {%- if not execute -%}{{ return('') }}{%- endif -%} {#- the streams are not known while dbt parses -#}
 {%- set stream = stream_of(name) -%}
 {%- set incremental = is_incremental_build() -%}
-{%- set changes = new_rows(events) -%}
+{%- set changes = new_changes(events) -%}
 {%- set id, id_type = stream.id, stream_type(stream, stream.id) -%}
 {%- set others = carried_columns(stream) -%}
 {%- set texts = text_columns(stream) -%}
