@@ -29,7 +29,7 @@ pytest.register_assert_rewrite("tests.kafka_contract")
 CARDS = shipped_topic(Settings())
 """The shipped topic of card payments."""
 
-CARD_SCHEMA = schema_of(CARDS.fields)
+CARD_SCHEMA = schema_of(CARDS)
 
 
 def decode(records: RawRecords, most_bytes: int = MAX_RECORD_BYTES) -> pl.DataFrame:

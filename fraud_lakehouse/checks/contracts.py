@@ -226,7 +226,7 @@ def check_bronze(
 def _topic_schema(topic: TopicConfig) -> dict[str, pl.DataType]:
     """The columns of a topic's table from its first rows on; columns added by later versions may be missing."""
     added = ("_extra", "_key", "_headers", "_quarantined_at")
-    schema = {name: kind for name, kind in schema_of(topic.fields, topic.format).items() if name not in added}
+    schema = {name: kind for name, kind in schema_of(topic).items() if name not in added}
     return schema | {"_ingested_at": UTC_MICROSECONDS}
 
 

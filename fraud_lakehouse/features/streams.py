@@ -233,5 +233,5 @@ def _fields(pipeline: Pipeline, stream: Stream) -> dict[str, str]:
     for source in pipeline.sources.values():
         for topic in source.topics if isinstance(source, KafkaSource) else ():
             if topic.table == stream.from_ and stream.kind == "events":
-                return {name: _TYPES.get(field.type, field.type) for name, field in topic.fields.items()}
+                return {name: _TYPES.get(kind, kind) for name, kind in topic.stored_types.items()}
     return {}

@@ -341,7 +341,7 @@ def accept_kafka(
         if position is not None and not held[app_id].start <= position <= held[app_id].end
     }
     if moved:
-        bronze.append(pl.DataFrame(schema=schema_of(config.fields, config.format)), moved)
+        bronze.append(pl.DataFrame(schema=schema_of(config)), moved)
     skipped = {app_id: [before[app_id], position] for app_id, position in moved.items()}
     detail = {"identity": found.identity, "scope": found.name, "moved": skipped, "commit": bronze.newest_commit}
     Audit(lake).record(config.name, "accepted", detail)

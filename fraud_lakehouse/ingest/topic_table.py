@@ -33,7 +33,7 @@ def open_topic_table(lake: Lake, topic: TopicConfig) -> BronzeTable:
     Raises:
         LakeError: the lake cannot be read or written.
     """
-    schema = schema_of(topic.fields, topic.format)
+    schema = schema_of(topic)
     return BronzeTable.open_or_create(lake, topic.table, schema, topic.changes.key, _columns(topic, schema))
 
 
@@ -59,7 +59,7 @@ def evolve(lake: Lake, table: BronzeTable, topic: TopicConfig) -> bool:
         ConcurrentWriterError: another writer committed meanwhile; nothing changed.
         LakeError: the lake could not be read or written.
     """
-    wanted = {table.spelling(name): kind for name, kind in schema_of(topic.fields, topic.format).items()}
+    wanted = {table.spelling(name): kind for name, kind in schema_of(topic).items()}
     before, now = delta_types(table.schema), delta_types(wanted)
     for name, kind in now.items():
         if before.get(name, kind) == kind or _is_wider(before[name], kind) or not _has_values(lake, topic.table, name):
@@ -73,7 +73,7 @@ def evolve(lake: Lake, table: BronzeTable, topic: TopicConfig) -> bool:
         )
     is_reshaped = table.reshape(wanted, rewrite=True)
     key = json.dumps([table.spelling(name) for name in topic.changes.key])
-    described = {KEY_PROPERTY: key} | _columns(topic, schema_of(topic.fields, topic.format))
+    described = {KEY_PROPERTY: key} | _columns(topic, schema_of(topic))
     if all(table.properties.get(name, "[]") == value for name, value in described.items()):
         return is_reshaped
     table.set_properties(described)

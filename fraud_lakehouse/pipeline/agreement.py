@@ -120,6 +120,7 @@ def _tables(sources: Document) -> Iterator[_Table]:
     for at, topic, _ in _topics(sources):
         if isinstance(topic.get("table"), str):
             columns = {column: _type(kind) for column, kind in _mapping(topic.get("fields")).items()}
+            columns |= {column: "string" for column in map(_text, _items(topic.get("hash"))) if column in columns}
             key = tuple(_text(column) for column in _items(topic.get("key")))
             yield _Table(topic["table"], (*at, "table"), True, columns, topic.get("format") in CHANGE_FORMATS, key)
 

@@ -77,6 +77,41 @@ def _listed(table: str) -> str:
     return table
 
 
+class Sensitive(Entry):
+    """A table's sensitive columns: not captured, captured with all but the last characters hidden, or as hashes."""
+
+    name: str = Key(description="[schema.]table")
+    drop: tuple[str, ...] = Key((), description="a list of columns")
+    mask: tuple[str, ...] = Key((), description="a list of columns")
+    hash: tuple[str, ...] = Key((), description="a list of columns")
+
+    @field_validator("name")
+    @classmethod
+    def _is_table(cls, name: str) -> str:
+        return _listed(name)
+
+    @field_validator("mask", "hash")
+    @classmethod
+    def _once(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        return _not_twice(names, info.data)
+
+
+def _not_twice(names: tuple[str, ...], others: Mapping[str, Any]) -> tuple[str, ...]:
+    for what in ("drop", "mask"):
+        for name in names:
+            if name in others.get(what, ()):
+                raise ValueError(f"found {shown(name)}, which is also in {what}, expected each column once")
+    return names
+
+
+def _with_hash_key(hashed: bool, variable: str | None) -> None:
+    if hashed and variable is None:
+        raise ValueError(
+            "columns are to be hashed, expected hash_key_env of the source, the name of the environment variable that"
+            " has the key"
+        )
+
+
 class PostgresSource(Entry):
     """A PostgreSQL database.
 
@@ -93,6 +128,20 @@ class PostgresSource(Entry):
     publication: str = Key("", min_length=1, max_length=63, description="a publication's name (at most 63 characters)")
     prefix: str = Key("", pattern=r"^([a-z][a-z0-9_]*)?$", max_length=40, description="a-z, 0-9 and _, a letter first")
     update_delay: Seconds | None = None
+    hash_key_env: Variable | None = None
+    sensitive: dict[str, Sensitive] = Key({}, description="a mapping of tables, each with {drop, mask, hash}")
+
+    @field_validator("sensitive", mode="before")
+    @classmethod
+    def _named_tables(cls, values: Any) -> Any:
+        return with_names(values, "drop")
+
+    @field_validator("sensitive")
+    @classmethod
+    def _with_key(cls, tables: dict[str, Sensitive], info: ValidationInfo) -> dict[str, Sensitive]:
+        if "hash_key_env" in info.data:
+            _with_hash_key(any(table.hash for table in tables.values()), info.data["hash_key_env"])
+        return tables
 
     @model_validator(mode="before")
     @classmethod
@@ -159,6 +208,30 @@ class Topic(Entry):
     decimals: Decimals = Key("precise", description=f"one of {', '.join(get_args(Decimals))}")
     times: Times = Key("adaptive", description=f"one of {', '.join(get_args(Times))}")
     binaries: Binaries = Key("bytes", description=f"one of {', '.join(get_args(Binaries))}")
+    drop: tuple[str, ...] = Key((), description="a list of names that are no declared fields")
+    mask: tuple[str, ...] = Key((), description="a list of declared fields")
+    hash: tuple[str, ...] = Key((), description="a list of declared fields")
+
+    @property
+    def stored_types(self) -> dict[str, str]:
+        """By field, the type of its column: a hash is a text."""
+        return {name: "string" if name in self.hash else field.type for name, field in self.fields.items()}
+
+    @field_validator("drop")
+    @classmethod
+    def _not_declared(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for name in names:
+            if name in info.data.get("fields", ()):
+                raise ValueError(f"found {shown(name)}, a declared field; expected it in only one of drop and fields")
+        return names
+
+    @field_validator("mask", "hash")
+    @classmethod
+    def _declared_once(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "fields" in info.data:
+            for name in names:
+                one_of(name, list(info.data["fields"]), "a declared field")
+        return _not_twice(names, info.data)
 
     @model_validator(mode="before")
     @classmethod
@@ -219,6 +292,7 @@ class KafkaSource(Entry):
     servers_env: Variable
     config_file_env: Variable | None = None
     registry_env: Variable | None = None
+    hash_key_env: Variable | None = None
     topics: tuple[Topic, ...] = Key(min_length=1, description="a list of topics, at least one")
     update_delay: Seconds | None = None
 
@@ -232,6 +306,8 @@ class KafkaSource(Entry):
                     f"the topic {shown(topic.topic)} is Avro, expected registry_env, the name of the environment"
                     " variable that has the URL of the schema registry"
                 )
+        if "hash_key_env" in info.data:
+            _with_hash_key(any(topic.hash for topic in topics), info.data["hash_key_env"])
         return topics
 
     def is_present(self, environment: Mapping[str, str]) -> bool:

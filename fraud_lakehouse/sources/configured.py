@@ -17,6 +17,7 @@ from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.config import TopicConfig, topic_configs, topics_of
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.sources.postgres.names import bronze_name
+from fraud_lakehouse.sources.protection import Protection, protection_of
 from fraud_lakehouse.sql_text import qualified
 
 SourceConfig = PostgresConfig | TopicConfig
@@ -181,7 +182,22 @@ def _database(
         prefix=source.prefix,
         reserved=_reserved(pipeline),
         update_delay=settings.update_delay if source.update_delay is None else source.update_delay,
+        protections=_protections(source, variables, _reserved(pipeline)),
     )
+
+
+def _protections(
+    source: PostgresSource, variables: Mapping[str, str], reserved: frozenset[str]
+) -> dict[str, Protection]:
+    return {
+        bronze_name(*qualified(name), source.prefix, reserved): protection_of(
+            f"{source.name}: {name}",
+            {"drop": table.drop, "mask": table.mask, "hash": table.hash},
+            source.hash_key_env,
+            variables,
+        )
+        for name, table in source.sensitive.items()
+    }
 
 
 def _reserved(pipeline: Pipeline) -> frozenset[str]:

@@ -50,7 +50,7 @@ web_payments:
   amount: amount
   entities: {{user: account_id, address: ip_address}}
 """
-START = datetime(2024, 1, 1)
+START = datetime(2024, 1, 1)  # noqa: DTZ001  # the source has no zone
 PARTITIONS = 2
 Values = tuple[Any, ...]
 

@@ -174,7 +174,7 @@ def test_a_topics_table_has_its_declared_fields(lake: Lake) -> None:
     fields = (Field(name="id", type="string"), Field(name="amount", type="decimal(9,2)"))
     topic = replace(CARDS, name="wires", topic="wires", table="wires", fields=fields)
     assert [one.passed for one in check_bronze(lake, "wires", topic)] == [True] * 3
-    table = BronzeTable.open_or_create(lake, "wires", schema_of(fields), [])
+    table = BronzeTable.open_or_create(lake, "wires", schema_of(topic), [])
     rows = [{"_topic": "wires", "_partition": 0, "_offset": offset, "_error": "bad"} for offset in range(100)]
     table.append(pl.DataFrame(rows, schema_overrides={"_partition": pl.Int32}), {})
     columns, positions, quarantine = check_bronze(lake, "wires", topic)

@@ -23,10 +23,12 @@ from fraud_lakehouse.pipeline import (
     KafkaSource,
     Pipeline,
     Stream,
+    Topic,
     default_folder,
     load_pipeline,
 )
 from fraud_lakehouse.settings import Settings
+from fraud_lakehouse.sources.protection import NOT_PROTECTED, Protection, protection_of
 
 SHIPPED_TOPIC = "FRAUD_KAFKA_TOPIC"
 """The variable by which the shipped topic is known in `sources.yml`."""
@@ -87,6 +89,7 @@ class TopicConfig:
         update_delay: seconds between reads; 0: as records come.
         changes: how values and keys are written, of a change format.
         registry: the URL of the schema registry; None where its variable, `registry_env`, is not set.
+        protection: what is done to its sensitive columns.
     """
 
     name: str
@@ -106,6 +109,7 @@ class TopicConfig:
     changes: ChangeFormat = ChangeFormat()
     registry: str | None = field(default=None, repr=False)
     registry_env: str | None = None
+    protection: Protection = NOT_PROTECTED
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -190,9 +194,17 @@ def topics_of(
                 ChangeFormat(topic.key, topic.key_format, topic.decimals, topic.times, topic.binaries),
                 environment.get(source.registry_env or "") or None,
                 source.registry_env,
+                _protection(source, topic, names[0], environment),
             )
         )
     return found
+
+
+def _protection(source: KafkaSource, topic: Topic, name: str, environment: Mapping[str, str]) -> Protection:
+    if not environment.get(source.servers_env):
+        return NOT_PROTECTED
+    sensitive = {"drop": topic.drop, "mask": topic.mask, "hash": topic.hash}
+    return protection_of(name, sensitive, source.hash_key_env, environment)
 
 
 def shipped_topic(settings: Settings) -> TopicConfig:

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 
 from fraud_lakehouse.errors import SettingsError
-from fraud_lakehouse.pipeline import CHANGE_FORMATS, Field
+from fraud_lakehouse.pipeline import CHANGE_FORMATS
 from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.kafka.formats.avro import AvroDecoder
 from fraud_lakehouse.sources.kafka.formats.changes import ChangeDecoder
@@ -24,6 +24,7 @@ from fraud_lakehouse.sources.kafka.formats.events import EVENT_COLUMNS
 from fraud_lakehouse.sources.kafka.formats.json import JsonDecoder, ReadValues
 from fraud_lakehouse.sources.kafka.formats.registry import Registry
 from fraud_lakehouse.sources.kafka.formats.values import column_type
+from fraud_lakehouse.sources.protection import Protection
 
 RECORD_COLUMNS: dict[str, pl.DataType] = {
     "_topic": pl.String(),
@@ -38,6 +39,9 @@ RECORD_COLUMNS: dict[str, pl.DataType] = {
     "_quarantined_at": pl.Datetime("us", "UTC"),
 }
 """Columns of every topic's bronze table, besides the declared fields (`_ingested_at` is stamped when ingested)."""
+
+NOT_KEPT = " (its bytes are not kept, since the topic has sensitive columns: read it again by its offset)"
+"""What is added to the reason why a record of such a topic cannot be read."""
 
 Header = tuple[str, bytes | str | None]
 Read = Callable[["RawRecords", int], ReadValues]
@@ -73,10 +77,11 @@ class RawRecords:
         return sum(map(len, filter(None, self.values))) + sum(map(len, filter(None, self.keys)))
 
 
-def schema_of(fields: Sequence[Field], format: str = "json") -> dict[str, pl.DataType]:
-    """Columns of the bronze table of a topic with these fields, as capture gives them."""
-    events = EVENT_COLUMNS if format in CHANGE_FORMATS else {}
-    return {one.name: column_type(one.type) for one in fields} | events | RECORD_COLUMNS
+def schema_of(topic: TopicConfig) -> dict[str, pl.DataType]:
+    """Columns of a topic's bronze table, as capture gives them."""
+    events = EVENT_COLUMNS if topic.format in CHANGE_FORMATS else {}
+    declared = topic.protection.schema({one.name: column_type(one.type) for one in topic.fields})
+    return declared | events | RECORD_COLUMNS
 
 
 def _json(topic: TopicConfig) -> Read:
@@ -115,7 +120,8 @@ class RecordDecoder:
         if topic.format not in FORMATS:
             known = ", ".join(FORMATS)
             raise SettingsError(f"{topic.name}: there is no format {topic.format!r}", f"set it to one of: {known}")
-        self.schema = schema_of(topic.fields, topic.format)
+        self.schema = schema_of(topic)
+        self._protection = topic.protection
         self._most_bytes = topic.max_record_bytes
         self._read = FORMATS[topic.format](topic)
 
@@ -144,7 +150,22 @@ class RecordDecoder:
             _sparse("_headers", _header_texts(records.headers), count),
             _sparse("_quarantined_at", {}, count),
         ]
-        return read.frame.hstack(columns)
+        found = read.frame.hstack(columns)
+        return _protected(found, self._protection) if self._protection else found
+
+
+def _protected(records: pl.DataFrame, protection: Protection) -> pl.DataFrame:
+    """Records without what is sensitive: neither in columns, nor where whole records or parts of them are kept."""
+    kept = protection.frame(records)
+    columns: list[pl.Expr | pl.Series] = [
+        pl.when(pl.col("_raw").is_not_null()).then(pl.lit(b"", pl.Binary)).alias("_raw"),
+        (pl.col("_error").str.replace(r"(?s), got .*", "") + NOT_KEPT).alias("_error"),
+        pl.lit(None, pl.Binary).alias("_key"),
+        pl.lit(None, pl.String).alias("_extra"),
+    ]
+    if "_before" in kept.columns:
+        columns.append(pl.lit(None, pl.String).alias("_before"))
+    return kept.with_columns(columns)
 
 
 def _same(name: str, value: Any, count: int) -> pl.Series:

@@ -41,6 +41,7 @@ from fraud_lakehouse.sources.postgres.slot_state import SlotState
 from fraud_lakehouse.sources.postgres.snapshot import Snapshot
 from fraud_lakehouse.sources.postgres.table_lock import held
 from fraud_lakehouse.sources.postgres.timeline import Timeline, read_timeline, timeline_number
+from fraud_lakehouse.sources.protection import NOT_PROTECTED, Protection
 from fraud_lakehouse.storage.lease import is_ours
 
 _SNAPSHOT_ROWS = 100_000
@@ -186,15 +187,37 @@ class PostgresCapture:
         refused = [*map(self.config.renamed, found.refused)]
         refused += [_owned(table, owners[table.name]) for table in found.tables if table.name in owners]
         tables = [table for table in found.tables if table.name not in owners]
-        self._tables, self.refused = {table.name: table for table in tables}, refused
+        unprotected = {table.name: why for table in tables if (why := self._unprotected(table)) is not None}
+        refused += unprotected.values()
+        self._tables = {table.name: table for table in tables if table.name not in unprotected}
+        self.refused = refused
         self._names = self._names | {(table.schema, table.table): table.name for table in tables}
         self._published = None
-        return tables
+        return self.seen_tables
 
     @property
     def seen_tables(self) -> list[TableInfo]:
         """The eligible tables, as of the last call of `tables`."""
-        return list(self._tables.values())
+        return [table.protected(self._protection(table.name)) for table in self._tables.values()]
+
+    def _protection(self, table: str) -> Protection:
+        return self.config.protections.get(table, NOT_PROTECTED)
+
+    def _unprotected(self, table: TableInfo) -> Ineligibility | None:
+        """Ineligible: what is declared as sensitive cannot be protected; None if there is no such column."""
+        protection = self._protection(table.name)
+        absent = protection.columns - {column.name for column in table.columns}
+        dropped = protection.drop.intersection(table.key)
+        if not absent and not dropped:
+            return None
+        problem = (
+            f"has no column {', '.join(sorted(absent))}, which sources.yml declares as sensitive"
+            if absent
+            else f"has {', '.join(sorted(dropped))} in its key, which cannot be dropped"
+        )
+        fix = f"correct `sensitive` of the source {self.config.name} in sources.yml" + ("" if absent else "; hash it")
+        error = SourceTableError(f"table {table.source_name} {problem}", fix)
+        return Ineligibility(table.source_name, error, table.name, table.oid)
 
     def memberships(self, tables: Sequence[TableInfo]) -> dict[str, str]:
         """Each published table's publication epoch, by bronze name."""
@@ -267,7 +290,13 @@ class PostgresCapture:
         temporary = tables is not None and not permanent
         limit = self._max_field_bytes
         return Snapshot(
-            self._connector, self._slot, found, self._chunk_rows, temporary=temporary, max_field_bytes=limit
+            self._connector,
+            self._slot,
+            [self._tables.get(table.name, table) for table in found],
+            self._chunk_rows,
+            temporary=temporary,
+            max_field_bytes=limit,
+            protections=self.config.protections,
         )
 
     def changes(
@@ -306,6 +335,7 @@ class PostgresCapture:
             self._max_field_bytes,
             {ineligibility.oid for ineligibility in self.refused if ineligibility.in_log}.union(waiting),
             self._names,
+            self.config.protections,
         )
 
     def set_blocking(self, blocking: bool) -> None:

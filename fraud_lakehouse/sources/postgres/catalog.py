@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -18,6 +18,7 @@ from fraud_lakehouse.sources.postgres.inheritance import uncaptured_children
 from fraud_lakehouse.sources.postgres.names import bronze_names, column_names, is_text, shown
 from fraud_lakehouse.sources.postgres.publication_epoch import MEMBER, joins
 from fraud_lakehouse.sources.postgres.types import ColumnType
+from fraud_lakehouse.sources.protection import Protection
 from fraud_lakehouse.sql_text import qualified
 
 _FIRST_NOT_BUILT_IN = 10000  # built-in types have lower oids; none of them is a domain
@@ -33,6 +34,7 @@ EVENT_SCHEMA: dict[str, pl.DataType] = {
 }
 """Columns that capture adds to the source's, in this order (bronze adds `_ingested_at` and `_commit`)."""
 
+_TEXT = 25  # oid of text
 _RESERVED = (*EVENT_SCHEMA, "_ingested_at", "_commit", "_delete", "_is_new")
 
 
@@ -86,6 +88,20 @@ class TableInfo:
     def frame_schema(self) -> dict[str, pl.DataType]:
         """Columns and types of a frame of this table: the source's, the dropped ones, then `EVENT_SCHEMA`."""
         return {column.name: column.type.dtype for column in (*self.columns, *self.dropped)} | EVENT_SCHEMA
+
+    def protected(self, protection: Protection) -> TableInfo:
+        """The table as it is stored: without the columns that are dropped, hashes as text."""
+        if not protection:
+            return self
+        columns, dropped = (
+            tuple(
+                replace(column, type=ColumnType(_TEXT)) if column.name in protection.hash else column
+                for column in columns
+                if column.name not in protection.drop
+            )
+            for columns in (self.columns, self.dropped)
+        )
+        return replace(self, columns=columns, dropped=dropped)
 
     @property
     def source_name(self) -> str:

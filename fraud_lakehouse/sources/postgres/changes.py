@@ -15,6 +15,7 @@ from fraud_lakehouse.sources.postgres.pgoutput import decode as pgoutput
 from fraud_lakehouse.sources.postgres.pgoutput.relation import Relation
 from fraud_lakehouse.sources.postgres.pgoutput.runs import Runs
 from fraud_lakehouse.sources.postgres.types import ColumnType
+from fraud_lakehouse.sources.protection import NOT_PROTECTED, Protection
 
 LAST_LSN = 2**63 - 1
 
@@ -73,6 +74,7 @@ class Changes:
         max_field_bytes: a larger field is an error.
         left_out: oids of tables that are not captured although the log has changes of them.
         names: existing bronze names, by schema and table.
+        protections: by bronze table, what is done to its sensitive columns.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Changes:
         max_field_bytes: int,
         left_out: Collection[int] = (),
         names: Mapping[tuple[str, str], str] | None = None,
+        protections: Mapping[str, Protection] | None = None,
     ) -> None:
         self.start_lsn = question.position
         self.end_lsn = question.position
@@ -103,8 +106,18 @@ class Changes:
         self._max_field_bytes = max_field_bytes
         self._left_out = left_out
         self._names = names or {}
+        self._protections = protections or {}
         self._received = 0
         self._pieces = self._read()
+
+    def _protected(self, piece: ChangePiece) -> ChangePiece:
+        if not self._protections:
+            return piece
+        of = {name: self._protections.get(name, NOT_PROTECTED) for name in piece.frames | piece.tables}
+        return ChangePiece(
+            {name: of[name].frame(frame) for name, frame in piece.frames.items()},
+            {name: table.protected(of[name]) for name, table in piece.tables.items()},
+        )
 
     def __iter__(self) -> Iterator[ChangePiece]:
         """The pieces that have events.
@@ -142,7 +155,7 @@ class Changes:
                     self.tables |= decoded.tables
                     self._known |= {name: table for name, table in decoded.tables.items() if name in self._known}
                     failpoint("postgres.after_decode")
-                    yield ChangePiece(decoded.frames, decoded.tables)
+                    yield self._protected(ChangePiece(decoded.frames, decoded.tables))
             if self._received < rows or end > requested.position:
                 break
             # After a crash before the acknowledgement, the peek may have only transactions that the lake already has.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import SecretStr
 
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.sources.postgres.eligibility import Ineligibility
+from fraud_lakehouse.sources.protection import Protection
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class PostgresConfig:
         prefix: prefix of its bronze tables' names.
         reserved: lower-case names that none of its bronze tables may have.
         update_delay: seconds between reads; 0 reads as soon as there are rows.
+        protections: by bronze table, what is done to its sensitive columns.
     """
 
     name: str
@@ -37,6 +39,7 @@ class PostgresConfig:
     prefix: str = ""
     reserved: frozenset[str] = frozenset()
     update_delay: float = 0.0
+    protections: Mapping[str, Protection] = field(default_factory=dict, hash=False)
 
     @property
     def is_shorthand(self) -> bool:

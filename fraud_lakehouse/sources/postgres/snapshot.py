@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -23,6 +23,7 @@ from fraud_lakehouse.sources.postgres.errors import one_table
 from fraud_lakehouse.sources.postgres.pgoutput.tuples import texts_alongside
 from fraud_lakehouse.sources.postgres.publication import ensure_publication
 from fraud_lakehouse.sources.postgres.slot import ReplicationSlot
+from fraud_lakehouse.sources.protection import NOT_PROTECTED, Protection
 from fraud_lakehouse.sources.read_ahead import read_ahead
 
 _CHUNK_BYTES = 32 * 1024 * 1024
@@ -52,6 +53,7 @@ class Snapshot:
         max_rows: maximum rows of a chunk (a chunk also ends at 32 MB of text).
         temporary: read with a temporary slot.
         max_field_bytes: a larger field is an error.
+        protections: by bronze table, what is done to its sensitive columns.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Snapshot:
         *,
         temporary: bool,
         max_field_bytes: int,
+        protections: Mapping[str, Protection] | None = None,
     ) -> None:
         self.tables = list(tables)
+        self._protections = protections or {}
         self.lsn = 0
         self._connector = connector
         self._slot = slot
@@ -107,20 +111,22 @@ class Snapshot:
         Close the iterator unless it is read to the end: the other tables are read on the same connection.
 
         Yields:
-            Frames with the columns of `table.frame_schema`; `_seq` counts from 1 across all frames.
+            Frames with the columns of the protected table's `frame_schema`; `_seq` counts from 1 across all frames.
 
         Raises:
             TableFailedError: this table cannot be read; others of the snapshot can.
         """
         assert self._reader is not None, "use the snapshot as a context manager"
         done = 0
+        table = next(one for one in self.tables if one.name == table.name)  # with all columns
+        protection = self._protections.get(table.name, NOT_PROTECTED)
         with one_table(table.name, table.oid, f"reading {table.source_name}"), self._savepoint(self._reader):
             for columns in self._columns(self._reader, table):
                 frame = self._frame(columns, done)
                 done += frame.height
-                yield from frame.iter_slices(self._max_rows)
+                yield from protection.frame(frame).iter_slices(self._max_rows)
         if not done:
-            yield pl.DataFrame(schema=table.frame_schema)
+            yield pl.DataFrame(schema=table.protected(protection).frame_schema)
 
     @contextmanager
     def _savepoint(self, reader: psycopg.Connection[Any]) -> Iterator[None]:
