@@ -229,6 +229,9 @@ def _log_model(name: str, table: Captured) -> dict[str, str]:
 
 
 def _model_name(alias: str) -> str:
+    """A name that is valid for dbt: by it, models of the project read generated ones."""
+    if re.fullmatch(r"[a-z][a-z0-9_]*", alias):
+        return f"captured_{alias}"
     return f"captured_{re.sub(r'[^A-Za-z0-9_]', '_', alias)}_{hashlib.sha256(alias.encode()).hexdigest()[:6]}"
 
 

@@ -81,17 +81,20 @@ def main(folder: Path) -> None:
 
 
 def check(project: CompiledProject) -> None:
-    """Check that each handwritten model runs on tables with the declared columns, and reads only what it may.
+    """Check that each handwritten model, and what it reads, runs on tables with the declared columns.
+
+    All models are checked to read only what they may.
 
     Raises:
         TransformError: one does not; names the model and what it reads.
     """
     for model in project.models:
         _check_reads(project, model)
+    read = {parent for model in project.models if not model.is_generated for parent in model.parents}
     with TemporaryDirectory(prefix="fraud-lakehouse-check-") as empty, closing(Executor(Lake.at(empty))) as executor:
         executor.use(project)
         for model in project.models:
-            if not model.is_generated:
+            if not model.is_generated or model.unique_id in read:
                 executor.check(model)
 
 

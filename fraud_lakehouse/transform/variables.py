@@ -33,7 +33,8 @@ def variables_of(
         found[f"{name}_columns"] = captured[table].present if table in captured else []
         if table in captured:
             described[table] = dict(captured[table].columns)
-    return found | {"captured_columns": described}
+    keyed = sorted(name for name, table in captured.items() if table.key)
+    return found | {"captured_columns": described, "captured_tables": keyed}
 
 
 def catalogue_of(variables: Mapping[str, Any]) -> Catalogue | None:
