@@ -232,6 +232,6 @@ def _entity(declared: DeclaredEntity) -> Entity:
 def _fields(pipeline: Pipeline, stream: Stream) -> dict[str, str]:
     for source in pipeline.sources.values():
         for topic in source.topics if isinstance(source, KafkaSource) else ():
-            if topic.table == stream.from_ and stream.kind == "events":
+            if topic.table == stream.from_:
                 return {name: _TYPES.get(kind, kind) for name, kind in topic.stored_types.items()}
     return {}

@@ -12,7 +12,7 @@ MOST_DIGITS = 10
 MOST_OPERATIONS = 1000
 FUNCTIONS = (
     "abs round floor ceil sqrt ln greatest least coalesce nullif lower upper length substr starts_with contains"
-    " extract hour if cast"
+    " extract hour if cast in_networks"
 ).split()
 CASTS = {
     "DOUBLE": Kind.NUMBER,

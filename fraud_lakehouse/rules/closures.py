@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fraud_lakehouse.rules.expression import LARGEST, Kind, Node
+from fraud_lakehouse.rules.networks import contains
 from fraud_lakehouse.rules.values import (
     as_kind,
     finite,
@@ -285,6 +286,8 @@ def _with_value(node: Node) -> Callable[[Any], Any]:
         return _rounded(value)
     if node.op == "in":
         return frozenset(value).__contains__
+    if node.op == "in_networks":
+        return contains(value)
     if node.op == "substr":
         start = value[0] - 1
         return operator.itemgetter(slice(start, start + value[1] if len(value) > 1 else None))

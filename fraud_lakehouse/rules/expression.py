@@ -67,7 +67,7 @@ class Node:
     Args:
         op: what it does; sql.py and closures.py have an entry for each.
         value: of `literal` the value, of `column` its name, of `in` the values, of `like` the pattern, of `round` the
-            digits, of `substr` start and length.
+            digits, of `substr` start and length, of `in_networks` the networks.
         sql_type: of `column` its DuckDB type.
     """
 

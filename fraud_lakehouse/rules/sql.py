@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from fraud_lakehouse.rules.expression import LARGEST, Kind, Node
+from fraud_lakehouse.rules.networks import networks_sql
 from fraud_lakehouse.sql_text import literal as duckdb_text
 from fraud_lakehouse.sql_text import quoted as duckdb_quoted
 
@@ -150,6 +151,8 @@ def _render(node: Node, dialect: Dialect) -> str:
         return f"({args[0]} like {text_literal(pattern, dialect)})"
     if op == "substr":
         return f"substr({', '.join([args[0], *map(str, node.value)])})"
+    if op == "in_networks":
+        return networks_sql(args[0], node.value, dialect)
     (value, *more) = args
     duckdb = dialect == "duckdb"
     templates: dict[str, str] = {

@@ -43,6 +43,7 @@ from fraud_lakehouse.rules.expression import (
     implied,
     literal,
 )
+from fraud_lakehouse.rules.networks import Networks
 
 Resolve = Callable[[str], "Node | Problem"]
 
@@ -265,6 +266,8 @@ class _Checker:
         if type(tree) in TWO_TEXTS:
             args = self._text(tree.this, depth), self._text(tree.expression, depth)
             return Node(TWO_TEXTS[type(tree)], Kind.BOOLEAN, args)
+        if isinstance(tree, exp.Anonymous) and tree.name.lower() == "in_networks":
+            return self._in_networks(tree, depth)
         if isinstance(tree, exp.Substring):
             of = self._text(tree.this, depth)
             bounds = [self.node(tree.args[key], depth).value for key in ("start", "length") if tree.args.get(key)]
@@ -299,6 +302,20 @@ class _Checker:
                 branches = [(exp.EQ(this=tree.this.copy(), expression=when.copy()), then) for when, then in branches]
             return self._case(branches, tree.args.get("default"), tree, depth)
         return None
+
+    def _in_networks(self, tree: exp.Anonymous, depth: int) -> Node:
+        """in_networks(address, networks): the address a column, the networks a constant, such as a parameter."""
+        expected = "expected in_networks(column, networks) with networks such as '10.0.0.0/8, 2001:db8::/32'"
+        if len(tree.expressions) != 2:
+            return self._problem(f"{_short(tree)} has {len(tree.expressions)} arguments, {expected}")
+        address, listed = (self._text(one, depth) for one in tree.expressions)
+        if address.op not in ("column", "text_of_any") or listed.op != "literal" or not isinstance(listed.value, str):
+            return self._problem(f"{_short(tree)} is not of a column and a constant, {expected}")
+        try:
+            networks = Networks.of(listed.value)
+        except ValueError as error:
+            return self._problem(f"{_short(tree)}: {error}, {expected}")
+        return Node("in_networks", Kind.BOOLEAN, (address,), value=networks)
 
     def _case(
         self, branches: list[tuple[exp.Expr, exp.Expr]], default: exp.Expr | None, tree: exp.Expr, depth: int
