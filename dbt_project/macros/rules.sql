@@ -1,9 +1,13 @@
 {#- Rules are files of the pipeline folder (pipeline/rules). A stream's rules are one expression over its feature rows,
     which is known when the model is run (fraud_lakehouse/transform/rulebook.py). -#}
 
-{#- The streams by name. While dbt parses, those whose models are files. -#}
+{#- The streams by name. While dbt parses, and in unit tests, those whose models are files. -#}
 {% macro payment_streams() %}
-    {{ return(setting('streams') or var('stream_models')) }}
+    {%- set streams = setting('streams') or var('stream_models') -%}
+    {%- if not lake_is_unit_test() -%}{{ return(streams) }}{%- endif -%}
+    {%- set own = {} -%}
+    {%- for name in streams if name in var('stream_models') -%}{%- do own.update({name: streams[name]}) -%}{%- endfor -%}
+    {{ return(own) }}
 {% endmacro %}
 
 {#- The models of alerts: firings of the rules in this state (live or shadow) on new rows of features, and on vectors.

@@ -10,6 +10,7 @@ The JSON object (keys may be added, none is removed):
     PostgreSQL also has retained_bytes (WAL retained on the server for the slot), wal_status and slot_health: {level:
     ok, warning or error, reasons, used_share, limit_bytes, safe_bytes, inactive_seconds, ...} (checks/slot_health.py),
     and left_out: [{table, problem, fix}], the ineligible tables among those requested;
+    absent: true for an optional topic that does not exist, which is no error;
     Kafka also has open_transactions: [{partition, last_stable_offset, high_watermark, waiting: records between them,
     open_seconds: null if records have no time, hanging: open for too long, problem, fix}]
   layers: {bronze|silver|gold: [{table, rows, version, freshness_seconds, error}]}: seconds since rows last changed
@@ -53,6 +54,7 @@ from fraud_lakehouse.checks.lag import live_state
 from fraud_lakehouse.checks.open_transactions import assess as assess_transactions
 from fraud_lakehouse.checks.slot_health import assess
 from fraud_lakehouse.ingest.ineligible_tables import ineligible_tables
+from fraud_lakehouse.ingest.kafka import is_awaited
 from fraud_lakehouse.ingest.operator_actions import awaited_position
 from fraud_lakehouse.ingest.postgres import open_capture
 from fraud_lakehouse.ingest.quarantine import open_count
@@ -62,6 +64,7 @@ from fraud_lakehouse.sources.kafka.capture import KafkaCapture
 from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
+from fraud_lakehouse.sources.kafka.topic import TopicMissingError
 from fraud_lakehouse.storage.audit import IDENTITY_EVENTS, RENAMED
 from fraud_lakehouse.storage.lake import Lake, scan
 from fraud_lakehouse.transform.definitions import Outdated, outdated_features
@@ -92,6 +95,7 @@ class SourceStatus:
     left_out: list[dict[str, str]] = field(default_factory=list)
     open_transactions: list[dict[str, Any]] = field(default_factory=list)
     update_delay: float = 0.0
+    absent: bool = False
 
 
 @dataclass
@@ -253,7 +257,14 @@ def _query_kafka(
 
     positions(ingested.app_ids(f"{identity}:"))
     with capture:
-        found.lag_rows = capture.lag(positions(capture.partitions())).rows
+        try:
+            app_ids = capture.partitions()
+        except TopicMissingError:
+            if not is_awaited(ingested.lake, topic):
+                raise
+            found.absent = True
+            return
+        found.lag_rows = capture.lag(positions(app_ids)).rows
         transactions = assess_transactions(
             capture.open_transactions(), settings.kafka_transaction_seconds, topic.servers or ""
         )

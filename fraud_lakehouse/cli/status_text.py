@@ -112,6 +112,8 @@ def _behind_words(behind: Mapping[str, Any]) -> str:
 
 
 def _source_lines(source: SourceStatus) -> list[str]:
+    if source.absent:
+        return [f"{source.name}: the topic does not exist yet"]
     if isinstance(source.position, dict):
         position = ", ".join(f"{partition}: {offset:,}" for partition, offset in source.position.items())
     else:

@@ -87,6 +87,7 @@ class TopicConfig:
         update_delay: seconds between reads; 0: as records come.
         changes: how values and keys are written, of a change format.
         registry: the URL of the schema registry; None where its variable, `registry_env`, is not set.
+        optional: whether the topic may be missing as long as nothing of it was ingested.
     """
 
     name: str
@@ -106,6 +107,7 @@ class TopicConfig:
     changes: ChangeFormat = ChangeFormat()
     registry: str | None = field(default=None, repr=False)
     registry_env: str | None = None
+    optional: bool = False
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -190,6 +192,7 @@ def topics_of(
                 ChangeFormat(topic.key, topic.key_format, topic.decimals, topic.times, topic.binaries),
                 environment.get(source.registry_env or "") or None,
                 source.registry_env,
+                topic.optional,
             )
         )
     return found
