@@ -28,6 +28,8 @@ The JSON object (keys may be added, none is removed):
     away_since: ISO time of its last response if that is too long ago, else null}}, problems: {part: its current
     problem; a part is a source, "model <name>" or a kind of work}}
   rules: {name: problem}: rules of pipeline/rules that are not evaluated because of a problem
+  transfers: null while there are none, else {transfers, unidentified, judged, refused, pending, validator: whether one
+    is set, problem: why it gave no answer the last time or null, failures: {kind: number}, at: ISO time of these two}
   problems: [{at, source, event, detail}]: gaps in control/audit that capture has not resumed from
 The report only reads: it changes nothing in the lake or at a source.
 """
@@ -53,6 +55,7 @@ from fraud_lakehouse.alerts.outbox import ALERTS, Outbox
 from fraud_lakehouse.checks.lag import live_state
 from fraud_lakehouse.checks.open_transactions import assess as assess_transactions
 from fraud_lakehouse.checks.slot_health import assess
+from fraud_lakehouse.detection.validator import transfers_status
 from fraud_lakehouse.ingest.ineligible_tables import ineligible_tables
 from fraud_lakehouse.ingest.kafka import is_awaited
 from fraud_lakehouse.ingest.operator_actions import awaited_position
@@ -62,9 +65,9 @@ from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.configured import SourceConfig, configured_sources, declared_topics
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
 from fraud_lakehouse.sources.kafka.config import TopicConfig
+from fraud_lakehouse.sources.kafka.topic import TopicMissingError
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
-from fraud_lakehouse.sources.kafka.topic import TopicMissingError
 from fraud_lakehouse.storage.audit import IDENTITY_EVENTS, RENAMED
 from fraud_lakehouse.storage.lake import Lake, scan
 from fraud_lakehouse.transform.definitions import Outdated, outdated_features
@@ -112,6 +115,7 @@ class Status:
     quarantined: int = 0
     live: dict[str, Any] | None = None
     rules: dict[str, str] = field(default_factory=dict)
+    transfers: dict[str, Any] | None = None
     problems: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -140,6 +144,7 @@ def collect(settings: Settings) -> Status:
     status.rules = current_rules(settings).problems
     topics = [("bronze", one.table) for one in declared_topics(settings)]
     status.quarantined = sum(open_count(lake.open(*table)) for table in topics if lake.exists(*table))
+    status.transfers = transfers_status(settings, lake)
     state = live_state(settings.work_dir)
     if state is not None:
         lease = asdict(state.holder) if state.holder else None
