@@ -10,8 +10,9 @@
     {{ return(own) }}
 {% endmacro %}
 
-{#- The models of alerts: firings of the rules in this state (live or shadow) on new rows of features, and on vectors.
-    The latter are not a `ref`: vectors are built after alerts, and the next build of alerts reads them. -#}
+{#- The models of alerts: firings of the rules in this state (live or shadow) on new rows of features, on vectors, and of
+    circles of transfers. The latter two are not a `ref`: they are built after alerts, and the next build of alerts reads
+    them. -#}
 {% macro fired_alerts(state) -%}
 with evaluated as (
     {% for name, stream in payment_streams().items() %}
@@ -22,11 +23,13 @@ with evaluated as (
     {%- endif -%}
     {%- endfor %}
     {%- if execute and not lake_is_unit_test() %}
-    {%- set vector_firings = api.Relation.create(database=this.database, schema=this.schema, identifier='vector_firings') %}
+    {%- for name in ['vector_firings'] + (['transfer_circles'] if has_transfers() else []) %}
+    {%- set firings = api.Relation.create(database=this.database, schema=this.schema, identifier=name) %}
 
     union all
 
-    select {{ evaluated_columns() | join(', ') }} from {{ new_rows(vector_firings) }}
+    select {{ evaluated_columns() | join(', ') }} from {{ new_rows(firings) }}
+    {%- endfor %}
     {%- endif %}
 
 ),

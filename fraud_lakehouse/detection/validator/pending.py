@@ -71,7 +71,7 @@ class Pending:
         table = self.lake.open(*TRANSFERS)
         self.table_id, commits = str(table.metadata().id), commits_of(table)
         after = positions(self.table_id)
-        self._read_to = NOTHING if after is None or commits.rewritten > after else after
+        self._read_to = NOTHING if after is None else after  # a rewrite since then has greater numbers
         self._known_to = commits.newest
 
     def judged_to(self, answered: Collection[str]) -> int:
