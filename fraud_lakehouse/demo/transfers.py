@@ -30,7 +30,7 @@ COMPANIES = 3
 BANKS = ("Albion Bank", "Banco Sur", "Caisse du Nord", "Deltabank", "Ostbank")
 _JITTER = 10.0
 _BEGIN = datetime(2026, 1, 1, 6, tzinfo=UTC).timestamp()
-_FIRST = "Ada Bruno Chidi Dana Emil Farah Goran Hana Ivo Jana Kofi Lea Mateo Nadia Oskar Priya Quentin Rosa Sven".split()
+_FIRST = "Ada Bruno Chidi Dana Emil Farah Goran Hana Ivo Jana Kofi Lea Mateo Nadia Oskar Priya Quentin Rosa".split()
 _LAST = "Aalto Carvalho Delgado Fontaine Haddad Kimura Kowalska Leroy Mensah Nair Novak Nyberg Okafor Petrov".split()
 _JOBS = "baker clerk driver engineer gardener nurse painter teacher".split()
 _STREETS = "Birch Church Garden Harbour Mill Park Station".split()
@@ -168,9 +168,9 @@ def _usual(chance: random.Random, index: int) -> float:
 
 
 def _transfer(chance: random.Random, one: _Planned) -> Transfer:
-    evaluation = chance.choices(
-        ("fraudulent", "unidentified", "normal"), (15, 35, 50) if one.kind else (0.2, 4, 95.8)
-    )[0]
+    evaluation = chance.choices(("fraudulent", "unidentified", "normal"), (15, 35, 50) if one.kind else (0.2, 4, 95.8))[
+        0
+    ]
     record = {
         "transaction_id": f"{chance.getrandbits(96):024x}",
         "sender_bank_account": one.sender.bank_account,
