@@ -28,7 +28,7 @@ from fraud_lakehouse.demo.interface import Interface
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.demo.progress import Progress, distinct_records
-from fraud_lakehouse.demo.services import Service, Watchdog
+from fraud_lakehouse.demo.services import HOST, Service, Watchdog, free_port
 from fraud_lakehouse.demo.truth import BankTruth, CardTruth, RecordTruth
 from fraud_lakehouse.pipeline import shipped_folder
 from fraud_lakehouse.settings import Settings, load_settings
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TOPIC = "transaction"
 TRANSFERS_TOPIC = "bank-transactions"
+VALIDATOR_PORT = 8590
 _DRAIN_SECONDS = 60.0
 
 
@@ -89,7 +90,8 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
     with HomeLock(home), _signals(stopper), ExitStack() as stack:
         guard = Watchdog()
         stack.callback(guard.close)
-        settings = _servers(home, stack, guard)
+        validator = free_port(VALIDATOR_PORT)
+        settings = _servers(home, stack, guard, validator)
         bank = BankTruth(_dsn(settings))
         records = {"cards": CardTruth(home, TOPIC), "transfers": RecordTruth.of_transfers(home, TRANSFERS_TOPIC)}
         stack.callback(bank.close)
@@ -104,7 +106,7 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
         progress.start()
         with ExitStack() as children:
             env = {**os.environ, **settings.environment()}
-            generators = _generators(home, rate, begin, env)
+            generators = _generators(home, rate, begin, validator, env)
             children.callback(generators.stop)
             generators.start(guard)
             children.enter_context(stopper.after(seconds))
@@ -119,18 +121,14 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
     return 0
 
 
-def _generators(home: Path, rate: float, begin: Mapping[str, int], env: dict[str, str]) -> Service:
-    command = [sys.executable, "-m", "fraud_lakehouse.demo.generate"]
-    command += [
-        f"--rate={rate}",
-        f"--home={home}",
-        f"--begin={begin['cards']}",
-        f"--begin-transfers={begin['transfers']}",
-    ]
+def _generators(home: Path, rate: float, begin: Mapping[str, int], port: int, env: dict[str, str]) -> Service:
+    command = [sys.executable, "-m", "fraud_lakehouse.demo.generate", f"--rate={rate}", f"--home={home}"]
+    command += [f"--begin={begin['cards']}", f"--begin-transfers={begin['transfers']}"]
+    command += [f"--validator-port={port}"]
     return Service("the generators", command, home / "logs" / "generators.log", env=env)
 
 
-def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
+def _servers(home: Path, stack: ExitStack, guard: Watchdog, validator: int) -> Settings:
     """Start both servers concurrently while this thread imports the modules of the cycle."""
     postgres, kafka = EmbeddedPostgres(home), EmbeddedKafka(home / "kafka")
     stack.callback(postgres.stop)
@@ -158,6 +156,7 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
         kafka_config_file=None,
         max_future=0.0,  # event times are ahead of the clock
         publish_features=False,  # the embedded broker supports neither aborted transactions nor committed positions
+        validator_url=f"http://{HOST}:{validator}",  # runs beside the generators
         update_delay=0.0,
     )
 
