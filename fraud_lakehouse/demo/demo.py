@@ -28,8 +28,9 @@ from fraud_lakehouse.demo.interface import Interface
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from fraud_lakehouse.demo.progress import Progress, distinct_records
-from fraud_lakehouse.demo.services import HOST, Service, Watchdog, free_port
+from fraud_lakehouse.demo.services import Service, Watchdog
 from fraud_lakehouse.demo.truth import BankTruth, CardTruth, RecordTruth
+from fraud_lakehouse.demo.validator import DemoValidator
 from fraud_lakehouse.pipeline import shipped_folder
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.storage.lake import Lake
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 TOPIC = "transaction"
 TRANSFERS_TOPIC = "bank-transactions"
-VALIDATOR_PORT = 8590
 _DRAIN_SECONDS = 60.0
 
 
@@ -90,8 +90,7 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
     with HomeLock(home), _signals(stopper), ExitStack() as stack:
         guard = Watchdog()
         stack.callback(guard.close)
-        validator = free_port(VALIDATOR_PORT)
-        settings = _servers(home, stack, guard, validator)
+        settings = _servers(home, stack, guard)
         bank = BankTruth(_dsn(settings))
         records = {"cards": CardTruth(home, TOPIC), "transfers": RecordTruth.of_transfers(home, TRANSFERS_TOPIC)}
         stack.callback(bank.close)
@@ -106,7 +105,7 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
         progress.start()
         with ExitStack() as children:
             env = {**os.environ, **settings.environment()}
-            generators = _generators(home, rate, begin, validator, env)
+            generators = _generators(home, rate, begin, env)
             children.callback(generators.stop)
             generators.start(guard)
             children.enter_context(stopper.after(seconds))
@@ -121,16 +120,16 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
     return 0
 
 
-def _generators(home: Path, rate: float, begin: Mapping[str, int], port: int, env: dict[str, str]) -> Service:
+def _generators(home: Path, rate: float, begin: Mapping[str, int], env: dict[str, str]) -> Service:
     command = [sys.executable, "-m", "fraud_lakehouse.demo.generate", f"--rate={rate}", f"--home={home}"]
     command += [f"--begin={begin['cards']}", f"--begin-transfers={begin['transfers']}"]
-    command += [f"--validator-port={port}"]
     return Service("the generators", command, home / "logs" / "generators.log", env=env)
 
 
-def _servers(home: Path, stack: ExitStack, guard: Watchdog, validator: int) -> Settings:
+def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
     """Start both servers concurrently while this thread imports the modules of the cycle."""
-    postgres, kafka = EmbeddedPostgres(home), EmbeddedKafka(home / "kafka")
+    postgres, kafka, validator = EmbeddedPostgres(home), EmbeddedKafka(home / "kafka"), DemoValidator()
+    stack.callback(validator.close)
     stack.callback(postgres.stop)
     stack.callback(kafka.stop)
     with ThreadPoolExecutor(2) as pool:
@@ -156,7 +155,7 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog, validator: int) -> S
         kafka_config_file=None,
         max_future=0.0,  # event times are ahead of the clock
         publish_features=False,  # the embedded broker supports neither aborted transactions nor committed positions
-        validator_url=f"http://{HOST}:{validator}",  # runs beside the generators
+        validator_url=validator.url,
         update_delay=0.0,
     )
 

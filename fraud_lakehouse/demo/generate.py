@@ -20,10 +20,10 @@ from fraud_lakehouse.demo.bank import BankWriter
 from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.demo.cards import BLOCK, CardStream, first_checkpoint
 from fraud_lakehouse.demo.records import Made, RecordWriter
+from fraud_lakehouse.demo.transfers import SEED as TRANSFER_SEED
 from fraud_lakehouse.demo.transfers import encode as encode_transfer
 from fraud_lakehouse.demo.transfers import transfers
 from fraud_lakehouse.demo.truth import CardTruth, Generated, RecordTruth
-from fraud_lakehouse.demo.validator import DemoValidator
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.sources.configured import configured_sources
@@ -83,25 +83,12 @@ class CardWriter(RecordWriter):
 
 
 class TransferWriter(RecordWriter):
-    """Publishes the stream of bank transfers; otherwise as CardWriter.
+    """Publishes the stream of bank transfers; otherwise as CardWriter."""
 
-    Args:
-        frauds: receives the id of each fraudulent transfer before it is sent.
-    """
-
-    def __init__(
-        self,
-        topic: TopicConfig,
-        truth: RecordTruth,
-        rate: float,
-        begin: int | None = None,
-        frauds: set[str] | None = None,
-    ) -> None:
+    def __init__(self, topic: TopicConfig, truth: RecordTruth, rate: float, begin: int | None = None) -> None:
         super().__init__(topic, truth, rate)
         self._number = truth.generated().rows if begin is None else begin
-        self._frauds = frauds if frauds is not None else set()
-        self._frauds |= {one.transaction_id for one in truth.read_new()}
-        self._stream = transfers(SEED, self._number)
+        self._stream = transfers(TRANSFER_SEED, self._number)
         truth.save_progress(Generated(self._number, datetime.now(UTC)))
 
     @property
@@ -113,8 +100,6 @@ class TransferWriter(RecordWriter):
         """The next record."""
         transfer = next(self._stream)
         self._number += 1
-        if transfer.kind:
-            self._frauds.add(transfer.transaction_id)
         return Made(encode_transfer(transfer), transfer.transaction_id, transfer.kind, transfer.case)
 
 
@@ -132,7 +117,6 @@ def run_generators(
     home: Path | None = None,
     begin: int | None = None,
     begin_transfers: int | None = None,
-    validator_port: int | None = None,
 ) -> None:
     """Write to every configured source, `rate` operations or records per second each, until `stop` is set.
 
@@ -145,7 +129,6 @@ def run_generators(
         home: stores truth and progress in `<home>/truth`; default: the work folder.
         begin: number of card records already in the lake, not to be sent again (see `CardWriter`).
         begin_transfers: the same of transfers.
-        validator_port: where a validator of the transfers listens meanwhile; None: there is none.
 
     Raises:
         SettingsError: no source is configured.
@@ -161,9 +144,7 @@ def run_generators(
         works.append(lambda: cards.run(stop))
     if (topic := transfer_topic(settings)) is not None:
         sent = RecordTruth.of_transfers(home or settings.work_dir, topic.topic)
-        validator = DemoValidator(validator_port) if validator_port is not None else None
-        frauds = validator.frauds if validator is not None else None
-        writer = TransferWriter(topic, sent, rate / TRANSFER_SHARE, begin_transfers, frauds)
+        writer = TransferWriter(topic, sent, rate / TRANSFER_SHARE, begin_transfers)
         works.append(lambda: writer.run(stop))
     if not works:
         raise SettingsError("no source is configured", "set FRAUD_POSTGRES_DSN, FRAUD_KAFKA_BOOTSTRAP_SERVERS or both")
@@ -182,7 +163,6 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="folder for truth and progress, in its subfolder truth")
     parser.add_argument("--begin", type=int, help="card records not to send again")
     parser.add_argument("--begin-transfers", type=int, help="transfers not to send again")
-    parser.add_argument("--validator-port", type=int, help="port of a validator of transfers")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     stop = threading.Event()
@@ -195,7 +175,6 @@ def main() -> None:
         arguments.home,
         arguments.begin,
         arguments.begin_transfers,
-        arguments.validator_port,
     )
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+SEED = 7
 BLOCK = 512
 STEP = 90.0  # event seconds between transfers
 PEOPLE = 300

@@ -1,25 +1,24 @@
-"""The demo's validator of transfers: an HTTP service that knows which transfers the generator made fraudulent."""
+"""The demo's validator of transfers: an HTTP service that makes the same stream as the generator to know the truth."""
 
 from __future__ import annotations
 
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from typing import Any
 
 from fraud_lakehouse.demo.services import HOST
+from fraud_lakehouse.demo.transfers import SEED, transfers
+
+_AHEAD = 100_000  # transfers that are made to find one
 
 
 class DemoValidator:
-    """Answers `POST /validate` in threads of its own, from `frauds`, ids that may be added at any time.
+    """Answers `POST /validate` on a free port of the loopback address, in threads of its own."""
 
-    Args:
-        port: of the loopback address; 0: any free one.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.frauds: set[str] = set()
-        frauds = self.frauds
+    def __init__(self) -> None:
+        judge = _Truth().judge
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -33,7 +32,11 @@ class DemoValidator:
                 if self.path != "/validate":
                     self._answer(404, {"error": "expected POST /validate"})
                     return
-                self._answer(200, {"is_fraudulent_transaction": name in frauds})
+                verdict = judge(str(name))
+                if verdict is None:
+                    self._answer(422, {"error": f"transfer {name} is none of the demo's"})
+                else:
+                    self._answer(200, {"is_fraudulent_transaction": verdict})
 
             def _answer(self, status: int, content: dict[str, Any]) -> None:
                 body = json.dumps(content).encode()
@@ -46,18 +49,37 @@ class DemoValidator:
             def log_message(self, *_: Any) -> None:
                 """No line for each request."""
 
-        self._server = ThreadingHTTPServer((HOST, port), Handler)
+        self._server = ThreadingHTTPServer((HOST, 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="validator", daemon=True)
         self._thread.start()
 
     @property
-    def port(self) -> int:
-        """The port it listens on."""
-        return int(self._server.server_address[1])
+    def url(self) -> str:
+        """Its address."""
+        return f"http://{HOST}:{self._server.server_address[1]}"
 
     def close(self) -> None:
         """End it."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Truth:
+    """Whether a transfer is fraudulent, for several threads."""
+
+    def __init__(self) -> None:
+        self._stream = transfers(SEED)
+        self._known: dict[str, bool] = {}
+        self._lock = threading.Lock()
+
+    def judge(self, transaction_id: str) -> bool | None:
+        """Whether it is; None if the stream has no such transfer as far as it was looked for."""
+        with self._lock:
+            if transaction_id not in self._known:
+                for made in islice(self._stream, _AHEAD):
+                    self._known[made.transaction_id] = made.kind is not None
+                    if made.transaction_id == transaction_id:
+                        break
+            return self._known.get(transaction_id)
