@@ -50,6 +50,7 @@ class Service:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 65536  # head and body in one packet: the client would wait 40 ms for the second
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -62,6 +63,7 @@ class Service:
                     self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
                     while not service._ended.wait(0.05):
                         self.wfile.write(b"x")
+                        self.wfile.flush()
                 elif mode == "error":
                     self.answer(500, b"out of order")
                 elif mode == "nonsense":

@@ -11,17 +11,21 @@ from typing import Any
 from fraud_lakehouse.demo.services import HOST
 from fraud_lakehouse.demo.transfers import SEED, transfers
 
-_AHEAD = 100_000  # transfers that are made to find one
 
 
 class DemoValidator:
-    """Answers `POST /validate` on a free port of the loopback address, in threads of its own."""
+    """Answers `POST /validate` on a free port of the loopback address, in threads of its own.
 
-    def __init__(self) -> None:
-        judge = _Truth().judge
+    Args:
+        most: transfers that are made to find one.
+    """
+
+    def __init__(self, most: int = 1_000_000) -> None:
+        judge = _Truth(most).judge
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 65536  # head and body in one packet: the client would wait 40 ms for the second
 
             def do_POST(self) -> None:
                 try:
@@ -69,7 +73,8 @@ class DemoValidator:
 class _Truth:
     """Whether a transfer is fraudulent, for several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._stream = transfers(SEED)
         self._known: dict[str, bool] = {}
         self._lock = threading.Lock()
@@ -78,7 +83,7 @@ class _Truth:
         """Whether it is; None if the stream has no such transfer as far as it was looked for."""
         with self._lock:
             if transaction_id not in self._known:
-                for made in islice(self._stream, _AHEAD):
+                for made in islice(self._stream, self._most):
                     self._known[made.transaction_id] = made.kind is not None
                     if made.transaction_id == transaction_id:
                         break
