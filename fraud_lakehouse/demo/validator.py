@@ -12,7 +12,6 @@ from fraud_lakehouse.demo.services import HOST
 from fraud_lakehouse.demo.transfers import SEED, transfers
 
 
-
 class DemoValidator:
     """Answers `POST /validate` on a free port of the loopback address, in threads of its own.
 
