@@ -16,6 +16,7 @@ from fraud_lakehouse.defs.checks import alert_checks
 from fraud_lakehouse.defs.contract_checks import contract_checks, contracted_tables
 from fraud_lakehouse.defs.excluded_values import excluded_checks
 from fraud_lakehouse.defs.ineligible_tables import tables_check, tables_sensor
+from fraud_lakehouse.defs.judgements import judgement_assets, judgement_jobs, judgement_sensors
 from fraud_lakehouse.defs.late_rows import late_checks
 from fraud_lakehouse.defs.live_run import live_job
 from fraud_lakehouse.defs.open_transactions import transactions_check
@@ -69,6 +70,7 @@ def build_definitions(
             *bronze_assets(settings),
             transform_assets(manifest, is_live=is_live(configured_sources(settings).values())),
             *published_assets(settings),
+            *judgement_assets(settings),
         ],
         asset_checks=[
             alert_checks({name: rule.description for name, rule in rules.items()}),
@@ -82,6 +84,7 @@ def build_definitions(
         jobs=[
             dg.define_asset_job(UPDATE_JOB, description="Every layer, from the sources."),
             live_job(keys, list(rules), contracted),
+            *judgement_jobs(settings),
         ],
         schedules=[report_schedule(), upkeep_schedule()],
         sensors=[
@@ -102,6 +105,7 @@ def build_definitions(
             slot_sensor(settings, parts.slot),
             tables_sensor(settings, parts.tables),
             watch_sensor(settings),
+            *judgement_sensors(settings),
         ],
         resources={"lakehouse": lakehouse_resource(settings, parts)},
         executor=dg.in_process_executor,

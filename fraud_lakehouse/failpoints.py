@@ -1,8 +1,8 @@
 """Named points where a test stops, freezes or fails the process, to prove that no row is lost or doubled there.
 
 A failpoint that is off (the default) costs one comparison. The command line arms one from `FRAUD_FAILPOINT`; nothing
-else in the package changes its behaviour under test. Names are matched against `POINTS`, where `{layer}` is bronze,
-control or gold and `{model}` any dbt model.
+else in the package changes its behaviour under test. Names are matched against `POINTS`, where `{layer}` is a layer
+of the lake and `{model}` any dbt model.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ POINTS: dict[str, str] = {
     "alerts.after_answer": "the destination has answered | the attempt is not recorded",
     "alerts.after_journal": "the attempt is recorded on local disk | not in the lake",
     "alerts.after_record": "the attempt is recorded | the round has not ended",
+    # the validator of transfers
+    "validator.before_request": "a transfer is due | it is not sent",
+    "validator.after_answer": "the validator has answered | no answer of the round is recorded",
     # features to Kafka
     "publish.before_produce": "a transaction is open | it has no message",
     "publish.before_position": "its messages are produced | not its position",
@@ -73,7 +76,7 @@ POINTS: dict[str, str] = {
 }
 """Name -> what has happened | what has not happened yet."""
 
-_PARTS = {"{layer}": "(bronze|control|gold)", "{model}": "[a-z0-9_]+"}
+_PARTS = {"{layer}": "(bronze|silver|control|gold)", "{model}": "[a-z0-9_]+"}
 
 
 def _kill_process() -> None:

@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         "", pattern=r"^[A-Za-z0-9._-]{0,200}$", description="what the names of published topics begin with"
     )
 
+    validator_url: SecretStr | None = Field(
+        None, description="address of the validator of transfers, without /validate; default: they stay pending"
+    )
+    validator_timeout: float = Field(5.0, gt=0, description="seconds until an answer of the validator is complete")
+    validator_concurrency: int = Field(8, ge=1, le=64, description="transfers sent to the validator at a time")
+
     update_delay: float = Field(0.0, ge=0, description="seconds between updates; 0 is live")
     allowed_lateness: float = Field(15.0, ge=0, description="seconds an event may be behind the watermark")
     max_amount: float = Field(

@@ -1,13 +1,18 @@
 {#- Rules are files of the pipeline folder (pipeline/rules). A stream's rules are one expression over its feature rows,
     which is known when the model is run (fraud_lakehouse/transform/rulebook.py). -#}
 
-{#- The streams by name. While dbt parses, those whose models are files. -#}
+{#- The streams by name. While dbt parses, and in unit tests, those whose models are files. -#}
 {% macro payment_streams() %}
-    {{ return(setting('streams') or var('stream_models')) }}
+    {%- set streams = setting('streams') or var('stream_models') -%}
+    {%- if not lake_is_unit_test() -%}{{ return(streams) }}{%- endif -%}
+    {%- set own = {} -%}
+    {%- for name in streams if name in var('stream_models') -%}{%- do own.update({name: streams[name]}) -%}{%- endfor -%}
+    {{ return(own) }}
 {% endmacro %}
 
-{#- The models of alerts: firings of the rules in this state (live or shadow) on new rows of features, and on vectors.
-    The latter are not a `ref`: vectors are built after alerts, and the next build of alerts reads them. -#}
+{#- The models of alerts: firings of the rules in this state (live or shadow) on new rows of features, on vectors, and of
+    circles of transfers. The latter two are not a `ref`: they are built after alerts, and the next build of alerts reads
+    them. -#}
 {% macro fired_alerts(state) -%}
 with evaluated as (
     {% for name, stream in payment_streams().items() %}
@@ -18,11 +23,13 @@ with evaluated as (
     {%- endif -%}
     {%- endfor %}
     {%- if execute and not lake_is_unit_test() %}
-    {%- set vector_firings = api.Relation.create(database=this.database, schema=this.schema, identifier='vector_firings') %}
+    {%- for name in ['vector_firings'] + (['transfer_circles'] if has_transfers() else []) %}
+    {%- set firings = api.Relation.create(database=this.database, schema=this.schema, identifier=name) %}
 
     union all
 
-    select {{ evaluated_columns() | join(', ') }} from {{ new_rows(vector_firings) }}
+    select {{ evaluated_columns() | join(', ') }} from {{ new_rows(firings) }}
+    {%- endfor %}
     {%- endif %}
 
 ),

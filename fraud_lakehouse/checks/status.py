@@ -10,6 +10,7 @@ The JSON object (keys may be added, none is removed):
     PostgreSQL also has retained_bytes (WAL retained on the server for the slot), wal_status and slot_health: {level:
     ok, warning or error, reasons, used_share, limit_bytes, safe_bytes, inactive_seconds, ...} (checks/slot_health.py),
     and left_out: [{table, problem, fix}], the ineligible tables among those requested;
+    absent: true for an optional topic that does not exist, which is no error;
     Kafka also has open_transactions: [{partition, last_stable_offset, high_watermark, waiting: records between them,
     open_seconds: null if records have no time, hanging: open for too long, problem, fix}]
   layers: {bronze|silver|gold: [{table, rows, version, freshness_seconds, error}]}: seconds since rows last changed
@@ -27,6 +28,8 @@ The JSON object (keys may be added, none is removed):
     away_since: ISO time of its last response if that is too long ago, else null}}, problems: {part: its current
     problem; a part is a source, "model <name>" or a kind of work}}
   rules: {name: problem}: rules of pipeline/rules that are not evaluated because of a problem
+  transfers: null while there are none, else {transfers, unidentified, judged, refused, pending, validator: whether one
+    is set, problem: why it gave no answer the last time or null, failures: {kind: number}, at: ISO time of these two}
   problems: [{at, source, event, detail}]: gaps in control/audit that capture has not resumed from
 The report only reads: it changes nothing in the lake or at a source.
 """
@@ -52,7 +55,9 @@ from fraud_lakehouse.alerts.outbox import ALERTS, Outbox
 from fraud_lakehouse.checks.lag import live_state
 from fraud_lakehouse.checks.open_transactions import assess as assess_transactions
 from fraud_lakehouse.checks.slot_health import assess
+from fraud_lakehouse.detection.validator import transfers_status
 from fraud_lakehouse.ingest.ineligible_tables import ineligible_tables
+from fraud_lakehouse.ingest.kafka import is_awaited
 from fraud_lakehouse.ingest.operator_actions import awaited_position
 from fraud_lakehouse.ingest.postgres import open_capture
 from fraud_lakehouse.ingest.quarantine import open_count
@@ -60,6 +65,7 @@ from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.configured import SourceConfig, configured_sources, declared_topics
 from fraud_lakehouse.sources.kafka.capture import KafkaCapture
 from fraud_lakehouse.sources.kafka.config import TopicConfig
+from fraud_lakehouse.sources.kafka.topic import TopicMissingError
 from fraud_lakehouse.sources.postgres.capture import PostgresCapture
 from fraud_lakehouse.sources.postgres.config import PostgresConfig
 from fraud_lakehouse.storage.audit import IDENTITY_EVENTS, RENAMED
@@ -92,6 +98,7 @@ class SourceStatus:
     left_out: list[dict[str, str]] = field(default_factory=list)
     open_transactions: list[dict[str, Any]] = field(default_factory=list)
     update_delay: float = 0.0
+    absent: bool = False
 
 
 @dataclass
@@ -108,6 +115,7 @@ class Status:
     quarantined: int = 0
     live: dict[str, Any] | None = None
     rules: dict[str, str] = field(default_factory=dict)
+    transfers: dict[str, Any] | None = None
     problems: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -136,6 +144,7 @@ def collect(settings: Settings) -> Status:
     status.rules = current_rules(settings).problems
     topics = [("bronze", one.table) for one in declared_topics(settings)]
     status.quarantined = sum(open_count(lake.open(*table)) for table in topics if lake.exists(*table))
+    status.transfers = transfers_status(settings, lake)
     state = live_state(settings.work_dir)
     if state is not None:
         lease = asdict(state.holder) if state.holder else None
@@ -253,7 +262,14 @@ def _query_kafka(
 
     positions(ingested.app_ids(f"{identity}:"))
     with capture:
-        found.lag_rows = capture.lag(positions(capture.partitions())).rows
+        try:
+            app_ids = capture.partitions()
+        except TopicMissingError:
+            if not is_awaited(ingested.lake, topic):
+                raise
+            found.absent = True
+            return
+        found.lag_rows = capture.lag(positions(app_ids)).rows
         transactions = assess_transactions(
             capture.open_transactions(), settings.kafka_transaction_seconds, topic.servers or ""
         )

@@ -18,9 +18,11 @@ from fraud_lakehouse.allocator import give_memory_back
 from fraud_lakehouse.cli.discover import discover
 from fraud_lakehouse.cli.failure import print_failure
 from fraud_lakehouse.cli.features import features_commands
+from fraud_lakehouse.cli.peek import peek
 from fraud_lakehouse.cli.pipeline import pipeline_commands
 from fraud_lakehouse.cli.quarantine import quarantine_commands
 from fraud_lakehouse.cli.rules import rules_commands
+from fraud_lakehouse.cli.transfers import validate
 from fraud_lakehouse.errors import DEFECT, EXIT_CODES, LakehouseError
 from fraud_lakehouse.settings import Settings, load_settings
 
@@ -40,6 +42,8 @@ app.add_typer(pipeline_commands, name="pipeline")
 app.add_typer(quarantine_commands, name="quarantine")
 app.add_typer(rules_commands, name="rules")
 app.command(epilog="Example: fraud-lakehouse discover --postgres FRAUD_POSTGRES_DSN --folder pipeline")(discover)
+app.command(epilog="Example: fraud-lakehouse peek transfers -n 3 --where \"evaluation = 'unidentified'\"")(peek)
+app.command(epilog="Example: FRAUD_VALIDATOR_URL=http://127.0.0.1:8000 fraud-lakehouse validate")(validate)
 
 
 def main() -> None:

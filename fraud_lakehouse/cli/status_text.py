@@ -66,8 +66,8 @@ def render(status: Status) -> str:
     for one in alerts["destinations"]:
         failing = f", failing ({one['failures']} in a row): {one['error']}" if one["failures"] else ""
         lines.append(f"  {one['destination']}: {one['pending']:,} pending{failing}")
-    if status.live:
-        lines += ["", *_live_lines(status.live)]
+    lines += ["", *_transfer_lines(status.transfers)] if status.transfers else []
+    lines += ["", *_live_lines(status.live)] if status.live else []
     lines += ["", "Features:", *(f"  {one['message']}" for one in status.outdated)] if status.outdated else []
     rules = [f"  {name}: {mistake}" for name, mistake in status.rules.items()]
     lines += ["", "Rules that are not evaluated (fraud-lakehouse rules check):", *rules] if rules else []
@@ -112,6 +112,8 @@ def _behind_words(behind: Mapping[str, Any]) -> str:
 
 
 def _source_lines(source: SourceStatus) -> list[str]:
+    if source.absent:
+        return [f"{source.name}: the topic does not exist yet"]
     if isinstance(source.position, dict):
         position = ", ".join(f"{partition}: {offset:,}" for partition, offset in source.position.items())
     else:
@@ -134,6 +136,18 @@ def _source_lines(source: SourceStatus) -> list[str]:
     lines += [f"  left out {one['table']}: {_sentence(one)}" for one in source.left_out]
     lines += [f"  hanging transaction: {_sentence(one)}" for one in source.open_transactions if one["hanging"]]
     lines += [f"  ERROR {line}" for line in (source.error or "").splitlines()]
+    return lines
+
+
+def _transfer_lines(found: Mapping[str, Any]) -> list[str]:
+    waits = "" if found["validator"] else " (FRAUD_VALIDATOR_URL is not set)"
+    counts = ", ".join(f"{found[name]:,} {name}" for name in ("judged", "refused", "pending"))
+    lines = [f"Transfers: {found['transfers']:,}, {found['unidentified']:,} of them unidentified: {counts}{waits}"]
+    if found["failures"]:
+        failures = ", ".join(f"{kind} {count:,}" for kind, count in found["failures"].items())
+        lines.append(f"  the validator has failed: {failures}")
+    if found["problem"]:
+        lines.append(f"  ERROR {found['problem']}")
     return lines
 
 

@@ -127,11 +127,19 @@ def _new_in_postgres(settings: Settings, lake: Lake, config: PostgresConfig) -> 
 def _new_in_kafka(settings: Settings, lake: Lake, config: TopicConfig) -> NewData | None:
     """The range from the lake's next offset to the end, per partition with new records; else a due heartbeat."""
     from fraud_lakehouse.ingest.idle_partitions import IdlePartitions
+    from fraud_lakehouse.ingest.kafka import is_awaited
     from fraud_lakehouse.sources.kafka.capture import KafkaCapture
+    from fraud_lakehouse.sources.kafka.topic import TopicMissingError
     from fraud_lakehouse.transform.project import current_windows
 
     with KafkaCapture(settings, config) as capture:
-        known = {app_id: _position(lake, "bronze", config.table, app_id) for app_id in capture.partitions()}
+        try:
+            app_ids = capture.partitions()
+        except TopicMissingError:
+            if is_awaited(lake, config):
+                return None
+            raise
+        known = {app_id: _position(lake, "bronze", config.table, app_id) for app_id in app_ids}
         lag = capture.lag(known)
         parts = enumerate(lag.partitions.values())
         offsets = {

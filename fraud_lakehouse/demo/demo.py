@@ -1,7 +1,7 @@
 """The demo from start to stop: embedded servers, generators, the live cycle, Dagster and the dbt docs.
 
 Start order: servers, tables, one cycle (the backfill), generators, and last the user interfaces.
-Stop order: generators, then the cycle drains both sources, then the servers. So the lake has everything that was
+Stop order: generators, then the cycle drains the sources, then the servers. So the lake has everything that was
 generated, although the embedded Kafka keeps its log only in memory.
 """
 
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -27,9 +27,10 @@ from fraud_lakehouse.demo.home import HomeLock
 from fraud_lakehouse.demo.interface import Interface
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.demo.progress import Progress, distinct_cards
+from fraud_lakehouse.demo.progress import Progress, distinct_records
 from fraud_lakehouse.demo.services import Service, Watchdog
-from fraud_lakehouse.demo.truth import BankTruth, CardTruth
+from fraud_lakehouse.demo.truth import BankTruth, CardTruth, RecordTruth
+from fraud_lakehouse.demo.validator import DemoValidator
 from fraud_lakehouse.pipeline import shipped_folder
 from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.storage.lake import Lake
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from fraud_lakehouse.live import Cycle
 
 TOPIC = "transaction"
+TRANSFERS_TOPIC = "bank-transactions"
 _DRAIN_SECONDS = 60.0
 
 
@@ -89,13 +91,14 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
         guard = Watchdog()
         stack.callback(guard.close)
         settings = _servers(home, stack, guard)
-        bank, cards = BankTruth(_dsn(settings)), CardTruth(home, TOPIC)
+        bank = BankTruth(_dsn(settings))
+        records = {"cards": CardTruth(home, TOPIC), "transfers": RecordTruth.of_transfers(home, TRANSFERS_TOPIC)}
         stack.callback(bank.close)
         _describe(home, settings)
         cycle = _cycle(settings, stack)
-        progress = Progress(cycle.lake, bank, cards, typer.echo, begun)
+        progress = Progress(cycle.lake, bank, records, typer.echo, begun)
         stack.callback(progress.stop)
-        begin = distinct_cards(cycle.lake)
+        begin = {source: distinct_records(cycle.lake, source) for source in records}
         while cycle.capture():  # the backfill, and the backlog of a killed demo; no generator runs yet
             pass
         progress.backfilled()
@@ -117,15 +120,16 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
     return 0
 
 
-def _generators(home: Path, rate: float, begin: int, env: dict[str, str]) -> Service:
-    command = [sys.executable, "-m", "fraud_lakehouse.demo.generate"]
-    command += [f"--rate={rate}", f"--home={home}", f"--begin={begin}"]
+def _generators(home: Path, rate: float, begin: Mapping[str, int], env: dict[str, str]) -> Service:
+    command = [sys.executable, "-m", "fraud_lakehouse.demo.generate", f"--rate={rate}", f"--home={home}"]
+    command += [f"--begin={begin['cards']}", f"--begin-transfers={begin['transfers']}"]
     return Service("the generators", command, home / "logs" / "generators.log", env=env)
 
 
 def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
     """Start both servers concurrently while this thread imports the modules of the cycle."""
-    postgres, kafka = EmbeddedPostgres(home), EmbeddedKafka(home / "kafka")
+    postgres, kafka, validator = EmbeddedPostgres(home), EmbeddedKafka(home / "kafka"), DemoValidator()
+    stack.callback(validator.close)
     stack.callback(postgres.stop)
     stack.callback(kafka.stop)
     with ThreadPoolExecutor(2) as pool:
@@ -136,7 +140,8 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
     assert postgres.pid is not None
     guard.guard(postgres.pid, signal.SIGINT)
     # One partition: at this speed of event time, partitions differ by more than the allowed lateness of 15 s.
-    kafka.create_topic(TOPIC, 1)
+    for topic in (TOPIC, TRANSFERS_TOPIC):
+        kafka.create_topic(topic, 1)
     with closing(BankWriter(dsn)) as bank:
         bank.prepare()
     return load_settings(
@@ -150,6 +155,7 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
         kafka_config_file=None,
         max_future=0.0,  # event times are ahead of the clock
         publish_features=False,  # the embedded broker supports neither aborted transactions nor committed positions
+        validator_url=validator.url,
         update_delay=0.0,
     )
 
@@ -159,8 +165,9 @@ def _cycle(settings: Settings, stack: ExitStack) -> Cycle:
     from fraud_lakehouse.live import Cycle
 
     lake = Lake.at(settings.lake)
-    if lake.exists("bronze", "card_transactions"):
-        accept(settings, lake, "cards")  # the embedded broker loses its log at a restart, so its topic is always new
+    for source, table in (("cards", "card_transactions"), ("transfers", "bank_transfers")):
+        if lake.exists("bronze", table):
+            accept(settings, lake, source)  # the embedded broker loses its log at a restart: its topics are always new
     return stack.enter_context(Cycle(settings))
 
 
@@ -195,7 +202,7 @@ def _describe(home: Path, settings: Settings) -> None:
     typer.echo(f"lake        {settings.lake}")
     shown = _dsn(settings).partition(" password=")[0]
     typer.echo(f"PostgreSQL  {shown} (password in {home / 'postgres.password'})")
-    typer.echo(f"Kafka       {settings.kafka_bootstrap_servers}, topic {TOPIC}")
+    typer.echo(f"Kafka       {settings.kafka_bootstrap_servers}, topics {TOPIC}, {TRANSFERS_TOPIC}")
 
 
 def _dsn(settings: Settings) -> str:

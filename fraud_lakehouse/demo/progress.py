@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,15 @@ from deltalake import DeltaTable
 
 from fraud_lakehouse.demo.memory import tree_bytes
 from fraud_lakehouse.demo.scoreboard import Score, Scoreboard, describe, percent
-from fraud_lakehouse.demo.truth import BankTruth, CardTruth
+from fraud_lakehouse.demo.truth import BankTruth, RecordTruth
 from fraud_lakehouse.storage.lake import Lake, scan
 
 if TYPE_CHECKING:
     from fraud_lakehouse.live import CycleResult
 
 LINE_SECONDS = 3.0
+_TABLES = {"bank": "transactions", "cards": "card_transactions", "transfers": "bank_transfers"}
+_IDS = {"cards": "trans_num", "transfers": "transaction_id"}
 _FIRST_ALERT_SECONDS = 0.25  # seconds between checks for it
 
 
@@ -29,21 +31,28 @@ class Progress:
     Args:
         lake: the demo's lake.
         bank: truth of the bank.
-        cards: truth of the card stream.
+        records: truth of each topic's records, by the name of their source.
         say: prints a line.
         begun: start of the demo (monotonic clock).
     """
 
-    def __init__(self, lake: Lake, bank: BankTruth, cards: CardTruth, say: Callable[[str], None], begun: float) -> None:
-        self.board = Scoreboard(lake, [bank, cards])
+    def __init__(
+        self,
+        lake: Lake,
+        bank: BankTruth,
+        records: Mapping[str, RecordTruth],
+        say: Callable[[str], None],
+        begun: float,
+    ) -> None:
+        self._truths: dict[str, BankTruth | RecordTruth] = {"bank": bank, **records}
+        self.board = Scoreboard(lake, [*self._truths.values()])
         self.peak_bytes = 0
         self._lake = lake
         self._bank = bank
-        self._cards = cards
+        self._records = records
         self._announce = say
         self._begun = begun
-        tables = {"bank": "transactions", "cards": "card_transactions"}
-        self._bronze = {source: RowCount(lake, "bronze", table) for source, table in tables.items()}
+        self._bronze = {source: RowCount(lake, "bronze", _TABLES[source]) for source in self._truths}
         self._skew = 0  # bank operations without change events, applied before the backfill
         self._until: dict[str, datetime] = {}
         self._problems: dict[str, str] = {}
@@ -60,7 +69,7 @@ class Progress:
     def note(self, result: CycleResult) -> None:
         """Record the result of a cycle."""
         for batch in result.ingested:
-            truth = self._bank if batch.source == "bank" else self._cards
+            truth = self._truths[batch.source]
             if batch.newest_committed_at is not None:
                 self._until[truth.source] = batch.newest_committed_at.astimezone(UTC)
         for source, problem in result.problems.items():
@@ -71,8 +80,8 @@ class Progress:
             self._cycle_seconds = sum(result.seconds.values())
 
     def backfilled(self) -> None:
-        """Record that both sources are drained: operations that are not in bronze now have no change events."""
-        self._until = {truth.source: datetime.now(UTC) for truth in (self._bank, self._cards)}
+        """Record that all sources are drained: operations that are not in bronze now have no change events."""
+        self._until = {truth.source: datetime.now(UTC) for truth in self._truths.values()}
         self.board.refresh(self._until)  # alerts of an earlier demo are not new
         self._skew = self._bank.generated().rows - self.ingested("bank")
 
@@ -87,7 +96,7 @@ class Progress:
             self._thread.join()
 
     def missing(self) -> int:
-        """Rows generated but not ingested, of both sources."""
+        """Rows generated but not ingested, of all sources."""
         return sum(self._lag().values())
 
     def refresh(self, *, everything: bool = False) -> None:
@@ -95,7 +104,7 @@ class Progress:
         with self._busy:
             until = dict(self._until)
             if everything:
-                until = {truth.source: datetime.now(UTC) for truth in (self._bank, self._cards)}
+                until = {truth.source: datetime.now(UTC) for truth in self._truths.values()}
             fresh = self.board.refresh(until)
             if fresh and not self.first_alert.is_set():
                 self.first_alert.set()
@@ -105,9 +114,10 @@ class Progress:
         return sum(count.now() for count in self._bronze.values())
 
     def _lag(self) -> dict[str, int]:
+        skew = {"bank": self._skew}
         return {
-            "bank": max(0, self._bank.generated().rows - self.ingested("bank") - self._skew),
-            "cards": max(0, self._cards.generated().rows - self.ingested("cards")),
+            name: max(0, truth.generated().rows - self.ingested(name) - skew.get(name, 0))
+            for name, truth in self._truths.items()
         }
 
     def _follow(self) -> None:
@@ -136,8 +146,8 @@ class Progress:
         )
         return (
             f"{_clock(time.monotonic() - self._begun)}"
-            f"  in: bank {self.ingested('bank'):,} + cards {self.ingested('cards'):,} rows, {per_second:,.0f}/s"
-            f"  lag {lag['bank'] + lag['cards']:,} rows, {max(seconds, default=0):.1f} s"
+            f"  in: {' + '.join(f'{name} {self.ingested(name):,}' for name in self._truths)} rows, {per_second:,.0f}/s"
+            f"  lag {sum(lag.values()):,} rows, {max(seconds, default=0):.1f} s"
             f"  alerts {self.board.alerts:,}"
             f"  precision {percent(total.precision)}  recall {percent(total.recall)}"
             f"  cycle {cycle}"
@@ -147,22 +157,23 @@ class Progress:
         """What was generated, ingested, built and found, and the peak memory."""
         bank, lag = self._bank.source_counts(), self._lag()
         lines = ["summary"]
-        generated = {"bank": self._bank.generated().rows, "cards": self._cards.generated().rows}
-        for source, what in (("bank", "operations"), ("cards", "records")):
+        for source, truth in self._truths.items():
+            what = "operations" if source == "bank" else "records"
             lines.append(
-                f"  {source}: {generated[source]:,} {what} generated, {self.ingested(source):,} rows in bronze,"
+                f"  {source}: {truth.generated().rows:,} {what} generated, {self.ingested(source):,} rows in bronze,"
                 f" {lag[source]:,} missing"
             )
         for table, count in bank.items():
             mine = rows(self._lake, "silver", table)
             lines.append(f"  silver/{table}: {mine:,} rows, source {count:,}: {_result(mine, count)}")
-        mine = rows(self._lake, "silver", "card_transactions")
-        late = rows(self._lake, "silver", "card_transactions_late")
-        distinct = distinct_cards(self._lake)
-        lines.append(
-            f"  silver/card_transactions: {mine:,} rows ({late:,} late), distinct in bronze {distinct:,}:"
-            f" {_result(mine, distinct)}"
-        )
+        for source in self._records:
+            table = _TABLES[source]
+            mine, late = rows(self._lake, "silver", table), rows(self._lake, "silver", f"{table}_late")
+            distinct = distinct_records(self._lake, source)
+            lines.append(
+                f"  silver/{table}: {mine:,} rows ({late:,} late), distinct in bronze {distinct:,}:"
+                f" {_result(mine, distinct)}"
+            )
         rules = ", ".join(f"{rule} {count:,}" for rule, count in sorted(self.board.by_rule.items())) or "none"
         lines.append(f"  alerts: {self.board.alerts:,} ({rules})")
         for source, score in self.board.scores.items():
@@ -201,12 +212,13 @@ def rows(lake: Lake, layer: str, table: str) -> int:
     return RowCount(lake, layer, table).now()
 
 
-def distinct_cards(lake: Lake) -> int:
-    """Number of distinct card transactions in bronze."""
-    if not lake.exists("bronze", "card_transactions"):
+def distinct_records(lake: Lake, source: str) -> int:
+    """Number of distinct records of a topic in bronze."""
+    table = _TABLES[source]
+    if not lake.exists("bronze", table):
         return 0
-    cards = scan(lake.open("bronze", "card_transactions"))
-    return int(cards.select(pl.col("trans_num").drop_nulls().n_unique()).collect().item())
+    found = scan(lake.open("bronze", table))
+    return int(found.select(pl.col(_IDS[source]).drop_nulls().n_unique()).collect().item())
 
 
 def _result(mine: int, wanted: int) -> str:

@@ -1,7 +1,7 @@
 """The ground truth of the demo: which rows its generators made anomalous. No pipeline code reads it.
 
 The bank's truth is in PostgreSQL's schema `demo_truth` (capture only discovers `public`), written by the same statement
-as the row. The cards' truth is in `<home>/truth/cards.jsonl`, written once the broker has acknowledged the records.
+as the row. That of cards and transfers is in `<home>/truth`, written once the broker has acknowledged the records.
 """
 
 from __future__ import annotations
@@ -112,49 +112,30 @@ class BankTruth:
         return self._connection.execute(text, parameters).fetchall()
 
 
-class CardTruth:
-    """The card generator's files in `<home>/truth`: its anomalies, checkpoints and progress.
+class RecordTruth:
+    """A generator's files in `<home>/truth`: its anomalies and progress.
 
     Args:
         home: the demo's folder.
-        topic: Kafka topic of the stream.
+        name: of the files.
+        source: as alerts name it.
     """
 
-    def __init__(self, home: Path, topic: str = "transaction") -> None:
-        self.source = f"kafka.{topic}"
+    def __init__(self, home: Path, name: str, source: str) -> None:
+        self.source = source
         self._folder = home / "truth"
-        self._anomalies = self._folder / "cards.jsonl"
-        self._checkpoints = self._folder / "cards.checkpoints.jsonl"
-        self._progress = self._folder / "cards.progress.json"
+        self._anomalies = self._folder / f"{name}.jsonl"
+        self._progress = self._folder / f"{name}.progress.json"
         self._offset = 0
+
+    @classmethod
+    def of_transfers(cls, home: Path, topic: str) -> RecordTruth:
+        """The files of the bank transfers."""
+        return cls(home, "transfers", f"transfers.{topic}")
 
     def append(self, anomalies: Iterable[Anomaly]) -> None:
         """Add anomalies whose records the broker has acknowledged."""
         self._append(self._anomalies, anomalies)
-
-    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Store a checkpoint from which the stream can be generated again."""
-        self._append(self._checkpoints, [checkpoint])
-
-    def checkpoint_before(self, number: int) -> Checkpoint | None:
-        """The newest checkpoint with at most `number` records before it."""
-        if not self._checkpoints.exists():
-            return None
-        found = [
-            msgspec.json.decode(line, type=Checkpoint)
-            for line in self._checkpoints.read_bytes().rpartition(b"\n")[0].splitlines()
-        ]
-        return max((each for each in found if each.number <= number), key=lambda each: each.number, default=None)
-
-    def forget_after(self, number: int) -> None:
-        """Drop the checkpoints beyond `number` records, which are invalid after a change of the rate."""
-        if not self._checkpoints.exists():
-            return
-        lines = self._checkpoints.read_bytes().rpartition(b"\n")[0].splitlines()
-        kept = [line for line in lines if msgspec.json.decode(line, type=Checkpoint).number <= number]
-        draft = self._checkpoints.with_suffix(".new")
-        draft.write_bytes(b"".join(line + b"\n" for line in kept))
-        os.replace(draft, self._checkpoints)
 
     def save_progress(self, progress: Generated) -> None:
         """Store the generator's progress."""
@@ -185,3 +166,40 @@ class CardTruth:
             self._folder.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
                 file.write(lines)
+
+
+class CardTruth(RecordTruth):
+    """The card generator's files: also its checkpoints.
+
+    Args:
+        home: the demo's folder.
+        topic: Kafka topic of the stream.
+    """
+
+    def __init__(self, home: Path, topic: str = "transaction") -> None:
+        super().__init__(home, "cards", f"kafka.{topic}")
+        self._checkpoints = self._folder / "cards.checkpoints.jsonl"
+
+    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint from which the stream can be generated again."""
+        self._append(self._checkpoints, [checkpoint])
+
+    def checkpoint_before(self, number: int) -> Checkpoint | None:
+        """The newest checkpoint with at most `number` records before it."""
+        if not self._checkpoints.exists():
+            return None
+        found = [
+            msgspec.json.decode(line, type=Checkpoint)
+            for line in self._checkpoints.read_bytes().rpartition(b"\n")[0].splitlines()
+        ]
+        return max((each for each in found if each.number <= number), key=lambda each: each.number, default=None)
+
+    def forget_after(self, number: int) -> None:
+        """Drop the checkpoints beyond `number` records, which are invalid after a change of the rate."""
+        if not self._checkpoints.exists():
+            return
+        lines = self._checkpoints.read_bytes().rpartition(b"\n")[0].splitlines()
+        kept = [line for line in lines if msgspec.json.decode(line, type=Checkpoint).number <= number]
+        draft = self._checkpoints.with_suffix(".new")
+        draft.write_bytes(b"".join(line + b"\n" for line in kept))
+        os.replace(draft, self._checkpoints)

@@ -155,11 +155,13 @@ class Catalogue:
         return needed_of(feature, self.streams[feature.stream], beside)
 
 
-def load_catalogue(path: Path, streams: Mapping[str, PaymentStream]) -> Catalogue:
+def load_catalogue(path: Path, streams: Mapping[str, PaymentStream], *, is_own: bool = True) -> Catalogue:
     """Read and check a catalogue.
 
     Args:
         streams: those it may refer to; their measures and tables come from the file.
+        is_own: whether the file is of the pipeline folder that declares them; entries for other streams of one that is
+            not are left out.
 
     Raises:
         TransformError: names the entry, what is wrong and what was expected.
@@ -175,7 +177,7 @@ def load_catalogue(path: Path, streams: Mapping[str, PaymentStream]) -> Catalogu
     features: list[Feature] = []
     for entry in file.features:
         try:
-            for stream in _streams_of(measured, entry):
+            for stream in _streams_of(measured, entry, is_own=is_own):
                 features += _family(stream, entry_of(stream, entry))
         except TransformError as error:
             raise TransformError(f"{path.name}, feature {entry.name!r}: {error.problem}", error.fix) from None
@@ -185,13 +187,14 @@ def load_catalogue(path: Path, streams: Mapping[str, PaymentStream]) -> Catalogu
     return Catalogue(_with_late_windows(measured, resolved), resolved)
 
 
-def _streams_of(streams: Mapping[str, PaymentStream], entry: Entry) -> list[PaymentStream]:
+def _streams_of(streams: Mapping[str, PaymentStream], entry: Entry, *, is_own: bool) -> list[PaymentStream]:
     """The streams that an entry applies to."""
-    for name in entry.except_:
+    named = [*entry.except_, *(_list(entry.stream) if entry.stream != ALL else [])]
+    for name in named if is_own else ():
         _one_of(streams, name, "stream")
     if entry.stream == ALL:
         return [stream for name, stream in streams.items() if name not in entry.except_]
-    return [_one_of(streams, name, "stream") for name in _list(entry.stream)]
+    return [streams[name] for name in _list(entry.stream) if name in streams]
 
 
 def _with_late_windows(streams: Mapping[str, PaymentStream], features: list[Feature]) -> dict[str, PaymentStream]:

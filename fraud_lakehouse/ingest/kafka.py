@@ -33,12 +33,15 @@ from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.kafka.capture import BATCH_BYTES, KafkaBatch, KafkaCapture
 from fraud_lakehouse.sources.kafka.config import TopicConfig, shipped_topic
 from fraud_lakehouse.sources.kafka.records import schema_of
-from fraud_lakehouse.sources.kafka.topic import KafkaTopic, TopicRecreatedError
+from fraud_lakehouse.sources.kafka.topic import KafkaTopic, TopicMissingError, TopicRecreatedError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
 
 STEP_SECONDS = 0.05
 """How long a step waits for a first record; waiting for data is `wait`'s part."""
+
+ABSENT_SECONDS = 5.0
+"""How long an optional topic that does not exist is not asked for again."""
 
 PIECE_ROWS = 100_000
 """Rows of one data file while a backlog of one partition is read."""
@@ -72,6 +75,7 @@ class KafkaIngest:
         """Whether the last step recorded that the topic has nothing more."""
         self._idle = IdlePartitions(lake, settings, windows, self.topic)
         self._ready = False
+        self._absent_until = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +109,9 @@ class KafkaIngest:
         Raises:
             SourceError, TopicRecreatedError: the broker does not answer, or the topic is another one.
         """
+        if (pause := self._absent_until - time.monotonic()) > 0:
+            time.sleep(min(timeout, pause))
+            return False
         return self.capture.wait(timeout)
 
     def waiting(self) -> Waiting:
@@ -113,6 +120,8 @@ class KafkaIngest:
         Raises:
             SourceError: the broker does not answer.
         """
+        if time.monotonic() < self._absent_until:
+            return Waiting(rows=0)
         lag = self.capture.lag()
         return Waiting(rows=lag.rows, ends={app_id: part.end for app_id, part in lag.partitions.items() if part.rows})
 
@@ -158,7 +167,13 @@ class KafkaIngest:
 
     def _step(self, max_rows: int, timeout: float) -> list[Ingested]:
         if not self._ready:
-            self.capture.preflight()
+            try:
+                self.capture.preflight()
+            except TopicMissingError:
+                if not is_awaited(self.lake, self.topic):
+                    raise
+                self._absent_until = time.monotonic() + ABSENT_SECONDS
+                return []
             topic = self.capture.topic
             self._identity = topic.identity
             self._audit.check(self.topic.name, topic.identity, self._recreated(topic), scope=topic.name)
@@ -303,6 +318,11 @@ class _Staged:
         self.newest_timestamp = max(filter(None, (self.newest_timestamp, records.newest_timestamp)), default=None)
         self.size += int(records.frame.estimated_size())
         self.more = records.more
+
+
+def is_awaited(lake: Lake, topic: TopicConfig) -> bool:
+    """Whether a topic may be missing: it is optional, and nothing of it was ingested yet."""
+    return topic.optional and not lake.exists("bronze", topic.table)
 
 
 def positions_of(bronze: BronzeTable, topic: KafkaTopic) -> dict[str, int | None]:

@@ -12,10 +12,13 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from fraud_lakehouse.detection.validator import TABLE as JUDGEMENTS
+from fraud_lakehouse.detection.validator import ValidatorWorker
 from fraud_lakehouse.errors import LakehouseError
 from fraud_lakehouse.failpoints import arm_from
 from fraud_lakehouse.ingest.idle_partitions import TABLE as OBSERVATIONS
@@ -31,6 +34,8 @@ from fraud_lakehouse.storage.writer_lock import BESIDE, TURN_SECONDS, writer_loc
 from fraud_lakehouse.transform.runner import Transformer
 
 LANES = ("replica", "features")
+_FURTHER = {"observations": OBSERVATIONS, "judgements": JUDGEMENTS}
+"""Tables that deferred models read and the cycle does not write, by component."""
 PROJECT_SECONDS = 2.0
 AFTER_FAILURE_SECONDS = (5.0, 15.0, 60.0, 300.0)  # until a tier with a failed model is built again
 _NICE = 19
@@ -89,7 +94,7 @@ class _EndedError(Exception):
     """The parent has ended, or wants this process to end."""
 
 
-def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishWorker) -> None:
+def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishWorker, judging: ValidatorWorker) -> None:
     """Build deferred models after a change, at most every `replica_interval` seconds, until `lines` ends."""
     changes = _Changes(lines)
     changes.start()
@@ -101,7 +106,7 @@ def serve(settings: Settings, lines: TextIO, say: TextIO, publishing: PublishWor
     ):
         work = _Work(settings, transformer, changes, answers)
         while True:
-            work.step(publishing.problem)
+            work.step({"publish": publishing.problem, "validator": judging.problem})
 
 
 class _Work:
@@ -113,29 +118,31 @@ class _Work:
         self._changes = changes
         self._answers = answers
         self._daily = DailyUpkeep(Lake.at(settings.lake))
-        self._observations = NewRows(Lake.at(settings.lake), OBSERVATIONS)
+        lake = Lake.at(settings.lake)
+        self._further = {name: NewRows(lake, table) for name, table in _FURTHER.items()}
         self._problems: dict[str, str] = {}
         self._broken: dict[str, dict[str, str]] = {}  # by tier
         self._rest = Rest(settings.work_dir)
         self._failures = 0
 
-    def step(self, unpublished: str | None) -> None:
+    def step(self, threads: Mapping[str, str | None]) -> None:
         """Build the deferred models if they are due; otherwise maintain tables and wait a moment.
 
         Args:
-            unpublished: why features are not published.
+            threads: why features are not published, or transfers not judged, by component.
 
         Raises:
             _EndedError: the parent has ended.
         """
         self._go_on()
-        self._note("publish", unpublished)
+        for part, problem in threads.items():
+            self._note(part, problem)
         is_first = not self._transformer.is_ready
         if self._accept():
             self._changes.changed.set()
             if not is_first:
                 self._rest.end()
-        if self._time_has_passed():
+        if self._has_further():
             self._changes.changed.set()
         if self._changes.changed.is_set() and self._rest.is_over and self._transformer.is_ready:
             self._build()
@@ -179,15 +186,18 @@ class _Work:
         self._note("project", None)
         return is_new
 
-    def _time_has_passed(self) -> bool:
-        """Whether a topic was found idle: feature vectors wait for that, and no row signals it."""
-        try:
-            found = self._observations.read()
-        except LakehouseError as error:
-            self._note("observations", str(error))
-            return False
-        self._note("observations", None)
-        return found.rows is not None or not found.only_new
+    def _has_further(self) -> bool:
+        """Whether a topic was found idle, or transfers were judged: no row of a source signals that."""
+        has_new = False
+        for name, table in self._further.items():
+            try:
+                found = table.read()
+            except LakehouseError as error:
+                self._note(name, str(error))
+            else:
+                self._note(name, None)
+                has_new |= found.rows is not None or not found.only_new
+        return has_new
 
     def _keep_up(self, *, idle: bool) -> None:
         """Maintain a table if one is due."""
@@ -227,8 +237,8 @@ def main() -> None:
     if settings.failpoint:
         arm_from(settings.failpoint)
     try:
-        with PublishWorker(settings) as publishing:
-            serve(settings, sys.stdin, answers, publishing)
+        with PublishWorker(settings) as publishing, ValidatorWorker(settings) as judging:
+            serve(settings, sys.stdin, answers, publishing, judging)
     except (BrokenPipeError, KeyboardInterrupt):
         return
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 from fraud_lakehouse.alerts.delivery import Delivery, DeliveryReport
 from fraud_lakehouse.alerts.times import AlertTimes
+from fraud_lakehouse.detection.validator import judge_pending
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.ingest import Ingested
 from fraud_lakehouse.live.backlog import Behind
@@ -234,6 +235,9 @@ class Cycle:
         for part in (self._alerts, self._follow):
             part.due = 0.0
             built.append(self._build(part, self._deliver))
+        judged = judge_pending(self.settings, self.lake)
+        if judged.problem is not None:
+            log.warning("%d transfers wait for the validator: %s", judged.waiting, judged.problem)
         self.transformer.close()  # frees the memory of the fast path's state for the deferred models
         with writer_lock(self.settings.work_dir, TURN_SECONDS, BESIDE, self._deliver):
             built.append(self.transformer.build_tier("rest"))

@@ -1,7 +1,8 @@
 """Current problems of the live cycle's components, described for people; each stays until the component works again.
 
 Components are a source's name, "model <name>", "rule <name>" and "project" (a change of it is invalid). The background
-worker has "publish", "upkeep", "observations" (control/idle_partitions cannot be read), "lane <name>" (a tier was not
+worker has "publish", "validator" (transfers are not judged), "upkeep", "observations" and "judgements"
+(control/idle_partitions or silver/transfer_judgements cannot be read), "lane <name>" (a tier was not
 built at all) and "beside" (the worker died).
 """
 

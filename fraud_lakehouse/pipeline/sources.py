@@ -195,11 +195,12 @@ class Topic(Entry):
     `topic_env` names a variable that, where it is set, has another name of the topic. Of a change format: `key` has
     the columns of the table's primary key, `key_format` says how record keys are written (as the values by default),
     and `decimals`, `times` and `binaries` are the connector's `decimal.handling.mode`, `time.precision.mode` and
-    `binary.handling.mode`, for records without a schema.
+    `binary.handling.mode`, for records without a schema. An `optional` topic need not exist.
     """
 
     topic: str = Key(pattern=f"^{TOPIC_NAME.pattern}$", description=TOPIC_EXPECTED)
     topic_env: Variable | None = None
+    optional: Annotated[bool, Strict()] = Key(False, description="true or false")
     table: str = Key(pattern=NAME, max_length=63, description="a table's name of a-z, 0-9 and _, a letter first")
     format: str = Key("json", description=", ".join(FORMATS))
     fields: dict[str, Field] = Key(min_length=1, description=f"a {_DECLARED}")

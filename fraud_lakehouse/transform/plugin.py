@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from dbt.adapters.duckdb.plugins import BasePlugin
 from dbt.adapters.duckdb.utils import TargetConfig
 from dbt.flags import get_flags
@@ -76,8 +77,11 @@ class Plugin(BasePlugin):
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
-        """The vars of an unprepared project."""
+        """The vars of the project; an unprepared one lacks most of them."""
         project = Path(get_flags().PROJECT_DIR)  # type: ignore[no-untyped-call]
+        own: dict[str, Any] = yaml.safe_load((project / "dbt_project.yml").read_text()).get("vars") or {}
+        if own.get("is_prepared"):
+            return own
         return shipped_variables(load_settings(lake=self._lake.root), project)
 
     def _register(self, call: dict[str, Any]) -> None:

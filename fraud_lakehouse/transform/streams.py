@@ -100,13 +100,15 @@ def project_streams(project: Path, folder: Path) -> ProjectStreams:
 
 
 def declared_catalogue(folder: Path, streams: ProjectStreams) -> Catalogue:
-    """The catalogue of a pipeline folder; the shipped one if it has none.
+    """The catalogue of a pipeline folder; if it has none, the shipped one for the streams that there are.
 
     Raises:
         TransformError: it is invalid; names the entry.
     """
     own = folder / FILE
-    return load_catalogue(own if own.is_file() else _SHIPPED / FILE, streams.streams)
+    if own.is_file():
+        return load_catalogue(own, streams.streams)
+    return load_catalogue(_SHIPPED / FILE, streams.streams, is_own=False)
 
 
 def _loaded(folder: Path) -> Pipeline:

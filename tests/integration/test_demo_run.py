@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fraud_lakehouse.demo.progress import distinct_cards, rows
+from fraud_lakehouse.demo.progress import distinct_records, rows
 from fraud_lakehouse.storage.lake import Lake
 from tests.patience import PATIENCE
 
@@ -65,8 +65,8 @@ def figures(summary: str, source: str) -> tuple[int, int, int]:
 
 def check(summary: str) -> None:
     assert "DIFFERENT" not in summary, summary
-    assert summary.count(": equal") == 3, summary
-    for source in ("bank", "cards"):
+    assert summary.count(": equal") == 4, summary
+    for source in ("bank", "cards", "transfers"):
         generated, ingested, missing = figures(summary, source)
         assert generated == ingested > 0
         assert missing == 0
@@ -103,8 +103,10 @@ def test_runs_continues_and_leaves_nothing(tmp_path: Path) -> None:
     last, _ = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 0, last
     check(last)
-    for source in ("bank", "cards"):
+    for source in ("bank", "cards", "transfers"):
         assert figures(last, source)[0] > figures(first, source)[0]
     lake = Lake.at(home / "lake")
-    assert distinct_cards(lake) == rows(lake, "bronze", "card_transactions")
+    for source, table in (("cards", "card_transactions"), ("transfers", "bank_transfers")):
+        assert distinct_records(lake, source) == rows(lake, "bronze", table)
+    assert rows(lake, "silver", "transfer_judgements") > 0
     assert processes_of(home) == []

@@ -21,6 +21,7 @@ PROGRAMS = {
     "live": [sys.executable, "-m", "fraud_lakehouse.cli", "live"],
     "resync": [sys.executable, "-m", "fraud_lakehouse.cli", "resync"],
     "catch-up": [sys.executable, "-m", "fraud_lakehouse.cli", "catch-up"],
+    "validate": [sys.executable, "-m", "fraud_lakehouse.cli", "validate"],
 }
 _ROOT = Path(__file__).resolve().parents[2]
 _OBEY = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner", "--inh-caps=-all"]

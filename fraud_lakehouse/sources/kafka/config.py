@@ -90,6 +90,7 @@ class TopicConfig:
         changes: how values and keys are written, of a change format.
         registry: the URL of the schema registry; None where its variable, `registry_env`, is not set.
         protection: what is done to its sensitive columns.
+        optional: whether the topic may be missing as long as nothing of it was ingested.
     """
 
     name: str
@@ -110,6 +111,7 @@ class TopicConfig:
     registry: str | None = field(default=None, repr=False)
     registry_env: str | None = None
     protection: Protection = NOT_PROTECTED
+    optional: bool = False
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -195,6 +197,7 @@ def topics_of(
                 environment.get(source.registry_env or "") or None,
                 source.registry_env,
                 _protection(source, topic, names[0], environment),
+                topic.optional,
             )
         )
     return found
