@@ -28,7 +28,7 @@ CONTRACTS = frozenset(
     }
 )
 """Columns of the lake's own tables with fixed names (docs/reference/tables.md)."""
-WORDS = frozenset({"first", "last", "category", "merchant"})  # words of English, SQL or the catalogue as well
+WORDS = frozenset({"id", "username", "first", "last", "category", "merchant"})  # words of English, SQL or the catalogue as well
 UPGRADES = {"storage/audit.py", "features/definitions.py"}  # what lakes of version 0.1 are called
 
 
