@@ -71,8 +71,8 @@ class Service:
                 elif mode == "refuse":
                     self.answer(422, b"no such bank")
                 else:
-                    verdict = is_fraudulent(body["transaction_id"])
-                    self.answer(200, json.dumps({"is_fraudulent_transaction": verdict, "model": "v1"}).encode())
+                    result = is_fraudulent(body["transaction_id"])
+                    self.answer(200, json.dumps({"is_fraudulent_transaction": result, "model": "v1"}).encode())
 
             def answer(self, status: int, content: bytes) -> None:
                 self.send_response(status)

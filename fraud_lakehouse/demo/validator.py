@@ -35,11 +35,11 @@ class DemoValidator:
                 if self.path != "/validate":
                     self._answer(404, {"error": "expected POST /validate"})
                     return
-                verdict = judge(str(name))
-                if verdict is None:
+                answer = judge(str(name))
+                if answer is None:
                     self._answer(422, {"error": f"transfer {name} is none of the demo's"})
                 else:
-                    self._answer(200, {"is_fraudulent_transaction": verdict})
+                    self._answer(200, {"is_fraudulent_transaction": answer})
 
             def _answer(self, status: int, content: dict[str, Any]) -> None:
                 body = json.dumps(content).encode()

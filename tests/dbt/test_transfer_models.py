@@ -51,14 +51,14 @@ def land(lake: SmallLake, made: list[Transfer], first: int) -> None:
 
 
 def judge(lake: SmallLake, made: list[Transfer], chance: random.Random) -> dict[str, bool | None]:
-    """Judge most of the unidentified transfers; their verdicts by id, None for those that the validator refuses."""
+    """Judge most of the unidentified transfers; their results by id, None for those that the validator refuses."""
     rows = []
     for one in made:
         if one.record["evaluation"] == "unidentified" and chance.random() < 0.8:
             name = one.transaction_id
-            verdict = None if chance.random() < 0.1 else is_fraudulent(name)
-            outcome = "refused" if verdict is None else "judged"
-            rows.append({"transaction_id": name, "outcome": outcome, "is_fraudulent": verdict, "judged_at": NOW})
+            result = None if chance.random() < 0.1 else is_fraudulent(name)
+            outcome = "refused" if result is None else "judged"
+            rows.append({"transaction_id": name, "outcome": outcome, "is_fraudulent": result, "judged_at": NOW})
     frame = pl.DataFrame([{name: row.get(name) for name in JUDGEMENT} for row in rows], schema=JUDGEMENT)
     Appender.open(lake.lake, "silver", "transfer_judgements", JUDGEMENT).append(frame, {})
     return {row["transaction_id"]: row["is_fraudulent"] for row in rows}
@@ -94,7 +94,7 @@ def circles(made: list[Transfer]) -> set[str]:
 
 @dataclass(frozen=True)
 class Built:
-    """A lake with transfers, and their verdicts by id."""
+    """A lake with transfers, and their results by id."""
 
     lake: SmallLake
     made: list[Transfer]

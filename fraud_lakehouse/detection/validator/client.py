@@ -19,7 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from fraud_lakehouse.errors import LakehouseError
 
-VERDICT = "is_fraudulent_transaction"
+RESULT = "is_fraudulent_transaction"
 REFUSALS = (400, 413, 422)
 """Statuses that concern the record: it would be refused again. Others concern the service, and are tried again."""
 ANSWER_BYTES = 64 * 1024
@@ -143,10 +143,10 @@ def _parsed(text: str) -> Judgement:
         answer = json.loads(text)
     except (ValueError, RecursionError):
         answer = None
-    verdict = answer.get(VERDICT) if isinstance(answer, dict) else None
-    if not isinstance(verdict, bool):
+    result = answer.get(RESULT) if isinstance(answer, dict) else None
+    if not isinstance(result, bool):
         shown = text[:_SHOWN_CHARACTERS]
         raise UnavailableError(
-            "nonsense", f"the validator answers {shown!r}, expected a JSON object with {VERDICT} true or false"
+            "nonsense", f"the validator answers {shown!r}, expected a JSON object with {RESULT} true or false"
         )
-    return Judgement(verdict, None, text[:KEPT_CHARACTERS])
+    return Judgement(result, None, text[:KEPT_CHARACTERS])
