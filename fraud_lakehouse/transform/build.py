@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
+from graphlib import TopologicalSorter
 
 from fraud_lakehouse.errors import ConcurrentWriterError
 from fraud_lakehouse.transform.build_result import NodeResult
@@ -23,6 +25,7 @@ def build_models(
     *,
     full_refresh: bool = False,
     left_out: Collection[str] = (),
+    threads: int = 1,
 ) -> list[NodeResult]:
     """Build models, each after those it reads. A failing model is a result, not an exception.
 
@@ -32,19 +35,32 @@ def build_models(
     Args:
         models: in the project's order.
         left_out: unique ids of models that failed before. They are not built, nor are models that read only them.
+        threads: how many models that do not read each other are built at once. Each holds its own rows in memory.
     """
     results: dict[str, NodeResult] = {}
     absent = unbuildable(project, left_out)
-    models = [model for model in models if model.unique_id not in absent]
-    for model in models:
-        failed = {unique_id for unique_id, result in results.items() if not result.ok}
-        if _waits(model, failed, has_any=not model.is_fast_path or full_refresh):
-            results[model.unique_id] = _result(model, "skipped")
-        elif not model.is_stored:
-            results[model.unique_id] = _result(model, "success")
-        else:
-            results[model.unique_id] = _build(executor, model, full_refresh=full_refresh)
-    return [_with_sources(project, result) for result in results.values()]
+    chosen = {model.unique_id: model for model in models if model.unique_id not in absent}
+    order = TopologicalSorter({model.unique_id: model.parents for model in project.models})
+    order.prepare()
+    building: dict[Future[NodeResult], str] = {}
+    with ThreadPoolExecutor(threads, "build") as pool:
+        while order.is_active():
+            for unique_id in order.get_ready():
+                model = chosen.get(unique_id)
+                failed = {unique_id for unique_id, result in results.items() if not result.ok}
+                if model is not None and _waits(model, failed, has_any=not model.is_fast_path or full_refresh):
+                    results[unique_id] = _result(model, "skipped")
+                elif model is not None and model.is_stored:
+                    building[pool.submit(_build, executor, model, full_refresh=full_refresh)] = unique_id
+                    continue
+                elif model is not None:
+                    results[unique_id] = _result(model, "success")
+                order.done(unique_id)
+            for built in wait(building, return_when=FIRST_COMPLETED).done:
+                unique_id = building.pop(built)
+                results[unique_id] = built.result()
+                order.done(unique_id)
+    return [_with_sources(project, results[model.unique_id]) for model in models if model.unique_id in results]
 
 
 def run_tests(executor: Executor, tests: Iterable[Test]) -> list[NodeResult]:

@@ -1,7 +1,8 @@
 """Runs compiled models over one lake: fills their inputs, runs their SQL, commits rows and positions together.
 
 One in-memory DuckDB connection holds views on the tables and a cache of the rows that models have read. Everything can
-be restored from the lake, so a process may end at any moment. Not thread-safe.
+be restored from the lake, so a process may end at any moment. Threads may build different models at the same time if
+none of them reads another; all else is not thread-safe.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from fraud_lakehouse.transform.executor import Executor
 from fraud_lakehouse.transform.project import Preparation, PreparedProject
 from fraud_lakehouse.transform.rendering import document, render
 from fraud_lakehouse.transform.rulebook import RuleBook
-from fraud_lakehouse.transform.tiers import UNTESTED, models_of
+from fraud_lakehouse.transform.tiers import ALERTS, UNTESTED, models_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fraud_lakehouse.settings import Settings
 
 log = logging.getLogger(__name__)
+
+STREAM_THREADS = 2  # the models of two streams are built at once, so that alerts wait for one stream less
 
 
 class Transformer:
@@ -120,7 +122,9 @@ class Transformer:
         if tier == "hot_tests":
             return self.test(self.names("hot"))
         models = models_of(self.compiled, tier)
-        return self._build(models, tests=tier not in UNTESTED, full_refresh=full_refresh, left_out=without)
+        threads = STREAM_THREADS if tier == ALERTS and not full_refresh else 1
+        tests = tier not in UNTESTED
+        return self._build(models, tests=tests, full_refresh=full_refresh, left_out=without, threads=threads)
 
     def build(self, names: Collection[str], *, full_refresh: bool = False, tests: bool = True) -> BuildResult:
         """Build the models of these names, and run their tests. A failing model or test is a result, not an exception.
@@ -195,14 +199,22 @@ class Transformer:
         return self._open
 
     def _build(
-        self, models: list[Model], *, tests: bool, full_refresh: bool, left_out: Collection[str] = ()
+        self,
+        models: list[Model],
+        *,
+        tests: bool,
+        full_refresh: bool,
+        left_out: Collection[str] = (),
+        threads: int = 1,
     ) -> BuildResult:
         began = time.monotonic()
         self._executor.rules.refresh()
         if not self._is_noted:
             self._preparation.note_used(self.project)
             self._is_noted = True
-        nodes = build_models(self._executor, self.compiled, models, full_refresh=full_refresh, left_out=left_out)
+        nodes = build_models(
+            self._executor, self.compiled, models, full_refresh=full_refresh, left_out=left_out, threads=threads
+        )
         if tests:
             nodes += run_tests(self._executor, self.compiled.tests_of(models))
         return BuildResult(nodes, time.monotonic() - began)
