@@ -50,7 +50,7 @@ def judgement_assets(settings: "Settings") -> list[dg.AssetsDefinition]:
     return [transfer_judgements]
 
 
-def judgement_jobs(settings: "Settings") -> list[dg.UnresolvedAssetJobDefinition]:
+def judgement_jobs(settings: "Settings") -> list[Any]:
     """The job that judges transfers and builds what depends on it."""
     if settings.validator_url is None:
         return []
