@@ -30,12 +30,14 @@ FAST_PATH: list[dict[str, Any]] = [
 
 @functools.cache
 def shipped_streams() -> Mapping[str, PaymentStream]:
-    return project_streams(shipped_project(), PIPELINE).streams
+    """The streams that have models in the project."""
+    found = project_streams(shipped_project(), PIPELINE)
+    return {name: stream for name, stream in found.streams.items() if name in found.own}
 
 
 def loaded(path: Path) -> Catalogue:
     """A catalogue of the shipped streams."""
-    return load_catalogue(path, shipped_streams())
+    return load_catalogue(path, shipped_streams(), is_own=False)
 
 
 def shipped_content() -> dict[str, Any]:

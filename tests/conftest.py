@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from fraud_lakehouse import failpoints
+from tests.declared import bank_and_cards
+
+os.environ["FRAUD_PIPELINE"] = str(bank_and_cards())  # unless a test sets another, for its processes too
 
 pytest_plugins = [
     f"tests.{name}"
@@ -20,6 +24,12 @@ pytest_plugins = [
         "failures",
     )
 ]
+
+
+@pytest.fixture
+def shipped_pipeline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test is about the shipped pipeline folder as a whole."""
+    monkeypatch.delenv("FRAUD_PIPELINE")
 
 
 @pytest.fixture(autouse=True)

@@ -94,7 +94,8 @@ new_alerts as (
         firing.weight,
         firing.evidence,
         source,
-        stream
+        stream,
+        1e3 * {{ seconds_between('source_committed_at', 'current_timestamp') }} as time_to_detect_ms
     from ranked
     where firing_number = 1
 

@@ -18,7 +18,7 @@ from fraud_lakehouse.storage.schemas import COMMIT, IDLE_PARTITIONS
 from fraud_lakehouse.transform.build_result import BuildResult
 from fraud_lakehouse.transform.project import shipped_project
 from fraud_lakehouse.transform.runner import Transformer
-from tests.catalogues import PIPELINE
+from tests.declared import bank_and_cards
 
 Row = dict[str, Any]
 
@@ -73,7 +73,7 @@ def copied_project(folder: Path) -> Path:
     """A copy of the shipped project with a pipeline folder of its own, to be changed."""
     ignored = shutil.ignore_patterns("target", "logs")
     project = Path(shutil.copytree(shipped_project(), folder / "project", ignore=ignored))
-    shutil.copytree(PIPELINE, project / "pipeline")
+    shutil.copytree(bank_and_cards(), project / "pipeline")
     return project
 
 

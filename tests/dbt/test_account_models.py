@@ -15,6 +15,7 @@ from fraud_lakehouse.ingest.topic_table import open_topic_table
 from fraud_lakehouse.sources.configured import declared_topics
 from fraud_lakehouse.sources.kafka.records import schema_of
 from tests.dbt.small_lake import Row, SmallLake, assert_same
+from tests.declared import SHIPPED
 
 TEN_MINUTES = timedelta(minutes=10)
 START = datetime(2025, 1, 15)  # noqa: DTZ001  # the source has no zone
@@ -23,7 +24,7 @@ MODELS = ["captured_user_transaction", "captured_auth_user", "flagged_user", "fr
 
 @pytest.fixture(scope="module")
 def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
-    lake = SmallLake(tmp_path_factory.mktemp("accounts") / "lake")
+    lake = SmallLake(tmp_path_factory.mktemp("accounts") / "lake", pipeline=SHIPPED)
     yield lake
     lake.transformer.close()
 

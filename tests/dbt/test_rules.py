@@ -17,6 +17,7 @@ from fraud_lakehouse.transform import fired
 from fraud_lakehouse.transform.project import current_catalogue
 from tests.catalogues import PIPELINE
 from tests.dbt.small_lake import Row, SmallLake
+from tests.declared import bank_and_cards
 
 START = datetime(2026, 1, 1, 12)  # noqa: DTZ001 of payments, UTC
 CATEGORIES = """\
@@ -49,7 +50,7 @@ evidence: [cards]
 def folder(tmp_path: Path) -> Path:
     """A pipeline folder with the shipped declarations and no rule."""
     folder = tmp_path / "pipeline"
-    shutil.copytree(PIPELINE, folder, ignore=shutil.ignore_patterns("rules"))
+    shutil.copytree(bank_and_cards(), folder)
     (folder / "rules").mkdir()
     return folder
 

@@ -22,6 +22,7 @@ from fraud_lakehouse.sources.configured import declared_topics
 from fraud_lakehouse.sources.kafka.records import RawRecords, RecordDecoder
 from fraud_lakehouse.storage.appender import Appender
 from tests.dbt.small_lake import SmallLake, assert_same
+from tests.declared import SHIPPED
 from tests.validator_service import is_fraudulent
 
 (TOPIC,) = [one for one in declared_topics(Settings()) if one.table == "bank_transfers"]
@@ -138,7 +139,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
     chance = random.Random(3)
     made = list(islice(transfers(SEED), 5 * BATCH))
     arrived = chance.sample(made, len(made))
-    lake = SmallLake(tmp_path_factory.mktemp("transfers") / "lake", max_future=0.0)
+    lake = SmallLake(tmp_path_factory.mktemp("transfers") / "lake", pipeline=SHIPPED, max_future=0.0)
     judged: dict[str, bool | None] = {}
     for start in range(0, len(made), BATCH):
         batch = arrived[start : start + BATCH]

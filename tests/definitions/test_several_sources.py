@@ -22,10 +22,10 @@ from fraud_lakehouse.ingest.ineligible_tables import IneligibleTable
 from fraud_lakehouse.sources.postgres.retention import Retention
 from fraud_lakehouse.storage.lake import Lake
 from tests.alert_receiver import Receiver
+from tests.declared import bank_and_cards
 from tests.definitions.stand import ingested
 from tests.definitions.ticks import Ticks
 
-SHIPPED = Path(__file__).parents[2] / "pipeline"
 SHOP = """
 shop:
   type: postgres
@@ -51,8 +51,8 @@ def several(stand: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monke
     """Makes a wiring over the shipped pipeline with a second database and a second topic."""
     folder = tmp_path / "pipeline"
     folder.mkdir()
-    (folder / "sources.yml").write_text((SHIPPED / "sources.yml").read_text().rstrip() + REFUNDS + SHOP)
-    (folder / "streams.yml").write_text((SHIPPED / "streams.yml").read_text())
+    (folder / "sources.yml").write_text((bank_and_cards() / "sources.yml").read_text().rstrip() + REFUNDS + SHOP)
+    (folder / "streams.yml").write_text((bank_and_cards() / "streams.yml").read_text())
     monkeypatch.setenv("SHOP_DSN", "postgresql://reader:secret@shop/shop")
     return lambda **settings: stand(pipeline=folder, **settings)
 

@@ -27,7 +27,7 @@ import pytest
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
 from tests.optional import not_tested
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.usefixtures("shipped_pipeline"), pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTUP_SECONDS = 300.0

@@ -18,7 +18,13 @@ from fraud_lakehouse.storage.lake import Lake
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.usefixtures("shipped_pipeline"),
+    pytest.mark.slow,
+    pytest.mark.postgres,
+    pytest.mark.kafka,
+    pytest.mark.timeout(1200),
+]
 
 
 def begin(home: Path, *options: str) -> subprocess.Popen[str]:

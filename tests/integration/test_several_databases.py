@@ -27,12 +27,12 @@ from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
+from tests.declared import bank_and_cards
 from tests.integration.test_live_run import ROOT, SCHEMA, unknown_user
 from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.postgres, pytest.mark.timeout(1200)]
 
-SHIPPED = ROOT / "pipeline"
 SHOP_SCHEMA = """
 create table users (login text primary key, is_seller bool);
 create table orders (id serial primary key, buyer text, total numeric(12,2));
@@ -59,7 +59,7 @@ class Databases:
     def declare(self, shop: str = "") -> None:
         """Write sources.yml, with more keys of the shop."""
         text = f"shop:\n  type: postgres\n  dsn_env: SHOP_DSN\n{shop}"
-        (self.folder / "sources.yml").write_text((SHIPPED / "sources.yml").read_text() + text)
+        (self.folder / "sources.yml").write_text((bank_and_cards() / "sources.yml").read_text() + text)
 
     def pay(self) -> str:
         """A payment that raises an alert; its id."""
@@ -106,7 +106,7 @@ def databases(
     monkeypatch.setenv("SHOP_DSN", second_database)
     folder = tmp_path / "pipeline"
     folder.mkdir()
-    (folder / "streams.yml").write_text((SHIPPED / "streams.yml").read_text())
+    (folder / "streams.yml").write_text((bank_and_cards() / "streams.yml").read_text())
     settings = load_settings(lake=str(tmp_path / "lake"), postgres_dsn=database, pipeline=folder)
     with (
         psycopg.connect(database, autocommit=True) as bank,

@@ -24,7 +24,12 @@ from tests.patience import PATIENCE
 from tests.soak.product import Product
 from tests.validator_service import Mode, Service, is_fraudulent, judgements, record_transfers, transfer
 
-pytestmark = [pytest.mark.slow, pytest.mark.kafka, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.usefixtures("shipped_pipeline"),
+    pytest.mark.slow,
+    pytest.mark.kafka,
+    pytest.mark.timeout(1200),
+]
 TOPIC = "bank-transactions"
 
 

@@ -16,6 +16,8 @@ from fraud_lakehouse.sources.configured import declared_topics
 from fraud_lakehouse.sources.kafka.formats.json import JsonDecoder
 from tests.validator_service import transfer
 
+pytestmark = pytest.mark.usefixtures("shipped_pipeline")
+
 MADE = list(islice(transfers(SEED), 4 * BLOCK))
 
 

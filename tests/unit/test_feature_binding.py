@@ -27,7 +27,7 @@ def check(folder: Path, *, cards: dict[str, Any] | None = None, measure: Any = N
     (folder / FILE).write_text(yaml.safe_dump(content))
     streams = dict(shipped_streams())
     streams[CARDS] = PaymentStream.model_validate(streams[CARDS].model_dump() | (cards or {}))
-    check_models(shipped_project(), load_catalogue(folder / FILE, streams), {})
+    check_models(shipped_project(), load_catalogue(folder / FILE, streams, is_own=False), {})
 
 
 def test_the_shipped_catalogue_fits_its_models(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from fraud_lakehouse.settings import Settings, load_settings
 from fraud_lakehouse.sources.configured import postgres_source
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
+from tests.declared import bank_and_cards
 
 PACKED = Path(__file__).parents[1] / "data" / "lake_0_1.tar.gz"
-SHIPPED = Path(__file__).parents[2] / "pipeline"
 UNREACHABLE = "host=127.0.0.1 port=1 dbname=bank connect_timeout=2"
 
 
@@ -29,8 +29,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     folder = tmp_path / "pipeline"
     folder.mkdir()
     shop = "shop:\n  type: postgres\n  dsn_env: SHOP_DSN\n"
-    (folder / "sources.yml").write_text((SHIPPED / "sources.yml").read_text() + shop)
-    (folder / "streams.yml").write_text((SHIPPED / "streams.yml").read_text())
+    (folder / "sources.yml").write_text((bank_and_cards() / "sources.yml").read_text() + shop)
+    (folder / "streams.yml").write_text((bank_and_cards() / "streams.yml").read_text())
     monkeypatch.setenv("SHOP_DSN", "host=127.0.0.1 port=1 dbname=shop connect_timeout=2")
     return load_settings(lake=str(tmp_path / "lake"), pipeline=folder, postgres_dsn=UNREACHABLE)
 

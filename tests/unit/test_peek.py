@@ -13,6 +13,8 @@ from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.storage.lake import Lake
 from tests.numbered import commit
 
+pytestmark = pytest.mark.usefixtures("shipped_pipeline")
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:

@@ -36,7 +36,9 @@ def test_rules_check_shows_each_rule_and_what_it_needs(
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["rule", "state", "severity", "streams", "entity", "features"]
     assert ["spree", "live", "low", "card_payments", "card", "card_distinct_category_60s"] in lines
-    assert ["velocity", "live", "high", "bank_payments,", "card_payments", "user"] in [line[:6] for line in lines]
+    assert ["velocity", "live", "high", "bank_payments,", "card_payments,", "account_payments"] in [
+        line[:6] for line in lines
+    ]
     assert lines[-1][1] == "rules," and lines[-1][-2:] == ["no", "mistakes"]
 
 

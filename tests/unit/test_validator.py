@@ -24,6 +24,8 @@ from fraud_lakehouse.settings import load_settings
 from fraud_lakehouse.storage.lake import Lake
 from tests.validator_service import Mode, Service, is_fraudulent, judgements, record_transfers, transfer
 
+pytestmark = pytest.mark.usefixtures("shipped_pipeline")
+
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
