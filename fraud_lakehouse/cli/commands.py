@@ -18,6 +18,7 @@ from fraud_lakehouse.allocator import give_memory_back
 from fraud_lakehouse.cli.discover import discover
 from fraud_lakehouse.cli.failure import print_failure
 from fraud_lakehouse.cli.features import features_commands
+from fraud_lakehouse.cli.labels import labels_commands
 from fraud_lakehouse.cli.peek import peek
 from fraud_lakehouse.cli.pipeline import pipeline_commands
 from fraud_lakehouse.cli.quarantine import quarantine_commands
@@ -38,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(features_commands, name="features")
+app.add_typer(labels_commands, name="labels")
 app.add_typer(pipeline_commands, name="pipeline")
 app.add_typer(quarantine_commands, name="quarantine")
 app.add_typer(rules_commands, name="rules")

@@ -112,6 +112,7 @@ def build_one_by_one(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], 
         wanted: manifest nodes of the models.
         everything: whether all models are selected; models of newly captured tables are then built too.
     """
+    from fraud_lakehouse.detection.labels import LabelWriter
     from fraud_lakehouse.transform.build_result import BuildResult
 
     builder = lakehouse.builder()
@@ -127,6 +128,8 @@ def build_one_by_one(lakehouse: Lakehouse, wanted: Sequence[Mapping[str, Any]], 
         if not names:
             continue
         with lakehouse.writing(tier):
+            if tier == HOT:
+                LabelWriter(lakehouse.settings, lakehouse.lake).write()
             built.append(builder.build(names, tests=tier != HOT))
         if tier == HOT:
             built.append(builder.test(names))  # reads only: needs no lock

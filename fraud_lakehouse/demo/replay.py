@@ -1,6 +1,7 @@
 """`fraud-lakehouse replay`: publish a Sparkov-shaped CSV file to Kafka as 12-field JSON records.
 
-The whole file is checked before the first record is published, because published records cannot be withdrawn.
+The whole file is checked before the first record is published, because published records cannot be withdrawn. It is
+read once: checked records wait in a temporary file, so that a pipe can be replayed as well.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,13 +26,15 @@ from fraud_lakehouse.sources.kafka.config import KafkaClients, reason_of, shippe
 from fraud_lakehouse.sources.kafka.topic import KafkaSource, TopicMissingError
 
 COLUMNS = tuple(name for name in FIELDS if name not in ("zipcode", "user_id"))
-"""Required columns, in addition to `zip` (or `zipcode`); others are ignored. `user_id` is computed."""
+"""Required columns, in addition to `zip` (or `zipcode`); others are ignored. `user_id` is computed if it is missing."""
 
 STUCK_SECONDS = 30.0
 REPORT_ROWS = 50
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}", re.ASCII)
+_LEADING_ZEROS = re.compile(r"^0+(?=\d)", re.ASCII)
 _EXPECTED = {
     "cc_num": "a 64-bit integer",
+    "user_id": "a 64-bit integer",
     "amt": "a finite decimal number",
     "is_fraud": "0 or 1",
     "trans_date_trans_time": "a time as YYYY-MM-DD HH:MM:SS",
@@ -77,14 +81,20 @@ def replay(
         )
     path, topic = Path(path), topic or settings.kafka_topic
     clients = KafkaClients(shipped_topic(settings))
-    total = sum(1 for _ in records(path))
-    source = KafkaSource(clients, topic)
-    try:
-        source.describe()
-    except TopicMissingError:
-        source.create()
-    started = time.monotonic()
-    published = _Publisher(clients, topic).publish(records(path), rate, lambda done: report(done, total))
+    with tempfile.TemporaryFile() as checked:
+        total = 0
+        for record in records(path):
+            checked.write(encode(record) + b"\n")
+            total += 1
+        checked.seek(0)
+        source = KafkaSource(clients, topic)
+        try:
+            source.describe()
+        except TopicMissingError:
+            source.create()
+        started = time.monotonic()
+        values = (line.removesuffix(b"\n") for line in checked)
+        published = _Publisher(clients, topic).publish(values, rate, lambda done: report(done, total))
     return ReplayResult(published, topic, time.monotonic() - started)
 
 
@@ -128,6 +138,8 @@ def _places(path: Path, header: list[str]) -> dict[str, int]:
         missing.append("zip")
     else:
         found["zipcode"] = header.index(zipcode)
+    if "user_id" in header:
+        found["user_id"] = header.index("user_id")
     if missing:
         there = ", ".join(name or "(unnamed)" for name in header)
         raise ReplayFileError(
@@ -138,9 +150,12 @@ def _places(path: Path, header: list[str]) -> dict[str, int]:
 
 
 def _record(path: Path, line: int, values: dict[str, str]) -> CardTransaction:
-    user_id = stable_user_id(values["last"], values["first"], values["dob"])
+    numbers = {name: _LEADING_ZEROS.sub("", values[name]) for name in ("cc_num", "user_id") if name in values}
+    computed = (
+        {} if "user_id" in values else {"user_id": stable_user_id(values["last"], values["first"], values["dob"])}
+    )
     try:
-        record = msgspec.convert({**values, "user_id": user_id}, CardTransaction, strict=False)
+        record = msgspec.convert({**values, **numbers, **computed}, CardTransaction, strict=False)
     except msgspec.ValidationError as error:
         raise _wrong(path, line, str(error).rpartition("$.")[2].strip("`"), values) from None
     if not math.isfinite(record.amt):  # not representable in JSON
@@ -179,14 +194,14 @@ class _Publisher:
         self._delivered = 0
         self._heard = time.monotonic()
 
-    def publish(self, rows: Iterable[CardTransaction], rate: float | None, report: Callable[[int], None]) -> int:
+    def publish(self, values: Iterable[bytes], rate: float | None, report: Callable[[int], None]) -> int:
         """Publish all, at most `rate` per second, wait for every acknowledgement and return their number."""
         started = time.monotonic()
-        for record in rows:
+        for value in values:
             if rate is not None:
                 while (ahead := started + self._sent / rate - time.monotonic()) > 0:
                     self._producer.poll(min(ahead, 0.1))
-            self._send(encode(record))
+            self._send(value)
             if self._sent % REPORT_ROWS == 0:
                 report(self._delivered)
         while self._delivered < self._sent:

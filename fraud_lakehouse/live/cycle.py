@@ -11,12 +11,13 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from fraud_lakehouse.alerts.delivery import Delivery, DeliveryReport
 from fraud_lakehouse.alerts.times import AlertTimes
+from fraud_lakehouse.detection.labels import LabelWriter
 from fraud_lakehouse.detection.validator import judge_pending
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.ingest import Ingested
@@ -24,6 +25,7 @@ from fraud_lakehouse.live.backlog import Behind
 from fraud_lakehouse.live.ingesting import may_have_more
 from fraud_lakehouse.live.problems import broken_models
 from fraud_lakehouse.live.source import Source, is_of_source, sources
+from fraud_lakehouse.pipeline import PipelineError
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sinks.kafka.publisher import publish_features
 from fraud_lakehouse.storage.lake import Lake
@@ -95,6 +97,7 @@ class Cycle:
         self.lake = Lake.at(settings.lake)
         self.lake.check_writable()
         self.transformer = Transformer(settings)
+        self.labels = LabelWriter(settings, self.lake)
         self.delivery = Delivery(settings, self.lake)
         self._alert_times = AlertTimes(self.lake)
         self.sources: Sequence[Source] = sources(settings, self.lake)
@@ -182,6 +185,11 @@ class Cycle:
     def _build(self, part: _Part, meanwhile: Callable[[], None] = lambda: None) -> BuildResult:
         """Build one part of the fast path; `meanwhile` is called while another process holds the lock."""
         with writer_lock(self.settings.work_dir, TURN_SECONDS, HOT, meanwhile):
+            # Features of new payments count declared labels; a stream's own are known only after its delay.
+            if part is self._alerts:
+                self.labels.write_declared()
+            else:
+                self.labels.write_of_streams()
             without = part.paused
             result = self.transformer.build_tier(part.tier, without=without)
         part.note(result, without)
@@ -255,7 +263,13 @@ class Cycle:
         """Current problem by component: a source that delivers nothing, a model that cannot be built, a rule."""
         sources = {source.name: source.problem for source in self.sources if source.problem}
         rules = {f"rule {name}": why for name, why in self.transformer.mistakes.items()}
-        return {**sources, **rules, **broken_models([*self._alerts.failed.values(), *self._follow.failed.values()])}
+        labels = {f"labels of {name}": why for name, why in self.labels.problems.items()}
+        return {
+            **sources,
+            **rules,
+            **labels,
+            **broken_models([*self._alerts.failed.values(), *self._follow.failed.values()]),
+        }
 
     def close(self) -> None:
         """Close connections and remove scratch files."""
@@ -274,6 +288,8 @@ class Cycle:
         """Use a changed dbt project once the background worker has validated it; the first one is validated here."""
         if time.monotonic() >= self._project_due:
             if self.transformer.follow():
+                with suppress(PipelineError):  # changed again since it was checked: it is reported there
+                    self.labels.reload()
                 self._alerts.due = self._follow.due = 0.0  # the change may have corrected the failed models
             self._project_due = time.monotonic() + PROJECT_SECONDS
 

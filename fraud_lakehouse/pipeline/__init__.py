@@ -4,6 +4,7 @@ What belongs here: reading `pipeline/*.yml`, and every mistake in them that can 
 lakes, servers, dbt. Of the package only `errors`, `shipped` and `sql_text` are imported.
 """
 
+from fraud_lakehouse.pipeline.labels import LabelTable, StreamColumn
 from fraud_lakehouse.pipeline.load import Pipeline, default_folder, find_mistakes, load_pipeline, shipped_folder
 from fraud_lakehouse.pipeline.mistakes import Mistake, PipelineError
 from fraud_lakehouse.pipeline.paths import Node, path_tree
@@ -26,6 +27,7 @@ __all__ = [
     "ExistsIn",
     "Field",
     "KafkaSource",
+    "LabelTable",
     "Mistake",
     "Node",
     "Pipeline",
@@ -34,6 +36,7 @@ __all__ = [
     "Rates",
     "Source",
     "Stream",
+    "StreamColumn",
     "Topic",
     "default_folder",
     "find_mistakes",

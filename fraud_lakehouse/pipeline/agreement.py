@@ -1,4 +1,4 @@
-"""Whether sources and streams agree with each other: names that must exist, and names that must not be there twice.
+"""Whether sources, streams and labels agree: names that must exist, and names that must not be there twice.
 
 It goes by the files' plain values, so that entries with other mistakes are compared as far as they can be read. What a
 PostgreSQL database has is not known here: of its tables only the names that a file lists.
@@ -29,6 +29,8 @@ _FITTING = {
     "amount": (_NUMERIC, "int32, int64, double or decimal(p,s)"),
     "time": (re.compile("timestamp|timestamptz|string"), "timestamp, timestamptz or string"),
     "label": (re.compile("int32|int64|boolean"), "int32, int64 or boolean"),
+    "is_fraud": (re.compile("int32|int64|boolean|string"), "int32, int64, boolean or string"),
+    "known_at": (re.compile("timestamp|timestamptz|string"), "timestamp, timestamptz or string"),
     "currency": (re.compile("string"), "string"),
     "rate": (_NUMERIC, "int32, int64, double or decimal(p,s)"),
     "from": (re.compile("date|timestamp|timestamptz|string"), "date, timestamp, timestamptz or string"),
@@ -58,7 +60,11 @@ class _Table:
 
 
 def check_agreement(
-    sources: Document, streams: Document, built: Mapping[str, Source], environment: Mapping[str, str]
+    sources: Document,
+    streams: Document,
+    labels: Document,
+    built: Mapping[str, Source],
+    environment: Mapping[str, str],
 ) -> None:
     """Add to the documents' mistakes those between entries.
 
@@ -73,6 +79,7 @@ def check_agreement(
     if not sources.is_read:
         return
     _check_streams(streams, tables, _open_prefixes(sources))
+    _check_labels(labels, streams, tables, _open_prefixes(sources))
 
 
 def _text(value: Any) -> str:
@@ -212,6 +219,24 @@ def _check_changes(streams: Document, name: str, stream: dict[str, Any], table: 
     for entity, values in _mapping(stream.get("entities")).items():
         if _mapping(values).get("exists_in"):
             streams.report((name, "entities", entity, "exists_in"), f"found a table, expected none: {_NO_ORDER}")
+
+
+def _check_labels(labels: Document, streams: Document, tables: list[_Table], open_prefixes: tuple[str, ...]) -> None:
+    known = {table.name: table for table in reversed(tables)}
+    for name, values in labels.values.items():
+        entry = _mapping(values)
+        table = _check_table(labels, (name, "from"), entry.get("from"), known, open_prefixes)
+        stream = entry.get("stream")
+        if isinstance(stream, str) and streams.is_read and stream not in streams.values:
+            there = listed(streams.values) or "none is declared"
+            expected = f"a stream of streams.yml: {there}{nearest(stream, streams.values)}"
+            labels.report((name, "stream"), f"found {shown(stream)}, expected {expected}")
+        if table is None:
+            continue
+        if isinstance(stream, dict):
+            _check_column(labels, (name, "stream", "column"), table, stream.get("column"), "")
+        for role in ("transaction_id", "is_fraud", "known_at", "author", "note"):
+            _check_column(labels, (name, role), table, entry.get(role), role)
 
 
 def _check_further_tables(

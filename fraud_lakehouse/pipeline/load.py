@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fraud_lakehouse.errors import SettingsError
 from fraud_lakehouse.pipeline.agreement import check_agreement
 from fraud_lakehouse.pipeline.building import build, check_own_names
 from fraud_lakehouse.pipeline.document import Document, read_document
+from fraud_lakehouse.pipeline.labels import LabelTable
 from fraud_lakehouse.pipeline.mistakes import Mistake, PipelineError, nearest, shown
 from fraud_lakehouse.pipeline.sources import (
     SHIPPED_DSN,
@@ -23,18 +24,19 @@ from fraud_lakehouse.pipeline.streams import Stream
 from fraud_lakehouse.shipped import shipped_path
 from fraud_lakehouse.sql_text import listed_tables, qualified
 
-SOURCES, STREAMS = "sources.yml", "streams.yml"
+SOURCES, STREAMS, LABELS = "sources.yml", "streams.yml", "labels.yml"
 _SHORTHAND = {"slot": "FRAUD_POSTGRES_SLOT", "publication": "FRAUD_POSTGRES_PUBLICATION"}
 """Variables that name the slot and the publication of the shipped connection."""
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Sources and streams by name, in the order of the files, and the folder they were read from."""
+    """Sources, streams and tables of labels by name, in the order of the files, and the folder they were read from."""
 
     sources: dict[str, Source]
     streams: dict[str, Stream]
     folder: Path
+    labels: dict[str, LabelTable] = field(default_factory=dict)
 
 
 def default_folder(environment: Mapping[str, str]) -> Path:
@@ -83,13 +85,16 @@ def _load(folder: Path, environment: Mapping[str, str]) -> tuple[Pipeline, list[
     """The pipeline as far as it has no mistakes, and the mistakes."""
     declared = read_document(folder / SOURCES, "sources by name")
     streams = read_document(folder / STREAMS, "streams by name")
+    has_labels = (folder / LABELS).is_file()
+    labels = read_document(folder / LABELS, "tables of labels by name") if has_labels else Document(LABELS)
     built = {name: source for name in declared.values if (source := _source(declared, name, environment)) is not None}
     payments = {name: one for name in streams.values if (one := build(streams, name, Stream)) is not None}
-    check_own_names(declared)
-    check_own_names(streams)
-    check_agreement(declared, streams, built, environment)
-    mistakes = [*sorted(set(declared.mistakes)), *sorted(set(streams.mistakes))]
-    return Pipeline(built, payments, folder), mistakes
+    known = {name: table for name in labels.values if (table := build(labels, name, LabelTable)) is not None}
+    for document in (declared, streams, labels):
+        check_own_names(document)
+    check_agreement(declared, streams, labels, built, environment)
+    mistakes = [one for document in (declared, streams, labels) for one in sorted(set(document.mistakes))]
+    return Pipeline(built, payments, folder, known), mistakes
 
 
 def _source(document: Document, name: str, environment: Mapping[str, str]) -> Source | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 from pathlib import Path
 
@@ -34,6 +36,16 @@ def test_published_json_has_the_twelve_keys_in_order(kafka: Broker, tmp_path: Pa
         consumer.close()
     assert [tuple(json.loads(text)) for text in texts] == [FIELDS] * 3
     assert texts[0].startswith(b'{"trans_date_trans_time":"2019-01-01 00:00:00","cc_num":2703186189652095,"merchant":')
+
+
+def test_a_pipe_is_replayed_since_the_file_is_read_once(kafka: Broker, tmp_path: Path) -> None:
+    topic, pipe = kafka.new_topic(), tmp_path / "pipe.csv"
+    content = write_sparkov(tmp_path, 3).read_bytes()
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(content,), daemon=True)
+    writer.start()
+    assert replay(kafka.settings(topic), pipe).published == 3
+    writer.join()
 
 
 def test_rate_is_kept(kafka: Broker, tmp_path: Path) -> None:

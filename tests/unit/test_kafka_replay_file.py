@@ -35,6 +35,18 @@ def test_column_order_does_not_matter_and_zipcode_is_taken_too(tmp_path: Path) -
     assert next(records(path)).zipcode == "28654"
 
 
+def test_user_id_is_taken_from_the_file_and_numbers_may_have_leading_zeros(tmp_path: Path) -> None:
+    line = sparkov_line(1, cc_num="0060423098130")
+    found = next(records(written(tmp_path, f"{SPARKOV_HEADER},user_id", f"{line},0042")))
+    assert (found.cc_num, found.user_id) == (60423098130, 42)
+
+
+def test_user_id_of_the_file_must_be_a_number(tmp_path: Path) -> None:
+    path = written(tmp_path, f"{SPARKOV_HEADER},user_id", f"{sparkov_line(1)},ann")
+    with pytest.raises(ReplayFileError, match="line 2, column user_id: expected a 64-bit integer, got 'ann'"):
+        replay(NOWHERE, path)
+
+
 @pytest.mark.parametrize(
     "column, value, reported",
     [

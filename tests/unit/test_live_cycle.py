@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
 
 from fraud_lakehouse.errors import SourceError, TransformError
@@ -20,6 +21,9 @@ from fraud_lakehouse.live.intervals import Intervals
 from fraud_lakehouse.live.scoring import Scoring
 from fraud_lakehouse.live.source import Source
 from fraud_lakehouse.settings import load_settings
+from fraud_lakehouse.storage.appender import Appender
+from fraud_lakehouse.storage.lake import scan
+from fraud_lakehouse.storage.schemas import with_ingestion
 from fraud_lakehouse.transform.build_result import BuildResult, NodeResult
 from tests.definitions.stand import ingested
 from tests.source_double import SourceDouble
@@ -275,3 +279,36 @@ def test_a_failed_model_is_built_again_between_two_intervals(make: Make, models:
         cycle._alerts.due = 0.0
         (result,) = intervals.cycles(never)
         assert result.is_scored and result.behind["bank"].rows == 0
+
+
+def test_an_analysts_disposition_is_a_label_before_the_models_of_the_same_cycle_run(
+    make: Make, models: ScriptedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[tuple[Any, ...]]] = []
+    build = models.build_tier
+
+    def build_tier(tier: str, *, without: Collection[str] = ()) -> BuildResult:
+        columns = "stream", "transaction_id", "is_fraud", "origin", "author"
+        seen.append(scan(cycle.lake.open("silver", "labels")).select(columns).collect().rows())
+        return build(tier, without=without)
+
+    monkeypatch.setattr(models, "build_tier", build_tier)
+    with make(Backlogged(0)) as cycle:
+        row = {"id": 1, "stream": "card_payments", "transaction_id": "t1", "is_fraud": True, "known_at": None}
+        row |= {"author": "ann", "note": None, "_op": "c", "_lsn": 7, "_seq": 0, "_committed_at": datetime.now(UTC)}
+        frame = pl.DataFrame([row], schema_overrides={"known_at": pl.Datetime("us", "UTC"), "note": pl.String()})
+        bronze = Appender.open(cycle.lake, "bronze", "console_analyst_label", with_ingestion(dict(frame.schema)))
+        bronze.append(frame, {})
+        cycle.run([])
+    assert seen == [[("card_payments", "t1", True, "analyst", "ann")]]
+
+
+def test_a_problem_with_labels_is_reported_and_stops_no_build(make: Make, models: ScriptedModels) -> None:
+    with make(Backlogged(0)) as cycle:
+        frame = pl.DataFrame([{"id": 1, "_op": "c", "_lsn": 7}])
+        Appender.open(cycle.lake, "bronze", "console_analyst_label", with_ingestion(dict(frame.schema))).append(
+            frame, {}
+        )
+        result = cycle.run([])
+        assert "has no column stream" in result.problems["labels of analysts"]
+    assert models.asked == ["alerts"]

@@ -459,3 +459,40 @@ def test_a_stream_may_be_of_a_topic_of_change_events_with_a_key(tmp_path: Path) 
     assert re.match(r"streams.yml:9: wires.from: the topic of 'wires' declares no key, expected `key: \[id\]`", no_key)
     (wrong_kind,) = of_change_topic(tmp_path, "\n      key: [id]", "kind: events")
     assert re.match(r"streams.yml:10: wires.kind: found 'events', expected changes", wrong_kind)
+
+
+LABELS = """\
+chargebacks:
+  from: wires
+  stream: wires
+  transaction_id: id
+  is_fraud: fraud
+"""
+LABEL_MISTAKES = [
+    ("from: wires", "from: wire", r":2: chargebacks.from: found 'wire', expected a declared table.*did you mean wires"),
+    ("stream: wires", "stream: wire", r":3: .*found 'wire', expected a stream of streams.yml.*did you mean"),
+    ("stream: wires", "stream: {column: no}", r":3: chargebacks.stream.column: found 'no', expected a field of"),
+    ("stream: wires", "stream: {colum: id}", r":3: chargebacks.stream: the key 'column' is missing"),
+    (
+        "stream: wires\n",
+        "stream: wires\n  origin: bank\n",
+        r":4: .*found 'bank', expected one of: source, charge",
+    ),
+    ("transaction_id: id", "transaction_id: no", r":4: chargebacks.transaction_id: found 'no', expected a field of"),
+    ("  transaction_id: id\n", "", r":1: chargebacks: the key 'transaction_id' is missing"),
+    ("is_fraud: fraud", "is_fraud: 1", r":5: .*found the value 1, expected the name of a column, or true or false"),
+    ("is_fraud: fraud", "is_fraud: at", r":5: chargebacks.is_fraud: found 'at' of type timestamp, expected a field of"),
+    ("is_fraud: fraud", "is_fraud: fraud\n  known: at", r":6: chargebacks.known: unknown key, .*did you mean known_at"),
+]
+
+
+@pytest.mark.parametrize("old, new, expected", LABEL_MISTAKES)
+def test_mistake_in_a_table_of_labels(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    (tmp_path / "labels.yml").write_text(changed(LABELS, old, new))
+    assert any(re.match(f"labels.yml{expected}", one) for one in mistakes(tmp_path)), mistakes(tmp_path)
+
+
+def test_a_table_of_labels_is_read_with_its_defaults(tmp_path: Path) -> None:
+    (tmp_path / "labels.yml").write_text(LABELS)
+    (table,) = load_pipeline(write(tmp_path), {}).labels.values()
+    assert (table.origin, table.known_at, table.is_fraud) == ("chargeback", None, "fraud")
