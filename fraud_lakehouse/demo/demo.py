@@ -27,7 +27,7 @@ from fraud_lakehouse.demo.home import HomeLock
 from fraud_lakehouse.demo.interface import Interface
 from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
-from fraud_lakehouse.demo.progress import Progress, distinct_records
+from fraud_lakehouse.demo.progress import RECORD_TABLES, Progress, distinct_records
 from fraud_lakehouse.demo.services import Service, Watchdog
 from fraud_lakehouse.demo.truth import BankTruth, CardTruth, RecordTruth
 from fraud_lakehouse.demo.validator import DemoValidator
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 TOPIC = "transaction"
 TRANSFERS_TOPIC = "bank-transactions"
+ACCOUNT_TOPICS = ("fd.SAMPLE.USER_TRANSACTION", "fd.SAMPLE.AUTH_USER")
+ACCOUNTS = "accounts.user_transaction"
 _DRAIN_SECONDS = 60.0
 
 
@@ -92,7 +94,11 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
         stack.callback(guard.close)
         settings = _servers(home, stack, guard)
         bank = BankTruth(_dsn(settings))
-        records = {"cards": CardTruth(home, TOPIC), "transfers": RecordTruth.of_transfers(home, TRANSFERS_TOPIC)}
+        records = {
+            "cards": CardTruth(home, TOPIC),
+            "transfers": RecordTruth.of_transfers(home, TRANSFERS_TOPIC),
+            ACCOUNTS: RecordTruth.of_accounts(home),
+        }
         stack.callback(bank.close)
         _describe(home, settings)
         cycle = _cycle(settings, stack)
@@ -123,6 +129,7 @@ def run_demo(home: Path, seconds: float | None, rate: float, ui: bool) -> int:
 def _generators(home: Path, rate: float, begin: Mapping[str, int], env: dict[str, str]) -> Service:
     command = [sys.executable, "-m", "fraud_lakehouse.demo.generate", f"--rate={rate}", f"--home={home}"]
     command += [f"--begin={begin['cards']}", f"--begin-transfers={begin['transfers']}"]
+    command += [f"--begin-accounts={begin[ACCOUNTS]}"]
     return Service("the generators", command, home / "logs" / "generators.log", env=env)
 
 
@@ -140,7 +147,7 @@ def _servers(home: Path, stack: ExitStack, guard: Watchdog) -> Settings:
     assert postgres.pid is not None
     guard.guard(postgres.pid, signal.SIGINT)
     # One partition: at this speed of event time, partitions differ by more than the allowed lateness of 15 s.
-    for topic in (TOPIC, TRANSFERS_TOPIC):
+    for topic in (TOPIC, TRANSFERS_TOPIC, *ACCOUNT_TOPICS):
         kafka.create_topic(topic, 1)
     with closing(BankWriter(dsn)) as bank:
         bank.prepare()
@@ -165,7 +172,7 @@ def _cycle(settings: Settings, stack: ExitStack) -> Cycle:
     from fraud_lakehouse.live import Cycle
 
     lake = Lake.at(settings.lake)
-    for source, table in (("cards", "card_transactions"), ("transfers", "bank_transfers")):
+    for source, table in RECORD_TABLES.items():
         if lake.exists("bronze", table):
             accept(settings, lake, source)  # the embedded broker loses its log at a restart: its topics are always new
     return stack.enter_context(Cycle(settings))
@@ -202,7 +209,8 @@ def _describe(home: Path, settings: Settings) -> None:
     typer.echo(f"lake        {settings.lake}")
     shown = _dsn(settings).partition(" password=")[0]
     typer.echo(f"PostgreSQL  {shown} (password in {home / 'postgres.password'})")
-    typer.echo(f"Kafka       {settings.kafka_bootstrap_servers}, topics {TOPIC}, {TRANSFERS_TOPIC}")
+    topics = ", ".join((TOPIC, TRANSFERS_TOPIC, *ACCOUNT_TOPICS))
+    typer.echo(f"Kafka       {settings.kafka_bootstrap_servers}, topics {topics}")
 
 
 def _dsn(settings: Settings) -> str:

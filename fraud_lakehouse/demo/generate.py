@@ -16,6 +16,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fraud_lakehouse.demo.accounts import SEED as ACCOUNT_SEED
+from fraud_lakehouse.demo.accounts import changes, users
+from fraud_lakehouse.demo.accounts import encode as encode_change
 from fraud_lakehouse.demo.bank import BankWriter
 from fraud_lakehouse.demo.card_record import encode
 from fraud_lakehouse.demo.cards import BLOCK, CardStream, first_checkpoint
@@ -31,7 +34,8 @@ from fraud_lakehouse.sources.kafka.config import TopicConfig, shipped_topic
 
 SEED = 7
 TRANSFERS = "bank_transfers"
-TRANSFER_SHARE = 5.0  # records of cards for each transfer
+PAYMENTS, USERS = "user_transaction", "auth_user"
+TRANSFER_SHARE = 5.0  # records of cards for each transfer, and for each change of the web shop
 
 
 class CardWriter(RecordWriter):
@@ -103,10 +107,55 @@ class TransferWriter(RecordWriter):
         return Made(encode_transfer(transfer), transfer.transaction_id, transfer.kind, transfer.case)
 
 
-def transfer_topic(settings: Settings) -> TopicConfig | None:
-    """The topic of bank transfers; None where the pipeline declares none, or its servers are not set."""
+class UserWriter(RecordWriter):
+    """Publishes the web shop's users, all of them once."""
+
+    def __init__(self, topic: TopicConfig, truth: RecordTruth) -> None:
+        super().__init__(topic, truth, 0.0)
+        self._users = [*users(ACCOUNT_SEED)]
+        self._number = 0
+
+    @property
+    def number(self) -> int:
+        """Records generated so far."""
+        return self._number
+
+    def next(self) -> Made:
+        """The next record."""
+        user = self._users[self._number]
+        self._number += 1
+        return Made(encode_change(user), user.transaction_id, None, None)
+
+    def write_all(self, stop: threading.Event) -> None:
+        """Publish all that have not been published."""
+        self.write(len(self._users) - self._number, stop)
+
+
+class AccountWriter(RecordWriter):
+    """Publishes changes of the web shop's payments; otherwise as TransferWriter."""
+
+    def __init__(self, topic: TopicConfig, truth: RecordTruth, rate: float, begin: int | None = None) -> None:
+        super().__init__(topic, truth, rate)
+        self._number = truth.generated().rows if begin is None else begin
+        self._stream = changes(ACCOUNT_SEED, self._number)
+        truth.save_progress(Generated(self._number, datetime.now(UTC)))
+
+    @property
+    def number(self) -> int:
+        """Records generated so far."""
+        return self._number
+
+    def next(self) -> Made:
+        """The next record."""
+        change = next(self._stream)
+        self._number += 1
+        return Made(encode_change(change), change.transaction_id, change.kind, change.case)
+
+
+def topic_of(settings: Settings, table: str) -> TopicConfig | None:
+    """The topic of a bronze table; None where the pipeline declares none, or its servers are not set."""
     configs = configured_sources(settings).values()
-    topics = [one for one in configs if isinstance(one, TopicConfig) and one.table == TRANSFERS]
+    topics = [one for one in configs if isinstance(one, TopicConfig) and one.table == table]
     return topics[0] if topics else None
 
 
@@ -117,10 +166,11 @@ def run_generators(
     home: Path | None = None,
     begin: int | None = None,
     begin_transfers: int | None = None,
+    begin_accounts: int | None = None,
 ) -> None:
     """Write to every configured source, `rate` operations or records per second each, until `stop` is set.
 
-    Transfers come a fifth as often.
+    Transfers and changes of the web shop come a fifth as often.
 
     Args:
         settings: name the sources.
@@ -128,7 +178,7 @@ def run_generators(
         stop: ends all.
         home: stores truth and progress in `<home>/truth`; default: the work folder.
         begin: number of card records already in the lake, not to be sent again (see `CardWriter`).
-        begin_transfers: the same of transfers.
+        begin_transfers, begin_accounts: the same of transfers and of the web shop's changes.
 
     Raises:
         SettingsError: no source is configured.
@@ -142,10 +192,16 @@ def run_generators(
         truth = CardTruth(home or settings.work_dir, settings.kafka_topic)
         cards = CardWriter(settings, truth, rate, begin)
         works.append(lambda: cards.run(stop))
-    if (topic := transfer_topic(settings)) is not None:
+    if (topic := topic_of(settings, TRANSFERS)) is not None:
         sent = RecordTruth.of_transfers(home or settings.work_dir, topic.topic)
         writer = TransferWriter(topic, sent, rate / TRANSFER_SHARE, begin_transfers)
         works.append(lambda: writer.run(stop))
+    payments, people = topic_of(settings, PAYMENTS), topic_of(settings, USERS)
+    if payments is not None and people is not None:
+        folder = home or settings.work_dir
+        UserWriter(people, RecordTruth(folder, "users", "accounts.auth_user")).write_all(stop)
+        accounts = AccountWriter(payments, RecordTruth.of_accounts(folder), rate / TRANSFER_SHARE, begin_accounts)
+        works.append(lambda: accounts.run(stop))
     if not works:
         raise SettingsError("no source is configured", "set FRAUD_POSTGRES_DSN, FRAUD_KAFKA_BOOTSTRAP_SERVERS or both")
     with ThreadPoolExecutor(len(works)) as pool:
@@ -163,6 +219,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="folder for truth and progress, in its subfolder truth")
     parser.add_argument("--begin", type=int, help="card records not to send again")
     parser.add_argument("--begin-transfers", type=int, help="transfers not to send again")
+    parser.add_argument("--begin-accounts", type=int, help="changes of the web shop not to send again")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     stop = threading.Event()
@@ -175,6 +232,7 @@ def main() -> None:
         arguments.home,
         arguments.begin,
         arguments.begin_transfers,
+        arguments.begin_accounts,
     )
 
 

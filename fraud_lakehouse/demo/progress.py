@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     from fraud_lakehouse.live import CycleResult
 
 LINE_SECONDS = 3.0
-_TABLES = {"bank": "transactions", "cards": "card_transactions", "transfers": "bank_transfers"}
-_IDS = {"cards": "trans_num", "transfers": "transaction_id"}
+RECORD_TABLES = {
+    "cards": "card_transactions",
+    "transfers": "bank_transfers",
+    "accounts.user_transaction": "user_transaction",
+    "accounts.auth_user": "auth_user",
+}
+"""The bronze table of each topic, by its source."""
+_TABLES = {"bank": "transactions", **RECORD_TABLES}
+_IDS = {"cards": "trans_num", "transfers": "transaction_id", "accounts.user_transaction": "_lsn"}
 _FIRST_ALERT_SECONDS = 0.25  # seconds between checks for it
 
 
@@ -69,7 +76,9 @@ class Progress:
     def note(self, result: CycleResult) -> None:
         """Record the result of a cycle."""
         for batch in result.ingested:
-            truth = self._truths[batch.source]
+            truth = self._truths.get(batch.source)
+            if truth is None:
+                continue
             if batch.newest_committed_at is not None:
                 self._until[truth.source] = batch.newest_committed_at.astimezone(UTC)
         for source, problem in result.problems.items():
@@ -168,6 +177,11 @@ class Progress:
             lines.append(f"  silver/{table}: {mine:,} rows, source {count:,}: {_result(mine, count)}")
         for source in self._records:
             table = _TABLES[source]
+            if table == "user_transaction":
+                mine, current = rows(self._lake, "silver", table), current_rows(self._lake, table, "id")
+                equality = _result(mine, current)
+                lines.append(f"  silver/{table}: {mine:,} rows, current in bronze {current:,}: {equality}")
+                continue
             mine, late = rows(self._lake, "silver", table), rows(self._lake, "silver", f"{table}_late")
             distinct = distinct_records(self._lake, source)
             lines.append(
@@ -219,6 +233,14 @@ def distinct_records(lake: Lake, source: str) -> int:
         return 0
     found = scan(lake.open("bronze", table))
     return int(found.select(pl.col(_IDS[source]).drop_nulls().n_unique()).collect().item())
+
+
+def current_rows(lake: Lake, table: str, key: str) -> int:
+    """Number of rows that the changes in bronze leave: by key, the newest position decides."""
+    if not lake.exists("bronze", table):
+        return 0
+    newest = scan(lake.open("bronze", table)).sort("_lsn", "_seq").group_by(key).agg(pl.col("_op").last())
+    return int(newest.filter(pl.col("_op") != "d").select(pl.len()).collect().item())
 
 
 def _result(mine: int, wanted: int) -> str:

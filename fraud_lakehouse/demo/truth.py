@@ -133,6 +133,11 @@ class RecordTruth:
         """The files of the bank transfers."""
         return cls(home, "transfers", f"transfers.{topic}")
 
+    @classmethod
+    def of_accounts(cls, home: Path) -> RecordTruth:
+        """The files of the web shop's payments."""
+        return cls(home, "accounts", "accounts.user_transaction")
+
     def append(self, anomalies: Iterable[Anomaly]) -> None:
         """Add anomalies whose records the broker has acknowledged."""
         self._append(self._anomalies, anomalies)

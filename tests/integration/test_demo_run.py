@@ -71,7 +71,7 @@ def figures(summary: str, source: str) -> tuple[int, int, int]:
 
 def check(summary: str) -> None:
     assert "DIFFERENT" not in summary, summary
-    assert summary.count(": equal") == 4, summary
+    assert summary.count(": equal") == 5, summary
     for source in ("bank", "cards", "transfers"):
         generated, ingested, missing = figures(summary, source)
         assert generated == ingested > 0
