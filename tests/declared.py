@@ -51,6 +51,13 @@ wires:
 """
 
 
+class _Indented(yaml.SafeDumper):
+    """Indents lists as people write them, so that tests may append to them."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+
 @functools.cache
 def bank_and_cards() -> Path:
     """The shipped declarations of the bank and the cards alone: further sources would only cost every test time."""
@@ -58,7 +65,7 @@ def bank_and_cards() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, wanted in (("sources.yml", ("bank", "cards")), ("streams.yml", ("bank_payments", "card_payments"))):
         declared = yaml.safe_load((SHIPPED / name).read_text())
-        text = yaml.safe_dump({entry: declared[entry] for entry in wanted}, sort_keys=False)
+        text = yaml.dump({entry: declared[entry] for entry in wanted}, Dumper=_Indented, sort_keys=False)
         (folder / name).write_text(text)
     return folder
 

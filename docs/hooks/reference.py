@@ -189,7 +189,7 @@ def columns_page() -> str:
     parts = []
     for layer in ("silver", "gold"):
         for path in sorted((MODELS / layer).glob("*.yml")):
-            for model in yaml.safe_load(path.read_text(encoding="utf-8"))["models"]:
+            for model in yaml.safe_load(path.read_text(encoding="utf-8")).get("models", []):
                 rows = [
                     (f"`{column['name']}`", column.get("data_type", ""), _described(column, blocks))
                     for column in model.get("columns", [])

@@ -116,7 +116,8 @@ def test_the_shipped_variables_are_shorthand_for_the_shipped_sources(tmp_path: P
         max_record_bytes=17,
         update_delay=7.5,
     )
-    bank, cards = configured_sources(given).values()
+    found = configured_sources(given)
+    bank, cards = found["bank"], found["cards"]
     assert isinstance(bank, PostgresConfig) and isinstance(cards, TopicConfig)
     assert (bank.name, bank.dsn.get_secret_value(), bank.slot, bank.publication) == ("bank", "dbname=bank", "s1", "p1")
     assert (bank.tables, bank.prefix, bank.update_delay) == (("users", 'risk."a,b"'), "", 7.5)

@@ -19,6 +19,7 @@ CONTRACTS = frozenset(
         "amount",
         "email",
         "evaluation",
+        "is_fraud",
         "name",
         "receiver_bank_account",
         "receiver_id",

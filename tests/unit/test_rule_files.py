@@ -193,6 +193,7 @@ def test_examples_are_run(tmp_path: Path, example: dict[str, Any], problem: str)
     assert all(one.startswith("rules/mine.yml:9: examples[0]: ") and problem in one for one in found), found
 
 
+@pytest.mark.usefixtures("shipped_pipeline")
 def test_the_shipped_rules_do_what_their_examples_say(tmp_path: Path) -> None:
     rules = current_rules(load_settings(lake=str(tmp_path)))
     assert rules.is_own and rules.all_mistakes() == [] and run_examples(rules) == []

@@ -17,7 +17,7 @@ from typing import Any
 import requests
 from urllib3.exceptions import HTTPError
 
-from fraud_lakehouse.errors import LakehouseError
+from fraud_lakehouse.errors import SourceError
 
 RESULT = "is_fraudulent_transaction"
 REFUSALS = (400, 413, 422)
@@ -47,14 +47,12 @@ class Judgement:
     answer: str
 
 
-class UnavailableError(LakehouseError):
+class UnavailableError(SourceError):
     """The validator gave no usable answer; the transfer is sent again later.
 
     Args:
         kind: timeout, unreachable, nonsense, or such as "status 500": what is counted.
     """
-
-    exit_code = 3
 
     def __init__(self, kind: str, problem: str) -> None:
         super().__init__(problem, "check the validator and FRAUD_VALIDATOR_URL; its transfers wait and are sent again")
