@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import duckdb
@@ -24,7 +25,8 @@ TYPES = {
     "timestamp": pl.Datetime("us"),
     "": pl.Int64,
 }
-SHIPPED_RULES = load_rules(SHIPPED, SCOPES)
+NAMED = {name: replace(BANK, name=name) for name in ("account_payments", "transfer_payments")}  # by shipped rules
+SHIPPED_RULES = load_rules(SHIPPED, SCOPES | NAMED)
 
 
 def fired_text(rules: list[StreamRule], scope: Scope, rows: list[dict[str, Any]], **types: Any) -> list[str | None]:
