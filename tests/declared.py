@@ -63,10 +63,21 @@ def bank_and_cards() -> Path:
     """The shipped declarations of the bank and the cards alone: further sources would only cost every test time."""
     folder = Path(tempfile.mkdtemp(prefix="fraud-lakehouse-pipeline-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name, wanted in (("sources.yml", ("bank", "cards")), ("streams.yml", ("bank_payments", "card_payments"))):
-        declared = yaml.safe_load((SHIPPED / name).read_text())
-        text = yaml.dump({entry: declared[entry] for entry in wanted}, Dumper=_Indented, sort_keys=False)
-        (folder / name).write_text(text)
+    sources, streams, features = (
+        yaml.safe_load((SHIPPED / f"{name}.yml").read_text()) for name in ("sources", "streams", "features")
+    )
+    left_out = streams.keys() - {"bank_payments", "card_payments"}
+    for entry in features["features"]:
+        if "except" in entry:
+            entry["except"] = [name for name in entry["except"] if name not in left_out]
+    features["features"] = [entry for entry in features["features"] if entry["stream"] not in left_out]
+    content = {
+        "sources": {name: sources[name] for name in ("bank", "cards")},
+        "streams": {name: declared for name, declared in streams.items() if name not in left_out},
+        "features": features,
+    }
+    for name, declared in content.items():
+        (folder / f"{name}.yml").write_text(yaml.dump(declared, Dumper=_Indented, sort_keys=False, width=1_000))
     return folder
 
 
