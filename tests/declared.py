@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import atexit
 import functools
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -58,6 +61,16 @@ class _Indented(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
 
+def _of(entry: dict[str, Any], key: str, kept: Sequence[str]) -> dict[str, Any] | None:
+    """An entry of features or a rule for these streams alone; None if it is for others."""
+    named = entry[key] if isinstance(entry[key], list) else [entry[key]]
+    streams = [name for name in named if name in (*kept, "all")]
+    if not streams:
+        return None
+    found = entry | {key: streams if isinstance(entry[key], list) else entry[key]}
+    return found | ({"except": [name for name in entry["except"] if name in kept]} if "except" in entry else {})
+
+
 @functools.cache
 def bank_and_cards() -> Path:
     """The shipped declarations of the bank and the cards alone: further sources would only cost every test time."""
@@ -66,16 +79,20 @@ def bank_and_cards() -> Path:
     sources, streams, features = (
         yaml.safe_load((SHIPPED / f"{name}.yml").read_text()) for name in ("sources", "streams", "features")
     )
-    left_out = streams.keys() - {"bank_payments", "card_payments"}
-    for entry in features["features"]:
-        if "except" in entry:
-            entry["except"] = [name for name in entry["except"] if name not in left_out]
-    features["features"] = [entry for entry in features["features"] if entry["stream"] not in left_out]
+    kept = ["bank_payments", "card_payments"]
+    features["features"] = [found for entry in features["features"] if (found := _of(entry, "stream", kept))]
     content = {
         "sources": {name: sources[name] for name in ("bank", "cards")},
-        "streams": {name: declared for name, declared in streams.items() if name not in left_out},
+        "streams": {name: streams[name] for name in kept},
         "features": features,
     }
+    (folder / "rules").mkdir()
+    for path in (SHIPPED / "rules").glob("*.yml"):
+        text = path.read_text()
+        if rule := _of({**yaml.safe_load(text)}, "streams", kept):
+            for key in ("streams", "except"):  # the rest stays as it is written: YAML reads the key `on` as true
+                text = re.sub(rf"(?m)^{key}: \[.*\]", f"{key}: [{', '.join(rule.get(key, []))}]", text)
+            (folder / "rules" / path.name).write_text(text)
     for name, declared in content.items():
         (folder / f"{name}.yml").write_text(yaml.dump(declared, Dumper=_Indented, sort_keys=False, width=1_000))
     return folder

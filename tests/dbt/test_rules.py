@@ -50,7 +50,7 @@ evidence: [cards]
 def folder(tmp_path: Path) -> Path:
     """A pipeline folder with the shipped declarations and no rule."""
     folder = tmp_path / "pipeline"
-    shutil.copytree(bank_and_cards(), folder)
+    shutil.copytree(bank_and_cards(), folder, ignore=shutil.ignore_patterns("rules"))
     (folder / "rules").mkdir()
     return folder
 
