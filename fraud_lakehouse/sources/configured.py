@@ -21,6 +21,8 @@ from fraud_lakehouse.sources.protection import Protection, protection_of
 from fraud_lakehouse.sql_text import qualified
 
 SourceConfig = PostgresConfig | TopicConfig
+_OF_CHANGES = ("_changes", "_history")
+"""Endings of the silver tables made of a topic of change events."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +203,9 @@ def _protections(
 
 
 def _reserved(pipeline: Pipeline) -> frozenset[str]:
-    """Names of the tables that come from topics, or are made of a stream's table."""
+    """Names of the tables that come from topics, or are made of a topic's or a stream's table."""
     names = {topic.table for topic in _all_topics(pipeline)}
+    names |= {f"{topic.table}{ending}" for topic in _all_topics(pipeline) if topic.key for ending in _OF_CHANGES}
     for stream in pipeline.streams.values():
         endings = ("_late",) if stream.kind == "events" else ("_history", "_ledger")
         names |= {f"{stream.from_}{ending}" for ending in endings} | {
