@@ -34,7 +34,7 @@ Run = Callable[..., Outcome]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Call the command line with settings (of FRAUD_<NAME>), in a lake of its own unless one is given."""
-    for name in [name for name in os.environ if name.startswith("FRAUD_")]:
+    for name in [name for name in os.environ if name.startswith("FRAUD_") and name != "FRAUD_PIPELINE"]:
         monkeypatch.delenv(name)
 
     def call(*arguments: str, **settings: str) -> Outcome:

@@ -19,13 +19,13 @@ from fraud_lakehouse.demo.kafka import EmbeddedKafka
 from fraud_lakehouse.ingest.batches import Batches
 from fraud_lakehouse.ingest.kafka import KafkaIngest
 from fraud_lakehouse.ingest.quarantine import Quarantine, Selection
-from fraud_lakehouse.pipeline import default_folder
 from fraud_lakehouse.settings import Settings
 from fraud_lakehouse.sources.configured import declared_topics
 from fraud_lakehouse.sources.kafka.config import TopicConfig
 from fraud_lakehouse.sources.kafka.topic import TopicMissingError
 from fraud_lakehouse.storage.audit import Audit
 from fraud_lakehouse.storage.lake import Lake
+from tests.declared import bank_and_cards
 from tests.fixtures_kafka import Broker, card
 from tests.patience import PATIENCE
 
@@ -89,7 +89,7 @@ def environment(kafka: Broker, other: Broker, tmp_path: Path, monkeypatch: pytes
     folder = tmp_path / "pipeline"
     folder.mkdir()
     for name in ("sources.yml", "streams.yml"):
-        text = (default_folder({}) / name).read_text()
+        text = (bank_and_cards() / name).read_text()
         (folder / name).write_text(text + (WIRES if name == "sources.yml" else ""))
     wires = other.new_topic(1)
     given = {

@@ -16,6 +16,8 @@ ELSEWHERE = {
     "publish.before_position": "integration/test_publish.py",
     "publish.before_commit": "integration/test_publish.py",
     "publish.after_commit": "integration/test_publish.py",
+    "validator.before_request": "integration/test_transfers.py",  # needs a validator
+    "validator.after_answer": "integration/test_transfers.py",
 }
 """Failpoints that no soak comes by, and where each is armed."""
 
