@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fraud_lakehouse.rules.rule import ALL, Rule
 from fraud_lakehouse.rules.scope import Scope
 
 FOLDER = "rules"
+STREAMS = "streams.yml"
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,14 @@ def rules_folder(pipeline_folder: Path) -> tuple[Path, bool]:
 def load_rules(pipeline_folder: Path, scopes: Mapping[str, Scope]) -> Rules:
     """Read and check the rules of a pipeline folder; never raises on what their files hold.
 
-    Of the shipped rules, which a folder without its own has, only those are there that its streams allow.
+    Of the shipped rules, which a folder without its own has, only those are there that its streams allow. A rule for a
+    declared stream without models, whose table is not captured yet, is no mistake; it is there once the models are.
 
     Args:
-        scopes: the declared streams, by name.
+        scopes: the streams that have models, by name.
     """
     folder, is_own = rules_folder(pipeline_folder)
+    waiting = read_document(pipeline_folder / STREAMS, "streams").values.keys() - scopes.keys()
     rules: dict[str, Rule] = {}
     bound: dict[str, tuple[StreamRule, ...]] = {}
     mistakes: dict[str, tuple[Mistake, ...]] = {}
@@ -103,7 +106,7 @@ def load_rules(pipeline_folder: Path, scopes: Mapping[str, Scope]) -> Rules:
     for path in files:
         name = path.stem
         document, rule = _read(path)
-        found = _bound(document, rule, scopes, is_own=is_own) if rule is not None else []
+        found = _bound(document, rule, scopes, waiting, is_own=is_own) if rule is not None else []
         if document.mistakes:
             mistakes[name] = tuple(sorted(set(document.mistakes)))
         elif rule is not None and found:
@@ -136,9 +139,11 @@ def _read(path: Path) -> tuple[Document, Rule | None]:
     return document, rule if not document.mistakes else None
 
 
-def _bound(document: Document, rule: Rule, scopes: Mapping[str, Scope], *, is_own: bool) -> list[StreamRule]:
+def _bound(
+    document: Document, rule: Rule, scopes: Mapping[str, Scope], waiting: Collection[str], *, is_own: bool
+) -> list[StreamRule]:
     """The rule on its streams; what is wrong goes to the document."""
-    wanted = _streams(document, rule, scopes, is_own=is_own)
+    wanted = _streams(document, rule, scopes, waiting, is_own=is_own)
     found: list[StreamRule] = []
     failed: list[Problems] = []
     for scope in wanted:
@@ -158,11 +163,13 @@ def _bound(document: Document, rule: Rule, scopes: Mapping[str, Scope], *, is_ow
     return found
 
 
-def _streams(document: Document, rule: Rule, scopes: Mapping[str, Scope], *, is_own: bool) -> list[Scope]:
+def _streams(
+    document: Document, rule: Rule, scopes: Mapping[str, Scope], waiting: Collection[str], *, is_own: bool
+) -> list[Scope]:
     """The streams that a rule names."""
     for key, names in (("streams", rule.streams), ("except", rule.except_)):
         for index, name in enumerate(names):
-            if is_own and name not in scopes and name != ALL:
+            if is_own and name not in scopes and name not in waiting and name != ALL:
                 at = (rule.name, key, index) if (rule.name, key, index) in document.lines else (rule.name, key)
                 known = ", ".join(scopes) or "none is declared"
                 document.report(at, f"found {shown(name)}, expected a declared stream: {known}{nearest(name, scopes)}")

@@ -20,7 +20,7 @@ from fraud_lakehouse.ingest.bronze import COLUMNS_PROPERTY, BronzeTable
 from fraud_lakehouse.sources.kafka.formats.events import EVENT_COLUMNS
 from fraud_lakehouse.sources.kafka.records import RECORD_COLUMNS
 from tests.dbt.small_lake import SmallLake
-from tests.dbt.test_change_streams import pipeline_with
+from tests.declared import SHIPPED
 
 TABLE = "user_transaction"
 FIELDS: dict[str, pl.DataType] = {
@@ -30,26 +30,6 @@ FIELDS: dict[str, pl.DataType] = {
     "ip_address": pl.String(),
     "account_id": pl.Int64(),
 }
-SOURCES = f"""
-accounts:
-  type: kafka
-  servers_env: ACCOUNTS_SERVERS
-  topics:
-    - topic: fd.SAMPLE.USER_TRANSACTION
-      table: {TABLE}
-      format: debezium
-      key: [id]
-      fields: {{id: int64, amount: "decimal(12,2)", received_at: timestamp, ip_address: string, account_id: int64}}
-"""
-STREAMS = f"""
-web_payments:
-  from: {TABLE}
-  kind: changes
-  id: id
-  time: received_at
-  amount: amount
-  entities: {{user: account_id, address: ip_address}}
-"""
 START = datetime(2024, 1, 1)  # noqa: DTZ001  # the source has no zone
 PARTITIONS = 2
 Values = tuple[Any, ...]
@@ -204,7 +184,7 @@ def history_of(lake: SmallLake) -> list[Values]:
 
 def ledger(lake: SmallLake) -> list[Values]:
     columns = ["id", "amount", "received_at", "ip_address", "account_id", "weight", "_committed_at"]
-    found = pl.read_delta(str(lake.root / "silver" / "web_payments_ledger")).select(columns)
+    found = pl.read_delta(str(lake.root / "silver" / "account_payments_ledger")).select(columns)
     return found.sort(pl.all()).rows()
 
 
@@ -240,8 +220,7 @@ def utc(moment: datetime) -> datetime:
 
 @pytest.fixture(scope="module")
 def shared_lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLake]:
-    home = tmp_path_factory.mktemp("topic_changes")
-    lake = SmallLake(home / "lake", pipeline=pipeline_with(home / "pipeline", SOURCES, STREAMS))
+    lake = SmallLake(tmp_path_factory.mktemp("topic_changes") / "lake", pipeline=SHIPPED)
     yield lake
     lake.transformer.close()
 
@@ -271,5 +250,7 @@ def test_reordered_records_give_the_newest_state(lake: SmallLake, seed: int) -> 
     assert replica(lake) == table_after(history)
     current = {row[: len(FIELDS)] for row in history_of(lake) if row[-2] is None}
     assert current == table_after(history)
-    positions = pl.read_delta(str(lake.root / "silver" / "web_payments_ledger")).select(pl.col("weight").sum()).item()
+    positions = (
+        pl.read_delta(str(lake.root / "silver" / "account_payments_ledger")).select(pl.col("weight").sum()).item()
+    )
     assert positions == len(table_after(history))

@@ -86,7 +86,7 @@ def test_builds_tests_and_documentation_agree_with_the_live_cycle(project: Path,
         live.build("all")
         typed(project, by_hand, "build", *([] if step == 1 else ["--resource-type", "model"]))
         ours, theirs = content(live), content(by_hand)
-        assert ours.keys() == theirs.keys() and len(ours) == 28
+        assert ours.keys() == theirs.keys() and len(ours) == 29
         assert ours["gold/alerts"][0]["gold/transaction_features"] == step
         for table, (positions, rows) in ours.items():
             assert theirs[table][0] == positions, table

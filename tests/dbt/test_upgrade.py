@@ -26,9 +26,19 @@ from tests.dbt.small_lake import SmallLake
 
 PACKED = Path(__file__).parents[1] / "data" / "lake_0_1.tar.gz"
 LANES = ("hot", "rest")
-RECORDED = ("scored_at", "fired_at", "known_at", "_commit", "_bronze_commit", "landed_at", "stream", "rule_version")
+RECORDED = (
+    "scored_at",
+    "fired_at",
+    "known_at",
+    "_commit",
+    "_bronze_commit",
+    "landed_at",
+    "stream",
+    "rule_version",
+    "time_to_detect_ms",
+)
 """Columns that say when, by which commit or by which version a row was written."""
-ANEW = ("daily_report", "shadow_alerts", "vector_firings")
+ANEW = ("daily_report", "shadow_alerts", "time_to_detect", "vector_firings")
 """Tables that 0.1 did not have, or made otherwise."""
 OF_0_1 = ("user_entry", "user_count", "user_amount")
 """Columns of the ledger that only 0.1 fills."""

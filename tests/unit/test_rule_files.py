@@ -193,6 +193,17 @@ def test_examples_are_run(tmp_path: Path, example: dict[str, Any], problem: str)
     assert all(one.startswith("rules/mine.yml:9: examples[0]: ") and problem in one for one in found), found
 
 
+def test_a_rule_waits_for_a_declared_stream_that_has_no_models_yet(tmp_path: Path) -> None:
+    (tmp_path / "streams.yml").write_text("later: {from: orders}\n")
+    write_rule(tmp_path, "waits", streams=["later"])
+    write_rule(tmp_path, "goes_on", streams=["cards", "later"])
+    write_rule(tmp_path, "left_out", streams="all", except_=["later"])
+    write_rule(tmp_path, "wrong", streams=["latter"])
+    found = load_rules(tmp_path, SCOPES)
+    assert set(found.rules) == {"goes_on", "left_out"}
+    assert set(found.mistakes) == {"wrong"}
+
+
 @pytest.mark.usefixtures("shipped_pipeline")
 def test_the_shipped_rules_do_what_their_examples_say(tmp_path: Path) -> None:
     rules = current_rules(load_settings(lake=str(tmp_path)))
