@@ -86,6 +86,7 @@ def bank_and_cards() -> Path:
         "streams": {name: streams[name] for name in kept},
         "features": features,
     }
+    shutil.copy(SHIPPED / "labels.yml", folder)
     (folder / "rules").mkdir()
     for path in (SHIPPED / "rules").glob("*.yml"):
         text = path.read_text()

@@ -27,15 +27,8 @@ from tests.dbt.small_lake import SmallLake
 PACKED = Path(__file__).parents[1] / "data" / "lake_0_1.tar.gz"
 LANES = ("hot", "rest")
 RECORDED = (
-    "scored_at",
-    "fired_at",
-    "known_at",
-    "_commit",
-    "_bronze_commit",
-    "landed_at",
-    "stream",
-    "rule_version",
-    "time_to_detect_ms",
+    *("scored_at", "fired_at", "known_at", "landed_at", "time_to_detect_ms"),
+    *("_commit", "_bronze_commit", "stream", "rule_version"),
 )
 """Columns that say when, by which commit or by which version a row was written."""
 ANEW = ("daily_report", "shadow_alerts", "time_to_detect", "vector_firings")
