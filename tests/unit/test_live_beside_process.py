@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from fraud_lakehouse.detection.validator import ValidatorWorker
 from fraud_lakehouse.errors import TransformError
 from fraud_lakehouse.ingest.idle_partitions import TABLE as OBSERVATIONS
 from fraud_lakehouse.live import background_process as beside_process
@@ -71,9 +72,8 @@ def serving(
     monkeypatch.setattr(beside_process, "PROJECT_SECONDS", 0.01)
     (read_lines, write_lines), (read_answers, write_answers) = os.pipe(), os.pipe()
     with open(read_lines) as lines, open(read_answers) as answers, open(write_answers, "w") as say:
-        thread = threading.Thread(
-            target=beside_process.serve, args=(settings, lines, say, PublishWorker(settings)), daemon=True
-        )
+        workers = PublishWorker(settings), ValidatorWorker(settings)
+        thread = threading.Thread(target=beside_process.serve, args=(settings, lines, say, *workers), daemon=True)
         with open(write_lines, "w") as parent:
             parent.write("changed\n" * changes)
             parent.flush()
