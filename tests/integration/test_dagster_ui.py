@@ -25,9 +25,10 @@ import psycopg
 import pytest
 
 from fraud_lakehouse.demo.postgres import EmbeddedPostgres
+from tests.declared import bank_and_cards
 from tests.optional import not_tested
 
-pytestmark = [pytest.mark.usefixtures("shipped_pipeline"), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTUP_SECONDS = 300.0
@@ -108,6 +109,7 @@ def interface(postgres: EmbeddedPostgres, database: str, tmp_path: Path) -> Iter
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = {key: value for key, value in os.environ.items() if not key.startswith("FRAUD_")} | {
+        "FRAUD_PIPELINE": str(bank_and_cards()),  # with all sources the graph is larger than any window
         "DAGSTER_HOME": str(home),
         "PYTHONPATH": str(ROOT),
         "FRAUD_LAKE": str(tmp_path / "lake"),
