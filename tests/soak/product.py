@@ -52,7 +52,8 @@ class Product:
         failpoint: str = "",
         obey: bool = False,
     ) -> None:
-        environment = {name: text for name, text in os.environ.items() if not name.startswith("FRAUD_")}
+        ours = {name for name in os.environ if name.startswith("FRAUD_") and name != "FRAUD_PIPELINE"}
+        environment = {name: text for name, text in os.environ.items() if name not in ours}
         environment |= dict(settings) | {"FRAUD_FAILPOINT": failpoint, "PYTHONPATH": str(_ROOT)}
         command = [*(_OBEY if obey and needs_setpriv() else []), *PROGRAMS[program], *arguments]
         self.log = log
