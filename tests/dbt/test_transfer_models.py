@@ -25,7 +25,7 @@ from tests.dbt.small_lake import SmallLake, assert_same
 from tests.declared import SHIPPED
 from tests.validator_service import is_fraudulent
 
-(TOPIC,) = [one for one in declared_topics(Settings()) if one.table == "bank_transfers"]
+(TOPIC,) = [one for one in declared_topics(Settings(pipeline=SHIPPED)) if one.table == "bank_transfers"]
 BATCH = 140
 MODELS = ("fraudulent_transactions_result", "fraud_users", "fraud_report", "transfer_routes", "transfer_circles")
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
