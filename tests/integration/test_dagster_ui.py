@@ -165,7 +165,7 @@ def test_the_graph_is_shown_and_materialize_all_succeeds(interface: Interface, t
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 4400, "height": 5800})  # nodes outside the view are not drawn
+        page = browser.new_page(viewport={"width": 5200, "height": 8200})  # nodes outside the view are not drawn
         page.goto(f"{interface.url}/asset-groups{EXPANDED}")
         materialize_all = page.get_by_role("button", name="Materialize all")
         materialize_all.wait_for(timeout=300_000)
