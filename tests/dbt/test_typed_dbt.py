@@ -19,7 +19,16 @@ from fraud_lakehouse.transform.consumption import app_id
 from tests.dbt.small_lake import Row, SmallLake, copied_project
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-NOW = {"known_at", "fired_at", "scored_at"}  # when a model ran
+NOW = {
+    "known_at",
+    "fired_at",
+    "scored_at",
+    "time_to_detect_ms",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "longest_ms",
+}  # when a model ran
 SETTINGS = {"late_rows": "correct", "allowed_lateness": 60.0, "max_amount": 500.0, "window_spine": True}
 
 
